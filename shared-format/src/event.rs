@@ -1,0 +1,337 @@
+//! The records in a ring.
+//!
+//! All are little-endian words of 8 bytes. The low four bits of a record's first word are its kind; for records that
+//! have a place in time the other sixty are the stamp.
+//!
+//! ```text
+//!              63                              48 47                                     4 3   0
+//! PAD          | words to skip, this one included                                         | 0 |
+//! ALLOC        | stamp                                                                    | 1 |
+//!              | size, low 16 bits            | address                                       |
+//!              | size, next 32 bits                         | stack id                        |
+//! FREE         | stamp                                                                    | 2 |
+//!              | 0                            | address                                       |
+//! REALLOC      | stamp                                                                    | 3 |  about to be called
+//!              | 0                            | old address                                   |
+//! REALLOCATED  | as ALLOC                                                                 | 4 |  the new block
+//! REALLOC_END  | stamp                                                                    | 5 |
+//!              | 0: failed, 1: freed (size 0) | old address                                   |
+//! STACK        | 0                 | truncated 1 | more 1 | number n of frames 16           | 6 |
+//!              | frames kept of the last definition, 32     | stack id, 32                    |
+//!              | total depth, 32 | 0                                                          |
+//!              | n return addresses, the oldest first ...                                     |
+//! MODULE       | stamp                                                                    | 7 |
+//!              | length of the path 16 | length of the build-id 16 | 0                         |
+//!              | first address; end address; load bias                                        |
+//!              | build-id, then path, padded with zeros to a word ...                         |
+//! UNLOAD       | stamp                                                                    | 8 |
+//!              | first address                                                                |
+//! THREAD       | stamp                                                                    | 9 |
+//!              | name, 16 bytes, padded with zeros                                            |
+//! ```
+//!
+//! A stack is the ring's last definition, cut to the frames kept, plus the new ones. With `more` set it is only that,
+//! and defines no id yet: a definition that does not fit one record is several.
+
+use core::ops::Range;
+
+/// Bits of a stamp.
+pub const STAMP_BITS: u32 = 60;
+/// Bits of an address: user space on x86-64 without five-level paging.
+pub const ADDRESS_BITS: u32 = 48;
+/// Bits of a size.
+pub const SIZE_BITS: u32 = 48;
+/// Most frames in one STACK record.
+pub const MAX_STACK_FRAMES: usize = 512;
+/// Longest path in a MODULE record, in bytes; longer ones are cut.
+pub const MAX_PATH_BYTES: usize = 4096;
+/// Longest build-id in a MODULE record, in bytes.
+pub const MAX_BUILD_ID_BYTES: usize = 64;
+/// Words of the largest record.
+pub const MAX_RECORD_WORDS: usize = MODULE_WORDS + (MAX_PATH_BYTES + MAX_BUILD_ID_BYTES) / 8;
+
+#[cfg(not(loom))]
+const _: () = assert!(MAX_RECORD_WORDS < crate::arena::SEGMENT_WORDS);
+#[cfg(not(loom))]
+const _: () = assert!(STACK_WORDS + MAX_STACK_FRAMES < crate::arena::SEGMENT_WORDS);
+
+const STACK_WORDS: usize = 3;
+const MODULE_WORDS: usize = 5;
+const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
+const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
+
+/// The kinds of record.
+pub mod kind {
+    #![expect(missing_docs, reason = "the module's header draws them")]
+    pub const PAD: u64 = 0;
+    pub const ALLOC: u64 = 1;
+    pub const FREE: u64 = 2;
+    pub const REALLOC: u64 = 3;
+    pub const REALLOCATED: u64 = 4;
+    pub const REALLOC_END: u64 = 5;
+    pub const STACK: u64 = 6;
+    pub const MODULE: u64 = 7;
+    pub const UNLOAD: u64 = 8;
+    pub const THREAD: u64 = 9;
+}
+
+/// The word that skips `words` words (the rest of a segment).
+#[inline(always)]
+pub const fn pad(words: usize) -> u64 {
+    (words as u64) << 4 | kind::PAD
+}
+
+#[inline(always)]
+const fn stamped(kind: u64, stamp: u64) -> u64 {
+    stamp << 4 | kind
+}
+
+/// An ALLOC record.
+#[inline(always)]
+pub const fn alloc(stamp: u64, address: u64, size: u64, stack: u32) -> [u64; 3] {
+    [stamped(kind::ALLOC, stamp), address & ADDRESS_MASK | size << 48, size >> 16 << 32 | stack as u64]
+}
+
+/// A FREE record.
+#[inline(always)]
+pub const fn free(stamp: u64, address: u64) -> [u64; 2] {
+    [stamped(kind::FREE, stamp), address & ADDRESS_MASK]
+}
+
+/// A REALLOC record: the call for `address` is about to be made.
+#[inline(always)]
+pub const fn realloc(stamp: u64, address: u64) -> [u64; 2] {
+    [stamped(kind::REALLOC, stamp), address & ADDRESS_MASK]
+}
+
+/// A REALLOCATED record: the call returned a block.
+#[inline(always)]
+pub const fn reallocated(stamp: u64, address: u64, size: u64, stack: u32) -> [u64; 3] {
+    [stamped(kind::REALLOCATED, stamp), address & ADDRESS_MASK | size << 48, size >> 16 << 32 | stack as u64]
+}
+
+/// A REALLOC_END record: the call returned none; `freed` when the old block is gone (size 0).
+#[inline(always)]
+pub const fn realloc_end(stamp: u64, address: u64, freed: bool) -> [u64; 2] {
+    [stamped(kind::REALLOC_END, stamp), address & ADDRESS_MASK | (freed as u64) << 48]
+}
+
+/// The head of a STACK record; `n` return addresses follow.
+///
+/// `keep` counts frames of the ring's last definition, from the root. `total` is the true depth.
+#[inline]
+pub const fn stack_head(n: usize, keep: u32, id: u32, total: u32, truncated: bool, more: bool) -> [u64; STACK_WORDS] {
+    [
+        kind::STACK | (n as u64) << 4 | (more as u64) << 20 | (truncated as u64) << 21,
+        (keep as u64) << 32 | id as u64,
+        (total as u64) << 32,
+    ]
+}
+
+/// The head of a MODULE record, and how many words of text follow.
+#[inline]
+pub const fn module_head(
+    stamp: u64,
+    range: Range<u64>,
+    bias: u64,
+    build_id_bytes: usize,
+    path_bytes: usize,
+) -> ([u64; MODULE_WORDS], usize) {
+    (
+        [
+            stamped(kind::MODULE, stamp),
+            (path_bytes as u64) << 48 | (build_id_bytes as u64) << 32,
+            range.start,
+            range.end,
+            bias,
+        ],
+        (path_bytes + build_id_bytes).div_ceil(8),
+    )
+}
+
+/// An UNLOAD record.
+#[inline]
+pub const fn unload(stamp: u64, start: u64) -> [u64; 2] {
+    [stamped(kind::UNLOAD, stamp), start]
+}
+
+/// A THREAD record: what the thread is called when its ring begins.
+#[inline]
+pub const fn thread(stamp: u64, name: [u8; 16]) -> [u64; 3] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = name;
+    [
+        stamped(kind::THREAD, stamp),
+        u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_le_bytes([i, j, k, l, m, n, o, p]),
+    ]
+}
+
+/// A decoded record. Text borrows from the words that it was decoded from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the module's header draws the fields")]
+pub enum Event<'a> {
+    Pad,
+    Alloc { stamp: u64, address: u64, size: u64, stack: u32 },
+    Free { stamp: u64, address: u64 },
+    Realloc { stamp: u64, address: u64 },
+    Reallocated { stamp: u64, address: u64, size: u64, stack: u32 },
+    ReallocEnd { stamp: u64, address: u64, freed: bool },
+    Stack { id: u32, keep: u32, total: u32, truncated: bool, more: bool, frames: &'a [u64] },
+    Module { stamp: u64, start: u64, end: u64, bias: u64, build_id: Text<'a>, path: Text<'a> },
+    Unload { stamp: u64, start: u64 },
+    Thread { stamp: u64, name: [u8; 16] },
+}
+
+impl Event<'_> {
+    /// The record's place in time; none for those that only explain others.
+    #[inline]
+    pub fn stamp(&self) -> Option<u64> {
+        match *self {
+            Event::Pad | Event::Stack { .. } => None,
+            Event::Alloc { stamp, .. }
+            | Event::Free { stamp, .. }
+            | Event::Realloc { stamp, .. }
+            | Event::Reallocated { stamp, .. }
+            | Event::ReallocEnd { stamp, .. }
+            | Event::Module { stamp, .. }
+            | Event::Unload { stamp, .. }
+            | Event::Thread { stamp, .. } => Some(stamp),
+        }
+    }
+}
+
+/// Bytes inside words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a> {
+    words: &'a [u64],
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Text<'a> {
+    /// The bytes, one by one.
+    pub fn bytes(self) -> impl Iterator<Item = u8> + 'a {
+        (self.start..self.end).map(move |i| self.words[i / 8].to_le_bytes()[i % 8])
+    }
+}
+
+impl core::fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_list().entries(self.bytes()).finish()
+    }
+}
+
+/// Why words are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// A kind that this version does not know.
+    UnknownKind(u8),
+    /// The record reaches beyond the words that were published.
+    Cut,
+    /// A length or number that no collector writes.
+    Malformed,
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            DecodeError::UnknownKind(kind) => write!(f, "record of unknown kind {kind}"),
+            DecodeError::Cut => f.write_str("record cut short"),
+            DecodeError::Malformed => f.write_str("record with impossible lengths"),
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+/// Decodes the record at the start of `words`; returns it and the number of words that it takes.
+///
+/// The words are untrusted: any content gives a record or an error, and a record takes at least one word.
+#[inline]
+pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
+    let &[first, ref rest @ ..] = words else { return Err(DecodeError::Cut) };
+    let stamp = first >> 4 & STAMP_MASK;
+    let block = |rest: &[u64]| match *rest {
+        [a, b, ..] => Ok((a & ADDRESS_MASK, a >> 48 | b >> 32 << 16, low32(b))),
+        _ => Err(DecodeError::Cut),
+    };
+    let one = |rest: &[u64]| rest.first().copied().ok_or(DecodeError::Cut);
+    Ok(match first & 15 {
+        kind::PAD => {
+            let n = usize::try_from(stamp).map_err(|_| DecodeError::Malformed)?;
+            match n {
+                0 => return Err(DecodeError::Malformed),
+                n if n > words.len() => return Err(DecodeError::Cut),
+                n => (Event::Pad, n),
+            }
+        }
+        kind::ALLOC => {
+            let (address, size, stack) = block(rest)?;
+            (Event::Alloc { stamp, address, size, stack }, 3)
+        }
+        kind::FREE => (Event::Free { stamp, address: one(rest)? & ADDRESS_MASK }, 2),
+        kind::REALLOC => (Event::Realloc { stamp, address: one(rest)? & ADDRESS_MASK }, 2),
+        kind::REALLOCATED => {
+            let (address, size, stack) = block(rest)?;
+            (Event::Reallocated { stamp, address, size, stack }, 3)
+        }
+        kind::REALLOC_END => {
+            let w = one(rest)?;
+            match w >> 48 {
+                0 | 1 => (Event::ReallocEnd { stamp, address: w & ADDRESS_MASK, freed: w >> 48 == 1 }, 2),
+                _ => return Err(DecodeError::Malformed),
+            }
+        }
+        kind::STACK => {
+            let n = (first >> 4 & 0xffff) as usize;
+            if n > MAX_STACK_FRAMES || first >> 22 != 0 {
+                return Err(DecodeError::Malformed);
+            }
+            let [ids, depth, frames @ ..] = rest else { return Err(DecodeError::Cut) };
+            let frames = frames.get(..n).ok_or(DecodeError::Cut)?;
+            let event = Event::Stack {
+                id: low32(*ids),
+                keep: low32(ids >> 32),
+                total: low32(depth >> 32),
+                more: first >> 20 & 1 == 1,
+                truncated: first >> 21 & 1 == 1,
+                frames,
+            };
+            (event, STACK_WORDS + n)
+        }
+        kind::MODULE => {
+            let [lengths, start, end, bias, text @ ..] = rest else { return Err(DecodeError::Cut) };
+            let path = (lengths >> 48) as usize;
+            let build_id = (lengths >> 32 & 0xffff) as usize;
+            if path > MAX_PATH_BYTES || build_id > MAX_BUILD_ID_BYTES || start > end {
+                return Err(DecodeError::Malformed);
+            }
+            let n = (path + build_id).div_ceil(8);
+            let words = text.get(..n).ok_or(DecodeError::Cut)?;
+            let event = Event::Module {
+                stamp,
+                start: *start,
+                end: *end,
+                bias: *bias,
+                build_id: Text { words, start: 0, end: build_id },
+                path: Text { words, start: build_id, end: build_id + path },
+            };
+            (event, MODULE_WORDS + n)
+        }
+        kind::UNLOAD => (Event::Unload { stamp, start: one(rest)? }, 2),
+        kind::THREAD => {
+            let &[a, b, ..] = rest else { return Err(DecodeError::Cut) };
+            let mut name = [0; 16];
+            name[..8].copy_from_slice(&a.to_le_bytes());
+            name[8..].copy_from_slice(&b.to_le_bytes());
+            (Event::Thread { stamp, name }, 3)
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "four bits")]
+        unknown => return Err(DecodeError::UnknownKind(unknown as u8)),
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+const fn low32(word: u64) -> u32 {
+    word as u32
+}
