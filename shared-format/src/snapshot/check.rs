@@ -1,0 +1,78 @@
+//! What must hold between the tables: every index is in range, a parent stands before its child, ranges are ranges.
+//!
+//! The writer asks before it writes and the reader after each table, so a snapshot that was written can be read, and
+//! who holds a snapshot that was read may index without a check.
+
+use super::model::{DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals};
+use super::section;
+use std::collections::HashSet;
+
+/// A row that breaks a rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadRow {
+    pub(super) row: u64,
+    pub(super) what: &'static str,
+}
+
+/// Every table of `snapshot`; names the section of the first bad row.
+pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
+    let in_section = |tag| move |bad| (tag, bad);
+    let s = snapshot;
+    modules(&s.modules).map_err(in_section(section::MODULES))?;
+    frames(&s.frames, s.modules.len()).map_err(in_section(section::FRAMES))?;
+    nodes(&s.nodes, s.frames.len()).map_err(in_section(section::NODES))?;
+    stacks(&s.stacks, s.nodes.len()).map_err(in_section(section::STACKS))?;
+    domains(&s.domains).map_err(in_section(section::DOMAINS))?;
+    live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
+    totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))
+}
+
+pub(super) fn modules(rows: &[Module]) -> Result<(), BadRow> {
+    each(rows, |_, row| if row.start > row.end { Err("ends before it starts") } else { Ok(()) })
+}
+
+pub(super) fn frames(rows: &[Frame], modules: usize) -> Result<(), BadRow> {
+    each(rows, |_, row| optional(row.module, modules, "names a module that is not there"))
+}
+
+pub(super) fn nodes(rows: &[Node], frames: usize) -> Result<(), BadRow> {
+    each(rows, |index, row| {
+        optional(row.parent, index, "names a parent that does not stand before it")?;
+        within(row.frame, frames, "names a frame that is not there")
+    })
+}
+
+pub(super) fn stacks(rows: &[Stack], nodes: usize) -> Result<(), BadRow> {
+    each(rows, |_, row| optional(row.leaf, nodes, "names a node that is not there"))
+}
+
+pub(super) fn domains(rows: &[DomainTotals]) -> Result<(), BadRow> {
+    let mut seen = HashSet::new();
+    each(rows, |_, row| if seen.insert(row.domain) { Ok(()) } else { Err("names a domain a second time") })
+}
+
+pub(super) fn live(rows: &[LiveGroup], stacks: usize, threads: usize) -> Result<(), BadRow> {
+    each(rows, |_, row| {
+        within(row.stack, stacks, "names a stack that is not there")?;
+        within(row.thread, threads, "names a thread that is not there")
+    })
+}
+
+pub(super) fn totals(rows: &[StackTotals], stacks: usize) -> Result<(), BadRow> {
+    each(rows, |_, row| within(row.stack, stacks, "names a stack that is not there"))
+}
+
+fn each<T>(rows: &[T], mut rule: impl FnMut(usize, &T) -> Result<(), &'static str>) -> Result<(), BadRow> {
+    for (index, row) in rows.iter().enumerate() {
+        rule(index, row).map_err(|what| BadRow { row: index as u64, what })?;
+    }
+    Ok(())
+}
+
+fn within(index: u32, len: usize, what: &'static str) -> Result<(), &'static str> {
+    if (index as usize) < len { Ok(()) } else { Err(what) }
+}
+
+fn optional(index: Option<u32>, len: usize, what: &'static str) -> Result<(), &'static str> {
+    index.map_or(Ok(()), |index| within(index, len, what))
+}

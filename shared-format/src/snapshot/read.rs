@@ -1,0 +1,284 @@
+//! From a file back to a snapshot.
+//!
+//! The file is untrusted: it may be cut, damaged, foreign, newer or hostile. Every error names the section; memory
+//! stays in proportion to the bytes that were really read; what is returned has passed every rule of `check`.
+//! Sections with unknown tags are skipped, so that an old `report` reads what a later Heapline added.
+
+use super::check::{self, BadRow};
+use super::error::ReadError;
+use super::model::{Domain, DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::payload::{Payload, Problem, narrow};
+use super::stream::Stream;
+use super::varint::Delta;
+use super::{MAGIC, VERSION, section};
+use std::io::Read;
+
+/// Reads a snapshot from the start of `input` to its end.
+///
+/// # Errors
+///
+/// See [`ReadError`]; none of them is followed by a panic or by memory out of proportion to the input.
+pub fn read<R: Read>(input: R) -> Result<Snapshot, ReadError> {
+    let mut stream = Stream::new(input)?;
+    head(&mut stream)?;
+    let mut tables = Tables::default();
+    let mut seen: Vec<[u8; 4]> = Vec::new();
+    let mut count = 0_u64;
+    loop {
+        stream.place = match seen.last() {
+            Some(tag) => format!("what follows section {}", tag.escape_ascii()),
+            None => "what follows the head".to_string(),
+        };
+        let (tag, bytes) = section_head(&mut stream)?;
+        let known = section::REQUIRED.contains(&tag) || tag == section::END;
+        if known && seen.contains(&tag) {
+            return Err(corrupt(&stream, "it appears a second time"));
+        }
+        let mut payload = Payload::new(&mut stream, bytes);
+        let decoded = if known { tables.decode(tag, count, &mut payload) } else { Ok(()) };
+        finish(payload, decoded, known)?;
+        if tag == section::END {
+            stream.expect_end()?;
+            return tables.into_snapshot(&seen);
+        }
+        if known {
+            seen.push(tag);
+        }
+        count += 1;
+    }
+}
+
+fn head<R: Read>(stream: &mut Stream<R>) -> Result<(), ReadError> {
+    let mut magic = [0; MAGIC.len()];
+    // A whole frame that holds less than the magic is foreign, not cut.
+    if stream.fill(&mut magic)? < magic.len() || magic != MAGIC {
+        return Err(ReadError::Foreign);
+    }
+    let mut version = [0; 4];
+    stream.read_exact(&mut version)?;
+    match u32::from_le_bytes(version) {
+        VERSION => Ok(()),
+        0 => Err(corrupt(stream, "its version is 0")),
+        found => Err(ReadError::Newer { part: "the snapshot".to_string(), found, wanted: VERSION }),
+    }
+}
+
+/// The tag and the length of the next section.
+fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadError> {
+    let (mut tag, mut version, mut bytes) = ([0; 4], [0; 4], [0; 8]);
+    stream.read_exact(&mut tag)?;
+    stream.place = format!("section {}", tag.escape_ascii());
+    stream.read_exact(&mut version)?;
+    let found = u32::from_le_bytes(version);
+    if (section::REQUIRED.contains(&tag) || tag == section::END) && found > section::VERSION {
+        return Err(ReadError::Newer { part: stream.place.clone(), found, wanted: section::VERSION });
+    }
+    stream.read_exact(&mut bytes)?;
+    Ok((tag, u64::from_le_bytes(bytes)))
+}
+
+/// A wrong checksum explains a bad row, so it is compared first.
+fn finish<R: Read>(payload: Payload<'_, R>, decoded: Result<(), Failure>, whole: bool) -> Result<(), ReadError> {
+    let section = payload.place().to_string();
+    let left_over = whole && decoded.is_ok() && !payload.is_empty();
+    if let Err(Failure::Stream(error)) = decoded {
+        return Err(error);
+    }
+    payload.finish()?;
+    match decoded {
+        Ok(()) if left_over => Err(ReadError::Corrupt { section, what: "bytes follow its last row".to_string() }),
+        Err(Failure::Content(what)) => Err(ReadError::Corrupt { section, what }),
+        _ => Ok(()),
+    }
+}
+
+fn corrupt<R: Read>(stream: &Stream<R>, what: &str) -> ReadError {
+    ReadError::Corrupt { section: stream.place.clone(), what: what.to_string() }
+}
+
+/// Why a section could not be decoded.
+enum Failure {
+    Content(String),
+    Stream(ReadError),
+}
+
+impl From<BadRow> for Failure {
+    fn from(bad: BadRow) -> Failure {
+        Failure::Content(format!("row {} {}", bad.row, bad.what))
+    }
+}
+
+fn outside_rows(problem: Problem) -> Failure {
+    match problem {
+        Problem::Row(what) => Failure::Content(format!("it {what}")),
+        Problem::Stream(error) => Failure::Stream(error),
+    }
+}
+
+/// What was decoded so far.
+#[derive(Default)]
+struct Tables {
+    meta: Option<super::model::Meta>,
+    modules: Vec<Module>,
+    frames: Vec<Frame>,
+    nodes: Vec<Node>,
+    stacks: Vec<Stack>,
+    threads: Vec<Thread>,
+    domains: Vec<DomainTotals>,
+    live: Vec<LiveGroup>,
+    totals: Vec<StackTotals>,
+}
+
+impl Tables {
+    /// Decodes the known section `tag`; `count` sections stood before it.
+    fn decode<R: Read>(&mut self, tag: [u8; 4], count: u64, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
+        match tag {
+            section::META => {
+                let json = payload.rest().map_err(outside_rows)?;
+                let meta = serde_json::from_slice(&json);
+                self.meta = Some(meta.map_err(|error| Failure::Content(format!("its JSON is wrong ({error})")))?);
+            }
+            section::MODULES => {
+                self.modules = rows(payload, module)?;
+                check::modules(&self.modules)?;
+            }
+            section::FRAMES => {
+                let mut address = Delta::default();
+                self.frames = rows(payload, |p, _| frame(p, &mut address))?;
+                check::frames(&self.frames, self.modules.len())?;
+            }
+            section::NODES => {
+                let mut frame = Delta::default();
+                self.nodes = rows(payload, |p, index| node(p, index, &mut frame))?;
+                check::nodes(&self.nodes, self.frames.len())?;
+            }
+            section::STACKS => {
+                let mut leaf = Delta::default();
+                self.stacks = rows(payload, |p, _| stack(p, &mut leaf))?;
+                check::stacks(&self.stacks, self.nodes.len())?;
+            }
+            section::THREADS => self.threads = rows(payload, thread)?,
+            section::DOMAINS => {
+                self.domains = rows(payload, domain_totals)?;
+                check::domains(&self.domains)?;
+            }
+            section::LIVE => {
+                let mut columns = <[Delta; 3]>::default();
+                self.live = rows(payload, |p, _| live(p, &mut columns))?;
+                check::live(&self.live, self.stacks.len(), self.threads.len())?;
+            }
+            section::TOTALS => {
+                let mut columns = <[Delta; 2]>::default();
+                self.totals = rows(payload, |p, _| stack_totals(p, &mut columns))?;
+                check::totals(&self.totals, self.stacks.len())?;
+            }
+            _ => {
+                let stored = payload.number().map_err(outside_rows)?;
+                if stored != count {
+                    return Err(Failure::Content(format!("it counts {stored} sections, the file has {count}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn into_snapshot(self, seen: &[[u8; 4]]) -> Result<Snapshot, ReadError> {
+        let missing = |tag: [u8; 4]| ReadError::Corrupt {
+            section: format!("section {}", tag.escape_ascii()),
+            what: "it is missing".to_string(),
+        };
+        if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
+            return Err(missing(tag));
+        }
+        let Tables { meta, modules, frames, nodes, stacks, threads, domains, live, totals } = self;
+        let meta = meta.ok_or_else(|| missing(section::META))?;
+        Ok(Snapshot { meta, modules, frames, nodes, stacks, threads, domains, live, totals })
+    }
+}
+
+/// A count and so many rows. The count is only believed row by row: each takes at least one byte.
+fn rows<R: Read, T>(
+    payload: &mut Payload<'_, R>,
+    mut row: impl FnMut(&mut Payload<'_, R>, u64) -> Result<T, Problem>,
+) -> Result<Vec<T>, Failure> {
+    let count = payload.number().map_err(outside_rows)?;
+    let mut table = Vec::new();
+    for index in 0..count {
+        table.push(row(payload, index).map_err(|problem| match problem {
+            Problem::Row(what) => BadRow { row: index, what }.into(),
+            Problem::Stream(error) => Failure::Stream(error),
+        })?);
+    }
+    Ok(table)
+}
+
+fn optional(value: u64) -> Result<Option<u32>, Problem> {
+    value.checked_sub(1).map(narrow).transpose()
+}
+
+fn domain(code: u64) -> Result<Domain, Problem> {
+    Domain::from_code(code).ok_or_else(|| "names an unknown domain".into())
+}
+
+fn module<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Module, Problem> {
+    let (path, build_id, start) = (p.text()?, p.bytes()?, p.number()?);
+    let end = start.checked_add(p.number()?).ok_or("ends beyond the last address")?;
+    let bias = start.wrapping_sub(p.number()?);
+    Ok(Module { path, build_id, start, end, bias, loaded: p.flag()? })
+}
+
+fn frame<R: Read>(p: &mut Payload<'_, R>, address: &mut Delta) -> Result<Frame, Problem> {
+    Ok(Frame { address: address.value(p.number()?), module: optional(p.number()?)? })
+}
+
+fn node<R: Read>(p: &mut Payload<'_, R>, index: u64, frame: &mut Delta) -> Result<Node, Problem> {
+    let parent = match p.number()? {
+        0 => None,
+        distance => Some(narrow(index.checked_sub(distance).ok_or("names a parent before the first node")?)?),
+    };
+    Ok(Node { parent, frame: narrow(frame.value(p.number()?))? })
+}
+
+fn stack<R: Read>(p: &mut Payload<'_, R>, leaf: &mut Delta) -> Result<Stack, Problem> {
+    let leaf = optional(leaf.value(p.number()?))?;
+    let depth = p.number()?;
+    let total_nframe = u16::try_from(depth >> 1).map_err(|_| "is deeper than 65535 frames")?;
+    Ok(Stack { leaf, total_nframe, truncated: depth & 1 == 1 })
+}
+
+fn thread<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Thread, Problem> {
+    Ok(Thread { tid: p.number32()?, name: p.text()?, alive: p.flag()? })
+}
+
+fn domain_totals<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<DomainTotals, Problem> {
+    Ok(DomainTotals {
+        domain: domain(p.number()?)?,
+        current: p.number()?,
+        peak: p.number()?,
+        blocks: p.number()?,
+        allocs: p.number()?,
+        frees: p.number()?,
+        allocated_bytes: p.number()?,
+    })
+}
+
+fn live<R: Read>(p: &mut Payload<'_, R>, [code, stack, thread]: &mut [Delta; 3]) -> Result<LiveGroup, Problem> {
+    Ok(LiveGroup {
+        domain: domain(code.value(p.number()?))?,
+        stack: narrow(stack.value(p.number()?))?,
+        thread: narrow(thread.value(p.number()?))?,
+        size: p.number()?,
+        count: p.number()?,
+    })
+}
+
+fn stack_totals<R: Read>(p: &mut Payload<'_, R>, [code, stack]: &mut [Delta; 2]) -> Result<StackTotals, Problem> {
+    Ok(StackTotals {
+        domain: domain(code.value(p.number()?))?,
+        stack: narrow(stack.value(p.number()?))?,
+        peak_size: p.number()?,
+        peak_count: p.number()?,
+        total_size: p.number()?,
+        total_count: p.number()?,
+    })
+}

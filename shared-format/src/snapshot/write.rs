@@ -1,0 +1,176 @@
+//! From a snapshot to its file.
+//!
+//! One section at a time is encoded into a buffer that all of them share, since its length and checksum stand around
+//! it; the compressor gets it in pieces, so that a caller can show progress. Row order is kept: sorted tables (live by
+//! domain, stack, thread, size; totals by domain, stack) make the smallest files.
+
+use super::model::{DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::varint::{Delta, put, put_bytes};
+use super::{MAGIC, VERSION, check, section};
+use std::io::{self, Write};
+
+/// Fast, and within some per cent of the size of the slow levels on these tables.
+const ZSTD_LEVEL: i32 = 3;
+/// Bytes between two calls of the progress function.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Writes `snapshot` to `out` as one zstd frame and returns `out`, which the caller flushes and syncs.
+///
+/// `progress` is told how many bytes were encoded so far, before compression.
+///
+/// # Errors
+///
+/// What `out` answers; [`io::ErrorKind::InvalidInput`] for a snapshot whose tables contradict each other, before
+/// anything is written.
+pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64)) -> io::Result<W> {
+    check::all(snapshot).map_err(|(tag, bad)| {
+        let text = format!("row {} of section {} {}", bad.row, tag.escape_ascii(), bad.what);
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })?;
+    let mut encoder = zstd::Encoder::new(out, ZSTD_LEVEL)?;
+    encoder.include_checksum(true)?;
+    let mut sections = Sections { out: encoder, payload: Vec::new(), written: 0, count: 0, progress };
+    sections.head()?;
+    let s = snapshot;
+    sections.section(section::META, |out| serde_json::to_writer(out, &s.meta).map_err(io::Error::from))?;
+    sections.table(section::MODULES, &s.modules, modules)?;
+    sections.table(section::FRAMES, &s.frames, frames)?;
+    sections.table(section::NODES, &s.nodes, nodes)?;
+    sections.table(section::STACKS, &s.stacks, stacks)?;
+    sections.table(section::THREADS, &s.threads, threads)?;
+    sections.table(section::DOMAINS, &s.domains, domains)?;
+    sections.table(section::LIVE, &s.live, live)?;
+    sections.table(section::TOTALS, &s.totals, totals)?;
+    let count = sections.count;
+    sections.section(section::END, |out| {
+        put(out, count);
+        Ok(())
+    })?;
+    sections.out.finish()
+}
+
+struct Sections<'p, W: Write> {
+    out: zstd::Encoder<'static, W>,
+    payload: Vec<u8>,
+    written: u64,
+    count: u64,
+    progress: &'p mut dyn FnMut(u64),
+}
+
+impl<W: Write> Sections<'_, W> {
+    fn head(&mut self) -> io::Result<()> {
+        self.put(&MAGIC)?;
+        self.put(&VERSION.to_le_bytes())
+    }
+
+    fn table<T>(&mut self, tag: [u8; 4], rows: &[T], encode: fn(&mut Vec<u8>, &[T])) -> io::Result<()> {
+        self.section(tag, |out| {
+            put(out, rows.len() as u64);
+            encode(out, rows);
+            Ok(())
+        })
+    }
+
+    fn section(&mut self, tag: [u8; 4], encode: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        encode(&mut payload)?;
+        self.put(&tag)?;
+        self.put(&section::VERSION.to_le_bytes())?;
+        self.put(&(payload.len() as u64).to_le_bytes())?;
+        for piece in payload.chunks(PIECE_BYTES) {
+            self.put(piece)?;
+            (self.progress)(self.written);
+        }
+        self.put(&crc32fast::hash(&payload).to_le_bytes())?;
+        self.payload = payload;
+        self.count += 1;
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// 0 for none, the index plus one otherwise.
+fn optional(index: Option<u32>) -> u64 {
+    index.map_or(0, |index| u64::from(index) + 1)
+}
+
+fn modules(out: &mut Vec<u8>, rows: &[Module]) {
+    for row in rows {
+        put_bytes(out, row.path.as_bytes());
+        put_bytes(out, &row.build_id);
+        put(out, row.start);
+        put(out, row.end - row.start);
+        put(out, row.start.wrapping_sub(row.bias));
+        put(out, row.loaded.into());
+    }
+}
+
+fn frames(out: &mut Vec<u8>, rows: &[Frame]) {
+    let mut address = Delta::default();
+    for row in rows {
+        address.put(out, row.address);
+        put(out, optional(row.module));
+    }
+}
+
+fn nodes(out: &mut Vec<u8>, rows: &[Node]) {
+    let mut frame = Delta::default();
+    for (index, row) in rows.iter().enumerate() {
+        // The distance to the parent: small, since a stack's new nodes stand in a row.
+        put(out, row.parent.map_or(0, |parent| index as u64 - u64::from(parent)));
+        frame.put(out, row.frame.into());
+    }
+}
+
+fn stacks(out: &mut Vec<u8>, rows: &[Stack]) {
+    let mut leaf = Delta::default();
+    for row in rows {
+        leaf.put(out, optional(row.leaf));
+        put(out, u64::from(row.total_nframe) << 1 | u64::from(row.truncated));
+    }
+}
+
+fn threads(out: &mut Vec<u8>, rows: &[Thread]) {
+    for row in rows {
+        put(out, row.tid.into());
+        put_bytes(out, row.name.as_bytes());
+        put(out, row.alive.into());
+    }
+}
+
+fn domains(out: &mut Vec<u8>, rows: &[DomainTotals]) {
+    for row in rows {
+        put(out, row.domain.code());
+        for value in [row.current, row.peak, row.blocks, row.allocs, row.frees, row.allocated_bytes] {
+            put(out, value);
+        }
+    }
+}
+
+fn live(out: &mut Vec<u8>, rows: &[LiveGroup]) {
+    let (mut domain, mut stack, mut thread) = (Delta::default(), Delta::default(), Delta::default());
+    for row in rows {
+        domain.put(out, row.domain.code());
+        stack.put(out, row.stack.into());
+        thread.put(out, row.thread.into());
+        put(out, row.size);
+        put(out, row.count);
+    }
+}
+
+fn totals(out: &mut Vec<u8>, rows: &[StackTotals]) {
+    let (mut domain, mut stack) = (Delta::default(), Delta::default());
+    for row in rows {
+        domain.put(out, row.domain.code());
+        stack.put(out, row.stack.into());
+        for value in [row.peak_size, row.peak_count, row.total_size, row.total_count] {
+            put(out, value);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The snapshot file: round trips, the golden fixture, and what happens to files that are cut, damaged, foreign, newer
+//! or hostile.
+#![cfg(feature = "snapshot")]
+
+mod snapshot_samples;
+
+use heapline_shared_format::snapshot::{MAGIC, ReadError, Snapshot, read, write};
+use proptest::prelude::*;
+use snapshot_samples::{arbitrary, sample};
+use std::io::{self, Read, Write};
+
+fn to_file(snapshot: &Snapshot) -> Vec<u8> {
+    write(snapshot, Vec::new(), &mut |_| {}).expect("a valid snapshot is written")
+}
+
+fn read_error(file: &[u8]) -> ReadError {
+    read(file).expect_err("this file is wrong")
+}
+
+fn decompressed(file: &[u8]) -> Vec<u8> {
+    zstd::decode_all(file).expect("the file is one valid zstd frame")
+}
+
+/// Compressed as the writer does, without its rules.
+fn compressed(content: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn section(tag: &[u8; 4], version: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = tag.to_vec();
+    out.extend(version.to_le_bytes());
+    out.extend((payload.len() as u64).to_le_bytes());
+    out.extend(payload);
+    out.extend(crc32fast::hash(payload).to_le_bytes());
+    out
+}
+
+/// Where each section of a file's content starts, by tag.
+fn sections(content: &[u8]) -> Vec<(String, usize)> {
+    let mut at = MAGIC.len() + 4;
+    let mut found = Vec::new();
+    while at < content.len() {
+        found.push((String::from_utf8(content[at..at + 4].to_vec()).unwrap(), at));
+        let len = u64::from_le_bytes(content[at + 8..at + 16].try_into().unwrap());
+        at += 16 + usize::try_from(len).unwrap() + 4;
+    }
+    found
+}
+
+fn start_of(content: &[u8], tag: &str) -> usize {
+    sections(content).into_iter().find(|(t, _)| t == tag).expect("the section is there").1
+}
+
+proptest! {
+    #[test]
+    fn what_was_written_is_read(snapshot in arbitrary()) {
+        prop_assert_eq!(read(&to_file(&snapshot)[..]).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn damage_never_panics(position in any::<prop::sample::Index>(), bit in 0_u8..8, inside in any::<bool>()) {
+        let mut bytes = to_file(&sample());
+        if inside {
+            bytes = decompressed(&bytes);
+        }
+        let at = position.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let file = if inside { compressed(&bytes) } else { bytes };
+        // A flip may fall on bits that mean nothing (zstd's header has some); then the content is the same.
+        if let Ok(snapshot) = read(&file[..]) {
+            prop_assert_eq!(snapshot, sample());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused(content in prop::collection::vec(any::<u8>(), 0..300), magic in any::<bool>()) {
+        let head = if magic { [&MAGIC[..], &1_u32.to_le_bytes()].concat() } else { Vec::new() };
+        prop_assert!(read(&compressed(&[head, content.clone()].concat())[..]).is_err());
+        prop_assert!(read(&content[..]).is_err());
+    }
+}
+
+#[test]
+fn the_fixture_of_version_1_stays_readable() {
+    let fixture = include_bytes!("fixtures/v1.snap.zst");
+    assert_eq!(read(&fixture[..]).unwrap(), sample());
+    // The layout inside is version 1 byte by byte; how zstd packs it may change.
+    assert_eq!(decompressed(fixture), decompressed(&to_file(&sample())));
+}
+
+#[test]
+#[ignore = "rewrites the fixture: only when a new version of the format gets one of its own"]
+fn write_the_fixture() {
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1.snap.zst"), to_file(&sample())).unwrap();
+}
+
+#[test]
+fn progress_counts_the_bytes_before_compression() {
+    let mut seen = Vec::new();
+    let file = write(&sample(), Vec::new(), &mut |bytes| seen.push(bytes)).unwrap();
+    assert!(seen.is_sorted());
+    // The last call stands before the last section's checksum.
+    assert_eq!(*seen.last().unwrap() + 4, decompressed(&file).len() as u64);
+}
+
+#[test]
+fn every_truncation_names_where_the_file_ends() {
+    let file = to_file(&sample());
+    for len in 0..file.len() {
+        let error = read_error(&file[..len]);
+        let ReadError::Truncated { section } = &error else { panic!("cut at {len}: {error:?}") };
+        assert!(!section.is_empty());
+        assert_eq!(error.to_string().lines().count(), 1);
+    }
+}
+
+#[test]
+fn every_truncation_of_the_content_names_the_section() {
+    let content = decompressed(&to_file(&sample()));
+    let starts = sections(&content);
+    for len in MAGIC.len()..content.len() {
+        let error = read_error(&compressed(&content[..len]));
+        let ReadError::Truncated { section } = &error else { panic!("cut at {len}: {error:?}") };
+        if let Some((tag, _)) = starts.iter().rev().find(|(_, start)| start + 4 <= len) {
+            assert!(section.contains(tag), "cut at {len} in {tag}: {section}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_section_is_named() {
+    let content = decompressed(&to_file(&sample()));
+    for (tag, start) in sections(&content) {
+        let mut damaged = content.clone();
+        damaged[start + 16] ^= 0x40;
+        let error = read_error(&compressed(&damaged));
+        assert!(matches!(&error, ReadError::Checksum { section } if section.contains(&tag)), "{tag}: {error:?}");
+    }
+}
+
+#[test]
+fn a_foreign_file_is_called_so() {
+    assert!(matches!(read_error(b"GIF89a and so on"), ReadError::NotZstd));
+    assert!(matches!(read_error(&compressed(b"")), ReadError::Foreign));
+    assert!(matches!(read_error(&compressed(b"a log file of something else")), ReadError::Foreign));
+}
+
+#[test]
+fn a_newer_version_is_named_with_the_one_that_is_read() {
+    let mut content = decompressed(&to_file(&sample()));
+    content[MAGIC.len()] = 7;
+    let error = read_error(&compressed(&content));
+    assert!(matches!(error, ReadError::Newer { found: 7, wanted: 1, .. }), "{error:?}");
+    assert!(error.to_string().contains("version 7") && error.to_string().contains("version 1"));
+
+    let mut content = decompressed(&to_file(&sample()));
+    let at = start_of(&content, "LIVE") + 4;
+    content[at] = 9;
+    let error = read_error(&compressed(&content));
+    assert!(matches!(&error, ReadError::Newer { part, found: 9, .. } if part.contains("LIVE")), "{error:?}");
+}
+
+#[test]
+fn an_unknown_section_is_skipped_and_checked() {
+    let content = decompressed(&to_file(&sample()));
+    let (live, end) = (start_of(&content, "LIVE"), start_of(&content, "END "));
+    let added = section(b"HIST", 3, b"what a later Heapline knows");
+    let count = section(b"END ", 1, &[10]);
+    let mut newer = [&content[..live], &added, &content[live..end], &count].concat();
+    assert_eq!(read(&compressed(&newer)[..]).unwrap(), sample());
+    newer[live + 20] ^= 1;
+    let error = read_error(&compressed(&newer));
+    assert!(matches!(&error, ReadError::Checksum { section } if section.contains("HIST")), "{error:?}");
+}
+
+#[test]
+fn missing_doubled_and_miscounted_sections_are_corrupt() {
+    let content = decompressed(&to_file(&sample()));
+    let (live, totals, end) = (start_of(&content, "LIVE"), start_of(&content, "TOTS"), start_of(&content, "END "));
+    let without = [&content[..live], &content[totals..end], &section(b"END ", 1, &[8])].concat();
+    let twice = [&content[..totals], &content[live..]].concat();
+    let miscounted = [&content[..end], &section(b"END ", 1, &[8])].concat();
+    let longer = [&content[..], b"x"].concat();
+    for (content, expected) in [
+        (without, "LIVE: it is missing"),
+        (twice, "LIVE: it appears"),
+        (miscounted, "counts 8"),
+        (longer, "follow the end"),
+    ] {
+        let error = read_error(&compressed(&content));
+        assert!(matches!(error, ReadError::Corrupt { .. }), "{error:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let mut trailing = to_file(&sample());
+    trailing.push(0);
+    assert!(matches!(read_error(&trailing), ReadError::Corrupt { .. }));
+}
+
+/// The content up to the section `tag`, then that section with `payload`.
+fn with_payload(tag: &str, payload: &[u8]) -> Vec<u8> {
+    let content = decompressed(&to_file(&sample()));
+    let tag_bytes: [u8; 4] = tag.as_bytes().try_into().unwrap();
+    let start = start_of(&content, tag);
+    compressed(&[&content[..start], &section(&tag_bytes, 1, payload)].concat())
+}
+
+#[test]
+fn impossible_rows_are_named() {
+    let over = [0xff_u8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    let cases: [(&str, &[u8], &str); 12] = [
+        ("META", b"{}", "JSON"),
+        ("MODS", &[1, 1, 0xff, 0, 0, 0, 0, 1], "row 0 has a text that is not UTF-8"),
+        ("MODS", &[1, 0, 0, 0, 0, 0, 2], "row 0 has a flag"),
+        ("FRMS", &[1, 0, 99], "row 0 names a module"),
+        ("FRMS", &[[1].as_slice(), &over].concat(), "more than 64 bits"),
+        ("NODE", &[1, 1, 0], "row 0 names a parent"),
+        ("NODE", &[1, 0, 126], "row 0 names a frame"),
+        ("STAK", &[1, 126, 0], "row 0 names a node"),
+        ("STAK", &[1, 0, 0x80, 0x80, 8], "deeper"),
+        ("LIVE", &[1, 0, 126, 0, 0, 0], "row 0 names a stack"),
+        ("TOTS", &[2, 0, 0, 0, 0, 0, 0], "row 1 reaches beyond"),
+        ("DOMS", &[0, 0], "bytes follow its last row"),
+    ];
+    for (tag, payload, expected) in cases {
+        let error = read_error(&with_payload(tag, payload));
+        assert!(matches!(&error, ReadError::Corrupt { section, .. } if section.contains(tag)), "{tag}: {error:?}");
+        assert!(error.to_string().contains(expected), "{tag}: {error}");
+    }
+}
+
+/// Gives zeros behind a head: what a hostile file can claim for a few kilobytes.
+fn bomb(tag: &[u8; 4], head: &[u8], bytes: u64) -> Vec<u8> {
+    let content = decompressed(&to_file(&sample()));
+    let start = start_of(&content, std::str::from_utf8(tag).unwrap());
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.write_all(&content[..start]).unwrap();
+    encoder.write_all(tag).unwrap();
+    encoder.write_all(&1_u32.to_le_bytes()).unwrap();
+    encoder.write_all(&bytes.to_le_bytes()).unwrap();
+    encoder.write_all(head).unwrap();
+    io::copy(&mut io::repeat(0).take(bytes - head.len() as u64), &mut encoder).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_file_that_expands_enormously_is_refused() {
+    let many = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    for (tag, head) in [(b"THRD", &many[..]), (b"META", &[]), (b"LIVE", &many[..])] {
+        let file = bomb(tag, head, 1 << 30);
+        assert!(file.len() < 200_000, "{}", file.len());
+        let error = read_error(&file);
+        assert!(matches!(error, ReadError::Oversized { .. } | ReadError::Corrupt { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_length_without_bytes_allocates_nothing() {
+    let huge = [&[1][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat();
+    assert!(matches!(read_error(&with_payload("MODS", &huge)), ReadError::Corrupt { .. }));
+    let content = decompressed(&to_file(&sample()));
+    let mut claimed = content[..start_of(&content, "MODS")].to_vec();
+    claimed.extend(*b"MODS");
+    claimed.extend(1_u32.to_le_bytes());
+    claimed.extend(u64::MAX.to_le_bytes());
+    claimed.extend(huge);
+    assert!(matches!(read_error(&compressed(&claimed)), ReadError::Truncated { .. }));
+}
+
+#[test]
+fn an_error_of_the_device_is_not_called_damage() {
+    struct Broken(io::Cursor<Vec<u8>>);
+    impl Read for Broken {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(out)? {
+                0 => Err(io::Error::other("the disk is gone")),
+                n => Ok(n),
+            }
+        }
+    }
+    let mut file = to_file(&sample());
+    file.truncate(file.len() / 2);
+    let error = read(Broken(io::Cursor::new(file))).expect_err("the device broke");
+    assert!(matches!(&error, ReadError::Io(e) if e.to_string() == "the disk is gone"), "{error:?}");
+}
+
+#[test]
+fn a_snapshot_that_contradicts_itself_is_not_written() {
+    let mut snapshot = sample();
+    snapshot.live[0].stack = 1000;
+    let error = write(&snapshot, Vec::new(), &mut |_| {}).expect_err("stack 1000 is not there");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("row 0 of section LIVE"), "{error}");
+}

@@ -1,0 +1,214 @@
+//! Snapshots to test with: one that is fixed (the golden fixture's content) and arbitrary valid ones.
+
+use heapline_shared_format::snapshot::{
+    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// The content of `fixtures/v1.snap.zst`; it never changes.
+pub fn sample() -> Snapshot {
+    let node = |parent, frame| Node { parent, frame };
+    let frame = |address, module| Frame { address, module };
+    Snapshot {
+        meta: sample_meta(),
+        modules: vec![
+            Module {
+                path: "/usr/bin/victim".to_string(),
+                build_id: vec![0xde, 0xad, 0xbe, 0xef],
+                start: 0x5555_5555_4000,
+                end: 0x5555_5555_9000,
+                bias: 0x5555_5555_4000,
+                loaded: true,
+            },
+            Module {
+                path: "/tmp/pl\u{fc}gin.so".to_string(),
+                build_id: Vec::new(),
+                start: 0x7fff_f7a0_0000,
+                end: 0x7fff_f7a0_2000,
+                bias: 0x7fff_f79f_f000,
+                loaded: false,
+            },
+        ],
+        frames: vec![
+            frame(0x5555_5555_5123, Some(0)),
+            frame(0x5555_5555_5456, Some(0)),
+            frame(0x7fff_f7a0_1010, Some(1)),
+            frame(0xdead_0000, None),
+        ],
+        nodes: vec![node(None, 0), node(Some(0), 1), node(Some(1), 2), node(Some(0), 3)],
+        stacks: vec![
+            Stack { leaf: Some(2), total_nframe: 3, truncated: false },
+            Stack { leaf: Some(3), total_nframe: 65535, truncated: true },
+            Stack { leaf: None, total_nframe: 0, truncated: false },
+        ],
+        threads: vec![
+            Thread { tid: 4711, name: "victim".to_string(), alive: true },
+            Thread { tid: 4712, name: "worker \u{2603}".to_string(), alive: false },
+        ],
+        domains: vec![
+            DomainTotals {
+                domain: Domain::Native,
+                current: 200,
+                peak: 1 << 40,
+                blocks: 3,
+                allocs: 1_000_000,
+                frees: 999_997,
+                allocated_bytes: u64::MAX,
+            },
+            DomainTotals {
+                domain: Domain::Track(7),
+                current: 0,
+                peak: 0,
+                blocks: 1,
+                allocs: 1,
+                frees: 0,
+                allocated_bytes: 0,
+            },
+        ],
+        live: vec![
+            LiveGroup { domain: Domain::Track(7), stack: 2, thread: 0, size: 0, count: 1 },
+            LiveGroup { domain: Domain::Native, stack: 0, thread: 0, size: 50, count: 2 },
+            LiveGroup { domain: Domain::Native, stack: 1, thread: 1, size: 100, count: 1 },
+        ],
+        totals: vec![
+            StackTotals {
+                domain: Domain::Track(7),
+                stack: 2,
+                peak_size: 0,
+                peak_count: 1,
+                total_size: 0,
+                total_count: 1,
+            },
+            StackTotals {
+                domain: Domain::Native,
+                stack: 0,
+                peak_size: 100,
+                peak_count: 2,
+                total_size: 150,
+                total_count: 3,
+            },
+            StackTotals {
+                domain: Domain::Native,
+                stack: 1,
+                peak_size: 1 << 40,
+                peak_count: 1,
+                total_size: u64::MAX,
+                total_count: 999_997,
+            },
+        ],
+    }
+}
+
+fn sample_meta() -> Meta {
+    let counts = |pairs: &[(&str, u64)]| pairs.iter().map(|(k, v)| (k.to_string(), *v)).collect::<BTreeMap<_, _>>();
+    Meta {
+        pid: 4711,
+        command: "victim --grow 'a b'".to_string(),
+        executable: "/usr/bin/victim".to_string(),
+        taken_at: "2025-11-21T00:37:00Z".to_string(),
+        heapline: "0.1.0".to_string(),
+        sample_interval: 0,
+        nframe: 64,
+        end: End::Killed,
+        exit_status: Some(137),
+        lost: counts(&[("reentrant", 1), ("slots", 0)]),
+        contradictions: counts(&[("double alloc", 2)]),
+        untracked_frees: 5,
+        in_realloc: 1,
+        target_bytes: 65536,
+        aggregator_bytes: 1 << 20,
+        notes: vec!["A note that every report shows.".to_string()],
+    }
+}
+
+fn index(len: usize) -> BoxedStrategy<u32> {
+    (0..u32::try_from(len).unwrap()).boxed()
+}
+
+fn domain() -> impl Strategy<Value = Domain> {
+    prop_oneof![Just(Domain::Python), Just(Domain::Native), Just(Domain::Mmap), (1..=u32::MAX).prop_map(Domain::Track),]
+}
+
+prop_compose! {
+    fn meta()(
+        (pid, command, executable) in (any::<u32>(), any::<String>(), any::<String>()),
+        (sample_interval, nframe, exit_status) in (any::<u64>(), any::<u32>(), any::<Option<i32>>()),
+        end in prop::sample::select(vec![End::Running, End::Exited, End::Killed, End::Detached, End::Stalled]),
+        (lost, contradictions, notes) in (any::<BTreeMap<String, u64>>(), any::<BTreeMap<String, u64>>(), any::<Vec<String>>()),
+        (untracked_frees, in_realloc, target_bytes, aggregator_bytes) in any::<(u64, u64, u64, u64)>(),
+    ) -> Meta {
+        Meta {
+            pid, command, executable, sample_interval, nframe, exit_status, end, lost, contradictions, notes,
+            untracked_frees, in_realloc, target_bytes, aggregator_bytes,
+            taken_at: "2025-11-21T00:37:00Z".to_string(),
+            heapline: "0.1.0".to_string(),
+        }
+    }
+}
+
+prop_compose! {
+    fn module()(
+        path in any::<String>(),
+        build_id in vec(any::<u8>(), 0..40),
+        range in any::<(u64, u64)>(),
+        bias in any::<u64>(),
+        loaded in any::<bool>(),
+    ) -> Module {
+        Module { path, build_id, start: range.0.min(range.1), end: range.0.max(range.1), bias, loaded }
+    }
+}
+
+/// A valid snapshot whose tables have at least one row each, in any order.
+pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
+    let sizes = (1..8_usize, 1..20_usize, 1..30_usize, 1..10_usize, 1..5_usize);
+    (sizes, meta()).prop_flat_map(|((modules, frames, nodes, stacks, threads), meta)| {
+        let frame =
+            (any::<u64>(), prop::option::of(index(modules))).prop_map(|(address, module)| Frame { address, module });
+        let node = (any::<prop::sample::Index>(), any::<bool>(), index(frames));
+        let stack = (prop::option::of(index(nodes)), any::<u16>(), any::<bool>())
+            .prop_map(|(leaf, total_nframe, truncated)| Stack { leaf, total_nframe, truncated });
+        let thread =
+            (any::<u32>(), any::<String>(), any::<bool>()).prop_map(|(tid, name, alive)| Thread { tid, name, alive });
+        let live = (domain(), index(stacks), index(threads), any::<u64>(), any::<u64>())
+            .prop_map(|(domain, stack, thread, size, count)| LiveGroup { domain, stack, thread, size, count });
+        let tables = (
+            vec(module(), modules),
+            vec(frame, frames),
+            vec(node, nodes).prop_map(|rows| rows.into_iter().enumerate().map(place).collect::<Vec<_>>()),
+            vec(stack, stacks),
+            vec(thread, threads),
+            vec((domain(), any::<[u64; 6]>()), 0..4).prop_map(domain_totals),
+            vec(live, 0..40),
+            vec((domain(), index(stacks), any::<[u64; 4]>()).prop_map(stack_totals), 0..40),
+        );
+        (Just(meta), tables).prop_map(|(meta, (modules, frames, nodes, stacks, threads, domains, live, totals))| {
+            Snapshot { meta, modules, frames, nodes, stacks, threads, domains, live, totals }
+        })
+    })
+}
+
+fn place((index, (parent, root, frame)): (usize, (prop::sample::Index, bool, u32))) -> Node {
+    let parent = (index > 0 && !root).then(|| u32::try_from(parent.index(index)).unwrap());
+    Node { parent, frame }
+}
+
+fn domain_totals(rows: Vec<(Domain, [u64; 6])>) -> Vec<DomainTotals> {
+    let distinct: BTreeMap<Domain, [u64; 6]> = rows.into_iter().collect();
+    let row = |(domain, [current, peak, blocks, allocs, frees, allocated_bytes]): (Domain, [u64; 6])| DomainTotals {
+        domain,
+        current,
+        peak,
+        blocks,
+        allocs,
+        frees,
+        allocated_bytes,
+    };
+    distinct.into_iter().map(row).collect()
+}
+
+fn stack_totals((domain, stack, values): (Domain, u32, [u64; 4])) -> StackTotals {
+    let [peak_size, peak_count, total_size, total_count] = values;
+    StackTotals { domain, stack, peak_size, peak_count, total_size, total_count }
+}
