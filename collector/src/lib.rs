@@ -1,1 +1,39 @@
-//! placeholder
+//! Heapline's half inside the target: what runs inside `malloc`.
+//!
+//! Guarantees to the program that carries it:
+//! - it takes no lock, starts no thread, takes no signal, prints nothing, and allocates nothing from the allocator
+//!   that it traces (its own memory comes from `mmap`);
+//! - `errno` is what the real function left;
+//! - a panic in here ends tracing, not the program ([`fail`]);
+//! - a forked child finds wiped state and stays untraced ([`process`]);
+//! - when something is wrong with tracing, tracing stops.
+//!
+//! The crate exports no libc name: `preload/` does, and is nothing but the exported symbols over [`hooks`],
+//! [`cxx`], [`exec`] and [`loader`]. What is written where is `shared-format`'s matter.
+//!
+//! ```text
+//! hooks ──> thread (ring, in-flight mark, stamps) ──> shared_format::ring
+//!   │          └──> unwind (rules, walk, cfi) ──> stacks (ids) ──> modules (announced once)
+//!   └──> real (whoever provides malloc)
+//! ```
+//!
+//! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
+#![no_std]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+pub mod clock;
+pub mod cxx;
+pub mod elf;
+pub mod environment;
+pub mod exec;
+pub mod fail;
+pub mod hooks;
+pub mod loader;
+pub mod modules;
+pub mod process;
+pub mod real;
+pub mod stacks;
+pub mod sys;
+pub mod thread;
+pub mod tls;
+pub mod unwind;

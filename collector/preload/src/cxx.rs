@@ -1,0 +1,119 @@
+//! C++ operator new and delete: a jump where the real ones end in malloc and free, else a call between two records.
+//!
+//! In assembly with unwind information, since `bad_alloc` must pass through: Rust code built with `panic = "abort"`
+//! would end the process.
+
+use core::arch::naked_asm;
+use heapline_collector::cxx::{MODE, PASS, REAL, record_delete, record_new, resolve};
+
+macro_rules! operator {
+    ($index:literal, $name:ident, $symbol:literal, $body:literal, $record:path) => {
+        /// # Safety
+        /// As the C++ operator.
+        #[unsafe(export_name = $symbol)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            naked_asm!(
+                ".cfi_startproc",
+                "cmp byte ptr [rip + {mode}], {pass}",
+                "jne 2f",
+                "jmp qword ptr [rip + {real} + 8 * {index}]",
+                "2:",
+                // Keep the arguments over the look-up.
+                "push rdi",
+                ".cfi_adjust_cfa_offset 8",
+                "push rsi",
+                ".cfi_adjust_cfa_offset 8",
+                "push rdx",
+                ".cfi_adjust_cfa_offset 8",
+                "mov edi, {index}",
+                "mov rsi, qword ptr [rsp + 24]",
+                "call {resolve}",
+                $body,
+                ".cfi_endproc",
+                mode = sym MODE,
+                pass = const PASS,
+                real = sym REAL,
+                index = const $index,
+                resolve = sym resolve,
+                record = sym $record,
+            )
+        }
+    };
+}
+
+macro_rules! new {
+    ($index:literal, $name:ident, $symbol:literal) => {
+        operator!(
+            $index,
+            $name,
+            $symbol,
+            "
+            pop rdx
+            .cfi_adjust_cfa_offset -8
+            pop rsi
+            .cfi_adjust_cfa_offset -8
+            mov rdi, qword ptr [rsp]
+            call rax
+            pop rsi
+            .cfi_adjust_cfa_offset -8
+            mov rdi, rax
+            mov rdx, rsp
+            mov rcx, rbp
+            jmp {record}
+            ",
+            record_new
+        );
+    };
+}
+
+macro_rules! delete {
+    ($index:literal, $name:ident, $symbol:literal) => {
+        operator!(
+            $index,
+            $name,
+            $symbol,
+            "
+            mov rdi, qword ptr [rsp + 16]
+            push rax
+            .cfi_adjust_cfa_offset 8
+            push rax
+            .cfi_adjust_cfa_offset 8
+            call {record}
+            pop rax
+            .cfi_adjust_cfa_offset -8
+            pop rax
+            .cfi_adjust_cfa_offset -8
+            pop rdx
+            .cfi_adjust_cfa_offset -8
+            pop rsi
+            .cfi_adjust_cfa_offset -8
+            pop rdi
+            .cfi_adjust_cfa_offset -8
+            jmp rax
+            ",
+            record_delete
+        );
+    };
+}
+
+new!(0, new_one, "_Znwm");
+new!(1, new_array, "_Znam");
+new!(2, new_one_nothrow, "_ZnwmRKSt9nothrow_t");
+new!(3, new_array_nothrow, "_ZnamRKSt9nothrow_t");
+new!(4, new_one_aligned, "_ZnwmSt11align_val_t");
+new!(5, new_array_aligned, "_ZnamSt11align_val_t");
+new!(6, new_one_aligned_nothrow, "_ZnwmSt11align_val_tRKSt9nothrow_t");
+new!(7, new_array_aligned_nothrow, "_ZnamSt11align_val_tRKSt9nothrow_t");
+delete!(8, delete_one, "_ZdlPv");
+delete!(9, delete_array, "_ZdaPv");
+delete!(10, delete_one_sized, "_ZdlPvm");
+delete!(11, delete_array_sized, "_ZdaPvm");
+delete!(12, delete_one_aligned, "_ZdlPvSt11align_val_t");
+delete!(13, delete_array_aligned, "_ZdaPvSt11align_val_t");
+delete!(14, delete_one_sized_aligned, "_ZdlPvmSt11align_val_t");
+delete!(15, delete_array_sized_aligned, "_ZdaPvmSt11align_val_t");
+delete!(16, delete_one_nothrow, "_ZdlPvRKSt9nothrow_t");
+delete!(17, delete_array_nothrow, "_ZdaPvRKSt9nothrow_t");
+delete!(18, delete_one_aligned_nothrow, "_ZdlPvSt11align_val_tRKSt9nothrow_t");
+delete!(19, delete_array_aligned_nothrow, "_ZdaPvSt11align_val_tRKSt9nothrow_t");

@@ -1,0 +1,54 @@
+//! The library that the loader brings into the target: the exported symbols, and nothing else.
+//!
+//! Each entry is a few instructions that hand the hook what only the entry knows: where its return address lies, and
+//! rbp. It then jumps, so no frame of ours stands between the caller and the hook.
+#![no_std]
+
+mod cxx;
+mod exec;
+mod malloc;
+
+use core::ffi::{c_int, c_ulong, c_void};
+use heapline_collector::{fail, loader, process};
+
+#[link(name = "c")]
+unsafe extern "C" {}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    fail::panicked()
+}
+
+/// Starts the collector in programs that never allocate, so that an aggregator can find it.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = {
+    extern "C" fn start() {
+        let _ = process::get_or_start();
+    }
+    start
+};
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
+    // SAFETY: passed on.
+    unsafe { loader::dlclose(handle) }
+}
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
+    // SAFETY: passed on.
+    unsafe { loader::mlockall(flags) }
+}
+
+/// # Safety
+/// As the C function, whose variable arguments are at most four words.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    // SAFETY: passed on.
+    unsafe { loader::prctl(option, a, b, c, d) }
+}

@@ -1,0 +1,71 @@
+//! malloc and its family.
+
+use core::arch::naked_asm;
+use core::ffi::c_int;
+use heapline_collector::hooks;
+use heapline_collector::unwind::Entry;
+
+/// An entry that passes the arguments on, and behind them the place of the return address and rbp.
+macro_rules! entry {
+    ($name:ident, $hook:ident($($arg:ident: $type:ty),*) -> $result:ty, $slot:literal, $rbp:literal) => {
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
+            naked_asm!(
+                concat!("mov ", $slot, ", rsp"),
+                concat!("mov ", $rbp, ", rbp"),
+                "jmp {hook}",
+                hook = sym $hook,
+            )
+        }
+
+        unsafe extern "C" fn $hook($($arg: $type,)* slot: usize, rbp: usize) -> $result {
+            // SAFETY: the caller's call, passed on.
+            unsafe { hooks::$name($($arg,)* Entry { slot, rbp }) }
+        }
+    };
+}
+
+entry!(malloc, hook_malloc(size: usize) -> *mut u8, "rsi", "rdx");
+entry!(calloc, hook_calloc(count: usize, size: usize) -> *mut u8, "rdx", "rcx");
+entry!(realloc, hook_realloc(old: *mut u8, size: usize) -> *mut u8, "rdx", "rcx");
+entry!(reallocarray, hook_reallocarray(old: *mut u8, count: usize, size: usize) -> *mut u8, "rcx", "r8");
+entry!(posix_memalign, hook_posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int, "rcx", "r8");
+entry!(aligned_alloc, hook_aligned_alloc(align: usize, size: usize) -> *mut u8, "rdx", "rcx");
+entry!(memalign, hook_memalign(align: usize, size: usize) -> *mut u8, "rdx", "rcx");
+entry!(valloc, hook_valloc(size: usize) -> *mut u8, "rsi", "rdx");
+entry!(pvalloc, hook_pvalloc(size: usize) -> *mut u8, "rsi", "rdx");
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free(block: *mut u8) {
+    // SAFETY: passed on.
+    unsafe { hooks::free(block) }
+}
+
+/// # Safety
+/// As the C function, which old programs still have.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cfree(block: *mut u8) {
+    // SAFETY: passed on.
+    unsafe { hooks::free(block) }
+}
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_sized(block: *mut u8, size: usize) {
+    // SAFETY: passed on.
+    unsafe { hooks::free_sized(block, size) }
+}
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_aligned_sized(block: *mut u8, align: usize, size: usize) {
+    // SAFETY: passed on.
+    unsafe { hooks::free_aligned_sized(block, align, size) }
+}

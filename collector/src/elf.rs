@@ -1,0 +1,207 @@
+//! What a loaded object says about itself, read where the loader mapped it.
+//!
+//! `_dl_find_object` is glibc's own lock-free lookup for unwinders: unlike `dl_iterate_phdr` it may be called inside
+//! `malloc` while another thread sits in `dlopen` with the loader's lock.
+
+use core::arch::global_asm;
+use core::ffi::{CStr, c_char};
+
+global_asm!(
+    // Weak, so that the library loads with an older glibc and can say why it stays passive.
+    ".weak _dl_find_object",
+    ".pushsection .text.heapline_find_object,\"ax\",@progbits",
+    ".globl heapline_find_object_address",
+    ".hidden heapline_find_object_address",
+    ".type heapline_find_object_address,@function",
+    "heapline_find_object_address:",
+    "mov rax, qword ptr [rip + _dl_find_object@GOTPCREL]",
+    "ret",
+    ".size heapline_find_object_address, . - heapline_find_object_address",
+    ".popsection",
+);
+
+type FindObject = unsafe extern "C" fn(address: usize, result: *mut DlFindObject) -> i32;
+
+unsafe extern "C" {
+    fn heapline_find_object_address() -> Option<FindObject>;
+}
+
+/// `struct dl_find_object` of `<dlfcn.h>`.
+#[repr(C)]
+struct DlFindObject {
+    flags: u64,
+    map_start: usize,
+    map_end: usize,
+    link_map: *const LinkMap,
+    eh_frame_hdr: *const u8,
+    reserved: [u64; 7],
+}
+
+/// The public head of `struct link_map` of `<link.h>`.
+#[repr(C)]
+struct LinkMap {
+    bias: usize,
+    name: *const c_char,
+}
+
+/// A loaded object.
+#[derive(Clone, Copy)]
+pub struct Object {
+    /// First mapped address.
+    pub start: usize,
+    /// End of the mapping.
+    pub end: usize,
+    /// What its addresses were moved by.
+    pub bias: usize,
+    link_map: *const LinkMap,
+    eh_frame_hdr: *const u8,
+}
+
+/// Whether the C library can find objects at all (glibc 2.35).
+pub fn can_find_objects() -> bool {
+    // SAFETY: returns the address of a weak symbol.
+    unsafe { heapline_find_object_address() }.is_some()
+}
+
+/// The object whose mapping holds the address.
+pub fn find_object(address: usize) -> Option<Object> {
+    // SAFETY: zeros are a valid DlFindObject.
+    let mut found: DlFindObject = unsafe { core::mem::zeroed() };
+    // SAFETY: the function has glibc's signature, takes any address and fills the result.
+    let status = unsafe { heapline_find_object_address()?(address, &raw mut found) };
+    if status != 0 || found.link_map.is_null() {
+        return None;
+    }
+    // SAFETY: the loader's map of an object that is loaded.
+    let bias = unsafe { (*found.link_map).bias };
+    Some(Object {
+        start: found.map_start,
+        end: found.map_end,
+        bias,
+        link_map: found.link_map,
+        eh_frame_hdr: found.eh_frame_hdr,
+    })
+}
+
+/// A program header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    physical: u64,
+    file_bytes: u64,
+    memory_bytes: u64,
+    align: u64,
+}
+
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+
+impl Object {
+    /// The handle under which `dlsym` searches this object and what it depends on.
+    pub fn handle(&self) -> *const u8 {
+        self.link_map.cast()
+    }
+
+    /// The path by which the loader knows it; empty for the program itself.
+    pub fn path(&self) -> &[u8] {
+        // SAFETY: the loader keeps the name for as long as the object is loaded.
+        unsafe {
+            let name = (*self.link_map).name;
+            if name.is_null() { &[] } else { CStr::from_ptr(name).to_bytes() }
+        }
+    }
+
+    fn program_headers(&self) -> &[ProgramHeader] {
+        const EHDR_BYTES: usize = 64;
+        if self.end - self.start < EHDR_BYTES {
+            return &[];
+        }
+        // SAFETY: the first page of the mapping is the file's, which begins with the ELF header; checked right here.
+        unsafe {
+            let base = self.start as *const u8;
+            if core::slice::from_raw_parts(base, 5) != b"\x7fELF\x02" {
+                return &[];
+            }
+            let offset = base.add(32).cast::<u64>().read_unaligned();
+            let size = base.add(54).cast::<u16>().read_unaligned() as usize;
+            let count = base.add(56).cast::<u16>().read_unaligned() as usize;
+            let bytes = count * size_of::<ProgramHeader>();
+            let fits = usize::try_from(offset).ok().and_then(|o| o.checked_add(bytes)).is_some_and(|end| end <= 4096);
+            if size != size_of::<ProgramHeader>() || !fits || !offset.is_multiple_of(8) {
+                return &[];
+            }
+            core::slice::from_raw_parts(base.add(offset as usize).cast(), count)
+        }
+    }
+
+    fn memory(&self, address: u64, bytes: u64) -> Option<&[u8]> {
+        let start = self.bias.wrapping_add(usize::try_from(address).ok()?);
+        let bytes = usize::try_from(bytes).ok()?;
+        let end = start.checked_add(bytes)?;
+        // SAFETY: inside the mapping of a loaded object, in a segment that its headers name.
+        (start >= self.start && end <= self.end)
+            .then(|| unsafe { core::slice::from_raw_parts(start as *const u8, bytes) })
+    }
+
+    /// `.eh_frame_hdr` and the rest of the segment that `.eh_frame` begins in, each with its address.
+    pub fn unwind_sections(&self) -> Option<(Section<'_>, Section<'_>)> {
+        let headers = self.program_headers();
+        let hdr_at = self.eh_frame_hdr as usize;
+        let hdr = headers
+            .iter()
+            .find(|h| h.kind == PT_GNU_EH_FRAME)
+            .and_then(|h| self.memory(h.address, h.memory_bytes))
+            .filter(|s| s.as_ptr().addr() == hdr_at && s.len() >= 12)?;
+        // Version 1, eh_frame pointer encoded relative to itself in four bytes: what every linker writes.
+        const PCREL_SDATA4: u8 = 0x1b;
+        if hdr[0] != 1 || hdr[1] != PCREL_SDATA4 {
+            return None;
+        }
+        let distance = i32::from_le_bytes([hdr[4], hdr[5], hdr[6], hdr[7]]);
+        let frame_at = (hdr_at + 4).wrapping_add_signed(distance as isize);
+        let segment = headers.iter().filter(|h| h.kind == PT_LOAD).find_map(|h| {
+            let whole = self.memory(h.address, h.file_bytes)?;
+            let skip = frame_at.checked_sub(whole.as_ptr().addr())?;
+            whole.get(skip..).filter(|rest| !rest.is_empty())
+        })?;
+        Some((Section { at: hdr_at as u64, bytes: hdr }, Section { at: frame_at as u64, bytes: segment }))
+    }
+
+    /// The GNU build-id; empty when there is none.
+    pub fn build_id(&self) -> &[u8] {
+        let notes = self.program_headers().iter().filter(|h| h.kind == PT_NOTE);
+        notes
+            .filter_map(|h| self.memory(h.address, h.memory_bytes))
+            .find_map(|notes| find_build_id(notes))
+            .unwrap_or(&[])
+    }
+}
+
+/// Bytes and where they are mapped.
+#[derive(Clone, Copy)]
+pub struct Section<'a> {
+    /// Address of the first byte.
+    pub at: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    loop {
+        let word = |i: usize| Some(u32::from_le_bytes(notes.get(i..i + 4)?.try_into().ok()?));
+        let (name, desc, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
+        let desc_at = 12usize.checked_add(name.checked_next_multiple_of(4)?)?;
+        let end = desc_at.checked_add(desc)?;
+        let content = notes.get(desc_at..end)?;
+        if kind == NT_GNU_BUILD_ID && notes.get(12..16) == Some(b"GNU\0") {
+            return Some(content);
+        }
+        notes = notes.get(end.checked_next_multiple_of(4)?..)?;
+    }
+}

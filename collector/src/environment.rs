@@ -1,0 +1,133 @@
+//! The collector's own variables in the environment: read once, then removed, so that the program and its children
+//! see what they would see without Heapline, byte for byte.
+
+use core::ffi::{CStr, c_char};
+use core::ptr;
+use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
+
+/// Variable with which tests make a cold path panic.
+pub const ENV_FAULT: &str = "HEAPLINE_FAULT";
+/// The loader's variable that brings the collector in.
+pub const ENV_PRELOAD: &str = "LD_PRELOAD";
+
+unsafe extern "C" {
+    static mut environ: *mut *mut c_char;
+}
+
+/// The arena's descriptor and what identifies it, as the aggregator handed them on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaHandle {
+    /// Descriptor.
+    pub fd: i32,
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+/// Whether libc has set its environment up yet.
+pub fn is_up() -> bool {
+    // SAFETY: reads libc's pointer.
+    !unsafe { environ }.is_null()
+}
+
+/// The present environment.
+pub fn current() -> *const *const c_char {
+    // SAFETY: reads libc's pointer.
+    unsafe { environ.cast_const().cast() }
+}
+
+/// Position of a variable in the list, and where its value begins.
+///
+/// # Safety
+/// `list` is a null-terminated list of C strings.
+pub unsafe fn find(list: *const *const c_char, name: &str) -> Option<(usize, *const c_char)> {
+    if list.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise; reads stop at the terminators.
+    unsafe {
+        let mut i = 0;
+        loop {
+            let entry = *list.add(i);
+            if entry.is_null() {
+                return None;
+            }
+            let n = name.bytes().enumerate().take_while(|(k, b)| (*entry.add(*k)).cast_unsigned() == *b).count();
+            if n == name.len() && (*entry.add(n)).cast_unsigned() == b'=' {
+                return Some((i, entry.add(n + 1)));
+            }
+            i += 1;
+        }
+    }
+}
+
+fn value(name: &str) -> Option<(usize, &'static CStr)> {
+    // SAFETY: libc's list; the strings live for as long as the process does not change them.
+    unsafe { find(current(), name).map(|(i, v)| (i, CStr::from_ptr(v))) }
+}
+
+/// Whether the user switched the collector off.
+pub fn is_disabled() -> bool {
+    value(ENV_DISABLE).is_some_and(|(_, v)| v == c"1")
+}
+
+/// The fault that a test asks for.
+pub fn fault() -> Option<&'static [u8]> {
+    value(ENV_FAULT).map(|(_, v)| v.to_bytes())
+}
+
+/// The arena that was handed on, if one was.
+pub fn arena() -> Option<ArenaHandle> {
+    let (_, text) = value(ENV_ARENA)?;
+    let mut numbers = text.to_bytes().split(|b| *b == b':').map(parse);
+    let handle = ArenaHandle {
+        fd: i32::try_from(numbers.next()??).ok()?,
+        device: numbers.next()??,
+        inode: numbers.next()??,
+    };
+    numbers.next().is_none().then_some(handle)
+}
+
+fn parse(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |n, d| {
+        let digit = d.checked_sub(b'0').filter(|d| *d < 10)?;
+        n.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Removes what the aggregator added and copies the collector's own path into `path`; returns its length.
+pub fn clean(path: &mut [u8]) -> usize {
+    let Some((index, _)) = value(ENV_ARENA) else { return 0 };
+    // SAFETY: libc's list, which only this thread uses this early.
+    unsafe {
+        remove(index);
+        let Some((index, preload)) = value(ENV_PRELOAD) else { return 0 };
+        let bytes = preload.to_bytes();
+        let own = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
+        let Some(copy) = path.get_mut(..own) else { return 0 };
+        copy.copy_from_slice(&bytes[..own]);
+        match bytes.get(own + 1..) {
+            // The user's own list moves to where the value begins.
+            Some(rest) => ptr::copy(rest.as_ptr(), preload.as_ptr().cast_mut().cast::<u8>(), rest.len() + 1),
+            None => remove(index),
+        }
+        own
+    }
+}
+
+/// # Safety
+/// Nobody else uses the environment, and it has more than `index` entries.
+unsafe fn remove(index: usize) {
+    // SAFETY: the list ends with null, which moves too.
+    unsafe {
+        let mut at = environ.add(index);
+        while !(*at).is_null() {
+            *at = *at.add(1);
+            at = at.add(1);
+        }
+    }
+}

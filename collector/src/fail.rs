@@ -1,0 +1,160 @@
+//! When the collector itself goes wrong.
+//!
+//! Code that could panic (everything that parses) runs under [`guard`]. A panic there cannot unwind, since the crate
+//! is built with `panic = "abort"`; instead the panic handler returns to the guard by its saved stack pointer, like a
+//! `longjmp`, and tracing ends. Nothing under a guard owns anything that would have to be dropped.
+//!
+//! Hot paths run without a guard and are written without anything that can panic.
+
+use crate::{process, tls};
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU8, Ordering};
+use heapline_shared_format::arena::end_cause;
+
+global_asm!(
+    // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or 1 after a panic
+    ".pushsection .text.heapline_guard,\"ax\",@progbits",
+    ".globl heapline_guard",
+    ".hidden heapline_guard",
+    ".type heapline_guard,@function",
+    "heapline_guard:",
+    ".cfi_startproc",
+    "push rbp",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbp, 0",
+    "push rbx",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbx, 0",
+    "push r12",
+    ".cfi_adjust_cfa_offset 8",
+    "push r13",
+    ".cfi_adjust_cfa_offset 8",
+    "push r14",
+    ".cfi_adjust_cfa_offset 8",
+    "push r15",
+    ".cfi_adjust_cfa_offset 8",
+    "push rdx",
+    ".cfi_adjust_cfa_offset 8",
+    "mov qword ptr [rdx], rsp",
+    "mov rax, rdi",
+    "mov rdi, rsi",
+    "call rax",
+    "xor eax, eax",
+    "heapline_guard_out:",
+    "pop rdx",
+    ".cfi_adjust_cfa_offset -8",
+    "mov qword ptr [rdx], 0",
+    "pop r15",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r14",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r13",
+    ".cfi_adjust_cfa_offset -8",
+    "pop r12",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rbx",
+    ".cfi_adjust_cfa_offset -8",
+    ".cfi_restore rbx",
+    "pop rbp",
+    ".cfi_adjust_cfa_offset -8",
+    ".cfi_restore rbp",
+    "ret",
+    ".cfi_endproc",
+    ".size heapline_guard, . - heapline_guard",
+    // fn(saved: usize) -> !
+    ".globl heapline_guard_return",
+    ".hidden heapline_guard_return",
+    ".type heapline_guard_return,@function",
+    "heapline_guard_return:",
+    "mov rsp, rdi",
+    "mov eax, 1",
+    "jmp heapline_guard_out",
+    ".size heapline_guard_return, . - heapline_guard_return",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn heapline_guard(function: extern "C" fn(*mut u8), argument: *mut u8, save_at: *mut usize) -> u32;
+    fn heapline_guard_return(saved: usize) -> !;
+}
+
+/// Runs `work`; when it panics, tracing of the process ends and the result is `None`.
+///
+/// `work` must own nothing that needs dropping, and leave nothing half done that the rest of the collector relies on
+/// after tracing has ended. A guard inside a guard is the outer one's matter.
+pub fn guard<R: Copy, F: FnOnce() -> R>(work: F) -> Option<R> {
+    struct Job<F, R> {
+        work: Option<F>,
+        result: Option<R>,
+    }
+    extern "C" fn run<R: Copy, F: FnOnce() -> R>(job: *mut u8) {
+        // SAFETY: `guard` passes its own job.
+        let job = unsafe { &mut *job.cast::<Job<F, R>>() };
+        if let Some(work) = job.work.take() {
+            job.result = Some(work());
+        }
+    }
+    if tls::recovery() != 0 {
+        return Some(work());
+    }
+    let mut saved = 0usize;
+    let mut job = Job { work: Some(work), result: None };
+    // The panic handler finds the stack pointer through the thread's word, which holds where it is saved.
+    tls::set_recovery((&raw mut saved).addr());
+    // SAFETY: `run` matches the job's type, and both outlive the call.
+    let panicked = unsafe { heapline_guard(run::<R, F>, (&raw mut job).cast(), &raw mut saved) } != 0;
+    tls::set_recovery(0);
+    if panicked { None } else { job.result }
+}
+
+/// What the panic handler does: ends tracing and returns to the innermost guard.
+pub fn panicked() -> ! {
+    process::end(end_cause::PANIC);
+    let saved = tls::recovery() as *const usize;
+    if !saved.is_null() {
+        // SAFETY: the guard that set it is still on the stack, below us in call order.
+        unsafe { heapline_guard_return(saved.read()) }
+    }
+    // No code outside of a guard can panic. If that were wrong there is no caller to return to.
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// A cold path that tests can make panic, by `HEAPLINE_FAULT=name` in the environment of the target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "named after the paths")]
+pub enum Site {
+    Init = 1,
+    Thread,
+    Segment,
+    Rule,
+    Stack,
+    Module,
+    Walk,
+}
+
+const SITES: [(&[u8], Site); 7] = [
+    (b"init", Site::Init),
+    (b"thread", Site::Thread),
+    (b"segment", Site::Segment),
+    (b"rule", Site::Rule),
+    (b"stack", Site::Stack),
+    (b"module", Site::Module),
+    (b"walk", Site::Walk),
+];
+
+static FAULT: AtomicU8 = AtomicU8::new(0);
+
+/// Arms the site of that name; an unknown name arms none.
+pub fn arm(name: &[u8]) {
+    if let Some((_, site)) = SITES.iter().find(|(n, _)| *n == name) {
+        FAULT.store(*site as u8, Ordering::Relaxed);
+    }
+}
+
+/// Panics when the site is armed.
+pub fn point(site: Site) {
+    assert!(FAULT.load(Ordering::Relaxed) != site as u8, "armed by HEAPLINE_FAULT");
+}

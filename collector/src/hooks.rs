@@ -1,0 +1,220 @@
+//! What happens around each call of the allocator.
+//!
+//! A free is recorded before the real free, an allocation after the real call returned: so for one address the
+//! stamps follow what happened, whichever threads took part. Only successful calls count, with the size that was
+//! asked for. A realloc is two records around the call: until the second, the old block lives on.
+//!
+//! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with.
+
+use crate::real::{real, set_errno};
+use crate::thread;
+use crate::unwind::Entry;
+use core::ffi::c_int;
+use core::ptr;
+use heapline_shared_format::event;
+
+const ENOMEM: c_int = 12;
+
+/// Records a block that the real allocator has just returned.
+#[inline(always)]
+pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
+    if block.is_null() {
+        return;
+    }
+    let Some(thread) = thread::enter() else { return };
+    thread.publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack));
+    thread::leave(thread);
+}
+
+/// Records that a block is about to be freed.
+#[inline(always)]
+pub fn record_free(block: *mut u8) {
+    if block.is_null() {
+        return;
+    }
+    let Some(thread) = thread::enter() else { return };
+    thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64));
+    thread::leave(thread);
+}
+
+fn record_realloc_begins(block: *mut u8) {
+    let Some(thread) = thread::enter() else { return };
+    thread.publish_plain(|stamp| event::realloc(stamp, block.addr() as u64));
+    thread::leave(thread);
+}
+
+fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
+    let Some(thread) = thread::enter() else { return };
+    thread.publish_with_stack(entry, |stamp, stack| {
+        event::reallocated(stamp, block.addr() as u64, size as u64, stack)
+    });
+    thread::leave(thread);
+}
+
+fn record_realloc_ended(old: *mut u8, freed: bool) {
+    let Some(thread) = thread::enter() else { return };
+    thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed));
+    thread::leave(thread);
+}
+
+/// `malloc`.
+///
+/// # Safety
+/// As the C function's; so for all below.
+#[inline(always)]
+pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: the caller's promise is the C function's; so for all below.
+    let block = unsafe { real().malloc(size) };
+    record_alloc(block, size, entry);
+    block
+}
+
+/// `calloc`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
+    let block = unsafe { real().calloc(count, size) };
+    // A product that overflows has failed above.
+    record_alloc(block, count.wrapping_mul(size), entry);
+    block
+}
+
+/// `realloc`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
+    if old.is_null() {
+        // SAFETY: passed on.
+        let block = unsafe { real().realloc(old, size) };
+        record_alloc(block, size, entry);
+        return block;
+    }
+    record_realloc_begins(old);
+    // SAFETY: passed on.
+    let block = unsafe { real().realloc(old, size) };
+    if block.is_null() {
+        // With size 0 nothing came back because the block was freed (glibc, tcmalloc); a failure leaves it alone.
+        record_realloc_ended(old, size == 0);
+    } else {
+        record_reallocated(block, size, entry);
+    }
+    block
+}
+
+/// `reallocarray`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry) -> *mut u8 {
+    match count.checked_mul(size) {
+        // SAFETY: passed on.
+        Some(bytes) => unsafe { realloc(old, bytes, entry) },
+        None => {
+            set_errno(ENOMEM);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// `free`, and `cfree`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn free(block: *mut u8) {
+    record_free(block);
+    // SAFETY: passed on.
+    unsafe { real().free(block) }
+}
+
+/// `free_sized` of C23.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn free_sized(block: *mut u8, size: usize) {
+    record_free(block);
+    // SAFETY: passed on.
+    unsafe { real().free_sized(block, size) }
+}
+
+/// `free_aligned_sized` of C23.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn free_aligned_sized(block: *mut u8, align: usize, size: usize) {
+    record_free(block);
+    // SAFETY: passed on.
+    unsafe { real().free_aligned_sized(block, align, size) }
+}
+
+/// `posix_memalign`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn posix_memalign(result: *mut *mut u8, align: usize, size: usize, entry: Entry) -> c_int {
+    // SAFETY: passed on; on success the real function has written the result.
+    unsafe {
+        let status = real().posix_memalign(result, align, size);
+        if status == 0 {
+            record_alloc(*result, size, entry);
+        }
+        status
+    }
+}
+
+/// `aligned_alloc`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn aligned_alloc(align: usize, size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
+    let block = unsafe { real().aligned_alloc(align, size) };
+    record_alloc(block, size, entry);
+    block
+}
+
+/// `memalign`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn memalign(align: usize, size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
+    let block = unsafe { real().memalign(align, size) };
+    record_alloc(block, size, entry);
+    block
+}
+
+/// `valloc`.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn valloc(size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
+    let block = unsafe { real().valloc(size) };
+    record_alloc(block, size, entry);
+    block
+}
+
+/// `pvalloc`. The size that counts is the one that was asked for, not the pages that it becomes.
+///
+/// # Safety
+/// As the C function's.
+#[inline(always)]
+pub unsafe fn pvalloc(size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
+    let block = unsafe { real().pvalloc(size) };
+    record_alloc(block, size, entry);
+    block
+}

@@ -1,0 +1,88 @@
+//! Calls that change the ground under the collector: code that is unloaded, memory that is locked, a clock that is
+//! switched off.
+
+use crate::process;
+use crate::real;
+use crate::{modules, sys, thread};
+use core::ffi::{c_int, c_ulong, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use heapline_shared_format::arena::{clock, end_cause};
+
+/// A function further down the search order, looked up at its first call.
+pub(crate) struct Next {
+    name: &'static core::ffi::CStr,
+    found: AtomicPtr<()>,
+}
+
+impl Next {
+    pub(crate) const fn new(name: &'static core::ffi::CStr) -> Next {
+        Next { name, found: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    pub(crate) fn get(&self) -> Option<*mut ()> {
+        let mut found = self.found.load(Ordering::Relaxed);
+        if found.is_null() {
+            found = real::next(self.name);
+            self.found.store(found, Ordering::Relaxed);
+        }
+        (!found.is_null()).then_some(found)
+    }
+}
+
+/// `dlclose`.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
+    static NEXT: Next = Next::new(c"dlclose");
+    let Some(next) = NEXT.get() else { return -1 };
+    // SAFETY: the C function of that name.
+    let status = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn(*mut c_void) -> c_int>(next)(handle) };
+    if process::get().is_some_and(|p| p.is_traced()) {
+        let mut thread = thread::enter();
+        modules::unloaded(thread.as_deref_mut());
+        if let Some(thread) = thread {
+            thread::leave(thread);
+        }
+    }
+    status
+}
+
+/// `mlockall`: what the program locks is its own, so the arena is let go again.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn mlockall(flags: c_int) -> c_int {
+    static NEXT: Next = Next::new(c"mlockall");
+    let Some(next) = NEXT.get() else { return -1 };
+    // SAFETY: the C function of that name.
+    let status = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn(c_int) -> c_int>(next)(flags) };
+    if status == 0
+        && let Some(process) = process::get()
+    {
+        let arena = process.arena();
+        sys::unlock((&raw const *arena.header()).cast(), arena.geometry().bytes());
+    }
+    status
+}
+
+/// `prctl`. Where the program forbids itself the time-stamp counter, a stamp would be SIGSEGV: tracing by it ends.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    const PR_SET_TSC: c_int = 26;
+    const PR_TSC_SIGSEGV: c_ulong = 2;
+    static NEXT: Next = Next::new(c"prctl");
+    type Function = unsafe extern "C" fn(c_int, ...) -> c_int;
+    let Some(next) = NEXT.get() else { return -1 };
+    if option == PR_SET_TSC
+        && a == PR_TSC_SIGSEGV
+        && let Some(process) = process::get()
+        && process.header().session.clock.load(Ordering::Relaxed) == clock::TSC
+    {
+        process::end(end_cause::CLOCK);
+    }
+    // SAFETY: the C function of that name, with the caller's arguments.
+    unsafe { core::mem::transmute::<*mut (), Function>(next)(option, a, b, c, d) }
+}

@@ -1,0 +1,140 @@
+//! Which objects the aggregator knows: each is announced once per session, when the first of its code is met.
+//!
+//! Announcing on sight covers every way in which code comes into a process (the loader, `dlopen`, NSS and iconv from
+//! inside libc, constructors that run before `dlopen` returns), without ever taking the loader's lock in a hook.
+//! Objects leave by `dlclose` ([`unloaded`]), or are found gone when another takes their place.
+
+use crate::elf::{self, Object};
+use crate::fail;
+use crate::process::{self, Process};
+use crate::sys;
+use crate::thread::Thread;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use heapline_shared_format::event;
+
+/// Objects that can be known at one time.
+const CAPACITY: usize = 4096;
+
+/// The objects announced so far. All zeros are none.
+#[repr(C)]
+pub struct Known {
+    used: AtomicUsize,
+    entries: [Entry; CAPACITY],
+}
+
+#[repr(C)]
+struct Entry {
+    /// Start address; 0 for an entry without object.
+    start: AtomicU64,
+    end: AtomicU64,
+    /// The session in which it was announced.
+    session: AtomicU32,
+}
+
+impl Known {
+    /// Marks the object as announced in this session. True for the one caller that shall do it.
+    fn claim(&self, object: &Object, session: u32) -> bool {
+        let (start, end) = (object.start as u64, object.end as u64);
+        loop {
+            let used = self.used.load(Ordering::Acquire).min(CAPACITY);
+            for entry in &self.entries[..used] {
+                if entry.start.load(Ordering::Acquire) == start && entry.end.load(Ordering::Relaxed) == end {
+                    let before = entry.session.load(Ordering::Relaxed);
+                    return before != session
+                        && entry
+                            .session
+                            .compare_exchange(before, session, Ordering::Relaxed, Ordering::Relaxed)
+                            .is_ok();
+                }
+            }
+            let Some(entry) = self.entries.get(used) else { return false };
+            if self.used.compare_exchange(used, used + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                entry.end.store(end, Ordering::Relaxed);
+                entry.session.store(session, Ordering::Relaxed);
+                entry.start.store(start, Ordering::Release);
+                return true;
+            }
+        }
+    }
+
+    /// Takes out an object that `is_gone`, and returns where it was.
+    fn take(&self, is_gone: impl Fn(u64, u64) -> bool) -> Option<u64> {
+        let used = self.used.load(Ordering::Acquire).min(CAPACITY);
+        self.entries[..used].iter().find_map(|entry| {
+            let start = entry.start.load(Ordering::Acquire);
+            if start == 0 || !is_gone(start, entry.end.load(Ordering::Relaxed)) {
+                return None;
+            }
+            entry.start.compare_exchange(start, 0, Ordering::AcqRel, Ordering::Relaxed).ok()
+        })
+    }
+}
+
+/// Tells the aggregator about the object, unless it knows.
+pub fn announce(thread: &mut Thread, object: &Object) {
+    let Some(process) = process::get() else { return };
+    if !process.modules().claim(object, thread.session()) {
+        return;
+    }
+    fail::point(fail::Site::Module);
+    let (start, end) = (object.start as u64, object.end as u64);
+    let replaced = |s: u64, e: u64| s < end && start < e && (s, e) != (start, end);
+    let mut any_replaced = false;
+    while let Some(old) = process.modules().take(replaced) {
+        thread.publish_unload(old);
+        any_replaced = true;
+    }
+    if any_replaced {
+        forget_code(process);
+    }
+    let mut buffer = [0u8; 1024];
+    let path = absolute_path(object.path(), &mut buffer);
+    let build_id = object.build_id();
+    let build_id = &build_id[..build_id.len().min(event::MAX_BUILD_ID_BYTES)];
+    thread.publish_module(start..end, object.bias as u64, build_id, path);
+}
+
+/// The path with the working directory before it, where the loader knew it by a relative one.
+fn absolute_path<'a>(path: &'a [u8], buffer: &'a mut [u8]) -> [&'a [u8]; 2] {
+    let relative = !path.starts_with(b"/") && path.contains(&b'/');
+    let cut = |p: &'a [u8], max: usize| &p[..p.len().min(max)];
+    if !relative {
+        return [&[], cut(path, event::MAX_PATH_BYTES)];
+    }
+    let last = buffer.len() - 1;
+    match sys::current_directory(&mut buffer[..last]) {
+        Some(n) => {
+            buffer[n] = b'/';
+            let directory: &[u8] = &buffer[..=n];
+            [directory, cut(path, event::MAX_PATH_BYTES - directory.len())]
+        }
+        None => [&[], cut(path, event::MAX_PATH_BYTES)],
+    }
+}
+
+/// To be called after `dlclose`: tells the aggregator which objects are gone.
+pub fn unloaded(thread: Option<&mut Thread>) {
+    let Some(process) = process::get() else { return };
+    let is_gone = |start: u64, _| {
+        #[expect(clippy::cast_possible_truncation, reason = "addresses have 64 bits here")]
+        let start = start as usize;
+        elf::find_object(start).is_none_or(|object| object.start != start)
+    };
+    let mut any = false;
+    let mut thread = thread;
+    while let Some(start) = process.modules().take(is_gone) {
+        if let Some(thread) = thread.as_deref_mut() {
+            thread.publish_unload(start);
+        }
+        any = true;
+    }
+    if any {
+        forget_code(process);
+    }
+}
+
+/// Makes every thread forget what it knows of code by address.
+fn forget_code(process: &Process) {
+    process.rules().clear();
+    process.header().session.epoch.fetch_add(1, Ordering::Release);
+}

@@ -1,0 +1,325 @@
+//! The real allocator: whoever comes after the collector in the search order (glibc, or jemalloc, tcmalloc, mimalloc
+//! before it).
+//!
+//! The pointers begin at functions that look the real ones up, so a call costs one indirect jump and never asks
+//! whether that was done. `dlsym` may itself allocate; what it asks for meanwhile comes from a small static area,
+//! whose blocks are never handed to the real allocator.
+
+use core::cell::UnsafeCell;
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+unsafe extern "C" {
+    fn dlsym(handle: *const c_void, name: *const c_char) -> *mut ();
+    fn __errno_location() -> *mut c_int;
+}
+
+/// `RTLD_NEXT`.
+const NEXT: *const c_void = usize::MAX as *const c_void;
+
+/// What the search order has after the collector under this name; null when nothing.
+///
+/// May allocate through the hooks.
+pub fn next(name: &core::ffi::CStr) -> *mut () {
+    // SAFETY: a C string and a pseudo-handle.
+    unsafe { dlsym(NEXT, name.as_ptr()) }
+}
+
+/// Likewise in the object with this handle and what it depends on.
+pub fn inside(handle: *const u8, name: &core::ffi::CStr) -> *mut () {
+    // SAFETY: a C string, and the handle of a loaded object.
+    unsafe { dlsym(handle.cast(), name.as_ptr()) }
+}
+
+/// The calling thread's `errno`.
+pub fn errno() -> c_int {
+    // SAFETY: libc's own location.
+    unsafe { *__errno_location() }
+}
+
+/// Sets the calling thread's `errno`.
+pub fn set_errno(value: c_int) {
+    // SAFETY: libc's own location.
+    unsafe { *__errno_location() = value }
+}
+
+macro_rules! functions {
+    ($($name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?, $symbol:literal;)*) => {
+        /// The real functions.
+        pub struct Real {
+            $($name: AtomicPtr<()>,)*
+        }
+
+        static REAL: Real = Real { $($name: AtomicPtr::new(first::$name as *mut ()),)* };
+
+        impl Real {
+            $(
+                #[doc = concat!("The real `", stringify!($name), "`.")]
+                ///
+                /// # Safety
+                /// As the C function's.
+                #[inline(always)]
+                pub unsafe fn $name(&self, $($arg: $type),*) $(-> $result)? {
+                    let function = self.$name.load(Ordering::Relaxed);
+                    // SAFETY: the pointer is always a function of this signature.
+                    unsafe {
+                        let function: unsafe extern "C" fn($($type),*) $(-> $result)? = core::mem::transmute(function);
+                        function($($arg),*)
+                    }
+                }
+            )*
+
+            fn look_up() -> [*mut (); COUNT] {
+                [$(next($symbol),)*]
+            }
+
+            fn set(&self, found: [*mut (); COUNT], boot_was_used: bool) {
+                let mut found = found.into_iter();
+                $(
+                    let real = found.next().unwrap_or(ptr::null_mut());
+                    let fallback = fallback::$name as *mut ();
+                    self.$name.store(if real.is_null() { fallback } else { real }, Ordering::Relaxed);
+                )*
+                if boot_was_used {
+                    LATE_FREE.store(self.free.swap(boot::late_free as *mut (), Ordering::Relaxed), Ordering::Relaxed);
+                    LATE_REALLOC.store(self.realloc.swap(boot::late_realloc as *mut (), Ordering::Relaxed), Ordering::Relaxed);
+                }
+            }
+        }
+
+        const COUNT: usize = [$(stringify!($name)),*].len();
+
+        /// The first calls: look everything up, then go on; during the look-up, serve from the static area.
+        mod first {
+            use super::*;
+            $(
+                pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
+                    // SAFETY: passed on.
+                    unsafe {
+                        if resolve() { real().$name($($arg),*) } else { boot::$name($($arg),*) }
+                    }
+                }
+            )*
+        }
+    };
+}
+
+functions! {
+    malloc(size: usize) -> *mut u8, c"malloc";
+    calloc(count: usize, size: usize) -> *mut u8, c"calloc";
+    realloc(old: *mut u8, size: usize) -> *mut u8, c"realloc";
+    free(block: *mut u8), c"free";
+    free_sized(block: *mut u8, size: usize), c"free_sized";
+    free_aligned_sized(block: *mut u8, align: usize, size: usize), c"free_aligned_sized";
+    posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int, c"posix_memalign";
+    aligned_alloc(align: usize, size: usize) -> *mut u8, c"aligned_alloc";
+    memalign(align: usize, size: usize) -> *mut u8, c"memalign";
+    valloc(size: usize) -> *mut u8, c"valloc";
+    pvalloc(size: usize) -> *mut u8, c"pvalloc";
+}
+
+/// The real functions.
+#[inline(always)]
+pub fn real() -> &'static Real {
+    &REAL
+}
+
+/// Where the real `malloc` is.
+pub fn malloc_address() -> usize {
+    resolve();
+    REAL.malloc.load(Ordering::Relaxed).addr()
+}
+
+static STATE: AtomicU32 = AtomicU32::new(0);
+static LATE_FREE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+static LATE_REALLOC: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Looks the real functions up, once. False while that is under way.
+#[cold]
+fn resolve() -> bool {
+    const RESOLVING: u32 = 1;
+    const DONE: u32 = 2;
+    match STATE.compare_exchange(0, RESOLVING, Ordering::Acquire, Ordering::Acquire) {
+        Ok(_) => {
+            let errno_before = errno();
+            let found = Real::look_up();
+            REAL.set(found, boot::was_used());
+            set_errno(errno_before);
+            STATE.store(DONE, Ordering::Release);
+            true
+        }
+        Err(state) => state == DONE,
+    }
+}
+
+/// For functions that the provider does not have.
+mod fallback {
+    use super::*;
+
+    const EINVAL: c_int = 22;
+    const ENOMEM: c_int = 12;
+    const PAGE: usize = 4096;
+
+    /// No provider is without these four; should one be, its users see an allocator without memory.
+    pub unsafe extern "C" fn malloc(_size: usize) -> *mut u8 {
+        ptr::null_mut()
+    }
+    pub unsafe extern "C" fn calloc(_count: usize, _size: usize) -> *mut u8 {
+        ptr::null_mut()
+    }
+    pub unsafe extern "C" fn realloc(_old: *mut u8, _size: usize) -> *mut u8 {
+        ptr::null_mut()
+    }
+    pub unsafe extern "C" fn free(_block: *mut u8) {}
+
+    pub unsafe extern "C" fn free_sized(block: *mut u8, _size: usize) {
+        // SAFETY: passed on.
+        unsafe { real().free(block) }
+    }
+    pub unsafe extern "C" fn free_aligned_sized(block: *mut u8, _align: usize, _size: usize) {
+        // SAFETY: passed on.
+        unsafe { real().free(block) }
+    }
+    pub unsafe extern "C" fn posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int {
+        if !align.is_power_of_two() || align < size_of::<usize>() {
+            return EINVAL;
+        }
+        // SAFETY: the caller's result pointer is valid; the rest is passed on.
+        unsafe {
+            let block = real().aligned_alloc(align, size);
+            if block.is_null() {
+                return ENOMEM;
+            }
+            *result = block;
+        }
+        0
+    }
+    pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut u8 {
+        // SAFETY: passed on.
+        unsafe { real().memalign(align, size) }
+    }
+    pub unsafe extern "C" fn memalign(_align: usize, _size: usize) -> *mut u8 {
+        set_errno(ENOMEM);
+        ptr::null_mut()
+    }
+    pub unsafe extern "C" fn valloc(size: usize) -> *mut u8 {
+        // SAFETY: passed on.
+        unsafe { real().memalign(PAGE, size) }
+    }
+    pub unsafe extern "C" fn pvalloc(size: usize) -> *mut u8 {
+        match size.max(1).checked_next_multiple_of(PAGE) {
+            // SAFETY: passed on.
+            Some(size) => unsafe { real().memalign(PAGE, size) },
+            None => ptr::null_mut(),
+        }
+    }
+}
+
+/// The allocator of the look-up itself: a static area, given out once.
+mod boot {
+    use super::*;
+
+    const BYTES: usize = 32 << 10;
+    const HEADER: usize = 16;
+
+    #[repr(C, align(4096))]
+    struct Area(UnsafeCell<[u8; BYTES]>);
+
+    // SAFETY: each byte is given out once, by an atomic counter.
+    unsafe impl Sync for Area {}
+
+    static AREA: Area = Area(UnsafeCell::new([0; BYTES]));
+    static USED: AtomicUsize = AtomicUsize::new(0);
+
+    pub fn was_used() -> bool {
+        USED.load(Ordering::Relaxed) > 0
+    }
+
+    fn owns(block: *mut u8) -> bool {
+        block.addr().wrapping_sub(AREA.0.get().addr()) < BYTES
+    }
+
+    fn take(size: usize, align: usize) -> *mut u8 {
+        let align = align.clamp(HEADER, 4096);
+        let Some(need) = size.checked_add(align + HEADER) else { return ptr::null_mut() };
+        let start = USED.fetch_add(need.next_multiple_of(HEADER), Ordering::Relaxed);
+        if start >= BYTES || BYTES - start < need {
+            return ptr::null_mut();
+        }
+        let offset = (start + HEADER).next_multiple_of(align);
+        // SAFETY: offset and size lie inside the piece taken above; the header before the block keeps its size.
+        unsafe {
+            let block = AREA.0.get().cast::<u8>().add(offset);
+            block.sub(HEADER).cast::<usize>().write(size);
+            block
+        }
+    }
+
+    pub unsafe fn malloc(size: usize) -> *mut u8 {
+        take(size, HEADER)
+    }
+    pub unsafe fn calloc(count: usize, size: usize) -> *mut u8 {
+        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| take(bytes, HEADER))
+    }
+    pub unsafe fn realloc(old: *mut u8, size: usize) -> *mut u8 {
+        let block = take(size, HEADER);
+        if !block.is_null() && owns(old) {
+            // SAFETY: both blocks are at least that large, and apart; the header tells the old one's size.
+            unsafe {
+                let before = old.sub(HEADER).cast::<usize>().read();
+                ptr::copy_nonoverlapping(old, block, before.min(size));
+            }
+        }
+        block
+    }
+    pub unsafe fn free(_block: *mut u8) {}
+    pub unsafe fn free_sized(_block: *mut u8, _size: usize) {}
+    pub unsafe fn free_aligned_sized(_block: *mut u8, _align: usize, _size: usize) {}
+    pub unsafe fn posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int {
+        // SAFETY: the caller's result pointer is valid.
+        unsafe { *result = take(size, align) };
+        0
+    }
+    pub unsafe fn aligned_alloc(align: usize, size: usize) -> *mut u8 {
+        take(size, align)
+    }
+    pub unsafe fn memalign(align: usize, size: usize) -> *mut u8 {
+        take(size, align)
+    }
+    pub unsafe fn valloc(size: usize) -> *mut u8 {
+        take(size, 4096)
+    }
+    pub unsafe fn pvalloc(size: usize) -> *mut u8 {
+        take(size, 4096)
+    }
+
+    /// The `free` of a process whose look-up allocated.
+    pub unsafe extern "C" fn late_free(block: *mut u8) {
+        if !owns(block) {
+            // SAFETY: the real function, with a block of its own.
+            unsafe {
+                let free: unsafe extern "C" fn(*mut u8) = core::mem::transmute(LATE_FREE.load(Ordering::Relaxed));
+                free(block);
+            }
+        }
+    }
+
+    /// Likewise its `realloc`.
+    pub unsafe extern "C" fn late_realloc(old: *mut u8, size: usize) -> *mut u8 {
+        // SAFETY: as above; a block of the area is copied, never given to the real function.
+        unsafe {
+            if !owns(old) {
+                let realloc: unsafe extern "C" fn(*mut u8, usize) -> *mut u8 =
+                    core::mem::transmute(LATE_REALLOC.load(Ordering::Relaxed));
+                return realloc(old, size);
+            }
+            let block = real().malloc(size);
+            if !block.is_null() {
+                let before = old.sub(HEADER).cast::<usize>().read();
+                ptr::copy_nonoverlapping(old, block, before.min(size));
+            }
+            block
+        }
+    }
+}

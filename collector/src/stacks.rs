@@ -1,0 +1,129 @@
+//! Stack ids: each distinct traceback of a thread gets a number, by one probe.
+//!
+//! The key is a 64-bit hash of the frames, their positions and the depth. Two stacks of one thread with the same hash
+//! would be taken for one: at a million stacks the odds are one in thirty million.
+
+use crate::sys;
+use crate::unwind::Walk;
+use core::ptr;
+
+const FIRST_BITS: u32 = 8;
+/// At most 2^20 slots (16 MiB) a thread. A fuller table is forgotten and its stacks are defined anew: more records,
+/// no wrong number.
+const LAST_BITS: u32 = 20;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Slot {
+    hash: u64,
+    id: u64,
+}
+
+/// One thread's table. All zeros are the empty table without memory.
+#[repr(C)]
+pub struct StackTable {
+    slots: *mut Slot,
+    bits: u32,
+    used: u32,
+}
+
+impl StackTable {
+    /// The id of a stack that was defined before.
+    #[inline(always)]
+    pub fn get(&self, hash: u64) -> Option<u32> {
+        if self.slots.is_null() {
+            return None;
+        }
+        let mask = (1usize << self.bits) - 1;
+        #[expect(clippy::cast_possible_truncation, reason = "a position is the low bits; ids have 32 bits")]
+        let mut i = hash as usize & mask;
+        loop {
+            // SAFETY: i <= mask, and the table has mask + 1 slots, at least one of them empty.
+            let slot = unsafe { self.slots.add(i).read() };
+            if slot.hash == hash {
+                #[expect(clippy::cast_possible_truncation, reason = "stored from a u32")]
+                return Some(slot.id as u32);
+            }
+            if slot.hash == 0 {
+                return None;
+            }
+            i = (i + 1) & mask;
+        }
+    }
+
+    /// Remembers a stack that is not in the table. False when there is no memory for it.
+    pub fn insert(&mut self, hash: u64, id: u32) -> bool {
+        if (self.slots.is_null() || self.used >= 1 << (self.bits - 1)) && !self.grow() {
+            return false;
+        }
+        self.place(Slot { hash, id: u64::from(id) });
+        self.used += 1;
+        true
+    }
+
+    fn place(&mut self, slot: Slot) {
+        let mask = (1usize << self.bits) - 1;
+        #[expect(clippy::cast_possible_truncation, reason = "a position is the low bits")]
+        let mut i = slot.hash as usize & mask;
+        // SAFETY: i <= mask, and at most half of the slots are taken.
+        unsafe {
+            while (*self.slots.add(i)).hash != 0 {
+                i = (i + 1) & mask;
+            }
+            self.slots.add(i).write(slot);
+        }
+    }
+
+    fn grow(&mut self) -> bool {
+        if self.bits == LAST_BITS {
+            self.clear();
+            return true;
+        }
+        let bits = if self.slots.is_null() { FIRST_BITS } else { self.bits + 2 };
+        let Some(memory) = sys::map(size_of::<Slot>() << bits) else { return false };
+        let old = StackTable { slots: self.slots, bits: self.bits, used: self.used };
+        *self = StackTable { slots: memory.cast(), bits, used: old.used };
+        if !old.slots.is_null() {
+            for i in 0..1usize << old.bits {
+                // SAFETY: inside the old table, which is unmapped only below.
+                let slot = unsafe { old.slots.add(i).read() };
+                if slot.hash != 0 {
+                    self.place(slot);
+                }
+            }
+            // SAFETY: nobody else knows the old table.
+            unsafe { sys::unmap(old.slots.cast(), size_of::<Slot>() << old.bits) };
+        }
+        true
+    }
+
+    /// Forgets all stacks, keeps the memory.
+    pub fn clear(&mut self) {
+        if !self.slots.is_null() {
+            // SAFETY: the table has 1 << bits slots; zeros are empty ones.
+            unsafe { ptr::write_bytes(self.slots, 0, 1 << self.bits) };
+        }
+        self.used = 0;
+    }
+
+    /// Bytes of memory that the table holds.
+    pub fn bytes(&self) -> usize {
+        if self.slots.is_null() { 0 } else { size_of::<Slot>() << self.bits }
+    }
+}
+
+/// The hash of a walked stack; never 0.
+#[inline(always)]
+pub fn hash(frames: &[u64], walk: Walk) -> u64 {
+    let mut hash = mix(u64::from(walk.total) | u64::from(walk.truncated) << 32, u64::MAX);
+    for (i, &pc) in frames.iter().enumerate() {
+        hash = hash.wrapping_add(mix(pc, i as u64));
+    }
+    hash | 1 << 63
+}
+
+#[inline(always)]
+fn mix(value: u64, position: u64) -> u64 {
+    let x = (value ^ position << 48).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+}

@@ -1,0 +1,256 @@
+//! System calls, made directly: they leave `errno` alone and need no lock of the C library.
+//!
+//! Results are as the kernel gives them: an error is `Err` with the positive error number.
+
+use core::arch::asm;
+
+/// `EFAULT`.
+pub const EFAULT: i32 = 14;
+/// `EEXIST`-free subset of protections: none.
+pub const PROT_NONE: i32 = 0;
+/// Readable and writable.
+pub const PROT_RW: i32 = 3;
+/// The fd shall close on exec.
+pub const FD_CLOEXEC: usize = 1;
+
+const MAP_SHARED: usize = 1;
+const MAP_PRIVATE: usize = 2;
+const MAP_ANONYMOUS: usize = 0x20;
+const MAP_NORESERVE: usize = 0x4000;
+
+mod nr {
+    pub const READ: usize = 0;
+    pub const OPEN: usize = 2;
+    pub const CLOSE: usize = 3;
+    pub const FSTAT: usize = 5;
+    pub const MMAP: usize = 9;
+    pub const MUNMAP: usize = 11;
+    pub const RT_SIGPROCMASK: usize = 14;
+    pub const MADVISE: usize = 28;
+    pub const GETPID: usize = 39;
+    pub const FCNTL: usize = 72;
+    pub const FTRUNCATE: usize = 77;
+    pub const GETCWD: usize = 79;
+    pub const GETRLIMIT: usize = 97;
+    pub const SIGALTSTACK: usize = 131;
+    pub const MUNLOCK: usize = 150;
+    pub const PRCTL: usize = 157;
+    pub const GETTID: usize = 186;
+    pub const FUTEX: usize = 202;
+    pub const CLOCK_GETTIME: usize = 228;
+    pub const MEMFD_CREATE: usize = 319;
+    pub const MEMBARRIER: usize = 324;
+}
+
+/// # Safety
+/// The call with these arguments touches only memory that the caller may let the kernel touch.
+#[inline]
+unsafe fn call(nr: usize, args: [usize; 6]) -> Result<usize, i32> {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; the caller answers for what the call does.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") nr as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "errors are -4095..-1")]
+    if (-4095..0).contains(&result) { Err((-result) as i32) } else { Ok(result as usize) }
+}
+
+/// Fresh zeroed private memory.
+pub fn map(bytes: usize) -> Option<*mut u8> {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let address = unsafe { call(nr::MMAP, [0, bytes, PROT_RW as usize, flags, usize::MAX, 0]) };
+    address.ok().map(|a| a as *mut u8)
+}
+
+/// Fresh zeroed private memory that a child finds wiped after any kind of fork.
+pub fn map_wiped_on_fork(bytes: usize) -> Option<*mut u8> {
+    const MADV_WIPEONFORK: usize = 18;
+    let memory = map(bytes)?;
+    // SAFETY: the range was mapped just now and holds nothing.
+    match unsafe { call(nr::MADVISE, [memory as usize, bytes, MADV_WIPEONFORK, 0, 0, 0]) } {
+        Ok(_) => Some(memory),
+        Err(_) => {
+            // SAFETY: as above; nobody knows the address.
+            unsafe { unmap(memory, bytes) };
+            None
+        }
+    }
+}
+
+/// A file, shared, readable and writable.
+pub fn map_file(fd: i32, bytes: usize) -> Option<*mut u8> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let address = unsafe { call(nr::MMAP, [0, bytes, PROT_RW as usize, MAP_SHARED, fd as usize, 0]) };
+    address.ok().map(|a| a as *mut u8)
+}
+
+/// # Safety
+/// Nobody uses the range any more, and it is the caller's.
+pub unsafe fn unmap(memory: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { call(nr::MUNMAP, [memory as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// Lets the kernel page the range out again.
+pub fn unlock(memory: *const u8, bytes: usize) {
+    // SAFETY: changes no content.
+    let _ = unsafe { call(nr::MUNLOCK, [memory as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// Whether the word at `address` can be read, asked of the kernel.
+///
+/// `rt_sigprocmask` copies the new set in before it looks at the (impossible) request, so it fails with `EFAULT` for
+/// an unreadable address and with `EINVAL` otherwise, and changes nothing.
+pub fn is_readable(address: usize) -> bool {
+    // SAFETY: the request is invalid, so no mask changes; the kernel checks the address.
+    let result = unsafe { call(nr::RT_SIGPROCMASK, [usize::MAX >> 33, address & !7, 0, 8, 0, 0]) };
+    result != Err(EFAULT)
+}
+
+/// Whether the thread runs on its alternate signal stack.
+pub fn on_signal_stack() -> bool {
+    let mut stack = [0usize; 3];
+    // SAFETY: the kernel writes a stack_t of three words.
+    let result = unsafe { call(nr::SIGALTSTACK, [0, stack.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    result.is_ok() && stack[1] & 1 != 0
+}
+
+/// The calling thread's id.
+pub fn gettid() -> u32 {
+    // SAFETY: no memory is involved.
+    #[expect(clippy::cast_possible_truncation, reason = "ids have 22 bits")]
+    unsafe {
+        call(nr::GETTID, [0; 6]).unwrap_or(0) as u32
+    }
+}
+
+/// The process's id.
+pub fn getpid() -> u32 {
+    // SAFETY: no memory is involved.
+    #[expect(clippy::cast_possible_truncation, reason = "ids have 22 bits")]
+    unsafe {
+        call(nr::GETPID, [0; 6]).unwrap_or(0) as u32
+    }
+}
+
+/// The calling thread's name, padded with zeros.
+pub fn thread_name() -> [u8; 16] {
+    const PR_GET_NAME: usize = 16;
+    let mut name = [0u8; 16];
+    // SAFETY: the kernel writes at most 16 bytes.
+    let _ = unsafe { call(nr::PRCTL, [PR_GET_NAME, name.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    name
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+pub fn monotonic() -> u64 {
+    let mut time = [0u64; 2];
+    // SAFETY: the kernel writes a timespec of two words.
+    let _ = unsafe { call(nr::CLOCK_GETTIME, [1, time.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
+}
+
+/// Sleeps while `*word == expected`, at most `nanoseconds`. The word may be shared between processes.
+pub fn futex_wait(word: &core::sync::atomic::AtomicU32, expected: u32, nanoseconds: u64) {
+    let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    // SAFETY: the word and the time outlive the call.
+    let _ = unsafe {
+        call(nr::FUTEX, [word.as_ptr() as usize, 0, expected as usize, time.as_ptr() as usize, 0, 0])
+    };
+}
+
+/// Wakes one sleeper.
+pub fn futex_wake(word: &core::sync::atomic::AtomicU32) {
+    // SAFETY: the word outlives the call.
+    let _ = unsafe { call(nr::FUTEX, [word.as_ptr() as usize, 1, 1, 0, 0, 0]) };
+}
+
+/// Lets the aggregator's membarrier reach this process. False where the kernel or a filter refuses.
+pub fn register_membarrier() -> bool {
+    const REGISTER_GLOBAL_EXPEDITED: usize = 1 << 2;
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::MEMBARRIER, [REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0]) }.is_ok()
+}
+
+/// What identifies an open file, and its size.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+    /// `st_size`, in bytes.
+    pub bytes: u64,
+}
+
+/// Identity of an open descriptor.
+pub fn file_id(fd: i32) -> Option<FileId> {
+    let mut stat = [0u64; 18];
+    // SAFETY: the kernel writes a struct stat of 144 bytes.
+    unsafe { call(nr::FSTAT, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
+    Some(FileId { device: stat[0], inode: stat[1], bytes: stat[6] })
+}
+
+/// Sets or clears close-on-exec.
+pub fn set_close_on_exec(fd: i32, close: bool) {
+    const F_SETFD: usize = 2;
+    let flags = if close { FD_CLOEXEC } else { 0 };
+    // SAFETY: no memory is involved.
+    let _ = unsafe { call(nr::FCNTL, [fd as usize, F_SETFD, flags, 0, 0, 0]) };
+}
+
+/// A sealed memory file of fixed size, close-on-exec.
+pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
+    const CLOEXEC_ALLOW_SEALING: usize = 3;
+    const F_ADD_SEALS: usize = 1033;
+    const SEAL_SEAL_SHRINK_GROW: usize = 1 | 2 | 4;
+    const RLIMIT_FSIZE: usize = 1;
+    let mut limit = [0u64; 2];
+    // SAFETY: the kernel writes two words.
+    unsafe { call(nr::GETRLIMIT, [RLIMIT_FSIZE, limit.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
+    if limit[0] < bytes as u64 {
+        // A file beyond the limit would be SIGXFSZ for the program.
+        return None;
+    }
+    // SAFETY: the name is a C string; the rest involves no memory.
+    unsafe {
+        let fd = call(nr::MEMFD_CREATE, [name.as_ptr() as usize, CLOEXEC_ALLOW_SEALING, 0, 0, 0, 0]).ok()?;
+        let sized = call(nr::FTRUNCATE, [fd, bytes, 0, 0, 0, 0])
+            .and_then(|_| call(nr::FCNTL, [fd, F_ADD_SEALS, SEAL_SEAL_SHRINK_GROW, 0, 0, 0]));
+        if sized.is_err() {
+            let _ = call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
+            return None;
+        }
+        i32::try_from(fd).ok()
+    }
+}
+
+/// The working directory with its final zero byte; the number of bytes before that.
+pub fn current_directory(buffer: &mut [u8]) -> Option<usize> {
+    // SAFETY: the kernel writes at most the buffer's length.
+    let n = unsafe { call(nr::GETCWD, [buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0, 0]) }.ok()?;
+    n.checked_sub(1)
+}
+
+/// The first bytes of a file, as many as the buffer takes.
+///
+/// # Safety
+/// `path` is a C string.
+pub unsafe fn read_start(path: *const core::ffi::c_char, buffer: &mut [u8]) -> Option<usize> {
+    const O_RDONLY_CLOEXEC_NONBLOCK: usize = 0o2_004_000;
+    // SAFETY: the caller's promise for the path; the kernel writes at most the buffer's length.
+    unsafe {
+        let fd = call(nr::OPEN, [path as usize, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]).ok()?;
+        let n = call(nr::READ, [fd, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]);
+        let _ = call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
+        n.ok()
+    }
+}

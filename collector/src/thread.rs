@@ -1,0 +1,466 @@
+//! One thread's state, and how records get from it into its ring.
+//!
+//! The state lies in memory that fork wipes, so a child finds a closed ring and takes the slow path. It belongs to
+//! the slot: when a thread has ended and the aggregator has freed its slot, the next thread on the slot takes the
+//! state over, so memory follows the number of threads at one time.
+//!
+//! Every record is published by [`Thread::publish`]: room first (the only place that may wait), then the in-flight
+//! mark, then the epoch, then the stamp. Whoever ended or renewed the session meanwhile is seen there, before a byte
+//! is written to memory that may have a new owner.
+
+use crate::process::{self, Process};
+use crate::stacks::{self, StackTable};
+use crate::unwind::memory::Window;
+use crate::unwind::{self, Entry, Walk, cfi, rules};
+use crate::{clock, fail, sys, tls};
+use core::mem::MaybeUninit;
+use core::ops::Range;
+use core::ptr;
+use core::sync::atomic::Ordering;
+use heapline_shared_format::arena::{Header, Loss, slot_state};
+use heapline_shared_format::event;
+use heapline_shared_format::ring::Producer;
+
+/// A buffer of frames, as many as a traceback keeps.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Frames {
+    start: *mut u64,
+    capacity: usize,
+}
+
+impl Frames {
+    /// # Safety
+    /// No other reference to the buffer is alive.
+    pub unsafe fn as_mut<'a>(self) -> &'a mut [u64] {
+        // SAFETY: mapped for `capacity` frames for as long as the process lives; the caller promises uniqueness.
+        unsafe { core::slice::from_raw_parts_mut(self.start, self.capacity) }
+    }
+}
+
+/// The state. All zeros, as fork leaves it, are a thread with a closed ring.
+#[repr(C)]
+pub struct Thread {
+    ring: Producer,
+    header: *const Header,
+    epoch: u32,
+    clock: u32,
+    session: u32,
+    next_stack: u32,
+    rules: MaybeUninit<rules::Table>,
+    /// Which pages of the stack are known to be readable.
+    pub window: Window,
+    /// Where a walk puts its frames, the most recent first.
+    pub frames: Frames,
+    /// The last definition in this ring, the oldest frame first.
+    last: Frames,
+    last_len: usize,
+    stacks: StackTable,
+    /// Stack pointer of the hook that is being run; 0 outside of hooks.
+    busy: usize,
+    /// For a signal handler that interrupts a hook.
+    side: *mut Thread,
+    context: MaybeUninit<cfi::Context>,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is in the ring.
+    Yes,
+    /// What the thread knew of stacks and code is no longer true: build the record anew.
+    Renewed,
+    /// This thread is not traced any more.
+    Over,
+}
+
+/// The thread's state for one hook, or none when nothing shall be recorded.
+#[inline(always)]
+pub fn enter() -> Option<&'static mut Thread> {
+    let thread = tls::active();
+    // SAFETY: `active` points to this thread's state, and is null inside hooks, so nobody else uses it now.
+    if let Some(thread) = unsafe { thread.as_mut() }
+        && !thread.ring.is_closed()
+    {
+        tls::set_active(ptr::null_mut());
+        thread.busy = stack_pointer();
+        return Some(thread);
+    }
+    enter_slowly()
+}
+
+/// Ends what [`enter`] began.
+#[inline(always)]
+pub fn leave(thread: &mut Thread) {
+    thread.busy = 0;
+    let this: *mut Thread = thread;
+    if tls::own() == this {
+        tls::set_active(this);
+    }
+}
+
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let sp: usize;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+    sp
+}
+
+/// First events, events while tracing is off, forked children, and signal handlers that interrupted a hook.
+#[cold]
+#[inline(never)]
+fn enter_slowly() -> Option<&'static mut Thread> {
+    if tls::is_starting() != 0 {
+        return None;
+    }
+    let process = process::get_or_start()?;
+    if !process.is_traced() {
+        return None;
+    }
+    let session = process.header().session.number.load(Ordering::Acquire);
+    // SAFETY: `own` points to this thread's state; whether a hook is using it is asked first.
+    let own = unsafe { tls::own().as_mut() };
+    let thread = match own {
+        Some(own) if own.session == session && !own.ring.is_closed() => {
+            if own.busy == 0 {
+                own
+            } else if own.was_abandoned() {
+                // A handler has jumped out of a hook. Half-done state is not mended but left: the aggregator sees a
+                // second slot of this thread and lets the first one go.
+                // SAFETY: the ring is open.
+                unsafe { own.ring.settle() };
+                tls::set_recovery(0);
+                start_thread(process, false)?
+            } else {
+                own.side(process)?
+            }
+        }
+        _ => start_thread(process, false)?,
+    };
+    tls::set_active(ptr::null_mut());
+    thread.busy = stack_pointer();
+    Some(thread)
+}
+
+/// Gives the calling thread a slot, a ring and a state.
+fn start_thread(process: &'static Process, side: bool) -> Option<&'static mut Thread> {
+    tls::set_starting(1);
+    let started = fail::guard(|| {
+        fail::point(fail::Site::Thread);
+        claim(process, side)
+    });
+    tls::set_starting(0);
+    let thread = started.flatten()?;
+    if !side {
+        tls::set_own(thread);
+    }
+    // SAFETY: a state that was claimed for this thread just now.
+    let thread = unsafe { &mut *thread };
+    let name = sys::thread_name();
+    thread.publish_plain(|stamp| event::thread(stamp, name));
+    Some(thread)
+}
+
+fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
+    let header = process.header();
+    let epoch = header.session.epoch.load(Ordering::Acquire);
+    let session = header.session.number.load(Ordering::Relaxed);
+    let arena = process.arena();
+    let index = process.take(&arena.free_slots(), epoch, Loss::Slots)?;
+    let slot = arena.slot(index)?;
+    let give_up = || {
+        arena.free_slots().push(index);
+        None
+    };
+    let Some(segment) = process.take(&arena.free_segments(), epoch, Loss::Slots) else { return give_up() };
+    let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
+    let Some(state) = process.state_for_slot(index, nframe) else {
+        arena.free_segments().push(segment);
+        process.count_loss(Loss::Memory);
+        return give_up();
+    };
+    // From here the slot is in flight, so that a session that begins meanwhile leaves it alone.
+    slot.in_flight.store(1, Ordering::Relaxed);
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    if header.session.epoch.load(Ordering::Acquire) != epoch {
+        slot.in_flight.store(0, Ordering::Release);
+        return None;
+    }
+    // SAFETY: the arena is never unmapped; slot and segment came from the free lists.
+    let ring = unsafe { Producer::open(arena, index, segment) }?;
+    slot.tid.store(sys::gettid(), Ordering::Relaxed);
+    slot.image.store(process.image(), Ordering::Relaxed);
+    slot.session.store(session, Ordering::Relaxed);
+    slot.side.store(u32::from(side), Ordering::Relaxed);
+    header.target.slots_high.fetch_max(index + 1, Ordering::Relaxed);
+    let generation = slot.state.0.load(Ordering::Relaxed) >> 32;
+    slot.state.0.store(generation << 32 | u64::from(slot_state::ACTIVE), Ordering::Release);
+    slot.in_flight.store(0, Ordering::Release);
+    // SAFETY: the state belongs to the slot, which is ours now.
+    unsafe { (*state).begin(ring, process, epoch, session) };
+    Some(state)
+}
+
+impl Thread {
+    /// Bytes of one thread's state with buffers for `nframe` frames.
+    pub const fn bytes(nframe: usize) -> usize {
+        size_of::<Thread>() + 2 * nframe * size_of::<u64>()
+    }
+
+    /// Lays a state over fresh memory.
+    ///
+    /// # Safety
+    /// `memory` holds [`Thread::bytes`] zero bytes and is never unmapped.
+    pub unsafe fn lay_out(memory: *mut u8, nframe: usize) -> *mut Thread {
+        let thread = memory.cast::<Thread>();
+        // SAFETY: the buffers lie behind the state, inside the memory.
+        unsafe {
+            let frames = memory.add(size_of::<Thread>()).cast::<u64>();
+            (*thread).frames = Frames { start: frames, capacity: nframe };
+            (*thread).last = Frames { start: frames.add(nframe), capacity: nframe };
+        }
+        thread
+    }
+
+    /// Frames that a traceback can keep here.
+    pub fn nframe(&self) -> usize {
+        self.frames.capacity
+    }
+
+    fn begin(&mut self, ring: Producer, process: &'static Process, epoch: u32, session: u32) {
+        self.header = process.header();
+        self.epoch = epoch;
+        self.session = session;
+        self.clock = process.header().session.clock.load(Ordering::Relaxed);
+        self.next_stack = 1;
+        self.rules = MaybeUninit::new(process.rules_for_session(session));
+        self.window = Window::default();
+        self.last_len = 0;
+        self.stacks.clear();
+        self.busy = 0;
+        self.side = ptr::null_mut();
+        self.context = MaybeUninit::new(cfi::Context::new_in());
+        self.ring = ring;
+    }
+
+    /// The session that the thread records for.
+    pub fn session(&self) -> u32 {
+        self.session
+    }
+
+    /// The process's rule table.
+    #[inline(always)]
+    pub fn rules(&self) -> rules::Table {
+        // SAFETY: set by `begin`, before the ring was opened.
+        unsafe { self.rules.assume_init() }
+    }
+
+    /// gimli's scratch memory.
+    pub fn unwind_context(&mut self) -> &mut cfi::Context {
+        // SAFETY: set by `begin`, before the ring was opened.
+        unsafe { self.context.assume_init_mut() }
+    }
+
+    /// Whether the hook that made the state busy will never be resumed: its frame lies below the stack pointer, on
+    /// the same stack. A handler on a signal stack may be anywhere, and its hook is resumed.
+    fn was_abandoned(&self) -> bool {
+        stack_pointer() > self.busy && !sys::on_signal_stack()
+    }
+
+    fn side(&mut self, process: &'static Process) -> Option<&'static mut Thread> {
+        if self.side.is_null() {
+            self.side = start_thread(process, true)?;
+        }
+        // SAFETY: only this thread knows its side state.
+        let side = unsafe { &mut *self.side };
+        if side.busy != 0 && !side.was_abandoned() {
+            process.count_loss(Loss::Reentrant);
+            return None;
+        }
+        Some(side)
+    }
+
+    #[inline(always)]
+    fn header(&self) -> &'static Header {
+        // SAFETY: an open ring's arena is mapped for as long as the process lives.
+        unsafe { &*self.header }
+    }
+
+    /// Publishes a record of at most `words` words, which `write` writes with the stamp that it is given.
+    #[inline(always)]
+    pub fn publish(&mut self, words: usize, write: impl FnOnce(&mut Producer, u64)) -> Published {
+        if self.ring.room() < words && !self.make_room() {
+            return self.renew();
+        }
+        // SAFETY: the ring is open: `enter` gives out no other.
+        unsafe { self.ring.take_off() };
+        if self.header().session.epoch.load(Ordering::Acquire) != self.epoch {
+            return self.renew();
+        }
+        let stamp = clock::now(self.clock);
+        write(&mut self.ring, stamp);
+        // SAFETY: as above.
+        unsafe { self.ring.settle() };
+        Published::Yes
+    }
+
+    #[cold]
+    fn renew(&mut self) -> Published {
+        // SAFETY: the ring is open.
+        unsafe { self.ring.settle() };
+        let session = &self.header().session;
+        let epoch = session.epoch.load(Ordering::Acquire);
+        let goes_on = process::get().is_some_and(Process::is_traced)
+            && session.number.load(Ordering::Acquire) == self.session;
+        if !goes_on {
+            self.ring = Producer::closed();
+            return Published::Over;
+        }
+        self.epoch = epoch;
+        self.stacks.clear();
+        Published::Renewed
+    }
+
+    /// Takes another segment; false when what the thread knows is no longer true ([`Thread::renew`]).
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self) -> bool {
+        let extended = fail::guard(|| {
+            fail::point(fail::Site::Segment);
+            self.extend(process::get()?)
+        });
+        extended.flatten().is_some()
+    }
+
+    fn extend(&mut self, process: &'static Process) -> Option<()> {
+        let arena = process.arena();
+        let session = &self.header().session;
+        let segment = process.take(&arena.free_segments(), self.epoch, Loss::Ended)?;
+        // Linked in under the in-flight mark and only in the epoch that it was taken in, as records are written.
+        // SAFETY: the ring is open, and the segment came from the free list.
+        let linked = unsafe {
+            self.ring.take_off();
+            let linked = session.epoch.load(Ordering::Acquire) == self.epoch && self.ring.extend(arena, segment);
+            self.ring.settle();
+            linked
+        };
+        if !linked && process.is_traced() && session.number.load(Ordering::Acquire) == self.session {
+            // Only a module went: the segment is still this session's.
+            arena.free_segments().push(segment);
+        }
+        linked.then_some(())
+    }
+
+    /// The id of the stack that the hook was called from; defines it when it is new. `Err` when the definition could
+    /// not be published.
+    #[inline(always)]
+    pub fn stack(&mut self, entry: Entry) -> Result<u32, Published> {
+        let walk = unwind::walk(self, entry);
+        // SAFETY: the walk is over.
+        let frames = &unsafe { self.frames.as_mut() }[..walk.stored];
+        let hash = stacks::hash(frames, walk);
+        match self.stacks.get(hash) {
+            Some(id) => Ok(id),
+            None => self.define_stack(walk, hash),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn define_stack(&mut self, walk: Walk, hash: u64) -> Result<u32, Published> {
+        let defined = fail::guard(|| {
+            fail::point(fail::Site::Stack);
+            let id = self.next_stack;
+            let published = self.publish_stack(walk, id)?;
+            if published == Published::Yes {
+                self.next_stack = id.checked_add(1)?;
+                // Without memory for the table the stack is defined again next time: more records, no wrong number.
+                self.stacks.insert(hash, id);
+            }
+            Some((published, id))
+        });
+        match defined.flatten() {
+            Some((Published::Yes, id)) => Ok(id),
+            Some((other, _)) => Err(other),
+            None => Err(self.renew()),
+        }
+    }
+
+    /// Writes what the stack does not share with the last one defined, in as many records as it takes.
+    fn publish_stack(&mut self, walk: Walk, id: u32) -> Option<Published> {
+        // SAFETY: two buffers of this thread; no walk is under way.
+        let (frames, last) = unsafe { (&self.frames.as_mut()[..walk.stored], self.last.as_mut()) };
+        let oldest_first = || frames.iter().rev().copied();
+        let shared = oldest_first().zip(&last[..self.last_len]).take_while(|(a, b)| a == *b).count();
+        let mut keep = shared;
+        loop {
+            let n = (walk.stored - keep).min(event::MAX_STACK_FRAMES);
+            let more = keep + n < walk.stored;
+            let head = event::stack_head(n, u32::try_from(keep).ok()?, id, walk.total, walk.truncated, more);
+            let published = self.publish(head.len() + n, |ring, _| {
+                // SAFETY: publish made room for head and frames.
+                unsafe { ring.write_parts(&head, oldest_first().skip(keep).take(n)) }
+            });
+            if published != Published::Yes {
+                self.last_len = 0;
+                return Some(published);
+            }
+            keep += n;
+            // What the ring's reader has now, even if the next part cannot be written.
+            for (to, from) in last[keep - n..keep].iter_mut().zip(oldest_first().skip(keep - n)) {
+                *to = from;
+            }
+            self.last_len = keep;
+            if !more {
+                return Some(Published::Yes);
+            }
+        }
+    }
+
+    /// Publishes a record whose words need the stamp and, as their last part, the stack of `entry`.
+    #[inline(always)]
+    pub fn publish_with_stack<const N: usize>(&mut self, entry: Entry, record: impl Fn(u64, u32) -> [u64; N]) {
+        loop {
+            let published = match self.stack(entry) {
+                Ok(stack) => self.publish(N, |ring, stamp| {
+                    // SAFETY: publish made room for the record.
+                    unsafe { ring.write(record(stamp, stack)) }
+                }),
+                Err(published) => published,
+            };
+            if published != Published::Renewed {
+                return;
+            }
+        }
+    }
+
+    /// Publishes a record that needs only the stamp.
+    #[inline(always)]
+    pub fn publish_plain<const N: usize>(&mut self, record: impl Fn(u64) -> [u64; N]) {
+        while self.publish(N, |ring, stamp| {
+            // SAFETY: publish made room for the record.
+            unsafe { ring.write(record(stamp)) }
+        }) == Published::Renewed
+        {}
+    }
+
+    /// Announces a module; the path is in two parts.
+    pub fn publish_module(&mut self, range: Range<u64>, bias: u64, build_id: &[u8], path: [&[u8]; 2]) {
+        let path_bytes = path[0].len() + path[1].len();
+        let (head, words) = event::module_head(0, range.clone(), bias, build_id.len(), path_bytes);
+        let text = || build_id.iter().chain(path[0]).chain(path[1]).copied();
+        self.publish(head.len() + words, |ring, stamp| {
+            let (head, _) = event::module_head(stamp, range, bias, build_id.len(), path_bytes);
+            let mut text = text();
+            let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
+            // SAFETY: publish made room for head and text.
+            unsafe { ring.write_parts(&head, words) }
+        });
+    }
+
+    /// Tells that the module that began at `start` is gone.
+    pub fn publish_unload(&mut self, start: u64) {
+        self.publish_plain(|stamp| event::unload(stamp, start));
+    }
+}

@@ -1,0 +1,68 @@
+//! Which stack addresses may be read.
+//!
+//! A stack is contiguous from the stack pointer up, and its pages stay mapped while the thread runs on it. So a
+//! window of known pages, asked of the kernel once each and kept from event to event, lets every later walk read
+//! with two comparisons. When the stack pointer leaves the window (a coroutine, a signal stack) it starts afresh.
+
+use crate::sys;
+
+const PAGE: usize = 4096;
+
+/// The pages that are known to be readable: `low..high`. All zeros are the empty window.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Window {
+    low: usize,
+    high: usize,
+}
+
+impl Window {
+    /// Begins a walk at `slot`, which lies on the running stack.
+    #[inline(always)]
+    pub fn start_at(&mut self, slot: usize) {
+        if slot.wrapping_sub(self.low) >= self.high.wrapping_sub(self.low) {
+            self.move_to(slot);
+        }
+    }
+
+    #[cold]
+    fn move_to(&mut self, slot: usize) {
+        const NEAR: usize = 64 * PAGE;
+        let page = slot & !(PAGE - 1);
+        if page < self.low && self.low - page <= NEAR && self.low != 0 {
+            // The same stack, grown: everything between belongs to frames that are alive.
+            self.low = page;
+        } else {
+            *self = Window { low: page, high: page + PAGE };
+        }
+    }
+
+    /// Whether the word at `address` may be read by a walk that has come to `from`.
+    #[inline(always)]
+    pub fn admit(&mut self, from: usize, address: usize) -> bool {
+        if address & 7 != 0 || address < from {
+            return false;
+        }
+        address < self.high || self.extend(address)
+    }
+
+    #[cold]
+    fn extend(&mut self, address: usize) -> bool {
+        // No frame is larger; anything beyond is not a stack that goes on.
+        const FARTHEST: usize = 64 << 20;
+        if address - self.high >= FARTHEST || !sys::is_readable(address) {
+            return false;
+        }
+        self.high = (address & !(PAGE - 1)) + PAGE;
+        true
+    }
+}
+
+/// A word anywhere, if it can be read.
+pub fn read(address: usize) -> Option<usize> {
+    if address & 7 != 0 || !sys::is_readable(address) {
+        return None;
+    }
+    // SAFETY: the kernel has just read it. It is on a stack of this thread, which nobody unmaps meanwhile.
+    Some(unsafe { (address as *const usize).read() })
+}

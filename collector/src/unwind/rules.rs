@@ -1,0 +1,151 @@
+//! The rule table: how to get from a frame to its caller, by return address.
+//!
+//! One table for the process, eight bytes an entry, two places for each address. An entry holds enough of the
+//! address to be exact (a bijective hash of its 47 bits: sixteen by position, the rest in the entry), so a hit needs
+//! no second look, and any thread may overwrite any entry at any time with one store.
+
+use crate::sys;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A packed rule: kind in 3 bits, CFA offset in 14, rbp offset in 15, offsets in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule(u32);
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No unwind information: the walk ends, truncated.
+    Unknown,
+    /// CFA = stack pointer + offset.
+    Sp,
+    /// CFA = rbp + offset.
+    Bp,
+    /// CFA = word at (rbp - offset), rbp = word at rbp: a frame that realigned its stack.
+    Realigned,
+    /// The root of the stack: the return address is marked undefined.
+    Root,
+    /// More than rsp, rbp and memory at the CFA: not for the table's reader.
+    Complex,
+}
+
+impl Rule {
+    /// See [`Kind::Unknown`].
+    pub const UNKNOWN: Rule = Rule(1);
+    /// See [`Kind::Root`].
+    pub const ROOT: Rule = Rule(5);
+    /// See [`Kind::Complex`].
+    pub const COMPLEX: Rule = Rule(6);
+
+    /// CFA from the stack pointer. Offsets are in bytes; `bp_offset` is where rbp was saved below the CFA, 0 when it
+    /// was not. Falls back to [`Rule::COMPLEX`] for what does not fit.
+    pub fn sp(cfa_offset: i64, bp_offset: i64) -> Rule {
+        Rule::pack(2, cfa_offset, bp_offset)
+    }
+
+    /// CFA from rbp, as [`Rule::sp`].
+    pub fn bp(cfa_offset: i64, bp_offset: i64) -> Rule {
+        Rule::pack(3, cfa_offset, bp_offset)
+    }
+
+    /// CFA stored `offset` bytes below rbp.
+    pub fn realigned(offset: i64) -> Rule {
+        Rule::pack(4, offset, 0)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ranges checked first")]
+    fn pack(kind: u32, cfa_offset: i64, bp_offset: i64) -> Rule {
+        let fits = |offset: i64, bits: u32| offset >= 0 && offset % 8 == 0 && offset >> 3 < 1 << bits;
+        if !fits(cfa_offset, 14) || !fits(bp_offset, 15) {
+            return Rule::COMPLEX;
+        }
+        Rule(kind | ((cfa_offset >> 3) as u32) << 3 | ((bp_offset >> 3) as u32) << 17)
+    }
+
+    /// What the rule says.
+    #[inline(always)]
+    pub fn kind(self) -> Kind {
+        match self.0 & 7 {
+            2 => Kind::Sp,
+            3 => Kind::Bp,
+            4 => Kind::Realigned,
+            5 => Kind::Root,
+            6 => Kind::Complex,
+            _ => Kind::Unknown,
+        }
+    }
+
+    /// In bytes.
+    #[inline(always)]
+    pub fn cfa_offset(self) -> usize {
+        ((self.0 >> 3 & 0x3fff) << 3) as usize
+    }
+
+    /// In bytes; 0 when rbp is unchanged.
+    #[inline(always)]
+    pub fn bp_offset(self) -> usize {
+        ((self.0 >> 17) << 3) as usize
+    }
+}
+
+const INDEX_BITS: u32 = 16;
+const ADDRESS_BITS: u32 = 47;
+const TAG_MASK: u64 = 0xffff_ffff;
+
+/// The table. All zeros are empty.
+#[derive(Clone, Copy)]
+pub struct Table {
+    entries: &'static [AtomicU64; 1 << INDEX_BITS],
+}
+
+impl Table {
+    /// Bytes that a table takes.
+    pub const BYTES: usize = 8 << INDEX_BITS;
+
+    /// A new, empty table in memory of its own.
+    pub fn map() -> Option<Table> {
+        let memory = sys::map(Table::BYTES)?;
+        // SAFETY: fresh zeroed memory of that size, page-aligned, never unmapped.
+        Some(Table { entries: unsafe { &*memory.cast() } })
+    }
+
+    /// Position and tag of an address. Odd multiplication is a bijection of the 47 bits; the tag keeps the position's
+    /// lowest bit, since an entry may lie in either of two places.
+    #[inline(always)]
+    fn place(pc: usize) -> (usize, u64) {
+        let hash = (pc as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) & ((1 << ADDRESS_BITS) - 1);
+        ((hash >> (ADDRESS_BITS - INDEX_BITS)) as usize, hash & TAG_MASK)
+    }
+
+    /// The rule of a return address, if it is known.
+    #[inline(always)]
+    pub fn get(self, pc: usize) -> Option<Rule> {
+        let (index, tag) = Table::place(pc);
+        for index in [index, index ^ 1] {
+            let entry = self.entries[index & ((1 << INDEX_BITS) - 1)].load(Ordering::Relaxed);
+            #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+            let rule = entry as u32;
+            if entry >> 32 == tag && rule != 0 {
+                return Some(Rule(rule));
+            }
+        }
+        None
+    }
+
+    /// Remembers a rule, in place of another if both places are taken.
+    pub fn insert(self, pc: usize, rule: Rule) {
+        if pc >> ADDRESS_BITS != 0 {
+            return;
+        }
+        let (index, tag) = Table::place(pc);
+        let free = |i: &usize| self.entries[*i].load(Ordering::Relaxed) == 0;
+        let index = [index, index ^ 1].into_iter().find(free).unwrap_or(index);
+        self.entries[index].store(tag << 32 | u64::from(rule.0), Ordering::Relaxed);
+    }
+
+    /// Forgets everything: a module came or went.
+    pub fn clear(self) {
+        for entry in self.entries {
+            entry.store(0, Ordering::Relaxed);
+        }
+    }
+}
