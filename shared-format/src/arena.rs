@@ -413,7 +413,8 @@ impl Arena {
             slots: identity.slots.load(Ordering::Relaxed),
             segments: identity.segments.load(Ordering::Relaxed),
         };
-        if !geometry.is_valid() || geometry.bytes() != bytes {
+        let claimed = identity.bytes.load(Ordering::Relaxed);
+        if !geometry.is_valid() || geometry.bytes() != bytes || claimed != bytes as u64 {
             return Err(ArenaError::Geometry);
         }
         // SAFETY: promises 1 and 2, with the geometry checked against `bytes`.
@@ -526,7 +527,6 @@ impl FreeList<'_> {
     pub fn pop(&self) -> Option<u32> {
         let mut top = self.top.load(Ordering::Acquire);
         loop {
-            #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
             let index = ((top & INDEX_MASK) as u32).checked_sub(1)?;
             let next = self.links.get(index as usize)?.load(Ordering::Relaxed);
             let new = (top & !INDEX_MASK).wrapping_add(1 << 32) | u64::from(next);
@@ -543,7 +543,6 @@ impl FreeList<'_> {
         let Some(link) = self.links.get(index as usize) else { return };
         let mut top = self.top.load(Ordering::Relaxed);
         loop {
-            #[expect(clippy::cast_possible_truncation, reason = "masked to 32 bits")]
             let next = (top & INDEX_MASK) as u32;
             link.store(next, Ordering::Relaxed);
             let new = (top & !INDEX_MASK).wrapping_add(1 << 32) | (u64::from(index) + 1);

@@ -54,7 +54,6 @@ impl Producer {
         let slot = arena.slot(slot)?;
         let words = arena.segment(segment)?;
         slot.head.store(0, Ordering::Relaxed);
-        slot.in_flight.store(0, Ordering::Relaxed);
         slot.first_segment.store(segment, Ordering::Relaxed);
         Some(Producer { cursor: words.as_ptr(), room: SEGMENT_WORDS, head: 0, slot, segment })
     }
@@ -218,6 +217,7 @@ impl Consumer {
             return Err(Corrupt);
         }
         while self.position < head {
+            #[expect(clippy::cast_possible_truncation, reason = "less than a segment")]
             let offset = (self.position % SEGMENT_BYTES as u64) as usize;
             if offset == 0 && self.position > 0 {
                 let next = arena.segment_link(self.segment).ok_or(Corrupt)?.load(Ordering::Relaxed);

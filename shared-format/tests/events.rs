@@ -1,0 +1,191 @@
+//! The records: what is encoded comes back, whatever arrives does no harm, and the bytes never change by accident.
+#![cfg(not(loom))]
+
+use heapline_shared_format::event::{
+    self, DecodeError, Event, MAX_BUILD_ID_BYTES, MAX_PATH_BYTES, MAX_RECORD_WORDS, MAX_STACK_FRAMES, decode,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const STAMP: std::ops::Range<u64> = 0..1 << event::STAMP_BITS;
+const ADDRESS: std::ops::Range<u64> = 0..1 << event::ADDRESS_BITS;
+const SIZE: std::ops::Range<u64> = 0..1 << event::SIZE_BITS;
+
+/// Under miri a few cases are enough, and there is no file to keep failures in.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    if cfg!(miri) { ProptestConfig { cases: 8, failure_persistence: None, ..config } } else { config }
+}
+
+/// The words of a MODULE record, laid out as a collector does it.
+fn module(stamp: u64, range: std::ops::Range<u64>, bias: u64, build_id: &[u8], path: &[u8]) -> Vec<u64> {
+    let (head, text_words) = event::module_head(stamp, range, bias, build_id.len(), path.len());
+    let mut text = [build_id, path].concat();
+    text.resize(text_words * 8, 0);
+    let words = text.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight bytes")));
+    head.into_iter().chain(words).collect()
+}
+
+/// Decodes the record with another one behind it, and cut short at every word.
+fn comes_back(record: &[u64], wanted: Event<'_>) -> Result<(), TestCaseError> {
+    let followed = [record, &[u64::MAX; 2]].concat();
+    prop_assert_eq!(decode(&followed), Ok((wanted, record.len())));
+    for n in 0..record.len() {
+        prop_assert_eq!(decode(&record[..n]), Err(DecodeError::Cut), "{} of {} words", n, record.len());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn blocks_come_back(stamp in STAMP, address in ADDRESS, size in SIZE, stack: u32) {
+        comes_back(&event::alloc(stamp, address, size, stack), Event::Alloc { stamp, address, size, stack })?;
+        comes_back(&event::reallocated(stamp, address, size, stack), Event::Reallocated { stamp, address, size, stack })?;
+        comes_back(&event::free(stamp, address), Event::Free { stamp, address })?;
+        comes_back(&event::realloc(stamp, address), Event::Realloc { stamp, address })?;
+        for freed in [false, true] {
+            comes_back(&event::realloc_end(stamp, address, freed), Event::ReallocEnd { stamp, address, freed })?;
+        }
+    }
+
+    #[test]
+    fn stacks_come_back(
+        (id, keep, total) in any::<(u32, u32, u32)>(),
+        (truncated, more) in any::<(bool, bool)>(),
+        frames in vec(any::<u64>(), 0..=MAX_STACK_FRAMES),
+    ) {
+        let head = event::stack_head(frames.len(), keep, id, total, truncated, more);
+        let words: Vec<u64> = head.into_iter().chain(frames.iter().copied()).collect();
+        comes_back(&words, Event::Stack { id, keep, total, truncated, more, frames: &frames })?;
+    }
+
+    #[test]
+    fn modules_come_back(
+        stamp in STAMP,
+        (start, length) in (ADDRESS, 0_u64..1 << 40),
+        bias: u64,
+        build_id in vec(any::<u8>(), 0..=MAX_BUILD_ID_BYTES),
+        path in vec(any::<u8>(), 0..=if cfg!(miri) { 64 } else { MAX_PATH_BYTES }),
+    ) {
+        let words = module(stamp, start..start + length, bias, &build_id, &path);
+        prop_assert!(words.len() <= MAX_RECORD_WORDS);
+        let Ok((Event::Module { stamp: s, start: from, end, bias: b, build_id: i, path: p }, n)) = decode(&words) else {
+            return Err(TestCaseError::fail("no MODULE came back"));
+        };
+        prop_assert_eq!((s, from, end, b, n), (stamp, start, start + length, bias, words.len()));
+        prop_assert_eq!(i.bytes().collect::<Vec<_>>(), build_id);
+        prop_assert_eq!(p.bytes().collect::<Vec<_>>(), path);
+        prop_assert_eq!(decode(&words[..words.len() - 1]), Err(DecodeError::Cut));
+    }
+
+    #[test]
+    fn threads_and_unloads_come_back(stamp in STAMP, start: u64, name: [u8; 16]) {
+        comes_back(&event::thread(stamp, name), Event::Thread { stamp, name })?;
+        comes_back(&event::unload(stamp, start), Event::Unload { stamp, start })?;
+    }
+
+    #[test]
+    fn any_words_end_or_advance(words in vec(any_word(), 0..64)) {
+        let mut rest = &words[..];
+        while let Ok((event, n)) = decode(rest) {
+            prop_assert!((1..=rest.len()).contains(&n), "{event:?} takes {n} of {} words", rest.len());
+            if let Event::Module { build_id, path, .. } = event {
+                let text = build_id.bytes().count() + path.bytes().count();
+                prop_assert!(text <= MAX_BUILD_ID_BYTES + MAX_PATH_BYTES);
+            }
+            rest = &rest[n..];
+        }
+    }
+}
+
+/// Words that look like the start of a record more often than chance would have it.
+fn any_word() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        (0_u64..16, 0_u64..64).prop_map(|(kind, low)| low << 4 | kind),
+        (0_u64..80, 0_u64..80).prop_map(|(path, build_id)| path << 48 | build_id << 32),
+    ]
+}
+
+#[test]
+fn a_pad_skips_exactly_its_words() {
+    for n in [1, 2, 1024] {
+        let mut words = vec![0; n];
+        words[0] = event::pad(n);
+        assert_eq!(decode(&words), Ok((Event::Pad, n)));
+        assert_eq!(decode(&words[..n - 1]), Err(DecodeError::Cut));
+    }
+    assert_eq!(decode(&[event::pad(0)]), Err(DecodeError::Malformed), "a pad of nothing would never end");
+}
+
+#[test]
+fn numbers_that_no_collector_writes_are_refused() {
+    assert_eq!(decode(&[]), Err(DecodeError::Cut));
+    for unknown in 10..16_u8 {
+        assert_eq!(decode(&[u64::from(unknown), 0, 0]), Err(DecodeError::UnknownKind(unknown)));
+    }
+    assert_eq!(decode(&[event::kind::REALLOC_END, 2 << 48]), Err(DecodeError::Malformed), "neither failed nor freed");
+    let mut long = vec![0; 3 + MAX_STACK_FRAMES + 1];
+    long[..3].copy_from_slice(&event::stack_head(MAX_STACK_FRAMES + 1, 0, 1, 1, false, false));
+    assert_eq!(decode(&long), Err(DecodeError::Malformed), "one frame too many");
+    assert_eq!(decode(&[1 << 22 | event::kind::STACK, 0, 0]), Err(DecodeError::Malformed), "an unknown flag");
+    let (path, _) = event::module_head(0, 0..1, 0, 0, MAX_PATH_BYTES + 1);
+    assert_eq!(decode(&path), Err(DecodeError::Malformed), "one byte of path too many");
+    let (build_id, _) = event::module_head(0, 0..1, 0, MAX_BUILD_ID_BYTES + 1, 0);
+    assert_eq!(decode(&build_id), Err(DecodeError::Malformed), "one byte of build-id too many");
+    let (mut backwards, _) = event::module_head(0, 0..1, 0, 0, 0);
+    backwards[2] = 2;
+    assert_eq!(decode(&backwards), Err(DecodeError::Malformed), "a range that ends before it starts");
+}
+
+#[test]
+fn a_size_or_stamp_that_is_too_wide_does_not_spill_into_its_neighbours() {
+    let [stamp, address, size] = event::alloc(u64::MAX, u64::MAX, u64::MAX, 0);
+    assert_eq!(stamp, 0xffff_ffff_ffff_fff1);
+    assert_eq!(address, u64::MAX);
+    assert_eq!(size, 0xffff_ffff_0000_0000, "the stack id stays 0");
+    assert_eq!(event::free(0, u64::MAX)[1], 0x0000_ffff_ffff_ffff);
+    assert_eq!(event::realloc_end(0, u64::MAX, false)[1], 0x0000_ffff_ffff_ffff);
+}
+
+/// The format's bytes. A change here is a change of `arena::VERSION`.
+#[test]
+fn golden_words() {
+    let (stamp, address, size, stack) = (0x0012_3456_789a_bcde, 0x7f01_0203_0405, 0x1234_5678_9abc, 0xdead_beef);
+    assert_eq!(event::pad(5), 0x50);
+    assert_eq!(
+        event::alloc(stamp, address, size, stack),
+        [0x0123_4567_89ab_cde1, 0x9abc_7f01_0203_0405, 0x1234_5678_dead_beef]
+    );
+    assert_eq!(event::free(stamp, address), [0x0123_4567_89ab_cde2, 0x0000_7f01_0203_0405]);
+    assert_eq!(event::realloc(stamp, address), [0x0123_4567_89ab_cde3, 0x0000_7f01_0203_0405]);
+    assert_eq!(
+        event::reallocated(stamp, address, size, stack),
+        [0x0123_4567_89ab_cde4, 0x9abc_7f01_0203_0405, 0x1234_5678_dead_beef]
+    );
+    assert_eq!(event::realloc_end(stamp, address, false), [0x0123_4567_89ab_cde5, 0x0000_7f01_0203_0405]);
+    assert_eq!(event::realloc_end(stamp, address, true), [0x0123_4567_89ab_cde5, 0x0001_7f01_0203_0405]);
+    assert_eq!(
+        event::stack_head(0x1ff, 7, 0xdead_beef, 300, true, true),
+        [0x0000_0000_0030_1ff6, 0x0000_0007_dead_beef, 0x0000_012c_0000_0000]
+    );
+    assert_eq!(
+        module(stamp, 0x40_0000..0x50_0000, 0x1000, &[0xab; 3], b"/lib/x.so"),
+        [
+            0x0123_4567_89ab_cde7,
+            0x0009_0003_0000_0000,
+            0x40_0000,
+            0x50_0000,
+            0x1000,
+            u64::from_le_bytes(*b"\xab\xab\xab/lib/"),
+            u64::from_le_bytes(*b"x.so\0\0\0\0"),
+        ]
+    );
+    assert_eq!(event::unload(stamp, 0x40_0000), [0x0123_4567_89ab_cde8, 0x40_0000]);
+    assert_eq!(
+        event::thread(stamp, *b"worker-1\0\0\0\0\0\0\0\0"),
+        [0x0123_4567_89ab_cde9, u64::from_le_bytes(*b"worker-1"), 0]
+    );
+}
