@@ -116,6 +116,20 @@ impl Object {
         }
     }
 
+    /// Whether the address lies at the very start of a program or of the loader: code that nobody called.
+    ///
+    /// The loader's `_start`, under which all constructors run, carries no unwind information to say so.
+    pub fn is_entry_code(&self, address: usize) -> bool {
+        const LONGEST: usize = 128;
+        if self.program_headers().is_empty() {
+            return false;
+        }
+        // SAFETY: a mapped ELF header, checked just now.
+        let entry = unsafe { (self.start as *const u8).add(24).cast::<u64>().read_unaligned() };
+        let entry = self.bias.wrapping_add(usize::try_from(entry).unwrap_or(usize::MAX));
+        address.wrapping_sub(entry) < LONGEST
+    }
+
     fn program_headers(&self) -> &[ProgramHeader] {
         const EHDR_BYTES: usize = 64;
         if self.end - self.start < EHDR_BYTES {

@@ -122,7 +122,7 @@ pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry
     }
 }
 
-/// `free`, and `cfree`.
+/// `free`, `cfree`, and C23's `free_sized` and `free_aligned_sized`, whose sizes are a mere promise.
 ///
 /// # Safety
 /// As the C function's.
@@ -131,28 +131,6 @@ pub unsafe fn free(block: *mut u8) {
     record_free(block);
     // SAFETY: passed on.
     unsafe { real().free(block) }
-}
-
-/// `free_sized` of C23.
-///
-/// # Safety
-/// As the C function's.
-#[inline(always)]
-pub unsafe fn free_sized(block: *mut u8, size: usize) {
-    record_free(block);
-    // SAFETY: passed on.
-    unsafe { real().free_sized(block, size) }
-}
-
-/// `free_aligned_sized` of C23.
-///
-/// # Safety
-/// As the C function's.
-#[inline(always)]
-pub unsafe fn free_aligned_sized(block: *mut u8, align: usize, size: usize) {
-    record_free(block);
-    // SAFETY: passed on.
-    unsafe { real().free_aligned_sized(block, align, size) }
 }
 
 /// `posix_memalign`.

@@ -4,7 +4,11 @@
 //! The pointers begin at functions that look the real ones up, so a call costs one indirect jump and never asks
 //! whether that was done. `dlsym` may itself allocate; what it asks for meanwhile comes from a small static area,
 //! whose blocks are never handed to the real allocator.
+//!
+//! A look-up that fails allocates for certain (the text for `dlerror`), and the program would see that. So what a
+//! provider may lack is not looked up: the sized frees of C23 go to `free`, as the standard allows.
 
+use crate::tls;
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -110,8 +114,6 @@ functions! {
     calloc(count: usize, size: usize) -> *mut u8, c"calloc";
     realloc(old: *mut u8, size: usize) -> *mut u8, c"realloc";
     free(block: *mut u8), c"free";
-    free_sized(block: *mut u8, size: usize), c"free_sized";
-    free_aligned_sized(block: *mut u8, align: usize, size: usize), c"free_aligned_sized";
     posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int, c"posix_memalign";
     aligned_alloc(align: usize, size: usize) -> *mut u8, c"aligned_alloc";
     memalign(align: usize, size: usize) -> *mut u8, c"memalign";
@@ -143,7 +145,9 @@ fn resolve() -> bool {
     match STATE.compare_exchange(0, RESOLVING, Ordering::Acquire, Ordering::Acquire) {
         Ok(_) => {
             let errno_before = errno();
+            tls::set_starting(1);
             let found = Real::look_up();
+            tls::set_starting(0);
             REAL.set(found, boot::was_used());
             set_errno(errno_before);
             STATE.store(DONE, Ordering::Release);
@@ -173,14 +177,6 @@ mod fallback {
     }
     pub unsafe extern "C" fn free(_block: *mut u8) {}
 
-    pub unsafe extern "C" fn free_sized(block: *mut u8, _size: usize) {
-        // SAFETY: passed on.
-        unsafe { real().free(block) }
-    }
-    pub unsafe extern "C" fn free_aligned_sized(block: *mut u8, _align: usize, _size: usize) {
-        // SAFETY: passed on.
-        unsafe { real().free(block) }
-    }
     pub unsafe extern "C" fn posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int {
         if !align.is_power_of_two() || align < size_of::<usize>() {
             return EINVAL;
@@ -274,8 +270,6 @@ mod boot {
         block
     }
     pub unsafe fn free(_block: *mut u8) {}
-    pub unsafe fn free_sized(_block: *mut u8, _size: usize) {}
-    pub unsafe fn free_aligned_sized(_block: *mut u8, _align: usize, _size: usize) {}
     pub unsafe fn posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int {
         // SAFETY: the caller's result pointer is valid.
         unsafe { *result = take(size, align) };

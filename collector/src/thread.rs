@@ -112,6 +112,8 @@ fn stack_pointer() -> usize {
 #[inline(never)]
 fn enter_slowly() -> Option<&'static mut Thread> {
     if tls::is_starting() != 0 {
+        // A look-up or the start itself allocates, or a signal handler has interrupted it.
+        process::get().filter(|process| process.is_traced())?.count_loss(Loss::Reentrant);
         return None;
     }
     let process = process::get_or_start()?;
@@ -151,12 +153,13 @@ fn start_thread(process: &'static Process, side: bool) -> Option<&'static mut Th
         claim(process, side)
     });
     tls::set_starting(0);
-    let thread = started.flatten()?;
+    // SAFETY: a state that was claimed for this thread just now.
+    let thread = unsafe { &mut *started.flatten()? };
+    // A signal handler that comes from here on shall find it taken.
+    thread.busy = stack_pointer();
     if !side {
         tls::set_own(thread);
     }
-    // SAFETY: a state that was claimed for this thread just now.
-    let thread = unsafe { &mut *thread };
     let name = sys::thread_name();
     thread.publish_plain(|stamp| event::thread(stamp, name));
     Some(thread)

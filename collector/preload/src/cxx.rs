@@ -53,6 +53,14 @@ macro_rules! new {
             .cfi_adjust_cfa_offset -8
             pop rsi
             .cfi_adjust_cfa_offset -8
+            cmp byte ptr [rip + {mode}], {pass}
+            jne 3f
+            .cfi_remember_state
+            pop rdi
+            .cfi_adjust_cfa_offset -8
+            jmp rax
+            .cfi_restore_state
+            3:
             mov rdi, qword ptr [rsp]
             call rax
             pop rsi

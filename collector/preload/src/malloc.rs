@@ -57,15 +57,15 @@ pub unsafe extern "C" fn cfree(block: *mut u8) {
 /// # Safety
 /// As the C function.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_sized(block: *mut u8, size: usize) {
+pub unsafe extern "C" fn free_sized(block: *mut u8, _size: usize) {
     // SAFETY: passed on.
-    unsafe { hooks::free_sized(block, size) }
+    unsafe { hooks::free(block) }
 }
 
 /// # Safety
 /// As the C function.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_aligned_sized(block: *mut u8, align: usize, size: usize) {
+pub unsafe extern "C" fn free_aligned_sized(block: *mut u8, _align: usize, _size: usize) {
     // SAFETY: passed on.
-    unsafe { hooks::free_aligned_sized(block, align, size) }
+    unsafe { hooks::free(block) }
 }

@@ -84,7 +84,9 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     modules::announce(thread, &object);
     let Some(sections) = Sections::of(&object) else { return Rule::UNKNOWN };
     let address = pc as u64 - 1;
-    let Some(description) = sections.description(address) else { return Rule::UNKNOWN };
+    let Some(description) = sections.description(address) else {
+        return if object.is_entry_code(pc) { Rule::ROOT } else { Rule::UNKNOWN };
+    };
     if description.is_signal_trampoline() {
         return Rule::COMPLEX;
     }
@@ -202,8 +204,10 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         if reached_entry && !sink.push(if exact { pc + 1 } else { pc }) {
             return sink.done(true);
         }
-        let Some((caller, slot, is_signal_frame)) = step(thread, &registers, if exact { pc } else { pc - 1 }) else {
-            return sink.done(true);
+        let address = if exact { pc } else { pc - 1 };
+        let Some((caller, slot, is_signal_frame)) = step(thread, &registers, address) else {
+            let is_root = elf::find_object(address).is_some_and(|object| object.is_entry_code(address));
+            return sink.done(!is_root);
         };
         reached_entry |= slot == Some(entry.slot);
         // Towards the root the stack pointer grows, except from a signal stack to the stack that was interrupted.
