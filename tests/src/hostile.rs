@@ -1,0 +1,199 @@
+//! Each parser of bytes that come from somewhere else, as one function from bytes to nothing.
+//!
+//! A function returns when the bytes were read or refused, and panics when a promise is broken. It never expects the
+//! bytes to be good.
+
+use heapline_shared_format::arena::{Arena, Geometry, MIN_SEGMENTS, PAGE_BYTES};
+use heapline_shared_format::event::{self, Event};
+use heapline_shared_format::ring::{Consumer, Ledger};
+use heapline_shared_format::snapshot;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words as an aggregator has copied them from a ring: every record advances, and its text has the promised length.
+pub fn event_decode(bytes: &[u8]) {
+    let words = to_words(bytes);
+    decode_all(&words);
+}
+
+fn to_words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().expect("chunks of eight"))).collect()
+}
+
+fn decode_all(words: &[u64]) {
+    let mut rest = words;
+    while let Ok((event, n)) = event::decode(rest) {
+        assert!((1..=rest.len()).contains(&n), "{event:?} takes {n} of {} words", rest.len());
+        match event {
+            Event::Module { build_id, path, start, end, .. } => {
+                assert!(start <= end);
+                assert!(build_id.bytes().count() <= event::MAX_BUILD_ID_BYTES);
+                assert!(path.bytes().count() <= event::MAX_PATH_BYTES);
+            }
+            Event::Stack { frames, .. } => assert!(frames.len() <= event::MAX_STACK_FRAMES),
+            _ => {}
+        }
+        rest = &rest[n..];
+    }
+}
+
+const GEOMETRY: Geometry = Geometry { slots: 2, segments: MIN_SEGMENTS };
+
+/// An arena whose every byte behind the identity is the input's, repeated; drained twice, with one word changed
+/// between (input's first word: which, its second: to what). A drain is bounded by the pool whatever the arena says.
+pub fn ring_drain(bytes: &[u8]) {
+    let words = to_words(bytes);
+    let [at, value, pattern @ ..] = words.as_slice() else { return };
+    let arena = ScribbledArena::new(pattern);
+    for _ in 0..2 {
+        for slot in 0..GEOMETRY.slots {
+            drain_slot(&arena.arena, slot);
+        }
+        any_of(arena.words(), *at).store(*value, Ordering::Relaxed);
+    }
+}
+
+/// A slot of an arena that another thread scribbles over all the while, from the same input.
+pub fn ring_drain_while_scribbled(bytes: &[u8]) {
+    let pattern = to_words(bytes);
+    let arena = ScribbledArena::new(&pattern);
+    let pattern = &pattern;
+    let scribbler = move |words: &[AtomicU64]| {
+        for (at, value) in pattern.iter().zip(pattern.iter().cycle().skip(1)) {
+            any_of(words, *at).store(*value, Ordering::Relaxed);
+        }
+    };
+    let words = arena.words();
+    std::thread::scope(|scope| {
+        let scribbling = scope.spawn(move || scribbler(words));
+        while !scribbling.is_finished() {
+            (0..GEOMETRY.slots).for_each(|slot| drain_slot(&arena.arena, slot));
+        }
+    });
+}
+
+fn any_of(words: &[AtomicU64], choice: u64) -> &AtomicU64 {
+    &words[usize::try_from(choice % words.len() as u64).expect("an index")]
+}
+
+fn drain_slot(arena: &Arena, slot: u32) {
+    let slot = arena.slot(slot).expect("within the geometry");
+    let mut ledger = Bounded { held: vec![false; GEOMETRY.segments as usize] };
+    let Ok(mut consumer) = Consumer::open(slot, &mut ledger) else { return };
+    let mut copied = Vec::new();
+    let copy = |part: &[AtomicU64]| copied.extend(part.iter().map(|w| w.load(Ordering::Relaxed)));
+    let drained = consumer.drain(arena, slot, &mut ledger, copy);
+    assert!(copied.len() <= arena.geometry().bytes() / 8, "a drain reads the pool once at most");
+    if let Ok(bytes) = drained {
+        assert_eq!(bytes, copied.len() as u64 * 8);
+        assert_eq!(bytes, consumer.position());
+    }
+    decode_all(&copied);
+}
+
+/// A ledger as the aggregator's: a segment belongs to one ring at a time.
+struct Bounded {
+    held: Vec<bool>,
+}
+
+impl Ledger for Bounded {
+    fn enter(&mut self, segment: u32) -> bool {
+        match self.held.get_mut(segment as usize) {
+            Some(held) if !*held => {
+                *held = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn leave(&mut self, segment: u32) {
+        assert!(std::mem::take(&mut self.held[segment as usize]), "only what was entered is left");
+    }
+}
+
+/// An arena with a good identity and arbitrary words everywhere else.
+struct ScribbledArena {
+    base: NonNull<u8>,
+    arena: Arena,
+}
+
+impl ScribbledArena {
+    fn layout() -> Layout {
+        Layout::from_size_align(GEOMETRY.bytes(), PAGE_BYTES).expect("a small constant size")
+    }
+
+    fn new(pattern: &[u64]) -> ScribbledArena {
+        // SAFETY: the size is a constant greater than zero.
+        let raw = unsafe { alloc_zeroed(Self::layout()) };
+        let Some(base) = NonNull::new(raw) else { handle_alloc_error(Self::layout()) };
+        // SAFETY: page-aligned zeroed bytes of the geometry's size, kept until drop.
+        let arena = unsafe { Arena::create(base, GEOMETRY) };
+        let scribbled = ScribbledArena { base, arena };
+        for (at, &value) in scribbled.words().iter().zip(pattern.iter().cycle()) {
+            at.store(value, Ordering::Relaxed);
+        }
+        scribbled
+    }
+
+    /// Everything behind the header.
+    fn words(&self) -> &[AtomicU64] {
+        let n = (GEOMETRY.bytes() - PAGE_BYTES) / 8;
+        // SAFETY: the allocation has `n` words behind its first page, and all users of it are atomic.
+        unsafe { std::slice::from_raw_parts(self.base.add(PAGE_BYTES).cast::<AtomicU64>().as_ptr(), n) }
+    }
+}
+
+impl Drop for ScribbledArena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; the arena is not used any more.
+        unsafe { dealloc(self.base.as_ptr(), Self::layout()) }
+    }
+}
+
+/// The bytes as a snapshot file. What is accepted can be written and read again, and is then the same.
+pub fn snapshot_reader(bytes: &[u8]) {
+    if let Ok(first) = snapshot::read(bytes) {
+        let again = snapshot::write(&first, Vec::new(), &mut |_| {}).expect("a vector takes everything");
+        assert_eq!(snapshot::read(again.as_slice()).expect("what was just written"), first);
+    }
+}
+
+/// The bytes as what is inside a snapshot's zstd frame, with every section's checksum made right: random changes of a
+/// good snapshot would never get past them otherwise.
+pub fn snapshot_payload(bytes: &[u8]) {
+    let mut content = bytes.to_vec();
+    mend_checksums(&mut content);
+    snapshot_reader(&zstd_frame(&content));
+}
+
+/// Layout of a section: tag, version, length in 8 bytes, payload, CRC-32 of the payload.
+fn mend_checksums(content: &mut [u8]) {
+    let mut rest = content.get_mut(snapshot::MAGIC.len() + 4..).unwrap_or_default();
+    while let Some((head, behind)) = rest.split_at_mut_checked(16) {
+        let length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+        let split = usize::try_from(length).ok().and_then(|n| behind.split_at_mut_checked(n));
+        let Some((payload, behind)) = split else { return };
+        let Some((crc, behind)) = behind.split_at_mut_checked(4) else { return };
+        crc.copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+        rest = behind;
+    }
+}
+
+/// A zstd frame that stores `bytes` as they are: header without a size, raw blocks.
+fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+    // Magic; no flags: neither size, nor checksum, nor dictionary; window of 1 MiB.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
+    let mut blocks = bytes.chunks(100_000).peekable();
+    if blocks.peek().is_none() {
+        frame.extend([1, 0, 0]);
+    }
+    while let Some(block) = blocks.next() {
+        let last = u32::from(blocks.peek().is_none());
+        let size = u32::try_from(block.len()).expect("chunks of 100,000");
+        frame.extend(&(size << 3 | last).to_le_bytes()[..3]);
+        frame.extend(block);
+    }
+    frame
+}
