@@ -8,7 +8,7 @@
 //! A look-up that fails allocates for certain (the text for `dlerror`), and the program would see that. So what a
 //! provider may lack is not looked up: the sized frees of C23 go to `free`, as the standard allows.
 
-use crate::tls;
+use crate::{thread, tls};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -145,7 +145,7 @@ fn resolve() -> bool {
     match STATE.compare_exchange(0, RESOLVING, Ordering::Acquire, Ordering::Acquire) {
         Ok(_) => {
             let errno_before = errno();
-            tls::set_starting(1);
+            tls::set_starting(thread::stack_pointer());
             let found = Real::look_up();
             tls::set_starting(0);
             REAL.set(found, boot::was_used());

@@ -75,32 +75,43 @@ pub enum Published {
 }
 
 /// The thread's state for one hook, or none when nothing shall be recorded.
+///
+/// A signal handler may come between any two instructions here. `active` is taken first and given back first, so that
+/// a handler finds either a free state or none; null without a note in `busy` means that a hook is just beginning.
 #[inline(always)]
 pub fn enter() -> Option<&'static mut Thread> {
-    let thread = tls::active();
+    let sp = stack_pointer();
     // SAFETY: `active` points to this thread's state, and is null inside hooks, so nobody else uses it now.
-    if let Some(thread) = unsafe { thread.as_mut() }
+    if let Some(thread) = unsafe { tls::active().as_mut() }
         && !thread.ring.is_closed()
     {
         tls::set_active(ptr::null_mut());
-        thread.busy = stack_pointer();
+        thread.busy = sp;
         return Some(thread);
     }
-    enter_slowly()
+    enter_slowly(sp)
 }
 
 /// Ends what [`enter`] began.
 #[inline(always)]
 pub fn leave(thread: &mut Thread) {
-    thread.busy = 0;
     let this: *mut Thread = thread;
     if tls::own() == this {
         tls::set_active(this);
     }
+    thread.busy = 0;
 }
 
+/// Whether what noted this stack pointer will never be resumed, because a signal handler jumped out of it: the hook
+/// that asks runs at the same place or nearer the root, on the same stack. A handler that will resume it runs
+/// further from the root, or on a signal stack, which may lie anywhere.
+fn was_abandoned(noted: usize, sp: usize) -> bool {
+    sp >= noted && !sys::on_signal_stack()
+}
+
+/// The stack pointer, about.
 #[inline(always)]
-fn stack_pointer() -> usize {
+pub fn stack_pointer() -> usize {
     let sp: usize;
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
@@ -110,56 +121,58 @@ fn stack_pointer() -> usize {
 /// First events, events while tracing is off, forked children, and signal handlers that interrupted a hook.
 #[cold]
 #[inline(never)]
-fn enter_slowly() -> Option<&'static mut Thread> {
-    if tls::is_starting() != 0 {
-        // A look-up or the start itself allocates, or a signal handler has interrupted it.
-        process::get().filter(|process| process.is_traced())?.count_loss(Loss::Reentrant);
-        return None;
+fn enter_slowly(sp: usize) -> Option<&'static mut Thread> {
+    let starting = tls::starting();
+    if starting != 0 {
+        if !was_abandoned(starting, sp) {
+            // A look-up or the start itself allocates, or a signal handler has interrupted it.
+            process::get().filter(|process| process.is_traced())?.count_loss(Loss::Reentrant);
+            return None;
+        }
+        tls::set_starting(0);
+        tls::set_recovery(0);
     }
-    let process = process::get_or_start()?;
+    let process = process::get_or_start(sp)?;
     if !process.is_traced() {
         return None;
     }
     let session = process.header().session.number.load(Ordering::Acquire);
     // SAFETY: `own` points to this thread's state; whether a hook is using it is asked first.
     let own = unsafe { tls::own().as_mut() };
-    let thread = match own {
+    match own {
         Some(own) if own.session == session && !own.ring.is_closed() => {
-            if own.busy == 0 {
-                own
-            } else if own.was_abandoned() {
-                // A handler has jumped out of a hook. Half-done state is not mended but left: the aggregator sees a
-                // second slot of this thread and lets the first one go.
-                // SAFETY: the ring is open.
-                unsafe { own.ring.settle() };
-                tls::set_recovery(0);
-                start_thread(process, false)?
-            } else {
-                own.side(process)?
+            if own.busy == 0 || !was_abandoned(own.busy, sp) {
+                return own.side(process, sp);
             }
+            // Half-done state is not mended but left: the aggregator sees a second slot of this thread and lets the
+            // first one go.
+            // SAFETY: the ring is open.
+            unsafe { own.ring.settle() };
+            tls::set_recovery(0);
         }
-        _ => start_thread(process, false)?,
-    };
-    tls::set_active(ptr::null_mut());
-    thread.busy = stack_pointer();
-    Some(thread)
+        _ => {}
+    }
+    start_thread(process, sp, false)
 }
 
-/// Gives the calling thread a slot, a ring and a state.
-fn start_thread(process: &'static Process, side: bool) -> Option<&'static mut Thread> {
-    tls::set_starting(1);
+/// Gives the calling thread a slot, a ring and a state, taken for the hook at `sp`.
+fn start_thread(process: &'static Process, sp: usize, side: bool) -> Option<&'static mut Thread> {
+    tls::set_starting(sp);
     let started = fail::guard(|| {
         fail::point(fail::Site::Thread);
         claim(process, side)
     });
-    tls::set_starting(0);
     // SAFETY: a state that was claimed for this thread just now.
-    let thread = unsafe { &mut *started.flatten()? };
-    // A signal handler that comes from here on shall find it taken.
-    thread.busy = stack_pointer();
-    if !side {
-        tls::set_own(thread);
+    let thread = started.flatten().map(|thread| unsafe { &mut *thread });
+    if let Some(thread) = &thread
+        && !side
+    {
+        tls::set_active(ptr::null_mut());
+        tls::set_own(&raw const **thread as *mut Thread);
     }
+    tls::set_starting(0);
+    let thread = thread?;
+    thread.busy = sp;
     let name = sys::thread_name();
     thread.publish_plain(|stamp| event::thread(stamp, name));
     Some(thread)
@@ -265,23 +278,24 @@ impl Thread {
         unsafe { self.context.assume_init_mut() }
     }
 
-    /// Whether the hook that made the state busy will never be resumed: its frame lies below the stack pointer, on
-    /// the same stack. A handler on a signal stack may be anywhere, and its hook is resumed.
-    fn was_abandoned(&self) -> bool {
-        stack_pointer() > self.busy && !sys::on_signal_stack()
-    }
-
-    fn side(&mut self, process: &'static Process) -> Option<&'static mut Thread> {
-        if self.side.is_null() {
-            self.side = start_thread(process, true)?;
-        }
+    /// The state for a signal handler that interrupted a hook.
+    fn side(&mut self, process: &'static Process, sp: usize) -> Option<&'static mut Thread> {
         // SAFETY: only this thread knows its side state.
-        let side = unsafe { &mut *self.side };
-        if side.busy != 0 && !side.was_abandoned() {
-            process.count_loss(Loss::Reentrant);
-            return None;
+        match unsafe { self.side.as_mut() } {
+            None => {
+                let side = start_thread(process, sp, true)?;
+                self.side = side;
+                Some(side)
+            }
+            Some(side) if side.ring.is_closed() || side.busy != 0 && !was_abandoned(side.busy, sp) => {
+                process.count_loss(Loss::Reentrant);
+                None
+            }
+            Some(side) => {
+                side.busy = sp;
+                Some(side)
+            }
         }
-        Some(side)
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ mod exec;
 mod malloc;
 
 use core::ffi::{c_int, c_ulong, c_void};
-use heapline_collector::{fail, loader, process};
+use heapline_collector::{fail, loader, process, thread};
 
 #[link(name = "c")]
 unsafe extern "C" {}
@@ -24,7 +24,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = {
     extern "C" fn start() {
-        let _ = process::get_or_start();
+        let _ = process::get_or_start(thread::stack_pointer());
     }
     start
 };

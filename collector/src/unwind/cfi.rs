@@ -85,7 +85,7 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     let Some(sections) = Sections::of(&object) else { return Rule::UNKNOWN };
     let address = pc as u64 - 1;
     let Some(description) = sections.description(address) else {
-        return if object.is_entry_code(pc) { Rule::ROOT } else { Rule::UNKNOWN };
+        return if is_root(&object, &sections, pc) { Rule::ROOT } else { Rule::UNKNOWN };
     };
     if description.is_signal_trampoline() {
         return Rule::COMPLEX;
@@ -94,6 +94,13 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
         Some(row) => rule_of(&sections, row),
         None => Rule::UNKNOWN,
     }
+}
+
+/// Whether a return address that no call can have left is the end of its stack: the code that a program or the
+/// loader begins with, or the first instruction of a function, put there by hand (makecontext does so).
+fn is_root(object: &Object, sections: &Sections<'_>, pc: usize) -> bool {
+    let starts_here = |d: FrameDescriptionEntry<Slice<'_>>| d.initial_address() == pc as u64;
+    object.is_entry_code(pc) || sections.description(pc as u64).is_some_and(starts_here)
 }
 
 fn rule_of(sections: &Sections<'_>, row: &Row) -> Rule {
@@ -206,7 +213,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         }
         let address = if exact { pc } else { pc - 1 };
         let Some((caller, slot, is_signal_frame)) = step(thread, &registers, address) else {
-            let is_root = elf::find_object(address).is_some_and(|object| object.is_entry_code(address));
+            let is_root = elf::find_object(address)
+                .is_some_and(|object| Sections::of(&object).is_some_and(|sections| is_root(&object, &sections, pc)));
             return sink.done(!is_root);
         };
         reached_entry |= slot == Some(entry.slot);
