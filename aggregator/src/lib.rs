@@ -1,1 +1,26 @@
-//! placeholder
+//! The aggregator: everything of Heapline that does not run inside the target.
+//!
+//! ```text
+//! arena ==> drain thread ==queue==> table thread: order -> table (live, totals, stacks, modules, threads)
+//!                                       ^ questions, answered at a watermark
+//!           control socket, run, attach +----> cut -> snapshot file
+//! ```
+//!
+//! Guarantees: nothing read from the arena, a socket or `/proc` is believed before it was checked; every loss and
+//! contradiction is counted; the target is never stopped, and waits only for room in its rings.
+//!
+//! Not here: symbols (`report` resolves them), statistics, anything that runs inside the target.
+
+pub mod arena_map;
+pub mod clock;
+pub mod contradiction;
+pub mod cut;
+pub mod drain;
+pub mod keeper;
+pub mod order;
+pub mod procfs;
+pub mod queue;
+pub mod session;
+mod sys;
+pub mod table;
+pub mod tracer;

@@ -1,0 +1,133 @@
+//! The arena's memory file: created and sealed for a program that is about to start, or opened from a process that
+//! has one.
+//!
+//! A file that could shrink under the mapping would be a SIGBUS here, so nothing is mapped before the seals are seen.
+
+use heapline_shared_format::arena::{Arena, ArenaError, Geometry, MEMFD_NAME};
+use memmap2::{MmapOptions, MmapRaw};
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
+
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+/// Why there is no arena.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaMapError {
+    /// The system refused.
+    #[error("cannot {what} the shared memory file: {source}")]
+    System {
+        /// The step.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// It would send SIGXFSZ.
+    #[error(
+        "the shared memory file needs {bytes} bytes, the file size limit (ulimit -f) is {limit}: \
+         raise it or lower --max-target-memory"
+    )]
+    FileSizeLimit {
+        /// Bytes needed.
+        bytes: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// Somebody could shrink it.
+    #[error("the process's shared memory file is not sealed, so it is no arena of a Heapline collector")]
+    NotSealed,
+    /// Its content is none that we know.
+    #[error(transparent)]
+    Content(#[from] ArenaError),
+}
+
+/// A mapped arena together with its file.
+pub struct ArenaMap {
+    arena: Arena,
+    file: File,
+    /// What `arena` points into; dropped after it.
+    _map: MmapRaw,
+}
+
+impl ArenaMap {
+    /// Makes an arena whose rings take at most `max_bytes`.
+    pub fn create(max_bytes: u64) -> Result<ArenaMap, ArenaMapError> {
+        let geometry = Geometry::for_memory(max_bytes);
+        let bytes = geometry.bytes() as u64;
+        let limit = file_size_limit();
+        if bytes > limit {
+            return Err(ArenaMapError::FileSizeLimit { bytes, limit });
+        }
+        let file = memfd().map_err(|source| ArenaMapError::System { what: "create", source })?;
+        file.set_len(bytes).map_err(|source| ArenaMapError::System { what: "size", source })?;
+        // SAFETY: a plain fcntl on an open descriptor.
+        let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS | libc::F_SEAL_SEAL) };
+        crate::sys::check(sealed).map_err(|source| ArenaMapError::System { what: "seal", source })?;
+        let map = map(&file, geometry.bytes())?;
+        // SAFETY: the mapping is page-aligned, as long as the geometry says, zero and still ours alone; it lives as
+        // long as the value.
+        let arena = unsafe { Arena::create(base(&map)?, geometry) };
+        Ok(ArenaMap { arena, file, _map: map })
+    }
+
+    /// Maps the arena in a file that another process made.
+    pub fn open(file: File) -> Result<ArenaMap, ArenaMapError> {
+        // SAFETY: a plain fcntl on an open descriptor.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals == -1 || seals & SEALS != SEALS {
+            return Err(ArenaMapError::NotSealed);
+        }
+        let metadata = file.metadata().map_err(|source| ArenaMapError::System { what: "inspect", source })?;
+        let bytes = usize::try_from(metadata.len()).map_err(|_| ArenaError::Geometry)?;
+        if bytes == 0 {
+            return Err(ArenaError::TooSmall { bytes }.into());
+        }
+        let map = map(&file, bytes)?;
+        // SAFETY: the mapping is page-aligned and `bytes` long, the seals keep it so, and it lives as long as the
+        // value.
+        let arena = unsafe { Arena::open(base(&map)?, bytes) }?;
+        Ok(ArenaMap { arena, file, _map: map })
+    }
+
+    /// The arena.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Memory that the arena takes by now, in bytes.
+    pub fn touched_bytes(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
+    }
+}
+
+fn memfd() -> io::Result<File> {
+    let name = CString::new(MEMFD_NAME)?;
+    // SAFETY: the name is a C string that outlives the call.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let fd = crate::sys::check(fd)?;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn map(file: &File, bytes: usize) -> Result<MmapRaw, ArenaMapError> {
+    MmapOptions::new().len(bytes).map_raw(file).map_err(|source| ArenaMapError::System { what: "map", source })
+}
+
+fn base(map: &MmapRaw) -> Result<NonNull<u8>, ArenaMapError> {
+    NonNull::new(map.as_mut_ptr()).ok_or(ArenaMapError::Content(ArenaError::Geometry))
+}
+
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the write.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    if result == 0 { limit.rlim_cur } else { u64::MAX }
+}

@@ -1,0 +1,123 @@
+//! A copy of the tables at one instant: what every answer and every snapshot is made from.
+//!
+//! Copying is all that the table's thread does for a snapshot; sorting, naming and writing happen elsewhere.
+
+use crate::arena_map::ArenaMap;
+use crate::contradiction::Contradictions;
+use crate::drain::Image;
+use crate::table::Table;
+use crate::table::live::Block;
+use crate::table::modules::Object;
+use crate::table::stacks::Tree;
+use crate::table::threads::Thread;
+use crate::table::totals::StackAmounts;
+use heapline_shared_format::arena::Loss;
+use heapline_shared_format::snapshot::{Domain, DomainTotals};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+/// The numbers of a cut.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The program.
+    pub image: Image,
+    /// When.
+    pub taken: SystemTime,
+    /// Sums of the native domain.
+    pub native: DomainTotals,
+    /// What cannot have happened.
+    pub contradictions: Contradictions,
+    /// Frees of blocks that are older than the trace.
+    pub untracked_frees: u64,
+    /// Blocks inside realloc.
+    pub in_realloc: u64,
+    /// Calls that were recorded.
+    pub records: u64,
+    /// Missing events by cause.
+    pub lost: BTreeMap<String, u64>,
+    /// What Heapline uses in the target, in bytes.
+    pub target_bytes: u64,
+}
+
+/// A whole cut.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The numbers.
+    pub figures: Figures,
+    /// Frames kept per traceback.
+    pub nframe: u32,
+    /// Tracebacks.
+    pub tree: Tree,
+    /// Objects, and whether each is loaded.
+    pub objects: Vec<(Object, bool)>,
+    /// Threads by index.
+    pub threads: Vec<Thread>,
+    /// Live blocks.
+    pub live: Vec<Block>,
+    /// Sums per stack.
+    pub stacks: Vec<(u32, StackAmounts)>,
+}
+
+/// The arena's counters of missing events, which go on over sessions and programs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Losses([u64; Loss::ALL.len()]);
+
+impl Losses {
+    /// The counters now.
+    pub fn read(map: &ArenaMap) -> Losses {
+        let lost = &map.arena().header().lost.0;
+        Losses(Loss::ALL.map(|cause| lost[cause as usize].load(Ordering::Relaxed)))
+    }
+
+    /// What has been lost since `before`, by name.
+    fn since(self, before: Losses) -> BTreeMap<String, u64> {
+        let causes = Loss::ALL.iter().zip(self.0.iter().zip(before.0));
+        let counts = causes.map(|(cause, (now, before))| (cause.name().to_owned(), now.saturating_sub(before)));
+        counts.filter(|&(_, n)| n > 0).collect()
+    }
+}
+
+impl Figures {
+    /// The numbers of a table. `before` are the losses when the table was empty.
+    pub fn of(table: &Table, image: &Image, map: &ArenaMap, before: Losses) -> Figures {
+        let heap = table.heap();
+        let totals = heap.totals();
+        let (current, total) = (totals.current(), totals.total());
+        Figures {
+            image: image.clone(),
+            taken: SystemTime::now(),
+            native: DomainTotals {
+                domain: Domain::Native,
+                current: current.size,
+                peak: totals.peak(),
+                blocks: current.count,
+                allocs: total.count,
+                frees: totals.frees(),
+                allocated_bytes: total.size,
+            },
+            contradictions: table.contradictions().clone(),
+            untracked_frees: heap.untracked_frees(),
+            in_realloc: heap.in_realloc(),
+            records: table.records(),
+            lost: Losses::read(map).since(before),
+            target_bytes: map.touched_bytes() + map.arena().header().target.own_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Cut {
+    /// A copy of everything.
+    pub fn of(table: &Table, figures: Figures, nframe: u32) -> Cut {
+        let objects = (0..).zip(table.modules().objects());
+        Cut {
+            figures,
+            nframe,
+            tree: table.stacks().tree().clone(),
+            objects: objects.map(|(i, object)| (object.clone(), table.modules().is_loaded(i))).collect(),
+            threads: table.threads().rows().to_vec(),
+            live: table.heap().live().iter().copied().collect(),
+            stacks: table.heap().totals().stacks().collect(),
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Empties the rings: copies what was published, gives the room back, notices threads and programs that end.
+//!
+//! It decodes nothing and never waits for the order of records, so that the target's threads find room. Everything in
+//! the arena is untrusted: each word is read once, indices are checked against tables of our own.
+
+mod barrier;
+mod ledger;
+mod outlet;
+mod pace;
+mod tasks;
+
+pub use barrier::Barrier;
+pub use outlet::{Image, Message, Outlet};
+pub use tasks::Tasks;
+
+use crate::arena_map::ArenaMap;
+use crate::order::Mark;
+use crate::procfs;
+use crate::session::Session;
+use crate::sys;
+use heapline_shared_format::arena::{Slot, slot_state, target_flag};
+use heapline_shared_format::ring::Consumer;
+use ledger::Pool;
+use outlet::announce_progress;
+use pace::Pace;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the target's threads get to publish what they were writing when tracing was stopped.
+const LAST_RECORDS: Duration = Duration::from_millis(100);
+/// Names read anew per listing of the threads: a few, so that many threads cost little.
+const NAMES_PER_LISTING: usize = 32;
+
+/// Why draining ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stop {
+    /// The process is gone; all it has published is final.
+    Ended = 1,
+    /// The process shall go on untraced.
+    Detach = 2,
+}
+
+/// What other threads tell the drain.
+pub struct Controls {
+    map: Arc<ArenaMap>,
+    stop: AtomicU32,
+    tasks: OnceLock<Tasks>,
+}
+
+impl Controls {
+    /// Controls of the drain of an arena.
+    pub fn new(map: Arc<ArenaMap>) -> Controls {
+        Controls { map, stop: AtomicU32::new(0), tasks: OnceLock::new() }
+    }
+
+    /// The target's process id is known.
+    pub fn set_target(&self, tasks: Tasks) {
+        // A second call would be for the same process.
+        let _ = self.tasks.set(tasks);
+    }
+
+    /// Ends draining. The first call counts.
+    pub fn stop(&self, how: Stop) {
+        let _ = self.stop.compare_exchange(0, how as u32, Ordering::AcqRel, Ordering::Relaxed);
+        self.nudge();
+    }
+
+    /// Makes the drain poll now.
+    pub fn nudge(&self) {
+        let wake = &self.map.arena().header().progress.wake;
+        wake.fetch_add(1, Ordering::Release);
+        sys::futex_wake(wake);
+    }
+
+    fn stopped(&self) -> Option<Stop> {
+        match self.stop.load(Ordering::Acquire) {
+            0 => None,
+            n if n == Stop::Ended as u32 => Some(Stop::Ended),
+            _ => Some(Stop::Detach),
+        }
+    }
+}
+
+/// How draining ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// `arena::end_cause`, 0 when the target did not stop by itself.
+    pub end_cause: u32,
+    /// Programs that were traced.
+    pub images: u32,
+    /// `arena::target_flag`.
+    pub flags: u32,
+    /// The program that exec put in the place of the last traced one, when it was not traced itself.
+    pub untraced: Option<Image>,
+}
+
+/// See the module.
+pub struct Drain {
+    map: Arc<ArenaMap>,
+    session: Session,
+    controls: Arc<Controls>,
+    outlet: Outlet,
+    barrier: Barrier,
+    pool: Pool,
+    rings: Vec<Option<OpenRing>>,
+    by_tid: HashMap<u32, u32>,
+    /// The program that runs now.
+    image: Image,
+    /// What is known of the first program before the target says so.
+    launched: Image,
+    execs: ExecCounts,
+    untraced: Option<Image>,
+    pace: Pace,
+    begun: Instant,
+    next_name: usize,
+}
+
+struct OpenRing {
+    /// None when the ring was given up.
+    consumer: Option<Consumer>,
+    tid: u32,
+    side: bool,
+    name: String,
+}
+
+/// The target's counters when the session began.
+struct ExecCounts {
+    begun: u32,
+    failed: u32,
+    images: u32,
+}
+
+impl Drain {
+    /// A drain for a session that was just begun on the calling thread. `launched` is what runs in the target.
+    pub fn new(
+        map: Arc<ArenaMap>,
+        session: Session,
+        controls: Arc<Controls>,
+        outlet: Outlet,
+        barrier: Barrier,
+        launched: Image,
+    ) -> Drain {
+        let arena = map.arena();
+        let target = &arena.header().target;
+        let images = target.images.load(Ordering::Acquire);
+        let execs = ExecCounts {
+            begun: target.exec_begun.load(Ordering::Relaxed),
+            failed: target.exec_failed.load(Ordering::Relaxed),
+            images: images.max(1),
+        };
+        let pool = Pool::new(arena, session.segments());
+        let rings = (0..arena.geometry().slots).map(|_| None).collect();
+        let pace = Pace::new(session.segments());
+        Drain {
+            map,
+            session,
+            controls,
+            outlet,
+            barrier,
+            pool,
+            rings,
+            by_tid: HashMap::new(),
+            image: Image::default(),
+            launched,
+            execs,
+            untraced: None,
+            pace,
+            begun: Instant::now(),
+            next_name: 0,
+        }
+    }
+
+    /// Drains until it is told to stop.
+    pub fn run(mut self) -> Outcome {
+        let stop = loop {
+            if let Some(stop) = self.controls.stopped() {
+                break stop;
+            }
+            let (bytes, _) = self.poll();
+            self.reap();
+            self.pause(bytes);
+        };
+        match stop {
+            Stop::Ended => {
+                self.follow_exec();
+                self.visit_all(&mut Vec::new());
+            }
+            Stop::Detach => self.detach(),
+        }
+        self.outlet.send(Message::End);
+        self.outcome()
+    }
+
+    fn detach(&mut self) {
+        self.session.stop();
+        let begun = Instant::now();
+        while self.poll().1 > 0 && begun.elapsed() < LAST_RECORDS {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let target = &self.map.arena().header().target;
+        let images = target.images.load(Ordering::Acquire);
+        let untraced = self.is_exec_open().then(|| self.untraced.clone().unwrap_or_default());
+        let outcome = Outcome {
+            end_cause: target.end_cause.load(Ordering::Relaxed),
+            images,
+            flags: target.flags.load(Ordering::Relaxed),
+            untraced,
+        };
+        self.session.stop();
+        self.session.give_up();
+        outcome
+    }
+
+    /// Looks at every ring once. Returns the bytes that came and how many threads are in the middle of an event.
+    fn poll(&mut self) -> (u64, usize) {
+        let flags = self.map.arena().header().target.flags.load(Ordering::Relaxed);
+        let time = self.barrier.pass(flags & target_flag::MEMBARRIER != 0);
+        self.follow_exec();
+        let mut flagged = Vec::new();
+        let bytes = self.visit_all(&mut flagged);
+        let in_flight = flagged.len();
+        self.outlet.send(Message::Mark(Mark { time, wall: self.begun.elapsed(), flagged }));
+        // What was consumed is progress too, even when no segment came back: a waiting thread may wait on.
+        if self.pool.take_given_back() > 0 || bytes > 0 {
+            announce_progress(&self.map);
+        }
+        (bytes, in_flight)
+    }
+
+    fn visit_all(&mut self, flagged: &mut Vec<u32>) -> u64 {
+        let arena = *self.map.arena();
+        let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
+        let mut bytes = 0;
+        for index in 0..high {
+            let Some(slot) = arena.slot(index) else { break };
+            if self.rings[index as usize].is_none() {
+                self.open(index, slot, self.image.number);
+            }
+            if self.rings[index as usize].is_none() {
+                continue;
+            }
+            // Acquire pairs with `Producer::settle`: when the flag is down, the head that it covered is visible.
+            if slot.in_flight.load(Ordering::Acquire) != 0 {
+                flagged.push(index);
+            }
+            bytes += self.drain(index, slot);
+        }
+        bytes
+    }
+
+    /// Opens the ring of a slot that a thread of program `image` has taken in this session.
+    fn open(&mut self, index: u32, slot: &Slot, image: u32) {
+        let active = |generation| u64::from(generation) << 32 | u64::from(slot_state::ACTIVE);
+        // Acquire pairs with the producer's Release: what it wrote of itself is visible.
+        let state = slot.state.0.load(Ordering::Acquire);
+        let is_ours = self.session.generation(index).is_some_and(|generation| state == active(generation))
+            && slot.session.load(Ordering::Relaxed) == self.session.number()
+            && slot.image.load(Ordering::Relaxed) == image;
+        if !is_ours {
+            return;
+        }
+        let tid = slot.tid.load(Ordering::Relaxed);
+        let side = slot.side.load(Ordering::Relaxed) != 0;
+        if !side && let Some(older) = self.by_tid.insert(tid, index) {
+            // The kernel gave the id to a new thread, so the old one is gone.
+            self.retire(older);
+        }
+        self.outlet.send(Message::Open { slot: index, tid, side });
+        let consumer = Consumer::open(slot, &mut self.pool.of(self.map.arena(), index)).ok();
+        if consumer.is_none() {
+            self.outlet.send(Message::Corrupt { slot: index });
+        }
+        self.rings[index as usize] = Some(OpenRing { consumer, tid, side, name: String::new() });
+    }
+
+    fn drain(&mut self, index: u32, slot: &Slot) -> u64 {
+        let Some(ring) = &mut self.rings[index as usize] else { return 0 };
+        let Some(consumer) = &mut ring.consumer else { return 0 };
+        let arena = self.map.arena();
+        let outlet = &mut self.outlet;
+        let mut ledger = self.pool.of(arena, index);
+        let drained = consumer.drain(arena, slot, &mut ledger, |words| outlet.copy(index, words));
+        outlet.flush(index);
+        drained.unwrap_or_else(|error| {
+            tracing::warn!(slot = index, %error, "ring given up");
+            ring.consumer = None;
+            outlet.send(Message::Corrupt { slot: index });
+            0
+        })
+    }
+
+    /// The slot's thread is gone: takes what it left and frees the slot.
+    fn retire(&mut self, index: u32) {
+        let arena = *self.map.arena();
+        let Some(slot) = arena.slot(index) else { return };
+        self.drain(index, slot);
+        let Some(ring) = self.rings[index as usize].take() else { return };
+        if !ring.side && self.by_tid.get(&ring.tid) == Some(&index) {
+            self.by_tid.remove(&ring.tid);
+        }
+        match ring.consumer {
+            Some(consumer) => consumer.close(&mut self.pool.of(&arena, index)),
+            None => self.pool.give_back_all(&arena, index),
+        }
+        self.session.free_slot(index);
+        self.outlet.send(Message::Close { slot: index });
+        announce_progress(&self.map);
+    }
+
+    /// Frees the slots of threads that have ended, when it is time to look.
+    fn reap(&mut self) {
+        let Some(&tasks) = self.controls.tasks.get() else { return };
+        let arena = self.map.arena();
+        let is_urgent =
+            arena.free_slots().is_empty() || arena.header().progress.waiters.load(Ordering::Relaxed) > 0;
+        let Some(listing) = self.pace.listing(is_urgent) else { return };
+        let Ok(living) = tasks.living() else { return };
+        self.pace.listed(listing);
+        let open = |ring: &Option<OpenRing>| ring.as_ref().map(|ring| ring.tid);
+        let tids = (0..).zip(&self.rings).filter_map(|(index, ring)| Some((index, open(ring)?)));
+        let dead: Vec<u32> = tids
+            .filter(|(_, tid)| !living.contains(tid) && tasks.is_gone(*tid))
+            .map(|(index, _)| index)
+            .collect();
+        dead.into_iter().for_each(|index| self.retire(index));
+        self.read_names(tasks);
+        if self.is_exec_open() {
+            self.note_untraced(tasks);
+        }
+    }
+
+    fn read_names(&mut self, tasks: Tasks) {
+        let slots = self.rings.len();
+        let order = (0..slots).map(|i| (self.next_name + i) % slots);
+        let open: Vec<usize> = order.filter(|&i| self.rings[i].is_some()).take(NAMES_PER_LISTING).collect();
+        for index in open {
+            self.next_name = index + 1;
+            let Some(ring) = &mut self.rings[index] else { continue };
+            if let Some(name) = tasks.name(ring.tid).filter(|name| *name != ring.name) {
+                ring.name.clone_from(&name);
+                self.outlet.send(Message::Name { tid: ring.tid, name });
+            }
+        }
+    }
+
+    /// Notices that exec has begun another traced program, and finishes the one before.
+    fn follow_exec(&mut self) {
+        // Acquire pairs with the new program's Release: the slots of older ones are final.
+        let images = self.map.arena().header().target.images.load(Ordering::Acquire);
+        if images == self.image.number {
+            return;
+        }
+        for number in self.older_images(images) {
+            if number != self.image.number {
+                self.begin(number);
+            }
+            self.finish_image();
+            self.outlet.send(Message::Replaced);
+        }
+        self.begin(images);
+    }
+
+    /// Programs before `images` that have left rings, and the present one.
+    fn older_images(&self, images: u32) -> BTreeSet<u32> {
+        let arena = self.map.arena();
+        let slots = (0..arena.geometry().slots).filter_map(|index| Some((index, arena.slot(index)?)));
+        let ours = slots.filter(|(index, slot)| {
+            let word = slot.state.0.load(Ordering::Acquire);
+            word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
+                && slot.session.load(Ordering::Relaxed) == self.session.number()
+                && self.rings[*index as usize].is_none()
+        });
+        let mut older: BTreeSet<u32> = ours.map(|(_, slot)| slot.image.load(Ordering::Relaxed)).collect();
+        older.insert(self.image.number);
+        older.into_iter().filter(|&number| number > 0 && number != images).collect()
+    }
+
+    /// Takes everything that the present program has left.
+    fn finish_image(&mut self) {
+        self.visit_all(&mut Vec::new());
+        for index in 0..self.map.arena().geometry().slots {
+            if self.rings[index as usize].is_some() {
+                self.retire(index);
+            }
+        }
+    }
+
+    fn begin(&mut self, number: u32) {
+        let running = self.controls.tasks.get().and_then(|tasks| running_image(*tasks, number));
+        self.image = running.unwrap_or_else(|| Image { number, ..self.launched.clone() });
+        self.untraced = None;
+        self.outlet.send(Message::Begin(self.image.clone()));
+    }
+
+    /// Whether the last exec has put a program in place that does not trace.
+    fn is_exec_open(&self) -> bool {
+        let target = &self.map.arena().header().target;
+        let since = |word: &AtomicU32, then: u32| word.load(Ordering::Relaxed).wrapping_sub(then);
+        let images = target.images.load(Ordering::Acquire);
+        let replaced = images.max(1).wrapping_sub(self.execs.images);
+        let begun = since(&target.exec_begun, self.execs.begun);
+        images > 0 && begun > since(&target.exec_failed, self.execs.failed).saturating_add(replaced)
+    }
+
+    fn note_untraced(&mut self, tasks: Tasks) {
+        let running = running_image(tasks, self.image.number.wrapping_add(1));
+        if let Some(running) = running.filter(|running| running.executable != self.image.executable) {
+            self.untraced = Some(running);
+        }
+    }
+
+    fn pause(&mut self, bytes: u64) {
+        let interval = self.pace.interval(bytes);
+        if interval.is_zero() {
+            return;
+        }
+        let progress = &self.map.arena().header().progress;
+        let seen = progress.wake.load(Ordering::Acquire);
+        // The target looks at `sleeping` before it wakes us; one who missed it is met by the check of `waiters`.
+        progress.sleeping.store(1, Ordering::SeqCst);
+        if self.controls.stopped().is_none() && progress.waiters.load(Ordering::SeqCst) == 0 {
+            sys::futex_wait(&progress.wake, seen, interval);
+        }
+        progress.sleeping.store(0, Ordering::Relaxed);
+    }
+}
+
+fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
+    let executable = procfs::executable(tasks.pid())?;
+    let executable = executable.to_string_lossy().into_owned();
+    Some(Image { number, executable, command: procfs::command(tasks.pid()) })
+}

@@ -1,0 +1,236 @@
+//! The thread that keeps the table: it receives what the drain found, applies it, and answers questions.
+//!
+//! A question is answered at a watermark that is not older than the question, so each answer is a consistent cut that
+//! includes all that had happened when it was asked.
+
+use crate::arena_map::ArenaMap;
+use crate::cut::{Cut, Figures, Losses};
+use crate::drain::{Image, Message};
+use crate::order::Order;
+use crate::queue::Receiver;
+use crate::table::live::Block;
+use crate::table::{Ring, Table};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender, TryRecvError};
+use std::time::Instant;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The numbers.
+    Figures,
+    /// Everything.
+    Cut,
+    /// The peak shall become what is live now.
+    ResetPeak,
+    /// All traces shall be forgotten.
+    ClearTraces,
+    /// The live block at an address.
+    Lookup(u64),
+}
+
+/// The answers, in the same order.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Question::Figures`].
+    Figures(Box<Figures>),
+    /// To [`Question::Cut`].
+    Cut(Box<Cut>),
+    /// To [`Question::ResetPeak`] and [`Question::ClearTraces`].
+    Done,
+    /// To [`Question::Lookup`].
+    Found(Option<Box<FoundBlock>>),
+}
+
+/// A live block and where it came from.
+#[derive(Clone, Debug)]
+pub struct FoundBlock {
+    /// The block.
+    pub block: Block,
+    /// Id and name of the thread that allocated it.
+    pub thread: (u32, String),
+    /// Return addresses, the most recent first, with path and bias of their objects.
+    pub frames: Vec<(u64, Option<(String, u64)>)>,
+    /// True depth of the stack.
+    pub total_nframe: u16,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+pub struct Request {
+    /// Stamp of the time of asking.
+    pub asked: u64,
+    /// The question.
+    pub question: Question,
+    /// Where the answer goes.
+    pub reply: mpsc::Sender<Answer>,
+}
+
+/// See the module.
+pub struct Keeper {
+    map: Arc<ArenaMap>,
+    nframe: u32,
+    order: Order<Ring>,
+    table: Table,
+    image: Image,
+    losses: Losses,
+    watermark: u64,
+    has_ended: bool,
+    waiting: VecDeque<Request>,
+    recycled: rtrb::Producer<Vec<u64>>,
+    replaced: SyncSender<Cut>,
+}
+
+/// Buffers that go back to the drain; larger heaps of them would only hold memory.
+pub const RECYCLED_BUFFERS: usize = 64;
+
+impl Keeper {
+    /// A keeper of an empty table. Emptied buffers go to `recycled`, the last state of programs that exec has
+    /// replaced to `replaced`.
+    pub fn new(
+        map: Arc<ArenaMap>,
+        nframe: u32,
+        recycled: rtrb::Producer<Vec<u64>>,
+        replaced: SyncSender<Cut>,
+    ) -> Keeper {
+        let losses = Losses::read(&map);
+        Keeper {
+            map,
+            nframe,
+            order: Order::default(),
+            table: Table::new(nframe),
+            image: Image::default(),
+            losses,
+            watermark: 0,
+            has_ended: false,
+            waiting: VecDeque::new(),
+            recycled,
+            replaced,
+        }
+    }
+
+    /// Works until nobody can ask any more.
+    pub fn run(mut self, mut messages: Receiver<Message>, requests: &mpsc::Receiver<Request>) {
+        loop {
+            let mut is_idle = true;
+            while let Some(message) = messages.try_recv() {
+                self.take(message);
+                is_idle = false;
+            }
+            loop {
+                match requests.try_recv() {
+                    Ok(request) => self.waiting.push_back(request),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+                is_idle = false;
+            }
+            self.answer_due();
+            // A drain that has died sends no End.
+            if messages.is_finished() && !self.has_ended {
+                self.take(Message::End);
+            } else if is_idle {
+                messages.wait();
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Begin(image) => self.image = image,
+            Message::Open { slot, tid, side } => self.order.open(slot, self.table.ring(tid, side)),
+            Message::Words { slot, words } => self.order.push(slot, words, &mut self.table),
+            Message::Name { tid, name } => self.table.threads_mut().name_by_tid(tid, name),
+            Message::Corrupt { slot } => self.order.give_up(slot, &mut self.table),
+            Message::Close { slot } => self.order.close(slot),
+            Message::Mark(mark) => {
+                self.watermark = self.order.advance(&mark, &mut self.table);
+                self.recycle();
+                self.answer_due();
+            }
+            Message::Replaced => self.finish_image(),
+            Message::End => {
+                self.order.finish(&mut self.table);
+                self.has_ended = true;
+            }
+        }
+    }
+
+    fn recycle(&mut self) {
+        for mut buffer in self.order.spent() {
+            buffer.clear();
+            // A full queue means that there are enough.
+            let _ = self.recycled.push(buffer);
+        }
+    }
+
+    fn finish_image(&mut self) {
+        self.order.finish(&mut self.table);
+        let cut = self.cut();
+        if self.replaced.send(cut).is_err() {
+            tracing::warn!(image = self.image.number, "nobody writes the snapshot of a replaced program");
+        }
+        self.table = Table::new(self.nframe);
+        self.losses = Losses::read(&self.map);
+    }
+
+    fn answer_due(&mut self) {
+        while let Some(request) = self.waiting.front()
+            && (self.has_ended || request.asked <= self.watermark)
+        {
+            let question = request.question;
+            let answer = self.answer(question);
+            if let Some(request) = self.waiting.pop_front() {
+                // Whoever asked may have left.
+                let _ = request.reply.send(answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) -> Answer {
+        match question {
+            Question::Figures => Answer::Figures(Box::new(self.figures())),
+            Question::Cut => Answer::Cut(Box::new(self.cut())),
+            Question::ResetPeak => {
+                self.table.reset_peak();
+                Answer::Done
+            }
+            Question::ClearTraces => {
+                self.table.clear_traces();
+                Answer::Done
+            }
+            Question::Lookup(address) => Answer::Found(self.lookup(address).map(Box::new)),
+        }
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::of(&self.table, &self.image, &self.map, self.losses)
+    }
+
+    fn cut(&self) -> Cut {
+        let begun = Instant::now();
+        let cut = Cut::of(&self.table, self.figures(), self.nframe);
+        tracing::info!(pause = ?begun.elapsed(), blocks = cut.live.len(), "copied the table");
+        cut
+    }
+
+    fn lookup(&self, address: u64) -> Option<FoundBlock> {
+        let block = *self.table.heap().live().get(address)?;
+        let thread = self.table.threads().get(block.thread)?;
+        let tree = self.table.stacks().tree();
+        let modules = self.table.modules();
+        let frames = tree.walk(block.stack).map(|frame| {
+            let module = frame.module(modules);
+            let object = module.and_then(|module| modules.objects().get(module as usize));
+            let path = object.map(|object| (self.image.path_of(&object.path), object.bias));
+            (frame.address, path)
+        });
+        Some(FoundBlock {
+            block,
+            thread: (thread.tid, thread.name.clone()),
+            frames: frames.collect(),
+            total_nframe: tree.stacks.get(block.stack as usize).map_or(0, |stack| stack.total_nframe),
+        })
+    }
+}

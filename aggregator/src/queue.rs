@@ -1,0 +1,81 @@
+//! A bounded queue between two threads: rtrb's ring, plus waiting at both ends.
+//!
+//! Full means that the sender waits, so that what is sent is never lost: the wait reaches the target, whose threads
+//! then wait for room.
+
+use crossbeam_utils::sync::{Parker, Unparker};
+use std::time::{Duration, Instant};
+
+/// The sending end.
+pub struct Sender<T> {
+    ring: rtrb::Producer<T>,
+    parker: Parker,
+    receiver: Unparker,
+}
+
+/// The receiving end.
+pub struct Receiver<T> {
+    ring: rtrb::Consumer<T>,
+    parker: Parker,
+    sender: Unparker,
+}
+
+/// The receiver is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closed;
+
+/// Between two looks at a queue that was full.
+const FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// A queue for `capacity` values.
+pub fn queue<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    let (producer, consumer) = rtrb::RingBuffer::new(capacity);
+    let (for_sender, for_receiver) = (Parker::new(), Parker::new());
+    let sender = for_sender.unparker().clone();
+    let receiver = for_receiver.unparker().clone();
+    (
+        Sender { ring: producer, parker: for_sender, receiver },
+        Receiver { ring: consumer, parker: for_receiver, sender },
+    )
+}
+
+impl<T> Sender<T> {
+    /// Sends, waiting for room. `waiting` is told every millisecond or so how long it has been.
+    pub fn send(&mut self, mut value: T, mut waiting: impl FnMut(Duration)) -> Result<(), Closed> {
+        let mut since = None;
+        while let Err(rtrb::PushError::Full(back)) = self.ring.push(value) {
+            if self.ring.is_abandoned() {
+                return Err(Closed);
+            }
+            value = back;
+            waiting(since.get_or_insert_with(Instant::now).elapsed());
+            self.parker.park_timeout(FULL_WAIT);
+        }
+        self.receiver.unpark();
+        Ok(())
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The next value, without waiting.
+    pub fn try_recv(&mut self) -> Option<T> {
+        let value = self.ring.pop().ok()?;
+        self.sender.unpark();
+        Some(value)
+    }
+
+    /// Sleeps until something may have come, or somebody used [`Receiver::waker`].
+    pub fn wait(&self) {
+        self.parker.park();
+    }
+
+    /// Whether the sender is gone and nothing is left.
+    pub fn is_finished(&self) -> bool {
+        self.ring.is_abandoned() && self.ring.is_empty()
+    }
+
+    /// Ends the receiver's [`Receiver::wait`].
+    pub fn waker(&self) -> Unparker {
+        self.parker.unparker().clone()
+    }
+}

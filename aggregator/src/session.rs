@@ -1,0 +1,213 @@
+//! Taking an arena over, starting a session on it, and giving it back.
+//!
+//! The word `session.owner` says who drains the arena. It is a robust futex of the drain's own thread: when that
+//! thread dies, even by SIGKILL, the kernel marks the word, the target stops tracing, and the next aggregator may
+//! take the arena over. So [`Session::begin`] must run on the thread that drains.
+
+use crate::arena_map::ArenaMap;
+use crate::clock::Clock;
+use crate::sys;
+use heapline_shared_format::arena::{Arena, SEGMENT_BYTES, slot_state, state};
+use std::collections::BTreeSet;
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const OWNER_DIED: u32 = 0x4000_0000;
+/// How long threads get to end the event that they are in: it takes them less than a microsecond once they run.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How to trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Frames kept per traceback.
+    pub nframe: u32,
+    /// Ceiling for the rings, in bytes.
+    pub max_target_memory: u64,
+    /// Clock of the stamps.
+    pub clock: Clock,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Another aggregator drains the arena.
+    #[error("it is being traced by aggregator {owner} already: stop that one first, or use aggregator ctl")]
+    Taken {
+        /// Process id of the other aggregator.
+        owner: u32,
+    },
+    /// A thread may still write to memory that the session would give to others.
+    #[error("its thread {tid} is stopped in the middle of a recorded call: let it run, then try again")]
+    InFlight {
+        /// The thread.
+        tid: u32,
+    },
+    /// The kernel refused to watch over the owner.
+    #[error("cannot register as the arena's owner: {0}")]
+    Owner(io::Error),
+}
+
+/// A session that goes on.
+pub struct Session {
+    map: Arc<ArenaMap>,
+    number: u32,
+    /// Generation of each slot, as given out; what the arena says is not believed.
+    generations: Vec<u32>,
+    segments: u32,
+}
+
+impl Session {
+    /// Takes the arena over and makes the target trace. `living` are the target's threads.
+    pub fn begin(map: Arc<ArenaMap>, settings: Settings, living: &BTreeSet<u32>) -> Result<Session, SessionError> {
+        let arena = map.arena();
+        let header = arena.header();
+        claim(&header.session.owner, &header.session.owner_pid)?;
+        // A dead owner may have left the session open.
+        header.session.state.store(state::IDLE, Ordering::Release);
+        header.session.epoch.fetch_add(1, Ordering::AcqRel);
+        sys::membarrier();
+        if let Err(tid) = settled(arena, living) {
+            header.session.owner.store(0, Ordering::Release);
+            return Err(SessionError::InFlight { tid });
+        }
+        let generations = reset_slots(arena, living);
+        let segments = fill_pool(arena, settings.max_target_memory);
+        let number = header.session.number.load(Ordering::Relaxed).wrapping_add(1);
+        header.session.number.store(number, Ordering::Relaxed);
+        header.session.clock.store(settings.clock.code(), Ordering::Relaxed);
+        header.session.nframe.store(settings.nframe, Ordering::Relaxed);
+        header.target.end_cause.store(0, Ordering::Relaxed);
+        // A thread that sees the new epoch (Acquire) sees all of the above, and the state.
+        header.session.state.store(state::TRACING, Ordering::Release);
+        header.session.epoch.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(number, segments, "session begun");
+        Ok(Session { map, number, generations, segments })
+    }
+
+    /// The session's number in the arena.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The arena.
+    pub fn arena(&self) -> &Arena {
+        self.map.arena()
+    }
+
+    /// The pool has this many segments, the first of the arena's.
+    pub fn segments(&self) -> u32 {
+        self.segments
+    }
+
+    /// Generation of a slot.
+    pub fn generation(&self, slot: u32) -> Option<u32> {
+        self.generations.get(slot as usize).copied()
+    }
+
+    /// Makes a slot free for another thread.
+    pub fn free_slot(&mut self, index: u32) {
+        let Some(generation) = self.generations.get_mut(index as usize) else { return };
+        *generation = generation.wrapping_add(1);
+        let Some(slot) = self.map.arena().slot(index) else { return };
+        slot.in_flight.store(0, Ordering::Relaxed);
+        slot.state.0.store(free_state(*generation), Ordering::Release);
+        self.map.arena().free_slots().push(index);
+    }
+
+    /// Makes the target stop tracing. A thread that was in the middle of an event may still publish that one.
+    pub fn stop(&self) {
+        let session = &self.arena().header().session;
+        session.state.store(state::IDLE, Ordering::Release);
+        session.epoch.fetch_add(1, Ordering::AcqRel);
+        sys::membarrier();
+    }
+
+    /// Gives the arena up.
+    pub fn give_up(self) {
+        self.arena().header().session.owner.store(0, Ordering::Release);
+    }
+}
+
+fn claim(owner: &AtomicU32, owner_pid: &AtomicU32) -> Result<(), SessionError> {
+    let found = owner.load(Ordering::Acquire);
+    let taken = |owner_pid: &AtomicU32| SessionError::Taken { owner: owner_pid.load(Ordering::Relaxed) };
+    if found != 0 && found & OWNER_DIED == 0 {
+        return Err(taken(owner_pid));
+    }
+    sys::own_robustly(owner).map_err(SessionError::Owner)?;
+    owner
+        .compare_exchange(found, sys::gettid(), Ordering::AcqRel, Ordering::Relaxed)
+        .map_err(|_| taken(owner_pid))?;
+    owner_pid.store(process::id(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Waits until no living thread is in the middle of an event, or of taking a slot. Err is one that stays there.
+fn settled(arena: &Arena, living: &BTreeSet<u32>) -> Result<(), u32> {
+    let begun = Instant::now();
+    let in_flight = || {
+        let slots = (0..arena.geometry().slots).filter_map(|index| arena.slot(index));
+        let mut flagged = slots.filter(|slot| slot.in_flight.load(Ordering::Acquire) != 0);
+        // A slot that is being taken has no thread id yet.
+        let is_alive = |tid| living.contains(&tid);
+        let slot = flagged.find(|slot| {
+            !is_active(slot.state.0.load(Ordering::Acquire)) || is_alive(slot.tid.load(Ordering::Relaxed))
+        });
+        slot.map(|slot| slot.tid.load(Ordering::Relaxed))
+    };
+    while let Some(tid) = in_flight() {
+        if begun.elapsed() > SETTLE {
+            return Err(tid);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Frees all slots. Returns their generations.
+///
+/// A thread that has slept since an earlier session still has its old slot, and touches that slot's flag once when it
+/// wakes, before it sees the new epoch. Its slot goes to the bottom of the list, where no other thread meets it.
+fn reset_slots(arena: &Arena, living: &BTreeSet<u32>) -> Vec<u32> {
+    let free = arena.free_slots();
+    free.clear();
+    let mut generations = vec![0; arena.geometry().slots as usize];
+    let mut fresh = Vec::new();
+    for (index, generation) in (0..).zip(&mut generations) {
+        let Some(slot) = arena.slot(index) else { continue };
+        let before = slot.state.0.load(Ordering::Relaxed);
+        *generation = u32::try_from(before >> 32).unwrap_or_default().wrapping_add(1);
+        slot.in_flight.store(0, Ordering::Relaxed);
+        slot.state.0.store(free_state(*generation), Ordering::Release);
+        if is_active(before) && living.contains(&slot.tid.load(Ordering::Relaxed)) {
+            free.push(index);
+        } else {
+            fresh.push(index);
+        }
+    }
+    fresh.into_iter().rev().for_each(|index| free.push(index));
+    generations
+}
+
+/// Fills the pool up to the ceiling, low segments on top. Returns their number.
+fn fill_pool(arena: &Arena, max_bytes: u64) -> u32 {
+    let wanted = u32::try_from(max_bytes / SEGMENT_BYTES as u64).unwrap_or(u32::MAX);
+    let least = heapline_shared_format::arena::MIN_SEGMENTS;
+    let segments = wanted.max(least).min(arena.geometry().segments);
+    let free = arena.free_segments();
+    free.clear();
+    (0..segments).rev().for_each(|index| free.push(index));
+    segments
+}
+
+fn is_active(word: u64) -> bool {
+    word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
+}
+
+fn free_state(generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(slot_state::FREE)
+}

@@ -1,0 +1,107 @@
+//! System calls and instructions that no crate wraps, each in one small safe function.
+
+use heapline_shared_format::event::STAMP_BITS;
+use std::io;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+/// Thread id of the caller.
+pub fn gettid() -> u32 {
+    // SAFETY: no arguments, no effects.
+    let tid = unsafe { libc::gettid() };
+    tid.unsigned_abs()
+}
+
+/// Effective user id of the caller.
+pub fn geteuid() -> u32 {
+    // SAFETY: no arguments, no effects.
+    unsafe { libc::geteuid() }
+}
+
+/// Sleeps until `word` is no longer `value`, somebody wakes it, or the time is over.
+pub fn futex_wait(word: &AtomicU32, value: u32, timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // Without FUTEX_PRIVATE_FLAG, since the other side is another process.
+    // SAFETY: the word and the timeout outlive the call; the kernel only reads them.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
+}
+
+/// Wakes all that sleep on `word`.
+pub fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the kernel uses the address only as a key.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Whether `membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED)` can be used.
+pub fn has_membarrier() -> bool {
+    // SAFETY: a query has no effects.
+    let supported = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) };
+    supported > 0 && supported & i64::from(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED) != 0
+}
+
+/// Makes every running thread of every process that has registered pass a memory barrier. False when refused.
+pub fn membarrier() -> bool {
+    // SAFETY: a barrier touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 }
+}
+
+/// The time-stamp counter, after all earlier loads, as a stamp.
+pub fn tsc() -> u64 {
+    let mut processor = 0;
+    // SAFETY: every x86-64 processor whose kernel uses the TSC as clock source has rdtscp.
+    let ticks = unsafe { core::arch::x86_64::__rdtscp(&mut processor) };
+    ticks & ((1 << STAMP_BITS) - 1)
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as a stamp.
+pub fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on every Linux, and `now` is valid for the write.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    let nanos = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+    nanos & ((1 << STAMP_BITS) - 1)
+}
+
+/// Turns -1 into the error that `errno` names.
+pub fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What the kernel walks when a thread ends: a list with one entry, the futex that the thread owns.
+#[repr(C)]
+struct RobustList {
+    first: *const RobustNode,
+    futex_offset: isize,
+    pending: *const RobustNode,
+    node: RobustNode,
+}
+
+#[repr(C)]
+struct RobustNode {
+    next: *const RobustNode,
+}
+
+/// Makes the kernel set `FUTEX_OWNER_DIED` in `word` when the calling thread ends with its id in it, however it ends.
+///
+/// The list is the thread's only one from then on, so it must not use robust pthread mutexes; no Rust code does.
+pub fn own_robustly(word: &AtomicU32) -> io::Result<()> {
+    let list = Box::leak(Box::new(RobustList {
+        first: std::ptr::null(),
+        futex_offset: 0,
+        pending: std::ptr::null(),
+        node: RobustNode { next: std::ptr::null() },
+    }));
+    let node = &raw const list.node;
+    list.first = node;
+    list.node.next = (&raw const list.first).cast();
+    list.futex_offset = (word.as_ptr() as isize).wrapping_sub(node as isize);
+    // The head that the kernel knows is the first three fields.
+    let head_bytes = std::mem::offset_of!(RobustList, node);
+    // SAFETY: the list is leaked, so it is there when the kernel walks it at the thread's end; it is circular over
+    // one node; a futex that is no longer mapped then only ends the walk.
+    let result = unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const *list, head_bytes) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,206 @@
+//! What the records add up to: the live blocks with their threads and tracebacks, and the sums.
+//!
+//! [`Table`] applies the records in the order that [`crate::order`] gives them, and answers at any point between two
+//! of them. It reads no clock and no file.
+
+pub mod heap;
+pub mod live;
+pub mod modules;
+pub mod stacks;
+pub mod threads;
+pub mod totals;
+
+use crate::contradiction::{Contradiction, Contradictions};
+use crate::order::{Corrupt, Sink};
+use heap::{Books, Heap, PendingRealloc};
+use heapline_shared_format::event::Event;
+use live::Block;
+use modules::{Loaded, Modules, Object};
+use stacks::{Definition, Definitions, Stacks};
+use threads::Threads;
+
+/// See the module.
+pub struct Table {
+    heap: Heap,
+    stacks: Stacks,
+    modules: Modules,
+    threads: Threads,
+    contradictions: Contradictions,
+    records: u64,
+}
+
+/// What the table remembers of a ring.
+#[derive(Debug)]
+pub struct Ring {
+    thread: u32,
+    definitions: Definitions,
+    realloc: Option<PendingRealloc>,
+}
+
+impl Table {
+    /// An empty table that keeps the most recent `nframe` frames of each traceback.
+    pub fn new(nframe: u32) -> Table {
+        Table {
+            heap: Heap::default(),
+            stacks: Stacks::new(nframe),
+            modules: Modules::default(),
+            threads: Threads::default(),
+            contradictions: Contradictions::default(),
+            records: 0,
+        }
+    }
+
+    /// A thread begins a ring.
+    pub fn ring(&mut self, tid: u32, side: bool) -> Ring {
+        Ring { thread: self.threads.open(tid, side), definitions: Definitions::default(), realloc: None }
+    }
+
+    /// Forgets all traces; tracing goes on.
+    pub fn clear_traces(&mut self) {
+        self.heap.clear(&mut self.threads);
+    }
+
+    /// The peak becomes what is live now.
+    pub fn reset_peak(&mut self) {
+        self.heap.reset_peak();
+    }
+
+    /// Native blocks and sums.
+    pub fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    /// Tracebacks.
+    pub fn stacks(&self) -> &Stacks {
+        &self.stacks
+    }
+
+    /// Loaded objects.
+    pub fn modules(&self) -> &Modules {
+        &self.modules
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// Threads, to name them.
+    pub fn threads_mut(&mut self) -> &mut Threads {
+        &mut self.threads
+    }
+
+    /// What cannot have happened.
+    pub fn contradictions(&self) -> &Contradictions {
+        &self.contradictions
+    }
+
+    /// Calls that were recorded.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    #[inline]
+    fn block(&mut self, ring: &Ring, address: u64, size: u64, stack: u32) -> Block {
+        let stack = ring.definitions.get(stack).unwrap_or_else(|| {
+            self.contradictions.count(Contradiction::UnknownStack);
+            stacks::EMPTY
+        });
+        Block { address, size, stack, thread: ring.thread }
+    }
+
+    fn load(&mut self, object: Object) {
+        match self.modules.load(object) {
+            Loaded::Already => {}
+            Loaded::Full => self.contradictions.count(Contradiction::Full),
+            Loaded::Now { module, displaced } => {
+                displaced.into_iter().for_each(|other| self.seal(other));
+                self.stacks.unseal(module);
+            }
+        }
+    }
+
+    fn seal(&mut self, module: u32) {
+        if let Some(object) = self.modules.objects().get(module as usize) {
+            self.stacks.seal(module, object.start, object.end);
+        }
+    }
+
+    fn define(&mut self, ring: &mut Ring, definition: Definition<'_>) -> Result<(), Corrupt> {
+        if !self.stacks.define(&mut ring.definitions, definition)? {
+            self.contradictions.count(Contradiction::Full);
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Table {
+    type Ring = Ring;
+
+    fn apply(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
+        match event {
+            Event::Alloc { address, size, stack, .. } => {
+                let block = self.block(ring, address, size, stack);
+                let (heap, mut books) = self.heap_and_books();
+                heap.alloc(block, &mut books);
+            }
+            Event::Free { address, .. } => {
+                let (heap, mut books) = self.heap_and_books();
+                heap.free(address, &mut books);
+            }
+            Event::Realloc { address, .. } => {
+                let (heap, mut books) = self.heap_and_books();
+                ring.realloc = Some(heap.realloc(address, ring.realloc, &mut books));
+            }
+            Event::Reallocated { address, size, stack, .. } => {
+                let block = self.block(ring, address, size, stack);
+                let (heap, mut books) = self.heap_and_books();
+                heap.reallocated(ring.realloc.take(), block, &mut books);
+            }
+            Event::ReallocEnd { freed, .. } => {
+                let (heap, mut books) = self.heap_and_books();
+                heap.realloc_ended(ring.realloc.take(), freed, &mut books);
+            }
+            Event::Stack { id, keep, total, truncated, more, frames } => {
+                return self.define(ring, Definition { id, keep, total, truncated, more, frames });
+            }
+            Event::Module { start, end, bias, build_id, path, .. } => {
+                let (path, build_id) = (path.bytes().collect(), build_id.bytes().collect());
+                self.load(Object { path, build_id, start, end, bias });
+            }
+            Event::Unload { start, .. } => {
+                if let Some(module) = self.modules.unload(start) {
+                    self.seal(module);
+                }
+            }
+            Event::Thread { name, .. } => self.threads.name(ring.thread, text(&name)),
+            Event::Pad => {}
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, ring: Ring) {
+        self.threads.close(ring.thread);
+    }
+
+    fn contradiction(&mut self, kind: Contradiction) {
+        self.contradictions.count(kind);
+    }
+}
+
+impl Table {
+    #[inline]
+    fn heap_and_books(&mut self) -> (&mut Heap, Books<'_>) {
+        self.records += 1;
+        (&mut self.heap, Books { threads: &mut self.threads, contradictions: &mut self.contradictions })
+    }
+}
+
+/// The text of a field that is padded with zeros.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! All distinct tracebacks, as a tree of frames, and each ring's way of naming them.
+//!
+//! A frame is a return address together with the module that was there. While a module is loaded its frames are found
+//! by address alone; when it goes they are sealed to it, and the same address is a new frame from then on.
+
+use super::modules::Modules;
+use crate::order::Corrupt;
+use hashbrown::HashTable;
+use heapline_shared_format::snapshot::Stack;
+use std::collections::HashMap;
+
+/// No parent, or no leaf.
+pub const NONE: u32 = u32::MAX;
+/// The stack of blocks whose traceback is not known: no frames, truncated.
+pub const EMPTY: u32 = 0;
+/// Most nodes, frames and stacks. What comes later goes to the empty stack, and is counted.
+const MAX_NODES: usize = 1 << 27;
+/// Deepest stack of a ring. No collector walks as far.
+const MAX_DEPTH: usize = 1 << 20;
+
+/// A frame of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeFrame {
+    /// Return address.
+    pub address: u64,
+    /// The module, once it was unloaded; [`NONE`] while the address says it.
+    pub sealed_to: u32,
+}
+
+impl CodeFrame {
+    /// Index of the module that the frame lies in.
+    pub fn module(self, modules: &Modules) -> Option<u32> {
+        if self.sealed_to == NONE { modules.find(self.address) } else { Some(self.sealed_to) }
+    }
+}
+
+/// A node of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeNode {
+    /// The caller's node, or [`NONE`].
+    pub parent: u32,
+    /// Index of the frame.
+    pub frame: u32,
+}
+
+/// The tables that a snapshot copies.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// Frames by index.
+    pub frames: Vec<CodeFrame>,
+    /// Nodes by index; a parent comes before its children.
+    pub nodes: Vec<TreeNode>,
+    /// Tracebacks by index.
+    pub stacks: Vec<Stack>,
+}
+
+impl Tree {
+    /// The frames of a stack, the most recent first.
+    pub fn walk(&self, stack: u32) -> impl Iterator<Item = CodeFrame> + '_ {
+        let leaf = self.stacks.get(stack as usize).and_then(|stack| stack.leaf);
+        let nodes = std::iter::successors(leaf, |&node| Some(self.nodes[node as usize].parent).filter(|&p| p != NONE));
+        nodes.map(|node| self.frames[self.nodes[node as usize].frame as usize])
+    }
+}
+
+/// See the module.
+pub struct Stacks {
+    tree: Tree,
+    /// Frames of modules that are loaded, and of code that belongs to none.
+    by_address: HashMap<u64, u32>,
+    /// Frames of modules that are not loaded, to be found again when one comes back.
+    sealed: HashMap<u32, Vec<u32>>,
+    node_index: HashTable<u32>,
+    stack_index: HashMap<StackKey, u32>,
+    /// Frames kept of a stack.
+    nframe: usize,
+    /// Changes when frames are sealed or come back: nodes that rings remember are then no longer true.
+    generation: u64,
+}
+
+type StackKey = (u32, u16, bool);
+
+/// The stacks as one ring names them.
+#[derive(Debug, Default)]
+pub struct Definitions {
+    /// The last definition, the oldest frame first.
+    frames: Vec<u64>,
+    /// The tree's nodes for `frames`, as far as they are known.
+    nodes: Vec<u32>,
+    generation: u64,
+    ids: Vec<u32>,
+    defined: usize,
+}
+
+/// One STACK record.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition<'a> {
+    /// The id that it defines, unless `more`.
+    pub id: u32,
+    /// Frames kept of the last definition, from the root.
+    pub keep: u32,
+    /// True depth.
+    pub total: u32,
+    /// Whether the walk ended before the root.
+    pub truncated: bool,
+    /// Whether the definition goes on in the next record.
+    pub more: bool,
+    /// The frames that follow the kept ones, the oldest first.
+    pub frames: &'a [u64],
+}
+
+impl Definitions {
+    /// The stack that the ring means by an id.
+    #[inline]
+    pub fn get(&self, id: u32) -> Option<u32> {
+        self.ids.get(id as usize).copied().filter(|&stack| stack != NONE)
+    }
+
+    /// Ids are dense, so one far above their number is nonsense, and must not make the table grow.
+    fn set(&mut self, id: u32, stack: u32) -> Result<(), Corrupt> {
+        let id = id as usize;
+        if id >= self.ids.len() {
+            self.defined += 1;
+            if id > 2 * self.defined + 4096 {
+                return Err(Corrupt);
+            }
+            self.ids.resize(id + 1, NONE);
+        }
+        self.ids[id] = stack;
+        Ok(())
+    }
+}
+
+impl Stacks {
+    /// Keeps the most recent `nframe` frames of each stack.
+    pub fn new(nframe: u32) -> Stacks {
+        let mut stacks = Stacks {
+            tree: Tree::default(),
+            by_address: HashMap::new(),
+            sealed: HashMap::new(),
+            node_index: HashTable::new(),
+            stack_index: HashMap::new(),
+            nframe: nframe as usize,
+            generation: 0,
+        };
+        stacks.stack((NONE, 0, true));
+        stacks
+    }
+
+    /// The tables.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// A ring defines a stack. False when the tables are full, and the id stands for the empty stack.
+    pub fn define(&mut self, ring: &mut Definitions, record: Definition<'_>) -> Result<bool, Corrupt> {
+        let keep = record.keep as usize;
+        if keep > ring.frames.len() || keep + record.frames.len() > MAX_DEPTH {
+            return Err(Corrupt);
+        }
+        ring.frames.truncate(keep);
+        ring.nodes.truncate(keep);
+        ring.frames.extend_from_slice(record.frames);
+        if record.more {
+            return Ok(true);
+        }
+        let total_nframe = u16::try_from(record.total).unwrap_or(u16::MAX);
+        let leaf = self.leaf(ring);
+        let stack = leaf.and_then(|leaf| self.stack((leaf, total_nframe, record.truncated)));
+        ring.set(record.id, stack.unwrap_or(EMPTY))?;
+        Ok(stack.is_some())
+    }
+
+    /// A module was unloaded: the frames in `range` (return addresses) are its own from now on.
+    pub fn seal(&mut self, module: u32, start: u64, end: u64) {
+        let frames = &mut self.tree.frames;
+        let sealed = self.sealed.entry(module).or_default();
+        self.by_address.retain(|&address, &mut frame| {
+            let inside = address > start && address <= end;
+            if inside {
+                frames[frame as usize].sealed_to = module;
+                sealed.push(frame);
+            }
+            !inside
+        });
+        self.generation += 1;
+    }
+
+    /// A module came back: its frames are found by address again.
+    pub fn unseal(&mut self, module: u32) {
+        for frame in self.sealed.remove(&module).unwrap_or_default() {
+            let entry = &mut self.tree.frames[frame as usize];
+            entry.sealed_to = NONE;
+            self.by_address.insert(entry.address, frame);
+        }
+        self.generation += 1;
+    }
+
+    /// The node of the ring's last frame; none when the tables are full.
+    fn leaf(&mut self, ring: &mut Definitions) -> Option<u32> {
+        let depth = ring.frames.len();
+        let first = depth.saturating_sub(self.nframe);
+        if first > 0 {
+            // Cut at the root: nodes of the whole stack are no use.
+            ring.nodes.clear();
+            return self.extend(NONE, &ring.frames[first..], |_| ());
+        }
+        if ring.generation != self.generation {
+            ring.generation = self.generation;
+            ring.nodes.clear();
+        }
+        let known = ring.nodes.len();
+        let parent = ring.nodes.last().copied().unwrap_or(NONE);
+        let nodes = &mut ring.nodes;
+        self.extend(parent, &ring.frames[known..], |node| nodes.push(node))
+    }
+
+    fn extend(&mut self, parent: u32, frames: &[u64], mut each: impl FnMut(u32)) -> Option<u32> {
+        frames.iter().try_fold(parent, |parent, &address| {
+            let frame = self.frame(address)?;
+            let node = self.node(TreeNode { parent, frame })?;
+            each(node);
+            Some(node)
+        })
+    }
+
+    fn frame(&mut self, address: u64) -> Option<u32> {
+        if let Some(&frame) = self.by_address.get(&address) {
+            return Some(frame);
+        }
+        let frame = next_index(self.tree.frames.len())?;
+        self.tree.frames.push(CodeFrame { address, sealed_to: NONE });
+        self.by_address.insert(address, frame);
+        Some(frame)
+    }
+
+    fn node(&mut self, node: TreeNode) -> Option<u32> {
+        let nodes = &mut self.tree.nodes;
+        if let Some(&found) = self.node_index.find(hash(&node), |&i| nodes[i as usize] == node) {
+            return Some(found);
+        }
+        let index = next_index(nodes.len())?;
+        nodes.push(node);
+        self.node_index.insert_unique(hash(&node), index, |&i| hash(&nodes[i as usize]));
+        Some(index)
+    }
+
+    fn stack(&mut self, key: StackKey) -> Option<u32> {
+        if let Some(&stack) = self.stack_index.get(&key) {
+            return Some(stack);
+        }
+        let (leaf, total_nframe, truncated) = key;
+        let index = next_index(self.tree.stacks.len())?;
+        self.tree.stacks.push(Stack { leaf: (leaf != NONE).then_some(leaf), total_nframe, truncated });
+        self.stack_index.insert(key, index);
+        Some(index)
+    }
+}
+
+fn next_index(len: usize) -> Option<u32> {
+    u32::try_from(len).ok().filter(|_| len < MAX_NODES)
+}
+
+fn hash(node: &TreeNode) -> u64 {
+    let product = (u64::from(node.parent) << 32 | u64::from(node.frame)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ product >> 32
+}

@@ -1,0 +1,374 @@
+use super::*;
+use heapline_shared_format::event::{MAX_STACK_FRAMES, module_head, stack_head};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// Applies encoded records to a table through one ring per thread.
+struct Bench {
+    table: Table,
+    rings: Vec<Ring>,
+}
+
+impl Bench {
+    fn new(threads: u32) -> Bench {
+        let mut table = Table::new(64);
+        let rings = (0..threads).map(|tid| table.ring(tid, false)).collect();
+        let mut bench = Bench { table, rings };
+        for thread in 0..threads as usize {
+            for id in 0..4 {
+                bench.define(thread, id, &[0x1000, 0x2000 + u64::from(id)]);
+            }
+        }
+        bench
+    }
+
+    fn apply(&mut self, thread: usize, event: Event<'_>) {
+        self.table.apply(&mut self.rings[thread], event).expect("no corruption in this test");
+    }
+
+    fn define(&mut self, thread: usize, id: u32, frames: &[u64]) {
+        let total = frames.len() as u32;
+        self.apply(thread, Event::Stack { id, keep: 0, total, truncated: false, more: false, frames });
+    }
+
+    fn alloc(&mut self, thread: usize, address: u64, size: u64, stack: u32) {
+        self.apply(thread, Event::Alloc { stamp: 0, address, size, stack });
+    }
+
+    fn free(&mut self, thread: usize, address: u64) {
+        self.apply(thread, Event::Free { stamp: 0, address });
+    }
+
+    fn current(&self) -> (u64, u64) {
+        let current = self.table.heap().totals().current();
+        (current.size, current.count)
+    }
+
+    fn frames(&self, address: u64) -> Vec<u64> {
+        let stack = self.table.heap().live().get(address).expect("a live block").stack;
+        self.table.stacks().tree().walk(stack).map(|frame| frame.address).collect()
+    }
+}
+
+#[test]
+fn the_seeds_story_big_peak_reset_small_peak() {
+    let mut bench = Bench::new(1);
+    bench.alloc(0, 0x10, 100, 0);
+    bench.alloc(0, 0x20, 10_000, 1);
+    bench.free(0, 0x20);
+    let peaks = |bench: &Bench| {
+        let totals = bench.table.heap().totals();
+        (totals.peak(), totals.stacks().map(|(_, amounts)| amounts.peak.size).collect::<Vec<_>>())
+    };
+    assert_eq!(peaks(&bench), (10_100, vec![100, 10_000]));
+    bench.table.reset_peak();
+    assert_eq!(peaks(&bench), (100, vec![100, 0]));
+    bench.alloc(0, 0x30, 50, 2);
+    bench.free(0, 0x10);
+    assert_eq!(peaks(&bench), (150, vec![100, 0, 50]));
+    assert_eq!(bench.current(), (50, 1));
+}
+
+#[test]
+fn a_realloc_keeps_its_block_until_the_end_record() {
+    let mut bench = Bench::new(1);
+    bench.alloc(0, 0x10, 100, 0);
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10 });
+    assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((100, 1), 1));
+    bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
+    assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((300, 1), 0));
+    assert_eq!(bench.table.heap().totals().peak(), 300, "never both blocks at once");
+    assert_eq!(bench.table.heap().totals().frees(), 1);
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20 });
+    bench.apply(0, Event::ReallocEnd { stamp: 0, address: 0x20, freed: false });
+    assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((300, 1), 0));
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20 });
+    bench.apply(0, Event::ReallocEnd { stamp: 0, address: 0x20, freed: true });
+    assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((0, 0), 0));
+    assert_eq!(bench.table.contradictions().total(), 0);
+}
+
+#[test]
+fn another_threads_alloc_at_the_old_address_ends_the_block_in_realloc() {
+    let mut bench = Bench::new(2);
+    bench.alloc(0, 0x10, 100, 0);
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.alloc(1, 0x10, 7, 1);
+    assert_eq!(bench.current(), (7, 1));
+    // The other thread's block is in its own realloc when the first one ends.
+    bench.apply(1, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
+    assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((307, 2), 1));
+    bench.apply(1, Event::Reallocated { stamp: 0, address: 0x10, size: 9, stack: 1 });
+    assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((309, 2), 0));
+    assert_eq!(bench.table.contradictions().total(), 0);
+    assert_eq!(bench.table.heap().untracked_frees(), 0);
+}
+
+#[test]
+fn a_realloc_of_an_older_block_leaves_the_next_owner_of_the_address_alone() {
+    let mut bench = Bench::new(2);
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.alloc(1, 0x10, 7, 1);
+    bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
+    assert_eq!(bench.current(), (307, 2));
+    assert_eq!(bench.table.heap().untracked_frees(), 1);
+}
+
+#[test]
+fn contradictions_are_resolved_and_counted() {
+    let mut bench = Bench::new(1);
+    bench.free(0, 0x10);
+    assert_eq!(bench.table.heap().untracked_frees(), 1);
+    bench.alloc(0, 0x10, 5, 0);
+    bench.alloc(0, 0x10, 6, 0);
+    assert_eq!(bench.current(), (6, 1));
+    bench.free(0, 0x10);
+    bench.free(0, 0x10);
+    bench.alloc(0, 0x10, 1, 99);
+    let counted = bench.table.contradictions();
+    assert_eq!(counted.of(Contradiction::AllocOverLive), 1);
+    assert_eq!(counted.of(Contradiction::DoubleFree), 1);
+    assert_eq!(counted.of(Contradiction::UnknownStack), 1);
+    assert!(bench.frames(0x10).is_empty());
+}
+
+#[test]
+fn cleared_traces_are_forgotten_silently() {
+    let mut bench = Bench::new(1);
+    bench.alloc(0, 0x10, 100, 0);
+    bench.alloc(0, 0x20, 100, 0);
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20 });
+    bench.table.clear_traces();
+    let totals = bench.table.heap().totals();
+    assert_eq!((bench.current(), totals.peak(), totals.total().count), ((0, 0), 0, 0));
+    bench.free(0, 0x10);
+    bench.apply(0, Event::Reallocated { stamp: 0, address: 0x30, size: 4, stack: 1 });
+    assert_eq!(bench.current(), (4, 1));
+    assert_eq!(bench.table.heap().totals().frees(), 0);
+    assert_eq!(bench.table.contradictions().total(), 0);
+}
+
+#[test]
+fn stacks_are_kept_frames_plus_new_ones_cut_to_the_most_recent() {
+    let mut table = Table::new(3);
+    let mut ring = table.ring(1, false);
+    let mut define = |id, keep, more, frames: &[u64]| {
+        let record = Event::Stack { id, keep, total: 70_000, truncated: false, more, frames };
+        table.apply(&mut ring, record)
+    };
+    assert_eq!(define(0, 0, false, &[1, 2, 3, 4]), Ok(()));
+    assert_eq!(define(0, 3, true, &[5]), Ok(()));
+    assert_eq!(define(1, 4, false, &[6]), Ok(()));
+    assert_eq!(define(2, 2, false, &[]), Ok(()));
+    assert_eq!(define(3, 9, false, &[]), Err(Corrupt), "more kept than there were");
+    assert_eq!(define(1 << 30, 0, false, &[]), Err(Corrupt), "ids are dense");
+    let walks = |id| {
+        let stack = ring.definitions.get(id).expect("defined");
+        table.stacks().tree().walk(stack).map(|frame| frame.address).collect::<Vec<_>>()
+    };
+    assert_eq!((walks(0), walks(1), walks(2)), (vec![4, 3, 2], vec![6, 5, 3], vec![2, 1]));
+    assert_eq!(table.stacks().tree().stacks[1].total_nframe, u16::MAX);
+}
+
+#[test]
+fn frames_of_an_unloaded_module_stay_its_own() {
+    let mut bench = Bench::new(1);
+    let text = [0x6161_6161_6161_6161u64];
+    let load = |bench: &mut Bench, path_bytes: usize| {
+        let (head, _) = module_head(0, 0x5000..0x6000, 0x5000, 0, path_bytes);
+        let words: Vec<u64> = head.into_iter().chain(text).collect();
+        let (event, _) = heapline_shared_format::event::decode(&words).expect("a record");
+        bench.apply(0, event);
+    };
+    let module_of = |bench: &Bench, address| {
+        let stack = bench.table.heap().live().get(address).expect("live").stack;
+        let leaf = bench.table.stacks().tree().walk(stack).next().expect("a frame");
+        leaf.module(bench.table.modules()).map(|m| bench.table.modules().objects()[m as usize].path.len())
+    };
+    bench.define(0, 0, &[0x5800]);
+    bench.alloc(0, 0x10, 1, 0);
+    load(&mut bench, 3);
+    assert_eq!(module_of(&bench, 0x10), Some(3), "a module may be announced after its frames");
+    bench.apply(0, Event::Unload { stamp: 0, start: 0x5000 });
+    load(&mut bench, 4);
+    bench.define(0, 1, &[0x5800]);
+    bench.alloc(0, 0x20, 1, 1);
+    assert_eq!((module_of(&bench, 0x10), module_of(&bench, 0x20)), (Some(3), Some(4)));
+    let frames = bench.table.stacks().tree().frames.len();
+    // The first comes back in the place of the second: the same frames as at first.
+    load(&mut bench, 3);
+    bench.define(0, 2, &[0x5800]);
+    bench.alloc(0, 0x30, 1, 2);
+    assert_eq!((module_of(&bench, 0x20), module_of(&bench, 0x30)), (Some(4), Some(3)));
+    assert_eq!(bench.table.stacks().tree().frames.len(), frames, "a plug-in that comes and goes takes no memory");
+}
+
+#[test]
+fn a_million_threads_take_the_room_of_those_with_blocks() {
+    let mut table = Table::new(8);
+    for tid in 0..1_000_000u64 {
+        let mut ring = table.ring(tid as u32 % 32_768, false);
+        let block = |stamp| Event::Alloc { stamp, address: tid * 16, size: 1, stack: 0 };
+        if tid % 100_000 == 0 {
+            table.apply(&mut ring, block(tid)).expect("a record");
+        }
+        table.close(ring);
+    }
+    assert_eq!(table.heap().live().iter().len(), 10);
+    assert!(table.threads().rows().len() <= 11, "{}", table.threads().rows().len());
+}
+
+/// What a naive model remembers per stack: live (size, count), the same at the peak, total.
+type Naive = BTreeMap<u32, [(u64, u64); 3]>;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Alloc { address: u64, size: u64, stack: u32 },
+    Free { address: u64 },
+    Realloc { from: u64, to: u64, size: u64, stack: u32 },
+    ResetPeak,
+    Clear,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let address = || (1..24u64).prop_map(|n| n * 16);
+    prop_oneof![
+        8 => (address(), 0..100u64, 0..4u32).prop_map(|(address, size, stack)| Step::Alloc { address, size, stack }),
+        8 => address().prop_map(|address| Step::Free { address }),
+        3 => (address(), address(), 0..100u64, 0..4u32)
+            .prop_map(|(from, to, size, stack)| Step::Realloc { from, to, size, stack }),
+        1 => Just(Step::ResetPeak),
+        1 => Just(Step::Clear),
+    ]
+}
+
+/// Everything computed anew after every step.
+#[derive(Default)]
+struct Model {
+    live: BTreeMap<u64, (u64, u32)>,
+    totals: BTreeMap<u32, (u64, u64)>,
+    peak: u64,
+    at_peak: BTreeMap<u32, (u64, u64)>,
+}
+
+impl Model {
+    fn by_stack(&self) -> BTreeMap<u32, (u64, u64)> {
+        let mut sums = BTreeMap::new();
+        for &(size, stack) in self.live.values() {
+            let sum: &mut (u64, u64) = sums.entry(stack).or_default();
+            *sum = (sum.0 + size, sum.1 + 1);
+        }
+        sums
+    }
+
+    fn alloc(&mut self, address: u64, size: u64, stack: u32) {
+        self.live.insert(address, (size, stack));
+        let total = self.totals.entry(stack).or_default();
+        *total = (total.0 + size, total.1 + 1);
+        if self.current() > self.peak {
+            self.reset_peak();
+        }
+    }
+
+    fn current(&self) -> u64 {
+        self.live.values().map(|&(size, _)| size).sum()
+    }
+
+    fn reset_peak(&mut self) {
+        self.peak = self.current();
+        self.at_peak = self.by_stack();
+    }
+
+    fn rows(&self) -> Naive {
+        let live = self.by_stack();
+        let of = |sums: &BTreeMap<u32, (u64, u64)>, stack| sums.get(stack).copied().unwrap_or_default();
+        self.totals.iter().map(|(stack, &total)| (*stack, [of(&live, stack), of(&self.at_peak, stack), total])).collect()
+    }
+}
+
+proptest! {
+    #[test]
+    fn totals_and_peaks_equal_the_naive_models(steps in prop::collection::vec(step(), 0..200)) {
+        let mut bench = Bench::new(1);
+        let ids: Vec<u32> = (0..4).map(|id| bench.rings[0].definitions.get(id).expect("defined")).collect();
+        let mut model = Model::default();
+        for step in steps {
+            match step {
+                Step::Alloc { address, size, stack } => {
+                    bench.alloc(0, address, size, stack);
+                    model.live.remove(&address);
+                    model.alloc(address, size, ids[stack as usize]);
+                }
+                Step::Free { address } => {
+                    bench.free(0, address);
+                    model.live.remove(&address);
+                }
+                Step::Realloc { from, to, size, stack } => {
+                    bench.apply(0, Event::Realloc { stamp: 0, address: from });
+                    bench.apply(0, Event::Reallocated { stamp: 0, address: to, size, stack });
+                    model.live.remove(&from);
+                    model.live.remove(&to);
+                    model.alloc(to, size, ids[stack as usize]);
+                }
+                Step::ResetPeak => {
+                    bench.table.reset_peak();
+                    model.reset_peak();
+                }
+                Step::Clear => {
+                    bench.table.clear_traces();
+                    model = Model::default();
+                }
+            }
+            let totals = bench.table.heap().totals();
+            let rows: Naive = totals
+                .stacks()
+                .map(|(stack, amounts)| {
+                    let pair = |amount: totals::Amount| (amount.size, amount.count);
+                    (stack, [pair(amounts.current), pair(amounts.peak), pair(amounts.total)])
+                })
+                .collect();
+            prop_assert_eq!(rows, model.rows());
+            prop_assert_eq!((totals.current().size, totals.peak()), (model.current(), model.peak));
+            prop_assert_eq!(bench.table.heap().live().iter().len(), model.live.len());
+        }
+    }
+
+    #[test]
+    fn any_records_end_without_a_panic(
+        records in prop::collection::vec((0..3usize, prop::collection::vec(any::<u64>(), 1..12), 0..16u64), 0..200),
+    ) {
+        let mut bench = Bench::new(3);
+        for (thread, mut words, kind) in records {
+            words[0] = words[0] & !15 | kind;
+            if kind == 6 {
+                words[0] &= 0x30_003f;
+                if let Some(ids) = words.get_mut(1) {
+                    *ids &= 0x7_0000_00ff;
+                }
+            }
+            if let Ok((event, _)) = heapline_shared_format::event::decode(&words) {
+                // An error is an answer too.
+                let _ = bench.table.apply(&mut bench.rings[thread], event);
+            }
+        }
+        let live: u64 = bench.table.heap().live().iter().map(|block| block.size).sum();
+        prop_assert_eq!(bench.current().0, live);
+    }
+}
+
+#[test]
+fn the_deepest_definition_is_bounded() {
+    let mut table = Table::new(64);
+    let mut ring = table.ring(1, false);
+    let frames = [7; MAX_STACK_FRAMES];
+    let results = (0..u32::MAX).map(|i| {
+        let keep = i * MAX_STACK_FRAMES as u32;
+        let head = stack_head(MAX_STACK_FRAMES, keep, 0, 0, false, true);
+        let words: Vec<u64> = head.into_iter().chain(frames).collect();
+        let (event, _) = heapline_shared_format::event::decode(&words).expect("a record");
+        table.apply(&mut ring, event)
+    });
+    let accepted = results.take_while(Result::is_ok).count();
+    assert_eq!(accepted, (1 << 20) / MAX_STACK_FRAMES);
+}

@@ -1,0 +1,186 @@
+//! A traced process, seen from the rest of the aggregator: starts the drain's and the table's thread, passes
+//! questions on, ends both.
+
+use crate::arena_map::ArenaMap;
+use crate::cut::{Cut, Figures};
+use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks};
+use crate::keeper::{Answer, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request};
+use crate::queue::queue;
+use crate::session::{Session, SessionError, Settings};
+use crossbeam_utils::sync::Unparker;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// Messages between drain and table. With full batches that is 64 MiB.
+const QUEUE_MESSAGES: usize = 512;
+
+/// Why tracing did not start, or a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The session did not begin.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The system has no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// A thread of ours has ended before its time.
+    #[error("the aggregator has failed: its {0} thread is gone (please report this)")]
+    Gone(&'static str),
+}
+
+/// See the module.
+pub struct Tracer {
+    settings: Settings,
+    controls: Arc<Controls>,
+    requests: Mutex<mpsc::Sender<Request>>,
+    keeper: Unparker,
+    drain: Mutex<Drained>,
+    map: Arc<ArenaMap>,
+}
+
+enum Drained {
+    Running(JoinHandle<Outcome>),
+    Over(Outcome),
+}
+
+impl Tracer {
+    /// Begins a session on an arena. `launched` says what runs in the target as far as it is known; the cuts of
+    /// programs that exec replaces go to `replaced`.
+    pub fn start(
+        map: Arc<ArenaMap>,
+        settings: Settings,
+        launched: Image,
+        target: Option<Tasks>,
+        replaced: SyncSender<Cut>,
+    ) -> Result<Tracer, TraceError> {
+        let controls = Arc::new(Controls::new(Arc::clone(&map)));
+        let living = match target {
+            Some(tasks) => {
+                controls.set_target(tasks);
+                tasks.living().unwrap_or_default()
+            }
+            None => BTreeSet::new(),
+        };
+        let (sender, messages) = queue(QUEUE_MESSAGES);
+        let (to_drain, recycled) = rtrb::RingBuffer::new(RECYCLED_BUFFERS);
+        let (requests, asked) = mpsc::channel();
+        let waker = messages.waker();
+        let outlet = Outlet::new(Arc::clone(&map), sender, recycled);
+        let drain = start_drain(Arc::clone(&map), settings, living, launched, Arc::clone(&controls), outlet)?;
+        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, to_drain, replaced);
+        let builder = thread::Builder::new().name("table".to_owned());
+        builder.spawn(move || keeper.run(messages, &asked)).map_err(TraceError::Thread)?;
+        Ok(Tracer {
+            settings,
+            controls,
+            requests: Mutex::new(requests),
+            keeper: waker,
+            drain: Mutex::new(Drained::Running(drain)),
+            map,
+        })
+    }
+
+    /// The process was started.
+    pub fn set_target(&self, tasks: Tasks) {
+        self.controls.set_target(tasks);
+    }
+
+    /// The arena.
+    pub fn map(&self) -> &ArenaMap {
+        &self.map
+    }
+
+    /// How it is traced.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// The numbers now.
+    pub fn figures(&self) -> Result<Figures, TraceError> {
+        match self.ask(Question::Figures)? {
+            Answer::Figures(figures) => Ok(*figures),
+            _ => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// A copy of everything now.
+    pub fn cut(&self) -> Result<Cut, TraceError> {
+        match self.ask(Question::Cut)? {
+            Answer::Cut(cut) => Ok(*cut),
+            _ => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// The live block at an address.
+    pub fn lookup(&self, address: u64) -> Result<Option<FoundBlock>, TraceError> {
+        match self.ask(Question::Lookup(address))? {
+            Answer::Found(found) => Ok(found.map(|found| *found)),
+            _ => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// The peak becomes what is live now.
+    pub fn reset_peak(&self) -> Result<(), TraceError> {
+        self.ask(Question::ResetPeak).map(drop)
+    }
+
+    /// Forgets all traces.
+    pub fn clear_traces(&self) -> Result<(), TraceError> {
+        self.ask(Question::ClearTraces).map(drop)
+    }
+
+    /// Ends tracing and waits until all records are in the table, which can still be asked. Later calls return what
+    /// the first one did.
+    pub fn stop(&self, how: Stop) -> Result<Outcome, TraceError> {
+        self.controls.stop(how);
+        let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *drain, Drained::Over(Outcome::default()));
+        let outcome = match before {
+            Drained::Over(outcome) => outcome,
+            Drained::Running(handle) => handle.join().map_err(|_| TraceError::Gone("drain"))?,
+        };
+        *drain = Drained::Over(outcome.clone());
+        Ok(outcome)
+    }
+
+    fn ask(&self, question: Question) -> Result<Answer, TraceError> {
+        let (reply, answer) = mpsc::channel();
+        let request = Request { asked: self.settings.clock.now(), question, reply };
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|_| TraceError::Gone("table"))?;
+        drop(requests);
+        self.keeper.unpark();
+        self.controls.nudge();
+        answer.recv().map_err(|_| TraceError::Gone("table"))
+    }
+}
+
+/// Starts the drain's thread, which takes the arena over itself: the kernel watches over the thread that does.
+fn start_drain(
+    map: Arc<ArenaMap>,
+    settings: Settings,
+    living: BTreeSet<u32>,
+    launched: Image,
+    controls: Arc<Controls>,
+    outlet: Outlet,
+) -> Result<JoinHandle<Outcome>, TraceError> {
+    let (began, begun) = mpsc::channel();
+    let body = move || {
+        let session = match Session::begin(Arc::clone(&map), settings, &living) {
+            Ok(session) => session,
+            Err(error) => {
+                let _ = began.send(Err(error));
+                return Outcome::default();
+            }
+        };
+        let drain = Drain::new(map, session, controls, outlet, Barrier::new(settings.clock), launched);
+        let _ = began.send(Ok(()));
+        drain.run()
+    };
+    let handle = thread::Builder::new().name("drain".to_owned()).spawn(body).map_err(TraceError::Thread)?;
+    begun.recv().map_err(|_| TraceError::Gone("drain"))??;
+    Ok(handle)
+}
