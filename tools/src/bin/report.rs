@@ -1,0 +1,91 @@
+//! `report`: statistics of a snapshot, offline.
+//!
+//! A thin shell over the library. Only here a result becomes an exit status and a line on standard error: 0 done, 2
+//! wrong usage, 1 everything else; a closed pipe on standard output is a quiet end.
+
+use anyhow::Error;
+use clap::Parser;
+use heapline_tools::cli::{Arguments, Config, Format, one_line};
+use heapline_tools::export::folded;
+use heapline_tools::load::load;
+use heapline_tools::output::{Output, WriteError};
+use heapline_tools::render::{Sources, csv, json, text};
+use heapline_tools::report::Report;
+use heapline_tools::symbols::{Symbolizer, default_cache_dir};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+enum Failure {
+    Usage(String),
+    Other(Error),
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Other(error.into())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => Ok(arguments),
+        Err(help) if !help.use_stderr() => {
+            // Nobody is left to tell when even the help cannot be printed.
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => Err(one_line(&error)),
+    };
+    let config = arguments.and_then(Arguments::into_config).map_err(Failure::Usage);
+    match config.and_then(run) {
+        Ok(notes) => {
+            notes.iter().for_each(|note| say(&format!("note: {note}")));
+            ExitCode::SUCCESS
+        }
+        Err(Failure::Other(error)) if error.downcast_ref().is_some_and(WriteError::is_closed_pipe) => ExitCode::SUCCESS,
+        Err(Failure::Usage(text)) => {
+            say(&text);
+            ExitCode::from(2)
+        }
+        Err(Failure::Other(error)) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes and writes the report; returns what is to be said beside it.
+fn run(config: Config) -> Result<Vec<String>, Failure> {
+    let output = Output::open(config.output.as_deref())?;
+    let snapshot = load(&config.snapshot)?;
+    let old = config.old.as_deref().map(load).transpose()?;
+    let mut symbolizer = Symbolizer::new(config.debug_dirs, default_cache_dir());
+    let report = Report::new(config.request, &snapshot, old.as_ref(), &mut symbolizer);
+    let mut sources = config.source.then(Sources::default);
+    output.write(|out| match config.format {
+        Format::Text => text::write(&report, sources.as_mut(), out),
+        Format::Json => json::write(&report, out),
+        Format::Csv => csv::write(&report, out),
+        Format::Folded => folded::write(&report, out),
+    })?;
+    Ok(notes(&report, config.format))
+}
+
+fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
+    // The text has them in its head; the other formats have no place for sentences.
+    let mut notes = if format == Format::Text { Vec::new() } else { text::concerns(report) };
+    notes.extend(report.warnings.iter().cloned());
+    if report.nothing_matched {
+        notes.push("the filters match nothing: no rows".to_string());
+    } else if report.rows.is_empty() && !report.has_no_records() {
+        let (domain, at) = (report.view.domain, report.view.at.name());
+        notes.push(format!("there are no blocks in domain {domain} at {at}: no rows"));
+    }
+    notes
+}
+
+/// One line on standard error; a closed one is no reason to fail.
+fn say(text: &str) {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let _ = writeln!(io::stderr(), "report: {line}");
+}

@@ -1,0 +1,249 @@
+//! The command line of `report`: what was typed ([`Arguments`]), and what it means ([`Config`]).
+
+use crate::filter::{Filters, Pattern};
+use crate::report::Request;
+use crate::statistics::By;
+use crate::symbols::DEBUG_DIR;
+use crate::view::At;
+use clap::builder::PossibleValue;
+use clap::{Parser, ValueEnum};
+use heapline_shared_format::snapshot::Domain;
+use std::path::PathBuf;
+
+const DEFAULT_LIMIT: usize = 10;
+
+/// Statistics of a Heapline snapshot: who holds the memory, who held it at the peak, what changed
+#[derive(Debug, Parser)]
+#[command(name = "report", version, max_term_width = 100)]
+pub struct Arguments {
+    /// Snapshot that the aggregator wrote
+    #[arg(value_name = "SNAP")]
+    snapshot: PathBuf,
+    /// Show what changed since this older snapshot
+    #[arg(long, value_name = "OLD")]
+    diff: Option<PathBuf>,
+    /// Group blocks by this (size and thread are known of live blocks only) [default: lineno]
+    #[arg(long, value_enum, value_name = "KEY")]
+    by: Option<By>,
+    /// Blocks live at the snapshot, live at the moment of the peak, or all since the start
+    #[arg(long, value_enum, default_value = "live", value_name = "MOMENT")]
+    at: At,
+    /// Count a block for every frame of its traceback, not only for the most recent
+    #[arg(long)]
+    cumulative: bool,
+    /// Only blocks whose most recent frame is in a file that matches (repeat it for more files)
+    #[arg(long, value_name = "GLOB[:LINE]")]
+    filter: Vec<Pattern>,
+    /// No blocks whose most recent frame is in a file that matches (repeat it for more files)
+    #[arg(long, value_name = "GLOB[:LINE]")]
+    exclude: Vec<Pattern>,
+    /// Let --filter and --exclude look at every frame
+    #[arg(long)]
+    all_frames: bool,
+    /// Layer: python, native, mmap, track:N or tracemalloc's number [default: python in a CPython process, else native]
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<Domain>,
+    /// Print the source line under each frame whose file is there
+    #[arg(long)]
+    source: bool,
+    /// Keep the frames of allocators and of Heapline
+    #[arg(long)]
+    raw_frames: bool,
+    /// Rows shown, 0 for all [default: 10; all in folded]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Format of the output
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    format: Format,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Look for separate debug files here before /usr/lib/debug (repeat it for more directories)
+    #[arg(long, value_name = "DIR")]
+    debug_dir: Vec<PathBuf>,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs; versioned.
+    Json,
+    /// For spreadsheets.
+    Csv,
+    /// One line per traceback, for flame graphs.
+    Folded,
+}
+
+/// What `report` is to do; all options are compatible with each other.
+#[derive(Debug)]
+pub struct Config {
+    /// The (new) snapshot.
+    pub snapshot: PathBuf,
+    /// The snapshot to compare with.
+    pub old: Option<PathBuf>,
+    /// What the report is about.
+    pub request: Request,
+    /// How it is written.
+    pub format: Format,
+    /// Whether source lines are shown.
+    pub source: bool,
+    /// Where it is written; standard output if none.
+    pub output: Option<PathBuf>,
+    /// Where separate debug files are, the first first.
+    pub debug_dirs: Vec<PathBuf>,
+}
+
+impl Arguments {
+    /// What the arguments mean together.
+    ///
+    /// # Errors
+    ///
+    /// One sentence, when they contradict each other.
+    pub fn into_config(self) -> Result<Config, String> {
+        self.check()?;
+        let (by, limit) = match self.format {
+            Format::Folded => (By::Traceback, 0),
+            _ => (By::Lineno, DEFAULT_LIMIT),
+        };
+        let request = Request {
+            by: self.by.unwrap_or(by),
+            at: self.at,
+            domain: self.domain,
+            cumulative: self.cumulative,
+            filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
+            raw_frames: self.raw_frames,
+            limit: self.limit.unwrap_or(limit),
+        };
+        let mut debug_dirs = self.debug_dir;
+        debug_dirs.push(DEBUG_DIR.into());
+        let Arguments { snapshot, diff: old, format, source, output, .. } = self;
+        Ok(Config { snapshot, old, request, format, source, output, debug_dirs })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let by = self.by.map_or("", By::name);
+        let refuse = |condition: bool, text: String| if condition { Err(text) } else { Ok(()) };
+        refuse(
+            self.cumulative && self.by.is_some_and(|by| !by.is_of_frames()),
+            format!(
+                "--cumulative counts single frames, and a {by} is none: use --by lineno, filename, function or module"
+            ),
+        )?;
+        refuse(
+            self.at != At::Live && self.by.is_some_and(By::is_of_live_blocks),
+            format!(
+                "--by {by} needs --at live: totals are kept by stack, so {by}s are known of the live blocks only, not of --at {}",
+                self.at.name()
+            ),
+        )?;
+        refuse(
+            self.all_frames && self.filter.is_empty() && self.exclude.is_empty(),
+            "--all-frames changes how --filter and --exclude work: give one of them too".to_string(),
+        )?;
+        refuse(
+            self.source && self.format != Format::Text,
+            "--source is for people: use it with --format text".to_string(),
+        )?;
+        if self.format != Format::Folded {
+            return Ok(());
+        }
+        refuse(
+            self.diff.is_some(),
+            "--format folded has one figure per line: use text, json or csv with --diff".into(),
+        )?;
+        refuse(
+            self.cumulative || self.by.is_some_and(|by| by != By::Traceback),
+            "--format folded is by traceback: leave --by and --cumulative out".to_string(),
+        )
+    }
+}
+
+impl By {
+    /// The word on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            By::Filename => "filename",
+            By::Lineno => "lineno",
+            By::Function => "function",
+            By::Module => "module",
+            By::Traceback => "traceback",
+            By::Size => "size",
+            By::Thread => "thread",
+        }
+    }
+}
+
+impl ValueEnum for By {
+    fn value_variants<'a>() -> &'a [By] {
+        &[By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Size, By::Thread]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+/// One line of what clap says in several.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let what =
+        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let what = what.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    format!("{}; see report --help", what.strip_prefix("error: ").unwrap_or(&what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arguments, one_line};
+    use clap::{CommandFactory, Parser};
+
+    fn config(arguments: &[&str]) -> Result<super::Config, String> {
+        let arguments = ["report", "a.snap.zst"].iter().chain(arguments);
+        Arguments::try_parse_from(arguments).map_err(|error| one_line(&error))?.into_config()
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_refusal_is_one_line_with_a_reason() {
+        for (arguments, reason) in [
+            (&["--by", "traceback", "--cumulative"][..], "a traceback is none"),
+            (&["--by", "size", "--cumulative"], "a size is none"),
+            (&["--by", "size", "--at", "peak"], "live blocks only"),
+            (&["--by", "thread", "--at", "total"], "live blocks only"),
+            (&["--by", "colour"], "invalid value 'colour'"),
+            (&["--format", "xml"], "invalid value 'xml'"),
+            (&["--limit", "-1"], "unexpected argument"),
+            (&["--limit", "many"], "invalid value 'many'"),
+            (&["--domain", "heap"], "no domain is called"),
+            (&["--filter", ""], "the pattern is empty"),
+            (&["--all-frames"], "--filter"),
+            (&["--source", "--format", "json"], "--format text"),
+            (&["--format", "folded", "--diff", "b"], "one figure"),
+            (&["--format", "folded", "--by", "size"], "by traceback"),
+            (&["--frobnicate"], "unexpected argument '--frobnicate'"),
+            (&["b.snap.zst"], "unexpected argument 'b.snap.zst'"),
+        ] {
+            let error = config(arguments).expect_err("refused");
+            assert!(error.contains(reason), "{arguments:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+        let nothing = Arguments::try_parse_from(["report"]).expect_err("a snapshot is needed");
+        assert!(one_line(&nothing).contains("<SNAP>"), "{}", one_line(&nothing));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.request.by.name(), "lineno");
+        assert_eq!(config.request.at.name(), "live");
+        assert_eq!(config.request.limit, 10);
+        assert_eq!(config.request.domain, None);
+        assert!(!config.request.cumulative && !config.request.raw_frames && !config.source);
+    }
+}

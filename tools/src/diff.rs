@@ -1,0 +1,42 @@
+//! tracemalloc's `Snapshot.compare_to`: what changed between two snapshots.
+
+use crate::frames::Tracebacks;
+use crate::statistics::{Key, Statistic, compare};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// By how much a group has changed. Wide enough for the difference of any two sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Bytes, new minus old.
+    pub size: i128,
+    /// Blocks, new minus old.
+    pub count: i128,
+}
+
+/// The groups of the new snapshot with their change, and those that only the old one had, with size and count 0
+/// (tracemalloc: `StatisticDiff`); the greatest change of size first, then size, change of count, count and key.
+pub fn compare_to(
+    tracebacks: &Tracebacks,
+    new: HashMap<Key, Statistic>,
+    mut old: HashMap<Key, Statistic>,
+) -> Vec<(Statistic, Change)> {
+    let mut rows: Vec<(Statistic, Change)> = new
+        .into_values()
+        .map(|stat| {
+            let (size, count) = old.remove(&stat.key).map_or((0, 0), |old| (old.size, old.count));
+            (stat, Change { size: difference(stat.size, size), count: difference(stat.count, count) })
+        })
+        .collect();
+    rows.extend(old.into_values().map(|stat| {
+        let change = Change { size: difference(0, stat.size), count: difference(0, stat.count) };
+        (Statistic { size: 0, count: 0, ..stat }, change)
+    }));
+    let order = |(s, c): &(Statistic, Change)| Reverse((c.size.abs(), s.size, c.count.abs(), s.count));
+    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| compare(tracebacks, b.0.key, a.0.key)));
+    rows
+}
+
+fn difference(new: u64, old: u64) -> i128 {
+    i128::from(new) - i128::from(old)
+}

@@ -1,0 +1,3 @@
+//! A report in the formats of other tools.
+
+pub mod folded;

@@ -1,0 +1,152 @@
+//! From a snapshot's stacks of addresses to the tracebacks that a report speaks of.
+//!
+//! An address becomes one frame for each function that was inlined there and one for the function itself; at the
+//! recent end, frames of allocators and of Heapline are left out. Only stacks that are asked for are looked at.
+
+mod plumbing;
+mod tracebacks;
+
+pub use tracebacks::{Frame, StringId, TracebackId, Tracebacks};
+
+use crate::symbols::{Location, Symbolizer};
+use heapline_shared_format::snapshot::{Frame as Address, Module, Snapshot};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What tracemalloc calls the file of a frame that nothing is known of.
+const UNKNOWN: &str = "<unknown>";
+
+/// The tracebacks of the stacks for which `wanted` is true, by index of the stack.
+///
+/// With `raw` the allocators' frames stay.
+pub fn resolve(
+    snapshot: &Snapshot,
+    wanted: &[bool],
+    raw: bool,
+    symbolizer: &mut Symbolizer,
+    tracebacks: &mut Tracebacks,
+) -> Vec<Option<TracebackId>> {
+    let nodes = used_nodes(snapshot, wanted);
+    let expanded = expand(snapshot, &used_frames(snapshot, &nodes), symbolizer, tracebacks);
+    let mut whole: Vec<Option<TracebackId>> = vec![None; nodes.len()];
+    for (index, node) in snapshot.nodes.iter().enumerate().filter(|(index, _)| nodes[*index]) {
+        let older = node.parent.and_then(|parent| whole[parent as usize]);
+        whole[index] = expanded[node.frame as usize].iter().fold(older, |id, &frame| Some(tracebacks.push(id, frame)));
+    }
+    let nothing = nothing_known(tracebacks);
+    let resolve_stack = |(stack, &wanted): (&heapline_shared_format::snapshot::Stack, &bool)| {
+        let whole = stack.leaf.and_then(|leaf| whole[leaf as usize]);
+        let id = whole.unwrap_or_else(|| tracebacks.push(None, nothing));
+        wanted.then(|| if raw { id } else { trim(tracebacks, id) })
+    };
+    snapshot.stacks.iter().zip(wanted).map(resolve_stack).collect()
+}
+
+fn used_nodes(snapshot: &Snapshot, wanted: &[bool]) -> Vec<bool> {
+    let mut used = vec![false; snapshot.nodes.len()];
+    for (stack, _) in snapshot.stacks.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+        let mut next = stack.leaf;
+        while let Some(node) = next.map(|node| node as usize).filter(|&node| !used[node]) {
+            used[node] = true;
+            next = snapshot.nodes[node].parent;
+        }
+    }
+    used
+}
+
+fn used_frames(snapshot: &Snapshot, nodes: &[bool]) -> Vec<bool> {
+    let mut used = vec![false; snapshot.frames.len()];
+    for (node, _) in snapshot.nodes.iter().zip(nodes).filter(|(_, used)| **used) {
+        used[node.frame as usize] = true;
+    }
+    used
+}
+
+/// The frames at each used address, the oldest first. Works module by module, so that one table is in memory at a time.
+fn expand(
+    snapshot: &Snapshot,
+    used: &[bool],
+    symbolizer: &mut Symbolizer,
+    tracebacks: &mut Tracebacks,
+) -> Vec<Vec<Frame>> {
+    let mut of_module: Vec<Vec<usize>> = vec![Vec::new(); snapshot.modules.len()];
+    let mut expanded = vec![Vec::new(); snapshot.frames.len()];
+    let mut namer = Namer { tracebacks, plumbing: HashMap::new() };
+    for (index, frame) in snapshot.frames.iter().enumerate().filter(|(index, _)| used[*index]) {
+        match frame.module {
+            Some(module) => of_module[module as usize].push(index),
+            None => expanded[index] = vec![namer.without_module(*frame)],
+        }
+    }
+    for (module, indices) in snapshot.modules.iter().zip(of_module).filter(|(_, indices)| !indices.is_empty()) {
+        // A return address points behind the call, perhaps already into another line or function.
+        let calls: Vec<u64> = indices.iter().map(|&index| snapshot.frames[index].address.wrapping_sub(1)).collect();
+        for (index, locations) in indices.into_iter().zip(symbolizer.locate(module, &calls)) {
+            expanded[index] = namer.in_module(module, snapshot.frames[index].address, &locations);
+        }
+    }
+    expanded
+}
+
+/// The traceback without the plumbing at its recent end; the oldest frame stays in any case.
+fn trim(tracebacks: &Tracebacks, mut id: TracebackId) -> TracebackId {
+    while tracebacks.most_recent(id).plumbing {
+        match tracebacks.older(id) {
+            Some(older) => id = older,
+            None => break,
+        }
+    }
+    id
+}
+
+/// Makes frames of what the symbols say.
+struct Namer<'t> {
+    tracebacks: &'t mut Tracebacks,
+    plumbing: HashMap<StringId, bool>,
+}
+
+impl Namer<'_> {
+    fn in_module(&mut self, module: &Module, address: u64, locations: &[Location]) -> Vec<Frame> {
+        let nothing = [Location { function: None, line: None }];
+        let locations = if locations.is_empty() { &nothing } else { locations };
+        let path = self.tracebacks.string(&module.path);
+        let frame = |location: &Location| {
+            let (filename, lineno) = match &location.line {
+                Some((file, line)) => (self.tracebacks.string(file), *line),
+                None => (path, 0),
+            };
+            let function = match &location.function {
+                Some(name) => self.tracebacks.string(name),
+                None => self.tracebacks.string(&offset_in(module, address)),
+            };
+            let plumbing = self.is_plumbing(module, function);
+            Frame { filename, lineno, function, module: path, address, plumbing }
+        };
+        locations.iter().rev().map(frame).collect()
+    }
+
+    fn without_module(&mut self, frame: Address) -> Frame {
+        let function = self.tracebacks.string(&format!("{:#x}", frame.address));
+        let address = frame.address;
+        Frame { function, address, ..nothing_known(self.tracebacks) }
+    }
+
+    fn is_plumbing(&mut self, module: &Module, function: StringId) -> bool {
+        let tracebacks = &self.tracebacks;
+        plumbing::is_collector(&module.path)
+            || *self.plumbing.entry(function).or_insert_with(|| plumbing::is_allocator(tracebacks.text(function)))
+    }
+}
+
+/// `library.so+0x1234`, in the file's own addresses.
+fn offset_in(module: &Module, address: u64) -> String {
+    let name = Path::new(&module.path).file_name().map_or(module.path.as_str().into(), |name| name.to_string_lossy());
+    format!("{name}+{:#x}", address.wrapping_sub(module.bias))
+}
+
+/// The frame of an empty stack: tracemalloc has one too.
+fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
+    let unknown = tracebacks.string(UNKNOWN);
+    let module = tracebacks.string("");
+    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, plumbing: false }
+}

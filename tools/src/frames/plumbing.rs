@@ -1,0 +1,184 @@
+//! Which functions only carry a request for memory: they are not the code that asked.
+//!
+//! The list is closed on purpose. A container's own members (`std::vector::reserve`) are not on it: they asked.
+
+use crate::glob::Glob;
+use std::sync::LazyLock;
+
+/// Names without template arguments, as `fnmatch` patterns.
+const PATTERNS: &[&str] = &[
+    // C
+    "malloc",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+    "__libc_*alloc*",
+    "__libc_memalign",
+    "__GI_*alloc*",
+    "_int_malloc",
+    "_int_realloc",
+    "_int_memalign",
+    // C++
+    "operator new*",
+    "std::*allocator::allocate*",
+    "std::*allocator_traits::allocate*",
+    "std::__allocate_guarded*",
+    "std::__*::__libcpp_*allocate*",
+    "std::__*::__libcpp_operator_new*",
+    "std::__*::__allocate_at_least*",
+    "std::pmr::memory_resource::allocate",
+    "__gnu_cxx::*allocator::allocate*",
+    "__gnu_cxx::__alloc_traits::*allocate*",
+    "*::_M_allocate*",
+    "*::_M_get_node",
+    // Rust
+    "__rust_alloc*",
+    "__rust_realloc",
+    "__rustc::__r*",
+    "__rg_*alloc*",
+    "__rdl_*alloc*",
+    "alloc::alloc::*",
+    "<alloc::alloc::*",
+    "alloc::raw_vec::*",
+    "<alloc::raw_vec::*",
+    "std::alloc::*",
+    "<std::alloc::*",
+    "std::sys::alloc::*",
+    "std::sys::pal::*::alloc::*",
+    "core::alloc::*",
+    "<* as core::alloc::*",
+    // CPython
+    "PyObject_Malloc",
+    "PyObject_Calloc",
+    "PyObject_Realloc",
+    "PyMem_*alloc",
+    "_PyObject_*alloc",
+    "_PyMem_*alloc",
+    "_PyMem_Debug*",
+    "pymalloc_alloc",
+    "new_arena",
+    "_PyObject_ArenaM*",
+    "allocate_from_new_pool",
+];
+
+static GLOBS: LazyLock<Vec<Glob>> = LazyLock::new(|| PATTERNS.iter().map(|pattern| Glob::new(pattern)).collect());
+
+/// Whether the demangled `function` is an allocator's.
+pub(super) fn is_allocator(function: &str) -> bool {
+    let name = without_arguments(function);
+    GLOBS.iter().any(|glob| glob.matches(&name))
+}
+
+/// Whether the module at `path` is Heapline's own library in the target.
+pub(super) fn is_collector(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.contains("libheapline"))
+}
+
+/// `name` without template arguments, which may contain anything, and without parameters, if it has some.
+///
+/// A `<` at the start of a path segment is Rust's `<Type as Trait>` and stays; operators keep theirs.
+fn without_arguments(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut depth = 0_u32;
+    for c in name.chars() {
+        let opens = c == '<' && out.ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == ':');
+        match c {
+            '<' if depth > 0 || (opens && !ends_with_operator(&out)) => depth += 1,
+            '>' if depth > 0 => depth -= 1,
+            '(' if depth == 0 && !out.is_empty() && !out.ends_with("::") => break,
+            c if depth == 0 => out.push(c),
+            _ => {}
+        }
+    }
+    // Rust's `RawVec::<T>::grow` keeps two pairs of colons where its arguments stood between them.
+    out.replace("::::", "::")
+}
+
+fn ends_with_operator(name: &str) -> bool {
+    name.rsplit("::").next() == Some("operator")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_allocator, is_collector, without_arguments};
+
+    #[test]
+    fn allocators_are_plumbing() {
+        for name in [
+            "malloc",
+            "__libc_malloc",
+            "__libc_calloc",
+            "operator new",
+            "operator new[]",
+            "operator new(unsigned long, std::align_val_t)",
+            "std::allocator<int>::allocate",
+            "std::__new_allocator<std::pair<int const, char> >::allocate",
+            "__gnu_cxx::new_allocator<int>::allocate",
+            "std::allocator_traits<std::allocator<std::string> >::allocate",
+            "__gnu_cxx::__alloc_traits<std::allocator<char>, char>::_S_allocate",
+            "std::_Vector_base<int, std::allocator<int> >::_M_allocate",
+            "std::__detail::_Hashtable_alloc<std::allocator<int> >::_M_allocate_node<int>",
+            "std::_Rb_tree<int, int>::_M_get_node",
+            "std::__1::allocator<int>::allocate",
+            "std::__1::__libcpp_allocate",
+            "__rust_alloc",
+            "__rustc::__rust_alloc_zeroed",
+            "alloc::alloc::exchange_malloc",
+            "<alloc::alloc::Global as core::alloc::Allocator>::allocate",
+            "alloc::raw_vec::RawVec<T,A>::grow_one",
+            "<alloc::raw_vec::RawVec<u8>>::reserve::do_reserve_and_handle",
+            "alloc::raw_vec::RawVecInner<A>::with_capacity_in",
+            "<std::alloc::System as core::alloc::global::GlobalAlloc>::alloc",
+            "PyObject_Malloc",
+            "PyMem_RawMalloc",
+            "_PyMem_DebugRawAlloc",
+        ] {
+            assert!(is_allocator(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_asks_an_allocator_is_not() {
+        for name in [
+            "main",
+            "xmalloc",
+            "my_malloc",
+            "strdup",
+            "operator<<",
+            "Pool::operator new",
+            "std::vector<int, std::allocator<int> >::push_back",
+            "std::vector<int, std::allocator<int> >::_M_realloc_insert<int>",
+            "std::allocator_traits<std::allocator<Big> >::construct<Big>",
+            "f<std::allocator<int>::allocate>",
+            "alloc::vec::Vec<T,A>::push",
+            "alloc::boxed::Box<T>::new",
+            "<alloc::string::String as core::clone::Clone>::clone",
+            "PyList_New",
+            "PyObject_Call",
+            "libfoo.so+0x1234",
+        ] {
+            assert!(!is_allocator(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_left_out() {
+        assert_eq!(without_arguments("a<b<c> >::d<e>(f<g>)"), "a::d");
+        assert_eq!(without_arguments("operator<<"), "operator<<");
+        assert_eq!(without_arguments("a::operator< <int>"), "a::operator< <int>");
+        assert_eq!(without_arguments("<a as b<c>>::d"), "<a as b>::d");
+        assert_eq!(without_arguments("(anonymous namespace)::f<int>(int)"), "(anonymous namespace)::f");
+        assert_eq!(without_arguments("a::b::<T>::c"), "a::b::c");
+    }
+
+    #[test]
+    fn the_collector_is_known_by_its_file() {
+        assert!(is_collector("/tmp/x/libheapline_preload.so"));
+        assert!(!is_collector("/opt/libheapline/bin/app"));
+    }
+}

@@ -1,0 +1,129 @@
+//! Strings, frames and tracebacks, each stored once and named by a number.
+//!
+//! Tracebacks form a tree: one is its caller's traceback and one frame more. Both snapshots of a diff share one store,
+//! so that equal tracebacks have equal numbers, and grouping millions of blocks compares numbers, never texts.
+//!
+//! Two frames of one place are one, as in tracemalloc: same file, same line. Without a line the function counts too,
+//! or all of a library without debug information would be one place.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A string in [`Tracebacks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StringId(u32);
+
+/// A place in the source that called for memory, on the way there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// Source file; the module's path where that is not known.
+    pub filename: StringId,
+    /// Line in it; 0 where it is not known.
+    pub lineno: u32,
+    /// Function, demangled.
+    pub function: StringId,
+    /// Path of the module; empty where there is none.
+    pub module: StringId,
+    /// Return address in the process.
+    pub address: u64,
+    /// Whether it belongs to an allocator or to Heapline, not to who called it.
+    pub plumbing: bool,
+}
+
+/// A traceback in [`Tracebacks`]. Equal places all the way, equal number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TracebackId(u32);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    filename: StringId,
+    lineno: u32,
+    function: Option<StringId>,
+}
+
+/// See the module's header.
+#[derive(Default)]
+pub struct Tracebacks {
+    strings: Vec<Rc<str>>,
+    string_ids: HashMap<Rc<str>, StringId>,
+    nodes: Vec<(Option<TracebackId>, Frame)>,
+    node_ids: HashMap<(Option<TracebackId>, Place), TracebackId>,
+}
+
+impl Tracebacks {
+    /// The number of `text`.
+    pub fn string(&mut self, text: &str) -> StringId {
+        if let Some(&id) = self.string_ids.get(text) {
+            return id;
+        }
+        let id = StringId(number(self.strings.len()));
+        let text: Rc<str> = text.into();
+        self.strings.push(Rc::clone(&text));
+        self.string_ids.insert(text, id);
+        id
+    }
+
+    /// The text of a number.
+    pub fn text(&self, id: StringId) -> &str {
+        &self.strings[id.0 as usize]
+    }
+
+    /// How many strings there are: their numbers are below.
+    pub fn string_count(&self) -> usize {
+        self.strings.len()
+    }
+
+    /// The position of a string in tables that have one entry for each.
+    pub fn string_index(id: StringId) -> usize {
+        id.0 as usize
+    }
+
+    /// The traceback that has one `frame` more than `older`. Of frames with one place the first to come is kept.
+    pub fn push(&mut self, older: Option<TracebackId>, frame: Frame) -> TracebackId {
+        let function = (frame.lineno == 0).then_some(frame.function);
+        let place = Place { filename: frame.filename, lineno: frame.lineno, function };
+        *self.node_ids.entry((older, place)).or_insert_with(|| {
+            self.nodes.push((older, frame));
+            TracebackId(number(self.nodes.len() - 1))
+        })
+    }
+
+    /// The most recent frame.
+    pub fn most_recent(&self, id: TracebackId) -> Frame {
+        self.nodes[id.0 as usize].1
+    }
+
+    /// The traceback without its most recent frame.
+    pub fn older(&self, id: TracebackId) -> Option<TracebackId> {
+        self.nodes[id.0 as usize].0
+    }
+
+    /// The frames, the most recent first.
+    pub fn frames(&self, id: TracebackId) -> impl Iterator<Item = Frame> + '_ {
+        std::iter::successors(Some(id), |&id| self.older(id)).map(|id| self.most_recent(id))
+    }
+
+    /// The frames, the oldest first, as tracemalloc shows them.
+    pub fn oldest_first(&self, id: TracebackId) -> Vec<Frame> {
+        let mut frames: Vec<Frame> = self.frames(id).collect();
+        frames.reverse();
+        frames
+    }
+
+    /// tracemalloc's order of tracebacks: by file and line from the oldest frame; functions break what ties are left.
+    pub fn compare(&self, a: TracebackId, b: TracebackId) -> Ordering {
+        if a == b {
+            return Ordering::Equal;
+        }
+        let (a, b) = (self.oldest_first(a), self.oldest_first(b));
+        let lines = |f: &Frame| (self.text(f.filename), f.lineno);
+        let functions = |f: &Frame| self.text(f.function);
+        a.iter().map(lines).cmp(b.iter().map(lines)).then_with(|| a.iter().map(functions).cmp(b.iter().map(functions)))
+    }
+}
+
+/// Tables end where memory does, long before four thousand million entries of 40 bytes.
+fn number(index: usize) -> u32 {
+    u32::try_from(index).expect("fewer than 2^32 entries")
+}

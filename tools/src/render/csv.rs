@@ -1,0 +1,79 @@
+//! The report for spreadsheets: a head row, then one row per group. Quoted as RFC 4180 says, with plain newlines.
+
+use crate::report::{Report, Row};
+use crate::statistics::{By, Key};
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+/// Writes the report.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let mut head = vec!["size", "count"];
+    if report.old.is_some() {
+        head.extend(["size_diff", "count_diff"]);
+    }
+    head.extend(match report.request.by {
+        By::Filename => &["filename"][..],
+        By::Lineno => &["filename", "lineno", "function", "module"],
+        By::Function => &["function"],
+        By::Module => &["module"],
+        By::Traceback => &["total_nframe", "traceback"],
+        By::Size => &["block_size"],
+        By::Thread => &["thread"],
+    });
+    writeln!(out, "{}", head.join(","))?;
+    for row in report.shown() {
+        let cells = cells(report, row);
+        writeln!(out, "{}", cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","))?;
+    }
+    Ok(())
+}
+
+fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
+    let names = &report.tracebacks;
+    let stat = &row.stat;
+    let mut cells = vec![stat.size.to_string(), stat.count.to_string()];
+    if let Some(change) = row.change {
+        cells.extend([change.size.to_string(), change.count.to_string()]);
+    }
+    match stat.key {
+        Key::Text(text) => cells.push(names.text(text).to_string()),
+        Key::Size(size) => cells.push(size.to_string()),
+        Key::Line(file, lineno) => cells.extend([
+            names.text(file).to_string(),
+            lineno.to_string(),
+            names.text(stat.frame.function).to_string(),
+            names.text(stat.frame.module).to_string(),
+        ]),
+        Key::Traceback(id) => {
+            let frames = names.oldest_first(id);
+            let places = frames.iter().map(|frame| format!("{}:{}", names.text(frame.filename), frame.lineno));
+            cells.extend([stat.total_nframe.to_string(), places.collect::<Vec<_>>().join(";")]);
+        }
+    }
+    cells
+}
+
+fn quoted(cell: &str) -> Cow<'_, str> {
+    if cell.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\"")).into()
+    } else {
+        cell.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn cells_are_quoted_where_they_must_be() {
+        assert_eq!(quoted("a b"), "a b");
+        assert_eq!(quoted("f<a, b>"), "\"f<a, b>\"");
+        assert_eq!(quoted("operator\"\"_s"), "\"operator\"\"\"\"_s\"");
+        assert_eq!(quoted("a\nb"), "\"a\nb\"");
+    }
+}

@@ -1,0 +1,177 @@
+//! The report that a program reads. Field by field the contract of docs/formats.md; `heapline_report` is its version.
+
+use crate::frames::{Frame, Tracebacks};
+use crate::report::{Report, Row};
+use crate::statistics::{By, Key};
+use heapline_shared_format::snapshot::{DomainTotals, End, Meta};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<'r> {
+    heapline_report: u32,
+    snapshot: Taken<'r>,
+    own: Own,
+    domains: Vec<DomainSums>,
+    view: String,
+    by: &'static str,
+    at: &'static str,
+    cumulative: bool,
+    total: Sums,
+    stats: Vec<Stat<'r>>,
+}
+
+#[derive(Serialize)]
+struct Taken<'r> {
+    pid: u32,
+    command: &'r str,
+    taken_at: &'r str,
+    mode: &'static str,
+    sample_interval: u64,
+    nframe: u32,
+    end: End,
+    lost: &'r BTreeMap<String, u64>,
+    contradictions: u64,
+    untracked_frees: u64,
+}
+
+#[derive(Serialize)]
+struct Own {
+    target_bytes: u64,
+    aggregator_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DomainSums {
+    domain: String,
+    current: u64,
+    peak: u64,
+    blocks: u64,
+    allocs: u64,
+    frees: u64,
+    allocated_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Sums {
+    groups: usize,
+    size: u64,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct Stat<'r> {
+    size: u64,
+    count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_diff: Option<i128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count_diff: Option<i128>,
+    key: Option<KeyValue<'r>>,
+    traceback: Vec<FrameFields<'r>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_nframe: Option<u16>,
+}
+
+/// The key of a grouping that is no frame.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum KeyValue<'r> {
+    Bytes(u64),
+    Name(&'r str),
+}
+
+#[derive(Serialize)]
+struct FrameFields<'r> {
+    filename: &'r str,
+    lineno: u32,
+    function: &'r str,
+    module: &'r str,
+    address: String,
+}
+
+/// Writes the report as one JSON document and a newline.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let request = &report.request;
+    let meta = &report.snapshot.meta;
+    let document = Document {
+        heapline_report: VERSION,
+        snapshot: taken(meta),
+        own: Own { target_bytes: meta.target_bytes, aggregator_bytes: meta.aggregator_bytes },
+        domains: report.snapshot.domains.iter().map(domain).collect(),
+        view: report.view.domain.to_string(),
+        by: request.by.name(),
+        at: request.at.name(),
+        cumulative: request.cumulative,
+        total: Sums { groups: report.total.groups, size: report.total.size, count: report.total.count },
+        stats: report.shown().iter().map(|row| stat(report, row)).collect(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn taken(meta: &Meta) -> Taken<'_> {
+    Taken {
+        pid: meta.pid,
+        command: &meta.command,
+        taken_at: &meta.taken_at,
+        mode: if meta.sample_interval == 0 { "exact" } else { "sampled" },
+        sample_interval: meta.sample_interval,
+        nframe: meta.nframe,
+        end: meta.end,
+        lost: &meta.lost,
+        contradictions: meta.contradictions.values().fold(0, |sum, &count| sum.saturating_add(count)),
+        untracked_frees: meta.untracked_frees,
+    }
+}
+
+fn domain(row: &DomainTotals) -> DomainSums {
+    DomainSums {
+        domain: row.domain.to_string(),
+        current: row.current,
+        peak: row.peak,
+        blocks: row.blocks,
+        allocs: row.allocs,
+        frees: row.frees,
+        allocated_bytes: row.allocated_bytes,
+    }
+}
+
+fn stat<'r>(report: &'r Report<'_>, row: &Row) -> Stat<'r> {
+    let names = &report.tracebacks;
+    let frame = |frame: &Frame| FrameFields {
+        filename: names.text(frame.filename),
+        lineno: frame.lineno,
+        function: names.text(frame.function),
+        module: names.text(frame.module),
+        address: format!("{:#x}", frame.address),
+    };
+    let (key, traceback) = match row.stat.key {
+        Key::Text(file) if report.request.by == By::Filename => {
+            // A file has many lines and functions; the frame says where most of its bytes came from in it.
+            let whole_file =
+                FrameFields { filename: names.text(file), lineno: 0, function: "", ..frame(&row.stat.frame) };
+            (None, vec![whole_file])
+        }
+        Key::Text(text) => (Some(KeyValue::Name(names.text(text))), Vec::new()),
+        Key::Size(size) => (Some(KeyValue::Bytes(size)), Vec::new()),
+        Key::Line(..) => (None, vec![frame(&row.stat.frame)]),
+        Key::Traceback(id) => (None, Tracebacks::oldest_first(names, id).iter().map(frame).collect()),
+    };
+    Stat {
+        size: row.stat.size,
+        count: row.stat.count,
+        size_diff: row.change.map(|change| change.size),
+        count_diff: row.change.map(|change| change.count),
+        key,
+        traceback,
+        total_nframe: (report.request.by == By::Traceback).then_some(row.stat.total_nframe),
+    }
+}

@@ -1,0 +1,254 @@
+//! The report that a person reads: tracemalloc's "Pretty top", below a head that says what was measured.
+//!
+//! The head comes first and hides nothing: what is missing, contradictory or noted in the snapshot stands above the
+//! figures that it concerns.
+
+use super::format_size;
+use super::source::Sources;
+use crate::frames::Frame;
+use crate::report::{Report, Row};
+use crate::statistics::{By, Key};
+use crate::view::At;
+use heapline_shared_format::snapshot::{Domain, DomainTotals, End, Meta, Snapshot};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes the report; with `sources` the source line stands under each frame.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
+    head(report, out)?;
+    writeln!(out, "\n{}", title(report))?;
+    for (index, row) in report.shown().iter().enumerate() {
+        write!(out, "#{}: ", index + 1)?;
+        match report.request.by {
+            By::Traceback => traceback(report, row, sources.as_deref_mut(), out)?,
+            _ => line(report, row, sources.as_deref_mut(), out)?,
+        }
+    }
+    others(report, out)?;
+    writeln!(out, "Total allocated size: {}{}", format_size(report.total.size.into(), false), total_change(report))
+}
+
+fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let (snapshot, meta) = (report.snapshot, &report.snapshot.meta);
+    writeln!(out, "Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta))?;
+    writeln!(out, "Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))?;
+    if let Some(old) = report.old.map(|old| &old.meta) {
+        writeln!(out, "Compared with that of process {}, {}", old.pid, printable(&old.taken_at))?;
+    }
+    for row in &snapshot.domains {
+        writeln!(out, "{}", domain(row))?;
+    }
+    let own = |bytes: u64| format_size(bytes.into(), false);
+    writeln!(out, "Heapline's own: {} in the target, {} outside", own(meta.target_bytes), own(meta.aggregator_bytes))?;
+    concerns(report).iter().try_for_each(|text| writeln!(out, "{}", printable(text)))
+}
+
+fn end(meta: &Meta) -> String {
+    match (meta.end, meta.exit_status) {
+        (End::Running, _) => "running".to_string(),
+        (End::Exited, Some(status)) => format!("exited with status {status}"),
+        (End::Exited, None) => "exited".to_string(),
+        (End::Killed, Some(status)) if status > 128 => format!("killed by signal {}", status - 128),
+        (End::Killed, _) => "killed by a signal".to_string(),
+        (End::Detached, _) => "detached while it ran".to_string(),
+        (End::Stalled, _) => "stopped tracing before its end".to_string(),
+    }
+}
+
+fn mode(meta: &Meta) -> String {
+    let frames = format!("up to {} a traceback", counted(meta.nframe.into(), "frame"));
+    match meta.sample_interval {
+        0 => format!("exact, {frames}"),
+        interval => format!("sampled one in {interval} bytes: figures are estimates; {frames}"),
+    }
+}
+
+fn domain(row: &DomainTotals) -> String {
+    format!(
+        "{}: current {} in {}, peak {}; {} allocated ({}), {} freed since the start",
+        row.domain,
+        format_size(row.current.into(), false),
+        counted(row.blocks, "block"),
+        format_size(row.peak.into(), false),
+        row.allocs,
+        format_size(row.allocated_bytes.into(), false),
+        row.frees,
+    )
+}
+
+/// What every reader must know before the figures: losses, contradictions, notes.
+pub fn concerns(report: &Report<'_>) -> Vec<String> {
+    let mut texts = Vec::new();
+    if report.has_no_records() {
+        texts.push(
+            "NO RECORDS: nothing was recorded in this process. Usual reasons: the executable brings its own malloc, \
+             is static, or the loader ignored the preload (setuid); or the process never allocated"
+                .to_string(),
+        );
+    }
+    let sides = [Some((report.snapshot, "")), report.old.map(|old| (old, "old snapshot: "))];
+    for (Snapshot { meta, .. }, side) in sides.into_iter().flatten() {
+        let mut say = |text: String| texts.push(format!("{side}{text}"));
+        if let Some((sum, causes)) = sum(&meta.lost) {
+            say(format!("LOST: {} missing ({causes}), so figures are wrong by what they held", counted(sum, "event")));
+        }
+        if let Some((sum, kinds)) = sum(&meta.contradictions) {
+            say(format!("Contradictions: {} resolved by rule ({kinds})", counted(sum, "event")));
+        }
+        if meta.untracked_frees > 0 {
+            say(format!("{} of blocks older than the tracing", counted(meta.untracked_frees, "free")));
+        }
+        if meta.in_realloc > 0 {
+            say(format!("{} inside realloc at the end, counted with the old size", counted(meta.in_realloc, "block")));
+        }
+        meta.notes.iter().for_each(|note| say(format!("Note: {note}")));
+    }
+    texts
+}
+
+/// The sum and the parts that are not 0; none if all are.
+fn sum(counts: &BTreeMap<String, u64>) -> Option<(u64, String)> {
+    let parts: Vec<String> =
+        counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    let sum = counts.values().fold(0_u64, |sum, &count| sum.saturating_add(count));
+    (!parts.is_empty()).then(|| (sum, parts.join(", ")))
+}
+
+fn title(report: &Report<'_>) -> String {
+    let (rows, request) = (report.shown().len() as u64, &report.request);
+    let groups = match request.by {
+        By::Filename => "file",
+        By::Lineno => "line",
+        By::Traceback => "traceback",
+        By::Function => "function",
+        By::Module => "module",
+        By::Size => "size",
+        By::Thread => "thread",
+    };
+    let at = match request.at {
+        At::Live => "live at the snapshot",
+        At::Peak => "live at the peak",
+        At::Total => "allocated since the start",
+    };
+    let count = if rows == 1 { format!("Top {groups}") } else { format!("Top {rows} {groups}s") };
+    let counting = if request.cumulative { ", blocks counted for every frame" } else { "" };
+    let kind = if report.old.is_some() { "differences of " } else { "" };
+    let layer = match report.view.domain {
+        Domain::Native => "native memory".to_string(),
+        domain => format!("{domain} memory"),
+    };
+    format!("{count}: {kind}{layer} {at}{counting}")
+}
+
+/// One group in one line.
+fn line(report: &Report<'_>, row: &Row, sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
+    let names = &report.tracebacks;
+    let frame = &row.stat.frame;
+    let (name, detail) = match row.stat.key {
+        Key::Text(text) => (printable(names.text(text)).into_owned(), String::new()),
+        Key::Line(file, lineno) => {
+            let file = printable(names.text(file)).into_owned();
+            (format!("{file}:{lineno}"), format!(", {}", printable(names.text(frame.function))))
+        }
+        Key::Size(size) => (format!("blocks of {size} B"), String::new()),
+        Key::Traceback(_) => (String::new(), String::new()),
+    };
+    writeln!(out, "{name}: {}{detail}", figures(row))?;
+    match row.stat.key {
+        Key::Line(file, lineno) => source_line(sources, names.text(file), lineno, "  ", out),
+        _ => Ok(()),
+    }
+}
+
+/// `419.8 KiB in 12 blocks`, with changes in a diff.
+fn figures(row: &Row) -> String {
+    let size = format_size(row.stat.size.into(), false);
+    let blocks = counted(row.stat.count, "block");
+    match row.change {
+        None => format!("{size} in {blocks}"),
+        Some(change) => format!("{size} ({}) in {blocks} ({:+})", format_size(change.size, true), change.count),
+    }
+}
+
+/// One traceback, the oldest frame first (tracemalloc: `Traceback.format`).
+fn traceback(report: &Report<'_>, row: &Row, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
+    let names = &report.tracebacks;
+    let blocks = counted(row.stat.count, "memory block");
+    let size = format_size(row.stat.size.into(), false);
+    match row.change {
+        None => writeln!(out, "{blocks}: {size}")?,
+        Some(change) => writeln!(out, "{blocks} ({:+}): {size} ({})", change.count, format_size(change.size, true))?,
+    }
+    let cut = u64::from(row.stat.total_nframe).saturating_sub(report.snapshot.meta.nframe.into());
+    if row.stat.truncated {
+        writeln!(out, "  (older frames are unknown: the stack could not be walked further)")?;
+    } else if cut > 0 {
+        writeln!(out, "  ({} not kept: see --nframe)", counted(cut, "older frame"))?;
+    }
+    let Key::Traceback(id) = row.stat.key else { return Ok(()) };
+    for Frame { filename, lineno, function, module, .. } in names.oldest_first(id) {
+        let (file, function) = (names.text(filename), printable(names.text(function)));
+        let module = match Path::new(names.text(module)).file_name() {
+            Some(name) => format!(" [{}]", printable(&name.to_string_lossy())),
+            None => String::new(),
+        };
+        writeln!(out, "  File \"{}\", line {lineno}, in {function}{module}", printable(file))?;
+        source_line(sources.as_deref_mut(), file, lineno, "    ", out)?;
+    }
+    Ok(())
+}
+
+fn source_line(
+    sources: Option<&mut Sources>,
+    filename: &str,
+    lineno: u32,
+    indent: &str,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    match sources.and_then(|sources| sources.line(filename, lineno).map(|line| printable(line).into_owned())) {
+        Some(line) => writeln!(out, "{indent}{line}"),
+        None => Ok(()),
+    }
+}
+
+fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let others = report.others();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let size: i128 = others.iter().map(|row| i128::from(row.stat.size)).sum();
+    let change: i128 = others.iter().filter_map(|row| row.change).map(|change| change.size).sum();
+    let change = if report.old.is_some() { format!(" ({})", format_size(change, true)) } else { String::new() };
+    writeln!(out, "{} other: {}{change}", others.len(), format_size(size, false))
+}
+
+/// How much the whole view has changed; each block counts once, so a cumulative diff has no such figure.
+fn total_change(report: &Report<'_>) -> String {
+    match report.old {
+        Some(_) if !report.request.cumulative => {
+            let change = report.rows.iter().filter_map(|row| row.change).map(|change| change.size).sum();
+            format!(" ({})", format_size(change, true))
+        }
+        _ => String::new(),
+    }
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// Names come from the target, which may be hostile: nothing in them reaches the terminal as a control.
+fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        text.chars().map(escape).collect::<String>().into()
+    } else {
+        text.into()
+    }
+}

@@ -1,0 +1,163 @@
+//! A report: one snapshot, or two of them compared, seen through a request.
+
+use crate::diff::{Change, compare_to};
+use crate::filter::{Filters, Matcher};
+use crate::frames::{Tracebacks, resolve};
+use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
+use crate::symbols::Symbolizer;
+use crate::view::{At, View};
+use heapline_shared_format::snapshot::{Domain, Snapshot};
+use std::collections::HashMap;
+
+/// What a report is about. How it looks is not part of it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Grouping.
+    pub by: By,
+    /// Moment.
+    pub at: At,
+    /// Layer; [`View::default_domain`] if none.
+    pub domain: Option<Domain>,
+    /// Whether a block counts for every frame of its traceback.
+    pub cumulative: bool,
+    /// Which tracebacks.
+    pub filters: Filters,
+    /// Whether allocators' frames stay.
+    pub raw_frames: bool,
+    /// Rows shown; 0 for all.
+    pub limit: usize,
+}
+
+/// What all groups have together. Each block counts once, also in a cumulative report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Groups.
+    pub groups: usize,
+    /// Bytes.
+    pub size: u64,
+    /// Blocks.
+    pub count: u64,
+}
+
+/// A row of the report.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The group.
+    pub stat: Statistic,
+    /// What changed since the old snapshot, in a diff.
+    pub change: Option<Change>,
+}
+
+/// A report that is ready to be shown.
+pub struct Report<'s> {
+    /// What it is about.
+    pub request: Request,
+    /// The (new) snapshot.
+    pub snapshot: &'s Snapshot,
+    /// The snapshot that it is compared with.
+    pub old: Option<&'s Snapshot>,
+    /// The view that was taken.
+    pub view: View,
+    /// All rows, in order; [`Report::shown`] are those within the limit.
+    pub rows: Vec<Row>,
+    /// Sums of the (new) snapshot.
+    pub total: Total,
+    /// Whether the filters dropped everything that there was.
+    pub nothing_matched: bool,
+    /// Names of what the rows refer to.
+    pub tracebacks: Tracebacks,
+    /// What was wrong with modules, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl<'s> Report<'s> {
+    /// Makes the report.
+    pub fn new(
+        request: Request,
+        snapshot: &'s Snapshot,
+        old: Option<&'s Snapshot>,
+        symbolizer: &mut Symbolizer,
+    ) -> Report<'s> {
+        let domain = request.domain.unwrap_or_else(|| View::default_domain(snapshot));
+        let view = View { domain, at: request.at };
+        let mut tracebacks = Tracebacks::default();
+        let mut side = |snapshot| Side::new(snapshot, view, &request, symbolizer, &mut tracebacks);
+        let (new, before) = (side(snapshot), old.map(&mut side));
+        let rows: Vec<Row> = match &before {
+            None => {
+                let rows = sorted(&tracebacks, new.groups(&request, &tracebacks));
+                rows.into_iter().map(|stat| Row { stat, change: None }).collect()
+            }
+            Some(before) => {
+                let before = before.groups(&request, &tracebacks);
+                let rows = compare_to(&tracebacks, new.groups(&request, &tracebacks), before);
+                rows.into_iter().map(|(stat, change)| Row { stat, change: Some(change) }).collect()
+            }
+        };
+        let nothing_matched = rows.is_empty() && (new.dropped || before.is_some_and(|side| side.dropped));
+        let total = new.total(rows.len());
+        let warnings = symbolizer.take_warnings();
+        Report { request, snapshot, old, view, rows, total, nothing_matched, tracebacks, warnings }
+    }
+
+    /// The rows within the limit.
+    pub fn shown(&self) -> &[Row] {
+        self.rows.split_at(self.shown_count()).0
+    }
+
+    /// The rows beyond the limit.
+    pub fn others(&self) -> &[Row] {
+        self.rows.split_at(self.shown_count()).1
+    }
+
+    fn shown_count(&self) -> usize {
+        match self.request.limit {
+            0 => self.rows.len(),
+            limit => limit.min(self.rows.len()),
+        }
+    }
+
+    /// Whether nothing at all was recorded, in any domain.
+    pub fn has_no_records(&self) -> bool {
+        self.snapshot.domains.iter().all(|row| row.allocs == 0) && self.snapshot.live.is_empty()
+    }
+}
+
+/// What the request keeps of one snapshot.
+struct Side {
+    traces: Vec<Trace>,
+    /// Whether the filters dropped something.
+    dropped: bool,
+}
+
+impl Side {
+    fn new(
+        snapshot: &Snapshot,
+        view: View,
+        request: &Request,
+        symbolizer: &mut Symbolizer,
+        tracebacks: &mut Tracebacks,
+    ) -> Side {
+        let resolved = resolve(snapshot, &view.stacks(snapshot), request.raw_frames, symbolizer, tracebacks);
+        let mut traces = view.traces(snapshot, &resolved, tracebacks);
+        let before = traces.len();
+        if !request.filters.is_empty() {
+            let mut matcher = Matcher::new(&request.filters);
+            traces.retain(|trace| matcher.keeps(tracebacks, trace.traceback));
+        }
+        Side { dropped: traces.len() < before, traces }
+    }
+
+    fn groups(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Statistic> {
+        group(tracebacks, self.traces.iter().copied(), request.by, request.cumulative)
+    }
+
+    fn total(&self, groups: usize) -> Total {
+        let add = |total: Total, trace: &Trace| Total {
+            size: total.size.saturating_add(trace.size),
+            count: total.count.saturating_add(trace.count),
+            ..total
+        };
+        self.traces.iter().fold(Total { groups, ..Total::default() }, add)
+    }
+}

@@ -1,0 +1,165 @@
+//! Tables for fast lookups, made once per build-id and kept on disk.
+//!
+//! An entry is a head and symbolic's symcache, mapped as it is. A head that does not fit (version, length, checksum)
+//! means that the entry is made anew; a directory that cannot be written only means that it is made every time.
+//!
+//! ```text
+//! "HLSYMC01" | u64 load address of the file | u32 flags | u32 CRC-32 of the rest | u64 bytes of the rest | symcache
+//! ```
+
+use super::Location;
+use super::demangle::demangle;
+use super::find::Identity;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use symbolic::common::ByteView;
+use symbolic::debuginfo::elf::ElfObject;
+use symbolic::symcache::{SourceLocation, SymCache, SymCacheConverter};
+
+const MAGIC: [u8; 8] = *b"HLSYMC01";
+/// A multiple of the alignment that symcache wants.
+const HEAD_BYTES: usize = 32;
+/// Flag: made from debug information, not from symbol names alone.
+const HAS_LINES: u32 = 1;
+/// Flag: some of the debug information could not be read.
+const INCOMPLETE: u32 = 2;
+
+/// `$XDG_CACHE_HOME/heapline/symcache`, or the same under `~/.cache`; none without a home.
+pub fn default_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("heapline").join("symcache"))
+}
+
+/// See the module's header.
+pub(super) struct Cache {
+    dir: Option<PathBuf>,
+}
+
+impl Cache {
+    pub(super) fn new(dir: Option<PathBuf>) -> Cache {
+        Cache { dir }
+    }
+
+    /// The entry of `identity`, if there is a sound one.
+    pub(super) fn load(&self, identity: &Identity) -> Option<Table> {
+        Table::new(ByteView::open(self.path(identity)?).ok()?).ok()
+    }
+
+    /// Makes a table from `file` and keeps it.
+    pub(super) fn convert(&self, identity: &Identity, file: &ByteView<'static>) -> Result<Table, String> {
+        let entry = convert(file)?;
+        // A cache is a help: without one the report is only slower.
+        if let Some(path) = self.path(identity) {
+            let _ = store(&path, &entry);
+        }
+        Table::new(ByteView::from_vec(entry))
+    }
+
+    /// By build-id; a file without one by its path, size and time, so that another file is another entry.
+    fn path(&self, identity: &Identity) -> Option<PathBuf> {
+        let name = match &identity.build_id[..] {
+            [] => {
+                let meta = fs::metadata(&identity.path).ok()?;
+                let path = crc32fast::hash(identity.path.as_os_str().as_encoded_bytes());
+                format!("file-{path:08x}-{:x}-{:x}.{:09}", meta.size(), meta.mtime(), meta.mtime_nsec())
+            }
+            _ => identity.build_id_hex(),
+        };
+        Some(self.dir.as_ref()?.join(format!("{name}.symc")))
+    }
+}
+
+/// Goes unit by unit: one that is malformed costs its own lines, and the symbol table names its functions still.
+fn convert(file: &ByteView<'static>) -> Result<Vec<u8>, String> {
+    let elf = ElfObject::parse(file).map_err(|error| chain(&error))?;
+    let mut converter = SymCacheConverter::new();
+    let mut flags = if elf.has_debug_info() { HAS_LINES } else { 0 };
+    match elf.debug_session() {
+        Ok(session) => session.functions().for_each(|function| match function {
+            Ok(function) => converter.process_symbolic_function(&function),
+            Err(_) => flags |= INCOMPLETE,
+        }),
+        Err(_) => flags = INCOMPLETE,
+    }
+    elf.symbols().for_each(|symbol| converter.process_symbolic_symbol(&symbol));
+
+    let mut entry = vec![0; HEAD_BYTES];
+    converter.serialize(&mut entry).map_err(|error| error.to_string())?;
+    let (head, rest) = entry.split_at_mut(HEAD_BYTES);
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..16].copy_from_slice(&elf.load_address().to_le_bytes());
+    head[16..20].copy_from_slice(&flags.to_le_bytes());
+    head[20..24].copy_from_slice(&crc32fast::hash(rest).to_le_bytes());
+    head[24..].copy_from_slice(&(rest.len() as u64).to_le_bytes());
+    Ok(entry)
+}
+
+/// Errors of symbolic keep what went wrong in their sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Other reports see the old entry or the new one, never a part.
+fn store(path: &Path, entry: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(entry)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// A module's functions and lines by address.
+pub(super) struct Table {
+    load_address: u64,
+    flags: u32,
+    entry: ByteView<'static>,
+}
+
+impl Table {
+    fn new(entry: ByteView<'static>) -> Result<Table, String> {
+        let malformed = || "the table is malformed".to_string();
+        let (head, rest) = entry.split_first_chunk::<HEAD_BYTES>().ok_or_else(malformed)?;
+        let word = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte));
+        let half = |at: usize| head[at..at + 4].iter().rev().fold(0_u32, |word, &byte| word << 8 | u32::from(byte));
+        if head[..8] != MAGIC || word(24) != rest.len() as u64 || half(20) != crc32fast::hash(rest) {
+            return Err(malformed());
+        }
+        let (load_address, flags) = (word(8), half(16));
+        SymCache::parse(rest).map_err(|error| chain(&error))?;
+        Ok(Table { load_address, flags, entry })
+    }
+
+    /// Whether it was made from debug information, not from symbol names alone.
+    pub(super) fn has_lines(&self) -> bool {
+        self.flags & HAS_LINES != 0
+    }
+
+    /// Whether some of the debug information could not be read.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.flags & INCOMPLETE != 0
+    }
+
+    /// The functions at each of `addresses`, the file's own virtual addresses; innermost first.
+    pub(super) fn locate(&self, addresses: impl Iterator<Item = u64>) -> Vec<Vec<Location>> {
+        let Ok(symcache) = SymCache::parse(&self.entry[HEAD_BYTES..]) else {
+            return addresses.map(|_| Vec::new()).collect();
+        };
+        let lookup = |address: u64| match address.checked_sub(self.load_address) {
+            Some(offset) => symcache.lookup(offset).map(|location| describe(&location)).collect(),
+            None => Vec::new(),
+        };
+        addresses.map(lookup).collect()
+    }
+}
+
+fn describe(location: &SourceLocation<'_, '_>) -> Location {
+    let function = location.function();
+    let name = Some(function.name()).filter(|name| !name.is_empty() && *name != "?");
+    let line = location.file().filter(|_| location.line() > 0).map(|file| (file.full_path(), location.line()));
+    Location { function: name.map(|name| demangle(name, function.language())), line }
+}

@@ -1,0 +1,136 @@
+//! Which files describe a module: itself, or debug files that were split off it.
+//!
+//! The build-id decides whether a file is the one that ran. A module without one is taken by its path, unless the file
+//! has a build-id now. Debug files are looked for as gdb does: by build-id, then by .gnu_debuglink with its CRC.
+
+use heapline_shared_format::snapshot::Module;
+use std::fs;
+use std::path::{Path, PathBuf};
+use symbolic::common::ByteView;
+use symbolic::debuginfo::elf::ElfObject;
+
+/// What a module is recognised by.
+pub(super) struct Identity {
+    pub(super) path: PathBuf,
+    pub(super) build_id: Vec<u8>,
+}
+
+impl Identity {
+    pub(super) fn of(module: &Module) -> Identity {
+        // The kernel's way to say that the file was replaced while it was mapped: then the build-id will not match.
+        let path = module.path.strip_suffix(" (deleted)").unwrap_or(&module.path);
+        Identity { path: path.into(), build_id: module.build_id.clone() }
+    }
+
+    pub(super) fn build_id_hex(&self) -> String {
+        self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn is(&self, elf: &ElfObject<'_>) -> bool {
+        elf.code_id().map_or_else(String::new, |id| id.as_str().to_lowercase()) == self.build_id_hex()
+    }
+
+    /// `.build-id/xx/yyyy.debug` under each of `dirs`.
+    fn by_build_id(&self, dirs: &[PathBuf]) -> Vec<PathBuf> {
+        let hex = self.build_id_hex();
+        match hex.split_at_checked(2) {
+            Some((first, rest)) => {
+                dirs.iter().map(|dir| dir.join(".build-id").join(first).join(format!("{rest}.debug"))).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// `name` beside the module, in `.debug` there, and at the module's place under each of `dirs`.
+    fn by_link(&self, name: &str, dirs: &[PathBuf]) -> Vec<PathBuf> {
+        let Some(own_dir) = self.path.parent() else { return Vec::new() };
+        let below_root = own_dir.strip_prefix("/").unwrap_or(own_dir);
+        let mut paths = vec![own_dir.join(name), own_dir.join(".debug").join(name)];
+        paths.extend(dirs.iter().map(|dir| dir.join(below_root).join(name)));
+        paths
+    }
+}
+
+/// The files to try, the best first, and what is wrong with the module's own.
+pub(super) struct Found {
+    pub(super) files: Vec<ByteView<'static>>,
+    pub(super) problem: Option<String>,
+}
+
+/// Looks for everything that describes `identity`.
+pub(super) fn find(identity: &Identity, debug_dirs: &[PathBuf]) -> Found {
+    let (own, problem) = match own_file(identity) {
+        Ok(view) => (Some(view), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let mut files = Vec::new();
+    let own_has_lines = own.as_ref().and_then(parse).is_some_and(|elf| elf.has_debug_info());
+    if !own_has_lines {
+        files.extend(identity.by_build_id(debug_dirs).iter().filter_map(|path| debug_file(identity, path)));
+        if let Some(elf) = own.as_ref().and_then(parse) {
+            files.extend(linked_file(identity, &elf, debug_dirs));
+        }
+    }
+    files.extend(own);
+    Found { files, problem }
+}
+
+/// Whether [`find`] has something to offer besides the module itself. Opens the module, at most, not the debug file.
+pub(super) fn separate_file_exists(identity: &Identity, debug_dirs: &[PathBuf]) -> bool {
+    if identity.by_build_id(debug_dirs).iter().any(|path| path.exists()) {
+        return true;
+    }
+    let Ok(view) = own_file(identity) else { return false };
+    let Some(elf) = parse(&view) else { return false };
+    link(&elf).is_some_and(|(name, _)| identity.by_link(&name, debug_dirs).iter().any(|path| path.exists()))
+}
+
+fn own_file(identity: &Identity) -> Result<ByteView<'static>, String> {
+    let view = open(&identity.path)?;
+    match parse(&view) {
+        None => Err("the file is no ELF file any more".to_string()),
+        Some(elf) if !identity.is(&elf) => {
+            Err("the file has changed since the snapshot (its build-id differs)".to_string())
+        }
+        Some(_) => Ok(view),
+    }
+}
+
+fn debug_file(identity: &Identity, path: &Path) -> Option<ByteView<'static>> {
+    let view = open(path).ok()?;
+    let fits = parse(&view).is_some_and(|elf| identity.is(&elf) && elf.has_debug_info());
+    fits.then_some(view)
+}
+
+fn linked_file(identity: &Identity, elf: &ElfObject<'_>, debug_dirs: &[PathBuf]) -> Option<ByteView<'static>> {
+    let (name, crc) = link(elf)?;
+    identity.by_link(&name, debug_dirs).iter().find_map(|path| {
+        let view = open(path).ok()?;
+        let fits = crc32fast::hash(&view) == crc && parse(&view).is_some_and(|elf| elf.has_debug_info());
+        fits.then_some(view)
+    })
+}
+
+/// Name and CRC-32 of the debug file that a stripped file asks for.
+fn link(elf: &ElfObject<'_>) -> Option<(String, u32)> {
+    let link = elf.debug_link().ok()??;
+    let name = link.filename().to_str().ok()?;
+    // A name, not a path: the section comes with the file and must not lead anywhere else.
+    (!name.is_empty() && !name.contains('/')).then(|| (name.to_string(), link.crc()))
+}
+
+fn open(path: &Path) -> Result<ByteView<'static>, String> {
+    let says = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "the file is gone".to_string(),
+        _ => format!("the file cannot be read ({error})"),
+    };
+    // A pipe of that name would block for ever.
+    if !fs::metadata(path).map_err(says)?.is_file() {
+        return Err("it is no regular file".to_string());
+    }
+    ByteView::open(path).map_err(says)
+}
+
+fn parse<'v>(view: &'v ByteView<'static>) -> Option<ElfObject<'v>> {
+    ElfObject::parse(view).ok()
+}

@@ -1,0 +1,95 @@
+//! What a report looks at: one domain, at one moment.
+//!
+//! Domains are layers of the same memory and never summed, so there is always exactly one.
+
+use crate::frames::{TracebackId, Tracebacks};
+use crate::statistics::{Block, Trace};
+use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
+
+/// Which blocks of the domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum At {
+    /// Those that live at the snapshot.
+    Live,
+    /// Those that lived at the moment of the domain's peak.
+    Peak,
+    /// All that were allocated since the start.
+    Total,
+}
+
+impl At {
+    /// The word on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            At::Live => "live",
+            At::Peak => "peak",
+            At::Total => "total",
+        }
+    }
+}
+
+/// One domain at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The layer.
+    pub domain: Domain,
+    /// The moment.
+    pub at: At,
+}
+
+impl View {
+    /// The layer that a report is about when none is asked for: Python's in a CPython process, malloc's otherwise.
+    pub fn default_domain(snapshot: &Snapshot) -> Domain {
+        match snapshot.domains.iter().any(|row| row.domain == Domain::Python) {
+            true => Domain::Python,
+            false => Domain::Native,
+        }
+    }
+
+    /// Which stacks have blocks in the view, by index.
+    pub fn stacks(self, snapshot: &Snapshot) -> Vec<bool> {
+        let mut used = vec![false; snapshot.stacks.len()];
+        match self.at {
+            At::Live => self.live(snapshot).for_each(|row| used[row.stack as usize] = true),
+            At::Peak | At::Total => self.totals(snapshot).for_each(|(row, ..)| used[row.stack as usize] = true),
+        }
+        used
+    }
+
+    /// The blocks in the view, with the tracebacks of [`View::stacks`].
+    pub fn traces(self, snapshot: &Snapshot, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
+        let trace = |stack: u32, size, count, block| {
+            let traceback = resolved[stack as usize]?;
+            let stack = &snapshot.stacks[stack as usize];
+            let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
+            Some(Trace { traceback, size, count, total_nframe, truncated, block })
+        };
+        if self.at != At::Live {
+            return self
+                .totals(snapshot)
+                .filter_map(|(row, size, count)| trace(row.stack, size, count, None))
+                .collect();
+        }
+        let thread = |t: &heapline_shared_format::snapshot::Thread| names.string(&format!("{} ({})", t.name, t.tid));
+        let threads: Vec<_> = snapshot.threads.iter().map(thread).collect();
+        let live = |row: &LiveGroup| {
+            let block = Block { size: row.size, thread: threads[row.thread as usize] };
+            trace(row.stack, row.size.saturating_mul(row.count), row.count, Some(block))
+        };
+        self.live(snapshot).filter_map(live).collect()
+    }
+
+    fn live(self, snapshot: &Snapshot) -> impl Iterator<Item = &LiveGroup> {
+        snapshot.live.iter().filter(move |row| row.domain == self.domain && row.count > 0)
+    }
+
+    /// Rows with what they had at the moment in question.
+    fn totals(self, snapshot: &Snapshot) -> impl Iterator<Item = (&StackTotals, u64, u64)> {
+        let rows = snapshot.totals.iter().filter(move |row| row.domain == self.domain);
+        let rows = rows.map(move |row| match self.at {
+            At::Total => (row, row.total_size, row.total_count),
+            At::Live | At::Peak => (row, row.peak_size, row.peak_count),
+        });
+        rows.filter(|&(_, _, count)| count > 0)
+    }
+}
