@@ -219,3 +219,40 @@ fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
         notes = notes.get(end.checked_next_multiple_of(4)?..)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_object_of_an_address() {
+        let here = finds_the_object_of_an_address as *const () as usize;
+        let object = find_object(here).expect("this program");
+        assert!(object.start <= here && here < object.end);
+        assert_eq!(object.path(), b"", "the program itself has no name");
+        assert!(object.unwind_sections().is_some_and(|(h, f)| h.bytes.len() > 12 && f.at > object.start as u64));
+        let libc = find_object(std::process::exit as *const () as usize).map(|o| o.start);
+        assert_eq!(libc, Some(object.start), "std is linked in");
+        assert!(find_object(0x10).is_none());
+    }
+
+    #[test]
+    fn the_build_id_is_the_gnu_note_of_kind_3() {
+        let note = |kind: u32, name: &[u8], desc: &[u8]| {
+            let mut bytes = std::vec::Vec::new();
+            for word in [u32::try_from(name.len()).unwrap_or(0), u32::try_from(desc.len()).unwrap_or(0), kind] {
+                bytes.extend(word.to_le_bytes());
+            }
+            bytes.extend(name);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(desc);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let id: std::vec::Vec<u8> = (1..=20).collect();
+        let notes = [note(1, b"GNU\0", &[9; 16]), note(3, b"XYZ\0", &[8; 5]), note(3, b"GNU\0", &id)].concat();
+        assert_eq!(find_build_id(&notes), Some(&id[..]));
+        assert_eq!(find_build_id(&notes[..notes.len() - 1]), None, "cut short");
+        assert_eq!(find_build_id(&[0xff; 40]), None, "impossible lengths");
+    }
+}

@@ -7,6 +7,8 @@ use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
 
 /// Variable with which tests make a cold path panic.
 pub const ENV_FAULT: &str = "HEAPLINE_FAULT";
+/// Variable with which every stack is compared with a fresh walk.
+pub const ENV_VERIFY: &str = "HEAPLINE_VERIFY";
 /// The loader's variable that brings the collector in.
 pub const ENV_PRELOAD: &str = "LD_PRELOAD";
 
@@ -72,6 +74,11 @@ pub fn is_disabled() -> bool {
     value(ENV_DISABLE).is_some_and(|(_, v)| v == c"1")
 }
 
+/// Whether every stack is to be compared with a fresh walk.
+pub fn verifies() -> bool {
+    value(ENV_VERIFY).is_some_and(|(_, v)| v == c"1")
+}
+
 /// The fault that a test asks for.
 pub fn fault() -> Option<&'static [u8]> {
     value(ENV_FAULT).map(|(_, v)| v.to_bytes())
@@ -128,6 +135,33 @@ unsafe fn remove(index: usize) {
         while !(*at).is_null() {
             *at = *at.add(1);
             at = at.add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_found_by_their_whole_name() {
+        let entries = [c"HEAPLINE_ARENAS=1", c"XHEAPLINE_ARENA=2", c"HEAPLINE_ARENA=3:4:5", c"HEAPLINE_ARENA"];
+        let mut list: std::vec::Vec<*const c_char> = entries.iter().map(|e| e.as_ptr()).collect();
+        list.push(ptr::null());
+        // SAFETY: a null-terminated list of C strings.
+        let (index, value) = unsafe { find(list.as_ptr(), ENV_ARENA) }.expect("it is there");
+        assert_eq!(index, 2);
+        // SAFETY: inside a C string.
+        assert_eq!(unsafe { CStr::from_ptr(value) }, c"3:4:5");
+        // SAFETY: as above; null is allowed.
+        assert!(unsafe { find(list.as_ptr(), "HEAPLINE").is_none() && find(ptr::null(), "A").is_none() });
+    }
+
+    #[test]
+    fn numbers_are_digits_that_fit() {
+        assert_eq!(parse(b"18446744073709551615"), Some(u64::MAX));
+        for wrong in [&b""[..], b"18446744073709551616", b"-1", b"1a", b" 1"] {
+            assert_eq!(parse(wrong), None);
         }
     }
 }

@@ -225,3 +225,42 @@ exec_call!(
     /// `execveat`.
     execveat(directory: c_int, path: *const c_char, arguments: List; environment, flags: c_int), ptr::null()
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_is_what_a_new_image_reads() {
+        let mut memory = [0u8; ARENA_VARIABLE_BYTES];
+        let arena = ArenaHandle { fd: i32::MAX, device: u64::MAX, inode: 0 };
+        // SAFETY: zeroed memory of the size that is asked for.
+        unsafe { write_arena_variable(memory.as_mut_ptr(), arena) };
+        let text = CStr::from_bytes_until_nul(&memory).expect("a zero is left");
+        assert_eq!(text, c"HEAPLINE_ARENA=2147483647:18446744073709551615:0");
+    }
+
+    #[test]
+    fn only_64_bit_programs_and_scripts_are_preloaded() {
+        let directory = std::env::temp_dir().join(std::format!("heapline-exec-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let check = |bytes: &[u8]| {
+            let path = directory.join("file");
+            std::fs::write(&path, bytes).expect("a file");
+            let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no zero");
+            // SAFETY: a C string.
+            unsafe { can_preload(path.as_ptr()) }
+        };
+        let elf = |class, machine| {
+            let mut header = [0u8; 64];
+            header[..5].copy_from_slice(&[0x7f, b'E', b'L', b'F', class]);
+            header[18] = machine;
+            header
+        };
+        assert!(check(&elf(2, 62)));
+        assert!(!check(&elf(1, 3)), "i386");
+        assert!(!check(&elf(2, 183)), "arm64");
+        assert!(check(b"#!/bin/sh\nexec true and more\n"));
+        std::fs::remove_dir_all(&directory).expect("removed");
+    }
+}

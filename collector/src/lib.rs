@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 pub mod clock;

@@ -37,6 +37,7 @@ pub struct Process {
     handle: ArenaHandle,
     arena: MaybeUninit<Arena>,
     rules: MaybeUninit<Table>,
+    verifies: bool,
     /// The session for which the rule table was last cleared.
     rules_session: AtomicU32,
     segments_taken: AtomicU32,
@@ -88,6 +89,27 @@ pub fn end(cause: u32) {
     header.session.epoch.fetch_add(1, Ordering::Release);
 }
 
+/// Fresh zeroed memory for the collector, counted as its own.
+pub fn map_own(bytes: usize) -> Option<*mut u8> {
+    let memory = sys::map(bytes)?;
+    if let Some(process) = get() {
+        process.header().target.own_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    Some(memory)
+}
+
+/// Gives back what [`map_own`] gave.
+///
+/// # Safety
+/// Nobody uses the memory any more.
+pub unsafe fn unmap_own(memory: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { sys::unmap(memory, bytes) };
+    if let Some(process) = get() {
+        process.header().target.own_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 fn start() -> Option<*mut Process> {
     let is_disabled = environment::is_disabled();
     let handle = environment::arena();
@@ -95,6 +117,7 @@ fn start() -> Option<*mut Process> {
         fail::arm(name);
     }
     fail::point(fail::Site::Init);
+    let verifies = environment::verifies();
     let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
     // SAFETY: zeroed memory of that size; zeros are a valid Process.
     let process = unsafe { &mut *memory.cast::<Process>() };
@@ -109,6 +132,7 @@ fn start() -> Option<*mut Process> {
     process.arena = MaybeUninit::new(arena);
     process.rules = MaybeUninit::new(Table::map()?);
     process.pid = sys::getpid();
+    process.verifies = verifies;
     let target = &arena.header().target;
     target.pid.store(process.pid, Ordering::Relaxed);
     target.own_bytes.fetch_add((size_of::<Process>() + Table::BYTES) as u64, Ordering::Relaxed);
@@ -182,6 +206,11 @@ impl Process {
             self.rules().clear();
         }
         self.rules()
+    }
+
+    /// Whether every stack is to be compared with a fresh walk.
+    pub fn verifies(&self) -> bool {
+        self.verifies
     }
 
     /// The objects that were announced.

@@ -3,7 +3,7 @@
 //! The key is a 64-bit hash of the frames, their positions and the depth. Two stacks of one thread with the same hash
 //! would be taken for one: at a million stacks the odds are one in thirty million.
 
-use crate::sys;
+use crate::process;
 use crate::unwind::Walk;
 use core::ptr;
 
@@ -80,7 +80,7 @@ impl StackTable {
             return true;
         }
         let bits = if self.slots.is_null() { FIRST_BITS } else { self.bits + 2 };
-        let Some(memory) = sys::map(size_of::<Slot>() << bits) else { return false };
+        let Some(memory) = process::map_own(size_of::<Slot>() << bits) else { return false };
         let old = StackTable { slots: self.slots, bits: self.bits, used: self.used };
         *self = StackTable { slots: memory.cast(), bits, used: old.used };
         if !old.slots.is_null() {
@@ -92,7 +92,7 @@ impl StackTable {
                 }
             }
             // SAFETY: nobody else knows the old table.
-            unsafe { sys::unmap(old.slots.cast(), size_of::<Slot>() << old.bits) };
+            unsafe { process::unmap_own(old.slots.cast(), size_of::<Slot>() << old.bits) };
         }
         true
     }
@@ -105,25 +105,68 @@ impl StackTable {
         }
         self.used = 0;
     }
-
-    /// Bytes of memory that the table holds.
-    pub fn bytes(&self) -> usize {
-        if self.slots.is_null() { 0 } else { size_of::<Slot>() << self.bits }
-    }
 }
 
-/// The hash of a walked stack; never 0.
+/// The key of a stack whose frames add up to `frames_hash`; never 0.
 #[inline(always)]
-pub fn hash(frames: &[u64], walk: Walk) -> u64 {
-    let mut hash = mix(u64::from(walk.total) | u64::from(walk.truncated) << 32, u64::MAX);
-    for (i, &pc) in frames.iter().enumerate() {
-        hash = hash.wrapping_add(mix(pc, i as u64));
-    }
-    hash | 1 << 63
+pub fn key(frames_hash: u64, walk: Walk) -> u64 {
+    frames_hash.wrapping_add(mix(u64::from(walk.total) | u64::from(walk.truncated) << 32, u64::MAX)) | 1 << 63
 }
 
+/// The hash of frames that are not kept, the most recent first: what [`mix`] adds up to.
+pub fn frames_hash(frames: &[u64]) -> u64 {
+    frames.iter().rev().zip(0..).fold(0, |hash, (&pc, i)| hash.wrapping_add(mix(pc, i)))
+}
+
+/// Spreads an address and its position over 64 bits, so that sums of them tell stacks apart.
 #[inline(always)]
-fn mix(value: u64, position: u64) -> u64 {
+pub fn mix(value: u64, position: u64) -> u64 {
     let x = (value ^ position << 48).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty() -> StackTable {
+        StackTable { slots: ptr::null_mut(), bits: 0, used: 0 }
+    }
+
+    #[test]
+    fn ids_are_found_again_through_growth() {
+        let mut table = empty();
+        assert_eq!(table.get(7 | 1 << 63), None);
+        let key = |i: u32| mix(u64::from(i), 3) | 1 << 63;
+        for i in 0..50_000 {
+            assert!(table.insert(key(i), i));
+        }
+        assert!((0..50_000).all(|i| table.get(key(i)) == Some(i)));
+        assert_eq!(table.get(key(50_000)), None);
+        table.clear();
+        assert!((0..50_000).all(|i| table.get(key(i)).is_none()));
+    }
+
+    #[test]
+    fn a_full_table_forgets_and_goes_on() {
+        let mut table = empty();
+        let key = |i: u32| mix(u64::from(i), 5) | 1 << 63;
+        let last = 1 << LAST_BITS;
+        for i in 0..=last {
+            assert!(table.insert(key(i), i));
+        }
+        assert_eq!(table.get(key(last)), Some(last));
+        assert_eq!(table.get(key(0)), None);
+    }
+
+    #[test]
+    fn position_depth_and_end_are_part_of_the_key() {
+        let walk = |total, truncated| Walk { stored: 2, total, truncated };
+        let hash = frames_hash(&[1, 2]);
+        assert_ne!(hash, frames_hash(&[2, 1]));
+        assert_ne!(key(hash, walk(2, false)), key(hash, walk(3, false)));
+        assert_ne!(key(hash, walk(2, false)), key(hash, walk(2, true)));
+        // The most recent first, as a sink holds them, is what the kept stack adds up from the root.
+        assert_eq!(frames_hash(&[30, 20, 10]), mix(10, 0).wrapping_add(mix(20, 1)).wrapping_add(mix(30, 2)));
+    }
 }

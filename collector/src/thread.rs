@@ -11,6 +11,7 @@
 use crate::process::{self, Process};
 use crate::stacks::{self, StackTable};
 use crate::unwind::memory::Window;
+use crate::unwind::kept::{self, Kept};
 use crate::unwind::{self, Entry, Walk, cfi, rules};
 use crate::{clock, fail, sys, tls};
 use core::mem::MaybeUninit;
@@ -50,12 +51,13 @@ pub struct Thread {
     rules: MaybeUninit<rules::Table>,
     /// Which pages of the stack are known to be readable.
     pub window: Window,
-    /// Where a walk puts its frames, the most recent first.
-    pub frames: Frames,
-    /// The last definition in this ring, the oldest frame first.
-    last: Frames,
-    last_len: usize,
+    /// The last stack, for the next walk.
+    pub kept: Kept,
     stacks: StackTable,
+    /// `HEAPLINE_VERIFY=1`.
+    verifies: bool,
+    /// Where a walk that keeps nothing puts its frames, the most recent first.
+    pub frames: Frames,
     /// Stack pointer of the hook that is being run; 0 outside of hooks.
     busy: usize,
     /// For a signal handler that interrupts a hook.
@@ -221,7 +223,7 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
 impl Thread {
     /// Bytes of one thread's state with buffers for `nframe` frames.
     pub const fn bytes(nframe: usize) -> usize {
-        size_of::<Thread>() + 2 * nframe * size_of::<u64>()
+        size_of::<Thread>() + nframe * size_of::<u64>()
     }
 
     /// Lays a state over fresh memory.
@@ -230,11 +232,9 @@ impl Thread {
     /// `memory` holds [`Thread::bytes`] zero bytes and is never unmapped.
     pub unsafe fn lay_out(memory: *mut u8, nframe: usize) -> *mut Thread {
         let thread = memory.cast::<Thread>();
-        // SAFETY: the buffers lie behind the state, inside the memory.
+        // SAFETY: the buffer lies behind the state, inside the memory.
         unsafe {
-            let frames = memory.add(size_of::<Thread>()).cast::<u64>();
-            (*thread).frames = Frames { start: frames, capacity: nframe };
-            (*thread).last = Frames { start: frames.add(nframe), capacity: nframe };
+            (*thread).frames = Frames { start: memory.add(size_of::<Thread>()).cast(), capacity: nframe };
         }
         thread
     }
@@ -252,8 +252,9 @@ impl Thread {
         self.next_stack = 1;
         self.rules = MaybeUninit::new(process.rules_for_session(session));
         self.window = Window::default();
-        self.last_len = 0;
+        self.kept.forget();
         self.stacks.clear();
+        self.verifies = process.verifies();
         self.busy = 0;
         self.side = ptr::null_mut();
         self.context = MaybeUninit::new(cfi::Context::new_in());
@@ -336,6 +337,7 @@ impl Thread {
         }
         self.epoch = epoch;
         self.stacks.clear();
+        self.kept.forget();
         Published::Renewed
     }
 
@@ -373,65 +375,107 @@ impl Thread {
     /// not be published.
     #[inline(always)]
     pub fn stack(&mut self, entry: Entry) -> Result<u32, Published> {
-        let walk = unwind::walk(self, entry);
-        // SAFETY: the walk is over.
-        let frames = &unsafe { self.frames.as_mut() }[..walk.stored];
-        let hash = stacks::hash(frames, walk);
-        match self.stacks.get(hash) {
+        if kept::walk(self, entry) == kept::Outcome::Unfit {
+            return self.stack_by_cfi(entry);
+        }
+        if self.verifies {
+            self.verify(entry);
+        }
+        let walk = self.kept.walk();
+        let key = stacks::key(self.kept.hash(), walk);
+        match self.stacks.get(key) {
             Some(id) => Ok(id),
-            None => self.define_stack(walk, hash),
+            None => {
+                let kept = self.kept;
+                let id = self.define_stack(walk, key, kept.unchanged(), |from| kept.addresses(from))?;
+                self.kept.defined();
+                Ok(id)
+            }
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn define_stack(&mut self, walk: Walk, hash: u64) -> Result<u32, Published> {
+    fn stack_by_cfi(&mut self, entry: Entry) -> Result<u32, Published> {
+        let walk = unwind::walk_by_cfi(self, entry);
+        // SAFETY: the walk is over, and nothing below starts another.
+        let frames = &unsafe { self.frames.as_mut() }[..walk.stored];
+        let key = stacks::key(stacks::frames_hash(frames), walk);
+        match self.stacks.get(key) {
+            Some(id) => Ok(id),
+            None => self.define_stack(walk, key, 0, |from| frames.iter().rev().copied().skip(from)),
+        }
+    }
+
+    /// `HEAPLINE_VERIFY=1`: compares the kept stack with a walk that shares nothing with it.
+    #[cold]
+    #[inline(never)]
+    fn verify(&mut self, entry: Entry) {
+        let walk = unwind::walk_by_cfi(self, entry);
+        // SAFETY: the walk is over.
+        let fresh = &unsafe { self.frames.as_mut() }[..walk.stored];
+        let kept = self.kept.walk();
+        let same = (walk.total, walk.truncated) == (kept.total, kept.truncated)
+            && fresh.iter().rev().copied().eq(self.kept.addresses(kept.stored - walk.stored.min(kept.stored)));
+        let target = &self.header().target;
+        target.verified.fetch_add(1, Ordering::Relaxed);
+        if !same {
+            target.verify_failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives the stack the next id. `keep` frames, from the oldest, are as in this ring's last definition; `frames`
+    /// yields them from a position on, the oldest first.
+    #[cold]
+    #[inline(never)]
+    fn define_stack<I: Iterator<Item = u64>>(
+        &mut self,
+        walk: Walk,
+        key: u64,
+        keep: usize,
+        frames: impl Fn(usize) -> I,
+    ) -> Result<u32, Published> {
         let defined = fail::guard(|| {
             fail::point(fail::Site::Stack);
             let id = self.next_stack;
-            let published = self.publish_stack(walk, id)?;
+            let published = self.publish_stack(walk, id, keep, frames)?;
             if published == Published::Yes {
                 self.next_stack = id.checked_add(1)?;
                 // Without memory for the table the stack is defined again next time: more records, no wrong number.
-                self.stacks.insert(hash, id);
+                self.stacks.insert(key, id);
             }
             Some((published, id))
         });
         match defined.flatten() {
             Some((Published::Yes, id)) => Ok(id),
-            Some((other, _)) => Err(other),
+            Some((other, _)) => {
+                self.kept.forget();
+                Err(other)
+            }
             None => Err(self.renew()),
         }
     }
 
-    /// Writes what the stack does not share with the last one defined, in as many records as it takes.
-    fn publish_stack(&mut self, walk: Walk, id: u32) -> Option<Published> {
-        // SAFETY: two buffers of this thread; no walk is under way.
-        let (frames, last) = unsafe { (&self.frames.as_mut()[..walk.stored], self.last.as_mut()) };
-        let oldest_first = || frames.iter().rev().copied();
-        let shared = oldest_first().zip(&last[..self.last_len]).take_while(|(a, b)| a == *b).count();
-        let mut keep = shared;
+    /// Writes a definition, in as many records as it takes.
+    fn publish_stack<I: Iterator<Item = u64>>(
+        &mut self,
+        walk: Walk,
+        id: u32,
+        mut keep: usize,
+        frames: impl Fn(usize) -> I,
+    ) -> Option<Published> {
         loop {
             let n = (walk.stored - keep).min(event::MAX_STACK_FRAMES);
             let more = keep + n < walk.stored;
             let head = event::stack_head(n, u32::try_from(keep).ok()?, id, walk.total, walk.truncated, more);
             let published = self.publish(head.len() + n, |ring, _| {
                 // SAFETY: publish made room for head and frames.
-                unsafe { ring.write_parts(&head, oldest_first().skip(keep).take(n)) }
+                unsafe { ring.write_parts(&head, frames(keep).take(n)) }
             });
-            if published != Published::Yes {
-                self.last_len = 0;
+            if published != Published::Yes || !more {
                 return Some(published);
             }
             keep += n;
-            // What the ring's reader has now, even if the next part cannot be written.
-            for (to, from) in last[keep - n..keep].iter_mut().zip(oldest_first().skip(keep - n)) {
-                *to = from;
-            }
-            self.last_len = keep;
-            if !more {
-                return Some(Published::Yes);
-            }
         }
     }
 
@@ -439,7 +483,10 @@ impl Thread {
     #[inline(always)]
     pub fn publish_with_stack<const N: usize>(&mut self, entry: Entry, record: impl Fn(u64, u32) -> [u64; N]) {
         loop {
+            let epoch = self.epoch;
             let published = match self.stack(entry) {
+                // The walk itself met a module that took another's place: what it had kept before is not sure.
+                Ok(_) if self.epoch != epoch => Published::Renewed,
                 Ok(stack) => self.publish(N, |ring, stamp| {
                     // SAFETY: publish made room for the record.
                     unsafe { ring.write(record(stamp, stack)) }

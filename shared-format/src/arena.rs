@@ -214,6 +214,10 @@ pub struct Target {
     pub own_bytes: AtomicU64,
     /// Calls that were passed through before the collector was up.
     pub before_start: AtomicU64,
+    /// Stacks that were compared with a fresh walk (`HEAPLINE_VERIFY=1`) ...
+    pub verified: AtomicU64,
+    /// ... and that differed.
+    pub verify_failed: AtomicU64,
 }
 
 /// [`Slot::state`], low half; the high half is the generation.

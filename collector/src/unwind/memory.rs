@@ -66,3 +66,39 @@ pub fn read(address: usize) -> Option<usize> {
     // SAFETY: the kernel has just read it. It is on a stack of this thread, which nobody unmaps meanwhile.
     Some(unsafe { (address as *const usize).read() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_mapped_and_refuses_the_rest() {
+        let value = 0x1234_5678usize;
+        let address = (&raw const value).addr();
+        assert_eq!(read(address), Some(value));
+        assert_eq!(read(address + 1), None, "not aligned");
+        assert_eq!(read(0x10), None);
+        assert_eq!(read(usize::MAX - 7), None);
+    }
+
+    #[test]
+    fn a_window_ends_where_memory_ends() {
+        let memory = sys::map(4 * PAGE).expect("memory");
+        let start = memory.addr();
+        // SAFETY: the last page, which nothing uses.
+        unsafe { sys::unmap(memory.add(3 * PAGE), PAGE) };
+        let mut window = Window::default();
+        window.start_at(start + 64);
+        assert!(window.admit(start + 64, start + 72));
+        assert!(window.admit(start + 64, start + 3 * PAGE - 8), "asked of the kernel");
+        assert!(!window.admit(start + 64, start + 3 * PAGE), "unmapped");
+        assert!(!window.admit(start + 64, start + 56), "away from the root");
+        assert!(!window.admit(start + 64, start + 65), "not aligned");
+        assert!(!window.admit(start + 64, start + (1 << 30)), "too far");
+        // Another stack: the window moves there.
+        let local = 0usize;
+        let here = (&raw const local).addr() & !7;
+        window.start_at(here);
+        assert!(window.admit(here, here));
+    }
+}

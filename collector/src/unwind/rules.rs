@@ -149,3 +149,50 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_keeps_what_fits_and_is_complex_otherwise() {
+        let rule = Rule::sp(1024, 16);
+        assert_eq!((rule.kind(), rule.cfa_offset(), rule.bp_offset()), (Kind::Sp, 1024, 16));
+        let rule = Rule::bp(16, 0);
+        assert_eq!((rule.kind(), rule.cfa_offset(), rule.bp_offset()), (Kind::Bp, 16, 0));
+        let largest = ((1 << 14) - 1) * 8;
+        assert_eq!(Rule::sp(largest, 0).cfa_offset(), 131_064);
+        for misfit in [Rule::sp(largest + 8, 0), Rule::sp(12, 0), Rule::bp(-8, 0), Rule::sp(8, 1 << 18)] {
+            assert_eq!(misfit, Rule::COMPLEX);
+        }
+    }
+
+    #[test]
+    fn the_table_is_exact() {
+        let table = Table::map().expect("memory");
+        let addresses = (0..40_000usize).map(|i| 0x5555_5540_0000 + i * 7);
+        for (i, pc) in (0..).zip(addresses.clone()) {
+            table.insert(pc, Rule::sp((i % 1000) * 8, 0));
+        }
+        let mut hits = 0;
+        for (i, pc) in (0..).zip(addresses) {
+            if let Some(rule) = table.get(pc) {
+                assert_eq!(rule, Rule::sp((i % 1000) * 8, 0), "rule of another address at {pc:#x}");
+                hits += 1;
+            }
+        }
+        assert!(hits > 25_000, "only {hits} of 40000 rules were kept");
+        for other in (0..40_000usize).map(|i| 0x7fff_f000_0000 + i * 16) {
+            assert_eq!(table.get(other), None);
+        }
+        table.clear();
+        assert_eq!(table.get(0x5555_5540_0000), None);
+    }
+
+    #[test]
+    fn addresses_beyond_the_hash_are_never_stored() {
+        let table = Table::map().expect("memory");
+        table.insert(1 << 47 | 0x1234, Rule::ROOT);
+        assert_eq!(table.get(0x1234), None);
+    }
+}

@@ -1,0 +1,431 @@
+//! Incremental unwinding: the last stack is kept, and only what changed of it is unwound again.
+//!
+//! ```text
+//! kept, the oldest frame first:   [0 main][1 run][2 parse][3 grow]        each: slot, return address, rbp
+//! a new event, from its leaf:                      [2' eval][...leaf]     unwound by rule ...
+//!                                          ^ same slot, same address      ... until a kept frame is met,
+//!                          <── verified by plain loads ──                 and from there only compared
+//! ```
+//!
+//! Why it is sound: a rule is a function of the return address that uses only the stack pointer, rbp and memory at
+//! places that these determine. If slot and return address of a frame equal the kept ones, and rbp does where it
+//! matters from there on, then the next slot is the kept one. So comparing every word that the kept walk was derived
+//! from, in the order in which a walk would read them, *is* the walk. The order matters twice: nothing is read that a
+//! walk would not read (a kept slot may lie on a stack that is gone), and a difference ends it at the right frame.
+//! Stopping the comparison early would not be sound: the same leaf frames can stand over another caller.
+//!
+//! Signal frames and other stacks that rules cannot describe are never kept. What is kept is forgotten when a module
+//! comes or goes.
+
+use super::rules::{Kind, Rule, Table};
+use super::{Entry, MAX_DEPTH, NO_CODE, Walk, memory::Window, rule_of};
+use crate::stacks::mix;
+use crate::process;
+use crate::thread::Thread;
+use core::ptr;
+
+/// One frame, and where its rule found what.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Frame {
+    /// Address of the return address, and its value.
+    slot: usize,
+    pc: usize,
+    /// rbp in this frame.
+    bp: usize,
+    /// Where this frame saved its caller's rbp; 0 when it did not.
+    bp_slot: usize,
+    /// Where the CFA of a realigned frame is stored; 0 for others.
+    cfa_slot: usize,
+    /// Whether its rule starts from rbp.
+    uses_bp: bool,
+    /// Whether rbp in this frame matters here or in any older frame.
+    needs_bp: bool,
+    /// Pairs of this frame and all older ones.
+    pairs: u32,
+}
+
+/// A word that the walk was derived from.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Pair {
+    address: usize,
+    value: usize,
+}
+
+/// For pairs[0] of a stack whose oldest frame needs no further word: always as expected.
+static ANCHOR: usize = 0;
+
+/// Most pairs of one frame: return address, stored CFA, saved rbp.
+const PAIRS_PER_FRAME: usize = 3;
+const FIRST_CAPACITY: usize = 64;
+
+/// The kept stack. All zeros are none, without memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Kept {
+    /// The oldest first.
+    frames: *mut Frame,
+    /// Frames that are being unwound, the most recent first.
+    fresh: *mut Frame,
+    pairs: *mut Pair,
+    capacity: usize,
+    len: usize,
+    hash: u64,
+    /// Frames, from the oldest, that are unchanged since the last definition.
+    unchanged: usize,
+    is_truncated: bool,
+}
+
+/// How an incremental walk ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The kept stack is the present one.
+    Kept,
+    /// A frame that rules cannot describe, or no memory: nothing is kept.
+    Unfit,
+}
+
+impl Kept {
+    /// What there is to tell.
+    #[inline(always)]
+    pub fn walk(&self) -> Walk {
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
+        let total = self.len.min(MAX_DEPTH as usize) as u32;
+        Walk { stored: self.len, total, truncated: self.is_truncated }
+    }
+
+    /// Sum over all frames of their mixed address and position.
+    #[inline(always)]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Frames, from the oldest, that are the same as when this was last [`Kept::defined`].
+    pub fn unchanged(&self) -> usize {
+        self.unchanged
+    }
+
+    /// Notes that the stack is now the last one defined.
+    pub fn defined(&mut self) {
+        self.unchanged = self.len;
+    }
+
+    /// Forgets the stack, keeps the memory.
+    pub fn forget(&mut self) {
+        self.len = 0;
+        self.hash = 0;
+        self.unchanged = 0;
+    }
+
+    /// Return addresses from frame `from`, the oldest first.
+    pub fn addresses(&self, from: usize) -> impl Iterator<Item = u64> {
+        let frames = self.frames;
+        // SAFETY: below len, all frames are written.
+        (from..self.len).map(move |i| unsafe { (*frames.add(i)).pc as u64 })
+    }
+
+    /// # Safety
+    /// `i < len`, or `i` is what is about to be written, below the capacity.
+    #[inline(always)]
+    unsafe fn frame(&mut self, i: usize) -> &mut Frame {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.frames.add(i) }
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) {
+        self.len -= 1;
+        // SAFETY: was below len.
+        let pc = unsafe { self.frame(self.len).pc };
+        self.hash = self.hash.wrapping_sub(mix(pc as u64, self.len as u64));
+        self.unchanged = self.unchanged.min(self.len);
+    }
+
+    /// Makes room for more frames; false at the depth limit or without memory.
+    #[cold]
+    fn grow(&mut self, fresh: usize) -> bool {
+        let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
+        if self.capacity > MAX_DEPTH as usize {
+            return false;
+        }
+        let frame_bytes = capacity * size_of::<Frame>();
+        let Some(memory) = process::map_own(Kept::bytes(capacity)) else { return false };
+        // SAFETY: two arrays of frames and one of pairs, inside the new memory; the old ones hold what is copied.
+        unsafe {
+            let new = Kept {
+                frames: memory.cast(),
+                fresh: memory.add(frame_bytes).cast(),
+                pairs: memory.add(2 * frame_bytes).cast(),
+                capacity,
+                ..*self
+            };
+            if self.capacity > 0 {
+                ptr::copy_nonoverlapping(self.frames, new.frames, self.len);
+                ptr::copy_nonoverlapping(self.fresh, new.fresh, fresh);
+                let pairs = if self.len == 0 { 1 } else { self.frame(self.len - 1).pairs as usize };
+                ptr::copy_nonoverlapping(self.pairs, new.pairs, pairs);
+                process::unmap_own(self.frames.cast(), Kept::bytes(self.capacity));
+            }
+            *self = new;
+        }
+        true
+    }
+
+    const fn bytes(capacity: usize) -> usize {
+        capacity * 2 * size_of::<Frame>() + (capacity * PAIRS_PER_FRAME + 1) * size_of::<Pair>()
+    }
+
+    /// # Safety
+    /// `fresh` frames are written, and `fresh < capacity`.
+    #[inline(always)]
+    unsafe fn push_fresh(&mut self, fresh: &mut usize, frame: Frame) {
+        // SAFETY: the caller's promise.
+        unsafe { self.fresh.add(*fresh).write(frame) };
+        *fresh += 1;
+    }
+
+    /// Compares all that the frames below the topmost were derived from. `Err` is the frame to unwind again.
+    #[inline(always)]
+    fn verify(&mut self, table: Table) -> Result<(), usize> {
+        // SAFETY: called with a frame kept.
+        let mut p = unsafe { self.frame(self.len - 1).pairs as usize } - 1;
+        loop {
+            // SAFETY: pairs below that of a kept frame are written; each address is one that a walk of the present
+            // stack reads next, since everything leafward of it is as it was (see the module).
+            unsafe {
+                while p > 0 {
+                    let Pair { address, value } = *self.pairs.add(p - 1);
+                    if (address as *const usize).read() != value {
+                        break;
+                    }
+                    p -= 1;
+                }
+            }
+            if p == 0 {
+                return Ok(());
+            }
+            let k = self.frame_of_pair(p - 1);
+            if !self.patch(k, p - 1, table) {
+                return Err(k);
+            }
+            p -= 1;
+        }
+    }
+
+    fn frame_of_pair(&self, pair: usize) -> usize {
+        // SAFETY: `len` frames are written.
+        let frames = unsafe { core::slice::from_raw_parts(self.frames, self.len) };
+        frames.partition_point(|frame| frame.pairs as usize <= pair)
+    }
+
+    /// Exchanges a return address whose frame is as large as the one before, which is what a loop that calls from
+    /// several places leaves: all older frames stay where they are.
+    fn patch(&mut self, k: usize, pair: usize, table: Table) -> bool {
+        if k == 0 {
+            return false;
+        }
+        // SAFETY: 0 < k < len; the slot is as far as the walk has come.
+        unsafe {
+            let Frame { slot: next, needs_bp, .. } = *self.frame(k - 1);
+            let frame = *self.frame(k);
+            if pair + 1 != frame.pairs as usize || frame.uses_bp || needs_bp {
+                return false;
+            }
+            let pc = (frame.slot as *const usize).read();
+            let Some(rule) = table.get(pc) else { return false };
+            if rule.kind() != Kind::Sp || frame.slot.wrapping_add(rule.cfa_offset()) != next {
+                return false;
+            }
+            let bp_slot = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
+            let k64 = k as u64;
+            self.hash = self.hash.wrapping_sub(mix(frame.pc as u64, k64)).wrapping_add(mix(pc as u64, k64));
+            *self.frame(k) = Frame { pc, bp_slot, ..frame };
+            (*self.pairs.add(pair)).value = pc;
+        }
+        self.unchanged = self.unchanged.min(k);
+        true
+    }
+
+    /// Moves the frames above `k`, which are verified, behind the fresh ones and drops `k`; returns rbp in frame `k`.
+    ///
+    /// # Safety
+    /// `k < len`, and `fresh + len <= capacity`.
+    unsafe fn detach(&mut self, k: usize, mut bp: usize, fresh: &mut usize) -> usize {
+        while self.len > k + 1 {
+            // SAFETY: below len; the saved rbp of a verified frame lies on the present stack.
+            unsafe {
+                let frame = *self.frame(self.len - 1);
+                self.push_fresh(fresh, Frame { bp, ..frame });
+                if frame.bp_slot != 0 {
+                    bp = (frame.bp_slot as *const usize).read();
+                }
+            }
+            self.pop();
+        }
+        self.pop();
+        bp
+    }
+
+    /// Puts the fresh frames on top of the kept ones.
+    ///
+    /// # Safety
+    /// `fresh` frames are written, and `len + fresh <= capacity`. All their slots lie on the present stack.
+    #[inline(always)]
+    unsafe fn append(&mut self, mut fresh: usize, base: Pair) {
+        // SAFETY: the caller's promises; pairs have room for three a frame.
+        unsafe {
+            let (mut needs, mut pairs) = match self.len {
+                0 => {
+                    self.pairs.write(base);
+                    (false, 1)
+                }
+                n => (self.frame(n - 1).needs_bp, self.frame(n - 1).pairs),
+            };
+            while fresh > 0 {
+                fresh -= 1;
+                let mut frame = *self.fresh.add(fresh);
+                let mut add = |address: usize| {
+                    let value = (address as *const usize).read();
+                    self.pairs.add(pairs as usize).write(Pair { address, value });
+                    pairs += 1;
+                };
+                // A walk reads them in the opposite order.
+                if frame.bp_slot != 0 && needs {
+                    add(frame.bp_slot);
+                }
+                if frame.cfa_slot != 0 {
+                    add(frame.cfa_slot);
+                }
+                add(frame.slot);
+                needs = frame.uses_bp || needs && frame.bp_slot == 0;
+                frame.needs_bp = needs;
+                frame.pairs = pairs;
+                self.hash = self.hash.wrapping_add(mix(frame.pc as u64, self.len as u64));
+                *self.frame(self.len) = frame;
+                self.len += 1;
+            }
+        }
+    }
+}
+
+/// Makes the thread's kept stack that of `entry`.
+#[inline]
+pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
+    let mut kept = thread.kept;
+    let mut window = thread.window;
+    let outcome = walk_with(thread, &mut kept, &mut window, entry);
+    if outcome == Outcome::Unfit {
+        kept.forget();
+    }
+    thread.kept = kept;
+    thread.window = window;
+    outcome
+}
+
+#[inline(always)]
+fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: Entry) -> Outcome {
+    let table = thread.rules();
+    let Entry { mut slot, rbp: mut bp } = entry;
+    let mut fresh = 0;
+    let mut base = Pair { address: (&raw const ANCHOR).addr(), value: ANCHOR };
+    window.start_at(slot);
+    loop {
+        if fresh + kept.len >= kept.capacity && !kept.grow(fresh) {
+            return Outcome::Unfit;
+        }
+        // SAFETY: indices are below len; slots were admitted by the window, the first is the caller's own.
+        unsafe {
+            while kept.len > 0 && kept.frame(kept.len - 1).slot < slot {
+                kept.pop();
+            }
+            let pc = (slot as *const usize).read();
+            if kept.len > 0 {
+                let top = *kept.frame(kept.len - 1);
+                if top.slot == slot && top.pc == pc && (!top.needs_bp || top.bp == bp) {
+                    match kept.verify(table) {
+                        Ok(()) => break,
+                        Err(k) => {
+                            slot = kept.frame(k).slot;
+                            bp = kept.detach(k, bp, &mut fresh);
+                            continue;
+                        }
+                    }
+                }
+            }
+            if pc < NO_CODE {
+                kept.forget();
+                base = Pair { address: slot, value: pc };
+                kept.is_truncated = false;
+                break;
+            }
+            let rule = rule_of(thread, table, pc);
+            let step = Step::new(rule, slot, bp, window);
+            let frame = Frame {
+                slot,
+                pc,
+                bp,
+                bp_slot: step.bp_slot,
+                cfa_slot: step.cfa_slot,
+                uses_bp: matches!(rule.kind(), Kind::Bp | Kind::Realigned),
+                needs_bp: false,
+                pairs: 0,
+            };
+            kept.push_fresh(&mut fresh, frame);
+            if step.next == 0 {
+                if rule.kind() == Kind::Complex {
+                    return Outcome::Unfit;
+                }
+                kept.forget();
+                kept.is_truncated = rule.kind() != Kind::Root;
+                break;
+            }
+            if step.bp_slot != 0 {
+                bp = (step.bp_slot as *const usize).read();
+            }
+            slot = step.next;
+        }
+    }
+    // SAFETY: room was made in the loop, and every slot was admitted.
+    unsafe { kept.append(fresh, base) };
+    Outcome::Kept
+}
+
+/// Where a rule leads.
+struct Step {
+    /// The caller's slot; 0 when the walk ends here.
+    next: usize,
+    bp_slot: usize,
+    cfa_slot: usize,
+}
+
+impl Step {
+    #[inline(always)]
+    fn new(rule: Rule, slot: usize, bp: usize, window: &mut Window) -> Step {
+        let end = Step { next: 0, bp_slot: 0, cfa_slot: 0 };
+        let mut cfa_slot = 0;
+        let cfa = match rule.kind() {
+            Kind::Sp => (slot + 8).wrapping_add(rule.cfa_offset()),
+            Kind::Bp => bp.wrapping_add(rule.cfa_offset()),
+            Kind::Realigned => {
+                cfa_slot = bp.wrapping_sub(rule.cfa_offset());
+                if !window.admit(slot, cfa_slot) {
+                    return end;
+                }
+                // SAFETY: admitted just now.
+                unsafe { (cfa_slot as *const usize).read() }
+            }
+            Kind::Root | Kind::Unknown | Kind::Complex => return end,
+        };
+        let next = cfa.wrapping_sub(8);
+        let bp_slot = match rule.kind() {
+            Kind::Realigned => bp,
+            _ if rule.bp_offset() != 0 => cfa.wrapping_sub(rule.bp_offset()),
+            _ => 0,
+        };
+        if !window.admit(slot + 1, next) || bp_slot != 0 && !window.admit(slot, bp_slot) {
+            return end;
+        }
+        Step { next, bp_slot, cfa_slot }
+    }
+}
