@@ -141,15 +141,17 @@ impl Object {
             if core::slice::from_raw_parts(base, 5) != b"\x7fELF\x02" {
                 return &[];
             }
-            let offset = base.add(32).cast::<u64>().read_unaligned();
+            let offset = usize::try_from(base.add(32).cast::<u64>().read_unaligned()).ok();
             let size = base.add(54).cast::<u16>().read_unaligned() as usize;
             let count = base.add(56).cast::<u16>().read_unaligned() as usize;
             let bytes = count * size_of::<ProgramHeader>();
-            let fits = usize::try_from(offset).ok().and_then(|o| o.checked_add(bytes)).is_some_and(|end| end <= 4096);
-            if size != size_of::<ProgramHeader>() || !fits || !offset.is_multiple_of(8) {
-                return &[];
+            let fits = |offset: &usize| offset.checked_add(bytes).is_some_and(|end| end <= 4096);
+            match offset.filter(fits) {
+                Some(offset) if size == size_of::<ProgramHeader>() && offset.is_multiple_of(8) => {
+                    core::slice::from_raw_parts(base.add(offset).cast(), count)
+                }
+                _ => &[],
             }
-            core::slice::from_raw_parts(base.add(offset as usize).cast(), count)
         }
     }
 

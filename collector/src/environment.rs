@@ -88,11 +88,8 @@ pub fn fault() -> Option<&'static [u8]> {
 pub fn arena() -> Option<ArenaHandle> {
     let (_, text) = value(ENV_ARENA)?;
     let mut numbers = text.to_bytes().split(|b| *b == b':').map(parse);
-    let handle = ArenaHandle {
-        fd: i32::try_from(numbers.next()??).ok()?,
-        device: numbers.next()??,
-        inode: numbers.next()??,
-    };
+    let handle =
+        ArenaHandle { fd: i32::try_from(numbers.next()??).ok()?, device: numbers.next()??, inode: numbers.next()?? };
     numbers.next().is_none().then_some(handle)
 }
 

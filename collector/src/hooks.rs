@@ -45,9 +45,7 @@ fn record_realloc_begins(block: *mut u8) {
 
 fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
     let Some(thread) = thread::enter() else { return };
-    thread.publish_with_stack(entry, |stamp, stack| {
-        event::reallocated(stamp, block.addr() as u64, size as u64, stack)
-    });
+    thread.publish_with_stack(entry, |stamp, stack| event::reallocated(stamp, block.addr() as u64, size as u64, stack));
     thread::leave(thread);
 }
 

@@ -162,9 +162,7 @@ pub fn monotonic() -> u64 {
 pub fn futex_wait(word: &core::sync::atomic::AtomicU32, expected: u32, nanoseconds: u64) {
     let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
     // SAFETY: the word and the time outlive the call.
-    let _ = unsafe {
-        call(nr::FUTEX, [word.as_ptr() as usize, 0, expected as usize, time.as_ptr() as usize, 0, 0])
-    };
+    let _ = unsafe { call(nr::FUTEX, [word.as_ptr() as usize, 0, expected as usize, time.as_ptr() as usize, 0, 0]) };
 }
 
 /// Wakes one sleeper.

@@ -10,8 +10,8 @@
 
 use crate::process::{self, Process};
 use crate::stacks::{self, StackTable};
-use crate::unwind::memory::Window;
 use crate::unwind::kept::{self, Kept};
+use crate::unwind::memory::Window;
 use crate::unwind::{self, Entry, Walk, cfi, rules};
 use crate::{clock, fail, sys, tls};
 use core::mem::MaybeUninit;
@@ -158,6 +158,7 @@ fn enter_slowly(sp: usize) -> Option<&'static mut Thread> {
 }
 
 /// Gives the calling thread a slot, a ring and a state, taken for the hook at `sp`.
+#[expect(clippy::mut_from_ref, reason = "the state is found through a slot that only this thread has")]
 fn start_thread(process: &'static Process, sp: usize, side: bool) -> Option<&'static mut Thread> {
     tls::set_starting(sp);
     let started = fail::guard(|| {
@@ -280,6 +281,7 @@ impl Thread {
     }
 
     /// The state for a signal handler that interrupted a hook.
+    #[expect(clippy::mut_from_ref, reason = "only this thread knows its side state")]
     fn side(&mut self, process: &'static Process, sp: usize) -> Option<&'static mut Thread> {
         // SAFETY: only this thread knows its side state.
         match unsafe { self.side.as_mut() } {
@@ -329,8 +331,8 @@ impl Thread {
         unsafe { self.ring.settle() };
         let session = &self.header().session;
         let epoch = session.epoch.load(Ordering::Acquire);
-        let goes_on = process::get().is_some_and(Process::is_traced)
-            && session.number.load(Ordering::Acquire) == self.session;
+        let goes_on =
+            process::get().is_some_and(Process::is_traced) && session.number.load(Ordering::Acquire) == self.session;
         if !goes_on {
             self.ring = Producer::closed();
             return Published::Over;

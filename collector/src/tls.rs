@@ -55,5 +55,17 @@ macro_rules! word {
 
 word!("0", active, set_active, *mut Thread, "The thread's state when an event may be recorded right away, else null.");
 word!("8", own, set_own, *mut Thread, "The thread's state, also inside a hook; null before its first event.");
-word!("16", starting, set_starting, usize, "Stack pointer while this thread starts the process's or its own tracing, else 0.");
-word!("24", recovery, set_recovery, usize, "Stack pointer to return to when the code under `fail::guard` panics, else 0.");
+word!(
+    "16",
+    starting,
+    set_starting,
+    usize,
+    "Stack pointer while this thread starts the process's or its own tracing, else 0."
+);
+word!(
+    "24",
+    recovery,
+    set_recovery,
+    usize,
+    "Stack pointer to return to when the code under `fail::guard` panics, else 0."
+);

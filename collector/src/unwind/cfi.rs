@@ -124,7 +124,8 @@ fn rule_of(sections: &Sections<'_>, row: &Row) -> Rule {
             }
         }
         CfaRule::Expression(cfa) => {
-            let saved_at_bp = matches!(&bp, Some(RegisterRule::Expression(e)) if bp_plus(sections, e) == Some((0, false)));
+            let saved_at_bp =
+                matches!(&bp, Some(RegisterRule::Expression(e)) if bp_plus(sections, e) == Some((0, false)));
             match bp_plus(sections, cfa) {
                 Some((offset, true)) if offset <= 0 && saved_at_bp => Rule::realigned(-offset),
                 _ => Rule::COMPLEX,
@@ -263,9 +264,7 @@ fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(R
             }
             RegisterRule::ValOffset(offset) => at(*offset),
             RegisterRule::Register(other) => registers.get(*other),
-            RegisterRule::Expression(e) => {
-                memory::read(evaluate(sections.expression(e)?, registers, Some(cfa))?)
-            }
+            RegisterRule::Expression(e) => memory::read(evaluate(sections.expression(e)?, registers, Some(cfa))?),
             RegisterRule::ValExpression(e) => evaluate(sections.expression(e)?, registers, Some(cfa)),
             _ => return None,
         };

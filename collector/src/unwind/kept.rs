@@ -19,8 +19,8 @@
 
 use super::rules::{Kind, Rule, Table};
 use super::{Entry, MAX_DEPTH, NO_CODE, Walk, memory::Window, rule_of};
-use crate::stacks::mix;
 use crate::process;
+use crate::stacks::mix;
 use crate::thread::Thread;
 use core::ptr;
 
