@@ -1,0 +1,122 @@
+//! What becomes of the target when the aggregator dies or stops: it goes on.
+
+use crate::support::trace::{kill, printed};
+use crate::support::{Running, Trace, victim, wait_for};
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Threads that hand over blocks for about as long as a test wants to watch.
+fn busy(operations: u64) -> Trace {
+    Trace::of(victim::build("threads.c", &["-O2"])).arg("4").arg(operations.to_string()).args(["1", "1"])
+}
+
+/// Reads the target's output to its end, which comes when the target has ended, and checks that it did its work.
+fn assert_target_finishes(running: &mut Running, operations: u64) -> Duration {
+    let start = Instant::now();
+    let mut output = Vec::new();
+    running.child.stdout.as_mut().expect("piped").read_to_end(&mut output).expect("the target ends");
+    let said = printed(&output);
+    let made: u64 = [17, 33, 49, 65].iter().map(|size| said[&format!("made_{size}")]).sum();
+    assert_eq!(made, 4 * operations, "the target finished its work");
+    start.elapsed()
+}
+
+/// Bytes of memory that the process has mapped from the arena say that tracing is on.
+fn is_traced(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains("heapline-arena"))
+}
+
+fn untraced_time(operations: u64) -> Duration {
+    let trace = busy(operations);
+    let start = Instant::now();
+    assert!(trace.untraced().status.success());
+    start.elapsed()
+}
+
+/// Makes orphans children of this process, so that their exit status can be read.
+fn adopt_orphans() {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes one number and touches no memory.
+    let adopted = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    assert_eq!(adopted, 0);
+}
+
+fn exit_code_of(pid: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: `status` is valid for the write; the pid is an orphan that this process adopted.
+    let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+    assert_eq!(waited, pid);
+    assert!(libc::WIFEXITED(status), "the target was killed: {status:#x}");
+    libc::WEXITSTATUS(status)
+}
+
+#[test]
+fn the_target_outlives_a_killed_aggregator_unharmed() {
+    adopt_orphans();
+    let operations = 3_000_000;
+    let alone = untraced_time(operations);
+    let mut running = busy(operations).spawn();
+    let target = running.target_pid();
+    wait_for("the arena in the target", || is_traced(target).then_some(()));
+    kill(running.aggregator_pid(), libc::SIGKILL);
+    let rest = assert_target_finishes(&mut running, operations);
+    assert_eq!(exit_code_of(target), 0);
+    running.child.wait().expect("the killed aggregator");
+    assert!(rest < alone * 3 + Duration::from_secs(2), "{rest:?} after the kill, {alone:?} without tracing at all");
+}
+
+#[test]
+fn a_stopped_aggregator_holds_the_target_for_a_second_only() {
+    let operations = 3_000_000;
+    let alone = untraced_time(operations);
+    let mut running = busy(operations).spawn();
+    let target = running.target_pid();
+    wait_for("the arena in the target", || is_traced(target).then_some(()));
+    kill(running.aggregator_pid(), libc::SIGSTOP);
+    let rest = assert_target_finishes(&mut running, operations);
+    kill(running.aggregator_pid(), libc::SIGCONT);
+    let outcome = running.finish().expect_code(0);
+    assert!(rest < alone * 3 + Duration::from_secs(4), "{rest:?} with a stopped aggregator, {alone:?} alone");
+    let report = outcome.report(&[]);
+    assert_eq!(report.snapshot.end, "stalled");
+    let ended = report.snapshot.lost.get("ended").copied().unwrap_or(0);
+    let native = report.native();
+    assert!(ended > 0, "what came after the end of tracing is counted as lost: {:?}", report.snapshot.lost);
+    assert!(native.allocs < 4 * operations, "{} of {} allocations", native.allocs, 4 * operations);
+}
+
+#[test]
+fn a_signal_to_the_command_reaches_it_and_the_snapshot_is_written() {
+    let running = Trace::of("sleep").arg("60").spawn();
+    let target = running.target_pid();
+    wait_for("the arena in the target", || is_traced(target).then_some(()));
+    kill(target, libc::SIGTERM);
+    let outcome = running.finish().expect_code(128 + libc::SIGTERM);
+    assert_eq!(outcome.report(&[]).snapshot.end, "killed");
+}
+
+#[test]
+fn a_quiet_target_costs_less_than_a_hundredth_of_a_core() {
+    let running = Trace::of("sleep").arg("60").spawn();
+    let target = running.target_pid();
+    wait_for("the arena in the target", || is_traced(target).then_some(()));
+    let aggregator = running.aggregator_pid();
+    // The start is not quiet. A second later nothing but the wait for records is left.
+    std::thread::sleep(Duration::from_secs(1));
+    let (before, start) = (cpu_time(aggregator), Instant::now());
+    std::thread::sleep(Duration::from_secs(3));
+    let (used, passed) = (cpu_time(aggregator) - before, start.elapsed());
+    kill(target, libc::SIGTERM);
+    running.finish();
+    assert!(used * 100 <= passed + Duration::from_secs(1), "{used:?} of {passed:?}");
+}
+
+/// User and system time of all threads of a process.
+fn cpu_time(pid: i32) -> Duration {
+    let tasks = std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")).expect("it runs");
+    let nanoseconds: u64 = tasks
+        .map(|task| std::fs::read_to_string(task.expect("a thread").path().join("schedstat")).expect("its times"))
+        .map(|times| times.split(' ').next().and_then(|t| t.parse::<u64>().ok()).expect("a number"))
+        .sum();
+    Duration::from_nanos(nanoseconds)
+}

@@ -1,0 +1,77 @@
+//! A panic in a cold path of the collector ends tracing, not the target. `HEAPLINE_FAULT` arms one of the paths.
+
+use crate::support::{Outcome, Trace, victim};
+use std::path::PathBuf;
+
+/// Loads libraries, starts threads, fills segments: passes through every path.
+fn run(site: Option<&str>) -> Outcome {
+    let flags = ["-O1", "-shared", "-fPIC"];
+    let plugin: PathBuf = victim::build("plugin.c", &flags);
+    let trace = Trace::of(victim::build("dlopen.c", &["-O1"])).arg(&plugin).arg(&plugin);
+    match site {
+        Some(site) => trace.env("HEAPLINE_FAULT", site),
+        None => trace,
+    }
+    .run()
+    .expect_code(0)
+}
+
+fn assert_survives(site: &str) {
+    let (sound, faulty) = (run(None), run(Some(site)));
+    sound.report(&[]).assert_exact();
+    assert_eq!(faulty.stdout(), sound.stdout(), "{site}: the target's output");
+    let report = faulty.report(&[]);
+    let whole = sound.report(&[]).native().allocs;
+    assert!(report.native().allocs < whole, "{site}: tracing ended early");
+    assert_eq!(report.snapshot.end, "stalled", "{site}");
+    let notes = faulty.snapshot().meta.notes.join("\n");
+    assert!(notes.contains("panic"), "{site}: the snapshot says why: {notes:?}");
+    assert_eq!(report.snapshot.contradictions, 0, "{site}: what was recorded before is right");
+}
+
+#[test]
+fn init() {
+    assert_survives("init");
+}
+
+#[test]
+fn thread() {
+    assert_survives("thread");
+}
+
+#[test]
+fn segment() {
+    assert_survives("segment");
+}
+
+#[test]
+fn rule() {
+    assert_survives("rule");
+}
+
+#[test]
+fn stack() {
+    assert_survives("stack");
+}
+
+#[test]
+fn module() {
+    assert_survives("module");
+}
+
+#[test]
+fn walk() {
+    assert_survives("walk");
+}
+
+#[test]
+fn an_unknown_site_changes_nothing() {
+    assert_eq!(run(Some("nonsense")).report(&[]).native(), run(None).report(&[]).native());
+}
+
+#[test]
+fn a_disabled_collector_records_nothing_and_says_so() {
+    let outcome = Trace::of(victim::build("counts.c", &["-O0"])).env("HEAPLINE_DISABLE", "1").run().expect_code(0);
+    assert_eq!(outcome.report(&[]).native().allocs, 0);
+    assert!(outcome.stderr().contains("HEAPLINE_DISABLE"), "{}", outcome.stderr());
+}

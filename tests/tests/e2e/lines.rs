@@ -1,0 +1,124 @@
+//! Files, lines and functions: allocations on known lines, with inlined helpers and the standard library's plumbing.
+
+use crate::support::victim::{self, line_of};
+use crate::support::{Report, Trace};
+
+const LEVELS: [&str; 2] = ["-O0", "-O2"];
+
+/// (bytes, blocks) at the line of `source` that carries the marker `LINE name`.
+fn at(report: &Report, source: &str, name: &str) -> (u64, u64) {
+    report.at_line(source, line_of(source, &format!("// LINE {name}")))
+}
+
+#[test]
+fn c_allocations_are_at_their_lines() {
+    for level in LEVELS {
+        let outcome = Trace::of(victim::build("lines.c", &[level])).run().expect_code(0);
+        let report = outcome.report(&["--by", "lineno"]);
+        report.assert_exact();
+        let lines =
+            ["plain", "inlined", "calloc", "realloc", "aligned_alloc", "loop"].map(|m| at(&report, "lines.c", m));
+        let wanted = [(1001, 1), (1002 + 1003, 2), (700, 1), (1005, 1), (1024, 1), (40, 4)];
+        assert_eq!(lines, wanted, "{level}");
+        assert_eq!(report.total.groups, 6, "{level}: nothing else allocates");
+    }
+}
+
+#[test]
+fn inlined_functions_are_frames_of_their_own() {
+    for level in LEVELS {
+        let outcome = Trace::of(victim::build("lines.c", &[level])).run().expect_code(0);
+        let report = outcome.report(&["--by", "traceback"]);
+        let stat = report.stats.iter().find(|s| s.size == 1003).expect("the block of 1003 bytes");
+        let top: Vec<_> = stat.traceback.iter().rev().take(3).map(|f| (f.function.as_deref(), f.lineno)).collect();
+        let line = |marker: &str| line_of("lines.c", &format!("// LINE {marker}"));
+        let wanted = [
+            (Some("inlined"), line("inlined")),
+            (Some("inlined_twice"), line("inlined_twice")),
+            (Some("main"), line("calls_inlined_twice")),
+        ];
+        assert_eq!(top, wanted, "{level}");
+    }
+}
+
+#[test]
+fn cumulative_lines_hold_what_they_called() {
+    let outcome = Trace::of(victim::build("lines.c", &["-O2"])).run().expect_code(0);
+    let report = outcome.report(&["--by", "lineno", "--cumulative"]);
+    let wanted =
+        [("plain", (1001, 1)), ("calls_plain", (1001, 1)), ("inlined", (2005, 2)), ("calls_inlined", (1002, 1))];
+    for (marker, sum) in wanted {
+        assert_eq!(at(&report, "lines.c", marker), sum, "{marker}");
+    }
+    assert_eq!(report.total.size, 1001 + 1002 + 1003 + 700 + 1005 + 1024 + 40, "the total counts each block once");
+}
+
+#[test]
+fn cxx_containers_are_charged_to_the_line_that_uses_them() {
+    for level in LEVELS {
+        let outcome = Trace::of(victim::build("lines.cpp", &[level])).run().expect_code(0);
+        let report = outcome.report(&["--by", "lineno", "--filter", "*/lines.cpp"]);
+        let sizes = |marker: &str| at(&report, "lines.cpp", marker);
+        assert_eq!(sizes("new_vector"), (24, 1), "{level}");
+        assert_eq!(sizes("vector"), (4000, 1), "{level}");
+        assert_eq!(sizes("new_string"), (32, 1), "{level}");
+        assert_eq!(sizes("string"), (3001, 1), "{level}");
+        assert_eq!(sizes("new_map"), (48, 1), "{level}");
+        assert_eq!(sizes("map"), (5 * 48, 5), "{level}");
+        assert_eq!(sizes("new_shared"), (16, 1), "{level}");
+        assert_eq!(sizes("make_shared"), (16 + 80, 1), "{level}");
+        assert_eq!(sizes("array"), (777, 1), "{level}");
+        assert_eq!(sizes("unique"), (3 * 80 + 8, 2), "{level}: the pointer's block and the array's");
+    }
+}
+
+#[test]
+fn no_row_blames_the_plumbing() {
+    for level in LEVELS {
+        let outcome = Trace::of(victim::build("lines.cpp", &[level])).run().expect_code(0);
+        for row in &outcome.report(&["--by", "lineno"]).stats {
+            let frame = row.most_recent();
+            for plumbing in ["new_allocator.h", "allocator.h", "alloc_traits.h"] {
+                assert!(frame.file() != plumbing, "{level}: {frame:?}");
+            }
+        }
+        let raw = outcome.report(&["--by", "traceback", "--raw-frames"]);
+        let vector = raw.stats.iter().find(|s| s.size == 4000).expect("the vector's block");
+        let function = vector.most_recent().function.clone().unwrap_or_default();
+        assert!(function.starts_with("operator new"), "{level}: --raw-frames shows the plumbing, not {function}");
+    }
+}
+
+#[test]
+fn a_stripped_program_still_has_modules_and_offsets() {
+    let program = victim::stripped(&victim::build("lines.c", &["-O2"]));
+    let outcome = Trace::of(&program).run().expect_code(0);
+    let report = outcome.report(&["--by", "traceback"]);
+    report.assert_exact();
+    assert_eq!(report.total.size, 1001 + 1002 + 1003 + 700 + 1005 + 1024 + 40);
+    let module = program.canonicalize().expect("the victim");
+    for row in report.stats.iter().filter(|s| s.size == 1001) {
+        let frame = row.most_recent();
+        assert_eq!((frame.filename.as_str(), frame.lineno), (module.to_str().expect("UTF-8"), 0));
+    }
+    let symbolized = Trace::of(victim::build("lines.c", &["-O2"])).run().expect_code(0).report(&["--by", "traceback"]);
+    let depths = |r: &Report| {
+        let mut depths: Vec<_> = r.stats.iter().map(|s| (s.size, s.count, s.total_nframe)).collect();
+        depths.sort_unstable();
+        depths
+    };
+    assert_eq!(depths(&report), depths(&symbolized), "unwinding needs no symbols");
+}
+
+#[test]
+fn a_deep_recursion_is_walked_to_its_root() {
+    let trace = Trace::of(victim::build("deep.c", &["-O1"])).arg("10000").option("--nframe").option("100");
+    let report = trace.run().expect_code(0).report(&["--by", "traceback"]);
+    report.assert_exact();
+    let of_size = |size: u64| report.stats.iter().find(|s| s.size == size).expect("the victim's block");
+    let (deep, shallow) = (of_size(7001), of_size(7002));
+    assert_eq!(shallow.total_nframe, Some(4), "main and the three frames that every C program starts with");
+    assert_eq!(deep.total_nframe, Some(10_000 + 4));
+    assert_eq!(deep.traceback.len(), 100, "--nframe bounds what is kept");
+    assert!(deep.traceback.iter().all(|f| f.function.as_deref() == Some("down")), "the most recent ones");
+}

@@ -1,0 +1,27 @@
+//! End-to-end tests: real programs and tiny victims, traced by the built programs, checked against numbers that are
+//! known beforehand or that an independent tool gives.
+//!
+//! A test that needs a tool or a right that is not there says so and passes, but fails where `CI=true`. Randomised
+//! tests run a small number of rounds; `HEAPLINE_SEEDS` and `HEAPLINE_KILLS` ask for more.
+
+mod support;
+
+mod aggregator_faults;
+mod attach;
+mod bad_input;
+mod collector_faults;
+mod contract;
+mod counts;
+mod exec;
+mod fork;
+mod gdb;
+mod invisible;
+mod kill;
+mod lines;
+mod modules;
+mod providers;
+mod signals;
+mod story;
+mod surroundings;
+mod symbols_exported;
+mod threads;

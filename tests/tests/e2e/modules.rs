@@ -1,0 +1,39 @@
+//! Libraries that come and go: a block outlives the library that asked for it, and its line must still be found.
+
+use crate::support::trace::live_sizes;
+use crate::support::victim::{self, line_of};
+use crate::support::{Outcome, Trace};
+use std::collections::BTreeSet;
+
+fn run() -> Outcome {
+    let flags = ["-O1", "-shared", "-fPIC"];
+    let a = victim::build("plugin.c", &flags);
+    let b = victim::build("plugin.c", &[flags.as_slice(), &["-DPLUGIN_B"]].concat());
+    Trace::of(victim::build("dlopen.c", &["-O1"])).arg(a).arg(b).run().expect_code(0)
+}
+
+#[test]
+fn stacks_of_unloaded_libraries_keep_their_lines() {
+    let outcome = run();
+    assert_eq!(outcome.printed()["same_address"], 1, "each library takes the place of the one before");
+    let report = outcome.report(&["--by", "lineno"]);
+    report.assert_exact();
+    let (a, b) = (line_of("plugin.c", "// LINE grab_a"), line_of("plugin.c", "// LINE grab_b"));
+    assert_eq!(report.at_line("plugin.c", a), (2001 + 401 + 3001 + 401, 4));
+    assert_eq!(report.at_line("plugin.c", b), (2000 + 400, 2), "and is not mixed up with it");
+    let total = outcome.report(&["--by", "lineno", "--at", "total"]);
+    assert_eq!(total.at_line("plugin.c", a).1, 2 * (1 + 1000 + 1));
+    assert_eq!(total.at_line("plugin.c", b).1, 1 + 1000 + 1);
+}
+
+#[test]
+fn each_load_is_a_module_of_its_own() {
+    let outcome = run();
+    let snapshot = outcome.snapshot();
+    let plugins: Vec<_> = snapshot.modules.iter().filter(|m| m.path.ends_with("/plugin")).collect();
+    assert_eq!(plugins.len(), 3, "loaded three times: {plugins:?}");
+    assert!(plugins.iter().all(|m| !m.loaded), "and closed three times");
+    let build_ids: BTreeSet<_> = plugins.iter().map(|m| &m.build_id).collect();
+    assert_eq!(build_ids.len(), 2, "of two files");
+    assert_eq!(live_sizes(&snapshot).get(&401), Some(&2), "one of each load of the first");
+}

@@ -1,0 +1,85 @@
+//! Other allocators below the hooks: the same victims, the same numbers.
+
+use crate::support::{Outcome, Trace, skip, victim};
+use std::path::PathBuf;
+
+const PROVIDERS: [&str; 3] = ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2"];
+
+/// Where the loader finds `library`.
+fn installed(library: &str) -> Option<PathBuf> {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
+    let found = folders.iter().map(|f| PathBuf::from(f).join(library)).find(|p| p.exists());
+    if found.is_none() {
+        skip(&format!("{library} is not installed"));
+    }
+    found
+}
+
+/// What `counts.c` itself allocated: a provider, or a library that it needs, may allocate at its own start.
+fn assert_counts(outcome: &Outcome, what: &str) {
+    let said = outcome.printed();
+    let live = outcome.report(&["--filter", "*/counts.c"]);
+    live.assert_exact();
+    assert_eq!((live.total.count, live.total.size), (said["live_blocks"], said["live_bytes"]), "{what}: live");
+    let total = outcome.report(&["--filter", "*/counts.c", "--at", "total"]);
+    assert_eq!((total.total.count, total.total.size), (said["allocs"], said["bytes"]), "{what}: ever");
+}
+
+#[test]
+fn a_preloaded_provider_is_counted_like_the_c_librarys() {
+    for library in PROVIDERS {
+        let Some(path) = installed(library) else { continue };
+        let outcome = Trace::of(victim::build("counts.c", &["-O0"])).env("LD_PRELOAD", &path).run().expect_code(0);
+        assert_counts(&outcome, library);
+    }
+}
+
+#[test]
+fn a_linked_provider_is_counted_like_the_c_librarys() {
+    for library in PROVIDERS {
+        let Some(path) = installed(library) else { continue };
+        let path = path.to_str().expect("UTF-8");
+        let program = victim::build("counts.c", &["-O0", "-Wl,--no-as-needed", path]);
+        assert_counts(&Trace::of(program).run().expect_code(0), library);
+    }
+}
+
+/// tcmalloc and mimalloc have an operator new of their own that does not end in malloc.
+#[test]
+fn a_providers_own_operators_are_counted_once() {
+    let lines = |library: Option<&PathBuf>| {
+        let mut trace = Trace::of(victim::build("lines.cpp", &["-O0"]));
+        if let Some(library) = library {
+            trace = trace.env("LD_PRELOAD", library);
+        }
+        let report = trace.run().expect_code(0).report(&["--by", "lineno", "--filter", "*/lines.cpp"]);
+        report.assert_exact();
+        let mut rows: Vec<_> = report.stats.iter().map(|s| (s.most_recent().lineno, s.size, s.count)).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let wanted = lines(None);
+    assert_eq!(wanted.len(), 10);
+    for library in PROVIDERS {
+        let Some(path) = installed(library) else { continue };
+        assert_eq!(lines(Some(&path)), wanted, "{library}");
+    }
+}
+
+#[test]
+fn threads_on_another_provider_are_exact() {
+    for library in PROVIDERS {
+        let Some(path) = installed(library) else { continue };
+        let outcome = Trace::of(victim::build("threads.c", &["-O2"]))
+            .args(["4", "50000", "3", "4"])
+            .env("LD_PRELOAD", &path)
+            .run()
+            .expect_code(0);
+        outcome.report(&[]).assert_exact();
+        let said = outcome.printed();
+        let live = crate::support::trace::live_sizes(&outcome.snapshot());
+        for size in [17, 33, 49, 65] {
+            assert_eq!(live.get(&size), said.get(&format!("left_{size}")), "{library}: blocks of {size} bytes");
+        }
+    }
+}

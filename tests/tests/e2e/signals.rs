@@ -1,0 +1,55 @@
+//! Signal handlers that allocate, at a rate at which they interrupt every instruction of the hooks sooner or later.
+//!
+//! glibc's malloc may not be called from a handler that interrupted it, so the victim runs on a provider that may:
+//! what is tested are the hooks above it.
+
+use crate::support::{Outcome, Trace, victim};
+
+/// Runs `signals.c` on `bump.c`; the user's own LD_PRELOAD names the provider.
+fn run(mode: &str) -> Outcome {
+    let provider = victim::build("bump.c", &["-O2", "-shared", "-fPIC"]);
+    let program = victim::build("signals.c", &["-O1"]);
+    Trace::of(&program).args([mode, "1500"]).env("LD_PRELOAD", provider).run().expect_code(0)
+}
+
+/// Events that were made are recorded, or counted as lost; then the numbers are exact but for those.
+fn assert_complete(mode: &str) {
+    let outcome = run(mode);
+    let said = outcome.printed();
+    assert!(said["handler_allocs"] > 1000, "the timer ticks");
+    let report = outcome.report(&[]);
+    assert_eq!(report.snapshot.contradictions, 0);
+    let lost: u64 = report.snapshot.lost.values().sum();
+    let made = said["ended"] + said["handler_allocs"] + said["handler_frees"] + 2 * 1000;
+    let native = report.native();
+    assert_eq!(native.allocs + native.frees + lost, made, "{mode}: {:?}", report.snapshot.lost);
+    // The side ring holds a handler's records while it interrupts a hook: one level of nesting loses nothing.
+    assert_eq!(lost, 0, "{mode}: {:?}", report.snapshot.lost);
+    assert_eq!(native.blocks, 0, "all was freed");
+}
+
+#[test]
+fn a_handler_that_interrupts_a_hook_is_recorded() {
+    assert_complete("handler");
+}
+
+#[test]
+fn a_handler_on_its_own_stack_is_recorded() {
+    assert_complete("altstack");
+}
+
+#[test]
+fn a_handler_that_jumps_out_of_a_hook_leaves_it_usable() {
+    let outcome = run("jump");
+    let said = outcome.printed();
+    assert!(said["jumps"] > 500, "{} jumps", said["jumps"]);
+    let report = outcome.report(&[]);
+    let native = report.native();
+    let lost: u64 = report.snapshot.lost.values().sum();
+    let recorded = native.allocs + native.frees + lost;
+    let outside = said["handler_allocs"] + said["handler_frees"] + 2 * 1000;
+    let (least, most) = (said["ended"] + outside, said["begun"] + outside);
+    assert!((least..=most).contains(&recorded), "{recorded} events, not {least} to {most}");
+    // An operation that a jump cut off may have happened (an alloc whose block nobody received) or not.
+    assert!(native.blocks <= said["begun"] - said["ended"], "{} blocks are left", native.blocks);
+}

@@ -1,0 +1,157 @@
+//! `report --format json`, parsed. The fields are product.md's contract, and nothing else is accepted.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    #[serde(rename = "heapline_report")]
+    pub version: u32,
+    pub snapshot: Snapshot,
+    pub own: Own,
+    pub domains: Vec<Domain>,
+    pub view: String,
+    pub by: String,
+    pub at: String,
+    pub cumulative: bool,
+    pub total: Total,
+    pub stats: Vec<Stat>,
+}
+
+/// `ctl PID stats --format json`: the first parts of a report, without an end.
+#[derive(Debug, Deserialize)]
+pub struct Stats {
+    pub snapshot: LiveSnapshot,
+    pub domains: Vec<Domain>,
+    pub own: Own,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    pub pid: u32,
+    pub command: String,
+    pub taken_at: String,
+    pub mode: String,
+    pub sample_interval: u64,
+    pub nframe: u32,
+    pub end: String,
+    pub lost: BTreeMap<String, u64>,
+    pub contradictions: u64,
+    pub untracked_frees: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct LiveSnapshot {
+    pub pid: u32,
+    pub mode: String,
+    pub nframe: u32,
+    pub lost: BTreeMap<String, u64>,
+    pub contradictions: u64,
+    pub untracked_frees: u64,
+    pub end: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Own {
+    pub target_bytes: u64,
+    pub aggregator_bytes: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    pub domain: String,
+    pub current: u64,
+    pub peak: u64,
+    pub blocks: u64,
+    pub allocs: u64,
+    pub frees: u64,
+    pub allocated_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Total {
+    pub groups: u64,
+    pub size: u64,
+    pub count: u64,
+    pub size_diff: Option<i64>,
+    pub count_diff: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stat {
+    pub size: u64,
+    pub count: u64,
+    pub size_diff: Option<i64>,
+    pub count_diff: Option<i64>,
+    #[serde(default)]
+    pub key: serde_json::Value,
+    #[serde(default)]
+    pub traceback: Vec<Frame>,
+    pub total_nframe: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frame {
+    pub filename: String,
+    pub lineno: u64,
+    pub function: Option<String>,
+    pub module: Option<String>,
+    pub address: Option<String>,
+}
+
+impl Frame {
+    /// The file's name without its folder.
+    pub fn file(&self) -> &str {
+        self.filename.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl Stat {
+    /// The frame that asked for the memory.
+    pub fn most_recent(&self) -> &Frame {
+        self.traceback.last().expect("a statistic of frames has one")
+    }
+}
+
+fn native(domains: &[Domain]) -> &Domain {
+    domains.iter().find(|d| d.domain == "native").expect("there is a native domain")
+}
+
+impl Report {
+    pub fn native(&self) -> &Domain {
+        native(&self.domains)
+    }
+
+    /// Bytes and blocks of `file:line`, grouped by lineno; zeros when there are none.
+    pub fn at_line(&self, file: &str, line: u64) -> (u64, u64) {
+        let hits = self.stats.iter().filter(|s| s.most_recent().file() == file && s.most_recent().lineno == line);
+        hits.fold((0, 0), |(size, count), s| (size + s.size, count + s.count))
+    }
+
+    /// Nothing was lost and nothing contradicted.
+    pub fn assert_exact(&self) {
+        assert_eq!(self.snapshot.mode, "exact");
+        assert_eq!(self.snapshot.contradictions, 0);
+        let lost: Vec<_> = self.snapshot.lost.iter().filter(|(_, n)| **n > 0).collect();
+        assert!(lost.is_empty(), "lost: {lost:?}");
+        let native = self.native();
+        assert_eq!(native.allocs - native.frees, native.blocks);
+    }
+}
+
+impl Stats {
+    pub fn contradictions(&self) -> u64 {
+        self.snapshot.contradictions
+    }
+
+    pub fn native(&self) -> &Domain {
+        native(&self.domains)
+    }
+}

@@ -1,0 +1,89 @@
+//! Who defines `malloc`: the preload, which exports hooks and nothing else; and none of our programs.
+
+use crate::support::{has, programs, stdout_of};
+use std::path::Path;
+use std::process::Command;
+
+/// The C half of what the preload may export; the C++ half are mangled operators.
+const HOOKS: [&str; 31] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "free",
+    "cfree",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+    "free_sized",
+    "free_aligned_sized",
+    "dlopen",
+    "dlmopen",
+    "dlclose",
+    "execve",
+    "execv",
+    "execvp",
+    "execvpe",
+    "execl",
+    "execlp",
+    "execle",
+    "execveat",
+    "fexecve",
+    "fork",
+    "vfork",
+    "prctl",
+    "posix_spawn",
+    "posix_spawnp",
+    "pthread_create",
+];
+
+/// Names of the functions and variables that a file defines, without version.
+fn defined(file: &Path, dynamic: bool) -> Vec<String> {
+    let mut nm = Command::new("nm");
+    nm.args(["--defined-only", "--format=posix"]).args(dynamic.then_some("--dynamic")).arg(file);
+    let text = stdout_of(&mut nm);
+    let name = |line: &str| line.split([' ', '@']).next().unwrap_or_default().to_owned();
+    text.lines().map(name).collect()
+}
+
+/// operator new, new[], delete and delete[] in all their forms.
+fn is_operator(name: &str) -> bool {
+    ["_Znw", "_Zna", "_Zdl", "_Zda"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[test]
+fn no_program_of_ours_defines_the_malloc_family() {
+    if !has("nm") {
+        return;
+    }
+    let tests = std::env::current_exe().expect("this test");
+    for program in [&programs().aggregator, &programs().report, &tests] {
+        let found = defined(program, false);
+        assert!(found.iter().any(|name| name == "main"), "{} has symbols", program.display());
+        for hook in &HOOKS[..13] {
+            assert!(!found.iter().any(|name| name == hook), "{} defines {hook}", program.display());
+        }
+    }
+}
+
+#[test]
+fn the_preload_exports_hooks_and_nothing_else() {
+    if !has("nm") {
+        return;
+    }
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let preload = folder.path().join("preload.so");
+    stdout_of(Command::new(&programs().aggregator).args(["collector", "-o"]).arg(&preload));
+    let exported = defined(&preload, true);
+    for name in &exported {
+        assert!(HOOKS.contains(&name.as_str()) || is_operator(name), "the preload exports {name}");
+    }
+    for hook in &HOOKS[..13] {
+        assert!(exported.iter().any(|name| name == hook), "the preload does not export {hook}");
+    }
+    for operator in ["_Znwm", "_Znam", "_ZdlPv", "_ZdaPv"] {
+        assert!(exported.iter().any(|name| name == operator), "the preload does not export {operator}");
+    }
+}

@@ -1,0 +1,73 @@
+//! Threads that exchange blocks: the order of events on one address across threads, many threads over time, and many
+//! at once.
+
+use crate::support::trace::live_sizes;
+use crate::support::{Outcome, Trace, rounds, victim};
+
+const SIZES: [u64; 4] = [17, 33, 49, 65];
+
+/// Checks that what is live, and what was ever made, is what the victim says.
+fn assert_exact(outcome: &Outcome, what: &str) {
+    let report = outcome.report(&["--by", "size"]);
+    report.assert_exact();
+    let said = outcome.printed();
+    let live = live_sizes(&outcome.snapshot());
+    for size in SIZES {
+        let left = said[&format!("left_{size}")];
+        assert_eq!(live.get(&size).copied().unwrap_or(0), left, "{what}: live blocks of {size} bytes");
+    }
+    let made: u64 = SIZES.iter().map(|size| said[&format!("made_{size}")]).sum();
+    let total = outcome.report(&["--at", "total", "--by", "function", "--filter", "*/threads.c"]);
+    assert_eq!(total.total.count, made, "{what}: blocks ever made");
+}
+
+#[test]
+fn blocks_handed_between_threads_are_never_mixed_up() {
+    let seeds = rounds("HEAPLINE_SEEDS", 100);
+    let program = victim::build("threads.c", &["-O2"]);
+    // Two processes for each number of threads: a fresh arena now and then, yet little time for starting.
+    for (part, threads) in [2, 4, 8, 3].into_iter().enumerate() {
+        let each = seeds.div_ceil(4);
+        let first = part as u64 * each;
+        let numbers = [threads, 20_000, first, each].map(|n: u64| n.to_string());
+        let outcome = Trace::of(&program).args(&numbers).run().expect_code(0);
+        assert_exact(&outcome, &format!("{threads} threads, seeds from {first}"));
+    }
+}
+
+#[test]
+fn a_tiny_pool_makes_threads_wait_and_loses_nothing() {
+    let program = victim::build("threads.c", &["-O2"]);
+    let trace = Trace::of(&program).args(["4", "100000", "7", "2"]).option("--max-target-memory").option("1");
+    let outcome = trace.run().expect_code(0);
+    assert_exact(&outcome, "the smallest pool");
+    let report = outcome.report(&[]);
+    assert!(report.own.target_bytes < 8 << 20, "{} bytes in the target", report.own.target_bytes);
+}
+
+#[test]
+fn twenty_thousand_short_threads_take_no_more_memory_than_two_thousand() {
+    let program = victim::build("manythreads.c", &["-O1"]);
+    let run = |threads: u64| {
+        let outcome = Trace::of(&program).arg("churn").arg(threads.to_string()).run().expect_code(0);
+        let report = outcome.report(&["--at", "total", "--filter", "*/manythreads.c"]);
+        report.assert_exact();
+        assert_eq!(report.total.count, threads * 11, "blocks that the threads made");
+        assert_eq!(report.total.size, threads * (61 + 10 * 83));
+        report.own
+    };
+    let (few, many) = (run(2_000), run(20_000));
+    let slack = 1 << 20;
+    assert!(many.target_bytes <= few.target_bytes + slack, "{few:?} {many:?}");
+    assert!(many.aggregator_bytes <= few.aggregator_bytes + 8 * slack, "{few:?} {many:?}");
+}
+
+#[test]
+fn two_thousand_threads_at_once_are_all_traced() {
+    let program = victim::build("manythreads.c", &["-O1"]);
+    let outcome = Trace::of(&program).args(["crowd", "2000"]).run().expect_code(0);
+    outcome.report(&[]).assert_exact();
+    assert_eq!(live_sizes(&outcome.snapshot()).get(&61), Some(&2000));
+    let threads = outcome.report(&["--by", "thread", "--filter", "*/manythreads.c"]);
+    assert_eq!((threads.total.groups, threads.total.count), (2000, 2000), "one block of each thread");
+}

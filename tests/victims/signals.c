@@ -1,0 +1,75 @@
+// handler|altstack|jump MILLISECONDS: allocates in a loop, and in the handler of a fast timer. Runs on bump.c, whose
+// functions may be interrupted anywhere. With `jump` the handler leaves by siglongjmp, so an operation that was under
+// way may have happened or not: `begun` and `ended` bound what must be counted.
+#define _GNU_SOURCE
+#include "say.h"
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+static volatile unsigned long begun, ended, handler_allocs, handler_frees, jumps;
+static volatile sig_atomic_t jumping, may_jump;
+static sigjmp_buf top;
+
+static void on_tick(int signal) {
+    (void)signal;
+    void *p = malloc(40);
+    handler_allocs++;
+    p = realloc(p, 80);
+    handler_allocs++, handler_frees++;
+    free(p);
+    handler_frees++;
+    if (jumping && may_jump) {
+        jumps++;
+        siglongjmp(top, 1);
+    }
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static void tick(long microseconds) {
+    struct itimerval interval = {{0, microseconds}, {0, microseconds}};
+    check(setitimer(ITIMER_REAL, &interval, NULL) == 0, "setitimer");
+}
+
+__attribute__((noinline)) static void one_pair(void) {
+    begun++;
+    void *volatile p = malloc(24);
+    ended++;
+    begun++;
+    free(p);
+    ended++;
+}
+
+int main(int argc, char **argv) {
+    check(argc == 3, "usage: signals MODE MILLISECONDS");
+    jumping = strcmp(argv[1], "jump") == 0;
+    static char stack[1 << 16];
+    stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    struct sigaction action = {.sa_handler = on_tick, .sa_flags = SA_RESTART};
+    if (strcmp(argv[1], "altstack") == 0) {
+        check(sigaltstack(&other, NULL) == 0, "sigaltstack");
+        action.sa_flags |= SA_ONSTACK;
+    }
+    check(sigaction(SIGALRM, &action, NULL) == 0, "sigaction");
+    double end = now() + atof(argv[2]);
+    tick(50);
+    sigsetjmp(top, 1);
+    may_jump = 1;
+    while (now() < end) one_pair();
+    may_jump = 0;
+    tick(0);
+    // Whatever was left behind by a jump, from here on every event counts again.
+    for (int i = 0; i < 1000; i++) free(malloc(56));
+    say("begun", begun);
+    say("ended", ended);
+    say("handler_allocs", handler_allocs);
+    say("handler_frees", handler_frees);
+    say("jumps", jumps);
+}
