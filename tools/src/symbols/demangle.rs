@@ -3,10 +3,31 @@
 use symbolic::common::{Language, Name, NameMangling};
 use symbolic::demangle::{Demangle, DemangleOptions};
 
-/// `name` without mangling, parameters and return type; as it is where it is not mangled.
+/// Copies and parts of a function that compilers make; they put the kind, and perhaps a number, behind its name.
+const CLONES: [&str; 8] = ["cold", "part", "constprop", "isra", "lto_priv", "localalias", "clone", "llvm"];
+
+/// `name` without mangling, parameters and return type; as it is where it is not mangled. A part of a function has the
+/// function's name, as in gdb.
 pub(super) fn demangle(name: &str, language: Language) -> String {
-    let name = Name::new(name, NameMangling::Unknown, language);
+    let name = Name::new(without_clones(name), NameMangling::Unknown, language);
     name.try_demangle(DemangleOptions::name_only()).into_owned()
+}
+
+/// Cuts `.part.0.cold` and the like; other dots belong to names (`..` in Rust's mangling, packages in Go's).
+fn without_clones(name: &str) -> &str {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let mut kept = name;
+    let mut rest = name;
+    while let Some((head, part)) = rest.rsplit_once('.') {
+        if head.is_empty() || !(is_number(part) || CLONES.contains(&part)) {
+            break;
+        }
+        rest = head;
+        if !is_number(part) {
+            kept = head;
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -27,6 +48,13 @@ mod tests {
             ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
             ("main", "main"),
             ("a", "a"),
+            ("main.cold", "main"),
+            ("rare.part.0.cold", "rare"),
+            ("f.constprop.12.isra.0", "f"),
+            ("_ZN3foo3barEi.cold", "foo::bar"),
+            ("nested.0", "nested.0"),
+            ("runtime.mallocgc", "runtime.mallocgc"),
+            (".cold", ".cold"),
         ] {
             assert_eq!(demangle(mangled, Language::Unknown), name);
         }

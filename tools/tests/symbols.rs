@@ -1,0 +1,313 @@
+//! Names and lines against addr2line: at every call of real programs, inlines included.
+
+mod support;
+
+use heapline_shared_format::snapshot::Module;
+use heapline_tools::symbols::{Location, Symbolizer};
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use support::{build_id, compile, run};
+use tempfile::tempdir;
+
+fn module(program: &Path) -> Module {
+    let path = program.to_str().unwrap().to_string();
+    Module { path, build_id: build_id(program), start: 0, end: u64::MAX, bias: 0, loaded: true }
+}
+
+/// The addresses of all call instructions, as objdump sees them.
+fn calls(program: &Path) -> Vec<u64> {
+    let text = String::from_utf8(run(Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(program)).stdout);
+    let call = |line: &str| {
+        let (address, instruction) = line.split_once(":\t")?;
+        instruction.starts_with("call").then(|| u64::from_str_radix(address.trim(), 16).ok())?
+    };
+    text.unwrap().lines().filter_map(call).collect()
+}
+
+/// What addr2line says: the function, and the line where it knows one; innermost first.
+fn addr2line(program: &Path, addresses: &[u64]) -> Vec<Vec<Location>> {
+    let mut command = Command::new("addr2line");
+    command.args(["-a", "-i", "-f", "-C", "-e"]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()).unwrap());
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    writer.join().unwrap();
+    let mut answers: Vec<Vec<Location>> = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("0x") {
+            answers.push(Vec::new());
+            continue;
+        }
+        let place = lines.next().unwrap().split(" (discriminator").next().unwrap();
+        let (file, number) = place.rsplit_once(':').unwrap();
+        let line_of = |number: u32| (number > 0).then(|| (cleaned(file), number));
+        let location = Location { function: Some(line.to_string()), line: number.parse().ok().and_then(line_of) };
+        answers.last_mut().unwrap().push(location);
+    }
+    answers
+}
+
+/// A path without `.` and `..`, by its text alone, as symbolic writes it.
+fn cleaned(path: &str) -> String {
+    let mut out = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(out.pop()),
+            part => out.push(part),
+        }
+    }
+    out.to_str().unwrap().to_string()
+}
+
+/// The last part of a function's name without arguments, parameters and clone suffixes: demanglers differ in the rest.
+fn base_name(name: &str) -> String {
+    let mut depth = 0;
+    let mut out = String::new();
+    for c in name.chars() {
+        match c {
+            '<' => depth += 1,
+            '>' => depth -= 1,
+            '(' | '[' if depth == 0 && !out.is_empty() => break,
+            c if depth == 0 => out.push(c),
+            _ => {}
+        }
+    }
+    out.rsplit([':', ' ']).next().unwrap_or("").to_string()
+}
+
+/// A Symbolizer that knows no debug files but those beside the module, and keeps nothing.
+fn plain() -> Symbolizer {
+    Symbolizer::new(Vec::new(), None)
+}
+
+/// What is compared: base names, files and lines.
+fn comparable(locations: &[Location]) -> Vec<(String, Option<(String, u32)>)> {
+    let line = |l: &Location| l.line.as_ref().map(|(file, line)| (cleaned(file), *line));
+    let name = |l: &Location| base_name(&legible(l.function.as_deref().unwrap_or("")));
+    locations.iter().map(|l| (name(l), line(l))).collect()
+}
+
+/// cpp_demangle gives up on some of the standard library's conditional templates (`sr` with arguments) and leaves them
+/// mangled: still the right function.
+fn legible(name: &str) -> String {
+    match name.starts_with("_Z") {
+        true => String::from_utf8(run(Command::new("c++filt").arg(name)).stdout).unwrap().trim().to_string(),
+        false => name.to_string(),
+    }
+}
+
+/// Compares every call of `program` with addr2line's answer from `reference`; returns the most inlines seen.
+fn compare(symbolizer: &mut Symbolizer, program: &Path, reference: &Path, calls: &[u64]) -> usize {
+    let expected = addr2line(reference, calls);
+    let found = symbolizer.locate(&module(program), calls);
+    assert_eq!(symbolizer.take_warnings(), Vec::<String>::new());
+    assert_eq!(found.len(), expected.len());
+    for ((address, found), expected) in calls.iter().zip(&found).zip(&expected) {
+        assert_eq!(comparable(found), comparable(expected), "{} at {address:#x}", program.display());
+    }
+    found.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Compiles and compares a program; it must have calls inlined at least so deep.
+fn check(name: &str, options: &[&str], inlines: usize) {
+    let dir = tempdir().unwrap();
+    let program = compile(dir.path(), name, options);
+    let calls = calls(&program);
+    assert!(calls.len() > 5, "{name}: {} calls", calls.len());
+    let most = compare(&mut plain(), &program, &program, &calls);
+    assert!(most >= inlines, "{name} {options:?}: at most {most} functions at an address");
+}
+
+#[test]
+fn c_with_inlines_is_as_addr2line_says() {
+    check("inlines.c", &["-g", "-O2"], 3);
+    check("inlines.c", &["-g", "-O0"], 1);
+}
+
+#[test]
+fn older_dwarf_and_compressed_sections_are_read() {
+    check("inlines.c", &["-gdwarf-4", "-O2"], 3);
+    check("inlines.c", &["-g", "-O2", "-gz=zlib"], 3);
+}
+
+#[test]
+fn an_executable_with_a_fixed_address_is_read() {
+    check("inlines.c", &["-g", "-O2", "-no-pie"], 3);
+}
+
+#[test]
+fn cpp_is_as_addr2line_says() {
+    check("containers.cpp", &["-g", "-O2"], 5);
+}
+
+#[test]
+fn rust_is_as_addr2line_says() {
+    check("shapes.rs", &["-g", "-O"], 8);
+}
+
+#[test]
+fn a_bias_is_taken_off() {
+    let dir = tempdir().unwrap();
+    let program = compile(dir.path(), "inlines.c", &["-g", "-O2"]);
+    let calls = calls(&program);
+    let base = 0x7f12_3456_7000;
+    let loaded: Vec<u64> = calls.iter().map(|address| address + base).collect();
+    let at_base = Module { start: base, bias: base, ..module(&program) };
+    assert_eq!(plain().locate(&at_base, &loaded), plain().locate(&module(&program), &calls));
+}
+
+/// Splits the debug information of `program` off into `debug`, as distributions do.
+fn split(program: &Path, debug: &Path) {
+    std::fs::create_dir_all(debug.parent().unwrap()).unwrap();
+    run(Command::new("objcopy").arg("--only-keep-debug").arg(program).arg(debug));
+    run(Command::new("strip").arg(program));
+}
+
+fn link(program: &Path, debug: &Path) {
+    run(Command::new("objcopy").arg(format!("--add-gnu-debuglink={}", debug.display())).arg(program));
+}
+
+/// A compiled program, a copy of it that stays whole, and its calls.
+fn program_and_whole(dir: &Path) -> (PathBuf, PathBuf, Vec<u64>) {
+    let program = compile(dir, "inlines.c", &["-g", "-O2", "-Wl,--build-id"]);
+    let whole = dir.join("whole");
+    std::fs::copy(&program, &whole).unwrap();
+    let calls = calls(&program);
+    (program, whole, calls)
+}
+
+#[test]
+fn a_debug_file_is_found_by_build_id() {
+    let dir = tempdir().unwrap();
+    let (program, whole, calls) = program_and_whole(dir.path());
+    let id: String = build_id(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+    let debug = dir.path().join("debug/.build-id").join(&id[..2]).join(format!("{}.debug", &id[2..]));
+    split(&program, &debug);
+    let mut symbolizer = Symbolizer::new(vec![dir.path().join("debug")], None);
+    assert_eq!(compare(&mut symbolizer, &program, &whole, &calls), 3);
+    // The build-id is enough: the program itself may be gone.
+    let gone = Module { path: "/nowhere/inlines".to_string(), ..module(&program) };
+    assert_eq!(symbolizer.locate(&gone, &calls), plain().locate(&module(&whole), &calls));
+    assert_eq!(symbolizer.take_warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_debug_file_is_found_by_its_link() {
+    for place in ["inlines.debug", ".debug/inlines.debug"] {
+        let dir = tempdir().unwrap();
+        let (program, whole, calls) = program_and_whole(dir.path());
+        let debug = dir.path().join(place);
+        split(&program, &debug);
+        link(&program, &debug);
+        assert_eq!(compare(&mut plain(), &program, &whole, &calls), 3, "{place}");
+    }
+    let dir = tempdir().unwrap();
+    let (program, whole, calls) = program_and_whole(dir.path());
+    let root = dir.path().join("root");
+    let debug = root.join(dir.path().strip_prefix("/").unwrap()).join("inlines.debug");
+    split(&program, &debug);
+    link(&program, &debug);
+    assert_eq!(compare(&mut Symbolizer::new(vec![root], None), &program, &whole, &calls), 3);
+}
+
+#[test]
+fn a_linked_file_with_another_checksum_is_not_taken() {
+    let dir = tempdir().unwrap();
+    let (program, _, calls) = program_and_whole(dir.path());
+    let debug = dir.path().join("inlines.debug");
+    split(&program, &debug);
+    link(&program, &debug);
+    let mut bytes = std::fs::read(&debug).unwrap();
+    bytes.push(0);
+    std::fs::write(&debug, bytes).unwrap();
+    let found = plain().locate(&module(&program), &calls);
+    assert!(found.iter().flatten().all(|location| location.line.is_none()));
+}
+
+#[test]
+fn a_stripped_file_has_the_names_of_its_dynamic_symbols() {
+    let dir = tempdir().unwrap();
+    let program = compile(dir.path(), "inlines.c", &["-O2", "-rdynamic", "-s"]);
+    let calls = calls(&program);
+    let found = plain().locate(&module(&program), &calls);
+    let in_outer =
+        |locations: &Vec<Location>| *locations == [Location { function: Some("outer".to_string()), line: None }];
+    // malloc is called once by a tail call, which is a jump, and once by a call.
+    assert_eq!(found.iter().filter(|locations| in_outer(locations)).count(), 1, "{found:?}");
+    let main = found.iter().flatten().filter(|location| location.function.as_deref() == Some("main"));
+    assert_eq!(main.count(), 1);
+}
+
+#[test]
+fn a_file_that_changed_is_said_once_and_not_believed() {
+    let dir = tempdir().unwrap();
+    let (program, _, calls) = program_and_whole(dir.path());
+    let before = module(&program);
+    compile(dir.path(), "inlines.c", &["-g", "-O1", "-Wl,--build-id"]);
+    let mut symbolizer = plain();
+    for _ in 0..2 {
+        assert!(symbolizer.locate(&before, &calls).iter().all(Vec::is_empty));
+    }
+    let warnings = symbolizer.take_warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("has changed since the snapshot"), "{warnings:?}");
+    std::fs::remove_file(&program).unwrap();
+    let mut symbolizer = plain();
+    assert!(symbolizer.locate(&before, &calls).iter().all(Vec::is_empty));
+    assert!(symbolizer.take_warnings()[0].contains("the file is gone"));
+}
+
+#[test]
+fn a_table_is_kept_by_build_id_and_made_anew_when_it_is_damaged() {
+    let dir = tempdir().unwrap();
+    let (program, whole, calls) = program_and_whole(dir.path());
+    let cache = dir.path().join("cache");
+    let symbolizer = || Symbolizer::new(Vec::new(), Some(cache.clone()));
+    let (of_program, expected) = (module(&program), plain().locate(&module(&whole), &calls));
+    assert_eq!(symbolizer().locate(&of_program, &calls), expected);
+    let entries: Vec<PathBuf> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+
+    // From here on only the cache can know: the program is another one now.
+    std::fs::write(&program, b"something else").unwrap();
+    assert_eq!(symbolizer().locate(&of_program, &calls), expected);
+
+    std::fs::copy(&whole, &program).unwrap();
+    let entry = std::fs::read(&entries[0]).unwrap();
+    let mut damaged = entry.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    for bad in [&damaged[..], &entry[..entry.len() / 2], b""] {
+        std::fs::write(&entries[0], bad).unwrap();
+        assert_eq!(symbolizer().locate(&of_program, &calls), expected);
+        assert_eq!(std::fs::read(&entries[0]).unwrap(), entry, "the entry is whole again");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_failure() {
+    let dir = tempdir().unwrap();
+    let (program, whole, calls) = program_and_whole(dir.path());
+    let mut symbolizer = Symbolizer::new(Vec::new(), Some("/proc/no/such/place".into()));
+    assert_eq!(compare(&mut symbolizer, &program, &whole, &calls), 3);
+}
+
+#[test]
+fn a_debug_file_that_is_installed_later_is_found_in_spite_of_the_cache() {
+    let dir = tempdir().unwrap();
+    let (program, whole, calls) = program_and_whole(dir.path());
+    let debug = dir.path().join("inlines.debug");
+    split(&program, &debug);
+    link(&program, &debug);
+    let hidden = dir.path().join("hidden");
+    std::fs::rename(&debug, &hidden).unwrap();
+    let cache = dir.path().join("cache");
+    let mut symbolizer = Symbolizer::new(Vec::new(), Some(cache));
+    assert!(symbolizer.locate(&module(&program), &calls).iter().flatten().all(|location| location.line.is_none()));
+    std::fs::rename(&hidden, &debug).unwrap();
+    assert_eq!(compare(&mut symbolizer, &program, &whole, &calls), 3);
+}
