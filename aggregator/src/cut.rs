@@ -7,7 +7,7 @@ use crate::contradiction::Contradictions;
 use crate::drain::Image;
 use crate::table::Table;
 use crate::table::live::Block;
-use crate::table::modules::Object;
+use crate::table::modules::Modules;
 use crate::table::stacks::Tree;
 use crate::table::threads::Thread;
 use crate::table::totals::StackAmounts;
@@ -49,8 +49,8 @@ pub struct Cut {
     pub nframe: u32,
     /// Tracebacks.
     pub tree: Tree,
-    /// Objects, and whether each is loaded.
-    pub objects: Vec<(Object, bool)>,
+    /// Objects that are or were loaded.
+    pub modules: Modules,
     /// Threads by index.
     pub threads: Vec<Thread>,
     /// Live blocks.
@@ -109,15 +109,46 @@ impl Figures {
 impl Cut {
     /// A copy of everything.
     pub fn of(table: &Table, figures: Figures, nframe: u32) -> Cut {
-        let objects = (0..).zip(table.modules().objects());
         Cut {
             figures,
             nframe,
             tree: table.stacks().tree().clone(),
-            objects: objects.map(|(i, object)| (object.clone(), table.modules().is_loaded(i))).collect(),
+            modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
             live: table.heap().live().iter().copied().collect(),
             stacks: table.heap().totals().stacks().collect(),
+        }
+    }
+
+    /// A cut of a program of the same process that was not traced.
+    pub fn empty_for(&self, image: Image) -> Cut {
+        let native = DomainTotals {
+            domain: Domain::Native,
+            current: 0,
+            peak: 0,
+            blocks: 0,
+            allocs: 0,
+            frees: 0,
+            allocated_bytes: 0,
+        };
+        let figures = Figures {
+            image,
+            native,
+            contradictions: Contradictions::default(),
+            untracked_frees: 0,
+            in_realloc: 0,
+            records: 0,
+            lost: BTreeMap::new(),
+            ..self.figures.clone()
+        };
+        Cut {
+            figures,
+            nframe: self.nframe,
+            tree: Tree::default(),
+            modules: Modules::default(),
+            threads: Vec::new(),
+            live: Vec::new(),
+            stacks: Vec::new(),
         }
     }
 }

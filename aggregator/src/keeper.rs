@@ -3,6 +3,7 @@
 //! A question is answered at a watermark that is not older than the question, so each answer is a consistent cut that
 //! includes all that had happened when it was asked.
 
+use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
 use crate::cut::{Cut, Figures, Losses};
 use crate::drain::{Image, Message};
@@ -79,7 +80,7 @@ pub struct Keeper {
     has_ended: bool,
     waiting: VecDeque<Request>,
     recycled: rtrb::Producer<Vec<u64>>,
-    replaced: SyncSender<Cut>,
+    replaced: SyncSender<Replaced>,
 }
 
 /// Buffers that go back to the drain; larger heaps of them would only hold memory.
@@ -92,7 +93,7 @@ impl Keeper {
         map: Arc<ArenaMap>,
         nframe: u32,
         recycled: rtrb::Producer<Vec<u64>>,
-        replaced: SyncSender<Cut>,
+        replaced: SyncSender<Replaced>,
     ) -> Keeper {
         let losses = Losses::read(&map);
         Keeper {
@@ -168,7 +169,7 @@ impl Keeper {
     fn finish_image(&mut self) {
         self.order.finish(&mut self.table);
         let cut = self.cut();
-        if self.replaced.send(cut).is_err() {
+        if self.replaced.send(Replaced::Program(Box::new(cut))).is_err() {
             tracing::warn!(image = self.image.number, "nobody writes the snapshot of a replaced program");
         }
         self.table = Table::new(self.nframe);

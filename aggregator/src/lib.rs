@@ -11,16 +11,28 @@
 //!
 //! Not here: symbols (`report` resolves them), statistics, anything that runs inside the target.
 
+pub mod archive;
 pub mod arena_map;
+pub mod attach;
+pub mod cli;
 pub mod clock;
+pub mod collector;
 pub mod contradiction;
+pub mod control;
 pub mod cut;
 pub mod drain;
+pub mod elf;
+pub mod format;
+pub mod job;
 pub mod keeper;
+pub mod launch;
 pub mod order;
+pub mod output;
+pub mod private_dir;
 pub mod procfs;
 pub mod queue;
 pub mod session;
+pub mod snapshot;
 mod sys;
 pub mod table;
 pub mod tracer;

@@ -1,1 +1,80 @@
-fn main(){}
+//! The `aggregator` program: maps what the library answers to lines on standard error and an exit status.
+
+use anyhow::Context;
+use heapline_aggregator::cli::{self, Invocation, Usage};
+use heapline_aggregator::{attach, collector, control, launch};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Wrong usage.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(Usage::Shown(text)) => return print(&text),
+        Err(Usage::Wrong(text)) => return fail(&text, USAGE),
+    };
+    if let Err(error) = start_log() {
+        return fail(&format!("{error:#}"), USAGE);
+    }
+    match invocation {
+        Invocation::Run(config) => match launch::run(&config) {
+            Ok(ran) => {
+                say(&ran.lines);
+                // Statuses have eight bits.
+                u8::try_from(ran.status & 0xff).map_or(ExitCode::FAILURE, ExitCode::from)
+            }
+            Err(error) => fail(&error.to_string(), error.exit_status()),
+        },
+        Invocation::Attach(config) => match attach::attach(&config) {
+            Ok(lines) => {
+                say(&lines);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.to_string(), 1),
+        },
+        Invocation::Ctl { pid, ask, json } => match control::ask(pid, ask, json) {
+            Ok(text) => print(&format!("{text}\n")),
+            Err(error) => fail(&error.to_string(), 1),
+        },
+        Invocation::Collector { output } => match collector::write_to(&output) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), 1),
+        },
+    }
+}
+
+/// Logs to standard error when `HEAPLINE_LOG` says so, in the syntax of tracing-subscriber's EnvFilter.
+fn start_log() -> anyhow::Result<()> {
+    let Some(filter) = std::env::var_os("HEAPLINE_LOG") else { return Ok(()) };
+    let filter = filter.to_str().context("HEAPLINE_LOG is no text; use a level such as debug")?;
+    let filter = EnvFilter::try_new(filter).context("HEAPLINE_LOG is not understood; use a level such as debug")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    Ok(())
+}
+
+/// A closed pipe on standard output is a quiet, successful end.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&format!("cannot write to standard output: {error}"), 1)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn say(lines: &[String]) {
+    let mut err = io::stderr().lock();
+    for line in lines {
+        // Whoever closed standard error does not want to know.
+        let _ = writeln!(err, "heapline: {line}");
+    }
+}
+
+fn fail(text: &str, status: u8) -> ExitCode {
+    say(&[text.to_owned()]);
+    ExitCode::from(status)
+}

@@ -261,7 +261,8 @@ impl<R> Ring<R> {
     /// How far the sequence may go on account of this ring; none when it does not matter.
     fn hold(&self, hold: bool) -> Option<u64> {
         let flag = self.flag?;
-        (hold && !flag.released && self.open && !self.corrupt && self.front.is_none()).then(|| self.last.max(self.complete_to))
+        (hold && !flag.released && self.open && !self.corrupt && self.front.is_none())
+            .then(|| self.last.max(self.complete_to))
     }
 
     /// Forgets what is left of a ring. Returns how many words that were.
@@ -350,4 +351,5 @@ impl<R> Ring<R> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
 mod tests;

@@ -33,10 +33,7 @@ pub fn queue<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let (for_sender, for_receiver) = (Parker::new(), Parker::new());
     let sender = for_sender.unparker().clone();
     let receiver = for_receiver.unparker().clone();
-    (
-        Sender { ring: producer, parker: for_sender, receiver },
-        Receiver { ring: consumer, parker: for_receiver, sender },
-    )
+    (Sender { ring: producer, parker: for_sender, receiver }, Receiver { ring: consumer, parker: for_receiver, sender })
 }
 
 impl<T> Sender<T> {

@@ -139,9 +139,7 @@ fn claim(owner: &AtomicU32, owner_pid: &AtomicU32) -> Result<(), SessionError> {
         return Err(taken(owner_pid));
     }
     sys::own_robustly(owner).map_err(SessionError::Owner)?;
-    owner
-        .compare_exchange(found, sys::gettid(), Ordering::AcqRel, Ordering::Relaxed)
-        .map_err(|_| taken(owner_pid))?;
+    owner.compare_exchange(found, sys::gettid(), Ordering::AcqRel, Ordering::Relaxed).map_err(|_| taken(owner_pid))?;
     owner_pid.store(process::id(), Ordering::Relaxed);
     Ok(())
 }

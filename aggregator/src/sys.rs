@@ -2,6 +2,8 @@
 
 use heapline_shared_format::event::STAMP_BITS;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -16,6 +18,12 @@ pub fn gettid() -> u32 {
 pub fn geteuid() -> u32 {
     // SAFETY: no arguments, no effects.
     unsafe { libc::geteuid() }
+}
+
+/// Effective group id of the caller.
+pub fn getegid() -> u32 {
+    // SAFETY: no arguments, no effects.
+    unsafe { libc::getegid() }
 }
 
 /// Sleeps until `word` is no longer `value`, somebody wakes it, or the time is over.
@@ -63,6 +71,37 @@ pub fn monotonic() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     let nanos = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
     nanos & ((1 << STAMP_BITS) - 1)
+}
+
+/// User id of whoever is at the other end of a socket.
+pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    #[expect(clippy::cast_possible_truncation, reason = "twelve bytes")]
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let into = (&raw mut credentials).cast();
+    // SAFETY: the option's value is a ucred, for which there is room.
+    let result =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut length) };
+    check(result).map(|_| credentials.uid)
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    check(fd)?;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until the descriptor is readable; false when the time is over or a signal came.
+pub fn await_readable(fd: &OwnedFd, timeout: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd, valid for reads and writes.
+    let ready = unsafe { libc::poll(&mut poll, 1, timeout) };
+    ready > 0 && poll.revents & libc::POLLIN != 0
 }
 
 /// Turns -1 into the error that `errno` names.

@@ -1,6 +1,7 @@
 //! A traced process, seen from the rest of the aggregator: starts the drain's and the table's thread, passes
 //! questions on, ends both.
 
+use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
 use crate::cut::{Cut, Figures};
 use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks};
@@ -54,7 +55,7 @@ impl Tracer {
         settings: Settings,
         launched: Image,
         target: Option<Tasks>,
-        replaced: SyncSender<Cut>,
+        replaced: SyncSender<Replaced>,
     ) -> Result<Tracer, TraceError> {
         let controls = Arc::new(Controls::new(Arc::clone(&map)));
         let living = match target {

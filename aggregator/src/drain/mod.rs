@@ -206,7 +206,10 @@ impl Drain {
     fn outcome(self) -> Outcome {
         let target = &self.map.arena().header().target;
         let images = target.images.load(Ordering::Acquire);
-        let untraced = self.is_exec_open().then(|| self.untraced.clone().unwrap_or_default());
+        let untraced = match &self.untraced {
+            None => self.is_exec_open().then(Image::default),
+            seen => seen.clone(),
+        };
         let outcome = Outcome {
             end_cause: target.end_cause.load(Ordering::Relaxed),
             images,
@@ -318,22 +321,17 @@ impl Drain {
     fn reap(&mut self) {
         let Some(&tasks) = self.controls.tasks.get() else { return };
         let arena = self.map.arena();
-        let is_urgent =
-            arena.free_slots().is_empty() || arena.header().progress.waiters.load(Ordering::Relaxed) > 0;
+        let is_urgent = arena.free_slots().is_empty() || arena.header().progress.waiters.load(Ordering::Relaxed) > 0;
         let Some(listing) = self.pace.listing(is_urgent) else { return };
         let Ok(living) = tasks.living() else { return };
         self.pace.listed(listing);
         let open = |ring: &Option<OpenRing>| ring.as_ref().map(|ring| ring.tid);
         let tids = (0..).zip(&self.rings).filter_map(|(index, ring)| Some((index, open(ring)?)));
-        let dead: Vec<u32> = tids
-            .filter(|(_, tid)| !living.contains(tid) && tasks.is_gone(*tid))
-            .map(|(index, _)| index)
-            .collect();
+        let dead: Vec<u32> =
+            tids.filter(|(_, tid)| !living.contains(tid) && tasks.is_gone(*tid)).map(|(index, _)| index).collect();
         dead.into_iter().for_each(|index| self.retire(index));
         self.read_names(tasks);
-        if self.is_exec_open() {
-            self.note_untraced(tasks);
-        }
+        self.note_untraced(tasks);
     }
 
     fn read_names(&mut self, tasks: Tasks) {
@@ -409,10 +407,11 @@ impl Drain {
         images > 0 && begun > since(&target.exec_failed, self.execs.failed).saturating_add(replaced)
     }
 
+    /// Another executable than the one that traces: exec has just begun it, or it does not trace.
     fn note_untraced(&mut self, tasks: Tasks) {
-        let running = running_image(tasks, self.image.number.wrapping_add(1));
-        if let Some(running) = running.filter(|running| running.executable != self.image.executable) {
-            self.untraced = Some(running);
+        if self.image.number > 0 && self.image.is_read {
+            let running = running_image(tasks, self.image.number.wrapping_add(1));
+            self.untraced = running.filter(|running| running.executable != self.image.executable);
         }
     }
 
@@ -434,6 +433,8 @@ impl Drain {
 
 fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
     let executable = procfs::executable(tasks.pid())?;
-    let executable = executable.to_string_lossy().into_owned();
-    Some(Image { number, executable, command: procfs::command(tasks.pid()) })
+    let executable = executable.to_string_lossy();
+    // A file that was replaced while the program runs.
+    let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
+    Some(Image { number, executable, command: procfs::command(tasks.pid()), is_read: true })
 }

@@ -23,6 +23,8 @@ pub struct Image {
     pub executable: String,
     /// Arguments, joined by spaces.
     pub command: String,
+    /// Whether both were read from the running process, rather than known from how it was started.
+    pub is_read: bool,
 }
 
 impl Image {

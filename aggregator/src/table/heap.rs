@@ -94,12 +94,7 @@ impl Heap {
     }
 
     /// realloc is about to be called for `address`; `before` is what the ring had begun and not ended.
-    pub fn realloc(
-        &mut self,
-        address: u64,
-        before: Option<PendingRealloc>,
-        books: &mut Books<'_>,
-    ) -> PendingRealloc {
+    pub fn realloc(&mut self, address: u64, before: Option<PendingRealloc>, books: &mut Books<'_>) -> PendingRealloc {
         if let Some(before) = before {
             books.contradictions.count(Contradiction::Realloc);
             self.end(before);

@@ -203,4 +203,5 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
 mod tests;

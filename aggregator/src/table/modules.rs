@@ -24,7 +24,7 @@ pub struct Object {
 }
 
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Modules {
     objects: Vec<Object>,
     index: HashMap<Object, u32>,

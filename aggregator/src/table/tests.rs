@@ -283,7 +283,10 @@ impl Model {
     fn rows(&self) -> Naive {
         let live = self.by_stack();
         let of = |sums: &BTreeMap<u32, (u64, u64)>, stack| sums.get(stack).copied().unwrap_or_default();
-        self.totals.iter().map(|(stack, &total)| (*stack, [of(&live, stack), of(&self.at_peak, stack), total])).collect()
+        self.totals
+            .iter()
+            .map(|(stack, &total)| (*stack, [of(&live, stack), of(&self.at_peak, stack), total]))
+            .collect()
     }
 }
 

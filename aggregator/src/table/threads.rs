@@ -23,7 +23,8 @@ impl Thread {
         self.rings > 0
     }
 
-    fn is_needed(&self) -> bool {
+    /// Whether it is alive or owns live blocks; otherwise its row is given up.
+    pub fn is_needed(&self) -> bool {
         self.rings > 0 || self.blocks > 0
     }
 }

@@ -60,14 +60,7 @@ pub struct Totals {
 
 impl Default for Totals {
     fn default() -> Totals {
-        Totals {
-            rows: Vec::new(),
-            epoch: 1,
-            current: Amount::default(),
-            peak: 0,
-            total: Amount::default(),
-            frees: 0,
-        }
+        Totals { rows: Vec::new(), epoch: 1, current: Amount::default(), peak: 0, total: Amount::default(), frees: 0 }
     }
 }
 

@@ -1,0 +1,155 @@
+//! `aggregator --attach PID`: a process that runs already, with the collector in it but idle.
+
+mod find;
+
+use crate::archive::{self, Place};
+use crate::arena_map::{ArenaMap, ArenaMapError};
+use crate::clock::Clock;
+use crate::control;
+use crate::drain::{Image, Stop, Tasks};
+use crate::elf::Obstacle;
+use crate::job::{Ending, Job, JobError};
+use crate::launch::default_output;
+use crate::output::{Destination, OutputError};
+use crate::procfs;
+use crate::session::{SessionError, Settings};
+use crate::sys;
+use crate::tracer::{TraceError, Tracer};
+use heapline_shared_format::arena::SEGMENT_BYTES;
+use heapline_shared_format::snapshot::End;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// Between two looks at what is not signalled: the control socket's detach, a target that has stopped tracing.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What to trace, and how.
+#[derive(Clone, Debug)]
+pub struct AttachConfig {
+    /// The process.
+    pub pid: u32,
+    /// Where the snapshot goes.
+    pub output: Option<PathBuf>,
+    /// Frames kept per traceback.
+    pub nframe: u32,
+    /// Ceiling for the rings, in bytes.
+    pub max_target_memory: u64,
+    /// Detach after that long.
+    pub duration: Option<Duration>,
+}
+
+/// Why a process is not traced.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message says what each means")]
+pub enum AttachError {
+    #[error("there is no process {pid}: check the number")]
+    NoProcess { pid: u32 },
+    #[error("process {pid} belongs to user {owner}: attach as that user or as root")]
+    OtherUser { pid: u32, owner: u32 },
+    #[error("process {pid} has ended (a zombie): there is nothing left to trace")]
+    Ended { pid: u32 },
+    #[error("process {pid} is a thread of the kernel: only programs can be traced")]
+    KernelThread { pid: u32 },
+    #[error("{tid} is a thread of process {process}: attach to {process}")]
+    Thread { tid: u32, process: u32 },
+    #[error("process {pid} cannot be traced: it {}", obstacle.reason())]
+    Obstacle { pid: u32, obstacle: Obstacle },
+    #[error(
+        "process {pid} runs without the collector: start it with aggregator run -- COMMAND, or with the library that \
+         aggregator collector -o FILE writes in LD_PRELOAD"
+    )]
+    NoCollector { pid: u32 },
+    #[error("process {pid} has closed the collector's descriptor, so only root can find it: attach as root")]
+    Closed { pid: u32 },
+    #[error("process {pid} was forked from the traced process {other}: forked children are not traced yet")]
+    Forked { pid: u32, other: u32 },
+    #[error("cannot trace process {pid}: {error}")]
+    Session { pid: u32, error: SessionError },
+    #[error("cannot look into process {pid}: {source}")]
+    System { pid: u32, source: io::Error },
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Arena(#[from] ArenaMapError),
+    #[error(transparent)]
+    Trace(TraceError),
+    #[error(transparent)]
+    Job(#[from] JobError),
+}
+
+/// Traces a process until it ends, the time is over, or the user detaches. Returns what to say on standard error.
+pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
+    let pid = config.pid;
+    let system = |source| AttachError::System { pid, source };
+    find::check(pid)?;
+    let map = Arc::new(ArenaMap::open(find::arena(pid)?)?);
+    let tasks = Tasks::of(pid);
+    let other = map.arena().header().target.pid.load(Ordering::Relaxed);
+    if other != tasks.inner_pid() {
+        return Err(AttachError::Forked { pid, other });
+    }
+    let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
+    let output = config.output.clone().unwrap_or_else(|| default_output(&name, pid));
+    let destination = Destination::check(&output)?;
+    // Before the session: a process that ends from now on is noticed.
+    let process = sys::pidfd(pid).map_err(system)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(system)?;
+    }
+    let place = Arc::new(OnceLock::new());
+    let archive = archive::start(Arc::clone(&place), Arc::clone(&interrupted)).map_err(system)?;
+    let settings = Settings {
+        nframe: config.nframe,
+        max_target_memory: config.max_target_memory,
+        clock: Clock::of_this_machine(),
+    };
+    let begun = Tracer::start(Arc::clone(&map), settings, Image::default(), Some(tasks), archive.clone());
+    let tracer = begun.map_err(|error| match error {
+        TraceError::Session(error) => AttachError::Session { pid, error },
+        other => AttachError::Trace(other),
+    })?;
+    let place = place.get_or_init(|| Place { destination, pid }).clone();
+    let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), None));
+    let control = control::serve(&job);
+    let (how, end) = wait(&job, config.duration, &interrupted, |timeout| sys::await_readable(&process, timeout));
+    // From here on a signal interrupts the writing.
+    interrupted.store(false, Ordering::Relaxed);
+    let mut lines = job.finish(how, Ending { end, exit_status: None })?.lines;
+    lines.extend(clamped(config, &map));
+    lines.extend(control.err().map(|error| format!("aggregator ctl did not work: {error}")));
+    Ok(lines)
+}
+
+/// Waits for a reason to end.
+fn wait(
+    job: &Job,
+    duration: Option<Duration>,
+    interrupted: &AtomicBool,
+    mut has_exited: impl FnMut(Duration) -> bool,
+) -> (Stop, End) {
+    let begun = Instant::now();
+    let is_over = || duration.is_some_and(|duration| begun.elapsed() >= duration);
+    loop {
+        if has_exited(LOOK) {
+            return (Stop::Ended, End::Exited);
+        }
+        if interrupted.load(Ordering::Relaxed) || is_over() || job.has_stalled() || job.is_finished() {
+            return (Stop::Detach, End::Detached);
+        }
+    }
+}
+
+/// A larger ceiling than the process's arena has room for cannot be had any more.
+fn clamped(config: &AttachConfig, map: &ArenaMap) -> Option<String> {
+    let has = u64::from(map.arena().geometry().segments) * SEGMENT_BYTES as u64;
+    let is_default = config.max_target_memory == crate::cli::DEFAULT_TARGET_MEMORY;
+    (config.max_target_memory > has && !is_default).then(|| {
+        format!(
+            "the process was started with room for {has} bytes of records, so --max-target-memory has no more effect"
+        )
+    })
+}

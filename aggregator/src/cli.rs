@@ -1,0 +1,264 @@
+//! The command line: what was typed, and what it means.
+
+use crate::attach::AttachConfig;
+use crate::control::Ask;
+use crate::launch::RunConfig;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `--max-target-memory` when it is not given.
+pub const DEFAULT_TARGET_MEMORY: u64 = 64 << 20;
+const DEFAULT_NFRAME: u32 = 64;
+/// tracemalloc's limit.
+const MAX_NFRAME: i64 = 65_535;
+
+/// Trace the memory of a whole process: like Python's tracemalloc, from outside.
+#[derive(Debug, Parser)]
+#[command(name = "aggregator", version, args_conflicts_with_subcommands = true, arg_required_else_help = false)]
+struct Typed {
+    /// Trace a process that runs already, with the collector preloaded
+    #[arg(long, value_name = "PID")]
+    attach: Option<u32>,
+    /// Detach after so many seconds; without it Ctrl-C detaches
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach")]
+    duration: Option<Duration>,
+    #[command(flatten)]
+    trace: TraceOptions,
+    #[command(subcommand)]
+    command: Option<TypedCommand>,
+}
+
+#[derive(Debug, Args)]
+struct TraceOptions {
+    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Frames kept per traceback
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_NFRAME,
+          value_parser = clap::value_parser!(u32).range(1..=MAX_NFRAME))]
+    nframe: u32,
+    /// Ceiling for what the rings take in the target, in bytes; K, M and G are 1024, 1024^2 and 1024^3
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
+    max_target_memory: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedCommand {
+    /// Start COMMAND traced from its first instruction
+    Run {
+        #[command(flatten)]
+        trace: TraceOptions,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Ask the aggregator of a traced process
+    Ctl {
+        /// The traced process
+        pid: u32,
+        #[command(subcommand)]
+        ask: TypedAsk,
+    },
+    /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody attaches
+    Collector {
+        /// Where it goes
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedAsk {
+    /// Print current, peak and what Heapline itself uses
+    Stats {
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Write a snapshot; the process goes on
+    Snapshot {
+        /// Where it goes [default: heapline-<name>-<pid>.snap.zst]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make the peak what is live now; traces stay
+    ResetPeak,
+    /// Forget all traces; tracing goes on
+    ClearTraces,
+    /// Show where the live block at ADDR was allocated
+    Lookup {
+        /// Its address, hexadecimal with 0x
+        #[arg(value_name = "ADDR", value_parser = address)]
+        address: u64,
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// End tracing and write the last snapshot; the process goes on
+    Detach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "one for each line of the contract")]
+pub enum Invocation {
+    Run(RunConfig),
+    Attach(AttachConfig),
+    Ctl { pid: u32, ask: Ask, json: bool },
+    Collector { output: PathBuf },
+}
+
+/// What there is to say instead.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Help or version, for standard output.
+    Shown(String),
+    /// What is wrong, in one line.
+    Wrong(String),
+}
+
+/// Understands the arguments, the program's name included.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
+    let typed = Typed::try_parse_from(arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Usage::Shown(error.to_string()),
+        _ => Usage::Wrong(one_line(&error.to_string())),
+    })?;
+    match (typed.command, typed.attach) {
+        (Some(command), _) => Ok(command.meaning()),
+        (None, Some(pid)) => Ok(Invocation::Attach(AttachConfig {
+            pid,
+            output: typed.trace.output,
+            nframe: typed.trace.nframe,
+            max_target_memory: typed.trace.max_target_memory,
+            duration: typed.duration,
+        })),
+        (None, None) => {
+            Err(Usage::Wrong("nothing to do: use run -- COMMAND, --attach PID or ctl PID; see --help".to_owned()))
+        }
+    }
+}
+
+impl TypedCommand {
+    fn meaning(self) -> Invocation {
+        match self {
+            TypedCommand::Run { trace, command } => Invocation::Run(RunConfig {
+                command,
+                output: trace.output,
+                nframe: trace.nframe,
+                max_target_memory: trace.max_target_memory,
+            }),
+            TypedCommand::Collector { output } => Invocation::Collector { output },
+            TypedCommand::Ctl { pid, ask } => {
+                let (ask, format) = match ask {
+                    TypedAsk::Stats { format } => (Ask::Stats, format),
+                    TypedAsk::Snapshot { output } => (Ask::Snapshot(output), Format::Text),
+                    TypedAsk::ResetPeak => (Ask::ResetPeak, Format::Text),
+                    TypedAsk::ClearTraces => (Ask::ClearTraces, Format::Text),
+                    TypedAsk::Lookup { address, format } => (Ask::Lookup(address), format),
+                    TypedAsk::Detach => (Ask::Detach, Format::Text),
+                };
+                Invocation::Ctl { pid, ask, json: format == Format::Json }
+            }
+        }
+    }
+}
+
+/// clap's message without its second paragraph, which shows the usage.
+fn one_line(message: &str) -> String {
+    let first = message.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    format!("{}; see --help", words.join(" "))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((end, 'K' | 'k')) => (&text[..end], 10),
+        Some((end, 'M' | 'm')) => (&text[..end], 20),
+        Some((end, 'G' | 'g')) => (&text[..end], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number of bytes is expected, as in 67108864 or 64M".to_owned())?;
+    number.checked_mul(1 << shift).filter(|&bytes| bytes > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let expected = || "a number of seconds is expected, as in 10 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| expected())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| expected())
+}
+
+fn address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let parsed = digits.map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16));
+    parsed.map_err(|_| "an address is expected, as in 0x7f0123456780".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parsed(line: &str) -> Result<Invocation, Usage> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    fn wrong(line: &str) -> String {
+        match parsed(line) {
+            Err(Usage::Wrong(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn both_command_lines_of_the_contract_are_understood() {
+        let Ok(Invocation::Attach(attach)) = parsed("aggregator --attach 12 --duration 0.5 --nframe 7") else {
+            panic!("attach")
+        };
+        assert_eq!((attach.pid, attach.nframe, attach.duration), (12, 7, Some(Duration::from_millis(500))));
+        let Ok(Invocation::Run(run)) = parsed("aggregator run --max-target-memory 1M -- ls --nframe x") else {
+            panic!("run")
+        };
+        assert_eq!(run.command, ["ls", "--nframe", "x"]);
+        assert_eq!(run.max_target_memory, 1 << 20);
+        assert!(matches!(
+            parsed("aggregator ctl 5 lookup 0xff --format json"),
+            Ok(Invocation::Ctl { pid: 5, ask: Ask::Lookup(255), json: true })
+        ));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        for line in [
+            "aggregator",
+            "aggregator run",
+            "aggregator --attach x",
+            "aggregator --attach 1 --nframe 0",
+            "aggregator run --nframe 65536 -- ls",
+            "aggregator run --max-target-memory 0 -- ls",
+            "aggregator run --max-target-memory 99999999999G -- ls",
+            "aggregator --duration 1",
+            "aggregator --attach 1 --duration -1",
+            "aggregator ctl 1 explode",
+            "aggregator ctl 1 lookup zz",
+            "aggregator --bogus",
+        ] {
+            let text = wrong(line);
+            assert!(!text.contains('\n') && text.ends_with("--help"), "{line}: {text}");
+        }
+        assert!(wrong("aggregator run --nframe 0 -- ls").contains("0 is not in 1..=65535"));
+    }
+}

@@ -1,0 +1,50 @@
+//! The control socket: `aggregator ctl` on one side, a running aggregator on the other.
+
+mod client;
+mod protocol;
+mod server;
+
+pub use client::{Ask, ask};
+pub use server::{Server, serve};
+
+use crate::private_dir::{self, PrivateDirError};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a request was not carried out, or a socket is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The folder is not usable.
+    #[error(transparent)]
+    Folder(#[from] PrivateDirError),
+    /// Nobody listens.
+    #[error("no aggregator traces process {pid}: start one with aggregator --attach {pid}, or as its user or root")]
+    Nobody {
+        /// The process.
+        pid: u32,
+    },
+    /// The system refused.
+    #[error("cannot use {}: {source}", path.display())]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The aggregator could not do it.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered in a way that this version does not understand.
+    #[error("the aggregator's answer is not understood ({0}): use the aggregator program that it was started with")]
+    Garbled(String),
+    /// No such block.
+    #[error("no live block begins at {address:#x}: it was freed, is older than the trace, or begins elsewhere")]
+    NotLive {
+        /// The address.
+        address: u64,
+    },
+}
+
+fn socket_path(uid: u32, pid: u32) -> PathBuf {
+    private_dir::path_for(uid).join(format!("{pid}.sock"))
+}

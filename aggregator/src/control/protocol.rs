@@ -1,0 +1,174 @@
+//! What goes over the control socket: one line of JSON each way.
+
+use crate::cut::Figures;
+use crate::format::rfc3339;
+use crate::keeper::FoundBlock;
+use crate::procfs;
+use heapline_shared_format::snapshot::DomainTotals;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Longest line, in bytes: more than any path.
+pub const MAX_LINE: u64 = 64 * 1024;
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// The numbers.
+    Stats,
+    /// A snapshot.
+    Snapshot {
+        /// Where, absolute.
+        output: PathBuf,
+    },
+    /// The peak becomes what is live now.
+    ResetPeak,
+    /// All traces are forgotten.
+    ClearTraces,
+    /// The live block at an address.
+    Lookup {
+        /// The address.
+        address: u64,
+    },
+    /// Tracing ends, and the last snapshot is written.
+    Detach,
+}
+
+/// The answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// To [`Request::Stats`].
+    Stats(Box<Stats>),
+    /// To [`Request::Lookup`].
+    Found(Option<Found>),
+    /// To the others: what was done.
+    Done(Vec<String>),
+    /// It was not done.
+    Error(String),
+}
+
+/// The numbers, as product.md's JSON has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    pub snapshot: Session,
+    pub domains: Vec<DomainStats>,
+    pub own: Own,
+}
+
+/// See [`Stats`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub pid: u32,
+    pub command: String,
+    pub taken_at: String,
+    pub mode: String,
+    pub sample_interval: u64,
+    pub nframe: u32,
+    pub lost: BTreeMap<String, u64>,
+    pub contradictions: u64,
+    pub untracked_frees: u64,
+}
+
+/// See [`Stats`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainStats {
+    pub domain: String,
+    pub current: u64,
+    pub peak: u64,
+    pub blocks: u64,
+    pub allocs: u64,
+    pub frees: u64,
+    pub allocated_bytes: u64,
+}
+
+/// See [`Stats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    pub target_bytes: u64,
+    pub aggregator_bytes: u64,
+}
+
+/// A live block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    pub address: String,
+    pub domain: String,
+    pub size: u64,
+    pub tid: u32,
+    pub thread: String,
+    /// The oldest frame first.
+    pub traceback: Vec<RawFrame>,
+    pub total_nframe: u16,
+}
+
+/// A frame without symbols.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawFrame {
+    /// Return address.
+    pub address: String,
+    /// Path of the object, empty when the code belongs to none.
+    pub module: String,
+    /// The object's own address, as addr2line takes it.
+    pub offset: String,
+}
+
+impl Stats {
+    /// The numbers of a process.
+    pub fn new(pid: u32, nframe: u32, figures: &Figures) -> Stats {
+        Stats {
+            snapshot: Session {
+                pid,
+                command: figures.image.command.clone(),
+                taken_at: rfc3339(figures.taken),
+                mode: "exact".to_owned(),
+                sample_interval: 0,
+                nframe,
+                lost: figures.lost.clone(),
+                contradictions: figures.contradictions.total(),
+                untracked_frees: figures.untracked_frees,
+            },
+            domains: vec![DomainStats::from(&figures.native)],
+            own: Own { target_bytes: figures.target_bytes, aggregator_bytes: procfs::own_resident_bytes() },
+        }
+    }
+}
+
+impl From<&DomainTotals> for DomainStats {
+    fn from(totals: &DomainTotals) -> DomainStats {
+        DomainStats {
+            domain: totals.domain.to_string(),
+            current: totals.current,
+            peak: totals.peak,
+            blocks: totals.blocks,
+            allocs: totals.allocs,
+            frees: totals.frees,
+            allocated_bytes: totals.allocated_bytes,
+        }
+    }
+}
+
+impl From<FoundBlock> for Found {
+    fn from(found: FoundBlock) -> Found {
+        let frame = |(address, module): &(u64, Option<(String, u64)>)| {
+            let (path, bias) = module.clone().unwrap_or_default();
+            RawFrame {
+                address: format!("{address:#x}"),
+                module: path,
+                offset: format!("{:#x}", address.wrapping_sub(bias)),
+            }
+        };
+        let (tid, thread) = found.thread;
+        Found {
+            address: format!("{:#x}", found.block.address),
+            domain: "native".to_owned(),
+            size: found.block.size,
+            tid,
+            thread,
+            traceback: found.frames.iter().rev().map(frame).collect(),
+            total_nframe: found.total_nframe,
+        }
+    }
+}

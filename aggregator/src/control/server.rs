@@ -1,0 +1,115 @@
+//! The socket on which a running aggregator answers. Only its own user and root are heard.
+
+use super::protocol::{MAX_LINE, Reply, Request, Stats};
+use super::{ControlError, socket_path};
+use crate::drain::Stop;
+use crate::job::{Ending, Job, JobError};
+use crate::output::Destination;
+use crate::{private_dir, sys};
+use heapline_shared_format::snapshot::End;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// How long a client may keep us waiting for its line.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A socket that is served; removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A client that finds it refused says so too.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Serves a job's socket on a thread of its own.
+pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
+    private_dir::open()?;
+    let path = socket_path(sys::geteuid(), job.pid());
+    let system = |source| ControlError::System { path: path.clone(), source };
+    // The arena has one owner, so a socket that is there belongs to one that is gone.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(system)?;
+    let server = Server { path: path.clone() };
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(system)?;
+    let job = Arc::clone(job);
+    let accept = move || {
+        for stream in listener.incoming().flatten() {
+            let job = Arc::clone(&job);
+            let answer = move || {
+                if let Err(error) = answer(&job, stream) {
+                    tracing::debug!(%error, "a client left");
+                }
+            };
+            if let Err(error) = thread::Builder::new().name("client".to_owned()).spawn(answer) {
+                tracing::warn!(%error, "no thread for a client");
+            }
+        }
+    };
+    thread::Builder::new().name("control".to_owned()).spawn(accept).map_err(system)?;
+    Ok(server)
+}
+
+fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let uid = sys::peer_uid(&stream)?;
+    let reply = if uid != 0 && uid != sys::geteuid() {
+        Reply::Error("only the aggregator's own user and root may use its socket".to_owned())
+    } else {
+        let mut line = String::new();
+        BufReader::new((&stream).take(MAX_LINE)).read_line(&mut line)?;
+        match serde_json::from_str(&line) {
+            Ok(request) => carry_out(job, &request),
+            Err(error) => Reply::Error(format!("the aggregator does not understand the request: {error}")),
+        }
+    };
+    let mut line = serde_json::to_vec(&reply)?;
+    line.push(b'\n');
+    (&stream).write_all(&line)
+}
+
+fn carry_out(job: &Job, request: &Request) -> Reply {
+    let done = |text: &str| Reply::Done(vec![text.to_owned()]);
+    let tracer = job.tracer();
+    let result = match request {
+        Request::Stats => tracer
+            .figures()
+            .map(|figures| Reply::Stats(Box::new(Stats::new(job.pid(), tracer.settings().nframe, &figures))))
+            .map_err(JobError::from),
+        Request::Lookup { address } => {
+            tracer.lookup(*address).map(|found| Reply::Found(found.map(Into::into))).map_err(JobError::from)
+        }
+        Request::ResetPeak => {
+            tracer.reset_peak().map(|()| done("the peak is now what is live")).map_err(JobError::from)
+        }
+        Request::ClearTraces => {
+            tracer.clear_traces().map(|()| done("all traces are forgotten")).map_err(JobError::from)
+        }
+        Request::Snapshot { output } => snapshot(job, output),
+        Request::Detach => {
+            let ending = Ending { end: End::Detached, exit_status: None };
+            job.finish(Stop::Detach, ending).map(|summary| Reply::Done(summary.lines))
+        }
+    };
+    result.unwrap_or_else(|error| Reply::Error(error.to_string()))
+}
+
+fn snapshot(job: &Job, output: &Path) -> Result<Reply, JobError> {
+    let destination = Destination::check(output)?;
+    let line = job.snapshot(&destination)?;
+    Ok(Reply::Done(vec![line]))
+}

@@ -1,0 +1,214 @@
+//! One traced process from start to snapshot: what `run`, `--attach` and the control socket share.
+
+use crate::archive::{Archived, Place, Replaced};
+use crate::cut::{Cut, Figures};
+use crate::drain::{Outcome, Stop};
+use crate::elf;
+use crate::format;
+use crate::output::{Destination, OutputError};
+use crate::snapshot::{About, build};
+use crate::tracer::{TraceError, Tracer};
+use heapline_shared_format::arena::{end_cause, target_flag};
+use heapline_shared_format::snapshot::{DomainTotals, End};
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a job did not end as it should.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct JobError(String);
+
+impl From<TraceError> for JobError {
+    fn from(error: TraceError) -> JobError {
+        JobError(error.to_string())
+    }
+}
+
+impl From<OutputError> for JobError {
+    fn from(error: OutputError) -> JobError {
+        JobError(error.to_string())
+    }
+}
+
+/// How the process stands when the job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// How.
+    pub end: End,
+    /// Exit status, where it is known.
+    pub exit_status: Option<i32>,
+}
+
+/// What the user is told at the end.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Lines for standard error, without a prefix.
+    pub lines: Vec<String>,
+}
+
+/// See the module.
+pub struct Job {
+    tracer: Tracer,
+    place: Place,
+    archive: SyncSender<Replaced>,
+    interrupted: Arc<AtomicBool>,
+    /// Why the collector may not have been loaded, as far as it was known at the start.
+    doubt: Option<String>,
+    finished: Mutex<Option<Result<Summary, JobError>>>,
+}
+
+impl Job {
+    /// A job whose process runs. `doubt` explains zero records.
+    pub fn new(
+        tracer: Tracer,
+        place: Place,
+        archive: SyncSender<Replaced>,
+        interrupted: Arc<AtomicBool>,
+        doubt: Option<String>,
+    ) -> Job {
+        Job { tracer, place, archive, interrupted, doubt, finished: Mutex::new(None) }
+    }
+
+    /// The tracer.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// Process id of the target.
+    pub fn pid(&self) -> u32 {
+        self.place.pid
+    }
+
+    /// Whether the target has stopped tracing by itself.
+    pub fn has_stalled(&self) -> bool {
+        let cause = &self.tracer.map().arena().header().target.end_cause;
+        cause.load(std::sync::atomic::Ordering::Relaxed) != 0
+    }
+
+    /// Whether the last snapshot was written.
+    pub fn is_finished(&self) -> bool {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Writes a snapshot while the process goes on. Returns a line for the user.
+    pub fn snapshot(&self, destination: &Destination) -> Result<String, JobError> {
+        let cut = self.tracer.cut()?;
+        let line = headline(&cut.figures.native, destination.path());
+        let about = About { pid: self.place.pid, end: End::Running, exit_status: None, notes: Vec::new() };
+        destination.write(&build(cut, about), &self.interrupted)?;
+        Ok(line)
+    }
+
+    /// Ends tracing and writes the last snapshot. Later calls return what the first one did.
+    pub fn finish(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.get_or_insert_with(|| self.write_last(how, ending)).clone()
+    }
+
+    fn write_last(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
+        let outcome = self.tracer.stop(how)?;
+        let mut cut = self.tracer.cut()?;
+        let mut lines = Vec::new();
+        if let Some(untraced) = &outcome.untraced {
+            let empty = cut.empty_for(untraced.clone());
+            let traced = std::mem::replace(&mut cut, empty);
+            // Refused only when the archive's thread is gone, which the report below shows.
+            let _ = self.archive.send(Replaced::Program(Box::new(traced)));
+        }
+        let archived = self.archived()?;
+        let (end, mut notes) = self_ended(&outcome, ending.end);
+        if cut.figures.records == 0 {
+            notes.push(self.why_nothing(&outcome, &cut, &archived));
+        }
+        let figures = cut.figures.clone();
+        let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: notes.clone() };
+        self.place.destination.write(&build(cut, about), &self.interrupted)?;
+        lines.push(headline(&figures.native, self.place.destination.path()));
+        lines.extend(notes);
+        lines.extend(losses(&figures));
+        for program in archived {
+            lines.push(match program.error {
+                Some(error) => error,
+                None => format!("the program before an exec: {}", shown(program.destination.path())),
+            });
+        }
+        Ok(Summary { lines })
+    }
+
+    fn archived(&self) -> Result<Vec<Archived>, JobError> {
+        let gone = || JobError("the aggregator has failed: its archive thread is gone (please report this)".to_owned());
+        let (reply, report) = mpsc::channel();
+        self.archive.send(Replaced::Report(reply)).map_err(|_| gone())?;
+        report.recv().map_err(|_| gone())
+    }
+
+    fn why_nothing(&self, outcome: &Outcome, cut: &Cut, archived: &[Archived]) -> String {
+        let program = &cut.figures.image.executable;
+        let obstacle = |path: &str| elf::examine(Path::new(path)).map(|found| format!("{path} {}", found.reason()));
+        let reason = if env::var_os("HEAPLINE_DISABLE").is_some_and(|value| value == "1") {
+            "HEAPLINE_DISABLE=1 is set".to_owned()
+        } else if outcome.flags & target_flag::OLD_GLIBC != 0 {
+            "the program's C library is older than glibc 2.35".to_owned()
+        } else if let Some(untraced) = &outcome.untraced {
+            let known = obstacle(&untraced.executable);
+            known.unwrap_or_else(|| "the program that exec began last did not load the collector".to_owned())
+        } else if let Some(doubt) = &self.doubt {
+            doubt.clone()
+        } else if outcome.images == 0 {
+            "the loader did not load the collector (no glibc, or LD_PRELOAD was ignored), or the program ended first"
+                .to_owned()
+        } else {
+            obstacle(program).unwrap_or_else(|| "the program made no allocation while it was traced".to_owned())
+        };
+        let rest = if archived.iter().any(|program| program.records > 0) { " of the last program" } else { "" };
+        format!("NOTHING WAS RECORDED{rest}: {reason}")
+    }
+}
+
+/// The line that ends every run.
+fn headline(native: &DomainTotals, path: &Path) -> String {
+    format!(
+        "{} in {} blocks live, peak {}; snapshot: {}; read it with: {} {}",
+        format::size(native.current),
+        native.blocks,
+        format::size(native.peak),
+        shown(path),
+        shown(&report_program()),
+        shown(path),
+    )
+}
+
+/// The path as the user can paste it: relative where it is below the current directory.
+fn shown(path: &Path) -> String {
+    let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    let path = relative.filter(|relative| relative.components().next().is_some()).unwrap_or_else(|| path.to_owned());
+    format::shell_word(&path.to_string_lossy())
+}
+
+/// `report` beside this program, if it is there.
+fn report_program() -> PathBuf {
+    let beside = env::current_exe().ok().map(|own| own.with_file_name("report"));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("report"))
+}
+
+fn self_ended(outcome: &Outcome, end: End) -> (End, Vec<String>) {
+    let why = match outcome.end_cause {
+        0 => return (end, Vec::new()),
+        end_cause::STALLED => "the aggregator made no progress for a second while a thread waited for room",
+        end_cause::ORPHANED => "the target found no aggregator",
+        end_cause::PANIC => "the collector failed (please report this)",
+        end_cause::CLOCK => "the program switched its time-stamp counter off",
+        _ => "of an unknown cause",
+    };
+    (End::Stalled, vec![format!("TRACING ENDED EARLY: {why}; the numbers are those of that moment")])
+}
+
+fn losses(figures: &Figures) -> Option<String> {
+    let mut counts: Vec<String> = figures.lost.iter().map(|(cause, n)| format!("{n} events lost ({cause})")).collect();
+    let contradictions = figures.contradictions.by_name();
+    counts.extend(contradictions.iter().map(|(kind, n)| format!("{n} contradictions ({kind})")));
+    (!counts.is_empty()).then(|| format!("NOT EXACT: {}", counts.join(", ")))
+}

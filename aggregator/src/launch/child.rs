@@ -1,0 +1,212 @@
+//! Starting the command with the collector and the arena, and with everything else as it would be without us.
+//!
+//! The environment keeps its order and bytes: LD_PRELOAD is changed in place or added behind the last entry, followed
+//! by the arena's variable; the collector undoes both. `std::process::Command` would sort it.
+
+use super::inherited;
+use crate::arena_map::ArenaMap;
+use crate::sys;
+use heapline_shared_format::arena::ENV_ARENA;
+use std::ffi::{CStr, CString, OsStr, OsString, c_char};
+use std::io::{self, PipeReader, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::ptr;
+
+const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// The arena's descriptor stays below this, where programs that use select() or a fixed table expect descriptors.
+const HIGHEST_FD: u64 = 1024;
+
+/// Why the command does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system refused before there was a command.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// The step.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A zero byte in an argument.
+    #[error("an argument of the command contains a zero byte")]
+    ZeroByte,
+    /// exec refused.
+    #[error("cannot run {command:?}: {source}")]
+    Exec {
+        /// The command.
+        command: OsString,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A command that is ready to start.
+pub struct Command {
+    name: OsString,
+    arguments: CStrings,
+    environment: CStrings,
+    arena_fd: RawFd,
+    arena_at: RawFd,
+}
+
+/// A null-terminated list of C strings, as exec takes it.
+struct CStrings {
+    /// What the pointers point to.
+    _strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl CStrings {
+    fn new(strings: Vec<CString>) -> CStrings {
+        let ends = strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]);
+        CStrings { pointers: ends.collect(), _strings: strings }
+    }
+}
+
+impl Command {
+    /// Prepares `command` (name and arguments) to run with the library at `collector` and an arena.
+    pub fn new(command: &[OsString], collector: &Path, map: &ArenaMap) -> Result<Command, StartError> {
+        let arguments = command.iter().map(|argument| CString::new(argument.as_bytes()));
+        let arguments = arguments.collect::<Result<Vec<_>, _>>().map_err(|_| StartError::ZeroByte)?;
+        let arena_at = free_descriptor().map_err(|source| StartError::System { what: "hand the arena on", source })?;
+        let file = map.file();
+        let found = file.metadata().map_err(|source| StartError::System { what: "inspect the arena", source })?;
+        let arena = format!("{ENV_ARENA}={arena_at}:{}:{}", found.dev(), found.ino());
+        let environment = environment(&inherited_environment(), collector.as_os_str(), &arena);
+        Ok(Command {
+            name: command.first().cloned().unwrap_or_default(),
+            arguments: CStrings::new(arguments),
+            environment: CStrings::new(environment),
+            arena_fd: file.as_raw_fd(),
+            arena_at,
+        })
+    }
+
+    /// Starts it as a child in the caller's process group. Returns its process id once exec has succeeded.
+    pub fn start(&self) -> Result<libc::pid_t, StartError> {
+        let system = |what| move |source| StartError::System { what, source };
+        let (failure, report) = io::pipe().map_err(system("make a pipe"))?;
+        let mask = block_signals();
+        // SAFETY: the child calls only async-signal-safe functions until it ends or execs, on memory that was
+        // prepared above.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            self.exec(report.as_raw_fd());
+        }
+        unblock_signals(&mask);
+        sys::check(pid).map_err(system("start a process"))?;
+        drop(report);
+        self.await_exec(failure, pid).map(|()| pid)
+    }
+
+    /// The child's part.
+    fn exec(&self, report: RawFd) -> ! {
+        inherited::restore();
+        // SAFETY: plain calls on descriptors; the lists are null-terminated and outlive the call, and end in exec or
+        // in _exit.
+        unsafe {
+            if libc::dup2(self.arena_fd, self.arena_at) != -1 {
+                let (arguments, environment) = (&self.arguments.pointers, &self.environment.pointers);
+                libc::execvpe(arguments[0], arguments.as_ptr(), environment.as_ptr());
+            }
+            let errno = (*libc::__errno_location()).to_ne_bytes();
+            libc::write(report, errno.as_ptr().cast(), errno.len());
+            libc::_exit(127)
+        }
+    }
+
+    fn await_exec(&self, mut failure: PipeReader, pid: libc::pid_t) -> Result<(), StartError> {
+        let mut errno = [0; 4];
+        // exec closes the pipe; a child that failed, or was killed before, is reaped.
+        match failure.read_exact(&mut errno) {
+            Err(_) => Ok(()),
+            Ok(()) => {
+                // SAFETY: waits for a child of ours, without asking for its status.
+                unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+                let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+                Err(StartError::Exec { command: self.name.clone(), source })
+            }
+        }
+    }
+}
+
+fn inherited_environment() -> Vec<CString> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    let mut entries = Vec::new();
+    // SAFETY: libc's list ends with null and consists of C strings; nothing in this program changes it.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            entries.push(CStr::from_ptr(*entry).to_owned());
+            entry = entry.add(1);
+        }
+    }
+    entries
+}
+
+/// `inherited` with the collector in front of the preloaded libraries and the arena at the end.
+fn environment(inherited: &[CString], collector: &OsStr, arena: &str) -> Vec<CString> {
+    let of_arena = [ENV_ARENA.as_bytes(), b"="].concat();
+    let mut entries: Vec<Vec<u8>> = inherited.iter().map(|entry| entry.as_bytes().to_vec()).collect();
+    // One that an earlier run left behind would hide ours.
+    entries.retain(|entry| !entry.starts_with(&of_arena));
+    match entries.iter_mut().find(|entry| entry.starts_with(PRELOAD)) {
+        Some(entry) => *entry = [PRELOAD, collector.as_bytes(), b":", &entry[PRELOAD.len()..]].concat(),
+        None => entries.push([PRELOAD, collector.as_bytes()].concat()),
+    }
+    entries.push(arena.as_bytes().to_vec());
+    // None has a zero byte: they were C strings, or paths and numbers.
+    entries.into_iter().filter_map(|entry| CString::new(entry).ok()).collect()
+}
+
+/// The highest descriptor that is free and allowed.
+fn free_descriptor() -> io::Result<RawFd> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the write.
+    sys::check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    let end = RawFd::try_from(limit.rlim_cur.min(HIGHEST_FD)).unwrap_or(RawFd::MAX);
+    // SAFETY: only asks whether the descriptor is open.
+    let is_free = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == -1;
+    (3..end).rev().find(is_free).ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))
+}
+
+fn block_signals() -> libc::sigset_t {
+    let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: both sets are valid for the writes, and zeros are a valid set should a call fail.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        before.assume_init()
+    }
+}
+
+fn unblock_signals(mask: &libc::sigset_t) {
+    // SAFETY: the mask is one that was in force.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(entries: &[&str]) -> Vec<String> {
+        let entries: Vec<CString> = entries.iter().map(|entry| CString::new(*entry).expect("no zero")).collect();
+        let changed = environment(&entries, "/c.so".as_ref(), "HEAPLINE_ARENA=9:1:2");
+        changed.into_iter().map(|entry| entry.into_string().expect("text")).collect()
+    }
+
+    #[test]
+    fn the_environment_keeps_its_order_and_the_users_preload() {
+        let with = changed(&["Z=1", "LD_PRELOAD=/a.so /b.so", "A=2"]);
+        assert_eq!(with, ["Z=1", "LD_PRELOAD=/c.so:/a.so /b.so", "A=2", "HEAPLINE_ARENA=9:1:2"]);
+        let without = changed(&["Z=1", "HEAPLINE_ARENA=stale", "not an assignment"]);
+        assert_eq!(without, ["Z=1", "not an assignment", "LD_PRELOAD=/c.so", "HEAPLINE_ARENA=9:1:2"]);
+    }
+}

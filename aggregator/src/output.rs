@@ -1,0 +1,187 @@
+//! Writing a snapshot so that there is always a whole file: next to its place, then renamed into it.
+//!
+//! A full disk, an interruption or a crash leaves the old file as it was. What is no regular file (a device, a pipe)
+//! is written to directly.
+
+use heapline_shared_format::snapshot::{self, Snapshot};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Writes that take longer show their progress on a terminal.
+const SHOW_AFTER: Duration = Duration::from_secs(1);
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// A directory is in its place.
+    #[error("cannot write the snapshot to {}: it is a directory; name a file with --output", path.display())]
+    Directory {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The place cannot be written to.
+    #[error("cannot write the snapshot to {}: {source}; name another file with --output", path.display())]
+    Place {
+        /// The place.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing failed half-way.
+    #[error("the snapshot {} was not written: {source}; what was there before is unchanged", path.display())]
+    Write {
+        /// The place.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Where a snapshot goes.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// As the user named it, made absolute.
+    path: PathBuf,
+}
+
+impl Destination {
+    /// Checks that a snapshot can be written to `path`; nothing that is there is touched.
+    pub fn check(path: &Path) -> Result<Destination, OutputError> {
+        let fail = |source| OutputError::Place { path: path.to_owned(), source };
+        let destination = Destination { path: std::path::absolute(path).map_err(fail)? };
+        match fs::metadata(&destination.path) {
+            Ok(found) if found.is_dir() => return Err(OutputError::Directory { path: path.to_owned() }),
+            Ok(found) => {
+                OpenOptions::new().write(true).open(&destination.path).map_err(fail)?;
+                if !found.is_file() {
+                    return Ok(destination);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(error)),
+        }
+        Temporary::beside(&destination.resolved()).map_err(fail)?;
+        Ok(destination)
+    }
+
+    /// The place.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Another file in the same folder.
+    pub fn beside(&self, name: &Path) -> Destination {
+        Destination { path: self.path.with_file_name(name) }
+    }
+
+    /// The place of the `n`th program that exec has replaced.
+    pub fn replaced(&self, n: u32) -> Destination {
+        let mut name = OsString::from(&self.path);
+        name.push(format!(".exec{n}"));
+        Destination { path: name.into() }
+    }
+
+    /// Writes. Ends with an error as soon as `interrupted` is set.
+    pub fn write(&self, snapshot: &Snapshot, interrupted: &AtomicBool) -> Result<(), OutputError> {
+        let fail = |source| OutputError::Write { path: self.path.clone(), source };
+        let is_special = fs::metadata(&self.path).is_ok_and(|found| !found.is_file());
+        if is_special {
+            let file = OpenOptions::new().write(true).open(&self.path).map_err(fail)?;
+            return encode(snapshot, &file, interrupted).map_err(fail);
+        }
+        let place = self.resolved();
+        let temporary = Temporary::beside(&place).map_err(fail)?;
+        encode(snapshot, &temporary.file, interrupted).map_err(fail)?;
+        temporary.put(&place).map_err(fail)
+    }
+
+    /// The file that a symbolic link stands for: the link itself must stay.
+    fn resolved(&self) -> PathBuf {
+        fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone())
+    }
+}
+
+fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool) -> io::Result<()> {
+    let begun = Instant::now();
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    let mut show = |bytes| {
+        if bar.is_hidden() && begun.elapsed() > SHOW_AFTER {
+            // Draws only where standard error is a terminal.
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.set_message("writing the snapshot");
+        }
+        bar.set_position(bytes);
+    };
+    let out = BufWriter::new(Interruptible { file, interrupted });
+    let written = snapshot::write(snapshot, out, &mut show).and_then(|mut out| out.flush());
+    bar.finish_and_clear();
+    written?;
+    match file.sync_all() {
+        // A pipe or a device has nothing to sync.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+struct Interruptible<'a> {
+    file: &'a File,
+    interrupted: &'a AtomicBool,
+}
+
+impl Write for Interruptible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            // Not ErrorKind::Interrupted, which means to try again.
+            return Err(io::Error::other("interrupted"));
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A file that is gone when it is dropped, unless it was put in its place.
+struct Temporary {
+    file: File,
+    path: Option<PathBuf>,
+}
+
+impl Temporary {
+    fn beside(place: &Path) -> io::Result<Temporary> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let directory = place.parent().unwrap_or(Path::new("/"));
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!(".heapline-{}-{count}.tmp", process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Temporary { file, path: Some(path) })
+    }
+
+    fn put(mut self, place: &Path) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            fs::rename(path, place)?;
+        }
+        self.path = None;
+        if let Some(directory) = place.parent() {
+            // The rename itself must survive a crash of the machine; a file system that cannot is no failure.
+            let _ = File::open(directory).and_then(|directory| directory.sync_all());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Nothing more can be done about it.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
