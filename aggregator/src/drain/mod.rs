@@ -392,6 +392,9 @@ impl Drain {
 
     fn begin(&mut self, number: u32) {
         let running = self.controls.tasks.get().and_then(|tasks| running_image(*tasks, number));
+        // A program that execs at once may be gone already: of the first one it is known what it was.
+        let is_first = number == 1 && !self.launched.command.is_empty();
+        let running = running.filter(|_| !is_first || !self.is_exec_open());
         self.image = running.unwrap_or_else(|| Image { number, ..self.launched.clone() });
         self.untraced = None;
         self.outlet.send(Message::Begin(self.image.clone()));
@@ -409,14 +412,15 @@ impl Drain {
 
     /// Another executable than the one that traces: exec has just begun it, or it does not trace.
     fn note_untraced(&mut self, tasks: Tasks) {
-        if self.image.number > 0 && self.image.is_read {
+        if self.image.is_read || self.is_exec_open() {
             let running = running_image(tasks, self.image.number.wrapping_add(1));
             self.untraced = running.filter(|running| running.executable != self.image.executable);
         }
     }
 
     fn pause(&mut self, bytes: u64) {
-        let interval = self.pace.interval(bytes);
+        let is_starting = self.image.number == 0 || self.is_exec_open();
+        let interval = self.pace.interval(bytes, is_starting);
         if interval.is_zero() {
             return;
         }

@@ -10,6 +10,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(50);
 /// Bytes that a poll should find, if the pool is large enough for that.
 const WANTED_BYTES: u64 = 1 << 20;
+/// A start that takes longer is none that traces.
+const STARTING: Duration = Duration::from_secs(2);
 /// Time between two listings of the threads ...
 const LISTING: Duration = Duration::from_millis(100);
 /// ... and when slots or segments are wanted ...
@@ -21,6 +23,7 @@ const LISTING_SHARE: u32 = 100;
 pub struct Pace {
     wanted: u64,
     interval: Duration,
+    begun: Instant,
     last_listing: Option<Instant>,
     listing_took: Duration,
 }
@@ -30,11 +33,15 @@ impl Pace {
     pub fn new(segments: u32) -> Pace {
         let pool = u64::from(segments) * SEGMENT_BYTES as u64;
         let wanted = WANTED_BYTES.min(pool / 8);
-        Pace { wanted, interval: SHORTEST, last_listing: None, listing_took: Duration::ZERO }
+        Pace { wanted, interval: SHORTEST, begun: Instant::now(), last_listing: None, listing_took: Duration::ZERO }
     }
 
-    /// How long to sleep after a poll that found so many bytes.
-    pub fn interval(&mut self, bytes: u64) -> Duration {
+    /// How long to sleep after a poll that found so many bytes. A program that is about to start is looked at before
+    /// it may be gone again.
+    pub fn interval(&mut self, bytes: u64, is_starting: bool) -> Duration {
+        if is_starting && self.begun.elapsed() < STARTING {
+            return SHORTEST;
+        }
         if bytes > 4 * self.wanted {
             self.interval = Duration::ZERO;
         } else if bytes > self.wanted {
@@ -66,17 +73,19 @@ mod tests {
     #[test]
     fn a_burst_shortens_the_interval_and_silence_lengthens_it() {
         let mut pace = Pace::new(8192);
-        let quiet: Vec<u128> = (0..8).map(|_| pace.interval(0).as_millis()).collect();
+        let quiet: Vec<u128> = (0..8).map(|_| pace.interval(0, false).as_millis()).collect();
         assert_eq!(quiet, [2, 4, 8, 16, 32, 50, 50, 50]);
-        assert_eq!(pace.interval(2 << 20).as_millis(), 25);
-        assert_eq!(pace.interval(64 << 20), Duration::ZERO);
-        assert_eq!(pace.interval(500_000), Duration::ZERO, "neither little nor much: unchanged");
-        assert_eq!(pace.interval(0), SHORTEST);
+        assert_eq!(pace.interval(2 << 20, false).as_millis(), 25);
+        assert_eq!(pace.interval(64 << 20, false), Duration::ZERO);
+        assert_eq!(pace.interval(500_000, false), Duration::ZERO, "neither little nor much: unchanged");
+        assert_eq!(pace.interval(0, false), SHORTEST);
+        pace.interval(0, false);
+        assert_eq!(pace.interval(0, true), SHORTEST);
     }
 
     #[test]
     fn a_small_pool_is_polled_for_its_size() {
         let mut pace = Pace::new(64);
-        assert_eq!(pace.interval(300 << 10), Duration::ZERO);
+        assert_eq!(pace.interval(300 << 10, false), Duration::ZERO);
     }
 }
