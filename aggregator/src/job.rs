@@ -129,12 +129,8 @@ impl Job {
         lines.push(headline(&figures.native, self.place.destination.path()));
         lines.extend(notes);
         lines.extend(losses(&figures));
-        for program in archived {
-            lines.push(match program.error {
-                Some(error) => error,
-                None => format!("the program before an exec: {}", shown(program.destination.path())),
-            });
-        }
+        lines.extend(archived.iter().filter_map(|program| program.error.clone()));
+        lines.extend(replaced(&archived));
         Ok(Summary { lines })
     }
 
@@ -192,6 +188,22 @@ fn shown(path: &Path) -> String {
 fn report_program() -> PathBuf {
     let beside = env::current_exe().ok().map(|own| own.with_file_name("report"));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("report"))
+}
+
+/// The snapshots of the programs that exec has replaced.
+fn replaced(archived: &[Archived]) -> Option<String> {
+    let mut written = archived.iter().filter(|program| program.error.is_none());
+    let first = shown(written.next()?.destination.path());
+    Some(match written.next_back() {
+        None => format!("exec replaced an earlier program; its snapshot: {first}"),
+        Some(last) => {
+            format!(
+                "exec replaced {} earlier programs; their snapshots: {first} to {}",
+                archived.len(),
+                shown(last.destination.path())
+            )
+        }
+    })
 }
 
 fn self_ended(outcome: &Outcome, end: End) -> (End, Vec<String>) {

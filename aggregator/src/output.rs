@@ -57,12 +57,9 @@ impl Destination {
         let destination = Destination { path: std::path::absolute(path).map_err(fail)? };
         match fs::metadata(&destination.path) {
             Ok(found) if found.is_dir() => return Err(OutputError::Directory { path: path.to_owned() }),
-            Ok(found) => {
-                OpenOptions::new().write(true).open(&destination.path).map_err(fail)?;
-                if !found.is_file() {
-                    return Ok(destination);
-                }
-            }
+            // To open a pipe would wait for its reader.
+            Ok(found) if !found.is_file() => return Ok(destination),
+            Ok(_) => drop(OpenOptions::new().write(true).open(&destination.path).map_err(fail)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fail(error)),
         }

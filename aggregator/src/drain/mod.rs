@@ -4,18 +4,20 @@
 //! the arena is untrusted: each word is read once, indices are checked against tables of our own.
 
 mod barrier;
+mod controls;
+mod exec;
 mod ledger;
 mod outlet;
 mod pace;
 mod tasks;
 
 pub use barrier::Barrier;
+pub use controls::{Controls, Stop};
 pub use outlet::{Image, Message, Outlet};
 pub use tasks::Tasks;
 
 use crate::arena_map::ArenaMap;
 use crate::order::Mark;
-use crate::procfs;
 use crate::session::Session;
 use crate::sys;
 use heapline_shared_format::arena::{Slot, slot_state, target_flag};
@@ -23,9 +25,9 @@ use heapline_shared_format::ring::Consumer;
 use ledger::Pool;
 use outlet::announce_progress;
 use pace::Pace;
-use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,57 +35,6 @@ use std::time::{Duration, Instant};
 const LAST_RECORDS: Duration = Duration::from_millis(100);
 /// Names read anew per listing of the threads: a few, so that many threads cost little.
 const NAMES_PER_LISTING: usize = 32;
-
-/// Why draining ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Stop {
-    /// The process is gone; all it has published is final.
-    Ended = 1,
-    /// The process shall go on untraced.
-    Detach = 2,
-}
-
-/// What other threads tell the drain.
-pub struct Controls {
-    map: Arc<ArenaMap>,
-    stop: AtomicU32,
-    tasks: OnceLock<Tasks>,
-}
-
-impl Controls {
-    /// Controls of the drain of an arena.
-    pub fn new(map: Arc<ArenaMap>) -> Controls {
-        Controls { map, stop: AtomicU32::new(0), tasks: OnceLock::new() }
-    }
-
-    /// The target's process id is known.
-    pub fn set_target(&self, tasks: Tasks) {
-        // A second call would be for the same process.
-        let _ = self.tasks.set(tasks);
-    }
-
-    /// Ends draining. The first call counts.
-    pub fn stop(&self, how: Stop) {
-        let _ = self.stop.compare_exchange(0, how as u32, Ordering::AcqRel, Ordering::Relaxed);
-        self.nudge();
-    }
-
-    /// Makes the drain poll now.
-    pub fn nudge(&self) {
-        let wake = &self.map.arena().header().progress.wake;
-        wake.fetch_add(1, Ordering::Release);
-        sys::futex_wake(wake);
-    }
-
-    fn stopped(&self) -> Option<Stop> {
-        match self.stop.load(Ordering::Acquire) {
-            0 => None,
-            n if n == Stop::Ended as u32 => Some(Stop::Ended),
-            _ => Some(Stop::Detach),
-        }
-    }
-}
 
 /// How draining ended.
 #[derive(Clone, Debug, Default)]
@@ -319,7 +270,7 @@ impl Drain {
 
     /// Frees the slots of threads that have ended, when it is time to look.
     fn reap(&mut self) {
-        let Some(&tasks) = self.controls.tasks.get() else { return };
+        let Some(tasks) = self.controls.tasks() else { return };
         let arena = self.map.arena();
         let is_urgent = arena.free_slots().is_empty() || arena.header().progress.waiters.load(Ordering::Relaxed) > 0;
         let Some(listing) = self.pace.listing(is_urgent) else { return };
@@ -348,76 +299,6 @@ impl Drain {
         }
     }
 
-    /// Notices that exec has begun another traced program, and finishes the one before.
-    fn follow_exec(&mut self) {
-        // Acquire pairs with the new program's Release: the slots of older ones are final.
-        let images = self.map.arena().header().target.images.load(Ordering::Acquire);
-        if images == self.image.number {
-            return;
-        }
-        for number in self.older_images(images) {
-            if number != self.image.number {
-                self.begin(number);
-            }
-            self.finish_image();
-            self.outlet.send(Message::Replaced);
-        }
-        self.begin(images);
-    }
-
-    /// Programs before `images` that have left rings, and the present one.
-    fn older_images(&self, images: u32) -> BTreeSet<u32> {
-        let arena = self.map.arena();
-        let slots = (0..arena.geometry().slots).filter_map(|index| Some((index, arena.slot(index)?)));
-        let ours = slots.filter(|(index, slot)| {
-            let word = slot.state.0.load(Ordering::Acquire);
-            word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
-                && slot.session.load(Ordering::Relaxed) == self.session.number()
-                && self.rings[*index as usize].is_none()
-        });
-        let mut older: BTreeSet<u32> = ours.map(|(_, slot)| slot.image.load(Ordering::Relaxed)).collect();
-        older.insert(self.image.number);
-        older.into_iter().filter(|&number| number > 0 && number != images).collect()
-    }
-
-    /// Takes everything that the present program has left.
-    fn finish_image(&mut self) {
-        self.visit_all(&mut Vec::new());
-        for index in 0..self.map.arena().geometry().slots {
-            if self.rings[index as usize].is_some() {
-                self.retire(index);
-            }
-        }
-    }
-
-    fn begin(&mut self, number: u32) {
-        let running = self.controls.tasks.get().and_then(|tasks| running_image(*tasks, number));
-        // A program that execs at once may be gone already: of the first one it is known what it was.
-        let is_first = number == 1 && !self.launched.command.is_empty();
-        let running = running.filter(|_| !is_first || !self.is_exec_open());
-        self.image = running.unwrap_or_else(|| Image { number, ..self.launched.clone() });
-        self.untraced = None;
-        self.outlet.send(Message::Begin(self.image.clone()));
-    }
-
-    /// Whether the last exec has put a program in place that does not trace.
-    fn is_exec_open(&self) -> bool {
-        let target = &self.map.arena().header().target;
-        let since = |word: &AtomicU32, then: u32| word.load(Ordering::Relaxed).wrapping_sub(then);
-        let images = target.images.load(Ordering::Acquire);
-        let replaced = images.max(1).wrapping_sub(self.execs.images);
-        let begun = since(&target.exec_begun, self.execs.begun);
-        images > 0 && begun > since(&target.exec_failed, self.execs.failed).saturating_add(replaced)
-    }
-
-    /// Another executable than the one that traces: exec has just begun it, or it does not trace.
-    fn note_untraced(&mut self, tasks: Tasks) {
-        if self.image.is_read || self.is_exec_open() {
-            let running = running_image(tasks, self.image.number.wrapping_add(1));
-            self.untraced = running.filter(|running| running.executable != self.image.executable);
-        }
-    }
-
     fn pause(&mut self, bytes: u64) {
         let is_starting = self.image.number == 0 || self.is_exec_open();
         let interval = self.pace.interval(bytes, is_starting);
@@ -433,12 +314,4 @@ impl Drain {
         }
         progress.sleeping.store(0, Ordering::Relaxed);
     }
-}
-
-fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
-    let executable = procfs::executable(tasks.pid())?;
-    let executable = executable.to_string_lossy();
-    // A file that was replaced while the program runs.
-    let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
-    Some(Image { number, executable, command: procfs::command(tasks.pid()), is_read: true })
 }

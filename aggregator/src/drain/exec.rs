@@ -1,0 +1,91 @@
+//! exec: one process, one program after the other.
+//!
+//! The target counts programs that trace, exec calls that were begun, and those that failed. What is left over began
+//! a program that does not trace.
+
+use super::{Drain, Image, Message, Tasks};
+use crate::procfs;
+use heapline_shared_format::arena::slot_state;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+impl Drain {
+    /// Notices that exec has begun another traced program, and finishes the one before.
+    pub(super) fn follow_exec(&mut self) {
+        // Acquire pairs with the new program's Release: the slots of older ones are final.
+        let images = self.map.arena().header().target.images.load(Ordering::Acquire);
+        if images == self.image.number {
+            return;
+        }
+        for number in self.older_images(images) {
+            if number != self.image.number {
+                self.begin(number);
+            }
+            self.finish_image();
+            self.outlet.send(Message::Replaced);
+        }
+        self.begin(images);
+    }
+
+    /// Programs before `images` that have left rings, and the present one.
+    fn older_images(&self, images: u32) -> BTreeSet<u32> {
+        let arena = self.map.arena();
+        let slots = (0..arena.geometry().slots).filter_map(|index| Some((index, arena.slot(index)?)));
+        let ours = slots.filter(|(index, slot)| {
+            let word = slot.state.0.load(Ordering::Acquire);
+            word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
+                && slot.session.load(Ordering::Relaxed) == self.session.number()
+                && self.rings[*index as usize].is_none()
+        });
+        let mut older: BTreeSet<u32> = ours.map(|(_, slot)| slot.image.load(Ordering::Relaxed)).collect();
+        older.insert(self.image.number);
+        older.into_iter().filter(|&number| number > 0 && number != images).collect()
+    }
+
+    /// Takes everything that the present program has left.
+    fn finish_image(&mut self) {
+        self.visit_all(&mut Vec::new());
+        for index in 0..self.map.arena().geometry().slots {
+            if self.rings[index as usize].is_some() {
+                self.retire(index);
+            }
+        }
+    }
+
+    fn begin(&mut self, number: u32) {
+        let running = self.controls.tasks().and_then(|tasks| running_image(tasks, number));
+        // What was read is this program only if no other had begun meanwhile.
+        let images = self.map.arena().header().target.images.load(Ordering::Acquire);
+        let running = running.filter(|_| images == number && !self.is_exec_open());
+        let known = if number == self.execs.images { self.launched.clone() } else { Image::default() };
+        self.image = running.unwrap_or(Image { number, ..known });
+        self.untraced = None;
+        self.outlet.send(Message::Begin(self.image.clone()));
+    }
+
+    /// Whether the last exec has put a program in place that does not trace.
+    pub(super) fn is_exec_open(&self) -> bool {
+        let target = &self.map.arena().header().target;
+        let since = |word: &AtomicU32, then: u32| word.load(Ordering::Relaxed).wrapping_sub(then);
+        let images = target.images.load(Ordering::Acquire);
+        let replaced = images.max(1).wrapping_sub(self.execs.images);
+        let begun = since(&target.exec_begun, self.execs.begun);
+        images > 0 && begun > since(&target.exec_failed, self.execs.failed).saturating_add(replaced)
+    }
+
+    /// Another executable than the one that traces: exec has just begun it, or it does not trace.
+    pub(super) fn note_untraced(&mut self, tasks: Tasks) {
+        if self.image.is_read || self.is_exec_open() {
+            let running = running_image(tasks, self.image.number.wrapping_add(1));
+            self.untraced = running.filter(|running| running.executable != self.image.executable);
+        }
+    }
+}
+
+fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
+    let executable = procfs::executable(tasks.pid())?;
+    let executable = executable.to_string_lossy();
+    // A file that was replaced while the program runs.
+    let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
+    Some(Image { number, executable, command: procfs::command(tasks.pid()), is_read: true })
+}
