@@ -4,64 +4,14 @@ mod support;
 
 use heapline_shared_format::snapshot::Module;
 use heapline_tools::symbols::{Location, Symbolizer};
-use std::io::Write;
-use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
-use support::{build_id, compile, run};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::{addr2line, build_id, calls, cleaned, compile, run};
 use tempfile::tempdir;
 
 fn module(program: &Path) -> Module {
     let path = program.to_str().unwrap().to_string();
     Module { path, build_id: build_id(program), start: 0, end: u64::MAX, bias: 0, loaded: true }
-}
-
-/// The addresses of all call instructions, as objdump sees them.
-fn calls(program: &Path) -> Vec<u64> {
-    let text = String::from_utf8(run(Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(program)).stdout);
-    let call = |line: &str| {
-        let (address, instruction) = line.split_once(":\t")?;
-        instruction.starts_with("call").then(|| u64::from_str_radix(address.trim(), 16).ok())?
-    };
-    text.unwrap().lines().filter_map(call).collect()
-}
-
-/// What addr2line says: the function, and the line where it knows one; innermost first.
-fn addr2line(program: &Path, addresses: &[u64]) -> Vec<Vec<Location>> {
-    let mut command = Command::new("addr2line");
-    command.args(["-a", "-i", "-f", "-C", "-e"]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
-    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()).unwrap());
-    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-    writer.join().unwrap();
-    let mut answers: Vec<Vec<Location>> = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if line.starts_with("0x") {
-            answers.push(Vec::new());
-            continue;
-        }
-        let place = lines.next().unwrap().split(" (discriminator").next().unwrap();
-        let (file, number) = place.rsplit_once(':').unwrap();
-        let line_of = |number: u32| (number > 0).then(|| (cleaned(file), number));
-        let location = Location { function: Some(line.to_string()), line: number.parse().ok().and_then(line_of) };
-        answers.last_mut().unwrap().push(location);
-    }
-    answers
-}
-
-/// A path without `.` and `..`, by its text alone, as symbolic writes it.
-fn cleaned(path: &str) -> String {
-    let mut out = PathBuf::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => drop(out.pop()),
-            part => out.push(part),
-        }
-    }
-    out.to_str().unwrap().to_string()
 }
 
 /// The last part of a function's name without arguments, parameters and clone suffixes: demanglers differ in the rest.

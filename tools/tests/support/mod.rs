@@ -1,7 +1,9 @@
-//! What several test files need: programs that are compiled here, and snapshots of what they might have done.
+//! What several test files need: programs that are compiled here, and what binutils say of them.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use heapline_tools::symbols::Location;
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 /// Where the test programs' sources are.
 pub fn source(name: &str) -> PathBuf {
@@ -32,4 +34,59 @@ pub fn build_id(file: &Path) -> Vec<u8> {
     let text = String::from_utf8(run(Command::new("readelf").arg("-n").arg(file)).stdout).unwrap();
     let hex = text.split("Build ID: ").nth(1).map_or("", |rest| rest.lines().next().unwrap_or("").trim());
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+/// Address and text of all instructions, as objdump sees them.
+pub fn instructions(program: &Path) -> Vec<(u64, String)> {
+    let text = run(Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(program)).stdout;
+    let instruction = |line: &str| {
+        let (address, text) = line.split_once(":\t")?;
+        Some((u64::from_str_radix(address.trim(), 16).ok()?, text.to_string()))
+    };
+    String::from_utf8(text).unwrap().lines().filter_map(instruction).collect()
+}
+
+/// The addresses of all call instructions.
+pub fn calls(program: &Path) -> Vec<u64> {
+    let calls = instructions(program).into_iter().filter(|(_, text)| text.starts_with("call"));
+    calls.map(|(address, _)| address).collect()
+}
+
+/// What addr2line says: the function, and the line where it knows one; innermost first.
+pub fn addr2line(program: &Path, addresses: &[u64]) -> Vec<Vec<Location>> {
+    let mut command = Command::new("addr2line");
+    command.args(["-a", "-i", "-f", "-C", "-e"]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()).unwrap());
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    writer.join().unwrap();
+    let mut answers: Vec<Vec<Location>> = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("0x") {
+            answers.push(Vec::new());
+            continue;
+        }
+        let place = lines.next().unwrap().split(" (discriminator").next().unwrap();
+        let (file, number) = place.rsplit_once(':').unwrap();
+        let line_of = |number: u32| (number > 0).then(|| (cleaned(file), number));
+        let location = Location { function: Some(line.to_string()), line: number.parse().ok().and_then(line_of) };
+        answers.last_mut().unwrap().push(location);
+    }
+    answers
+}
+
+/// A path without `.` and `..`, by its text alone, as symbolic writes it.
+pub fn cleaned(path: &str) -> String {
+    let mut out = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(out.pop()),
+            part => out.push(part),
+        }
+    }
+    out.to_str().unwrap().to_string()
 }

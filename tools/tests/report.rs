@@ -1,0 +1,558 @@
+//! The program as a whole: what it prints in each format, and how it ends.
+
+mod support;
+
+#[path = "support/snapshot.rs"]
+mod snapshot;
+
+use heapline_shared_format::snapshot::{Domain, End, Module};
+use serde_json::Value;
+use snapshot::{BASE, Builder, calls_of, return_addresses};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use support::{compile, source};
+use tempfile::{TempDir, tempdir};
+
+/// A compiled program, and a snapshot of what it might have done.
+struct Scene {
+    dir: TempDir,
+    program: PathBuf,
+    snapshot: PathBuf,
+    source: String,
+}
+
+/// 10 blocks of 1000 bytes from the innermost of three inlined functions (line 9's call), 2 of 50 from another thread
+/// in the same place, 1 of 7 from the second call there (line 10), and in another layer 1 of 4096 in main.
+fn scene() -> Scene {
+    let dir = tempdir().unwrap();
+    let program = compile(dir.path(), "inlines.c", &["-g", "-O2", "-fno-optimize-sibling-calls"]);
+    let mut builder = Builder::new(Some(&program));
+    fill(&mut builder, &program, 10);
+    let snapshot = builder.save(dir.path(), "new.snap.zst");
+    let source = source("inlines.c").to_str().unwrap().to_string();
+    Scene { dir, program, snapshot, source }
+}
+
+fn fill(builder: &mut Builder, program: &Path, big: u64) {
+    let main = return_addresses(program, "main", 22)[0];
+    let inner = return_addresses(program, "innermost", 5);
+    assert_eq!(inner.len(), 2, "innermost is inlined twice");
+    let first = builder.stack(&[main, inner[0]]);
+    let second = builder.stack(&[main, inner[1]]);
+    let alone = builder.stack(&[main]);
+    builder.blocks(Domain::Native, first, 0, 1000, big);
+    builder.blocks(Domain::Native, first, 1, 50, 2);
+    builder.blocks(Domain::Native, second, 0, 7, 1);
+    builder.blocks(Domain::Mmap, alone, 0, 4096, 1);
+}
+
+fn report(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_report"));
+    // No home: nothing is kept outside of the tests' own folders.
+    command.args(arguments).env_remove("XDG_CACHE_HOME").env_remove("HOME").output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+impl Scene {
+    fn path(&self) -> &str {
+        self.snapshot.to_str().unwrap()
+    }
+
+    /// What the report says on standard output; nothing on standard error.
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = report(&[&[self.path()], arguments].concat());
+        assert_eq!(stderr(&output), "");
+        assert!(output.status.success());
+        stdout(&output)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.says(&[arguments, &["--format", "json"]].concat())).unwrap()
+    }
+
+    /// Size and count of each row.
+    fn figures(&self, arguments: &[&str]) -> Vec<(u64, u64)> {
+        let json = self.json(arguments);
+        let row = |row: &Value| (row["size"].as_u64().unwrap(), row["count"].as_u64().unwrap());
+        json["stats"].as_array().unwrap().iter().map(row).collect()
+    }
+
+    /// File name (its last part) and line of each frame of a row.
+    fn places(row: &Value) -> Vec<(String, u64)> {
+        let place = |frame: &Value| {
+            let file = frame["filename"].as_str().unwrap().rsplit('/').next().unwrap();
+            (file.to_string(), frame["lineno"].as_u64().unwrap())
+        };
+        row["traceback"].as_array().unwrap().iter().map(place).collect()
+    }
+}
+
+fn at(line: u64) -> (String, u64) {
+    ("inlines.c".to_string(), line)
+}
+
+#[test]
+fn text_is_the_pretty_top_below_a_head() {
+    let scene = scene();
+    let source = &scene.source;
+    let expected = format!(
+        "\
+Process 4711 (victim --grow), exited with status 0
+Snapshot of 2025-11-21T00:37:00Z, exact, up to 64 frames a traceback
+native: current 10107 B in 13 blocks, peak 29.6 KiB; 52 allocated (39.5 KiB), 39 freed since the start
+mmap: current 4096 B in 1 block, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
+Heapline's own: 64.0 KiB in the target, 1024 KiB outside
+
+Top line: native memory live at the snapshot
+#1: {source}:5: 10107 B in 13 blocks, innermost
+  return malloc(n);
+Total allocated size: 10107 B
+"
+    );
+    assert_eq!(scene.says(&["--source"]), expected);
+}
+
+#[test]
+fn a_limit_sums_up_the_others() {
+    let scene = scene();
+    let text = scene.says(&["--by", "traceback", "--limit", "1"]);
+    assert!(text.contains("Top traceback: native"), "{text}");
+    assert!(text.contains("#1: 12 memory blocks: 10100 B\n"), "{text}");
+    assert!(text.contains("\n1 other: 7 B\nTotal allocated size: 10107 B\n"), "{text}");
+    assert!(!text.contains("#2"), "{text}");
+    assert_eq!(scene.figures(&["--by", "traceback", "--limit", "0"]), [(10100, 12), (7, 1)]);
+}
+
+#[test]
+fn a_traceback_has_the_oldest_frame_first_and_its_source() {
+    let scene = scene();
+    let text = scene.says(&["--by", "traceback", "--limit", "1", "--source"]);
+    let source = &scene.source;
+    let frames = format!(
+        "  File \"{source}\", line 22, in main [inlines]\n    void *block = outer((size_t)argc);\n\
+         \x20 File \"{source}\", line 14, in outer [inlines]\n    return middle(n * 2);\n\
+         \x20 File \"{source}\", line 9, in middle [inlines]\n    void *first = innermost(n);\n\
+         \x20 File \"{source}\", line 5, in innermost [inlines]\n    return malloc(n);\n"
+    );
+    assert!(text.contains(&frames), "{text}");
+}
+
+#[test]
+fn json_has_every_field_of_the_contract() {
+    let scene = scene();
+    let json = scene.json(&["--by", "traceback"]);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(keys(&json), "at by cumulative domains heapline_report own snapshot stats total view");
+    assert_eq!(json["heapline_report"], 1);
+    assert_eq!(
+        keys(&json["snapshot"]),
+        "command contradictions end lost mode nframe pid sample_interval taken_at untracked_frees"
+    );
+    assert_eq!(json["snapshot"]["mode"], "exact");
+    assert_eq!(json["snapshot"]["end"], "exited");
+    assert_eq!(json["snapshot"]["lost"]["reentrant"], 0);
+    assert_eq!(json["snapshot"]["contradictions"], 0);
+    assert_eq!(json["own"]["target_bytes"], 65536);
+    assert_eq!(json["own"]["aggregator_bytes"], 1 << 20);
+    assert_eq!(keys(&json["domains"][0]), "allocated_bytes allocs blocks current domain frees peak");
+    assert_eq!((&json["view"], &json["by"], &json["at"]), (&"native".into(), &"traceback".into(), &"live".into()));
+    assert_eq!(json["total"].to_string(), r#"{"count":13,"groups":2,"size":10107}"#);
+    let row = &json["stats"][0];
+    assert_eq!(keys(row), "count key size total_nframe traceback");
+    assert_eq!(row["key"], Value::Null);
+    assert_eq!(row["total_nframe"], 2);
+    assert_eq!(Scene::places(row), [at(22), at(14), at(9), at(5)]);
+    let frame = &row["traceback"][3];
+    assert_eq!(keys(frame), "address filename function lineno module");
+    assert_eq!(frame["function"], "innermost");
+    assert_eq!(frame["module"], scene.program.to_str().unwrap());
+    let address = u64::from_str_radix(frame["address"].as_str().unwrap().strip_prefix("0x").unwrap(), 16).unwrap();
+    assert!(address > BASE);
+}
+
+#[test]
+fn groupings_that_are_no_frame_have_a_key() {
+    let scene = scene();
+    for (by, keys, figures) in [
+        ("size", vec![Value::from(1000), 50.into(), 7.into()], vec![(10000, 10), (100, 2), (7, 1)]),
+        ("thread", vec!["victim (4711)".into(), "worker (4712)".into()], vec![(10007, 11), (100, 2)]),
+        ("function", vec!["innermost".into()], vec![(10107, 13)]),
+        ("module", vec![scene.program.to_str().unwrap().into()], vec![(10107, 13)]),
+    ] {
+        let json = scene.json(&["--by", by]);
+        let rows = json["stats"].as_array().unwrap();
+        assert_eq!(rows.iter().map(|row| row["key"].clone()).collect::<Vec<_>>(), keys, "{by}");
+        assert!(rows.iter().all(|row| row["traceback"].as_array().unwrap().is_empty()), "{by}");
+        assert_eq!(scene.figures(&["--by", by]), figures, "{by}");
+    }
+    let json = scene.json(&["--by", "filename"]);
+    assert_eq!(Scene::places(&json["stats"][0]), [at(0)]);
+    assert_eq!(json["stats"][0]["key"], Value::Null);
+}
+
+#[test]
+fn the_moment_can_be_the_peak_or_the_whole_time() {
+    let scene = scene();
+    assert_eq!(scene.figures(&["--at", "live"]), [(10107, 13)]);
+    assert_eq!(scene.figures(&["--at", "peak"]), [(30321, 39)]);
+    assert_eq!(scene.figures(&["--at", "total"]), [(40428, 52)]);
+}
+
+#[test]
+fn cumulative_counts_every_frame_and_the_total_every_block_once() {
+    let scene = scene();
+    let json = scene.json(&["--cumulative"]);
+    let rows: Vec<(u64, (String, u64))> = json["stats"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["size"].as_u64().unwrap(), Scene::places(row)[0].clone()))
+        .collect();
+    assert_eq!(rows, [(10107, at(22)), (10107, at(14)), (10107, at(5)), (10100, at(9)), (7, at(10))]);
+    assert_eq!(json["total"].to_string(), r#"{"count":13,"groups":5,"size":10107}"#);
+    // All four functions are in one file: each block counts four times for it.
+    assert_eq!(scene.figures(&["--by", "filename", "--cumulative"]), [(4 * 10107, 4 * 13)]);
+}
+
+#[test]
+fn domains_are_chosen_by_name_and_never_summed() {
+    let scene = scene();
+    assert_eq!(scene.figures(&["--domain", "mmap"]), [(4096, 1)]);
+    assert_eq!(scene.json(&["--domain", "mmap"])["view"], "mmap");
+    let output = report(&[scene.path(), "--domain", "0"]);
+    assert!(output.status.success());
+    assert!(stderr(&output).contains("no blocks in domain python"), "{}", stderr(&output));
+
+    let mut builder = Builder::new(None);
+    let stack = builder.stack(&[0x1000]);
+    builder.blocks(Domain::Native, stack, 0, 1 << 18, 1);
+    builder.blocks(Domain::Python, stack, 0, 28, 3);
+    builder.blocks(Domain::Track(3), stack, 0, 5, 1);
+    let python = Scene { snapshot: builder.save(scene.dir.path(), "python.snap.zst"), ..scene };
+    assert_eq!(python.json(&[])["view"], "python");
+    assert_eq!(python.figures(&[]), [(84, 3)]);
+    assert_eq!(python.figures(&["--domain", "track:3"]), [(5, 1)]);
+    assert_eq!(python.figures(&["--domain", "3"]), [(5, 1)]);
+}
+
+#[test]
+fn filters_look_at_the_most_recent_frame_unless_told_otherwise() {
+    let scene = scene();
+    assert_eq!(scene.figures(&["--filter", "*/inlines.c:5"]), [(10107, 13)]);
+    assert_eq!(scene.figures(&["--filter", "*/inlines.c:10", "--all-frames", "--by", "traceback"]), [(7, 1)]);
+    assert_eq!(scene.figures(&["--exclude", "*/inlines.c:10", "--all-frames", "--by", "traceback"]), [(10100, 12)]);
+    let both = ["--filter", "*.c", "--filter", "*.h", "--exclude", "*.h"];
+    assert_eq!(scene.figures(&both), [(10107, 13)]);
+
+    let output = report(&[scene.path(), "--filter", "*/inlines.c:10"]);
+    assert!(output.status.success());
+    assert_eq!(stderr(&output), "report: note: the filters match nothing: no rows\n");
+    assert!(stdout(&output).contains("Total allocated size: 0 B"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_diff_has_what_changed() {
+    let scene = scene();
+    let mut builder = Builder::new(Some(&scene.program));
+    fill(&mut builder, &scene.program, 4);
+    builder.snapshot.live.retain(|row| row.size != 50);
+    let old = builder.save(scene.dir.path(), "old.snap.zst");
+    let diff = ["--diff", old.to_str().unwrap(), "--by", "size"];
+    let json = scene.json(&diff);
+    let row =
+        |row: &Value| ["key", "size", "size_diff", "count", "count_diff"].map(|field| row[field].as_i64().unwrap());
+    let rows: Vec<_> = json["stats"].as_array().unwrap().iter().map(row).collect();
+    assert_eq!(rows, [[1000, 10000, 6000, 10, 6], [50, 100, 100, 2, 2], [7, 7, 0, 1, 0]]);
+    let text = scene.says(&diff[..2]);
+    assert!(text.contains(":5: 10107 B (+6100 B) in 13 blocks (+8), innermost\n"), "{text}");
+    assert!(text.contains("Total allocated size: 10107 B (+6100 B)\n"), "{text}");
+
+    // The other way round a group is gone.
+    let gone = report(&[old.to_str().unwrap(), "--diff", scene.path(), "--by", "size", "--format", "csv"]);
+    assert_eq!(
+        stdout(&gone),
+        "size,count,size_diff,count_diff,block_size\n4000,4,-6000,-6,1000\n0,0,-100,-2,50\n7,1,0,0,7\n"
+    );
+}
+
+#[test]
+fn csv_and_folded_have_one_line_per_row() {
+    let scene = scene();
+    let (source, program) = (&scene.source, scene.program.display());
+    assert_eq!(
+        scene.says(&["--format", "csv"]),
+        format!("size,count,filename,lineno,function,module\n10107,13,{source},5,innermost,{program}\n")
+    );
+    assert_eq!(
+        scene.says(&["--format", "csv", "--by", "traceback", "--limit", "1"]),
+        format!("size,count,total_nframe,traceback\n10100,12,2,{source}:22;{source}:14;{source}:9;{source}:5\n")
+    );
+    assert_eq!(
+        scene.says(&["--format", "folded"]),
+        "main;outer;middle;innermost 10100\nmain;outer;middle;innermost 7\n"
+    );
+}
+
+#[test]
+fn allocators_are_no_part_of_a_traceback_but_of_a_raw_one() {
+    let dir = tempdir().unwrap();
+    let program = compile(dir.path(), "containers.cpp", &["-g", "-O0"]);
+    let mut builder = Builder::new(Some(&program));
+    let calls = calls_of(&program);
+    let call = |function: &str| calls.iter().find(|(_, name, _)| name.contains(function)).unwrap().0;
+    let (main, put) = (call("main"), call("::put("));
+    // The standard library's lowest allocator, which calls operator new.
+    let allocate = call(
+        "new_allocator<std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> > >::allocate(",
+    );
+    let stack = builder.stack(&[main, put, allocate]);
+    builder.blocks(Domain::Native, stack, 0, 64, 1);
+    let only_plumbing = builder.stack(&[allocate, allocate]);
+    builder.blocks(Domain::Native, only_plumbing, 0, 8, 1);
+    let snapshot = builder.save(dir.path(), "a.snap.zst");
+    let scene = Scene { dir, program, snapshot, source: String::new() };
+
+    let json = scene.json(&["--by", "traceback"]);
+    let functions = |row: &Value| {
+        let name = |frame: &Value| frame["function"].as_str().unwrap().to_string();
+        row["traceback"].as_array().unwrap().iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(functions(&json["stats"][0]).len(), 2);
+    assert!(functions(&json["stats"][0])[1].ends_with("::put"));
+    // A stack of nothing else keeps its oldest frame.
+    assert_eq!(functions(&json["stats"][1]).len(), 1);
+    let json = scene.json(&["--by", "traceback", "--raw-frames"]);
+    assert!(functions(&json["stats"][0])[2].ends_with(
+        "allocator<std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> > >::allocate"
+    ));
+    assert_eq!(functions(&json["stats"][1]).len(), 2);
+}
+
+#[test]
+fn frames_without_lines_are_named_by_symbol_module_or_address() {
+    let dir = tempdir().unwrap();
+    let program = compile(dir.path(), "inlines.c", &["-O2", "-rdynamic", "-s"]);
+    let mut builder = Builder::new(Some(&program));
+    let outer = {
+        let symbols = support::run(Command::new("nm").arg("-D").arg(&program)).stdout;
+        let symbols = String::from_utf8(symbols).unwrap();
+        let line = symbols.lines().find(|line| line.ends_with(" outer")).unwrap();
+        BASE + u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap() + 5
+    };
+    let named = builder.stack(&[outer]);
+    builder.snapshot.modules.push(Module {
+        path: "[vdso]".to_string(),
+        build_id: Vec::new(),
+        start: 0x7000_0000,
+        end: 0x7000_1000,
+        bias: 0x7000_0000,
+        loaded: true,
+    });
+    let in_module = builder.stack(&[0x7000_0123]);
+    builder.snapshot.frames[1].module = Some(1);
+    let nowhere = builder.stack(&[0xdead_beef]);
+    builder.snapshot.frames[2].module = None;
+    let empty = builder.stack(&[]);
+    for (size, stack) in [(8, named), (4, in_module), (2, nowhere), (1, empty)] {
+        builder.blocks(Domain::Native, stack, 0, size, 1);
+    }
+    let snapshot = builder.save(dir.path(), "a.snap.zst");
+    let scene = Scene { dir, program, snapshot, source: String::new() };
+    let json = scene.json(&[]);
+    let text = |row: &Value, field: &str| row["traceback"][0][field].as_str().unwrap().to_string();
+    let frame = |row: &Value| [text(row, "filename"), text(row, "function"), text(row, "module")];
+    let program = scene.program.to_str().unwrap();
+    let frames: Vec<[String; 3]> = json["stats"].as_array().unwrap().iter().map(frame).collect();
+    assert_eq!(frames[0], [program, "outer", program]);
+    assert_eq!(frames[1], ["[vdso]", "[vdso]+0x123", "[vdso]"]);
+    // Nothing is known of the place of either; both are one line, as in tracemalloc.
+    assert_eq!(frames[2], ["<unknown>", "0xdeadbeef", ""]);
+    assert_eq!(json["stats"][2]["size"], 3);
+    assert_eq!(frames.len(), 3);
+    assert!(json["stats"].as_array().unwrap().iter().all(|row| row["traceback"][0]["lineno"] == 0));
+}
+
+#[test]
+fn what_is_missing_is_said_before_the_figures() {
+    let scene = scene();
+    let mut builder = Builder::new(Some(&scene.program));
+    fill(&mut builder, &scene.program, 1);
+    let meta = &mut builder.snapshot.meta;
+    meta.lost.insert("slots".to_string(), 3);
+    meta.contradictions.insert("double free".to_string(), 2);
+    meta.untracked_frees = 5;
+    meta.in_realloc = 1;
+    meta.end = End::Killed;
+    meta.exit_status = Some(137);
+    meta.notes.push("A sentence\nfor everybody \u{1b}[31m".to_string());
+    meta.command = "evil\u{7}".to_string();
+    let snapshot = builder.save(scene.dir.path(), "lossy.snap.zst");
+    let scene = Scene { snapshot, ..scene };
+    let text = scene.says(&[]);
+    for expected in [
+        "Process 4711 (evil\\u{7}), killed by signal 9\n",
+        "LOST: 3 events missing (slots 3)",
+        "Contradictions: 2 events resolved by rule (double free 2)",
+        "5 frees of blocks older than the tracing",
+        "1 block inside realloc at the end",
+        "Note: A sentence\\nfor everybody \\u{1b}[31m",
+    ] {
+        let at = text.find(expected).unwrap_or_else(|| panic!("{expected}\n{text}"));
+        assert!(at < text.find("#1:").unwrap());
+    }
+    let output = report(&[scene.path(), "--format", "json"]);
+    assert!(stderr(&output).contains("LOST: 3 events"), "{}", stderr(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["snapshot"]["lost"]["slots"], 3);
+    assert_eq!(json["snapshot"]["contradictions"], 2);
+    assert_eq!(json["snapshot"]["untracked_frees"], 5);
+    assert_eq!(json["snapshot"]["end"], "killed");
+}
+
+#[test]
+fn zero_records_are_said_loudly() {
+    let dir = tempdir().unwrap();
+    let mut builder = Builder::new(None);
+    builder.snapshot.meta.notes.push("/usr/bin/victim is a static program.".to_string());
+    let snapshot = builder.save(dir.path(), "empty.snap.zst");
+    let output = report(&[snapshot.to_str().unwrap()]);
+    assert!(output.status.success());
+    let text = stdout(&output);
+    assert!(text.contains("NO RECORDS: ") && text.contains("Note: /usr/bin/victim is a static program."), "{text}");
+    let output = report(&[snapshot.to_str().unwrap(), "--format", "csv"]);
+    assert!(stderr(&output).contains("NO RECORDS: "));
+}
+
+/// The report fails with this status and one line that contains all of these.
+fn fails(arguments: &[&str], status: i32, words: &[&str]) {
+    let output = report(arguments);
+    let error = stderr(&output);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
+    assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+    assert!(error.starts_with("report: "), "{error}");
+    words.iter().for_each(|word| assert!(error.contains(word), "{arguments:?}: {word:?} is not in {error}"));
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
+fn bad_input_is_one_line_and_status_1() {
+    let scene = scene();
+    let dir = scene.dir.path();
+    let bytes = fs::read(&scene.snapshot).unwrap();
+    let content = zstd::decode_all(&bytes[..]).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let packed = |content: &[u8]| zstd::encode_all(content, 3).unwrap();
+    let mut newer = content.clone();
+    newer[8] = 2;
+    let mut damaged = content.clone();
+    let live = content.windows(4).position(|window| window == b"LIVE").unwrap();
+    damaged[live + 17] ^= 1;
+    for (path, words) in [
+        (dir.join("missing").to_str().unwrap().to_string(), &["cannot open", "missing"][..]),
+        (file("empty", b""), &["truncated in the head"]),
+        (file("truncated", &bytes[..bytes.len() / 2]), &["truncated in"]),
+        (file("cut", &packed(&content[..live + 10])), &["truncated in section LIVE"]),
+        (file("corrupt", &packed(&damaged)), &["checksum of section LIVE"]),
+        (file("foreign", b"#!/bin/sh\n"), &["no zstd file"]),
+        (file("archive", &packed(b"a tar file, perhaps")), &["not a Heapline snapshot"]),
+        (file("newer", &packed(&newer)), &["version 2", "version 1"]),
+        (dir.to_str().unwrap().to_string(), &["directory"]),
+    ] {
+        fails(&[&path], 1, words);
+        fails(&[scene.path(), "--diff", &path], 1, words);
+    }
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_status_2() {
+    let scene = scene();
+    let path = scene.path();
+    fails(&[], 2, &["<SNAP>"]);
+    fails(&[path, "--by", "colour"], 2, &["colour", "lineno"]);
+    fails(&[path, "--by", "traceback", "--cumulative"], 2, &["--cumulative"]);
+    fails(&[path, "--by", "size", "--at", "peak"], 2, &["live"]);
+    fails(&[path, "--by", "thread", "--at", "total"], 2, &["live"]);
+    fails(&[path, "--format", "flamegraph"], 2, &["flamegraph", "folded"]);
+    fails(&[path, "--limit", "ten"], 2, &["ten"]);
+    fails(&[path, "--domain", "heap"], 2, &["heap", "native"]);
+    fails(&[path, "--at", "noon"], 2, &["noon", "peak"]);
+}
+
+#[test]
+fn an_output_file_is_replaced_as_a_whole_or_not_at_all() {
+    let scene = scene();
+    let out = scene.dir.path().join("report.csv");
+    fs::write(&out, "old").unwrap();
+    let out = out.to_str().unwrap();
+    fails(&[scene.dir.path().join("missing").to_str().unwrap(), "-o", out], 1, &["cannot open"]);
+    assert_eq!(fs::read_to_string(out).unwrap(), "old");
+    assert_eq!(scene.says(&["--format", "csv", "-o", out]), "");
+    assert!(fs::read_to_string(out).unwrap().starts_with("size,count,"));
+    let left: Vec<_> = fs::read_dir(scene.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "no temporary file stays: {left:?}");
+    fails(&[scene.path(), "-o", "/nowhere/report.txt"], 1, &["cannot write /nowhere/report.txt"]);
+    fails(&[scene.path(), "-o", "/dev/full"], 1, &["cannot write /dev/full", "No space left"]);
+}
+
+#[test]
+fn a_closed_pipe_is_a_quiet_end() {
+    let scene = scene();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_report"))
+        .args([scene.path(), "--format", "json", "--by", "traceback"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(stderr(&output), "");
+    assert!(output.status.success());
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    let help = report(&["--help"]);
+    assert!(help.status.success());
+    assert!(stdout(&help).contains("--cumulative"));
+    let version = report(&["--version"]);
+    assert_eq!(stdout(&version), format!("report {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_launcher_finds_what_was_built_through_links() {
+    let dir = tempdir().unwrap();
+    let launcher = dir.path().join("checkout/tools/report");
+    fs::create_dir_all(launcher.parent().unwrap()).unwrap();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/report"), &launcher).unwrap();
+    let link = dir.path().join("report-link");
+    std::os::unix::fs::symlink("checkout/tools/report", &link).unwrap();
+    let run = |target: Option<&Path>| {
+        let mut command = Command::new(&link);
+        command.arg("--version").env_remove("CARGO_TARGET_DIR").current_dir("/");
+        target.map(|target| command.env("CARGO_TARGET_DIR", target));
+        command.output().unwrap()
+    };
+    let missing = run(None);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("cargo build --release"), "{}", stderr(&missing));
+    assert_eq!(stderr(&missing).lines().count(), 1);
+    for target in [dir.path().join("elsewhere"), dir.path().join("checkout/target")] {
+        let built = target.join("release/report");
+        fs::create_dir_all(built.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_report"), &built).unwrap();
+        let output = run(target.ends_with("elsewhere").then_some(&target));
+        assert!(stdout(&output).starts_with("report "), "{}", stderr(&output));
+    }
+}

@@ -1,0 +1,158 @@
+//! Snapshots of what a compiled test program might have done, with known figures.
+
+use crate::support::{addr2line, build_id, calls, instructions};
+use heapline_shared_format::snapshot::{
+    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
+};
+use heapline_tools::symbols::Location;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where test programs were loaded.
+pub const BASE: u64 = 0x5555_5000_0000;
+
+/// A snapshot that grows stack by stack.
+pub struct Builder {
+    pub snapshot: Snapshot,
+}
+
+impl Builder {
+    /// A process with one thread and, if given, one program.
+    pub fn new(program: Option<&Path>) -> Builder {
+        let module = |path: &Path| Module {
+            path: path.to_str().unwrap().to_string(),
+            build_id: build_id(path),
+            start: BASE,
+            end: BASE + (1 << 30),
+            bias: BASE,
+            loaded: true,
+        };
+        let threads = vec![
+            Thread { tid: 4711, name: "victim".to_string(), alive: true },
+            Thread { tid: 4712, name: "worker".to_string(), alive: false },
+        ];
+        let snapshot = Snapshot {
+            meta: meta(),
+            modules: program.into_iter().map(module).collect(),
+            frames: Vec::new(),
+            nodes: Vec::new(),
+            stacks: Vec::new(),
+            threads,
+            domains: Vec::new(),
+            live: Vec::new(),
+            totals: Vec::new(),
+        };
+        Builder { snapshot }
+    }
+
+    /// A stack of return addresses, the oldest first, in module 0 if there is one.
+    pub fn stack(&mut self, addresses: &[u64]) -> u32 {
+        let s = &mut self.snapshot;
+        let module = (!s.modules.is_empty()).then_some(0);
+        let mut leaf = None;
+        for &address in addresses {
+            s.frames.push(Frame { address, module });
+            s.nodes.push(Node { parent: leaf, frame: u32::try_from(s.frames.len() - 1).unwrap() });
+            leaf = Some(u32::try_from(s.nodes.len() - 1).unwrap());
+        }
+        let total_nframe = u16::try_from(addresses.len()).unwrap();
+        s.stacks.push(Stack { leaf, total_nframe, truncated: false });
+        u32::try_from(s.stacks.len() - 1).unwrap()
+    }
+
+    /// `count` live blocks of `size` bytes; as many more were freed, half of them after the peak.
+    pub fn blocks(&mut self, domain: Domain, stack: u32, thread: u32, size: u64, count: u64) {
+        self.snapshot.live.push(LiveGroup { domain, stack, thread, size, count });
+        let (bytes, row) =
+            (size * count, self.snapshot.totals.iter_mut().find(|r| (r.domain, r.stack) == (domain, stack)));
+        match row {
+            Some(row) => {
+                row.peak_size += bytes * 3;
+                row.peak_count += count * 3;
+                row.total_size += bytes * 4;
+                row.total_count += count * 4;
+            }
+            None => self.snapshot.totals.push(StackTotals {
+                domain,
+                stack,
+                peak_size: bytes * 3,
+                peak_count: count * 3,
+                total_size: bytes * 4,
+                total_count: count * 4,
+            }),
+        }
+        self.count(domain, bytes, count);
+    }
+
+    fn count(&mut self, domain: Domain, bytes: u64, blocks: u64) {
+        let domains = &mut self.snapshot.domains;
+        let index = domains.iter().position(|row| row.domain == domain).unwrap_or_else(|| {
+            let (current, peak, blocks, allocs, frees, allocated_bytes) = (0, 0, 0, 0, 0, 0);
+            domains.push(DomainTotals { domain, current, peak, blocks, allocs, frees, allocated_bytes });
+            domains.len() - 1
+        });
+        let row = &mut domains[index];
+        row.current += bytes;
+        row.blocks += blocks;
+        row.peak += bytes * 3;
+        row.allocs += blocks * 4;
+        row.frees += blocks * 3;
+        row.allocated_bytes += bytes * 4;
+    }
+
+    /// Writes the snapshot to a file in `dir`.
+    pub fn save(&self, dir: &Path, name: &str) -> PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, write(&self.snapshot, Vec::new(), &mut |_| {}).unwrap()).unwrap();
+        path
+    }
+}
+
+fn meta() -> Meta {
+    Meta {
+        pid: 4711,
+        command: "victim --grow".to_string(),
+        executable: "/usr/bin/victim".to_string(),
+        taken_at: "2025-11-21T00:37:00Z".to_string(),
+        heapline: "0.1.0".to_string(),
+        sample_interval: 0,
+        nframe: 64,
+        end: End::Exited,
+        exit_status: Some(0),
+        lost: BTreeMap::from([("reentrant".to_string(), 0)]),
+        contradictions: BTreeMap::new(),
+        untracked_frees: 0,
+        in_realloc: 0,
+        target_bytes: 65536,
+        aggregator_bytes: 1 << 20,
+        notes: Vec::new(),
+    }
+}
+
+/// The calls of a program: return address (at [`BASE`]), innermost function and line, as binutils see them.
+pub fn calls_of(program: &Path) -> Vec<(u64, String, u32)> {
+    let calls = calls(program);
+    let innermost = addr2line(program, &calls).into_iter().map(|locations| locations.into_iter().next());
+    let found = returns(program, &calls).into_iter().zip(innermost);
+    let call = |(address, location): (u64, Option<Location>)| {
+        let location = location?;
+        Some((BASE + address, location.function?, location.line?.1))
+    };
+    found.filter_map(call).collect()
+}
+
+/// Those of [`calls_of`] in the functions whose names contain `function`, on `line`.
+pub fn return_addresses(program: &Path, function: &str, line: u32) -> Vec<u64> {
+    let calls = calls_of(program).into_iter().filter(|(_, name, number)| name.contains(function) && *number == line);
+    calls.map(|(address, ..)| address).collect()
+}
+
+/// The addresses behind the call instructions at `calls`.
+fn returns(program: &Path, calls: &[u64]) -> Vec<u64> {
+    let instructions = instructions(program);
+    let after = |call: &u64| {
+        let index = instructions.iter().position(|(address, _)| address == call).unwrap();
+        instructions.get(index + 1).map_or(call + 5, |(address, _)| *address)
+    };
+    calls.iter().map(after).collect()
+}
