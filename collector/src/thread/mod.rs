@@ -1,0 +1,135 @@
+//! One thread's state, and how records get from it into its ring.
+//!
+//! The state lies in memory that fork wipes, so a child finds a closed ring and takes the slow path. It belongs to
+//! the slot: when a thread has ended and the aggregator has freed its slot, the next thread on the slot takes the
+//! state over, so memory follows the number of threads at one time.
+//!
+//! Every record is published by [`Thread::publish`]: room first (the only place that may wait), then the in-flight
+//! mark, then the epoch, then the stamp. Whoever ended or renewed the session meanwhile is seen there, before a byte
+//! is written to memory that may have a new owner.
+
+mod enter;
+mod publish;
+
+pub use enter::{enter, leave, stack_pointer};
+pub use publish::Published;
+
+use crate::process::Process;
+use crate::stacks::StackTable;
+use crate::unwind::kept::Kept;
+use crate::unwind::memory::Window;
+use crate::unwind::{cfi, rules};
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::sync::atomic::Ordering;
+use heapline_shared_format::arena::Header;
+use heapline_shared_format::ring::Producer;
+
+/// A buffer of frames, as many as a traceback keeps.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Frames {
+    start: *mut u64,
+    capacity: usize,
+}
+
+impl Frames {
+    /// # Safety
+    /// No other reference to the buffer is alive.
+    pub unsafe fn as_mut<'a>(self) -> &'a mut [u64] {
+        // SAFETY: mapped for `capacity` frames for as long as the process lives; the caller promises uniqueness.
+        unsafe { core::slice::from_raw_parts_mut(self.start, self.capacity) }
+    }
+}
+
+/// The state. All zeros, as fork leaves it, are a thread with a closed ring.
+#[repr(C)]
+pub struct Thread {
+    ring: Producer,
+    header: *const Header,
+    epoch: u32,
+    clock: u32,
+    session: u32,
+    next_stack: u32,
+    rules: MaybeUninit<rules::Table>,
+    /// Which pages of the stack are known to be readable.
+    pub window: Window,
+    /// The last stack, for the next walk.
+    pub kept: Kept,
+    stacks: StackTable,
+    /// `HEAPLINE_VERIFY=1`.
+    verifies: bool,
+    /// Where a walk that keeps nothing puts its frames, the most recent first.
+    pub frames: Frames,
+    /// Stack pointer of the hook that is being run; 0 outside of hooks.
+    busy: usize,
+    /// For a signal handler that interrupts a hook.
+    side: *mut Thread,
+    context: MaybeUninit<cfi::Context>,
+}
+
+impl Thread {
+    /// Bytes of one thread's state with buffers for `nframe` frames.
+    pub const fn bytes(nframe: usize) -> usize {
+        size_of::<Thread>() + nframe * size_of::<u64>()
+    }
+
+    /// Lays a state over fresh memory.
+    ///
+    /// # Safety
+    /// `memory` holds [`Thread::bytes`] zero bytes and is never unmapped.
+    pub unsafe fn lay_out(memory: *mut u8, nframe: usize) -> *mut Thread {
+        let thread = memory.cast::<Thread>();
+        // SAFETY: the buffer lies behind the state, inside the memory.
+        unsafe {
+            (*thread).frames = Frames { start: memory.add(size_of::<Thread>()).cast(), capacity: nframe };
+        }
+        thread
+    }
+
+    /// Frames that a traceback can keep here.
+    pub fn nframe(&self) -> usize {
+        self.frames.capacity
+    }
+
+    fn begin(&mut self, ring: Producer, process: &'static Process, epoch: u32, session: u32) {
+        self.header = process.header();
+        self.epoch = epoch;
+        self.session = session;
+        self.clock = process.header().session.clock.load(Ordering::Relaxed);
+        self.next_stack = 1;
+        self.rules = MaybeUninit::new(process.rules_for_session(session));
+        self.window = Window::default();
+        self.kept.forget();
+        self.stacks.clear();
+        self.verifies = process.verifies();
+        self.busy = 0;
+        self.side = ptr::null_mut();
+        self.context = MaybeUninit::new(cfi::Context::new_in());
+        self.ring = ring;
+    }
+
+    /// The session that the thread records for.
+    pub fn session(&self) -> u32 {
+        self.session
+    }
+
+    /// The process's rule table.
+    #[inline(always)]
+    pub fn rules(&self) -> rules::Table {
+        // SAFETY: set by `begin`, before the ring was opened.
+        unsafe { self.rules.assume_init() }
+    }
+
+    /// gimli's scratch memory.
+    pub fn unwind_context(&mut self) -> &mut cfi::Context {
+        // SAFETY: set by `begin`, before the ring was opened.
+        unsafe { self.context.assume_init_mut() }
+    }
+
+    #[inline(always)]
+    fn header(&self) -> &'static Header {
+        // SAFETY: an open ring's arena is mapped for as long as the process lives.
+        unsafe { &*self.header }
+    }
+}

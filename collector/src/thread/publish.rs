@@ -1,0 +1,248 @@
+//! Records into the ring, by the one way that there is ([`Thread::publish`]), and the definitions of stacks.
+
+use super::Thread;
+use crate::process::{self, Process};
+use crate::unwind::kept;
+use crate::unwind::{self, Entry, Walk};
+use crate::{clock, fail, stacks};
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+use heapline_shared_format::arena::Loss;
+use heapline_shared_format::event;
+use heapline_shared_format::ring::Producer;
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is in the ring.
+    Yes,
+    /// What the thread knew of stacks and code is no longer true: build the record anew.
+    Renewed,
+    /// This thread is not traced any more.
+    Over,
+}
+
+impl Thread {
+    /// Publishes a record of at most `words` words, which `write` writes with the stamp that it is given.
+    #[inline(always)]
+    pub fn publish(&mut self, words: usize, write: impl FnOnce(&mut Producer, u64)) -> Published {
+        if self.ring.room() < words && !self.make_room() {
+            return self.renew();
+        }
+        // SAFETY: the ring is open: `enter` gives out no other.
+        unsafe { self.ring.take_off() };
+        if self.header().session.epoch.load(Ordering::Acquire) != self.epoch {
+            return self.renew();
+        }
+        let stamp = clock::now(self.clock);
+        write(&mut self.ring, stamp);
+        // SAFETY: as above.
+        unsafe { self.ring.settle() };
+        Published::Yes
+    }
+
+    #[cold]
+    fn renew(&mut self) -> Published {
+        // SAFETY: the ring is open.
+        unsafe { self.ring.settle() };
+        let session = &self.header().session;
+        let epoch = session.epoch.load(Ordering::Acquire);
+        let goes_on =
+            process::get().is_some_and(Process::is_traced) && session.number.load(Ordering::Acquire) == self.session;
+        if !goes_on {
+            self.ring = Producer::closed();
+            return Published::Over;
+        }
+        self.epoch = epoch;
+        self.stacks.clear();
+        self.kept.forget();
+        Published::Renewed
+    }
+
+    /// Takes another segment; false when what the thread knows is no longer true ([`Thread::renew`]).
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self) -> bool {
+        let extended = fail::guard(|| {
+            fail::point(fail::Site::Segment);
+            self.extend(process::get()?)
+        });
+        extended.flatten().is_some()
+    }
+
+    fn extend(&mut self, process: &'static Process) -> Option<()> {
+        let arena = process.arena();
+        let session = &self.header().session;
+        let segment = process.take(&arena.free_segments(), self.epoch, Loss::Ended)?;
+        // Linked in under the in-flight mark and only in the epoch that it was taken in, as records are written.
+        // SAFETY: the ring is open, and the segment came from the free list.
+        let linked = unsafe {
+            self.ring.take_off();
+            let linked = session.epoch.load(Ordering::Acquire) == self.epoch && self.ring.extend(arena, segment);
+            self.ring.settle();
+            linked
+        };
+        if !linked && process.is_traced() && session.number.load(Ordering::Acquire) == self.session {
+            // Only a module went: the segment is still this session's.
+            arena.free_segments().push(segment);
+        }
+        linked.then_some(())
+    }
+
+    /// The id of the stack that the hook was called from; defines it when it is new. `Err` when the definition could
+    /// not be published.
+    #[inline(always)]
+    pub fn stack(&mut self, entry: Entry) -> Result<u32, Published> {
+        if kept::walk(self, entry) == kept::Outcome::Unfit {
+            return self.stack_by_cfi(entry);
+        }
+        if self.verifies {
+            self.verify(entry);
+        }
+        let walk = self.kept.walk();
+        let key = stacks::key(self.kept.hash(), walk);
+        match self.stacks.get(key) {
+            Some(id) => Ok(id),
+            None => {
+                let kept = self.kept;
+                let id = self.define_stack(walk, key, kept.unchanged(), |from| kept.addresses(from))?;
+                self.kept.defined();
+                Ok(id)
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn stack_by_cfi(&mut self, entry: Entry) -> Result<u32, Published> {
+        let walk = unwind::walk_by_cfi(self, entry);
+        // SAFETY: the walk is over, and nothing below starts another.
+        let frames = &unsafe { self.frames.as_mut() }[..walk.stored];
+        let key = stacks::key(stacks::frames_hash(frames), walk);
+        match self.stacks.get(key) {
+            Some(id) => Ok(id),
+            None => self.define_stack(walk, key, 0, |from| frames.iter().rev().copied().skip(from)),
+        }
+    }
+
+    /// `HEAPLINE_VERIFY=1`: compares the kept stack with a walk that shares nothing with it.
+    #[cold]
+    #[inline(never)]
+    fn verify(&mut self, entry: Entry) {
+        let walk = unwind::walk_by_cfi(self, entry);
+        // SAFETY: the walk is over.
+        let fresh = &unsafe { self.frames.as_mut() }[..walk.stored];
+        let kept = self.kept.walk();
+        let same = (walk.total, walk.truncated) == (kept.total, kept.truncated)
+            && fresh.iter().rev().copied().eq(self.kept.addresses(kept.stored - walk.stored.min(kept.stored)));
+        let target = &self.header().target;
+        target.verified.fetch_add(1, Ordering::Relaxed);
+        if !same {
+            target.verify_failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives the stack the next id. `keep` frames, from the oldest, are as in this ring's last definition; `frames`
+    /// yields them from a position on, the oldest first.
+    #[cold]
+    #[inline(never)]
+    fn define_stack<I: Iterator<Item = u64>>(
+        &mut self,
+        walk: Walk,
+        key: u64,
+        keep: usize,
+        frames: impl Fn(usize) -> I,
+    ) -> Result<u32, Published> {
+        let defined = fail::guard(|| {
+            fail::point(fail::Site::Stack);
+            let id = self.next_stack;
+            let published = self.publish_stack(walk, id, keep, frames)?;
+            if published == Published::Yes {
+                self.next_stack = id.checked_add(1)?;
+                // Without memory for the table the stack is defined again next time: more records, no wrong number.
+                self.stacks.insert(key, id);
+            }
+            Some((published, id))
+        });
+        match defined.flatten() {
+            Some((Published::Yes, id)) => Ok(id),
+            Some((other, _)) => {
+                self.kept.forget();
+                Err(other)
+            }
+            None => Err(self.renew()),
+        }
+    }
+
+    /// Writes a definition, in as many records as it takes.
+    fn publish_stack<I: Iterator<Item = u64>>(
+        &mut self,
+        walk: Walk,
+        id: u32,
+        mut keep: usize,
+        frames: impl Fn(usize) -> I,
+    ) -> Option<Published> {
+        loop {
+            let n = (walk.stored - keep).min(event::MAX_STACK_FRAMES);
+            let more = keep + n < walk.stored;
+            let head = event::stack_head(n, u32::try_from(keep).ok()?, id, walk.total, walk.truncated, more);
+            let published = self.publish(head.len() + n, |ring, _| {
+                // SAFETY: publish made room for head and frames.
+                unsafe { ring.write_parts(&head, frames(keep).take(n)) }
+            });
+            if published != Published::Yes || !more {
+                return Some(published);
+            }
+            keep += n;
+        }
+    }
+
+    /// Publishes a record whose words need the stamp and, as their last part, the stack of `entry`.
+    #[inline(always)]
+    pub fn publish_with_stack<const N: usize>(&mut self, entry: Entry, record: impl Fn(u64, u32) -> [u64; N]) {
+        loop {
+            let epoch = self.epoch;
+            let published = match self.stack(entry) {
+                // The walk itself met a module that took another's place: what it had kept before is not sure.
+                Ok(_) if self.epoch != epoch => Published::Renewed,
+                Ok(stack) => self.publish(N, |ring, stamp| {
+                    // SAFETY: publish made room for the record.
+                    unsafe { ring.write(record(stamp, stack)) }
+                }),
+                Err(published) => published,
+            };
+            if published != Published::Renewed {
+                return;
+            }
+        }
+    }
+
+    /// Publishes a record that needs only the stamp.
+    #[inline(always)]
+    pub fn publish_plain<const N: usize>(&mut self, record: impl Fn(u64) -> [u64; N]) {
+        while self.publish(N, |ring, stamp| {
+            // SAFETY: publish made room for the record.
+            unsafe { ring.write(record(stamp)) }
+        }) == Published::Renewed
+        {}
+    }
+
+    /// Announces a module; the path is in two parts.
+    pub fn publish_module(&mut self, range: Range<u64>, bias: u64, build_id: &[u8], path: [&[u8]; 2]) {
+        let path_bytes = path[0].len() + path[1].len();
+        let (head, words) = event::module_head(0, range.clone(), bias, build_id.len(), path_bytes);
+        let text = || build_id.iter().chain(path[0]).chain(path[1]).copied();
+        self.publish(head.len() + words, |ring, stamp| {
+            let (head, _) = event::module_head(stamp, range, bias, build_id.len(), path_bytes);
+            let mut text = text();
+            let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
+            // SAFETY: publish made room for head and text.
+            unsafe { ring.write_parts(&head, words) }
+        });
+    }
+
+    /// Tells that the module that began at `start` is gone.
+    pub fn publish_unload(&mut self, start: u64) {
+        self.publish_plain(|stamp| event::unload(stamp, start));
+    }
+}

@@ -1,0 +1,219 @@
+//! What lies where in the header and in a slot.
+
+#[cfg(not(loom))]
+use super::{PAGE_BYTES, SEGMENT_BYTES};
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// [`Header::state`]: what the collector is to do.
+pub mod state {
+    /// Record nothing. An aggregator may take the arena over.
+    pub const IDLE: u32 = 0;
+    /// Record everything.
+    pub const TRACING: u32 = 1;
+}
+
+/// [`Header::end_cause`]: why the target stopped tracing by itself. 0 while it has not.
+pub mod end_cause {
+    /// The aggregator made no progress for a second while a thread waited for room.
+    pub const STALLED: u32 = 1;
+    /// The aggregator died.
+    pub const ORPHANED: u32 = 2;
+    /// A panic in the collector.
+    pub const PANIC: u32 = 3;
+    /// The program switched its time-stamp counter off (`PR_SET_TSC`).
+    pub const CLOCK: u32 = 4;
+}
+
+/// [`Header::clock`]: what a stamp is.
+pub mod clock {
+    /// The invariant time-stamp counter, read by `rdtscp`.
+    pub const TSC: u32 = 0;
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    pub const MONOTONIC: u32 = 1;
+}
+
+/// [`Header::target_flags`].
+pub mod target_flag {
+    /// The target has registered for `MEMBARRIER_CMD_GLOBAL_EXPEDITED`.
+    pub const MEMBARRIER: u32 = 1;
+    /// The C library has no `_dl_find_object` (glibc before 2.35): the collector stays passive.
+    pub const OLD_GLIBC: u32 = 2;
+}
+
+/// Why an event is missing. The index into [`Header::lost`]; names are what reports show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// A hook interrupted by a signal handler that allocated, more deeply nested than there are side rings.
+    Reentrant = 0,
+    /// No slot: more than [`MAX_SLOTS`] threads at one time.
+    Slots = 1,
+    /// The collector could not get memory of its own (`RLIMIT_AS`, no memory).
+    Memory = 2,
+    /// Events of a thread after the target stopped tracing (stalled, orphaned, panic).
+    Ended = 3,
+}
+
+impl Loss {
+    /// All causes, in the order of their counters.
+    pub const ALL: [Loss; 4] = [Loss::Reentrant, Loss::Slots, Loss::Memory, Loss::Ended];
+
+    /// The name under which reports show the cause.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Loss::Reentrant => "reentrant",
+            Loss::Slots => "slots",
+            Loss::Memory => "memory",
+            Loss::Ended => "ended",
+        }
+    }
+}
+
+/// The header. Each group that one side writes has cache lines of its own.
+#[repr(C, align(4096))]
+pub struct Header {
+    /// Identity and geometry, written once by the creator before the file is handed on.
+    pub identity: Identity,
+    /// Written by the aggregator, read by every thread of the target at every event.
+    pub session: Session,
+    /// Written by the aggregator while it drains.
+    pub progress: Progress,
+    /// Written by the target, rarely.
+    pub target: Target,
+    /// Events that are missing, by [`Loss`]; written by the target.
+    pub lost: Line<[AtomicU64; 8]>,
+    /// Free slots: (tag << 32 | index + 1), 0 in the low half when empty.
+    pub free_slots: Line<AtomicU64>,
+    /// Free segments, likewise.
+    pub free_segments: Line<AtomicU64>,
+}
+
+/// A value on cache lines of its own (two, since the hardware fetches them in pairs).
+#[repr(C, align(128))]
+pub struct Line<T>(pub T);
+
+/// See [`Header::identity`].
+#[repr(C, align(128))]
+pub struct Identity {
+    /// [`MAGIC`], stored last.
+    pub magic: AtomicU64,
+    /// [`VERSION`].
+    pub version: AtomicU32,
+    /// Number of slots.
+    pub slots: AtomicU32,
+    /// Number of segments.
+    pub segments: AtomicU32,
+    /// Unused, 0.
+    pub reserved: AtomicU32,
+    /// Size of the file.
+    pub bytes: AtomicU64,
+}
+
+/// See [`Header::session`].
+#[repr(C, align(128))]
+pub struct Session {
+    /// Changes whenever what threads remember is no longer true: a session began or ended, a module was unloaded.
+    /// A thread compares it with its own copy at every event, inside its in-flight mark.
+    pub epoch: AtomicU32,
+    /// [`state`].
+    pub state: AtomicU32,
+    /// Number of the session, from 1; a new one at each attach.
+    pub number: AtomicU32,
+    /// [`clock`].
+    pub clock: AtomicU32,
+    /// Frames kept per traceback.
+    pub nframe: AtomicU32,
+    /// The aggregator's thread id: a robust futex, so the kernel sets `FUTEX_OWNER_DIED` in it when that dies.
+    pub owner: AtomicU32,
+    /// The aggregator's process id, for messages.
+    pub owner_pid: AtomicU32,
+}
+
+/// See [`Header::progress`].
+#[repr(C, align(128))]
+pub struct Progress {
+    /// Increases whenever segments or slots were given back. Futex: producers without room wait for it.
+    pub given_back: AtomicU32,
+    /// Threads that wait for it now; written by the target.
+    pub waiters: AtomicU32,
+    /// How often a thread had to wait for room; written by the target.
+    pub waits: AtomicU64,
+    /// Futex that the target wakes when the pool runs low.
+    pub wake: AtomicU32,
+    /// Not 0 while the aggregator sleeps on `wake`.
+    pub sleeping: AtomicU32,
+}
+
+/// See [`Header::target`].
+#[repr(C, align(128))]
+pub struct Target {
+    /// Process id as the target sees it.
+    pub pid: AtomicU32,
+    /// Program images that have started tracing in this arena, counted by `exec`.
+    pub images: AtomicU32,
+    /// `exec` calls that were about to be made ...
+    pub exec_begun: AtomicU32,
+    /// ... and that failed and returned.
+    pub exec_failed: AtomicU32,
+    /// [`target_flag`].
+    pub flags: AtomicU32,
+    /// [`end_cause`].
+    pub end_cause: AtomicU32,
+    /// One more than the highest slot index ever taken.
+    pub slots_high: AtomicU32,
+    /// Unused, 0.
+    pub reserved: AtomicU32,
+    /// Bytes that the collector mapped for itself, without the arena.
+    pub own_bytes: AtomicU64,
+    /// Calls that were passed through before the collector was up.
+    pub before_start: AtomicU64,
+    /// Stacks that were compared with a fresh walk (`HEAPLINE_VERIFY=1`) ...
+    pub verified: AtomicU64,
+    /// ... and that differed.
+    pub verify_failed: AtomicU64,
+}
+
+/// [`Slot::state`], low half; the high half is the generation.
+pub mod slot_state {
+    /// In the free list.
+    pub const FREE: u32 = 0;
+    /// A thread writes to it.
+    pub const ACTIVE: u32 = 1;
+}
+
+/// One thread's end of its ring. The producer's words and the consumer's are on lines of their own.
+#[repr(C, align(128))]
+pub struct Slot {
+    /// Bytes published since the slot was taken. Release by the producer, Acquire by the consumer.
+    pub head: AtomicU64,
+    /// Not 0 while the producer is between its stamp and its publication.
+    pub in_flight: AtomicU32,
+    /// The thread id, as the target sees it.
+    pub tid: AtomicU32,
+    /// [`Target::images`] when the slot was taken: `exec` ends the threads of older images.
+    pub image: AtomicU32,
+    /// [`Session::number`] when the slot was taken.
+    pub session: AtomicU32,
+    /// The ring's first segment.
+    pub first_segment: AtomicU32,
+    /// 1 when it is the side ring for a signal handler that interrupted a hook.
+    pub side: AtomicU32,
+    /// Generation << 32 | [`slot_state`]. ACTIVE is stored by the producer (Release) after all of the above; FREE and
+    /// a new generation by the aggregator.
+    pub state: Line<AtomicU64>,
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<Header>() == PAGE_BYTES);
+    assert!(offset_of!(Header, session) == 128);
+    assert!(offset_of!(Header, progress) == 256);
+    assert!(offset_of!(Header, target) == 384);
+    assert!(offset_of!(Header, lost) == 512);
+    assert!(offset_of!(Header, free_slots) == 640);
+    assert!(offset_of!(Header, free_segments) == 768);
+    assert!(size_of::<Slot>() == 256);
+    assert!(offset_of!(Slot, state) == 128);
+    assert!(SEGMENT_BYTES.is_multiple_of(PAGE_BYTES));
+};
