@@ -12,7 +12,7 @@ use heapline_shared_format::arena::{end_cause, target_flag};
 use heapline_shared_format::snapshot::{DomainTotals, End};
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -85,7 +85,7 @@ impl Job {
     /// Whether the target has stopped tracing by itself.
     pub fn has_stalled(&self) -> bool {
         let cause = &self.tracer.map().arena().header().target.end_cause;
-        cause.load(std::sync::atomic::Ordering::Relaxed) != 0
+        cause.load(Ordering::Relaxed) != 0
     }
 
     /// Whether the last snapshot was written.

@@ -182,3 +182,89 @@ impl Drop for Temporary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heapline_shared_format::snapshot::{End, Meta};
+
+    fn empty() -> Snapshot {
+        let meta = Meta {
+            pid: 1,
+            command: String::new(),
+            executable: String::new(),
+            taken_at: String::new(),
+            heapline: String::new(),
+            sample_interval: 0,
+            nframe: 1,
+            end: End::Running,
+            exit_status: None,
+            lost: Default::default(),
+            contradictions: Default::default(),
+            untracked_frees: 0,
+            in_realloc: 0,
+            target_bytes: 0,
+            aggregator_bytes: 0,
+            notes: Vec::new(),
+        };
+        Snapshot {
+            meta,
+            modules: Vec::new(),
+            frames: Vec::new(),
+            nodes: Vec::new(),
+            stacks: Vec::new(),
+            threads: Vec::new(),
+            domains: Vec::new(),
+            live: Vec::new(),
+            totals: Vec::new(),
+        }
+    }
+
+    fn names(folder: &Path) -> Vec<OsString> {
+        let mut names: Vec<OsString> =
+            fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_the_old_one_only_when_it_is_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("s");
+        fs::write(&path, "old").expect("written");
+        let destination = Destination::check(&path).expect("writable");
+        assert_eq!(fs::read(&path).expect("there"), b"old", "checking touches nothing");
+        assert!(destination.write(&empty(), &AtomicBool::new(true)).is_err(), "interrupted");
+        assert_eq!(fs::read(&path).expect("there"), b"old");
+        assert_eq!(names(folder.path()), ["s"], "nothing is left behind");
+        destination.write(&empty(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(snapshot::read(File::open(&path).expect("there")).expect("valid"), empty());
+        assert_eq!(names(folder.path()), ["s"]);
+    }
+
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        let write = |path: &Path| {
+            let destination = Destination::check(path)?;
+            destination.write(&empty(), &AtomicBool::new(false))
+        };
+        write(&link).expect("written");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_ne!(fs::read(&file).expect("there"), b"old");
+        write(Path::new("/dev/null")).expect("written");
+        assert!(!fs::metadata("/dev/null").expect("there").is_file());
+        assert!(matches!(write(folder.path()), Err(OutputError::Directory { .. })));
+        assert!(matches!(write(&folder.path().join("no/file")), Err(OutputError::Place { .. })));
+    }
+
+    #[test]
+    fn replaced_programs_are_numbered_behind_the_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let destination = Destination::check(&folder.path().join("s.zst")).expect("writable");
+        assert!(destination.replaced(2).path().ends_with("s.zst.exec2"));
+    }
+}

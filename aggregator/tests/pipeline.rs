@@ -7,10 +7,12 @@ use heapline_aggregator::clock::Clock;
 use heapline_aggregator::contradiction::Contradiction;
 use heapline_aggregator::drain::{Image, Stop, Tasks};
 use heapline_aggregator::session::{SessionError, Settings};
+use heapline_aggregator::snapshot::{About, build};
 use heapline_aggregator::tracer::{TraceError, Tracer};
 use heapline_shared_format::arena::{SEGMENT_BYTES, slot_state, state, target_flag};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
+use heapline_shared_format::snapshot::{self, End};
 use std::fs::File;
 use std::process;
 use std::sync::Arc;
@@ -152,6 +154,37 @@ fn blocks_threads_and_stacks_arrive() {
     tracer.clear_traces().expect("an answer");
     assert_eq!(tracer.figures().expect("an answer").native.blocks, 0);
     tracer.stop(Stop::Ended).expect("stopped");
+}
+
+#[test]
+fn a_snapshot_says_what_the_tables_hold() {
+    let map = new_arena();
+    let (tracer, _replaced) = traced(&map);
+    let mut one = FakeThread::start(&map, 11);
+    let mut two = FakeThread::start(&map, 12);
+    let (head, words) = event::module_head(Clock::Monotonic.now(), 0x400..0x900, 0x100, 0, 2);
+    assert_eq!(words, 1);
+    let [a, b, c, d, e] = head;
+    one.write(|_| [a, b, c, d, e, u64::from_le_bytes(*b"/m\0\0\0\0\0\0")]);
+    let stack = one.define(&[0x500, 0x1500]);
+    let other = two.define(&[0x500]);
+    for n in 1..=3 {
+        one.alloc(n * 0x10, 8, stack);
+    }
+    two.alloc(0x100, 100, other);
+    two.free(0x100);
+    tracer.stop(Stop::Ended).expect("stopped");
+    let about = About { pid: 5, end: End::Exited, exit_status: Some(0), notes: Vec::new() };
+    let snapshot = build(tracer.cut().expect("an answer"), about);
+    assert_eq!((snapshot.live.len(), snapshot.live[0].size, snapshot.live[0].count), (1, 8, 3));
+    assert_eq!(snapshot.threads[snapshot.live[0].thread as usize].tid, 11);
+    assert_eq!(snapshot.modules[0].path, "/m");
+    let frames: Vec<_> = snapshot.frames.iter().map(|frame| (frame.address, frame.module)).collect();
+    assert_eq!(frames, [(0x500, Some(0)), (0x1500, None)]);
+    let peaks: Vec<_> = snapshot.totals.iter().map(|row| (row.peak_size, row.total_count)).collect();
+    assert_eq!(peaks, [(24, 3), (100, 1)]);
+    let file = snapshot::write(&snapshot, Vec::new(), &mut |_| ()).expect("consistent");
+    assert_eq!(snapshot::read(file.as_slice()).expect("valid"), snapshot);
 }
 
 /// The pool holds 128 segments; these threads write many times that, pass blocks to each other, and lose nothing.
