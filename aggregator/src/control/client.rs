@@ -9,6 +9,11 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an aggregator gets to answer what it has in memory: a thread of the target that is held in the middle of
+/// an event delays it by two seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to ask.
 #[derive(Clone, Debug)]
@@ -60,7 +65,13 @@ fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
 
 fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
     let (mut stream, path) = connect(pid)?;
-    let system = |source| ControlError::System { path: path.clone(), source };
+    let system = |source: io::Error| match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { pid },
+        _ => ControlError::System { path: path.clone(), source },
+    };
+    // Writing a snapshot takes as long as the disk does.
+    let is_long = matches!(request, Request::Snapshot { .. } | Request::Detach);
+    stream.set_read_timeout((!is_long).then_some(PATIENCE)).map_err(system)?;
     let mut line = encoded(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(system)?;

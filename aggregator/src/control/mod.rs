@@ -23,6 +23,14 @@ pub enum ControlError {
         /// The process.
         pid: u32,
     },
+    /// It does not answer.
+    #[error(
+        "the aggregator of process {pid} does not answer: is it stopped? continue it, or kill it; the process is safe"
+    )]
+    Silent {
+        /// The process.
+        pid: u32,
+    },
     /// The system refused.
     #[error("cannot use {}: {source}", path.display())]
     System {
