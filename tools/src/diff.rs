@@ -1,7 +1,7 @@
 //! tracemalloc's `Snapshot.compare_to`: what changed between two snapshots.
 
 use crate::frames::Tracebacks;
-use crate::statistics::{Key, Statistic, compare};
+use crate::statistics::{Key, KeyOrder, Statistic};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -32,8 +32,9 @@ pub fn compare_to(
         let change = Change { size: difference(0, stat.size), count: difference(0, stat.count) };
         (Statistic { size: 0, count: 0, ..stat }, change)
     }));
+    let keys = KeyOrder::new(tracebacks);
     let order = |(s, c): &(Statistic, Change)| Reverse((c.size.abs(), s.size, c.count.abs(), s.count));
-    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| compare(tracebacks, b.0.key, a.0.key)));
+    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| keys.compare(b.0.key, a.0.key)));
     rows
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Works on numbers of [`Tracebacks`] throughout; texts are only compared where size and count are equal.
 
-use crate::frames::{Frame, StringId, TracebackId, Tracebacks};
+use crate::frames::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
+use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 
@@ -69,6 +70,8 @@ pub struct Statistic {
     pub count: u64,
     /// The frame behind the largest part of the group: its function, module and address speak for the others.
     pub frame: Frame,
+    /// Whether frames of other functions are in the group too.
+    pub several_functions: bool,
     /// Of the largest part too: the greatest depth of its stacks.
     pub total_nframe: u16,
     /// Whether some stack could not be walked to its root.
@@ -128,6 +131,7 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
         size: 0,
         count: 0,
         frame,
+        several_functions: false,
         total_nframe: 0,
         truncated: false,
         largest: 0,
@@ -136,6 +140,7 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
     group.count = group.count.saturating_add(trace.count);
     group.total_nframe = group.total_nframe.max(trace.total_nframe);
     group.truncated |= trace.truncated;
+    group.several_functions |= group.frame.function != frame.function;
     if trace.size > group.largest {
         group.largest = trace.size;
         group.frame = frame;
@@ -145,18 +150,36 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
 /// The groups in tracemalloc's order: by size, count and key, the greatest first.
 pub fn sorted(tracebacks: &Tracebacks, groups: HashMap<Key, Statistic>) -> Vec<Statistic> {
     let mut rows: Vec<Statistic> = groups.into_values().collect();
+    let keys = KeyOrder::new(tracebacks);
     let order = |s: &Statistic| Reverse((s.size, s.count));
-    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| compare(tracebacks, b.key, a.key)));
+    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| keys.compare(b.key, a.key)));
     rows
 }
 
-/// tracemalloc's order of keys; they are of one kind.
-pub(crate) fn compare(tracebacks: &Tracebacks, a: Key, b: Key) -> Ordering {
-    match (a, b) {
-        (Key::Text(a), Key::Text(b)) => tracebacks.text(a).cmp(tracebacks.text(b)),
-        (Key::Line(a, x), Key::Line(b, y)) => tracebacks.text(a).cmp(tracebacks.text(b)).then(x.cmp(&y)),
-        (Key::Traceback(a), Key::Traceback(b)) => tracebacks.compare(a, b),
-        (Key::Size(a), Key::Size(b)) => a.cmp(&b),
-        _ => unreachable!("one report has keys of one kind"),
+/// tracemalloc's order of keys.
+pub(crate) struct KeyOrder<'t> {
+    tracebacks: &'t Tracebacks,
+    /// Made when the first two tracebacks are compared.
+    order: OnceCell<TracebackOrder>,
+}
+
+impl<'t> KeyOrder<'t> {
+    pub(crate) fn new(tracebacks: &'t Tracebacks) -> KeyOrder<'t> {
+        KeyOrder { tracebacks, order: OnceCell::new() }
+    }
+
+    /// Compares two keys of one kind, as those of a report are.
+    pub(crate) fn compare(&self, a: Key, b: Key) -> Ordering {
+        let text = |id| self.tracebacks.text(id);
+        match (a, b) {
+            (Key::Text(a), Key::Text(b)) => text(a).cmp(text(b)),
+            (Key::Line(a, x), Key::Line(b, y)) => text(a).cmp(text(b)).then(x.cmp(&y)),
+            (Key::Traceback(a), Key::Traceback(b)) => {
+                let order = self.order.get_or_init(|| self.tracebacks.order());
+                order.of(a).cmp(&order.of(b))
+            }
+            (Key::Size(a), Key::Size(b)) => a.cmp(&b),
+            _ => unreachable!("one report has keys of one kind"),
+        }
     }
 }

@@ -6,7 +6,7 @@
 mod plumbing;
 mod tracebacks;
 
-pub use tracebacks::{Frame, StringId, TracebackId, Tracebacks};
+pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
 use crate::symbols::{Location, Symbolizer};
 use heapline_shared_format::snapshot::{Frame as Address, Module, Snapshot};

@@ -6,7 +6,6 @@
 //! Two frames of one place are one, as in tracemalloc: same file, same line. Without a line the function counts too,
 //! or all of a library without debug information would be one place.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -111,16 +110,58 @@ impl Tracebacks {
         frames
     }
 
-    /// tracemalloc's order of tracebacks: by file and line from the oldest frame; functions break what ties are left.
-    pub fn compare(&self, a: TracebackId, b: TracebackId) -> Ordering {
-        if a == b {
-            return Ordering::Equal;
+    /// The place of each traceback in tracemalloc's order: by file and line from the oldest frame, the shorter of two
+    /// that begin alike first; functions break what ties are left.
+    ///
+    /// That is the order in which a walk of the tree meets them, when it takes siblings in the order of their places.
+    /// One walk makes a comparison of two tracebacks one of two numbers, however deep they are.
+    pub fn order(&self) -> TracebackOrder {
+        let mut by_text: Vec<usize> = (0..self.strings.len()).collect();
+        by_text.sort_unstable_by_key(|&index| &self.strings[index]);
+        let texts = inverse(&by_text);
+        let text = |id: StringId| texts[id.0 as usize];
+
+        let mut siblings: Vec<usize> = (0..self.nodes.len()).collect();
+        let parent = |index: usize| self.nodes[index].0.map_or(0, |id| id.0 as usize + 1);
+        siblings.sort_unstable_by_key(|&index| {
+            let frame = &self.nodes[index].1;
+            (parent(index), text(frame.filename), frame.lineno, text(frame.function))
+        });
+        // Where the children of each node stand in `siblings`; those of no node come first.
+        let mut ends = vec![0; self.nodes.len() + 1];
+        siblings.iter().for_each(|&index| ends[parent(index)] += 1);
+        let mut end = 0;
+        ends.iter_mut().for_each(|count| {
+            end += *count;
+            *count = end;
+        });
+        let children = |slot: usize| &siblings[if slot == 0 { 0 } else { ends[slot - 1] }..ends[slot]];
+
+        let mut walk = Vec::with_capacity(self.nodes.len());
+        let mut waiting: Vec<usize> = children(0).iter().rev().copied().collect();
+        while let Some(index) = waiting.pop() {
+            walk.push(index);
+            waiting.extend(children(index + 1).iter().rev());
         }
-        let (a, b) = (self.oldest_first(a), self.oldest_first(b));
-        let lines = |f: &Frame| (self.text(f.filename), f.lineno);
-        let functions = |f: &Frame| self.text(f.function);
-        a.iter().map(lines).cmp(b.iter().map(lines)).then_with(|| a.iter().map(functions).cmp(b.iter().map(functions)))
+        TracebackOrder(inverse(&walk))
     }
+}
+
+/// See [`Tracebacks::order`].
+pub struct TracebackOrder(Vec<usize>);
+
+impl TracebackOrder {
+    /// Where a traceback stands among all.
+    pub fn of(&self, id: TracebackId) -> usize {
+        self.0[id.0 as usize]
+    }
+}
+
+/// For each element where it stands in `order`.
+fn inverse(order: &[usize]) -> Vec<usize> {
+    let mut places = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(place, &element)| places[element] = place);
+    places
 }
 
 /// Tables end where memory does, long before four thousand million entries of 40 bytes.

@@ -46,7 +46,16 @@ fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
     let own = |bytes: u64| format_size(bytes.into(), false);
     writeln!(out, "Heapline's own: {} in the target, {} outside", own(meta.target_bytes), own(meta.aggregator_bytes))?;
-    concerns(report).iter().try_for_each(|text| writeln!(out, "{}", printable(text)))
+    concerns(report).iter().chain(&unknown_lines(report)).try_for_each(|text| writeln!(out, "{}", printable(text)))
+}
+
+/// What helps when a module without debug information has become one single row.
+fn unknown_lines(report: &Report<'_>) -> Option<String> {
+    let by_place = matches!(report.request.by, By::Lineno | By::Filename);
+    let is_heap = |row: &&Row| row.stat.frame.lineno == 0 && row.stat.several_functions;
+    let row = report.shown().iter().filter(|_| by_place).find(is_heap)?;
+    let module = report.tracebacks.text(row.stat.frame.module);
+    Some(format!("No lines are known in {module}: --by function tells its blocks apart"))
 }
 
 fn end(meta: &Meta) -> String {
@@ -154,7 +163,8 @@ fn line(report: &Report<'_>, row: &Row, sources: Option<&mut Sources>, out: &mut
         Key::Text(text) => (printable(names.text(text)).into_owned(), String::new()),
         Key::Line(file, lineno) => {
             let file = printable(names.text(file)).into_owned();
-            (format!("{file}:{lineno}"), format!(", {}", printable(names.text(frame.function))))
+            let others = if row.stat.several_functions { " and others" } else { "" };
+            (format!("{file}:{lineno}"), format!(", {}{others}", printable(names.text(frame.function))))
         }
         Key::Size(size) => (format!("blocks of {size} B"), String::new()),
         Key::Traceback(_) => (String::new(), String::new()),

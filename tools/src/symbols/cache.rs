@@ -15,6 +15,8 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use symbolic::common::ByteView;
+use symbolic::debuginfo::SymbolMap;
+use symbolic::debuginfo::dwarf::DwarfDebugSession;
 use symbolic::debuginfo::elf::ElfObject;
 use symbolic::symcache::{SourceLocation, SymCache, SymCacheConverter};
 
@@ -73,11 +75,16 @@ impl Cache {
 }
 
 /// Goes unit by unit: one that is malformed costs its own lines, and the symbol table names its functions still.
+///
+/// The debug information names what it describes, as in gdb: of the several symbols that one address has in a symbol
+/// table, symbolic would take any.
 fn convert(file: &ByteView<'static>) -> Result<Vec<u8>, String> {
     let elf = ElfObject::parse(file).map_err(|error| chain(&error))?;
     let mut converter = SymCacheConverter::new();
     let mut flags = if elf.has_debug_info() { HAS_LINES } else { 0 };
-    match elf.debug_session() {
+    let load_address = elf.load_address();
+    let no_symbols = SymbolMap::new();
+    match DwarfDebugSession::parse(&elf, no_symbols, load_address.cast_signed(), elf.kind()) {
         Ok(session) => session.functions().for_each(|function| match function {
             Ok(function) => converter.process_symbolic_function(&function),
             Err(_) => flags |= INCOMPLETE,
@@ -90,7 +97,7 @@ fn convert(file: &ByteView<'static>) -> Result<Vec<u8>, String> {
     converter.serialize(&mut entry).map_err(|error| error.to_string())?;
     let (head, rest) = entry.split_at_mut(HEAD_BYTES);
     head[..8].copy_from_slice(&MAGIC);
-    head[8..16].copy_from_slice(&elf.load_address().to_le_bytes());
+    head[8..16].copy_from_slice(&load_address.to_le_bytes());
     head[16..20].copy_from_slice(&flags.to_le_bytes());
     head[20..24].copy_from_slice(&crc32fast::hash(rest).to_le_bytes());
     head[24..].copy_from_slice(&(rest.len() as u64).to_le_bytes());

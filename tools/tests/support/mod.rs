@@ -1,5 +1,10 @@
 //! What several test files need: programs that are compiled here, and what binutils say of them.
 
+#![allow(dead_code, reason = "each test file is a program of its own and needs a part of this")]
+
+pub mod scene;
+pub mod snapshot;
+
 use heapline_tools::symbols::Location;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Snapshots of what a compiled test program might have done, with known figures.
 
-use crate::support::{addr2line, build_id, calls, instructions};
+use super::{addr2line, build_id, calls, instructions};
 use heapline_shared_format::snapshot::{
     Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
 };
