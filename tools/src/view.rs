@@ -40,7 +40,7 @@ pub struct View {
 impl View {
     /// The layer that a report is about when none is asked for: Python's in a CPython process, malloc's otherwise.
     pub fn default_domain(snapshot: &Snapshot) -> Domain {
-        match snapshot.domains.iter().any(|row| row.domain == Domain::Python) {
+        match snapshot.domains.iter().any(|row| row.domain == Domain::Python && row.allocs > 0) {
             true => Domain::Python,
             false => Domain::Native,
         }

@@ -4,6 +4,9 @@ mod support;
 
 use heapline_shared_format::snapshot::Module;
 use heapline_tools::symbols::{Location, Symbolizer};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::{addr2line, build_id, calls, cleaned, compile, run};
@@ -260,4 +263,32 @@ fn a_debug_file_that_is_installed_later_is_found_in_spite_of_the_cache() {
     assert!(symbolizer.locate(&module(&program), &calls).iter().flatten().all(|location| location.line.is_none()));
     std::fs::rename(&hidden, &debug).unwrap();
     assert_eq!(compare(&mut symbolizer, &program, &whole, &calls), 3);
+}
+
+#[test]
+fn a_damaged_file_costs_names_at_most() {
+    let dir = tempdir().unwrap();
+    let (program, whole, calls) = program_and_whole(dir.path());
+    let (bytes, of_program) = (std::fs::read(&whole).unwrap(), module(&program));
+    let damage = (any::<prop::sample::Index>(), any::<u8>());
+    // The tables of sections and the debug information stand in the second half.
+    let damages = prop::collection::vec(damage, 1..12);
+    let mut runner = TestRunner::deterministic();
+    let mut unnamed = 0;
+    for _ in 0..400 {
+        let mut damaged = bytes.clone();
+        for (at, byte) in damages.new_tree(&mut runner).unwrap().current() {
+            let half = bytes.len() / 2;
+            damaged[half + at.index(half)] = byte;
+        }
+        std::fs::write(&program, damaged).unwrap();
+        let found = plain().locate(&of_program, &calls);
+        assert_eq!(found.len(), calls.len());
+        unnamed += usize::from(found.iter().all(Vec::is_empty));
+    }
+    assert!(unnamed > 0, "the damage is too small to mean something");
+    for len in (0..bytes.len()).step_by(997) {
+        std::fs::write(&program, &bytes[..len]).unwrap();
+        assert_eq!(plain().locate(&of_program, &calls).len(), calls.len());
+    }
 }

@@ -9,7 +9,7 @@ use heapline_tools::cli::{Arguments, Config, Format, one_line};
 use heapline_tools::export::folded;
 use heapline_tools::load::load;
 use heapline_tools::output::{Output, WriteError};
-use heapline_tools::render::{Sources, csv, json, text};
+use heapline_tools::render::{Sources, csv, json, printable, text};
 use heapline_tools::report::Report;
 use heapline_tools::symbols::{Symbolizer, default_cache_dir};
 use std::io::{self, Write};
@@ -86,6 +86,5 @@ fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
 
 /// One line on standard error; a closed one is no reason to fail.
 fn say(text: &str) {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let _ = writeln!(io::stderr(), "report: {line}");
+    let _ = writeln!(io::stderr(), "report: {}", printable(text));
 }

@@ -3,14 +3,13 @@
 //! The head comes first and hides nothing: what is missing, contradictory or noted in the snapshot stands above the
 //! figures that it concerns.
 
-use super::format_size;
 use super::source::Sources;
+use super::{format_size, printable};
 use crate::frames::Frame;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
 use crate::view::At;
 use heapline_shared_format::snapshot::{Domain, DomainTotals, End, Meta, Snapshot};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -251,14 +250,4 @@ fn total_change(report: &Report<'_>) -> String {
 
 fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
-/// Names come from the target, which may be hostile: nothing in them reaches the terminal as a control.
-fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-        text.chars().map(escape).collect::<String>().into()
-    } else {
-        text.into()
-    }
 }

@@ -7,6 +7,7 @@
 mod cache;
 mod demangle;
 mod find;
+mod guard;
 
 pub use cache::default_dir as default_cache_dir;
 
@@ -63,10 +64,11 @@ impl Symbolizer {
             return None;
         }
         let identity = Identity::of(module);
-        let (table, problem) = match self.cached(&identity) {
+        let found = guard::fenced(|| match self.cached(&identity) {
             Some(table) => (Some(table), None),
             None => self.fresh(&identity),
-        };
+        });
+        let (table, problem) = found.unwrap_or_else(|| (None, Some("its debug information is malformed".to_string())));
         if let Some(problem) = problem {
             self.warn(module, &format!("{problem}, so its frames have no names and lines"));
         } else if table.as_ref().is_some_and(Table::is_incomplete) {
