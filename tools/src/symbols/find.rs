@@ -2,6 +2,9 @@
 //!
 //! The build-id decides whether a file is the one that ran. A module without one is taken by its path, unless the file
 //! has a build-id now. Debug files are looked for as gdb does: by build-id, then by .gnu_debuglink with its CRC.
+//!
+//! Not followed: .gnu_debugaltlink, by which dwz shares debug information between files; symbolic does not read it, so
+//! names that stand only there are missing. Nothing is downloaded.
 
 use heapline_shared_format::snapshot::Module;
 use std::fs;
