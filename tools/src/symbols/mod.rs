@@ -1,7 +1,7 @@
 //! From addresses to functions, files and lines.
 //!
-//! A module's debug information is found ([`find`]), turned once into a table that lookups are fast in, kept on disk by
-//! build-id ([`cache`]), and never taken from a file that is not the one that ran. What goes wrong with a module costs
+//! A module's debug information is found (`find`), turned once into a table that lookups are fast in, kept on disk by
+//! build-id (`cache`), and never taken from a file that is not the one that ran. What goes wrong with a module costs
 //! its names, not the report, and is said once.
 
 mod cache;
