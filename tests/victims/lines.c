@@ -1,7 +1,7 @@
 // Allocations on marked lines, some of them in functions that the compiler inlines.
 #include <stdlib.h>
 
-static volatile void *keep[16];
+static void *volatile keep[16];
 
 static inline __attribute__((always_inline)) void *inlined(size_t n) {
     return malloc(n); // LINE inlined

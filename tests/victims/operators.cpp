@@ -18,18 +18,21 @@ __attribute__((noinline)) static void fail(int depth) {
     fail(depth - 1);
 }
 
-int main() {
+int main(int argc, char **) {
     int *one = new int(1);
     int *many = new int[100];
     Wide *wide = new Wide;
     check(reinterpret_cast<uintptr_t>(wide) % 128 == 0, "aligned new");
     int *quiet = new (std::nothrow) int;
-    check(::operator new(huge, std::nothrow) == nullptr, "a huge nothrow new");
     int caught = 0;
-    try {
-        check(::operator new(huge) == nullptr, "a huge new");
-    } catch (const std::bad_alloc &) {
-        caught++;
+    // valgrind aborts a program whose operator new cannot throw: any argument leaves this out.
+    if (argc == 1) {
+        check(::operator new(huge, std::nothrow) == nullptr, "a huge nothrow new");
+        try {
+            check(::operator new(huge) == nullptr, "a huge new");
+        } catch (const std::bad_alloc &) {
+            caught++;
+        }
     }
     for (int i = 0; i < 50; i++) {
         try {

@@ -1,4 +1,5 @@
-// handler|altstack|jump MILLISECONDS: allocates in a loop, and in the handler of a fast timer. Runs on bump.c, whose
+// handler|altstack|jump MILLISECONDS: allocates in a loop, and in the handler of a fast timer (set anew each time: were
+// it periodic, a slow machine would spend its life in nested handlers). Runs on bump.c, whose
 // functions may be interrupted anywhere. With `jump` the handler leaves by siglongjmp, so an operation that was under
 // way may have happened or not: `begun` and `ended` bound what must be counted.
 #define _GNU_SOURCE
@@ -10,11 +11,12 @@
 #include <time.h>
 
 static volatile unsigned long begun, ended, handler_allocs, handler_frees, jumps;
-static volatile sig_atomic_t jumping, may_jump;
+static volatile sig_atomic_t jumping, may_jump, armed;
 static sigjmp_buf top;
 
 static void on_tick(int signal) {
     (void)signal;
+    armed = 0;
     void *p = malloc(40);
     handler_allocs++;
     p = realloc(p, 80);
@@ -33,9 +35,10 @@ static double now(void) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-static void tick(long microseconds) {
-    struct itimerval interval = {{0, microseconds}, {0, microseconds}};
-    check(setitimer(ITIMER_REAL, &interval, NULL) == 0, "setitimer");
+static void arm(long microseconds) {
+    struct itimerval once = {{0, 0}, {0, microseconds}};
+    armed = 1;
+    check(setitimer(ITIMER_REAL, &once, NULL) == 0, "setitimer");
 }
 
 __attribute__((noinline)) static void one_pair(void) {
@@ -59,12 +62,14 @@ int main(int argc, char **argv) {
     }
     check(sigaction(SIGALRM, &action, NULL) == 0, "sigaction");
     double end = now() + atof(argv[2]);
-    tick(50);
     sigsetjmp(top, 1);
     may_jump = 1;
-    while (now() < end) one_pair();
+    for (long i = 0; now() < end; i++) {
+        if (!armed) arm(20 + i % 64);
+        one_pair();
+    }
     may_jump = 0;
-    tick(0);
+    arm(0);
     // Whatever was left behind by a jump, from here on every event counts again.
     for (int i = 0; i < 1000; i++) free(malloc(56));
     say("begun", begun);

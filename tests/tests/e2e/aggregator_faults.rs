@@ -1,7 +1,7 @@
 //! What becomes of the target when the aggregator dies or stops: it goes on.
 
 use crate::support::trace::{kill, printed};
-use crate::support::{Running, Trace, victim, wait_for};
+use crate::support::{Trace, victim, wait_for};
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,14 +11,21 @@ fn busy(operations: u64) -> Trace {
     Trace::of(victim::build("threads.c", &["-O2"])).arg("4").arg(operations.to_string()).args(["1", "1"])
 }
 
-/// Reads the target's output to its end, which comes when the target has ended, and checks that it did its work.
-fn assert_target_finishes(running: &mut Running, operations: u64) -> Duration {
-    let start = Instant::now();
-    let mut output = Vec::new();
-    running.child.stdout.as_mut().expect("piped").read_to_end(&mut output).expect("the target ends");
-    let said = printed(&output);
+/// Checks by the target's own words that it did all of its work.
+fn assert_finished(output: &[u8], operations: u64) {
+    let said = printed(output);
     let made: u64 = [17, 33, 49, 65].iter().map(|size| said[&format!("made_{size}")]).sum();
     assert_eq!(made, 4 * operations, "the target finished its work");
+}
+
+/// Waits until the process has ended, whether or not its parent has noticed.
+fn wait_for_end(pid: i32) -> Duration {
+    let start = Instant::now();
+    wait_for("the target's end", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        matches!(state, None | Some('Z')).then_some(())
+    });
     start.elapsed()
 }
 
@@ -59,8 +66,11 @@ fn the_target_outlives_a_killed_aggregator_unharmed() {
     let target = running.target_pid();
     wait_for("the arena in the target", || is_traced(target).then_some(()));
     kill(running.aggregator_pid(), libc::SIGKILL);
-    let rest = assert_target_finishes(&mut running, operations);
+    let rest = wait_for_end(target);
     assert_eq!(exit_code_of(target), 0);
+    let mut output = Vec::new();
+    running.child.stdout.take().expect("piped").read_to_end(&mut output).expect("nobody holds the pipe any more");
+    assert_finished(&output, operations);
     running.child.wait().expect("the killed aggregator");
     assert!(rest < alone * 3 + Duration::from_secs(2), "{rest:?} after the kill, {alone:?} without tracing at all");
 }
@@ -69,13 +79,14 @@ fn the_target_outlives_a_killed_aggregator_unharmed() {
 fn a_stopped_aggregator_holds_the_target_for_a_second_only() {
     let operations = 3_000_000;
     let alone = untraced_time(operations);
-    let mut running = busy(operations).spawn();
+    let running = busy(operations).spawn();
     let target = running.target_pid();
     wait_for("the arena in the target", || is_traced(target).then_some(()));
     kill(running.aggregator_pid(), libc::SIGSTOP);
-    let rest = assert_target_finishes(&mut running, operations);
+    let rest = wait_for_end(target);
     kill(running.aggregator_pid(), libc::SIGCONT);
     let outcome = running.finish().expect_code(0);
+    assert_finished(&outcome.output.stdout, operations);
     assert!(rest < alone * 3 + Duration::from_secs(4), "{rest:?} with a stopped aggregator, {alone:?} alone");
     let report = outcome.report(&[]);
     assert_eq!(report.snapshot.end, "stalled");

@@ -128,8 +128,14 @@ fn a_32_bit_program() {
         Ok(status) if status.code() == Some(42) => {}
         other => return skip(&format!("this kernel runs no 32-bit programs: {other:?}")),
     }
-    let outcome = Trace::of(&program).run().expect_code(42);
-    assert!(outcome.stderr().contains("32-bit"), "{}", outcome.stderr());
+    assert_refused(&Trace::of(&program).run().output, 125, &["exit42", "32-bit"]);
+}
+
+#[test]
+fn a_static_program() {
+    let outcome = Trace::of(victim::build("counts.c", &["-O0", "-static"])).run();
+    assert_refused(&outcome.output, 125, &["counts", "static"]);
+    assert_eq!(outcome.stdout(), "", "it did not start");
 }
 
 #[test]
@@ -283,7 +289,9 @@ fn a_full_disk_leaves_the_old_file() {
     std::fs::write(&old, b"the old file").expect("there is room");
     let filler = vec![0; 56 << 10];
     std::fs::write(disk.0.join("filler"), filler).expect("there is room");
-    let output = aggregator(&["run", "-o", old.to_str().expect("UTF-8"), "--", "python3", "-c", "import decimal"]);
+    let program = victim::build("sizes.c", &["-O1"]);
+    let program = program.to_str().expect("UTF-8");
+    let output = aggregator(&["run", "-o", old.to_str().expect("UTF-8"), "--", program, "20000"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("s.snap.zst") && stderr.contains("space"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 fn run(site: Option<&str>) -> Outcome {
     let flags = ["-O1", "-shared", "-fPIC"];
     let plugin: PathBuf = victim::build("plugin.c", &flags);
-    let trace = Trace::of(victim::build("dlopen.c", &["-O1"])).arg(&plugin).arg(&plugin);
+    let trace = match site {
+        // Stacks that cannot be kept: signal handlers.
+        Some("walk") => Trace::of(victim::build("unwind.c", &["-O1"])).arg(&plugin),
+        _ => Trace::of(victim::build("dlopen.c", &["-O1"])).arg(&plugin).arg(&plugin),
+    };
     match site {
         Some(site) => trace.env("HEAPLINE_FAULT", site),
         None => trace,
@@ -17,15 +21,15 @@ fn run(site: Option<&str>) -> Outcome {
 }
 
 fn assert_survives(site: &str) {
-    let (sound, faulty) = (run(None), run(Some(site)));
-    sound.report(&[]).assert_exact();
-    assert_eq!(faulty.stdout(), sound.stdout(), "{site}: the target's output");
+    let faulty = run(Some(site));
+    if site != "walk" {
+        assert_eq!(faulty.stdout(), "same_address 1\n", "{site}: the target's output");
+    }
     let report = faulty.report(&[]);
-    let whole = sound.report(&[]).native().allocs;
-    assert!(report.native().allocs < whole, "{site}: tracing ended early");
     assert_eq!(report.snapshot.end, "stalled", "{site}");
     let notes = faulty.snapshot().meta.notes.join("\n");
-    assert!(notes.contains("panic"), "{site}: the snapshot says why: {notes:?}");
+    assert!(notes.contains("the collector failed"), "{site}: the snapshot says why: {notes:?}");
+    assert!(faulty.stderr().contains("the collector failed"), "{site}: and so does the aggregator");
     assert_eq!(report.snapshot.contradictions, 0, "{site}: what was recorded before is right");
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The C half of what the preload may export; the C++ half are mangled operators.
-const HOOKS: [&str; 31] = [
+const HOOKS: [&str; 25] = [
     "malloc",
     "calloc",
     "realloc",
@@ -19,24 +19,20 @@ const HOOKS: [&str; 31] = [
     "pvalloc",
     "free_sized",
     "free_aligned_sized",
-    "dlopen",
-    "dlmopen",
-    "dlclose",
-    "execve",
+    // exec, so that the next image is traced too.
+    "execl",
+    "execle",
+    "execlp",
     "execv",
+    "execve",
+    "execveat",
     "execvp",
     "execvpe",
-    "execl",
-    "execlp",
-    "execle",
-    "execveat",
     "fexecve",
-    "fork",
-    "vfork",
+    // What changes the ground that the collector stands on.
+    "dlclose",
+    "mlockall",
     "prctl",
-    "posix_spawn",
-    "posix_spawnp",
-    "pthread_create",
 ];
 
 /// Names of the functions and variables that a file defines, without version.

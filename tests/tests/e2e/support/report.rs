@@ -78,8 +78,6 @@ pub struct Total {
     pub groups: u64,
     pub size: u64,
     pub count: u64,
-    pub size_diff: Option<i64>,
-    pub count_diff: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -15,21 +15,23 @@ pub fn source(name: &str) -> PathBuf {
     sources().join(name)
 }
 
-/// Number of the one line of a source that contains `marker`, from 1: victims mark their lines in comments.
+/// Number of the one line of a source that ends with `marker`, from 1: victims mark their lines in comments.
 pub fn line_of(name: &str, marker: &str) -> u64 {
     let text = std::fs::read_to_string(source(name)).expect("a victim's source");
-    let lines: Vec<u64> = (1..).zip(text.lines()).filter(|(_, l)| l.contains(marker)).map(|(n, _)| n).collect();
+    let lines: Vec<u64> = (1..).zip(text.lines()).filter(|(_, l)| l.ends_with(marker)).map(|(n, _)| n).collect();
     let &[line] = lines.as_slice() else { panic!("{name} has the marker {marker} on lines {lines:?}") };
     line
 }
 
-/// Compiles `name` with `flags` (after `-g`) into a program, or with `-shared` into a library.
+/// Compiles `name` with `flags` into a program, or with `-shared` into a library.
+///
+/// Debug information is on, and `malloc` is no builtin: a compiler that knows it removes a block that is not used.
 pub fn build(name: &str, flags: &[&str]) -> PathBuf {
     let compiler = if name.ends_with(".cpp") { "g++" } else { "gcc" };
     let source = source(name);
     let text = std::fs::read(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let mut hash = DefaultHasher::new();
-    (&text, flags, compiler).hash(&mut hash);
+    (&text, flags, compiler, "-fno-builtin").hash(&mut hash);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("victims").join(format!("{:016x}", hash.finish()));
     let stem = name.split('.').next().expect("a name");
     let built = directory.join(stem);
@@ -40,7 +42,12 @@ pub fn build(name: &str, flags: &[&str]) -> PathBuf {
     // Another test may compile the same: whoever is last puts an equal file in place.
     let mine = directory.join(format!("{stem}.{}.{:?}", std::process::id(), std::thread::current().id()));
     let mut command = Command::new(compiler);
-    command.args(["-g", "-Wall", "-Wno-unused-result", "-o"]).arg(&mine).arg(&source).args(flags).arg("-pthread");
+    command
+        .args(["-g", "-Wall", "-Wno-unused-result", "-fno-builtin", "-o"])
+        .arg(&mine)
+        .arg(&source)
+        .args(flags)
+        .arg("-pthread");
     let output = command.output().unwrap_or_else(|e| panic!("{compiler}, which the tests need: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
     std::fs::rename(&mine, &built).expect("within one folder");
