@@ -38,6 +38,8 @@ pub struct Figures {
     pub lost: BTreeMap<String, u64>,
     /// What Heapline uses in the target, in bytes.
     pub target_bytes: u64,
+    /// Stacks that the target compared with a fresh walk (`HEAPLINE_VERIFY=1`), and how many differed.
+    pub verified: (u64, u64),
 }
 
 /// A whole cut.
@@ -84,6 +86,7 @@ impl Figures {
         let heap = table.heap();
         let totals = heap.totals();
         let (current, total) = (totals.current(), totals.total());
+        let target = &map.arena().header().target;
         Figures {
             image: image.clone(),
             taken: SystemTime::now(),
@@ -101,7 +104,8 @@ impl Figures {
             in_realloc: heap.in_realloc(),
             records: table.records(),
             lost: Losses::read(map).since(before),
-            target_bytes: map.touched_bytes() + map.arena().header().target.own_bytes.load(Ordering::Relaxed),
+            target_bytes: map.touched_bytes() + target.own_bytes.load(Ordering::Relaxed),
+            verified: (target.verified.load(Ordering::Relaxed), target.verify_failed.load(Ordering::Relaxed)),
         }
     }
 }

@@ -42,7 +42,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         in_realloc: figures.in_realloc,
         target_bytes: figures.target_bytes,
         aggregator_bytes: procfs::own_resident_bytes(),
-        notes: about.notes,
+        notes: about.notes.into_iter().chain(verification(figures.verified)).collect(),
     };
     let is_over = matches!(about.end, End::Exited | End::Killed);
     let (threads, thread_index) = threads(&cut.threads, is_over);
@@ -57,6 +57,11 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         live: live(cut.live, &thread_index),
         stacks: cut.tree.stacks,
     }
+}
+
+fn verification((compared, differed): (u64, u64)) -> Option<String> {
+    (compared > 0)
+        .then(|| format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"))
 }
 
 fn modules(cut: &Cut) -> Vec<Module> {

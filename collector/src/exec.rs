@@ -23,26 +23,34 @@ const ARENA_VARIABLE_BYTES: usize = 96;
 /// # Safety
 /// `environment` is a null-terminated list of C strings, or null. `path` is a C string, or null where it is not known.
 pub unsafe fn with_tracing(path: *const c_char, environment: List, call: impl Fn(List) -> c_int) -> c_int {
+    let process = process::get().filter(|p| !p.own_path().is_empty() && p.is_traced() && p.is_self());
+    let Some(process) = process else { return call(environment) };
     // SAFETY: the caller's promises.
-    let prepared = fail::guard(|| unsafe { Prepared::new(path, environment) }).flatten();
-    let Some(prepared) = prepared else { return call(environment) };
-    let target = &prepared.process.header().target;
-    sys::set_close_on_exec(prepared.arena.fd, false);
+    let prepared = fail::guard(|| unsafe { Prepared::new(process, path, environment) }).flatten();
+    // Counted in any case, so that the aggregator knows of a program that will not be traced.
+    let target = &process.header().target;
     target.exec_begun.fetch_add(1, Ordering::Release);
-    let status = call(prepared.list);
+    let status = match &prepared {
+        Some(prepared) => {
+            sys::set_close_on_exec(prepared.arena.fd, false);
+            call(prepared.list)
+        }
+        None => call(environment),
+    };
     // Only a failed call returns.
     let errno = real::errno();
     target.exec_failed.fetch_add(1, Ordering::Release);
-    sys::set_close_on_exec(prepared.arena.fd, true);
-    // SAFETY: the list was for this call only.
-    unsafe { sys::unmap(prepared.memory, prepared.bytes) };
+    if let Some(prepared) = prepared {
+        sys::set_close_on_exec(prepared.arena.fd, true);
+        // SAFETY: the list was for this call only.
+        unsafe { sys::unmap(prepared.memory, prepared.bytes) };
+    }
     real::set_errno(errno);
     status
 }
 
 #[derive(Clone, Copy)]
 struct Prepared {
-    process: &'static Process,
     arena: ArenaHandle,
     list: List,
     memory: *mut u8,
@@ -52,12 +60,8 @@ struct Prepared {
 impl Prepared {
     /// # Safety
     /// As [`with_tracing`].
-    unsafe fn new(path: *const c_char, environment: List) -> Option<Prepared> {
-        let process = process::get()?;
+    unsafe fn new(process: &'static Process, path: *const c_char, environment: List) -> Option<Prepared> {
         let own_path = process.own_path();
-        if own_path.is_empty() || !process.is_traced() || !process.is_self() {
-            return None;
-        }
         let arena = process.arena_fd()?;
         // SAFETY: the caller's promises; the collector's own path was copied from a C string into zeroed memory.
         unsafe {
@@ -86,7 +90,7 @@ impl Prepared {
             // In place of the user's own, or behind the last; the order of all others stays.
             list.add(preload.map_or(count, |(index, _)| index)).write(preload_variable.cast());
             list.add(count + usize::from(preload.is_none())).write(arena_variable.cast());
-            Some(Prepared { process, arena, list, memory, bytes })
+            Some(Prepared { arena, list, memory, bytes })
         }
     }
 }

@@ -94,22 +94,23 @@ pub fn announce(thread: &mut Thread, object: &Object) {
     thread.publish_module(start..end, object.bias as u64, build_id, path);
 }
 
-/// The path with the working directory before it, where the loader knew it by a relative one.
+/// The path in two parts: the program's own, which the loader does not name, is asked of the kernel now, since exec may
+/// replace it; a relative one gets the working directory before it.
 fn absolute_path<'a>(path: &'a [u8], buffer: &'a mut [u8]) -> [&'a [u8]; 2] {
-    let relative = !path.starts_with(b"/") && path.contains(&b'/');
-    let cut = |p: &'a [u8], max: usize| &p[..p.len().min(max)];
-    if !relative {
-        return [&[], cut(path, event::MAX_PATH_BYTES)];
+    if path.is_empty() {
+        let n = sys::executable(buffer).unwrap_or(0);
+        return [&[], &buffer[..n]];
     }
+    let is_relative = !path.starts_with(b"/") && path.contains(&b'/');
     let last = buffer.len() - 1;
-    match sys::current_directory(&mut buffer[..last]) {
+    let directory = match is_relative.then(|| sys::current_directory(&mut buffer[..last])).flatten() {
         Some(n) => {
             buffer[n] = b'/';
-            let directory: &[u8] = &buffer[..=n];
-            [directory, cut(path, event::MAX_PATH_BYTES - directory.len())]
+            &buffer[..=n]
         }
-        None => [&[], cut(path, event::MAX_PATH_BYTES)],
-    }
+        None => &[],
+    };
+    [directory, &path[..path.len().min(event::MAX_PATH_BYTES - directory.len())]]
 }
 
 /// To be called after `dlclose`: tells the aggregator which objects are gone.

@@ -31,6 +31,7 @@ mod nr {
     pub const FCNTL: usize = 72;
     pub const FTRUNCATE: usize = 77;
     pub const GETCWD: usize = 79;
+    pub const READLINK: usize = 89;
     pub const GETRLIMIT: usize = 97;
     pub const SIGALTSTACK: usize = 131;
     pub const MUNLOCK: usize = 150;
@@ -236,6 +237,13 @@ pub fn current_directory(buffer: &mut [u8]) -> Option<usize> {
     // SAFETY: the kernel writes at most the buffer's length.
     let n = unsafe { call(nr::GETCWD, [buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0, 0]) }.ok()?;
     n.checked_sub(1)
+}
+
+/// The path of the running program; the number of its bytes.
+pub fn executable(buffer: &mut [u8]) -> Option<usize> {
+    let link = c"/proc/self/exe".as_ptr() as usize;
+    // SAFETY: a C string; the kernel writes at most the buffer's length.
+    unsafe { call(nr::READLINK, [link, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) }.ok()
 }
 
 /// The first bytes of a file, as many as the buffer takes.

@@ -14,11 +14,11 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use symbolic::common::ByteView;
-use symbolic::debuginfo::SymbolMap;
-use symbolic::debuginfo::dwarf::DwarfDebugSession;
-use symbolic::debuginfo::elf::ElfObject;
-use symbolic::symcache::{SourceLocation, SymCache, SymCacheConverter};
+use symbolic_common::ByteView;
+use symbolic_debuginfo::SymbolMap;
+use symbolic_debuginfo::dwarf::DwarfDebugSession;
+use symbolic_debuginfo::elf::ElfObject;
+use symbolic_symcache::{SourceLocation, SymCache, SymCacheConverter};
 
 const MAGIC: [u8; 8] = *b"HLSYMC01";
 /// A multiple of the alignment that symcache wants.

@@ -1,7 +1,7 @@
 //! Names as the programmer wrote them.
 
-use symbolic::common::{Language, Name, NameMangling};
-use symbolic::demangle::{Demangle, DemangleOptions};
+use symbolic_common::{Language, Name, NameMangling};
+use symbolic_demangle::{Demangle, DemangleOptions};
 
 /// Copies and parts of a function that compilers make; they put the kind, and perhaps a number, behind its name.
 const CLONES: [&str; 8] = ["cold", "part", "constprop", "isra", "lto_priv", "localalias", "clone", "llvm"];
@@ -33,7 +33,7 @@ fn without_clones(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::demangle;
-    use symbolic::common::Language;
+    use symbolic_common::Language;
 
     #[test]
     fn names_lose_their_mangling_whatever_language_is_known() {

@@ -9,8 +9,8 @@
 use heapline_shared_format::snapshot::Module;
 use std::fs;
 use std::path::{Path, PathBuf};
-use symbolic::common::ByteView;
-use symbolic::debuginfo::elf::ElfObject;
+use symbolic_common::ByteView;
+use symbolic_debuginfo::elf::ElfObject;
 
 /// What a module is recognised by.
 pub(super) struct Identity {
