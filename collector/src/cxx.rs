@@ -9,8 +9,8 @@
 
 use crate::elf;
 use crate::hooks;
-use crate::real;
 use crate::unwind::Entry;
+use crate::{real, thread};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
@@ -108,6 +108,6 @@ pub extern "C" fn record_new(block: *mut u8, size: usize, slot: usize, rbp: usiz
 /// Before an operator delete that records nothing itself.
 pub extern "C" fn record_delete(block: *mut u8) {
     if MODE.load(Ordering::Relaxed) == RECORD {
-        hooks::record_free(block);
+        hooks::record_free(block, thread::stack_pointer());
     }
 }

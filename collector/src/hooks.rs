@@ -4,7 +4,8 @@
 //! stamps follow what happened, whichever threads took part. Only successful calls count, with the size that was
 //! asked for. A realloc is two records around the call: until the second, the old block lives on.
 //!
-//! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with.
+//! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with; those
+//! that need no traceback take only its slot.
 
 use crate::real::{real, set_errno};
 use crate::thread;
@@ -21,36 +22,36 @@ pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
     if block.is_null() {
         return;
     }
-    let Some(thread) = thread::enter() else { return };
+    let Some(thread) = thread::enter(entry.slot) else { return };
     thread.publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack));
     thread::leave(thread);
 }
 
-/// Records that a block is about to be freed.
+/// Records that a block is about to be freed, by a hook entered at `slot`.
 #[inline(always)]
-pub fn record_free(block: *mut u8) {
+pub fn record_free(block: *mut u8, slot: usize) {
     if block.is_null() {
         return;
     }
-    let Some(thread) = thread::enter() else { return };
+    let Some(thread) = thread::enter(slot) else { return };
     thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64));
     thread::leave(thread);
 }
 
-fn record_realloc_begins(block: *mut u8) {
-    let Some(thread) = thread::enter() else { return };
+fn record_realloc_begins(block: *mut u8, slot: usize) {
+    let Some(thread) = thread::enter(slot) else { return };
     thread.publish_plain(|stamp| event::realloc(stamp, block.addr() as u64));
     thread::leave(thread);
 }
 
 fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
-    let Some(thread) = thread::enter() else { return };
+    let Some(thread) = thread::enter(entry.slot) else { return };
     thread.publish_with_stack(entry, |stamp, stack| event::reallocated(stamp, block.addr() as u64, size as u64, stack));
     thread::leave(thread);
 }
 
-fn record_realloc_ended(old: *mut u8, freed: bool) {
-    let Some(thread) = thread::enter() else { return };
+fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
+    let Some(thread) = thread::enter(slot) else { return };
     thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed));
     thread::leave(thread);
 }
@@ -92,12 +93,12 @@ pub unsafe fn realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
         record_alloc(block, size, entry);
         return block;
     }
-    record_realloc_begins(old);
+    record_realloc_begins(old, entry.slot);
     // SAFETY: passed on.
     let block = unsafe { real().realloc(old, size) };
     if block.is_null() {
         // With size 0 nothing came back because the block was freed (glibc, tcmalloc); a failure leaves it alone.
-        record_realloc_ended(old, size == 0);
+        record_realloc_ended(old, size == 0, entry.slot);
     } else {
         record_reallocated(block, size, entry);
     }
@@ -125,8 +126,8 @@ pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry
 /// # Safety
 /// As the C function's.
 #[inline(always)]
-pub unsafe fn free(block: *mut u8) {
-    record_free(block);
+pub unsafe fn free(block: *mut u8, slot: usize) {
+    record_free(block, slot);
     // SAFETY: passed on.
     unsafe { real().free(block) }
 }

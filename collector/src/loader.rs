@@ -39,7 +39,7 @@ pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
     // SAFETY: the C function of that name.
     let status = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn(*mut c_void) -> c_int>(next)(handle) };
     if process::get().is_some_and(|p| p.is_traced()) {
-        let mut thread = thread::enter();
+        let mut thread = thread::enter(thread::stack_pointer());
         modules::unloaded(thread.as_deref_mut());
         if let Some(thread) = thread {
             thread::leave(thread);

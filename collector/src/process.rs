@@ -61,8 +61,8 @@ pub fn get() -> Option<&'static Process> {
     (process.is_running.load(Ordering::Relaxed) == 1).then_some(process)
 }
 
-/// Likewise; starts the collector at the first call that finds libc ready. `sp` is the caller's stack pointer.
-pub fn get_or_start(sp: usize) -> Option<&'static Process> {
+/// Likewise; starts the collector at the first call that finds libc ready. `slot` is where the hook was entered.
+pub fn get_or_start(slot: usize) -> Option<&'static Process> {
     if HAS_STARTED.load(Ordering::Acquire) {
         return get();
     }
@@ -71,7 +71,7 @@ pub fn get_or_start(sp: usize) -> Option<&'static Process> {
         return None;
     }
     let errno = real::errno();
-    tls::set_starting(sp);
+    tls::set_starting(slot);
     let started = fail::guard(start).flatten();
     tls::set_starting(0);
     if let Some(process) = started {

@@ -82,7 +82,12 @@ impl StackTable {
         let bits = if self.slots.is_null() { FIRST_BITS } else { self.bits + 2 };
         let Some(memory) = process::map_own(size_of::<Slot>() << bits) else { return false };
         let old = StackTable { slots: self.slots, bits: self.bits, used: self.used };
-        *self = StackTable { slots: memory.cast(), bits, used: old.used };
+        // In this order: a signal handler that never returns may leave a larger table than the bits say, never a smaller.
+        // SAFETY: two fields of self.
+        unsafe {
+            (&raw mut self.slots).write_volatile(memory.cast());
+            (&raw mut self.bits).write_volatile(bits);
+        }
         if !old.slots.is_null() {
             for i in 0..1usize << old.bits {
                 // SAFETY: inside the old table, which is unmapped only below.

@@ -1,8 +1,7 @@
 //! The thread's words in thread-local storage.
 //!
 //! Initial-exec and written in assembly: `thread_local!` calls `__tls_get_addr` in a shared library, and Rust's
-//! destructors would allocate. One word, `active`, guards everything: it is null before the first event, while
-//! tracing is off, and inside a hook, so one test on the hot path covers all three.
+//! destructors would allocate.
 
 use crate::thread::Thread;
 use core::arch::{asm, global_asm};
@@ -13,8 +12,8 @@ global_asm!(
     ".globl heapline_tls",
     ".hidden heapline_tls",
     ".type heapline_tls,@object",
-    ".size heapline_tls,32",
-    "heapline_tls: .zero 32",
+    ".size heapline_tls,40",
+    "heapline_tls: .zero 40",
     ".popsection",
 );
 
@@ -53,19 +52,20 @@ macro_rules! word {
     };
 }
 
-word!("0", active, set_active, *mut Thread, "The thread's state when an event may be recorded right away, else null.");
-word!("8", own, set_own, *mut Thread, "The thread's state, also inside a hook; null before its first event.");
 word!(
-    "16",
+    "0",
+    thread,
+    set_thread,
+    *mut Thread,
+    "The thread's state; null before its first event and where nothing is traced."
+);
+word!(
+    "8",
     starting,
     set_starting,
     usize,
-    "Stack pointer while this thread starts the process's or its own tracing, else 0."
+    "Where the hook was entered that starts the process's or this thread's tracing, else 0."
 );
-word!(
-    "24",
-    recovery,
-    set_recovery,
-    usize,
-    "Stack pointer to return to when the code under `fail::guard` panics, else 0."
-);
+word!("16", recovery, set_recovery, usize, "Where to return to when the code under `fail::guard` panics, else 0.");
+word!("24", pending, set_pending, u64, "Slot + 1, and above it segment + 1, that an unfinished start has taken.");
+word!("32", pending_epoch, set_pending_epoch, u64, "The epoch in which they were taken.");

@@ -33,13 +33,15 @@ pub struct Producer {
     /// What `slot.head` holds.
     head: u64,
     slot: *const Slot,
-    segment: u32,
+    /// The present segment, and above it the number of segments before it: one word, so that a signal handler that
+    /// never returns finds either the old or the new.
+    place: u64,
 }
 
 impl Producer {
     /// A closed ring.
     pub const fn closed() -> Producer {
-        Producer { cursor: ptr::null(), room: 0, head: 0, slot: ptr::null(), segment: 0 }
+        Producer { cursor: ptr::null(), room: 0, head: 0, slot: ptr::null(), place: 0 }
     }
 
     /// Opens a ring on a slot and a first segment that were just taken from the free lists. The caller publishes the
@@ -55,7 +57,7 @@ impl Producer {
         let words = arena.segment(segment)?;
         slot.head.store(0, Ordering::Relaxed);
         slot.first_segment.store(segment, Ordering::Relaxed);
-        Some(Producer { cursor: words.as_ptr(), room: SEGMENT_WORDS, head: 0, slot, segment })
+        Some(Producer { cursor: words.as_ptr(), room: SEGMENT_WORDS, head: 0, slot, place: u64::from(segment) })
     }
 
     /// Whether the ring was never opened, or wiped by fork.
@@ -142,7 +144,8 @@ impl Producer {
     /// 1. The ring is open on this arena.
     /// 2. No other producer uses the segment.
     pub unsafe fn extend(&mut self, arena: &Arena, segment: u32) -> bool {
-        let (Some(link), Some(words)) = (arena.segment_link(self.segment), arena.segment(segment)) else {
+        #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+        let (Some(link), Some(words)) = (arena.segment_link(self.place as u32), arena.segment(segment)) else {
             return false;
         };
         if self.room > 0 {
@@ -154,7 +157,27 @@ impl Producer {
         self.head += self.room as u64 * 8;
         self.cursor = words.as_ptr();
         self.room = SEGMENT_WORDS;
-        self.segment = segment;
+        self.place = (self.head / SEGMENT_BYTES as u64) << 32 | u64::from(segment);
+        true
+    }
+
+    /// Finds the way back after a write that was left for good in the middle (by a signal handler's `siglongjmp`): what
+    /// was published counts, the rest is written over. False when the slot does not hold what this producer left there.
+    ///
+    /// # Safety
+    /// The ring is open on this arena.
+    pub unsafe fn recover(&mut self, arena: &Arena) -> bool {
+        // SAFETY: an open ring's slot is mapped.
+        let published = unsafe { (*self.slot).head.load(Ordering::Relaxed) };
+        let begin = (self.place >> 32) * SEGMENT_BYTES as u64;
+        // A segment may have been linked in that nothing was published in yet.
+        let head = published.max(begin);
+        #[expect(clippy::cast_possible_truncation, reason = "the low half; an offset in a segment")]
+        let (segment, offset) = (self.place as u32, (head - begin) as usize / 8);
+        let Some(words) = arena.segment(segment).filter(|_| offset <= SEGMENT_WORDS) else { return false };
+        self.head = head;
+        self.room = SEGMENT_WORDS - offset;
+        self.cursor = words[offset..].as_ptr();
         true
     }
 }

@@ -58,7 +58,8 @@ pub struct Drain {
     barrier: Barrier,
     pool: Pool,
     rings: Vec<Option<OpenRing>>,
-    by_tid: HashMap<u32, u32>,
+    /// By thread id, and whether it is the ring for signal handlers.
+    by_tid: HashMap<(u32, bool), u32>,
     /// The program that runs now.
     image: Image,
     /// What is known of the first program before the target says so.
@@ -222,16 +223,25 @@ impl Drain {
         }
         let tid = slot.tid.load(Ordering::Relaxed);
         let side = slot.side.load(Ordering::Relaxed) != 0;
-        if !side && let Some(older) = self.by_tid.insert(tid, index) {
-            // The kernel gave the id to a new thread, so the old one is gone.
-            self.retire(older);
-        }
+        self.retire_older(tid, side);
+        self.by_tid.insert((tid, side), index);
         self.outlet.send(Message::Open { slot: index, tid, side });
         let consumer = Consumer::open(slot, &mut self.pool.of(self.map.arena(), index)).ok();
         if consumer.is_none() {
             self.outlet.send(Message::Corrupt { slot: index });
         }
         self.rings[index as usize] = Some(OpenRing { consumer, tid, side, name: String::new() });
+    }
+
+    /// A thread writes to one ring, and one more for signal handlers. A newer one of its id means that the kernel gave the
+    /// id to a new thread, or that the thread has left its rings after a jump out of a hook.
+    fn retire_older(&mut self, tid: u32, side: bool) {
+        let kinds: &[bool] = if side { &[true] } else { &[false, true] };
+        for &kind in kinds {
+            if let Some(&older) = self.by_tid.get(&(tid, kind)) {
+                self.retire(older);
+            }
+        }
     }
 
     fn drain(&mut self, index: u32, slot: &Slot) -> u64 {
@@ -256,8 +266,8 @@ impl Drain {
         let Some(slot) = arena.slot(index) else { return };
         self.drain(index, slot);
         let Some(ring) = self.rings[index as usize].take() else { return };
-        if !ring.side && self.by_tid.get(&ring.tid) == Some(&index) {
-            self.by_tid.remove(&ring.tid);
+        if self.by_tid.get(&(ring.tid, ring.side)) == Some(&index) {
+            self.by_tid.remove(&(ring.tid, ring.side));
         }
         match ring.consumer {
             Some(consumer) => consumer.close(&mut self.pool.of(&arena, index)),

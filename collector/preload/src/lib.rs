@@ -9,7 +9,7 @@ mod exec;
 mod malloc;
 
 use core::ffi::{c_int, c_ulong, c_void};
-use heapline_collector::{fail, loader, process, thread};
+use heapline_collector::{fail, loader, process, real, thread};
 
 #[link(name = "c")]
 unsafe extern "C" {}
@@ -19,11 +19,13 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     fail::panicked()
 }
 
-/// Starts the collector in programs that never allocate, so that an aggregator can find it.
+/// Starts the collector before `main`: also in programs that never allocate, so that an aggregator can find it, and
+/// before the program can have a signal handler that might interrupt the start.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = {
     extern "C" fn start() {
+        let _ = real::malloc_address();
         let _ = process::get_or_start(thread::stack_pointer());
     }
     start

@@ -41,34 +41,25 @@ entry!(memalign, hook_memalign(align: usize, size: usize) -> *mut u8, "rdx", "rc
 entry!(valloc, hook_valloc(size: usize) -> *mut u8, "rsi", "rdx");
 entry!(pvalloc, hook_pvalloc(size: usize) -> *mut u8, "rsi", "rdx");
 
-/// # Safety
-/// As the C function.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn free(block: *mut u8) {
-    // SAFETY: passed on.
-    unsafe { hooks::free(block) }
+/// An entry that passes the block on, and the place of the return address.
+macro_rules! free_entry {
+    ($name:ident($($arg:ident: $type:ty),*)) => {
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) {
+            naked_asm!(".cfi_startproc", "mov rsi, rsp", "jmp {hook}", ".cfi_endproc", hook = sym hook_free)
+        }
+    };
 }
 
-/// # Safety
-/// As the C function, which old programs still have.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cfree(block: *mut u8) {
-    // SAFETY: passed on.
-    unsafe { hooks::free(block) }
-}
+free_entry!(free(block: *mut u8));
+free_entry!(cfree(block: *mut u8));
+free_entry!(free_sized(block: *mut u8, size: usize));
+free_entry!(free_aligned_sized(block: *mut u8, align: usize, size: usize));
 
-/// # Safety
-/// As the C function.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_sized(block: *mut u8, _size: usize) {
-    // SAFETY: passed on.
-    unsafe { hooks::free(block) }
-}
-
-/// # Safety
-/// As the C function.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_aligned_sized(block: *mut u8, _align: usize, _size: usize) {
-    // SAFETY: passed on.
-    unsafe { hooks::free(block) }
+unsafe extern "C" fn hook_free(block: *mut u8, slot: usize) {
+    // SAFETY: the caller's call, passed on.
+    unsafe { hooks::free(block, slot) }
 }

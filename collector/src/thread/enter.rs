@@ -2,49 +2,45 @@
 
 use super::Thread;
 use crate::process::{self, Process};
+use crate::unwind::memory::Window;
 use crate::{fail, sys, tls, unwind};
-use core::ptr;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{Loss, slot_state};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
-/// The thread's state for one hook, or none when nothing shall be recorded.
+/// The thread's state for one hook, which was entered with its return address at `slot`; none when nothing shall be
+/// recorded.
 ///
-/// A signal handler may come between any two instructions here. `active` is taken first and given back first, so that
-/// a handler finds either a free state or none; null without a note in `busy` means that a hook is just beginning.
+/// `busy` is the guard. A signal handler may come between any two instructions: before the note it finds the state
+/// free and leaves it free, after the note it finds it taken.
 #[inline(always)]
-pub fn enter() -> Option<&'static mut Thread> {
-    let sp = stack_pointer();
-    // SAFETY: `active` points to this thread's state, and is null inside hooks, so nobody else uses it now.
-    if let Some(thread) = unsafe { tls::active().as_mut() }
+pub fn enter(slot: usize) -> Option<&'static mut Thread> {
+    // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
+    if let Some(thread) = unsafe { tls::thread().as_mut() }
         && !thread.ring.is_closed()
+        && thread.busy == 0
     {
-        tls::set_active(ptr::null_mut());
-        thread.busy = sp;
+        thread.busy = slot;
         return Some(thread);
     }
-    enter_slowly(sp)
+    enter_slowly(slot)
 }
 
 /// Ends what [`enter`] began.
 #[inline(always)]
 pub fn leave(thread: &mut Thread) {
-    let this: *mut Thread = thread;
-    if tls::own() == this {
-        tls::set_active(this);
-    }
     thread.busy = 0;
 }
 
-/// Whether what noted this stack pointer will never be resumed, because a signal handler jumped out of it: the hook
-/// that asks runs at the same place or nearer the root, on the same stack. A handler that will resume it runs
+/// Whether the hook entered at `noted` will never be resumed, because a signal handler jumped out of it: the hook that
+/// asks was entered at the same place or nearer the root, on the same stack. A handler that will resume it runs
 /// further from the root, or on a signal stack, which may lie anywhere.
-fn was_abandoned(noted: usize, sp: usize) -> bool {
-    sp >= noted && !sys::on_signal_stack()
+fn was_abandoned(noted: usize, slot: usize) -> bool {
+    slot >= noted && !sys::on_signal_stack()
 }
 
-/// The stack pointer, about.
+/// The stack pointer, for hooks that do not know their slot.
 #[inline(always)]
 pub fn stack_pointer() -> usize {
     let sp: usize;
@@ -56,10 +52,10 @@ pub fn stack_pointer() -> usize {
 /// First events, events while tracing is off, forked children, and signal handlers that interrupted a hook.
 #[cold]
 #[inline(never)]
-fn enter_slowly(sp: usize) -> Option<&'static mut Thread> {
+fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
     let starting = tls::starting();
     if starting != 0 {
-        if !was_abandoned(starting, sp) {
+        if !was_abandoned(starting, slot) {
             // A look-up or the start itself allocates, or a signal handler has interrupted it.
             process::get().filter(|process| process.is_traced())?.count_loss(Loss::Reentrant);
             return None;
@@ -67,51 +63,50 @@ fn enter_slowly(sp: usize) -> Option<&'static mut Thread> {
         tls::set_starting(0);
         tls::set_recovery(0);
     }
-    let process = process::get_or_start(sp)?;
+    let process = process::get_or_start(slot)?;
     if !process.is_traced() {
         return None;
     }
     let session = process.header().session.number.load(Ordering::Acquire);
-    // SAFETY: `own` points to this thread's state; whether a hook is using it is asked first.
-    let own = unsafe { tls::own().as_mut() };
-    match own {
-        Some(own) if own.session == session && !own.ring.is_closed() => {
-            if own.busy == 0 || !was_abandoned(own.busy, sp) {
-                return own.side(process, sp);
-            }
-            // Half-done state is not mended but left: the aggregator sees a second slot of this thread and lets the
-            // first one go.
-            // SAFETY: the ring is open.
-            unsafe { own.ring.settle() };
-            tls::set_recovery(0);
+    // SAFETY: the word points to this thread's state; whether a hook is using it is asked first.
+    if let Some(thread) = unsafe { tls::thread().as_mut() }
+        && thread.session == session
+        && !thread.ring.is_closed()
+    {
+        if !was_abandoned(thread.busy, slot) {
+            return thread.side(process, slot);
         }
-        _ => {}
+        tls::set_recovery(0);
+        if thread.recover(process) {
+            thread.busy = slot;
+            return Some(thread);
+        }
     }
-    start_thread(process, sp, false)
+    start_thread(process, slot, false)
 }
 
-/// Gives the calling thread a slot, a ring and a state, taken for the hook at `sp`.
+/// Gives the calling thread a slot, a ring and a state, taken for the hook entered at `slot`.
 #[expect(clippy::mut_from_ref, reason = "the state is found through a slot that only this thread has")]
-fn start_thread(process: &'static Process, sp: usize, side: bool) -> Option<&'static mut Thread> {
-    tls::set_starting(sp);
+fn start_thread(process: &'static Process, slot: usize, side: bool) -> Option<&'static mut Thread> {
+    tls::set_starting(slot);
     let started = fail::guard(|| {
         fail::point(fail::Site::Thread);
         claim(process, side)
     });
     // SAFETY: a state that was claimed for this thread just now.
     let thread = started.flatten().map(|thread| unsafe { &mut *thread });
-    if let Some(thread) = &thread
-        && !side
-    {
-        tls::set_active(ptr::null_mut());
-        tls::set_own(&raw const **thread as *mut Thread);
+    if let Some(thread) = thread {
+        thread.busy = slot;
+        if !side {
+            tls::set_thread(thread);
+        }
+        tls::set_starting(0);
+        let name = sys::thread_name();
+        thread.publish_plain(|stamp| event::thread(stamp, name));
+        return Some(thread);
     }
     tls::set_starting(0);
-    let thread = thread?;
-    thread.busy = sp;
-    let name = sys::thread_name();
-    thread.publish_plain(|stamp| event::thread(stamp, name));
-    Some(thread)
+    None
 }
 
 fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
@@ -119,16 +114,16 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
     let epoch = header.session.epoch.load(Ordering::Acquire);
     let session = header.session.number.load(Ordering::Relaxed);
     let arena = process.arena();
-    let index = process.take(&arena.free_slots(), epoch, Loss::Slots)?;
+    let (index, segment) = take_pending(process, epoch)?;
     let slot = arena.slot(index)?;
     let give_up = || {
+        tls::set_pending(0);
         arena.free_slots().push(index);
+        arena.free_segments().push(segment);
         None
     };
-    let Some(segment) = process.take(&arena.free_segments(), epoch, Loss::Slots) else { return give_up() };
     let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
     let Some(state) = process.state_for_slot(index, nframe) else {
-        arena.free_segments().push(segment);
         process.count_loss(Loss::Memory);
         return give_up();
     };
@@ -137,6 +132,7 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
     if header.session.epoch.load(Ordering::Acquire) != epoch {
         slot.in_flight.store(0, Ordering::Release);
+        tls::set_pending(0);
         return None;
     }
     // SAFETY: the arena is never unmapped; slot and segment came from the free lists.
@@ -151,28 +147,69 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
     slot.in_flight.store(0, Ordering::Release);
     // SAFETY: the state belongs to the slot, which is ours now.
     unsafe { (*state).begin(ring, process, epoch, session) };
+    tls::set_pending(0);
     Some(state)
 }
 
+/// A slot and a segment. What a start has taken that a signal handler left for good is taken up by the next one, so
+/// that nothing leaks and a storm of such handlers cannot hold the thread up for ever.
+fn take_pending(process: &'static Process, epoch: u32) -> Option<(u32, u32)> {
+    let arena = process.arena();
+    if tls::pending_epoch() != u64::from(epoch) {
+        tls::set_pending(0);
+        tls::set_pending_epoch(u64::from(epoch));
+    }
+    if tls::pending() == 0 {
+        let slot = process.take(&arena.free_slots(), epoch, Loss::Slots)?;
+        tls::set_pending(u64::from(slot) + 1);
+    }
+    if tls::pending() >> 32 == 0 {
+        let segment = process.take(&arena.free_segments(), epoch, Loss::Ended)?;
+        tls::set_pending(tls::pending() | (u64::from(segment) + 1) << 32);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+    let (slot, segment) = (tls::pending() as u32 - 1, (tls::pending() >> 32) as u32 - 1);
+    Some((slot, segment))
+}
+
 impl Thread {
+    /// Makes the state whole again after a hook that was left for good in the middle.
+    fn recover(&mut self, process: &'static Process) -> bool {
+        // SAFETY: the ring is open on the process's arena.
+        let recovered = unsafe {
+            self.ring.settle();
+            self.ring.recover(process.arena())
+        };
+        self.kept.recover();
+        self.stacks.clear();
+        self.window = Window::default();
+        // The last id may have been defined without being noted.
+        self.next_stack = self.next_stack.wrapping_add(1);
+        recovered
+    }
+
     /// The state for a signal handler that interrupted a hook.
     #[expect(clippy::mut_from_ref, reason = "only this thread knows its side state")]
-    fn side(&mut self, process: &'static Process, sp: usize) -> Option<&'static mut Thread> {
+    fn side(&mut self, process: &'static Process, slot: usize) -> Option<&'static mut Thread> {
         // SAFETY: only this thread knows its side state.
-        match unsafe { self.side.as_mut() } {
-            None => {
-                let side = start_thread(process, sp, true)?;
-                self.side = side;
-                Some(side)
+        if let Some(side) = unsafe { self.side.as_mut() }
+            && !side.ring.is_closed()
+        {
+            if side.busy == 0 {
+                side.busy = slot;
+                return Some(side);
             }
-            Some(side) if side.ring.is_closed() || side.busy != 0 && !was_abandoned(side.busy, sp) => {
+            if !was_abandoned(side.busy, slot) {
                 process.count_loss(Loss::Reentrant);
-                None
+                return None;
             }
-            Some(side) => {
-                side.busy = sp;
-                Some(side)
+            if side.recover(process) {
+                side.busy = slot;
+                return Some(side);
             }
         }
+        let side = start_thread(process, slot, true)?;
+        self.side = side;
+        Some(side)
     }
 }

@@ -61,7 +61,7 @@ pub struct Thread {
     verifies: bool,
     /// Where a walk that keeps nothing puts its frames, the most recent first.
     pub frames: Frames,
-    /// Stack pointer of the hook that is being run; 0 outside of hooks.
+    /// Where the hook that is being run was entered; 0 outside of hooks.
     busy: usize,
     /// For a signal handler that interrupts a hook.
     side: *mut Thread,

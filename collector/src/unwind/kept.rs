@@ -87,6 +87,28 @@ pub enum Outcome {
 }
 
 impl Kept {
+    /// Nothing, without memory.
+    pub const fn empty() -> Kept {
+        Kept {
+            frames: ptr::null_mut(),
+            fresh: ptr::null_mut(),
+            pairs: ptr::null_mut(),
+            capacity: 0,
+            len: 0,
+            hash: 0,
+            unchanged: 0,
+            is_truncated: false,
+        }
+    }
+
+    /// Forgets the stack after a walk that was left for good in the middle, and the memory too if that is not whole.
+    pub fn recover(&mut self) {
+        if self.capacity == 0 || self.frames.is_null() || self.fresh.is_null() || self.pairs.is_null() {
+            *self = Kept::empty();
+        }
+        self.forget();
+    }
+
     /// What there is to tell.
     #[inline(always)]
     pub fn walk(&self) -> Walk {
@@ -331,8 +353,12 @@ fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: E
     let mut base = Pair { address: (&raw const ANCHOR).addr(), value: ANCHOR };
     window.start_at(slot);
     loop {
-        if fresh + kept.len >= kept.capacity && !kept.grow(fresh) {
-            return Outcome::Unfit;
+        if fresh + kept.len >= kept.capacity {
+            // Until the walk is over the thread holds no memory that a jump out of it could leave dangling.
+            thread.kept = Kept::empty();
+            if !kept.grow(fresh) {
+                return Outcome::Unfit;
+            }
         }
         // SAFETY: indices are below len; slots were admitted by the window, the first is the caller's own.
         unsafe {
