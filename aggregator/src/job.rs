@@ -120,7 +120,7 @@ impl Job {
         }
         let archived = self.archived()?;
         let (end, mut notes) = self_ended(&outcome, ending.end);
-        if cut.figures.records == 0 {
+        if cut.figures.records == 0 && notes.is_empty() {
             notes.push(self.why_nothing(&outcome, &cut, &archived));
         }
         let figures = cut.figures.clone();

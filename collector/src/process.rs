@@ -50,6 +50,8 @@ pub struct Process {
 }
 
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+/// The arena's header, from the moment that there is one: an end must be told even before the start is over.
+static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
 static BEFORE_START: AtomicU64 = AtomicU64::new(0);
 
@@ -83,8 +85,8 @@ pub fn get_or_start(slot: usize) -> Option<&'static Process> {
 
 /// Ends tracing from inside the target, for an `end_cause`.
 pub fn end(cause: u32) {
-    let Some(process) = get() else { return };
-    let header = process.header();
+    // SAFETY: an arena's header, never unmapped.
+    let Some(header) = (unsafe { HEADER.load(Ordering::Acquire).as_ref() }) else { return };
     let _ = header.target.end_cause.compare_exchange(0, cause, Ordering::AcqRel, Ordering::Relaxed);
     header.session.epoch.fetch_add(1, Ordering::Release);
 }
@@ -116,7 +118,6 @@ fn start() -> Option<*mut Process> {
     if let Some(name) = environment::fault() {
         fail::arm(name);
     }
-    fail::point(fail::Site::Init);
     let verifies = environment::verifies();
     let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
     // SAFETY: zeroed memory of that size; zeros are a valid Process.
@@ -129,6 +130,8 @@ fn start() -> Option<*mut Process> {
         Some(handle) => process.adopt(handle)?,
         None => process.create_idle()?,
     };
+    HEADER.store((&raw const *arena.header()).cast_mut(), Ordering::Release);
+    fail::point(fail::Site::Init);
     process.arena = MaybeUninit::new(arena);
     process.rules = MaybeUninit::new(Table::map()?);
     process.pid = sys::getpid();

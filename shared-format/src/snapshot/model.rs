@@ -128,7 +128,7 @@ pub struct Meta {
     pub notes: Vec<String>,
 }
 
-/// A loaded object. A library that was unloaded and loaded again is two.
+/// A loaded object. A library that was unloaded and loaded again elsewhere, or from another file, is two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     /// Path as the loader knew it; the executable's resolved.

@@ -47,30 +47,36 @@ impl Cache {
 
     /// The entry of `identity`, if there is a sound one.
     pub(super) fn load(&self, identity: &Identity) -> Option<Table> {
-        Table::new(ByteView::open(self.path(identity)?).ok()?).ok()
+        let places = [self.by_build_id(identity), self.by_file(identity)];
+        places.into_iter().flatten().find_map(|path| Table::new(ByteView::open(path).ok()?).ok())
     }
 
     /// Makes a table from `file` and keeps it.
+    ///
+    /// Lines are the same wherever the build-id is. Names alone say only what this file has: a copy that was not
+    /// stripped may have more.
     pub(super) fn convert(&self, identity: &Identity, file: &ByteView<'static>) -> Result<Table, String> {
         let entry = convert(file)?;
+        let table = Table::new(ByteView::from_vec(entry.clone()))?;
+        let by_build_id = self.by_build_id(identity).filter(|_| table.has_lines());
         // A cache is a help: without one the report is only slower.
-        if let Some(path) = self.path(identity) {
+        if let Some(path) = by_build_id.or_else(|| self.by_file(identity)) {
             let _ = store(&path, &entry);
         }
-        Table::new(ByteView::from_vec(entry))
+        Ok(table)
     }
 
-    /// By build-id; a file without one by its path, size and time, so that another file is another entry.
-    fn path(&self, identity: &Identity) -> Option<PathBuf> {
-        let name = match &identity.build_id[..] {
-            [] => {
-                let meta = fs::metadata(&identity.path).ok()?;
-                let path = crc32fast::hash(identity.path.as_os_str().as_encoded_bytes());
-                format!("file-{path:08x}-{:x}-{:x}.{:09}", meta.size(), meta.mtime(), meta.mtime_nsec())
-            }
-            _ => identity.build_id_hex(),
-        };
-        Some(self.dir.as_ref()?.join(format!("{name}.symc")))
+    fn by_build_id(&self, identity: &Identity) -> Option<PathBuf> {
+        let named = !identity.build_id.is_empty();
+        named.then(|| Some(self.dir.as_ref()?.join(format!("{}.symc", identity.build_id_hex()))))?
+    }
+
+    /// By path, size and time, so that another file is another entry.
+    fn by_file(&self, identity: &Identity) -> Option<PathBuf> {
+        let meta = fs::metadata(&identity.path).ok()?;
+        let path = crc32fast::hash(identity.path.as_os_str().as_encoded_bytes());
+        let name = format!("file-{path:08x}-{:x}-{:x}.{:09}.symc", meta.size(), meta.mtime(), meta.mtime_nsec());
+        Some(self.dir.as_ref()?.join(name))
     }
 }
 
