@@ -1,0 +1,238 @@
+//! One run of one program: starts it, watches the target among the tool's processes, and adds up.
+//!
+//! The target's CPU time and peak memory are read from /proc every few milliseconds, the last time just before its
+//! end; the sum of target and tool comes exactly from wait4, and the tool's own CPU time is the difference.
+
+use crate::tool::Tool;
+use crate::workload::Workload;
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+const INTERVAL: Duration = Duration::from_millis(4);
+
+/// Seconds and bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    /// From the start of the tool to the end of the target.
+    pub target_wall_s: f64,
+    /// User and system time of the target.
+    pub target_cpu_s: f64,
+    /// The same of the tool's own processes.
+    pub tool_cpu_s: f64,
+    /// Most resident memory of the target.
+    pub target_peak_bytes: u64,
+    /// Sum of the most resident memory of each of the tool's processes.
+    pub tool_peak_bytes: u64,
+    /// Size of what the tool wrote.
+    pub written_bytes: u64,
+    /// From the end of the target to the end of a first report with cold caches.
+    pub report_s: f64,
+    /// Calls that were recorded, where the tool says so: allocations and frees.
+    pub events: Option<u64>,
+    /// Distinct stacks, where the tool says so.
+    pub stacks: Option<u64>,
+}
+
+/// Runs `workload` under `tool`; returns the figures and the target's output.
+pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> Result<(Figures, Vec<u8>)> {
+    let folder = tempfile::TempDir::new_in(scratch)?;
+    let output_file = folder.path().join("stdout");
+    let mut command = tool.command(&workload.command, programs, folder.path());
+    command.envs(workload.environment.iter().copied()).stdout(File::create(&output_file)?).stderr(Stdio::null());
+    command.stdin(match &workload.input {
+        Some(path) => Stdio::from(File::open(path).with_context(|| path.display().to_string())?),
+        None => Stdio::null(),
+    });
+    let start = Instant::now();
+    let child = command.spawn().context("cannot start it")?;
+    let watched = watch(child, &resolved(&workload.command[0])?, start)?;
+    ensure!(watched.status.success(), "it ended with {}", watched.status);
+    let mut output = std::fs::read(&output_file)?;
+    // heaptrack's script speaks on the same stream as the program.
+    if tool == Tool::Heaptrack {
+        output = without_heaptracks_words(&output);
+    }
+    if let Some(product) = &workload.product {
+        output.extend(std::fs::read(product)?);
+    }
+    let figures = watched.figures(tool, programs, folder.path())?;
+    Ok((figures, output))
+}
+
+/// The program's own words stand between heaptrack's greeting and its farewell.
+fn without_heaptracks_words(output: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(output);
+    let rest = text.split_once("starting application, this might take some time...\n").map_or(&*text, |(_, rest)| rest);
+    let own = rest.rsplit_once("Heaptrack finished!").map_or(rest, |(own, _)| own);
+    own.as_bytes().to_vec()
+}
+
+/// The program's file, found as a shell would, without links.
+pub fn resolved(program: &str) -> Result<PathBuf> {
+    let direct = Path::new(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = std::env::split_paths(&path).map(|folder| folder.join(program));
+    let found =
+        if program.contains('/') { Some(direct.to_owned()) } else { candidates.into_iter().find(|p| p.is_file()) };
+    found.and_then(|p| p.canonicalize().ok()).with_context(|| format!("{program} is not installed"))
+}
+
+/// What was seen of a run.
+pub struct Watched {
+    pub status: ExitStatus,
+    target_end: Duration,
+    whole: Duration,
+    target_cpu: Duration,
+    all_cpu: Duration,
+    target_peak: u64,
+    tool_peak: u64,
+}
+
+/// Watches until the child has ended.
+pub fn watch(child: Child, target: &Path, start: Instant) -> Result<Watched> {
+    let root = i32::try_from(child.id()).context("a pid")?;
+    let mut seen: Vec<Seen> = Vec::new();
+    loop {
+        sample(root, target, start.elapsed(), &mut seen);
+        if let Some((status, all_cpu)) = wait4(root)? {
+            let whole = start.elapsed();
+            let (targets, tools): (Vec<_>, Vec<_>) = seen.iter().partition(|s| s.is_target);
+            let last = targets.last().context("the target was never seen: it is too short, or has another name")?;
+            return Ok(Watched {
+                status,
+                // Alone it is the child itself, whose end was just seen.
+                target_end: if last.pid == root { whole } else { last.last_seen + INTERVAL / 2 },
+                whole,
+                target_cpu: if tools.is_empty() { all_cpu } else { last.cpu },
+                all_cpu,
+                target_peak: last.peak,
+                tool_peak: tools.iter().map(|s| s.peak).sum(),
+            });
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// A process as it was seen last.
+struct Seen {
+    pid: i32,
+    is_target: bool,
+    cpu: Duration,
+    peak: u64,
+    last_seen: Duration,
+}
+
+/// Reads every process from `root` down once.
+fn sample(root: i32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
+    let mut open = vec![root];
+    while let Some(pid) = open.pop() {
+        open.extend(children(pid));
+        let (Some(cpu), Some(peak)) = (cpu_time(pid), peak_memory(pid)) else { continue };
+        let is_target = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == target);
+        match seen.iter_mut().find(|s| s.pid == pid) {
+            // Before its exec a process is not the target yet, and at its end it has no program any more.
+            Some(s) => {
+                (s.is_target, s.cpu, s.peak, s.last_seen) = (s.is_target | is_target, cpu, peak.max(s.peak), now)
+            }
+            None => seen.push(Seen { pid, is_target, cpu, peak, last_seen: now }),
+        }
+    }
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let of_task = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let all: Vec<String> = tasks.flatten().map(of_task).collect();
+    all.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// User and system time of all threads, in the kernel's ticks.
+fn cpu_time(pid: i32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // SAFETY: sysconf has no preconditions.
+    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
+    Some(Duration::from_millis(ticks * 1000 / per_second))
+}
+
+/// None for a process that has ended.
+fn peak_memory(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+/// The status and CPU time of the child and all that it has waited for, once it has ended.
+fn wait4(pid: i32) -> Result<Option<(ExitStatus, Duration)>> {
+    let mut status = 0;
+    // SAFETY: a rusage is plain numbers, for which zeros are valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call's writes.
+    let waited = unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage) };
+    if waited == 0 {
+        return Ok(None);
+    }
+    ensure!(waited == pid, "cannot wait for the process: {}", std::io::Error::last_os_error());
+    let time = |t: libc::timeval| {
+        Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
+    };
+    Ok(Some((ExitStatus::from_raw(status), time(usage.ru_utime) + time(usage.ru_stime))))
+}
+
+impl Watched {
+    /// Makes the report, and adds up.
+    pub fn figures(&self, tool: Tool, programs: &Path, folder: &Path) -> Result<Figures> {
+        let cache = tempfile::TempDir::new_in(folder)?;
+        let product = tool.product(folder)?;
+        let report = match &product {
+            Some(file) => tool.report(file, programs, cache.path())?,
+            None => Duration::ZERO,
+        };
+        let written_bytes = match &product {
+            Some(file) => std::fs::metadata(file)?.len(),
+            None => 0,
+        };
+        let counted = match (&product, tool) {
+            (Some(file), Tool::Heapline) => Some(counted(file, programs)?),
+            _ => None,
+        };
+        let after = self.whole.saturating_sub(self.target_end) + report;
+        Ok(Figures {
+            target_wall_s: self.target_end.as_secs_f64(),
+            target_cpu_s: self.target_cpu.as_secs_f64(),
+            tool_cpu_s: self.all_cpu.saturating_sub(self.target_cpu).as_secs_f64(),
+            target_peak_bytes: self.target_peak,
+            tool_peak_bytes: self.tool_peak,
+            written_bytes,
+            report_s: if product.is_some() { after.as_secs_f64() } else { 0.0 },
+            events: counted.map(|c| c.0),
+            stacks: counted.map(|c| c.1),
+        })
+    }
+
+    /// Seconds of CPU that are not the target's.
+    pub fn tool_cpu(&self) -> f64 {
+        self.all_cpu.saturating_sub(self.target_cpu).as_secs_f64()
+    }
+}
+
+/// Events and distinct stacks of a snapshot. One that is not exact is no result.
+fn counted(snapshot: &Path, programs: &Path) -> Result<(u64, u64)> {
+    let mut report = std::process::Command::new(programs.join("report"));
+    report.arg(snapshot).args(["--format", "json", "--by", "traceback", "--at", "total", "--raw-frames"]);
+    let json: serde_json::Value = serde_json::from_slice(&crate::workload::succeed(&mut report)?)?;
+    let head = &json["snapshot"];
+    let lost = head["lost"].as_object().is_some_and(|lost| lost.values().any(|n| n != 0));
+    ensure!(!lost && head["contradictions"] == 0, "the run was not exact: {head}");
+    let native = json["domains"].as_array().and_then(|d| d.iter().find(|d| d["domain"] == "native"));
+    let number = |name: &str| native.and_then(|d| d[name].as_u64()).context("report keeps its contract");
+    let stacks = json["total"]["groups"].as_u64().context("report keeps its contract")?;
+    Ok((number("allocs")? + number("frees")?, stacks))
+}

@@ -1,0 +1,109 @@
+//! The programs that are measured, and how they are built.
+
+use crate::crate_folder;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A program that runs to its end.
+pub struct Workload {
+    /// As on the command line.
+    pub name: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// What it reads.
+    pub input: Option<PathBuf>,
+    /// Additional environment, for all tools.
+    pub environment: Vec<(&'static str, &'static str)>,
+    /// A file that it writes and that belongs to its output.
+    pub product: Option<PathBuf>,
+    /// Its output tells times: numbers are not compared.
+    pub tells_times: bool,
+}
+
+impl Workload {
+    /// What runs when nothing is said.
+    pub const DEFAULT: [&'static str; 5] = ["churn", "churn-2-threads", "sqlite", "cc1plus", "redis"];
+
+    /// Builds the workload of that name in `scratch`.
+    pub fn prepare(name: &str, scratch: &Path) -> Result<Workload> {
+        let churn = |threads, operations, depth| -> Result<Workload> {
+            let program = compile_churn(scratch)?;
+            let numbers = [threads, operations, depth, "10000"].map(str::to_owned);
+            let command = [vec![program], numbers.to_vec()].concat();
+            Ok(Workload { tells_times: true, ..Workload::of(name, command) })
+        };
+        match name {
+            "churn" => churn("1", "10000000", "10"),
+            "churn-deep" => churn("1", "5000000", "100"),
+            "churn-2-threads" => churn("2", "5000000", "10"),
+            "sqlite" => {
+                let input = Some(source("sq.sql"));
+                let command = ["sqlite3", ":memory:"].map(str::to_owned).to_vec();
+                Ok(Workload { input, ..Workload::of(name, command) })
+            }
+            "cc1plus" => cc1plus(scratch),
+            "python" => {
+                let command = vec!["/usr/bin/python3".to_owned(), text(&source("pyw.py"))?];
+                let environment = vec![("PYTHONMALLOC", "malloc"), ("PYTHONHASHSEED", "0")];
+                Ok(Workload { tells_times: true, environment, ..Workload::of(name, command) })
+            }
+            _ => bail!(
+                "no workload is called {name}: use churn, churn-deep, churn-2-threads, sqlite, cc1plus, python or redis"
+            ),
+        }
+    }
+
+    fn of(name: &str, command: Vec<String>) -> Workload {
+        Workload {
+            name: name.to_owned(),
+            command,
+            input: None,
+            environment: Vec::new(),
+            product: None,
+            tells_times: false,
+        }
+    }
+
+    /// The output without what differs from run to run.
+    pub fn comparable(&self, output: Vec<u8>) -> Vec<u8> {
+        if !self.tells_times {
+            return output;
+        }
+        output.into_iter().filter(|byte| !byte.is_ascii_digit() && *byte != b' ').collect()
+    }
+}
+
+fn source(name: &str) -> PathBuf {
+    crate_folder().join("workloads").join(name)
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(path.to_str().context("a path that is no UTF-8")?.to_owned())
+}
+
+fn compile_churn(scratch: &Path) -> Result<String> {
+    let program = scratch.join("churn");
+    if !program.exists() {
+        succeed(Command::new("gcc").args(["-O2", "-g", "-o"]).arg(&program).arg(source("churn.c")).arg("-lpthread"))?;
+    }
+    text(&program)
+}
+
+/// The C++ compiler proper on a source that is mostly the standard library's headers.
+fn cc1plus(scratch: &Path) -> Result<Workload> {
+    let (preprocessed, assembly) = (scratch.join("big.ii"), scratch.join("big.s"));
+    succeed(Command::new("g++").arg("-E").arg(source("big.cpp")).arg("-o").arg(&preprocessed))?;
+    let found = succeed(Command::new("gcc").arg("-print-prog-name=cc1plus"))?;
+    let program = String::from_utf8(found).context("a path that is no UTF-8")?.trim().to_owned();
+    let command = vec![program, "-quiet".into(), "-O1".into(), text(&preprocessed)?, "-o".into(), text(&assembly)?];
+    Ok(Workload { product: Some(assembly), ..Workload::of("cc1plus", command) })
+}
+
+/// Standard output of a command that must succeed.
+pub fn succeed(command: &mut Command) -> Result<Vec<u8>> {
+    let program = command.get_program().display().to_string();
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(output.status.success(), "{program}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
