@@ -87,8 +87,13 @@ impl Figures {
         let totals = heap.totals();
         let (current, total) = (totals.current(), totals.total());
         let target = &map.arena().header().target;
+        let mut image = image.clone();
+        // A program that exec began and that ended at once: nobody could ask the kernel about it.
+        if let Some(program) = table.program().filter(|_| image.executable.is_empty()) {
+            image.executable = program.to_owned();
+        }
         Figures {
-            image: image.clone(),
+            image,
             taken: SystemTime::now(),
             native: DomainTotals {
                 domain: Domain::Native,

@@ -8,7 +8,7 @@
 //! that need no traceback take only its slot.
 
 use crate::real::{real, set_errno};
-use crate::thread;
+use crate::thread::{self, Published, Thread};
 use crate::unwind::Entry;
 use core::ffi::c_int;
 use core::ptr;
@@ -19,41 +19,56 @@ const ENOMEM: c_int = 12;
 /// Records a block that the real allocator has just returned.
 #[inline(always)]
 pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
-    if block.is_null() {
-        return;
+    if !block.is_null() {
+        record(entry.slot, |thread| {
+            thread
+                .publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
+        });
     }
-    let Some(thread) = thread::enter(entry.slot) else { return };
-    thread.publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack));
-    thread::leave(thread);
 }
 
 /// Records that a block is about to be freed, by a hook entered at `slot`.
 #[inline(always)]
 pub fn record_free(block: *mut u8, slot: usize) {
-    if block.is_null() {
-        return;
+    if !block.is_null() {
+        record(slot, |thread| thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64)));
     }
-    let Some(thread) = thread::enter(slot) else { return };
-    thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64));
-    thread::leave(thread);
 }
 
 fn record_realloc_begins(block: *mut u8, slot: usize) {
-    let Some(thread) = thread::enter(slot) else { return };
-    thread.publish_plain(|stamp| event::realloc(stamp, block.addr() as u64));
-    thread::leave(thread);
+    record(slot, |thread| thread.publish_plain(|stamp| event::realloc(stamp, block.addr() as u64)));
 }
 
 fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
-    let Some(thread) = thread::enter(entry.slot) else { return };
-    thread.publish_with_stack(entry, |stamp, stack| event::reallocated(stamp, block.addr() as u64, size as u64, stack));
-    thread::leave(thread);
+    record(entry.slot, |thread| {
+        thread.publish_with_stack(entry, |stamp, stack| {
+            event::reallocated(stamp, block.addr() as u64, size as u64, stack)
+        })
+    });
 }
 
 fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
+    record(slot, |thread| thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed)));
+}
+
+#[inline(always)]
+fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
     let Some(thread) = thread::enter(slot) else { return };
-    thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed));
+    let published = publish(thread);
     thread::leave(thread);
+    if published == Published::Over {
+        record_in_next_session(slot, publish);
+    }
+}
+
+/// The thread's session is over; another may have begun since its last event, and this event is the first of that.
+#[cold]
+#[inline(never)]
+fn record_in_next_session(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
+    if let Some(thread) = thread::enter(slot) {
+        publish(thread);
+        thread::leave(thread);
+    }
 }
 
 /// `malloc`.

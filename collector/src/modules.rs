@@ -91,7 +91,7 @@ pub fn announce(thread: &mut Thread, object: &Object) {
     let path = absolute_path(object.path(), &mut buffer);
     let build_id = object.build_id();
     let build_id = &build_id[..build_id.len().min(event::MAX_BUILD_ID_BYTES)];
-    thread.publish_module(start..end, object.bias as u64, build_id, path);
+    thread.publish_module(start..end, object.bias as u64, object.path().is_empty(), build_id, path);
 }
 
 /// The path in two parts: the program's own, which the loader does not name, is asked of the kernel now, since exec may

@@ -21,7 +21,7 @@
 //!              | total depth, 32 | 0                                                          |
 //!              | n return addresses, the oldest first ...                                     |
 //! MODULE       | stamp                                                                    | 7 |
-//!              | length of the path 16 | length of the build-id 16 | 0                         |
+//!              | length of the path 16 | length of the build-id 16 | 0    | the program itself 1 |
 //!              | first address; end address; load bias                                        |
 //!              | build-id, then path, padded with zeros to a word ...                         |
 //! UNLOAD       | stamp                                                                    | 8 |
@@ -134,13 +134,14 @@ pub const fn module_head(
     stamp: u64,
     range: Range<u64>,
     bias: u64,
+    is_program: bool,
     build_id_bytes: usize,
     path_bytes: usize,
 ) -> ([u64; MODULE_WORDS], usize) {
     (
         [
             stamped(kind::MODULE, stamp),
-            (path_bytes as u64) << 48 | (build_id_bytes as u64) << 32,
+            (path_bytes as u64) << 48 | (build_id_bytes as u64) << 32 | is_program as u64,
             range.start,
             range.end,
             bias,
@@ -177,7 +178,7 @@ pub enum Event<'a> {
     Reallocated { stamp: u64, address: u64, size: u64, stack: u32 },
     ReallocEnd { stamp: u64, address: u64, freed: bool },
     Stack { id: u32, keep: u32, total: u32, truncated: bool, more: bool, frames: &'a [u64] },
-    Module { stamp: u64, start: u64, end: u64, bias: u64, build_id: Text<'a>, path: Text<'a> },
+    Module { stamp: u64, start: u64, end: u64, bias: u64, is_program: bool, build_id: Text<'a>, path: Text<'a> },
     Unload { stamp: u64, start: u64 },
     Thread { stamp: u64, name: [u8; 16] },
 }
@@ -313,6 +314,7 @@ pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
                 start: *start,
                 end: *end,
                 bias: *bias,
+                is_program: lengths & 1 == 1,
                 build_id: Text { words, start: 0, end: build_id },
                 path: Text { words, start: build_id, end: build_id + path },
             };

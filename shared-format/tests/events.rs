@@ -19,7 +19,7 @@ fn config() -> ProptestConfig {
 
 /// The words of a MODULE record, laid out as a collector does it.
 fn module(stamp: u64, range: std::ops::Range<u64>, bias: u64, build_id: &[u8], path: &[u8]) -> Vec<u64> {
-    let (head, text_words) = event::module_head(stamp, range, bias, build_id.len(), path.len());
+    let (head, text_words) = event::module_head(stamp, range, bias, true, build_id.len(), path.len());
     let mut text = [build_id, path].concat();
     text.resize(text_words * 8, 0);
     let words = text.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight bytes")));
@@ -71,7 +71,7 @@ proptest! {
     ) {
         let words = module(stamp, start..start + length, bias, &build_id, &path);
         prop_assert!(words.len() <= MAX_RECORD_WORDS);
-        let Ok((Event::Module { stamp: s, start: from, end, bias: b, build_id: i, path: p }, n)) = decode(&words) else {
+        let Ok((Event::Module { stamp: s, start: from, end, bias: b, is_program: true, build_id: i, path: p }, n)) = decode(&words) else {
             return Err(TestCaseError::fail("no MODULE came back"));
         };
         prop_assert_eq!((s, from, end, b, n), (stamp, start, start + length, bias, words.len()));
@@ -131,11 +131,11 @@ fn numbers_that_no_collector_writes_are_refused() {
     long[..3].copy_from_slice(&event::stack_head(MAX_STACK_FRAMES + 1, 0, 1, 1, false, false));
     assert_eq!(decode(&long), Err(DecodeError::Malformed), "one frame too many");
     assert_eq!(decode(&[1 << 22 | event::kind::STACK, 0, 0]), Err(DecodeError::Malformed), "an unknown flag");
-    let (path, _) = event::module_head(0, 0..1, 0, 0, MAX_PATH_BYTES + 1);
+    let (path, _) = event::module_head(0, 0..1, 0, false, 0, MAX_PATH_BYTES + 1);
     assert_eq!(decode(&path), Err(DecodeError::Malformed), "one byte of path too many");
-    let (build_id, _) = event::module_head(0, 0..1, 0, MAX_BUILD_ID_BYTES + 1, 0);
+    let (build_id, _) = event::module_head(0, 0..1, 0, false, MAX_BUILD_ID_BYTES + 1, 0);
     assert_eq!(decode(&build_id), Err(DecodeError::Malformed), "one byte of build-id too many");
-    let (mut backwards, _) = event::module_head(0, 0..1, 0, 0, 0);
+    let (mut backwards, _) = event::module_head(0, 0..1, 0, false, 0, 0);
     backwards[2] = 2;
     assert_eq!(decode(&backwards), Err(DecodeError::Malformed), "a range that ends before it starts");
 }
@@ -175,7 +175,7 @@ fn golden_words() {
         module(stamp, 0x40_0000..0x50_0000, 0x1000, &[0xab; 3], b"/lib/x.so"),
         [
             0x0123_4567_89ab_cde7,
-            0x0009_0003_0000_0000,
+            0x0009_0003_0000_0001,
             0x40_0000,
             0x50_0000,
             0x1000,

@@ -27,6 +27,8 @@ pub struct Table {
     threads: Threads,
     contradictions: Contradictions,
     records: u64,
+    /// Path of the program, as it told itself.
+    program: Option<String>,
 }
 
 /// What the table remembers of a ring.
@@ -47,6 +49,7 @@ impl Table {
             threads: Threads::default(),
             contradictions: Contradictions::default(),
             records: 0,
+            program: None,
         }
     }
 
@@ -93,6 +96,11 @@ impl Table {
     /// What cannot have happened.
     pub fn contradictions(&self) -> &Contradictions {
         &self.contradictions
+    }
+
+    /// Path of the program, once it has told it.
+    pub fn program(&self) -> Option<&str> {
+        self.program.as_deref()
     }
 
     /// Calls that were recorded.
@@ -164,8 +172,11 @@ impl Sink for Table {
             Event::Stack { id, keep, total, truncated, more, frames } => {
                 return self.define(ring, Definition { id, keep, total, truncated, more, frames });
             }
-            Event::Module { start, end, bias, build_id, path, .. } => {
-                let (path, build_id) = (path.bytes().collect(), build_id.bytes().collect());
+            Event::Module { start, end, bias, is_program, build_id, path, .. } => {
+                let (path, build_id): (Vec<u8>, _) = (path.bytes().collect(), build_id.bytes().collect());
+                if is_program && !path.is_empty() {
+                    self.program = Some(String::from_utf8_lossy(&path).into_owned());
+                }
                 self.load(Object { path, build_id, start, end, bias });
             }
             Event::Unload { start, .. } => {

@@ -176,7 +176,7 @@ fn frames_of_an_unloaded_module_stay_its_own() {
     let mut bench = Bench::new(1);
     let text = [0x6161_6161_6161_6161u64];
     let load = |bench: &mut Bench, path_bytes: usize| {
-        let (head, _) = module_head(0, 0x5000..0x6000, 0x5000, 0, path_bytes);
+        let (head, _) = module_head(0, 0x5000..0x6000, 0x5000, false, 0, path_bytes);
         let words: Vec<u64> = head.into_iter().chain(text).collect();
         let (event, _) = heapline_shared_format::event::decode(&words).expect("a record");
         bench.apply(0, event);

@@ -199,7 +199,11 @@ impl Thread {
 
     /// Publishes a record whose words need the stamp and, as their last part, the stack of `entry`.
     #[inline(always)]
-    pub fn publish_with_stack<const N: usize>(&mut self, entry: Entry, record: impl Fn(u64, u32) -> [u64; N]) {
+    pub fn publish_with_stack<const N: usize>(
+        &mut self,
+        entry: Entry,
+        record: impl Fn(u64, u32) -> [u64; N],
+    ) -> Published {
         loop {
             let epoch = self.epoch;
             let published = match self.stack(entry) {
@@ -212,28 +216,39 @@ impl Thread {
                 Err(published) => published,
             };
             if published != Published::Renewed {
-                return;
+                return published;
             }
         }
     }
 
     /// Publishes a record that needs only the stamp.
     #[inline(always)]
-    pub fn publish_plain<const N: usize>(&mut self, record: impl Fn(u64) -> [u64; N]) {
-        while self.publish(N, |ring, stamp| {
-            // SAFETY: publish made room for the record.
-            unsafe { ring.write(record(stamp)) }
-        }) == Published::Renewed
-        {}
+    pub fn publish_plain<const N: usize>(&mut self, record: impl Fn(u64) -> [u64; N]) -> Published {
+        loop {
+            let published = self.publish(N, |ring, stamp| {
+                // SAFETY: publish made room for the record.
+                unsafe { ring.write(record(stamp)) }
+            });
+            if published != Published::Renewed {
+                return published;
+            }
+        }
     }
 
     /// Announces a module; the path is in two parts.
-    pub fn publish_module(&mut self, range: Range<u64>, bias: u64, build_id: &[u8], path: [&[u8]; 2]) {
+    pub fn publish_module(
+        &mut self,
+        range: Range<u64>,
+        bias: u64,
+        is_program: bool,
+        build_id: &[u8],
+        path: [&[u8]; 2],
+    ) {
         let path_bytes = path[0].len() + path[1].len();
-        let (head, words) = event::module_head(0, range.clone(), bias, build_id.len(), path_bytes);
+        let (head, words) = event::module_head(0, range.clone(), bias, is_program, build_id.len(), path_bytes);
         let text = || build_id.iter().chain(path[0]).chain(path[1]).copied();
         self.publish(head.len() + words, |ring, stamp| {
-            let (head, _) = event::module_head(stamp, range, bias, build_id.len(), path_bytes);
+            let (head, _) = event::module_head(stamp, range, bias, is_program, build_id.len(), path_bytes);
             let mut text = text();
             let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
             // SAFETY: publish made room for head and text.

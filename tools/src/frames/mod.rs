@@ -119,7 +119,8 @@ impl Namer<'_> {
                 Some(name) => self.tracebacks.string(name),
                 None => self.tracebacks.string(&offset_in(module, address)),
             };
-            let plumbing = self.is_plumbing(module, function);
+            let in_allocator_file = location.line.as_ref().is_some_and(|(file, _)| plumbing::is_allocator_file(file));
+            let plumbing = in_allocator_file || self.is_plumbing(module, function);
             Frame { filename, lineno, function, module: path, address, plumbing }
         };
         locations.iter().rev().map(frame).collect()

@@ -74,6 +74,14 @@ const PATTERNS: &[&str] = &[
 
 static GLOBS: LazyLock<Vec<Glob>> = LazyLock::new(|| PATTERNS.iter().map(|pattern| Glob::new(pattern)).collect());
 
+/// Rust's own files of the kind: where only line tables are kept, an inlined function has no path to be known by.
+pub(super) fn is_allocator_file(file: &str) -> bool {
+    file.starts_with("/rustc/")
+        && ["/library/alloc/src/alloc.rs", "/library/alloc/src/raw_vec.rs", "/library/alloc/src/raw_vec/mod.rs"]
+            .iter()
+            .any(|end| file.ends_with(end))
+}
+
 /// Whether the demangled `function` is an allocator's.
 pub(super) fn is_allocator(function: &str) -> bool {
     let name = without_arguments(function);
