@@ -43,6 +43,10 @@ impl Thread {
 
     #[cold]
     fn renew(&mut self) -> Published {
+        if self.ring.is_closed() {
+            // An earlier record of the same hook has met the end.
+            return Published::Over;
+        }
         // SAFETY: the ring is open.
         unsafe { self.ring.settle() };
         let session = &self.header().session;
@@ -63,6 +67,9 @@ impl Thread {
     #[cold]
     #[inline(never)]
     fn make_room(&mut self) -> bool {
+        if self.ring.is_closed() {
+            return false;
+        }
         let extended = fail::guard(|| {
             fail::point(fail::Site::Segment);
             self.extend(process::get()?)

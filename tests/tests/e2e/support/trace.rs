@@ -225,11 +225,12 @@ pub fn live_sizes(snapshot: &Snapshot) -> BTreeMap<u64, u64> {
     sizes
 }
 
-/// `report SNAPSHOT --format json --limit 0 OPTIONS`, parsed.
+/// `report SNAPSHOT --format json --limit 0 OPTIONS`, parsed. The cache of symbols lies beside the snapshot, so that no
+/// test finds what another has left.
 pub fn report_on(snapshot: &Path, options: &[&str]) -> Report {
     let mut command = Command::new(&programs().report);
     command.arg(snapshot).args(["--format", "json", "--limit", "0"]).args(options);
-    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+    command.env("XDG_CACHE_HOME", snapshot.parent().expect("a folder").join("cache"));
     let output = command.output().expect("report runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
