@@ -5,11 +5,13 @@ use super::{ControlError, socket_path};
 use crate::format::size;
 use crate::launch::default_output;
 use crate::{procfs, sys};
+use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How long an aggregator gets to answer what it has in memory: a thread of the target that is held in the middle of
 /// an event delays it by two seconds.
@@ -80,7 +82,27 @@ fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
     serde_json::from_str(&line).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
+/// How long a process that carries the collector may be without an aggregator that answers: one that has just started
+/// it opens its socket a moment later.
+const STARTING: Duration = Duration::from_secs(1);
+
 fn connect(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
+    let begun = Instant::now();
+    loop {
+        match connect_now(pid) {
+            Err(ControlError::Nobody { .. }) if begun.elapsed() < STARTING && carries_collector(pid) => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn carries_collector(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(MEMFD_NAME))
+}
+
+fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     let own = sys::geteuid();
     // root may also ask an aggregator of the target's user.
     let others = procfs::uid(pid).filter(|&uid| own == 0 && uid != 0);
