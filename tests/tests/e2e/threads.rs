@@ -35,6 +35,18 @@ fn blocks_handed_between_threads_are_never_mixed_up() {
     }
 }
 
+/// The free's stamp must wait for the load that received the block: see `handover.c`.
+#[test]
+fn a_block_freed_the_instant_it_is_handed_over_was_allocated_before() {
+    let handed_over = 2_000_000;
+    let program = victim::build("handover.c", &["-O2"]);
+    let outcome = Trace::of(&program).arg(handed_over.to_string()).run().expect_code(0);
+    let report = outcome.report(&["--at", "total", "--filter", "*/handover.c"]);
+    report.assert_exact();
+    assert_eq!((report.total.count, report.total.size), (handed_over, handed_over * 49));
+    assert_eq!(live_sizes(&outcome.snapshot()).get(&49), None);
+}
+
 #[test]
 fn a_tiny_pool_makes_threads_wait_and_loses_nothing() {
     let program = victim::build("threads.c", &["-O2"]);
