@@ -31,7 +31,7 @@ struct Arguments {
     /// With what; tools that are not installed are left out with a note
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = Tool::ALL)]
     tools: Vec<Tool>,
-    /// Folder for runs.json and table.md; by default benches/runs/<date>
+    /// Folder for runs.json and table.md; by default benches/runs/DATE
     #[arg(long)]
     out: Option<PathBuf>,
     /// Folder of the programs `aggregator` and `report`; by default this program's own
