@@ -4,7 +4,7 @@
 use super::{PAGE_BYTES, SEGMENT_BYTES};
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// [`Header::state`]: what the collector is to do.
+/// [`Session::state`]: what the collector is to do.
 pub mod state {
     /// Record nothing. An aggregator may take the arena over.
     pub const IDLE: u32 = 0;
@@ -12,7 +12,7 @@ pub mod state {
     pub const TRACING: u32 = 1;
 }
 
-/// [`Header::end_cause`]: why the target stopped tracing by itself. 0 while it has not.
+/// [`Target::end_cause`]: why the target stopped tracing by itself. 0 while it has not.
 pub mod end_cause {
     /// The aggregator made no progress for a second while a thread waited for room.
     pub const STALLED: u32 = 1;
@@ -24,7 +24,7 @@ pub mod end_cause {
     pub const CLOCK: u32 = 4;
 }
 
-/// [`Header::clock`]: what a stamp is.
+/// [`Session::clock`]: what a stamp is.
 pub mod clock {
     /// The invariant time-stamp counter, read by `rdtscp`.
     pub const TSC: u32 = 0;
@@ -32,7 +32,7 @@ pub mod clock {
     pub const MONOTONIC: u32 = 1;
 }
 
-/// [`Header::target_flags`].
+/// [`Target::flags`].
 pub mod target_flag {
     /// The target has registered for `MEMBARRIER_CMD_GLOBAL_EXPEDITED`.
     pub const MEMBARRIER: u32 = 1;
@@ -46,7 +46,7 @@ pub mod target_flag {
 pub enum Loss {
     /// A hook interrupted by a signal handler that allocated, more deeply nested than there are side rings.
     Reentrant = 0,
-    /// No slot: more than [`MAX_SLOTS`] threads at one time.
+    /// No slot: more than [`super::MAX_SLOTS`] threads at one time.
     Slots = 1,
     /// The collector could not get memory of its own (`RLIMIT_AS`, no memory).
     Memory = 2,
@@ -95,9 +95,9 @@ pub struct Line<T>(pub T);
 /// See [`Header::identity`].
 #[repr(C, align(128))]
 pub struct Identity {
-    /// [`MAGIC`], stored last.
+    /// [`super::MAGIC`], stored last.
     pub magic: AtomicU64,
-    /// [`VERSION`].
+    /// [`super::VERSION`].
     pub version: AtomicU32,
     /// Number of slots.
     pub slots: AtomicU32,

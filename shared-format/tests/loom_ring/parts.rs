@@ -101,6 +101,8 @@ fn header() -> Header {
             reserved: u32_zero(),
             own_bytes: u64_zero(),
             before_start: u64_zero(),
+            verified: u64_zero(),
+            verify_failed: u64_zero(),
         },
         lost: Line(std::array::from_fn(|_| u64_zero())),
         free_slots: Line(u64_zero()),
