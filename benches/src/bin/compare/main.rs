@@ -71,7 +71,8 @@ pub enum Figures {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let programs = match &arguments.programs {
-        Some(folder) => folder.clone(),
+        // Some tools are started in a folder of their own.
+        Some(folder) => folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?,
         None => own_folder()?,
     };
     let tools = available(&arguments.tools, &programs)?;
