@@ -124,7 +124,7 @@ impl Cut {
             tree: table.stacks().tree().clone(),
             modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
-            live: table.heap().live().iter().copied().collect(),
+            live: table.heap().live().iter().collect(),
             stacks: table.heap().totals().stacks().collect(),
         }
     }

@@ -217,7 +217,7 @@ impl Keeper {
     }
 
     fn lookup(&self, address: u64) -> Option<FoundBlock> {
-        let block = *self.table.heap().live().get(address)?;
+        let block = self.table.heap().live().get(address)?;
         let thread = self.table.threads().get(block.thread)?;
         let tree = self.table.stacks().tree();
         let modules = self.table.modules();

@@ -28,6 +28,7 @@ pub mod keeper;
 pub mod launch;
 pub mod order;
 pub mod output;
+mod prefetch;
 pub mod private_dir;
 pub mod procfs;
 pub mod queue;

@@ -33,6 +33,8 @@ pub trait Sink {
     fn apply(&mut self, ring: &mut Self::Ring, event: Event<'_>) -> Result<(), Corrupt>;
     /// The ring's last record was applied.
     fn close(&mut self, ring: Self::Ring);
+    /// No more records are final: somebody may look at the sum of those that came.
+    fn catch_up(&mut self) {}
     /// Something was resolved by rule.
     fn contradiction(&mut self, kind: Contradiction);
 }
@@ -244,6 +246,7 @@ impl<R> Order<R> {
         }
         self.watermark = self.watermark.max(limit);
         self.drop_closed(sink);
+        sink.catch_up();
     }
 
     fn drop_closed(&mut self, sink: &mut impl Sink<Ring = R>) {
@@ -283,12 +286,12 @@ impl<R> Ring<R> {
                 self.ahead = Cursor { batch: self.ahead.batch + 1, word: 0 };
                 continue;
             }
-            let decoded = event::decode(&batch[self.ahead.word..]);
-            let Ok((event, n)) = decoded.inspect_err(|error| tracing::warn!(%error, "ring given up")) else {
-                sink.contradiction(Contradiction::Corrupt);
-                return Err(Corrupt);
-            };
-            let Some(stamp) = event.stamp() else {
+            let Some(stamp) = event::stamp(batch[self.ahead.word]) else {
+                let decoded = event::decode(&batch[self.ahead.word..]);
+                let Ok((_, n)) = decoded.inspect_err(|error| tracing::warn!(%error, "ring given up")) else {
+                    sink.contradiction(Contradiction::Corrupt);
+                    return Err(Corrupt);
+                };
                 self.ahead.word += n;
                 self.unstamped_words += n;
                 if self.unstamped_words > MAX_UNSTAMPED_WORDS {
@@ -332,9 +335,13 @@ impl<R> Ring<R> {
     ) -> Result<(), Corrupt> {
         loop {
             let batch = self.batches.front().ok_or(Corrupt)?;
-            let (event, n) = event::decode(&batch[self.at.word..]).map_err(|_| Corrupt)?;
-            let stamped = event.stamp().is_some();
-            sink.apply(&mut self.state, event).inspect_err(|_| sink.contradiction(Contradiction::Corrupt))?;
+            let decoded = event::decode(&batch[self.at.word..]).map_err(|error| {
+                tracing::warn!(%error, "ring given up");
+                Corrupt
+            });
+            let stamped = event::stamp(batch[self.at.word]).is_some();
+            let applied = decoded.and_then(|(event, n)| sink.apply(&mut self.state, event).map(|()| n));
+            let n = applied.inspect_err(|_| sink.contradiction(Contradiction::Corrupt))?;
             self.at.word += n;
             self.words_left -= n;
             if self.at.word == batch.len() {

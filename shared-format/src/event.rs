@@ -245,6 +245,15 @@ impl core::fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
+/// The stamp of the record that begins with `first`; none for kinds that have none, or that are unknown.
+#[inline(always)]
+pub const fn stamp(first: u64) -> Option<u64> {
+    match first & 15 {
+        kind::ALLOC..=kind::REALLOC_END | kind::MODULE..=kind::THREAD => Some(first >> 4),
+        _ => None,
+    }
+}
+
 /// Decodes the record at the start of `words`; returns it and the number of words that it takes.
 ///
 /// The words are untrusted: any content gives a record or an error, and a record takes at least one word.

@@ -1,5 +1,9 @@
 //! One domain's blocks and sums, moved together by each event, with the rules for what cannot have happened.
 //!
+//! Allocations and frees are applied in batches: by the time that a batch is full, what its events need has come from
+//! memory. First all look up their blocks, then all move the sums, both in their order; [`Heap::catch_up`] ends a batch
+//! before anyone looks.
+//!
 //! A realloc is two steps. Its block stays live and unchanged until the second one, or until another thread is given
 //! its address, which shows that the call has let go of it.
 
@@ -10,8 +14,10 @@ use crate::contradiction::{Contradiction, Contradictions};
 use std::collections::HashMap;
 
 /// Addresses of recent frees, to tell a second free of a block from a free of a block that is older than the trace.
-/// What violates the order does so within microseconds, so a few thousand are enough.
-const RECENT_FREES: usize = 4096;
+/// What violates the order does so within microseconds, so a thousand are enough.
+const RECENT_FREES: usize = 1024;
+/// Events of a batch: enough for the memory to answer, few enough to stay in the nearest cache.
+const BATCH: usize = 64;
 
 /// See the module.
 pub struct Heap {
@@ -21,8 +27,27 @@ pub struct Heap {
     in_realloc: HashMap<u64, u64>,
     /// Counts calls of realloc.
     calls: u64,
+    /// Written round and round.
     recent_frees: Box<[u64]>,
+    next_recent: usize,
     untracked_frees: u64,
+    batch: Vec<Move>,
+    /// What a batch changes in the sums.
+    changes: Vec<Change>,
+}
+
+/// An event that waits for its batch.
+#[derive(Clone, Copy)]
+enum Move {
+    Alloc(Block),
+    Free(u64),
+}
+
+/// A block comes or goes.
+#[derive(Clone, Copy)]
+enum Change {
+    Gain(Block),
+    Lose(Block),
 }
 
 /// A ring's realloc that has begun.
@@ -50,7 +75,10 @@ impl Default for Heap {
             in_realloc: HashMap::new(),
             calls: 0,
             recent_frees: vec![0; RECENT_FREES].into_boxed_slice(),
+            next_recent: 0,
             untracked_frees: 0,
+            batch: Vec::with_capacity(BATCH),
+            changes: Vec::with_capacity(2 * BATCH),
         }
     }
 }
@@ -59,42 +87,83 @@ impl Heap {
     /// A block was allocated.
     #[inline]
     pub fn alloc(&mut self, block: Block, books: &mut Books<'_>) {
-        let recent = &mut self.recent_frees[recent_index(block.address)];
-        if *recent == block.address {
-            *recent = 0;
-        }
-        if let Some(old) = self.live.insert(block) {
-            if self.in_realloc.remove(&block.address).is_none() {
-                books.contradictions.count(Contradiction::AllocOverLive);
-            }
-            self.totals.free(old.stack, old.size);
-            books.threads.lose(old.thread);
-        }
-        self.totals.alloc(block.stack, block.size);
-        books.threads.gain(block.thread);
+        self.live.prefetch(block.address);
+        self.totals.prefetch(block.stack);
+        self.push(Move::Alloc(block), books);
     }
 
     /// The block at `address` was freed.
     #[inline]
     pub fn free(&mut self, address: u64, books: &mut Books<'_>) {
-        let recent = &mut self.recent_frees[recent_index(address)];
-        let freed_before = *recent == address;
-        *recent = address;
+        self.live.prefetch(address);
+        self.push(Move::Free(address), books);
+    }
+
+    #[inline]
+    fn push(&mut self, event: Move, books: &mut Books<'_>) {
+        self.batch.push(event);
+        if self.batch.len() == BATCH {
+            self.catch_up(books);
+        }
+    }
+
+    /// Applies what waits in the batch.
+    #[inline(never)]
+    pub fn catch_up(&mut self, books: &mut Books<'_>) {
+        let mut batch = std::mem::take(&mut self.batch);
+        for event in batch.drain(..) {
+            match event {
+                Move::Alloc(block) => self.place(block, books),
+                Move::Free(address) => self.take(address, books),
+            }
+        }
+        self.batch = batch;
+        for change in self.changes.drain(..) {
+            match change {
+                Change::Gain(block) => {
+                    self.totals.alloc(block.stack, block.size);
+                    books.threads.gain(block.thread);
+                }
+                Change::Lose(block) => {
+                    self.totals.free(block.stack, block.size);
+                    books.threads.lose(block.thread);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn place(&mut self, block: Block, books: &mut Books<'_>) {
+        if let Some(old) = self.live.insert(block) {
+            if self.in_realloc.remove(&block.address).is_none() {
+                books.contradictions.count(Contradiction::AllocOverLive);
+            }
+            self.changes.push(Change::Lose(old));
+        }
+        self.changes.push(Change::Gain(block));
+    }
+
+    #[inline]
+    fn take(&mut self, address: u64, books: &mut Books<'_>) {
         match self.live.remove(address) {
             Some(block) => {
                 if !self.in_realloc.is_empty() {
                     self.in_realloc.remove(&address);
                 }
-                self.totals.free(block.stack, block.size);
-                books.threads.lose(block.thread);
+                self.totals.prefetch(block.stack);
+                self.changes.push(Change::Lose(block));
             }
-            None if freed_before => books.contradictions.count(Contradiction::DoubleFree),
+            // An allocation since then would have been found.
+            None if self.recent_frees.contains(&address) => books.contradictions.count(Contradiction::DoubleFree),
             None => self.untracked_frees += 1,
         }
+        self.recent_frees[self.next_recent] = address;
+        self.next_recent = (self.next_recent + 1) % RECENT_FREES;
     }
 
     /// realloc is about to be called for `address`; `before` is what the ring had begun and not ended.
     pub fn realloc(&mut self, address: u64, before: Option<PendingRealloc>, books: &mut Books<'_>) -> PendingRealloc {
+        self.catch_up(books);
         if let Some(before) = before {
             books.contradictions.count(Contradiction::Realloc);
             self.end(before);
@@ -115,6 +184,7 @@ impl Heap {
 
     /// The call returned none, and has freed its block if `freed`.
     pub fn realloc_ended(&mut self, pending: Option<PendingRealloc>, freed: bool, books: &mut Books<'_>) {
+        self.catch_up(books);
         if freed {
             self.let_go(pending, books);
         } else if let Some(pending) = pending
@@ -128,6 +198,7 @@ impl Heap {
     /// Frees the block of a realloc, unless another's allocation at its address has shown that before.
     fn let_go(&mut self, pending: Option<PendingRealloc>, books: &mut Books<'_>) {
         let Some(pending) = pending else { return };
+        self.catch_up(books);
         if self.end(pending) {
             self.free(pending.address, books);
         } else if !pending.known {
@@ -146,6 +217,7 @@ impl Heap {
 
     /// Forgets everything (tracemalloc.clear_traces). Later frees of what was live are untracked.
     pub fn clear(&mut self, threads: &mut Threads) {
+        debug_assert!(self.batch.is_empty(), "caught up before");
         self.live.clear();
         self.totals.clear();
         self.in_realloc.clear();
@@ -177,10 +249,4 @@ impl Heap {
     pub fn untracked_frees(&self) -> u64 {
         self.untracked_frees
     }
-}
-
-#[inline]
-fn recent_index(address: u64) -> usize {
-    // Blocks are 16 bytes apart, the mask keeps the index below RECENT_FREES.
-    (address >> 4) as usize & (RECENT_FREES - 1)
 }

@@ -1,10 +1,35 @@
 //! The live blocks of one domain, by address.
 //!
-//! A row is 24 bytes, and nothing else in the aggregator grows with the number of blocks. Behind these few methods
-//! any other table can take its place.
+//! ```text
+//!              63             48 47                                    0
+//! row, 16 B    | stack, low 16   | address                             |
+//!              | stack, high 11 | thread 21 | size 32                  |
+//! ```
+//!
+//! Open addressing in 256 shards, chosen by the hash, that grow one after another: so no event waits for more than one
+//! of them to be moved, and the table as a whole holds 20 to 30 bytes a block at any size. A block whose numbers do
+//! not fit a row (4 GiB and more, a thread beyond the two millionth) is kept beside them. Nothing else in the
+//! aggregator grows with the number of blocks.
+//!
+//! Looking up is a cache miss at a million blocks, so whoever knows an address early says so ([`Live::prefetch`]).
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use crate::prefetch::prefetch;
+use std::collections::HashMap;
+
+const SHARD_BITS: u32 = 8;
+const SHARDS: usize = 1 << SHARD_BITS;
+/// Rows of the smallest shard.
+const LEAST_ROWS: usize = 16;
+/// A shard grows by half when four of five rows are taken, and shrinks to twice its blocks when one of five is.
+const FULL: (usize, usize) = (4, 5);
+const SPARSE: (usize, usize) = (1, 5);
+
+const ADDRESS_BITS: u32 = 48;
+const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
+const STACK_BITS: u32 = 27;
+const THREAD_BITS: u32 = 21;
+const SIZE_BITS: u32 = 32;
+const _: () = assert!(ADDRESS_BITS + STACK_BITS + THREAD_BITS + SIZE_BITS == 128);
 
 /// A live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,51 +44,358 @@ pub struct Block {
     pub thread: u32,
 }
 
+/// A block, packed; all zeros are an empty row.
+#[derive(Clone, Copy, Default)]
+#[repr(align(16))]
+struct Row([u64; 2]);
+
+impl Row {
+    /// None when a number does not fit.
+    #[inline]
+    fn pack(block: &Block) -> Option<Row> {
+        let fits = block.size >> SIZE_BITS == 0
+            && block.thread >> THREAD_BITS == 0
+            && block.stack >> STACK_BITS == 0
+            && block.address != 0
+            && block.address <= ADDRESS_MASK;
+        let stack = u64::from(block.stack);
+        let rest = stack >> 16 << (THREAD_BITS + SIZE_BITS) | u64::from(block.thread) << SIZE_BITS | block.size;
+        fits.then_some(Row([block.address | stack << ADDRESS_BITS, rest]))
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "fields of fewer bits")]
+    fn unpack(self) -> Block {
+        let Row([first, rest]) = self;
+        let stack = first >> ADDRESS_BITS | rest >> (THREAD_BITS + SIZE_BITS) << 16;
+        let thread = rest >> SIZE_BITS & ((1 << THREAD_BITS) - 1);
+        let size = rest & ((1 << SIZE_BITS) - 1);
+        Block { address: self.address(), size, stack: stack as u32, thread: thread as u32 }
+    }
+
+    #[inline]
+    fn address(self) -> u64 {
+        self.0[0] & ADDRESS_MASK
+    }
+
+    #[inline]
+    fn is_empty(self) -> bool {
+        self.0[0] == 0
+    }
+}
+
 /// See the module.
-#[derive(Default)]
 pub struct Live {
-    blocks: HashTable<Block>,
+    shards: Box<[Shard]>,
+    /// Blocks that fit no row.
+    odd: HashMap<u64, Block>,
+    len: usize,
+}
+
+impl Default for Live {
+    fn default() -> Live {
+        // Of different sizes from the first on, so that they never grow all at once.
+        let shard = |i| Shard { rows: rows(LEAST_ROWS + i * LEAST_ROWS / 2 / SHARDS), used: 0 };
+        Live { shards: (0..SHARDS).map(shard).collect(), odd: HashMap::new(), len: 0 }
+    }
 }
 
 impl Live {
+    /// Says that an address will be looked up soon.
+    #[inline]
+    pub fn prefetch(&self, address: u64) {
+        let hash = hash(address);
+        let shard = &self.shards[shard_of(hash)];
+        prefetch(&shard.rows, home(hash, shard.rows.len()));
+    }
+
     /// Adds a block. Returns the one that was at the same address, which is then gone.
     #[inline]
     pub fn insert(&mut self, block: Block) -> Option<Block> {
-        match self.blocks.entry(hash(block.address), |b| b.address == block.address, |b| hash(b.address)) {
-            Entry::Occupied(mut entry) => Some(std::mem::replace(entry.get_mut(), block)),
-            Entry::Vacant(entry) => {
-                entry.insert(block);
-                None
+        let hash = hash(block.address);
+        let shard = &mut self.shards[shard_of(hash)];
+        let old = match Row::pack(&block) {
+            Some(row) => {
+                let old = shard.insert(hash, row);
+                if old.is_none() && !self.odd.is_empty() { self.odd.remove(&block.address) } else { old }
             }
-        }
+            None => {
+                let old = shard.remove(hash, block.address);
+                self.odd.insert(block.address, block).or(old)
+            }
+        };
+        self.len += usize::from(old.is_none());
+        old
     }
 
     /// Removes the block at an address.
     #[inline]
     pub fn remove(&mut self, address: u64) -> Option<Block> {
-        let entry = self.blocks.find_entry(hash(address), |b| b.address == address).ok()?;
-        Some(entry.remove().0)
+        let hash = hash(address);
+        let mut block = self.shards[shard_of(hash)].remove(hash, address);
+        if block.is_none() && !self.odd.is_empty() {
+            block = self.odd.remove(&address);
+        }
+        self.len -= usize::from(block.is_some());
+        block
     }
 
     /// The block at an address.
-    pub fn get(&self, address: u64) -> Option<&Block> {
-        self.blocks.find(hash(address), |b| b.address == address)
+    pub fn get(&self, address: u64) -> Option<Block> {
+        let hash = hash(address);
+        let found = self.shards[shard_of(hash)].find(hash, address).ok();
+        found.map(Row::unpack).or_else(|| self.odd.get(&address).copied())
+    }
+
+    /// Number of blocks.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that the rows take.
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| size_of_val(&*shard.rows)).sum()
     }
 
     /// All blocks, in no order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Block> {
-        self.blocks.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
+        let rows = self.shards.iter().flat_map(|shard| shard.rows.iter());
+        rows.filter(|row| !row.is_empty()).map(|row| row.unpack()).chain(self.odd.values().copied())
     }
 
     /// Forgets all blocks and their memory.
     pub fn clear(&mut self) {
-        self.blocks = HashTable::new();
+        *self = Live::default();
     }
 }
 
-/// Blocks are 16 bytes apart at least; the product's high half feeds both parts of hashbrown's hash.
+/// Linear probing; a row that is removed is filled by the next that may stand there, so no probe is longer than its run.
+struct Shard {
+    rows: Box<[Row]>,
+    used: usize,
+}
+
+fn rows(n: usize) -> Box<[Row]> {
+    vec![Row::default(); n].into_boxed_slice()
+}
+
+impl Shard {
+    /// The row of an address, or else the empty place where it would be.
+    #[inline]
+    fn find(&self, hash: u64, address: u64) -> Result<Row, usize> {
+        self.place(hash, address).map(|i| self.rows[i])
+    }
+
+    #[inline]
+    fn place(&self, hash: u64, address: u64) -> Result<usize, usize> {
+        let mut i = home(hash, self.rows.len());
+        loop {
+            // A shard has empty rows, so this ends.
+            let row = self.rows[i];
+            if row.address() == address && !row.is_empty() {
+                return Ok(i);
+            }
+            if row.is_empty() {
+                return Err(i);
+            }
+            i = self.next(i);
+        }
+    }
+
+    #[inline]
+    fn next(&self, i: usize) -> usize {
+        if i + 1 == self.rows.len() { 0 } else { i + 1 }
+    }
+
+    #[inline]
+    fn insert(&mut self, hash: u64, row: Row) -> Option<Block> {
+        match self.place(hash, row.address()) {
+            Ok(i) => Some(std::mem::replace(&mut self.rows[i], row).unpack()),
+            Err(i) => {
+                self.rows[i] = row;
+                self.used += 1;
+                if self.used * FULL.1 > self.rows.len() * FULL.0 {
+                    self.resize(self.rows.len() * 3 / 2);
+                }
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn remove(&mut self, hash: u64, address: u64) -> Option<Block> {
+        let mut hole = self.place(hash, address).ok()?;
+        let block = self.rows[hole].unpack();
+        let mut i = hole;
+        loop {
+            i = self.next(i);
+            let row = self.rows[i];
+            if row.is_empty() {
+                break;
+            }
+            // The row may move to the hole unless its home lies behind it, in (hole, i], counted around the end.
+            let home = home(hash_of(row), self.rows.len());
+            let stays = if hole <= i { hole < home && home <= i } else { hole < home || home <= i };
+            if !stays {
+                self.rows[hole] = row;
+                hole = i;
+            }
+        }
+        self.rows[hole] = Row::default();
+        self.used -= 1;
+        if self.rows.len() > 2 * LEAST_ROWS && self.used * SPARSE.1 < self.rows.len() * SPARSE.0 {
+            self.resize(LEAST_ROWS + self.used * 2);
+        }
+        Some(block)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn resize(&mut self, n: usize) {
+        let old = std::mem::replace(&mut self.rows, rows(n));
+        for &row in old.iter().filter(|row| !row.is_empty()) {
+            let mut i = home(hash_of(row), n);
+            while !self.rows[i].is_empty() {
+                i = self.next(i);
+            }
+            self.rows[i] = row;
+        }
+    }
+}
+
+fn hash_of(row: Row) -> u64 {
+    hash(row.address())
+}
+
+/// Both halves of a full product: addresses in any stride come out spread.
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "two halves")]
 fn hash(address: u64) -> u64 {
-    let product = (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    product ^ product >> 32
+    let product = u128::from(address ^ 0xa076_1d64_78bd_642f) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[inline]
+fn shard_of(hash: u64) -> usize {
+    (hash >> (u64::BITS - SHARD_BITS)) as usize
+}
+
+/// Where a row belongs among `n`: a part of the hash, scaled down.
+#[inline]
+fn home(hash: u64, n: usize) -> usize {
+    ((hash & u64::from(u32::MAX)) * n as u64 >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn block(address: u64, size: u64) -> Block {
+        Block { address, size, stack: (1 << STACK_BITS) - 1, thread: (1 << THREAD_BITS) - 1 }
+    }
+
+    #[test]
+    fn rows_hold_the_largest_numbers_and_the_rest_is_kept_too() {
+        let mut live = Live::default();
+        let widest = block(ADDRESS_MASK, u64::from(u32::MAX));
+        let odd = [
+            block(16, 1 << 32),
+            Block { thread: 1 << THREAD_BITS, ..block(32, 1) },
+            Block { stack: u32::MAX, ..block(48, 1) },
+            block(0, 5),
+        ];
+        assert_eq!(live.insert(widest), None);
+        for block in odd {
+            assert_eq!(live.insert(block), None);
+        }
+        assert_eq!(live.odd.len(), odd.len());
+        for block in odd.into_iter().chain([widest]) {
+            assert_eq!(live.get(block.address), Some(block));
+        }
+        assert_eq!((live.len(), live.iter().count()), (5, 5));
+        // From beside the rows into a row, and back.
+        let small = block(16, 7);
+        assert_eq!(live.insert(small), Some(odd[0]));
+        assert_eq!(live.insert(odd[0]), Some(small));
+        assert_eq!(live.remove(16), Some(odd[0]));
+        assert_eq!((live.remove(16), live.len()), (None, 4));
+    }
+
+    #[test]
+    fn a_block_takes_less_than_32_bytes_at_any_size_and_memory_comes_back() {
+        let mut live = Live::default();
+        let address = |i: usize| 0x7f00_0000_0000 + 48 * i as u64;
+        for i in 1..=400_000 {
+            live.insert(block(address(i), 8));
+            if i >= 10_000 && i.is_multiple_of(1_000) {
+                assert!(live.bytes() < 32 * i, "{} bytes for {i} blocks", live.bytes());
+            }
+        }
+        for i in 1..=400_000 {
+            assert!(live.remove(address(i)).is_some());
+        }
+        assert!(live.is_empty() && live.bytes() < 1 << 18, "{} bytes are left", live.bytes());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u64, u64),
+        Remove(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Few addresses, in strides that allocators use, so that they meet again; some sizes fit no row.
+        let address = (0u64..600, prop_oneof![Just(16u64), Just(4096)]).prop_map(|(i, stride)| (i + 1) * stride);
+        let size = prop_oneof![9 => 0u64..1 << 32, 1 => 1u64 << 32..1 << 40];
+        prop_oneof![(address.clone(), size).prop_map(|(a, s)| Step::Insert(a, s)), address.prop_map(Step::Remove)]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map(steps in prop::collection::vec(step(), 0..3000)) {
+            let mut live = Live::default();
+            let mut model = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Insert(address, size) => {
+                        let block = block(address, size);
+                        prop_assert_eq!(live.insert(block), model.insert(address, block));
+                    }
+                    Step::Remove(address) => prop_assert_eq!(live.remove(address), model.remove(&address)),
+                }
+                prop_assert_eq!(live.len(), model.len());
+            }
+            let mut all: Vec<Block> = live.iter().collect();
+            all.sort_by_key(|block| block.address);
+            prop_assert_eq!(all, model.into_values().collect::<Vec<_>>());
+        }
+
+        /// Long runs, around the end of the rows, with holes in every place.
+        #[test]
+        fn a_crowded_shard_behaves_like_a_map(steps in prop::collection::vec((0u64..40, any::<bool>()), 0..2000)) {
+            let mut shard = Shard { rows: rows(LEAST_ROWS), used: 0 };
+            let mut model = BTreeMap::new();
+            for (i, insert) in steps {
+                let address = (i + 1) * 16;
+                let block = block(address, i);
+                let row = Row::pack(&block).expect("small numbers");
+                if insert {
+                    prop_assert_eq!(shard.insert(hash(address), row), model.insert(address, block));
+                } else {
+                    prop_assert_eq!(shard.remove(hash(address), address), model.remove(&address));
+                }
+                prop_assert_eq!(shard.used, model.len());
+            }
+            for (&address, &block) in &model {
+                prop_assert_eq!(shard.find(hash(address), address).ok().map(Row::unpack), Some(block));
+            }
+        }
+    }
 }

@@ -60,11 +60,13 @@ impl Table {
 
     /// Forgets all traces; tracing goes on.
     pub fn clear_traces(&mut self) {
+        self.catch_up();
         self.heap.clear(&mut self.threads);
     }
 
     /// The peak becomes what is live now.
     pub fn reset_peak(&mut self) {
+        self.catch_up();
         self.heap.reset_peak();
     }
 
@@ -191,7 +193,14 @@ impl Sink for Table {
     }
 
     fn close(&mut self, ring: Ring) {
+        // The thread's row may be given up: what waits may still name it.
+        self.catch_up();
         self.threads.close(ring.thread);
+    }
+
+    fn catch_up(&mut self) {
+        let mut books = Books { threads: &mut self.threads, contradictions: &mut self.contradictions };
+        self.heap.catch_up(&mut books);
     }
 
     fn contradiction(&mut self, kind: Contradiction) {

@@ -4,6 +4,8 @@
 //! each peak begins an epoch, and a stack saves its value at its first change in the epoch: constant work per event.
 //! A stack that has not changed since the peak holds now what it held then.
 
+use crate::prefetch::prefetch;
+
 /// Bytes and blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
@@ -25,8 +27,9 @@ impl Amount {
     }
 }
 
-/// One stack.
+/// One stack, on one cache line.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
 struct Row {
     current: Amount,
     total: Amount,
@@ -65,6 +68,12 @@ impl Default for Totals {
 }
 
 impl Totals {
+    /// Says that a stack will be changed soon.
+    #[inline]
+    pub fn prefetch(&self, stack: u32) {
+        prefetch(&self.rows, stack as usize);
+    }
+
     /// A block was allocated.
     #[inline]
     pub fn alloc(&mut self, stack: u32, size: u64) {
