@@ -8,8 +8,9 @@
 //! Pure: no clock, no memory but its own. Any words are input; a ring that holds nonsense is given up, alone.
 
 use crate::contradiction::Contradiction;
-use heapline_shared_format::event::{self, Event};
+use heapline_shared_format::event::{self, DecodeError, Event};
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -24,6 +25,13 @@ const MAX_UNSTAMPED_WORDS: usize = 1 << 21;
 /// Why a ring is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
+
+impl From<DecodeError> for Corrupt {
+    fn from(error: DecodeError) -> Corrupt {
+        tracing::warn!(%error, "ring given up");
+        Corrupt
+    }
+}
 
 /// Where the sequence goes.
 pub trait Sink {
@@ -225,28 +233,42 @@ impl<R> Order<R> {
             (front <= limit).then_some(Reverse((front, key)))
         });
         let mut heap: BinaryHeap<Reverse<(u64, usize)>> = fronts.collect();
-        while let Some(Reverse((stamp, key))) = heap.pop() {
-            if stamp > limit {
-                break;
-            }
-            let bound = heap.peek().map_or(limit, |&Reverse((next, _))| next.min(limit));
-            let Some(ring) = self.rings[key].as_mut() else { continue };
-            let before = ring.words_left;
-            match ring.run(bound, self.watermark, sink, &mut self.spent) {
-                Ok(()) => self.waiting_words -= before - ring.words_left,
-                Err(Corrupt) => {
-                    self.waiting_words -= before;
-                    ring.give_up(&mut self.spent);
+        while let Some(&Reverse((stamp, key))) = heap.peek()
+            && stamp <= limit
+        {
+            // The least of the others is one of the two below the top.
+            let others = heap.as_slice().iter().skip(1).take(2).map(|&Reverse((front, _))| front);
+            let bound = others.fold(limit, u64::min);
+            let front = self.run(key, bound, sink);
+            if let Some(mut top) = heap.peek_mut() {
+                match front {
+                    Some(front) => *top = Reverse((front, key)),
+                    None => {
+                        PeekMut::pop(top);
+                        let held = self.rings[key].as_ref().and_then(|ring| ring.hold(hold));
+                        limit = held.map_or(limit, |held| held.min(limit));
+                    }
                 }
-            }
-            match ring.front {
-                Some(front) => heap.push(Reverse((front, key))),
-                None => limit = ring.hold(hold).map_or(limit, |held| held.min(limit)),
             }
         }
         self.watermark = self.watermark.max(limit);
         self.drop_closed(sink);
         sink.catch_up();
+    }
+
+    /// Applies a ring's records up to `bound`; returns the stamp of the next one.
+    #[inline]
+    fn run(&mut self, key: usize, bound: u64, sink: &mut impl Sink<Ring = R>) -> Option<u64> {
+        let ring = self.rings[key].as_mut()?;
+        let before = ring.words_left;
+        match ring.run(bound, self.watermark, sink, &mut self.spent) {
+            Ok(()) => self.waiting_words -= before - ring.words_left,
+            Err(Corrupt) => {
+                self.waiting_words -= before;
+                ring.give_up(&mut self.spent);
+            }
+        }
+        ring.front
     }
 
     fn drop_closed(&mut self, sink: &mut impl Sink<Ring = R>) {
@@ -320,11 +342,58 @@ impl<R> Ring<R> {
         spent: &mut Vec<Vec<u64>>,
     ) -> Result<(), Corrupt> {
         while let Some(front) = self.front.filter(|&front| front <= bound) {
-            self.apply_through_front(sink, spent)?;
-            self.last = front;
-            self.find_front(watermark, sink)?;
+            let left = self.words_left;
+            let next = self.apply_in_batch(bound, watermark, sink)?;
+            if self.words_left == left {
+                self.apply_through_front(sink, spent)?;
+                self.last = front;
+            }
+            self.leave_batch(spent);
+            self.ahead = self.at;
+            self.front = next;
+            if next.is_none() {
+                self.find_front(watermark, sink)?;
+            }
         }
         Ok(())
+    }
+
+    /// The inner loop: records of the present batch, one by one, as long as each has a stamp, in order, up to `bound`.
+    /// Returns the stamp of the record that it ends before, if that is in order.
+    #[inline(always)]
+    fn apply_in_batch<S: Sink<Ring = R>>(
+        &mut self,
+        bound: u64,
+        watermark: u64,
+        sink: &mut S,
+    ) -> Result<Option<u64>, Corrupt> {
+        let Some(batch) = self.batches.front() else { return Ok(None) };
+        let mut word = self.at.word;
+        let mut least = self.last.max(watermark);
+        let applied = loop {
+            let Some(stamp) = batch.get(word).and_then(|&first| event::stamp(first)).filter(|&stamp| stamp >= least)
+            else {
+                break Ok(None);
+            };
+            if stamp > bound {
+                break Ok(Some(stamp));
+            }
+            // No adapters here: the event must stay in registers.
+            match event::decode(&batch[word..]) {
+                Ok((event, n)) => {
+                    if sink.apply(&mut self.state, event).is_err() {
+                        break Err(Corrupt);
+                    }
+                    word += n;
+                }
+                Err(error) => break Err(error.into()),
+            }
+            least = stamp;
+            self.last = stamp;
+        };
+        self.words_left -= word - self.at.word;
+        self.at.word = word;
+        applied.inspect_err(|_| sink.contradiction(Contradiction::Corrupt))
     }
 
     /// Applies the records up to the first one with a stamp, that one included.
@@ -335,24 +404,25 @@ impl<R> Ring<R> {
     ) -> Result<(), Corrupt> {
         loop {
             let batch = self.batches.front().ok_or(Corrupt)?;
-            let decoded = event::decode(&batch[self.at.word..]).map_err(|error| {
-                tracing::warn!(%error, "ring given up");
-                Corrupt
-            });
+            let decoded = event::decode(&batch[self.at.word..]).map_err(Corrupt::from);
             let stamped = event::stamp(batch[self.at.word]).is_some();
             let applied = decoded.and_then(|(event, n)| sink.apply(&mut self.state, event).map(|()| n));
             let n = applied.inspect_err(|_| sink.contradiction(Contradiction::Corrupt))?;
             self.at.word += n;
             self.words_left -= n;
-            if self.at.word == batch.len() {
-                spent.extend(self.batches.pop_front());
-                self.at.word = 0;
-            }
+            self.leave_batch(spent);
             if stamped {
-                self.ahead = self.at;
                 self.unstamped_words = 0;
                 return Ok(());
             }
+        }
+    }
+
+    /// Goes on to the next batch when the present one is done.
+    fn leave_batch(&mut self, spent: &mut Vec<Vec<u64>>) {
+        if self.batches.front().is_some_and(|batch| batch.len() == self.at.word) {
+            spent.extend(self.batches.pop_front());
+            self.at.word = 0;
         }
     }
 }

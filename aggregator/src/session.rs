@@ -79,6 +79,8 @@ impl Session {
         let number = header.session.number.load(Ordering::Relaxed).wrapping_add(1);
         header.session.number.store(number, Ordering::Relaxed);
         header.session.clock.store(settings.clock.code(), Ordering::Relaxed);
+        header.session.rings.store(0, Ordering::Relaxed);
+        header.session.tick.store(settings.clock.now(), Ordering::Relaxed);
         header.session.nframe.store(settings.nframe, Ordering::Relaxed);
         header.target.end_cause.store(0, Ordering::Relaxed);
         // A thread that sees the new epoch (Acquire) sees all of the above, and the state.

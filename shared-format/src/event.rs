@@ -57,7 +57,6 @@ const _: () = assert!(STACK_WORDS + MAX_STACK_FRAMES < crate::arena::SEGMENT_WOR
 
 const STACK_WORDS: usize = 3;
 const MODULE_WORDS: usize = 5;
-const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 
 /// The kinds of record.
@@ -257,24 +256,16 @@ pub const fn stamp(first: u64) -> Option<u64> {
 /// Decodes the record at the start of `words`; returns it and the number of words that it takes.
 ///
 /// The words are untrusted: any content gives a record or an error, and a record takes at least one word.
-#[inline]
+#[inline(always)]
 pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
     let &[first, ref rest @ ..] = words else { return Err(DecodeError::Cut) };
-    let stamp = first >> 4 & STAMP_MASK;
+    let stamp = first >> 4;
     let block = |rest: &[u64]| match *rest {
         [a, b, ..] => Ok((a & ADDRESS_MASK, a >> 48 | b >> 32 << 16, low32(b))),
         _ => Err(DecodeError::Cut),
     };
     let one = |rest: &[u64]| rest.first().copied().ok_or(DecodeError::Cut);
     Ok(match first & 15 {
-        kind::PAD => {
-            let n = usize::try_from(stamp).map_err(|_| DecodeError::Malformed)?;
-            match n {
-                0 => return Err(DecodeError::Malformed),
-                n if n > words.len() => return Err(DecodeError::Cut),
-                n => (Event::Pad, n),
-            }
-        }
         kind::ALLOC => {
             let (address, size, stack) = block(rest)?;
             (Event::Alloc { stamp, address, size, stack }, 3)
@@ -285,8 +276,27 @@ pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
             let (address, size, stack) = block(rest)?;
             (Event::Reallocated { stamp, address, size, stack }, 3)
         }
+        _ => return decode_rare(first, rest),
+    })
+}
+
+/// The kinds that are no part of the inner loop.
+#[cold]
+#[inline(never)]
+fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
+    let stamp = first >> 4;
+    let one = || rest.first().copied().ok_or(DecodeError::Cut);
+    Ok(match first & 15 {
+        kind::PAD => {
+            let n = usize::try_from(stamp).map_err(|_| DecodeError::Malformed)?;
+            match n {
+                0 => return Err(DecodeError::Malformed),
+                n if n > rest.len() + 1 => return Err(DecodeError::Cut),
+                n => (Event::Pad, n),
+            }
+        }
         kind::REALLOC_END => {
-            let w = one(rest)?;
+            let w = one()?;
             match w >> 48 {
                 0 | 1 => (Event::ReallocEnd { stamp, address: w & ADDRESS_MASK, freed: w >> 48 == 1 }, 2),
                 _ => return Err(DecodeError::Malformed),
@@ -329,7 +339,7 @@ pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
             };
             (event, MODULE_WORDS + n)
         }
-        kind::UNLOAD => (Event::Unload { stamp, start: one(rest)? }, 2),
+        kind::UNLOAD => (Event::Unload { stamp, start: one()? }, 2),
         kind::THREAD => {
             let &[a, b, ..] = rest else { return Err(DecodeError::Cut) };
             let mut name = [0; 16];

@@ -9,6 +9,7 @@
 use crate::clock::Clock;
 use crate::sys;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Age of the time that serves without membarrier.
@@ -34,9 +35,14 @@ impl Barrier {
     }
 
     /// The time for this poll. Flags and heads must be read after this call. `is_registered`: the target takes part in
-    /// membarrier.
-    pub fn pass(&mut self, is_registered: bool) -> u64 {
+    /// membarrier. `tick` is set to the time before the barrier, so that what comes after it is not stamped earlier.
+    pub fn pass(&mut self, is_registered: bool, tick: &AtomicU64) -> u64 {
         let time = self.clock.now();
+        let last = tick.load(Ordering::Relaxed);
+        if last != 0 {
+            // Fails when the target has just put an end to it.
+            let _ = tick.compare_exchange(last, time.max(last), Ordering::SeqCst, Ordering::Relaxed);
+        }
         if self.is_supported && is_registered && sys::membarrier() {
             return time;
         }

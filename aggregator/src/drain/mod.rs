@@ -175,8 +175,9 @@ impl Drain {
 
     /// Looks at every ring once. Returns the bytes that came and how many threads are in the middle of an event.
     fn poll(&mut self) -> (u64, usize) {
-        let flags = self.map.arena().header().target.flags.load(Ordering::Relaxed);
-        let time = self.barrier.pass(flags & target_flag::MEMBARRIER != 0);
+        let header = self.map.arena().header();
+        let flags = header.target.flags.load(Ordering::Relaxed);
+        let time = self.barrier.pass(flags & target_flag::MEMBARRIER != 0, &header.session.tick);
         self.follow_exec();
         let mut flagged = Vec::new();
         let bytes = self.visit_all(&mut flagged);

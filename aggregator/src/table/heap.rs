@@ -85,7 +85,7 @@ impl Default for Heap {
 
 impl Heap {
     /// A block was allocated.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&mut self, block: Block, books: &mut Books<'_>) {
         self.live.prefetch(block.address);
         self.totals.prefetch(block.stack);
@@ -93,13 +93,13 @@ impl Heap {
     }
 
     /// The block at `address` was freed.
-    #[inline]
+    #[inline(always)]
     pub fn free(&mut self, address: u64, books: &mut Books<'_>) {
         self.live.prefetch(address);
         self.push(Move::Free(address), books);
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, event: Move, books: &mut Books<'_>) {
         self.batch.push(event);
         if self.batch.len() == BATCH {

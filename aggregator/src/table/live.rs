@@ -6,10 +6,10 @@
 //!              | stack, high 11 | thread 21 | size 32                  |
 //! ```
 //!
-//! Open addressing in 256 shards, chosen by the hash, that grow one after another: so no event waits for more than one
-//! of them to be moved, and the table as a whole holds 20 to 30 bytes a block at any size. A block whose numbers do
-//! not fit a row (4 GiB and more, a thread beyond the two millionth) is kept beside them. Nothing else in the
-//! aggregator grows with the number of blocks.
+//! Four rows are a bucket, which is a cache line, and a full bucket passes rows on to the next. 256 shards, chosen by
+//! the hash, grow one after another: so no event waits for more than one of them to be moved, and the table as a
+//! whole holds 20 to 30 bytes a block at any size. A block whose numbers do not fit a row (4 GiB and more, a thread
+//! beyond the two millionth) is kept beside them. Nothing else in the aggregator grows with the number of blocks.
 //!
 //! Looking up is a cache miss at a million blocks, so whoever knows an address early says so ([`Live::prefetch`]).
 
@@ -18,11 +18,15 @@ use std::collections::HashMap;
 
 const SHARD_BITS: u32 = 8;
 const SHARDS: usize = 1 << SHARD_BITS;
-/// Rows of the smallest shard.
-const LEAST_ROWS: usize = 16;
+/// Rows of a bucket.
+const ROWS: usize = 4;
+/// Buckets of the smallest shard.
+const LEAST: usize = 8;
 /// A shard grows by half when four of five rows are taken, and shrinks to twice its blocks when one of five is.
 const FULL: (usize, usize) = (4, 5);
 const SPARSE: (usize, usize) = (1, 5);
+/// A bucket that has passed on so many rows counts them no more, until its shard is moved.
+const MANY: u8 = u8::MAX;
 
 const ADDRESS_BITS: u32 = 48;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
@@ -95,8 +99,11 @@ pub struct Live {
 impl Default for Live {
     fn default() -> Live {
         // Of different sizes from the first on, so that they never grow all at once.
-        let shard = |i| Shard { rows: rows(LEAST_ROWS + i * LEAST_ROWS / 2 / SHARDS), used: 0 };
-        Live { shards: (0..SHARDS).map(shard).collect(), odd: HashMap::new(), len: 0 }
+        Live {
+            shards: (0..SHARDS).map(|i| Shard::new(LEAST + i * LEAST / 2 / SHARDS)).collect(),
+            odd: HashMap::new(),
+            len: 0,
+        }
     }
 }
 
@@ -106,7 +113,9 @@ impl Live {
     pub fn prefetch(&self, address: u64) {
         let hash = hash(address);
         let shard = &self.shards[shard_of(hash)];
-        prefetch(&shard.rows, home(hash, shard.rows.len()));
+        let home = shard.home(hash);
+        prefetch(&shard.buckets, home);
+        prefetch(&shard.passed, home);
     }
 
     /// Adds a block. Returns the one that was at the same address, which is then gone.
@@ -143,8 +152,9 @@ impl Live {
     /// The block at an address.
     pub fn get(&self, address: u64) -> Option<Block> {
         let hash = hash(address);
-        let found = self.shards[shard_of(hash)].find(hash, address).ok();
-        found.map(Row::unpack).or_else(|| self.odd.get(&address).copied())
+        let shard = &self.shards[shard_of(hash)];
+        let found = shard.find(hash, address).map(|(bucket, row)| shard.buckets[bucket].0[row].unpack());
+        found.or_else(|| self.odd.get(&address).copied())
     }
 
     /// Number of blocks.
@@ -159,12 +169,12 @@ impl Live {
 
     /// Bytes that the rows take.
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| size_of_val(&*shard.rows)).sum()
+        self.shards.iter().map(|shard| size_of_val(&*shard.buckets) + size_of_val(&*shard.passed)).sum()
     }
 
     /// All blocks, in no order.
     pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
-        let rows = self.shards.iter().flat_map(|shard| shard.rows.iter());
+        let rows = self.shards.iter().flat_map(|shard| shard.buckets.iter().flat_map(|bucket| bucket.0));
         rows.filter(|row| !row.is_empty()).map(|row| row.unpack()).chain(self.odd.values().copied())
     }
 
@@ -174,102 +184,133 @@ impl Live {
     }
 }
 
-/// Linear probing; a row that is removed is filled by the next that may stand there, so no probe is longer than its run.
+/// Rows on one cache line.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Bucket([Row; ROWS]);
+
+impl Bucket {
+    /// The row of an address, without a branch for each.
+    #[inline]
+    fn find(&self, address: u64) -> Option<usize> {
+        self.first(|row| row.address() == address)
+    }
+
+    #[inline]
+    fn empty(&self) -> Option<usize> {
+        self.first(Row::is_empty)
+    }
+
+    #[inline]
+    fn first(&self, is_it: impl Fn(Row) -> bool) -> Option<usize> {
+        let bits = (0..ROWS).fold(0u32, |bits, i| bits | u32::from(is_it(self.0[i])) << i);
+        (bits != 0).then(|| bits.trailing_zeros() as usize)
+    }
+}
+
+/// Some of the blocks. A row lies in the first bucket from its home on that had room for it.
 struct Shard {
-    rows: Box<[Row]>,
+    buckets: Box<[Bucket]>,
+    /// Rows that each bucket has passed on: where there are none, a search ends.
+    passed: Box<[u8]>,
     used: usize,
 }
 
-fn rows(n: usize) -> Box<[Row]> {
-    vec![Row::default(); n].into_boxed_slice()
-}
-
 impl Shard {
-    /// The row of an address, or else the empty place where it would be.
-    #[inline]
-    fn find(&self, hash: u64, address: u64) -> Result<Row, usize> {
-        self.place(hash, address).map(|i| self.rows[i])
-    }
-
-    #[inline]
-    fn place(&self, hash: u64, address: u64) -> Result<usize, usize> {
-        let mut i = home(hash, self.rows.len());
-        loop {
-            // A shard has empty rows, so this ends.
-            let row = self.rows[i];
-            if row.address() == address && !row.is_empty() {
-                return Ok(i);
-            }
-            if row.is_empty() {
-                return Err(i);
-            }
-            i = self.next(i);
+    fn new(buckets: usize) -> Shard {
+        Shard {
+            buckets: vec![Bucket::default(); buckets].into_boxed_slice(),
+            passed: vec![0; buckets].into_boxed_slice(),
+            used: 0,
         }
     }
 
+    /// Where a row belongs: a part of the hash, scaled down.
     #[inline]
-    fn next(&self, i: usize) -> usize {
-        if i + 1 == self.rows.len() { 0 } else { i + 1 }
+    fn home(&self, hash: u64) -> usize {
+        ((hash & u64::from(u32::MAX)) * self.buckets.len() as u64 >> 32) as usize
+    }
+
+    #[inline]
+    fn next(&self, bucket: usize) -> usize {
+        if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
+    }
+
+    /// Bucket and row of an address.
+    #[inline]
+    fn find(&self, hash: u64, address: u64) -> Option<(usize, usize)> {
+        if address == 0 {
+            // That would be an empty row.
+            return None;
+        }
+        let mut bucket = self.home(hash);
+        // All buckets may have passed rows on once.
+        for _ in 0..self.buckets.len() {
+            if let Some(row) = self.buckets[bucket].find(address) {
+                return Some((bucket, row));
+            }
+            if self.passed[bucket] == 0 {
+                return None;
+            }
+            bucket = self.next(bucket);
+        }
+        None
     }
 
     #[inline]
     fn insert(&mut self, hash: u64, row: Row) -> Option<Block> {
-        match self.place(hash, row.address()) {
-            Ok(i) => Some(std::mem::replace(&mut self.rows[i], row).unpack()),
-            Err(i) => {
-                self.rows[i] = row;
-                self.used += 1;
-                if self.used * FULL.1 > self.rows.len() * FULL.0 {
-                    self.resize(self.rows.len() * 3 / 2);
-                }
-                None
+        if let Some((bucket, i)) = self.find(hash, row.address()) {
+            return Some(std::mem::replace(&mut self.buckets[bucket].0[i], row).unpack());
+        }
+        self.place(hash, row);
+        self.used += 1;
+        if self.used * FULL.1 > self.buckets.len() * ROWS * FULL.0 {
+            self.resize(self.buckets.len() * 3 / 2);
+        }
+        None
+    }
+
+    /// A shard has empty rows, so this ends.
+    #[inline]
+    fn place(&mut self, hash: u64, row: Row) {
+        let mut bucket = self.home(hash);
+        loop {
+            if let Some(i) = self.buckets[bucket].empty() {
+                self.buckets[bucket].0[i] = row;
+                return;
             }
+            let passed = &mut self.passed[bucket];
+            *passed = passed.saturating_add(1);
+            bucket = self.next(bucket);
         }
     }
 
     #[inline]
     fn remove(&mut self, hash: u64, address: u64) -> Option<Block> {
-        let mut hole = self.place(hash, address).ok()?;
-        let block = self.rows[hole].unpack();
-        let mut i = hole;
-        loop {
-            i = self.next(i);
-            let row = self.rows[i];
-            if row.is_empty() {
-                break;
-            }
-            // The row may move to the hole unless its home lies behind it, in (hole, i], counted around the end.
-            let home = home(hash_of(row), self.rows.len());
-            let stays = if hole <= i { hole < home && home <= i } else { hole < home || home <= i };
-            if !stays {
-                self.rows[hole] = row;
-                hole = i;
-            }
+        let (bucket, row) = self.find(hash, address)?;
+        let block = std::mem::take(&mut self.buckets[bucket].0[row]).unpack();
+        let mut passed_by = self.home(hash);
+        while passed_by != bucket {
+            let passed = &mut self.passed[passed_by];
+            *passed -= u8::from(*passed != MANY);
+            passed_by = self.next(passed_by);
         }
-        self.rows[hole] = Row::default();
         self.used -= 1;
-        if self.rows.len() > 2 * LEAST_ROWS && self.used * SPARSE.1 < self.rows.len() * SPARSE.0 {
-            self.resize(LEAST_ROWS + self.used * 2);
+        if self.buckets.len() > 2 * LEAST && self.used * SPARSE.1 < self.buckets.len() * ROWS * SPARSE.0 {
+            self.resize(LEAST + self.used * 2 / ROWS);
         }
         Some(block)
     }
 
     #[cold]
     #[inline(never)]
-    fn resize(&mut self, n: usize) {
-        let old = std::mem::replace(&mut self.rows, rows(n));
-        for &row in old.iter().filter(|row| !row.is_empty()) {
-            let mut i = home(hash_of(row), n);
-            while !self.rows[i].is_empty() {
-                i = self.next(i);
-            }
-            self.rows[i] = row;
+    fn resize(&mut self, buckets: usize) {
+        let old = std::mem::replace(self, Shard::new(buckets));
+        for row in old.buckets.iter().flat_map(|bucket| bucket.0).filter(|row| !row.is_empty()) {
+            self.place(self::hash(row.address()), row);
         }
+        self.used = old.used;
     }
-}
-
-fn hash_of(row: Row) -> u64 {
-    hash(row.address())
 }
 
 /// Both halves of a full product: addresses in any stride come out spread.
@@ -283,12 +324,6 @@ fn hash(address: u64) -> u64 {
 #[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> (u64::BITS - SHARD_BITS)) as usize
-}
-
-/// Where a row belongs among `n`: a part of the hash, scaled down.
-#[inline]
-fn home(hash: u64, n: usize) -> usize {
-    ((hash & u64::from(u32::MAX)) * n as u64 >> 32) as usize
 }
 
 #[cfg(test)]
@@ -377,10 +412,10 @@ mod tests {
             prop_assert_eq!(all, model.into_values().collect::<Vec<_>>());
         }
 
-        /// Long runs, around the end of the rows, with holes in every place.
+        /// Buckets that pass rows on, around the end of the shard, with holes in every place.
         #[test]
-        fn a_crowded_shard_behaves_like_a_map(steps in prop::collection::vec((0u64..40, any::<bool>()), 0..2000)) {
-            let mut shard = Shard { rows: rows(LEAST_ROWS), used: 0 };
+        fn a_crowded_shard_behaves_like_a_map(steps in prop::collection::vec((0u64..60, any::<bool>()), 0..2000)) {
+            let mut shard = Shard::new(LEAST / 4);
             let mut model = BTreeMap::new();
             for (i, insert) in steps {
                 let address = (i + 1) * 16;
@@ -394,8 +429,14 @@ mod tests {
                 prop_assert_eq!(shard.used, model.len());
             }
             for (&address, &block) in &model {
-                prop_assert_eq!(shard.find(hash(address), address).ok().map(Row::unpack), Some(block));
+                let (bucket, row) = shard.find(hash(address), address).expect("it is in the model");
+                prop_assert_eq!(shard.buckets[bucket].0[row].unpack(), block);
             }
+            let passed: usize = shard.passed.iter().map(|&n| usize::from(n)).sum();
+            for &address in model.keys() {
+                shard.remove(hash(address), address);
+            }
+            prop_assert!(shard.passed.iter().all(|&n| n == 0), "{} of {} are left", shard.passed.iter().map(|&n| usize::from(n)).sum::<usize>(), passed);
         }
     }
 }

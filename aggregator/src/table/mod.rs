@@ -147,17 +147,45 @@ impl Table {
 impl Sink for Table {
     type Ring = Ring;
 
+    #[inline(always)]
     fn apply(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
         match event {
             Event::Alloc { address, size, stack, .. } => {
                 let block = self.block(ring, address, size, stack);
                 let (heap, mut books) = self.heap_and_books();
                 heap.alloc(block, &mut books);
+                Ok(())
             }
             Event::Free { address, .. } => {
                 let (heap, mut books) = self.heap_and_books();
                 heap.free(address, &mut books);
+                Ok(())
             }
+            _ => self.apply_rare(ring, event),
+        }
+    }
+
+    fn close(&mut self, ring: Ring) {
+        // The thread's row may be given up: what waits may still name it.
+        self.catch_up();
+        self.threads.close(ring.thread);
+    }
+
+    fn catch_up(&mut self) {
+        let mut books = Books { threads: &mut self.threads, contradictions: &mut self.contradictions };
+        self.heap.catch_up(&mut books);
+    }
+
+    fn contradiction(&mut self, kind: Contradiction) {
+        self.contradictions.count(kind);
+    }
+}
+
+impl Table {
+    /// What is no part of the inner loop.
+    #[inline(never)]
+    fn apply_rare(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
+        match event {
             Event::Realloc { address, .. } => {
                 let (heap, mut books) = self.heap_and_books();
                 ring.realloc = Some(heap.realloc(address, ring.realloc, &mut books));
@@ -187,29 +215,13 @@ impl Sink for Table {
                 }
             }
             Event::Thread { name, .. } => self.threads.name(ring.thread, text(&name)),
-            Event::Pad => {}
+            // The others are the inner loop's.
+            Event::Pad | Event::Alloc { .. } | Event::Free { .. } => {}
         }
         Ok(())
     }
 
-    fn close(&mut self, ring: Ring) {
-        // The thread's row may be given up: what waits may still name it.
-        self.catch_up();
-        self.threads.close(ring.thread);
-    }
-
-    fn catch_up(&mut self) {
-        let mut books = Books { threads: &mut self.threads, contradictions: &mut self.contradictions };
-        self.heap.catch_up(&mut books);
-    }
-
-    fn contradiction(&mut self, kind: Contradiction) {
-        self.contradictions.count(kind);
-    }
-}
-
-impl Table {
-    #[inline]
+    #[inline(always)]
     fn heap_and_books(&mut self) -> (&mut Heap, Books<'_>) {
         self.records += 1;
         (&mut self.heap, Books { threads: &mut self.threads, contradictions: &mut self.contradictions })

@@ -114,6 +114,10 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
     let epoch = header.session.epoch.load(Ordering::Acquire);
     let session = header.session.number.load(Ordering::Relaxed);
     let arena = process.arena();
+    // A second ring's events must not meet those that another stamps with the tick (docs/architecture.md, Ordering).
+    if header.session.rings.fetch_add(1, Ordering::AcqRel) > 0 {
+        header.session.tick.store(0, Ordering::SeqCst);
+    }
     let (index, segment) = take_pending(process, epoch)?;
     let slot = arena.slot(index)?;
     let give_up = || {

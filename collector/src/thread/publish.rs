@@ -34,7 +34,8 @@ impl Thread {
         if self.header().session.epoch.load(Ordering::Acquire) != self.epoch {
             return self.renew();
         }
-        let stamp = clock::now(self.clock);
+        let tick = self.header().session.tick.load(Ordering::Acquire);
+        let stamp = if tick != 0 { tick } else { clock::now(self.clock) };
         write(&mut self.ring, stamp);
         // SAFETY: as above.
         unsafe { self.ring.settle() };

@@ -43,6 +43,8 @@ struct Frame {
     needs_bp: bool,
     /// Pairs of this frame and all older ones.
     pairs: u32,
+    /// What the frame adds to the hash.
+    mixed: u64,
 }
 
 /// A word that the walk was derived from.
@@ -69,8 +71,12 @@ pub struct Kept {
     /// Frames that are being unwound, the most recent first.
     fresh: *mut Frame,
     pairs: *mut Pair,
+    /// Whose pair it is: index of the frame.
+    owners: *mut u32,
     capacity: usize,
     len: usize,
+    /// No pair's address is higher.
+    reach: usize,
     hash: u64,
     /// Frames, from the oldest, that are unchanged since the last definition.
     unchanged: usize,
@@ -93,8 +99,10 @@ impl Kept {
             frames: ptr::null_mut(),
             fresh: ptr::null_mut(),
             pairs: ptr::null_mut(),
+            owners: ptr::null_mut(),
             capacity: 0,
             len: 0,
+            reach: 0,
             hash: 0,
             unchanged: 0,
             is_truncated: false,
@@ -103,7 +111,8 @@ impl Kept {
 
     /// Forgets the stack after a walk that was left for good in the middle, and the memory too if that is not whole.
     pub fn recover(&mut self) {
-        if self.capacity == 0 || self.frames.is_null() || self.fresh.is_null() || self.pairs.is_null() {
+        let arrays = [self.frames.is_null(), self.fresh.is_null(), self.pairs.is_null(), self.owners.is_null()];
+        if self.capacity == 0 || arrays.contains(&true) {
             *self = Kept::empty();
         }
         self.forget();
@@ -136,6 +145,7 @@ impl Kept {
     /// Forgets the stack, keeps the memory.
     pub fn forget(&mut self) {
         self.len = 0;
+        self.reach = 0;
         self.hash = 0;
         self.unchanged = 0;
     }
@@ -159,8 +169,8 @@ impl Kept {
     fn pop(&mut self) {
         self.len -= 1;
         // SAFETY: was below len.
-        let pc = unsafe { self.frame(self.len).pc };
-        self.hash = self.hash.wrapping_sub(mix(pc as u64, self.len as u64));
+        let mixed = unsafe { self.frame(self.len).mixed };
+        self.hash = self.hash.wrapping_sub(mixed);
         self.unchanged = self.unchanged.min(self.len);
     }
 
@@ -173,12 +183,14 @@ impl Kept {
         }
         let frame_bytes = capacity * size_of::<Frame>();
         let Some(memory) = process::map_own(Kept::bytes(capacity)) else { return false };
-        // SAFETY: two arrays of frames and one of pairs, inside the new memory; the old ones hold what is copied.
+        // SAFETY: two arrays of frames, pairs and their owners, inside the new memory; the old ones hold what is copied.
         unsafe {
+            let pairs: *mut Pair = memory.add(2 * frame_bytes).cast();
             let new = Kept {
                 frames: memory.cast(),
                 fresh: memory.add(frame_bytes).cast(),
-                pairs: memory.add(2 * frame_bytes).cast(),
+                pairs,
+                owners: pairs.add(Kept::pairs(capacity)).cast(),
                 capacity,
                 ..*self
             };
@@ -187,6 +199,7 @@ impl Kept {
                 ptr::copy_nonoverlapping(self.fresh, new.fresh, fresh);
                 let pairs = if self.len == 0 { 1 } else { self.frame(self.len - 1).pairs as usize };
                 ptr::copy_nonoverlapping(self.pairs, new.pairs, pairs);
+                ptr::copy_nonoverlapping(self.owners, new.owners, pairs);
                 process::unmap_own(self.frames.cast(), Kept::bytes(self.capacity));
             }
             *self = new;
@@ -194,8 +207,13 @@ impl Kept {
         true
     }
 
+    /// Pairs that belong to so many frames at most.
+    const fn pairs(capacity: usize) -> usize {
+        capacity * PAIRS_PER_FRAME + 1
+    }
+
     const fn bytes(capacity: usize) -> usize {
-        capacity * 2 * size_of::<Frame>() + (capacity * PAIRS_PER_FRAME + 1) * size_of::<Pair>()
+        capacity * 2 * size_of::<Frame>() + Kept::pairs(capacity) * (size_of::<Pair>() + size_of::<u32>())
     }
 
     /// # Safety
@@ -208,14 +226,23 @@ impl Kept {
     }
 
     /// Compares all that the frames below the topmost were derived from. `Err` is the frame to unwind again.
+    /// `is_readable`: up to the root, so that it does no harm to read a little ahead of the comparison.
     #[inline(always)]
-    fn verify(&mut self, table: Table) -> Result<(), usize> {
+    fn verify(&mut self, table: Table, is_readable: bool) -> Result<(), usize> {
         // SAFETY: called with a frame kept.
         let mut p = unsafe { self.frame(self.len - 1).pairs as usize } - 1;
         loop {
             // SAFETY: pairs below that of a kept frame are written; each address is one that a walk of the present
             // stack reads next, since everything leafward of it is as it was (see the module).
             unsafe {
+                while is_readable && p >= 4 {
+                    let four = &*self.pairs.add(p - 4).cast::<[Pair; 4]>();
+                    let differs = |pair: &Pair| (pair.address as *const usize).read() ^ pair.value;
+                    if differs(&four[0]) | differs(&four[1]) | differs(&four[2]) | differs(&four[3]) != 0 {
+                        break;
+                    }
+                    p -= 4;
+                }
                 while p > 0 {
                     let Pair { address, value } = *self.pairs.add(p - 1);
                     if (address as *const usize).read() != value {
@@ -227,7 +254,8 @@ impl Kept {
             if p == 0 {
                 return Ok(());
             }
-            let k = self.frame_of_pair(p - 1);
+            // SAFETY: as above.
+            let k = unsafe { *self.owners.add(p - 1) } as usize;
             if !self.patch(k, p - 1, table) {
                 return Err(k);
             }
@@ -235,22 +263,18 @@ impl Kept {
         }
     }
 
-    fn frame_of_pair(&self, pair: usize) -> usize {
-        // SAFETY: `len` frames are written.
-        let frames = unsafe { core::slice::from_raw_parts(self.frames, self.len) };
-        frames.partition_point(|frame| frame.pairs as usize <= pair)
-    }
-
     /// Exchanges a return address whose frame is as large as the one before, which is what a loop that calls from
     /// several places leaves: all older frames stay where they are.
+    #[inline(always)]
     fn patch(&mut self, k: usize, pair: usize, table: Table) -> bool {
         if k == 0 {
             return false;
         }
         // SAFETY: 0 < k < len; the slot is as far as the walk has come.
         unsafe {
-            let Frame { slot: next, needs_bp, .. } = *self.frame(k - 1);
-            let frame = *self.frame(k);
+            let caller = self.frame(k - 1);
+            let (next, needs_bp) = (caller.slot, caller.needs_bp);
+            let frame = &mut *self.frames.add(k);
             if pair + 1 != frame.pairs as usize || frame.uses_bp || needs_bp {
                 return false;
             }
@@ -259,10 +283,11 @@ impl Kept {
             if rule.kind() != Kind::Sp || frame.slot.wrapping_add(rule.cfa_offset()) != next {
                 return false;
             }
-            let bp_slot = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
-            let k64 = k as u64;
-            self.hash = self.hash.wrapping_sub(mix(frame.pc as u64, k64)).wrapping_add(mix(pc as u64, k64));
-            *self.frame(k) = Frame { pc, bp_slot, ..frame };
+            frame.bp_slot = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
+            frame.pc = pc;
+            let mixed = mix(pc as u64, k as u64);
+            self.hash = self.hash.wrapping_sub(frame.mixed).wrapping_add(mixed);
+            frame.mixed = mixed;
             (*self.pairs.add(pair)).value = pc;
         }
         self.unchanged = self.unchanged.min(k);
@@ -299,7 +324,9 @@ impl Kept {
         unsafe {
             let (mut needs, mut pairs) = match self.len {
                 0 => {
+                    self.reach = if base.value == ANCHOR { 0 } else { base.address };
                     self.pairs.write(base);
+                    self.owners.write(0);
                     (false, 1)
                 }
                 n => (self.frame(n - 1).needs_bp, self.frame(n - 1).pairs),
@@ -307,9 +334,12 @@ impl Kept {
             while fresh > 0 {
                 fresh -= 1;
                 let mut frame = *self.fresh.add(fresh);
+                #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
+                let owner = self.len as u32;
                 let mut add = |address: usize| {
                     let value = (address as *const usize).read();
                     self.pairs.add(pairs as usize).write(Pair { address, value });
+                    self.owners.add(pairs as usize).write(owner);
                     pairs += 1;
                 };
                 // A walk reads them in the opposite order.
@@ -323,7 +353,9 @@ impl Kept {
                 needs = frame.uses_bp || needs && frame.bp_slot == 0;
                 frame.needs_bp = needs;
                 frame.pairs = pairs;
-                self.hash = self.hash.wrapping_add(mix(frame.pc as u64, self.len as u64));
+                frame.mixed = mix(frame.pc as u64, self.len as u64);
+                self.hash = self.hash.wrapping_add(frame.mixed);
+                self.reach = self.reach.max(frame.slot).max(frame.bp_slot).max(frame.cfa_slot);
                 *self.frame(self.len) = frame;
                 self.len += 1;
             }
@@ -332,33 +364,18 @@ impl Kept {
 }
 
 /// Makes the thread's kept stack that of `entry`.
-#[inline]
-pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
-    let mut kept = thread.kept;
-    let mut window = thread.window;
-    let outcome = walk_with(thread, &mut kept, &mut window, entry);
-    if outcome == Outcome::Unfit {
-        kept.forget();
-    }
-    thread.kept = kept;
-    thread.window = window;
-    outcome
-}
-
 #[inline(always)]
-fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: Entry) -> Outcome {
+pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
     let table = thread.rules();
     let Entry { mut slot, rbp: mut bp } = entry;
     let mut fresh = 0;
     let mut base = Pair { address: (&raw const ANCHOR).addr(), value: ANCHOR };
-    window.start_at(slot);
+    thread.window.start_at(slot);
     loop {
-        if fresh + kept.len >= kept.capacity {
-            // Until the walk is over the thread holds no memory that a jump out of it could leave dangling.
-            thread.kept = Kept::empty();
-            if !kept.grow(fresh) {
-                return Outcome::Unfit;
-            }
+        let kept = &mut thread.kept;
+        if fresh + kept.len >= kept.capacity && !grow(kept, fresh) {
+            kept.forget();
+            return Outcome::Unfit;
         }
         // SAFETY: indices are below len; slots were admitted by the window, the first is the caller's own.
         unsafe {
@@ -367,9 +384,10 @@ fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: E
             }
             let pc = (slot as *const usize).read();
             if kept.len > 0 {
-                let top = *kept.frame(kept.len - 1);
+                let top = kept.frame(kept.len - 1);
                 if top.slot == slot && top.pc == pc && (!top.needs_bp || top.bp == bp) {
-                    match kept.verify(table) {
+                    let is_readable = kept.reach < thread.window.high();
+                    match kept.verify(table, is_readable) {
                         Ok(()) => break,
                         Err(k) => {
                             slot = kept.frame(k).slot;
@@ -385,8 +403,9 @@ fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: E
                 kept.is_truncated = false;
                 break;
             }
+            // This may forget what is kept: then the walk just goes on to the root.
             let rule = rule_of(thread, table, pc);
-            let step = Step::new(rule, slot, bp, window);
+            let step = Step::new(rule, slot, bp, &mut thread.window);
             let frame = Frame {
                 slot,
                 pc,
@@ -396,13 +415,15 @@ fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: E
                 uses_bp: matches!(rule.kind(), Kind::Bp | Kind::Realigned),
                 needs_bp: false,
                 pairs: 0,
+                mixed: 0,
             };
+            let kept = &mut thread.kept;
             kept.push_fresh(&mut fresh, frame);
             if step.next == 0 {
+                kept.forget();
                 if rule.kind() == Kind::Complex {
                     return Outcome::Unfit;
                 }
-                kept.forget();
                 kept.is_truncated = rule.kind() != Kind::Root;
                 break;
             }
@@ -413,8 +434,18 @@ fn walk_with(thread: &mut Thread, kept: &mut Kept, window: &mut Window, entry: E
         }
     }
     // SAFETY: room was made in the loop, and every slot was admitted.
-    unsafe { kept.append(fresh, base) };
+    unsafe { thread.kept.append(fresh, base) };
     Outcome::Kept
+}
+
+/// Makes room. Until that is done the thread holds no memory that a jump out of it could leave dangling.
+#[cold]
+#[inline(never)]
+fn grow(kept: &mut Kept, fresh: usize) -> bool {
+    let mut larger = core::mem::replace(kept, Kept::empty());
+    let grown = larger.grow(fresh);
+    *kept = larger;
+    grown
 }
 
 /// Where a rule leads.

@@ -37,6 +37,12 @@ impl Window {
         }
     }
 
+    /// From the running walk's start up to here everything may be read.
+    #[inline(always)]
+    pub fn high(&self) -> usize {
+        self.high
+    }
+
     /// Whether the word at `address` may be read by a walk that has come to `from`.
     #[inline(always)]
     pub fn admit(&mut self, from: usize, address: usize) -> bool {

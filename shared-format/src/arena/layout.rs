@@ -127,6 +127,11 @@ pub struct Session {
     pub owner: AtomicU32,
     /// The aggregator's process id, for messages.
     pub owner_pid: AtomicU32,
+    /// Rings that were opened in this session and program; written by the target.
+    pub rings: AtomicU32,
+    /// The stamp of all events while there is one ring: the time of the aggregator's last poll. 0 from the second ring
+    /// on, which makes it so before its first event: then each event reads the clock.
+    pub tick: AtomicU64,
 }
 
 /// See [`Header::progress`].
