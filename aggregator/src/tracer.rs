@@ -15,8 +15,9 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Messages between drain and table. With full batches that is 64 MiB.
-const QUEUE_MESSAGES: usize = 512;
+/// Messages between drain and table. With full batches that is 4 MiB: what waits longer waits in the rings, since copies
+/// that have left the caches cost more than they help.
+const QUEUE_MESSAGES: usize = 32;
 
 /// Why tracing did not start, or a question has no answer.
 #[derive(Debug, thiserror::Error)]
