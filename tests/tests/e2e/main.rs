@@ -2,7 +2,7 @@
 //! known beforehand or that an independent tool gives.
 //!
 //! A test that needs a tool or a right that is not there says so and passes, but fails where `CI=true`. Randomised
-//! tests run a small number of rounds; `HEAPLINE_SEEDS` and `HEAPLINE_KILLS` ask for more.
+//! tests run a small number of rounds; `HEAPLINE_SEEDS`, `HEAPLINE_KILLS` and `HEAPLINE_EVENTS` ask for more.
 
 mod support;
 
@@ -25,3 +25,4 @@ mod story;
 mod surroundings;
 mod symbols_exported;
 mod threads;
+mod verify;

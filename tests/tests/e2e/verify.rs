@@ -1,0 +1,59 @@
+//! Incremental unwinding against gimli's full walk, event by event (`HEAPLINE_VERIFY=1` in the target).
+
+use crate::support::{Trace, has, rounds, victim};
+use std::path::Path;
+
+/// Stacks compared, and those that differed, as the snapshot's notes say.
+fn compared(trace: Trace) -> (u64, u64) {
+    let outcome = trace.env("HEAPLINE_VERIFY", "1").run().expect_code(0);
+    outcome.report(&[]).assert_exact();
+    let notes = outcome.snapshot().meta.notes;
+    let note = notes.iter().find(|note| note.contains("HEAPLINE_VERIFY")).unwrap_or_else(|| panic!("{notes:?}"));
+    let numbers: Vec<u64> = note.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    (numbers[0], numbers[1])
+}
+
+fn trees(flags: &[&str], threads: &str) {
+    let events = rounds("HEAPLINE_EVENTS", 20_000).to_string();
+    let plugin = victim::build("plugin.c", &["-O2", "-shared", "-fPIC"]);
+    let trace = Trace::of(victim::build("trees.cpp", flags)).args([&events, threads]).arg(&plugin);
+    let (all, different) = compared(trace);
+    assert!(all > 9_000, "{all} stacks were compared");
+    assert_eq!(different, 0, "of {all}, {flags:?}, {threads} threads");
+}
+
+#[test]
+fn random_call_trees_are_walked_as_by_gimli_at_o0() {
+    trees(&["-O0"], "2");
+}
+
+#[test]
+fn random_call_trees_are_walked_as_by_gimli_without_frame_pointers() {
+    trees(&["-O2", "-fomit-frame-pointer"], "3");
+}
+
+#[test]
+fn random_call_trees_are_walked_as_by_gimli_with_frame_pointers() {
+    trees(&["-O2", "-fno-omit-frame-pointer"], "1");
+}
+
+#[test]
+fn ten_thousand_frames_are_walked_as_by_gimli() {
+    let (all, different) = compared(Trace::of(victim::build("deep.c", &["-O1"])).arg("10000"));
+    assert!(all > 0);
+    assert_eq!(different, 0, "of {all}");
+}
+
+#[test]
+fn a_real_program_is_walked_as_by_gimli() {
+    if !has("sqlite3") {
+        return;
+    }
+    let sql = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/workloads/sq.sql");
+    let text = std::fs::read(sql).expect("the workload");
+    // A tenth of the benchmark's rows.
+    let few = String::from_utf8(text).expect("text").replace("00000", "0000");
+    let (all, different) = compared(Trace::of("sqlite3").arg(":memory:").input(few));
+    assert!(all > 10_000, "{all} stacks were compared");
+    assert_eq!(different, 0, "of {all}");
+}
