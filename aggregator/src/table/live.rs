@@ -228,7 +228,7 @@ impl Shard {
     /// Where a row belongs: a part of the hash, scaled down.
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        ((hash & u64::from(u32::MAX)) * self.buckets.len() as u64 >> 32) as usize
+        (((hash & u64::from(u32::MAX)) * self.buckets.len() as u64) >> 32) as usize
     }
 
     #[inline]

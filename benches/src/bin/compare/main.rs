@@ -1,4 +1,5 @@
-//! Whole programs, side by side: alone, under Heapline, under heaptrack; interleaved, so that a machine that slows
+//! Whole programs, side by side: alone, under Heapline, under the peers that are installed, and with our collector at rest (the
+//! controls); interleaved, so that a machine that slows
 //! down slows all of them.
 //!
 //! For each run: the target's wall time, CPU time and peak memory, the tool's, the bytes that it wrote, and the time
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use tool::Tool;
 use workload::Workload;
 
-/// Compares whole programs alone, under Heapline and under heaptrack
+/// Compares whole programs alone, under Heapline, under its peers, and with the collector at rest
 #[derive(Parser)]
 struct Arguments {
     /// Rounds; each runs every tool once on every workload
@@ -104,7 +105,7 @@ fn available(wanted: &[Tool], programs: &Path) -> Result<Vec<Tool>> {
     for &tool in wanted {
         match tool.missing(programs) {
             None => tools.push(tool),
-            Some(what) if tool == Tool::Heapline => {
+            Some(what) if tool.must_succeed() => {
                 bail!(
                     "{what} is not there: build it first, cargo build --release -p heapline-aggregator -p heapline-tools"
                 )
@@ -147,7 +148,7 @@ fn outcome(round: u32, workload: &str, tool: Tool, measured: Result<(String, Fig
     let what = format!("round {round}: {workload} with {tool}");
     let (said, figures) = match measured {
         Ok(measured) => measured,
-        Err(error) if tool == Tool::Heaptrack => {
+        Err(error) if !tool.must_succeed() => {
             let failed = format!("{error:#}");
             (format!("failed: {failed}"), Figures::Failed { failed })
         }

@@ -30,8 +30,8 @@ pub struct Figures {
     pub tool_peak_bytes: u64,
     /// Size of what the tool wrote.
     pub written_bytes: u64,
-    /// From the end of the target to the end of a first report with cold caches.
-    pub report_s: f64,
+    /// From the end of the target to the end of a first report with cold caches, where the tool has one.
+    pub report_s: Option<f64>,
     /// Calls that were recorded, where the tool says so: allocations and frees.
     pub events: Option<u64>,
     /// Distinct stacks, where the tool says so.
@@ -42,7 +42,7 @@ pub struct Figures {
 pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> Result<(Figures, Vec<u8>)> {
     let folder = tempfile::TempDir::new_in(scratch)?;
     let output_file = folder.path().join("stdout");
-    let mut command = tool.command(&workload.command, programs, folder.path());
+    let mut command = tool.command(&workload.command, programs, folder.path())?;
     command.envs(workload.environment.iter().copied()).stdout(File::create(&output_file)?).stderr(Stdio::null());
     command.stdin(match &workload.input {
         Some(path) => Stdio::from(File::open(path).with_context(|| path.display().to_string())?),
@@ -50,11 +50,18 @@ pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> 
     });
     let start = Instant::now();
     let child = command.spawn().context("cannot start it")?;
-    let watched = watch(child, &resolved(&workload.command[0])?, start)?;
+    let pid = child.id();
+    let target = resolved(&workload.command[0])?;
+    let watched = std::thread::scope(|scope| {
+        let disturbed = scope.spawn(|| tool.disturb(pid, programs, folder.path()));
+        let watched = watch(child, &target, start);
+        disturbed.join().expect("it does not panic")?;
+        watched
+    })?;
     ensure!(watched.status.success(), "it ended with {}", watched.status);
     let mut output = std::fs::read(&output_file)?;
     // heaptrack's script speaks on the same stream as the program.
-    if tool == Tool::Heaptrack {
+    if matches!(tool, Tool::Heaptrack | Tool::HeaptrackRaw) {
         output = without_heaptracks_words(&output);
     }
     if let Some(product) = &workload.product {
@@ -193,7 +200,7 @@ impl Watched {
         let product = tool.product(folder)?;
         let report = match &product {
             Some(file) => tool.report(file, programs, cache.path())?,
-            None => Duration::ZERO,
+            None => None,
         };
         let written_bytes = match &product {
             Some(file) => std::fs::metadata(file)?.len(),
@@ -203,7 +210,7 @@ impl Watched {
             (Some(file), Tool::Heapline) => Some(counted(file, programs)?),
             _ => None,
         };
-        let after = self.whole.saturating_sub(self.target_end) + report;
+        let after = self.whole.saturating_sub(self.target_end);
         Ok(Figures {
             target_wall_s: self.target_end.as_secs_f64(),
             target_cpu_s: self.target_cpu.as_secs_f64(),
@@ -211,7 +218,7 @@ impl Watched {
             target_peak_bytes: self.target_peak,
             tool_peak_bytes: self.tool_peak,
             written_bytes,
-            report_s: if product.is_some() { after.as_secs_f64() } else { 0.0 },
+            report_s: report.map(|report| (after + report).as_secs_f64()),
             events: counted.map(|c| c.0),
             stacks: counted.map(|c| c.1),
         })

@@ -31,13 +31,15 @@ pub fn run(tool: Tool, programs: &Path, scratch: &Path) -> Result<Figures> {
     let folder = tempfile::TempDir::new_in(scratch)?;
     let port = free_port()?.to_string();
     let server = ["redis-server", "--save", "", "--appendonly", "no", "--port", &port].map(str::to_owned);
-    let mut command = tool.command(&server, programs, folder.path());
+    let mut command = tool.command(&server, programs, folder.path())?;
     command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
     let child = command.spawn().context("cannot start redis-server")?;
     let target = measure::resolved("redis-server")?;
+    let pid = child.id();
     let watcher = std::thread::spawn(move || measure::watch(child, &target, start));
-    let loaded = wait_until_ready(&port).and_then(|()| load(&port));
+    let disturbed = wait_until_ready(&port).and_then(|()| tool.disturb(pid, programs, folder.path()));
+    let loaded = disturbed.and_then(|()| load(&port));
     // The server is stopped whatever came of the load; it closes the connection instead of an answer.
     Command::new("redis-cli").args(["-p", &port, "shutdown", "nosave"]).output().context("cannot run redis-cli")?;
     let watched = watcher.join().expect("the watcher does not panic")?;

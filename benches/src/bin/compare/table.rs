@@ -85,7 +85,7 @@ fn programs(runs: &[Run]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {:.3} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} | {:.2} | {:.2} | {} | {} |",
+            "| {} | {} | {:.3} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} | {:.2} | {} | {} | {} |",
             group.workload,
             group.tool,
             group.column(|f| f.target_wall_s),
@@ -95,7 +95,7 @@ fn programs(runs: &[Run]) -> String {
             group.column(|f| mib(f.target_peak_bytes)),
             group.column(|f| mib(f.tool_peak_bytes)),
             group.column(|f| mib(f.written_bytes)),
-            group.column(|f| f.report_s),
+            seconds(group.column(|f| f.report_s.unwrap_or(f64::NAN))),
             count(group.mine[0].1.events),
             count(group.mine[0].1.stacks),
         );
@@ -129,6 +129,11 @@ fn services(runs: &[Run]) -> String {
         );
     }
     text
+}
+
+/// Nothing where there is no figure.
+fn seconds(value: f64) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
 }
 
 /// NaN of nothing.

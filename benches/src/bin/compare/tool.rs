@@ -11,61 +11,161 @@ use std::time::{Duration, Instant};
 pub enum Tool {
     /// None: the program alone.
     Base,
+    /// Control: our collector, preloaded, and nobody attached.
+    Idle,
+    /// Control: attached to for a moment, and detached again.
+    Detached,
+    /// Control: our collector, preloaded with HEAPLINE_DISABLE=1.
+    Disabled,
     /// Ours.
     Heapline,
     /// heaptrack, which interprets its data while the program runs, as its users do.
     Heaptrack,
+    /// heaptrack --record-only: the interpretation, which its report needs, is left for later.
+    HeaptrackRaw,
+    /// The jemalloc allocator, without its profiler: what the next two are to be compared with.
+    Jemalloc,
+    /// jemalloc's profiler, sampling every 512 KiB.
+    JemallocSampled,
+    /// jemalloc's profiler, every allocation.
+    JemallocExact,
+    /// gperftools' heap profiler and allocator.
+    Gperftools,
 }
 
 impl fmt::Display for Tool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Tool::Base => "base",
+            Tool::Idle => "idle",
+            Tool::Detached => "detached",
+            Tool::Disabled => "disabled",
             Tool::Heapline => "heapline",
             Tool::Heaptrack => "heaptrack",
+            Tool::HeaptrackRaw => "heaptrack-raw",
+            Tool::Jemalloc => "jemalloc",
+            Tool::JemallocSampled => "jemalloc-sampled",
+            Tool::JemallocExact => "jemalloc-exact",
+            Tool::Gperftools => "gperftools",
         })
     }
 }
 
+/// Where Debian keeps the libraries that are preloaded.
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+const JEMALLOC: &str = "libjemalloc.so.2";
+const GPERFTOOLS: &str = "libtcmalloc_and_profiler.so.4";
+
 impl Tool {
     /// In the order in which a round runs them.
-    pub const ALL: [Tool; 3] = [Tool::Base, Tool::Heapline, Tool::Heaptrack];
+    pub const ALL: [Tool; 11] = [
+        Tool::Base,
+        Tool::Heapline,
+        Tool::Heaptrack,
+        Tool::HeaptrackRaw,
+        Tool::Jemalloc,
+        Tool::JemallocSampled,
+        Tool::JemallocExact,
+        Tool::Gperftools,
+        Tool::Idle,
+        Tool::Detached,
+        Tool::Disabled,
+    ];
+
+    /// Whether its failure would be ours.
+    pub fn must_succeed(self) -> bool {
+        matches!(self, Tool::Base | Tool::Heapline | Tool::Idle | Tool::Detached | Tool::Disabled)
+    }
 
     /// A program that the tool needs and that is not there.
     pub fn missing(self, programs: &Path) -> Option<String> {
         let absent = |program: PathBuf| (!program.is_file()).then(|| program.display().to_string());
+        let absent_library = |name: &str| absent(Path::new(LIBRARIES).join(name));
         match self {
             Tool::Base => None,
-            Tool::Heapline => absent(programs.join("aggregator")).or_else(|| absent(programs.join("report"))),
-            Tool::Heaptrack => {
+            Tool::Heapline | Tool::Idle | Tool::Detached | Tool::Disabled => {
+                absent(programs.join("aggregator")).or_else(|| absent(programs.join("report")))
+            }
+            Tool::Heaptrack | Tool::HeaptrackRaw => {
                 let works = |name: &str| Command::new(name).arg("--version").output().is_ok();
                 ["heaptrack", "heaptrack_print"].into_iter().find(|name| !works(name)).map(str::to_owned)
             }
+            Tool::Jemalloc | Tool::JemallocSampled | Tool::JemallocExact => absent_library(JEMALLOC),
+            Tool::Gperftools => absent_library(GPERFTOOLS),
         }
     }
 
     /// The command that runs `command` under the tool, which writes into `folder`.
-    pub fn command(self, command: &[String], programs: &Path, folder: &Path) -> Command {
-        let mut traced = match self {
-            Tool::Base => return with_arguments(Command::new(&command[0]), &command[1..]),
+    pub fn command(self, command: &[String], programs: &Path, folder: &Path) -> Result<Command> {
+        let alone = || with_arguments(Command::new(&command[0]), &command[1..]);
+        let preloaded = |library: &Path| {
+            let mut run = alone();
+            run.env("LD_PRELOAD", library);
+            run
+        };
+        let jemalloc = |options: &str| {
+            let mut run = preloaded(&Path::new(LIBRARIES).join(JEMALLOC));
+            run.env("MALLOC_CONF", options);
+            run
+        };
+        let profile = |sample: u32| {
+            let prefix = folder.join("out");
+            format!("prof:true,prof_final:true,lg_prof_sample:{sample},prof_prefix:{}", prefix.display())
+        };
+        let under = |program: PathBuf, arguments: &[&str], output: &str| {
+            let mut run = Command::new(program);
+            run.args(arguments).arg("-o").arg(folder.join(output));
+            run
+        };
+        Ok(match self {
+            Tool::Base => alone(),
+            Tool::Idle | Tool::Detached => preloaded(&collector(programs, folder)?),
+            Tool::Disabled => {
+                let mut run = preloaded(&collector(programs, folder)?);
+                run.env("HEAPLINE_DISABLE", "1");
+                run
+            }
             Tool::Heapline => {
-                let mut run = Command::new(programs.join("aggregator"));
-                run.arg("run").arg("-o").arg(folder.join("out.snap.zst")).arg("--");
+                let mut run = under(programs.join("aggregator"), &["run"], "out.snap.zst");
+                run.arg("--").args(command);
                 run
             }
             Tool::Heaptrack => {
-                let mut run = Command::new("heaptrack");
-                run.arg("-o").arg(folder.join("out.heaptrack"));
+                let mut run = under("heaptrack".into(), &[], "out.heaptrack");
+                run.args(command);
                 run
             }
-        };
-        traced.args(command);
-        traced
+            Tool::HeaptrackRaw => {
+                let mut run = under("heaptrack".into(), &["--record-only"], "out.heaptrack");
+                run.args(command);
+                run
+            }
+            Tool::Jemalloc => jemalloc("prof:false"),
+            Tool::JemallocSampled => jemalloc(&profile(19)),
+            Tool::JemallocExact => jemalloc(&profile(0)),
+            Tool::Gperftools => {
+                let mut run = preloaded(&Path::new(LIBRARIES).join(GPERFTOOLS));
+                run.env("HEAPPROFILE", folder.join("out"));
+                run
+            }
+        })
+    }
+
+    /// What is done to the target while it runs.
+    pub fn disturb(self, pid: u32, programs: &Path, folder: &Path) -> Result<()> {
+        if self != Tool::Detached {
+            return Ok(());
+        }
+        let mut attach = Command::new(programs.join("aggregator"));
+        attach.args(["--attach", &pid.to_string(), "--duration", "0.02", "-o"]).arg(folder.join("attached.snap.zst"));
+        // The program is up, and has been found idle, after a few milliseconds.
+        std::thread::sleep(Duration::from_millis(20));
+        crate::workload::succeed(&mut attach).map(drop)
     }
 
     /// The file that the tool has left in `folder`.
     pub fn product(self, folder: &Path) -> Result<Option<PathBuf>> {
-        if self == Tool::Base {
+        if matches!(self, Tool::Base | Tool::Idle | Tool::Detached | Tool::Disabled | Tool::Jemalloc) {
             return Ok(None);
         }
         let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
@@ -76,19 +176,27 @@ impl Tool {
         Ok(Some(found.with_context(|| format!("{self} has left no file"))?))
     }
 
-    /// Makes a report that a person can read of the file, with cold caches; returns how long that took.
-    pub fn report(self, file: &Path, programs: &Path, cache: &Path) -> Result<Duration> {
+    /// Makes a report that a person can read of the file, with cold caches; returns how long that took. None where the
+    /// tool has no reporter here.
+    pub fn report(self, file: &Path, programs: &Path, cache: &Path) -> Result<Option<Duration>> {
         let mut report = match self {
-            Tool::Base => return Ok(Duration::ZERO),
-            Tool::Heapline => with_arguments(Command::new(programs.join("report")), &[]),
+            Tool::Heapline => Command::new(programs.join("report")),
             Tool::Heaptrack => with_arguments(Command::new("heaptrack_print"), &["-f".to_owned()]),
+            _ => return Ok(None),
         };
         report.arg(file).env("XDG_CACHE_HOME", cache).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let start = Instant::now();
         let status = report.status().with_context(|| format!("the report of {self}"))?;
         anyhow::ensure!(status.success(), "the report of {self} ends with {status}");
-        Ok(start.elapsed())
+        Ok(Some(start.elapsed()))
     }
+}
+
+/// Writes our collector's library into `folder`.
+fn collector(programs: &Path, folder: &Path) -> Result<PathBuf> {
+    let library = folder.join("collector.so");
+    crate::workload::succeed(Command::new(programs.join("aggregator")).arg("collector").arg(&library))?;
+    Ok(library)
 }
 
 fn with_arguments(mut command: Command, arguments: &[String]) -> Command {

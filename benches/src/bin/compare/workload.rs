@@ -23,7 +23,8 @@ pub struct Workload {
 
 impl Workload {
     /// What runs when nothing is said.
-    pub const DEFAULT: [&'static str; 5] = ["churn", "churn-2-threads", "sqlite", "cc1plus", "redis"];
+    pub const DEFAULT: [&'static str; 8] =
+        ["churn", "churn-30", "churn-100", "churn-2-threads", "sqlite", "cc1plus", "python", "redis"];
 
     /// Builds the workload of that name in `scratch`.
     pub fn prepare(name: &str, scratch: &Path) -> Result<Workload> {
@@ -35,7 +36,9 @@ impl Workload {
         };
         match name {
             "churn" => churn("1", "10000000", "10"),
-            "churn-deep" => churn("1", "5000000", "100"),
+            "churn-30" => churn("1", "5000000", "30"),
+            "churn-100" => churn("1", "3000000", "100"),
+            "churn-long" => churn("1", "60000000", "10"),
             "churn-2-threads" => churn("2", "5000000", "10"),
             "sqlite" => {
                 let input = Some(source("sq.sql"));
@@ -49,7 +52,8 @@ impl Workload {
                 Ok(Workload { tells_times: true, environment, ..Workload::of(name, command) })
             }
             _ => bail!(
-                "no workload is called {name}: use churn, churn-deep, churn-2-threads, sqlite, cc1plus, python or redis"
+                "no workload is called {name}: use churn, churn-30, churn-100, churn-long, churn-2-threads, sqlite, cc1plus, \
+                 python or redis"
             ),
         }
     }
