@@ -47,6 +47,18 @@ struct Frame {
     mixed: u64,
 }
 
+/// A frame that was unwound just now.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Fresh {
+    slot: usize,
+    pc: usize,
+    bp: usize,
+    bp_slot: usize,
+    cfa_slot: usize,
+    uses_bp: bool,
+}
+
 /// A word that the walk was derived from.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -69,7 +81,7 @@ pub struct Kept {
     /// The oldest first.
     frames: *mut Frame,
     /// Frames that are being unwound, the most recent first.
-    fresh: *mut Frame,
+    fresh: *mut Fresh,
     pairs: *mut Pair,
     /// Whose pair it is: index of the frame.
     owners: *mut u32,
@@ -185,10 +197,11 @@ impl Kept {
         let Some(memory) = process::map_own(Kept::bytes(capacity)) else { return false };
         // SAFETY: two arrays of frames, pairs and their owners, inside the new memory; the old ones hold what is copied.
         unsafe {
-            let pairs: *mut Pair = memory.add(2 * frame_bytes).cast();
+            let fresh_frames: *mut Fresh = memory.add(frame_bytes).cast();
+            let pairs: *mut Pair = fresh_frames.add(capacity).cast();
             let new = Kept {
                 frames: memory.cast(),
-                fresh: memory.add(frame_bytes).cast(),
+                fresh: fresh_frames,
                 pairs,
                 owners: pairs.add(Kept::pairs(capacity)).cast(),
                 capacity,
@@ -213,13 +226,14 @@ impl Kept {
     }
 
     const fn bytes(capacity: usize) -> usize {
-        capacity * 2 * size_of::<Frame>() + Kept::pairs(capacity) * (size_of::<Pair>() + size_of::<u32>())
+        capacity * (size_of::<Frame>() + size_of::<Fresh>())
+            + Kept::pairs(capacity) * (size_of::<Pair>() + size_of::<u32>())
     }
 
     /// # Safety
     /// `fresh` frames are written, and `fresh < capacity`.
     #[inline(always)]
-    unsafe fn push_fresh(&mut self, fresh: &mut usize, frame: Frame) {
+    unsafe fn push_fresh(&mut self, fresh: &mut usize, frame: Fresh) {
         // SAFETY: the caller's promise.
         unsafe { self.fresh.add(*fresh).write(frame) };
         *fresh += 1;
@@ -302,10 +316,10 @@ impl Kept {
         while self.len > k + 1 {
             // SAFETY: below len; the saved rbp of a verified frame lies on the present stack.
             unsafe {
-                let frame = *self.frame(self.len - 1);
-                self.push_fresh(fresh, Frame { bp, ..frame });
-                if frame.bp_slot != 0 {
-                    bp = (frame.bp_slot as *const usize).read();
+                let Frame { slot, pc, bp_slot, cfa_slot, uses_bp, .. } = *self.frame(self.len - 1);
+                self.push_fresh(fresh, Fresh { slot, pc, bp, bp_slot, cfa_slot, uses_bp });
+                if bp_slot != 0 {
+                    bp = (bp_slot as *const usize).read();
                 }
             }
             self.pop();
@@ -333,7 +347,7 @@ impl Kept {
             };
             while fresh > 0 {
                 fresh -= 1;
-                let mut frame = *self.fresh.add(fresh);
+                let Fresh { slot, pc, bp, bp_slot, cfa_slot, uses_bp } = self.fresh(fresh);
                 #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
                 let owner = self.len as u32;
                 let mut add = |address: usize| {
@@ -343,21 +357,41 @@ impl Kept {
                     pairs += 1;
                 };
                 // A walk reads them in the opposite order.
-                if frame.bp_slot != 0 && needs {
-                    add(frame.bp_slot);
+                if bp_slot != 0 && needs {
+                    add(bp_slot);
                 }
-                if frame.cfa_slot != 0 {
-                    add(frame.cfa_slot);
+                if cfa_slot != 0 {
+                    add(cfa_slot);
                 }
-                add(frame.slot);
-                needs = frame.uses_bp || needs && frame.bp_slot == 0;
-                frame.needs_bp = needs;
-                frame.pairs = pairs;
-                frame.mixed = mix(frame.pc as u64, self.len as u64);
-                self.hash = self.hash.wrapping_add(frame.mixed);
-                self.reach = self.reach.max(frame.slot).max(frame.bp_slot).max(frame.cfa_slot);
+                add(slot);
+                needs = uses_bp || needs && bp_slot == 0;
+                let mixed = mix(pc as u64, self.len as u64);
+                self.hash = self.hash.wrapping_add(mixed);
+                self.reach = self.reach.max(slot).max(bp_slot).max(cfa_slot);
+                let frame = Frame { slot, pc, bp, bp_slot, cfa_slot, uses_bp, needs_bp: needs, pairs, mixed };
                 *self.frame(self.len) = frame;
                 self.len += 1;
+            }
+        }
+    }
+
+    /// Field by field: the stores are too recent for a wider load to be served from the store buffer, and it would
+    /// wait for them.
+    ///
+    /// # Safety
+    /// The fresh frame is written.
+    #[inline(always)]
+    unsafe fn fresh(&self, i: usize) -> Fresh {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let fresh = self.fresh.add(i);
+            Fresh {
+                slot: (&raw const (*fresh).slot).read_volatile(),
+                pc: (&raw const (*fresh).pc).read_volatile(),
+                bp: (&raw const (*fresh).bp).read_volatile(),
+                bp_slot: (&raw const (*fresh).bp_slot).read_volatile(),
+                cfa_slot: (&raw const (*fresh).cfa_slot).read_volatile(),
+                uses_bp: (&raw const (*fresh).uses_bp).read_volatile(),
             }
         }
     }
@@ -406,16 +440,13 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
             // This may forget what is kept: then the walk just goes on to the root.
             let rule = rule_of(thread, table, pc);
             let step = Step::new(rule, slot, bp, &mut thread.window);
-            let frame = Frame {
+            let frame = Fresh {
                 slot,
                 pc,
                 bp,
                 bp_slot: step.bp_slot,
                 cfa_slot: step.cfa_slot,
                 uses_bp: matches!(rule.kind(), Kind::Bp | Kind::Realigned),
-                needs_bp: false,
-                pairs: 0,
-                mixed: 0,
             };
             let kept = &mut thread.kept;
             kept.push_fresh(&mut fresh, frame);
