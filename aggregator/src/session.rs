@@ -79,8 +79,7 @@ impl Session {
         let number = header.session.number.load(Ordering::Relaxed).wrapping_add(1);
         header.session.number.store(number, Ordering::Relaxed);
         header.session.clock.store(settings.clock.code(), Ordering::Relaxed);
-        header.session.rings.store(0, Ordering::Relaxed);
-        header.session.tick.store(settings.clock.now(), Ordering::Relaxed);
+        header.session.tick.store(0, Ordering::Relaxed);
         header.session.nframe.store(settings.nframe, Ordering::Relaxed);
         header.target.end_cause.store(0, Ordering::Relaxed);
         // A thread that sees the new epoch (Acquire) sees all of the above, and the state.
@@ -115,6 +114,11 @@ impl Session {
         let Some(generation) = self.generations.get_mut(index as usize) else { return };
         *generation = generation.wrapping_add(1);
         let Some(slot) = self.map.arena().slot(index) else { return };
+        // The next thread on the slot has not been lent anything.
+        let session = &self.map.arena().header().session;
+        if session.tick_owner.load(Ordering::Relaxed) == index {
+            session.tick.store(0, Ordering::SeqCst);
+        }
         slot.in_flight.store(0, Ordering::Relaxed);
         slot.state.0.store(free_state(*generation), Ordering::Release);
         self.map.arena().free_slots().push(index);

@@ -9,7 +9,7 @@ use crate::environment::{self, ArenaHandle};
 use crate::modules::Known;
 use crate::thread::Thread;
 use crate::unwind::rules::Table;
-use crate::{clock, fail, real, sys, tls};
+use crate::{fail, real, sys, tls};
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -148,10 +148,6 @@ fn start() -> Option<*mut Process> {
         flags |= target_flag::OLD_GLIBC;
     }
     target.flags.store(flags, Ordering::Relaxed);
-    // exec has ended all rings of the program before.
-    let session = &arena.header().session;
-    session.rings.store(0, Ordering::Relaxed);
-    session.tick.store(clock::now(session.clock.load(Ordering::Relaxed)), Ordering::Relaxed);
     process.image = target.images.fetch_add(1, Ordering::Release) + 1;
     if flags & target_flag::OLD_GLIBC != 0 {
         return None;

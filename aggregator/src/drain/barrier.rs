@@ -6,10 +6,10 @@
 //! Where membarrier is refused, the time of a poll at least a millisecond ago serves. That is a heuristic: no store
 //! stays in a store buffer for nearly as long, but nothing forbids it.
 
+use super::tick::Tick;
 use crate::clock::Clock;
 use crate::sys;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Age of the time that serves without membarrier.
@@ -36,14 +36,10 @@ impl Barrier {
 
     /// The time for this poll. Flags and heads must be read after this call. `is_registered`: the target takes part in
     /// membarrier. `tick` is set to the time before the barrier, so that what comes after it is not stamped earlier.
-    pub fn pass(&mut self, is_registered: bool, tick: &AtomicU64) -> u64 {
+    pub fn pass(&mut self, is_registered: bool, tick: &Tick<'_>) -> u64 {
         let time = self.clock.now();
-        let last = tick.load(Ordering::Relaxed);
-        if last != 0 {
-            // Fails when the target has just put an end to it.
-            let _ = tick.compare_exchange(last, time.max(last), Ordering::SeqCst, Ordering::Relaxed);
-        }
-        if self.is_supported && is_registered && sys::membarrier() {
+        tick.renew(time);
+        if self.is_exact(is_registered) && sys::membarrier() {
             return time;
         }
         let now = Instant::now();
@@ -55,5 +51,24 @@ impl Barrier {
             self.past.pop_front();
         }
         self.old
+    }
+
+    /// Whether times are exact: not where membarrier is refused.
+    fn is_exact(&self, is_registered: bool) -> bool {
+        self.is_supported && is_registered
+    }
+
+    /// Lends the tick to the thread on a slot, if no thread is in the middle of an event; `in_flight` says so. A heuristic
+    /// time would not do here.
+    pub fn lend(&self, is_registered: bool, tick: &Tick<'_>, slot: u32, in_flight: impl FnOnce() -> bool) -> bool {
+        if !self.is_exact(is_registered) || !tick.offer(slot) {
+            return false;
+        }
+        if !sys::membarrier() || in_flight() {
+            tick.take_back();
+            return false;
+        }
+        // All that other threads have stamped is older than this.
+        tick.lend(self.clock.now())
     }
 }

@@ -10,6 +10,7 @@ mod ledger;
 mod outlet;
 mod pace;
 mod tasks;
+mod tick;
 
 pub use barrier::Barrier;
 pub use controls::{Controls, Stop};
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
+use tick::{Candidate, Tick};
 
 /// How long the target's threads get to publish what they were writing when tracing was stopped.
 const LAST_RECORDS: Duration = Duration::from_millis(100);
@@ -56,6 +58,9 @@ pub struct Drain {
     controls: Arc<Controls>,
     outlet: Outlet,
     barrier: Barrier,
+    candidate: Candidate,
+    /// Rings that had records in the present poll.
+    active: Vec<u32>,
     pool: Pool,
     rings: Vec<Option<OpenRing>>,
     /// By thread id, and whether it is the ring for signal handlers.
@@ -86,6 +91,13 @@ struct ExecCounts {
     images: u32,
 }
 
+/// Whether a thread is in the middle of an event, or of taking a slot.
+fn is_anyone_in_flight(map: &ArenaMap) -> bool {
+    let arena = map.arena();
+    let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
+    (0..high).filter_map(|index| arena.slot(index)).any(|slot| slot.in_flight.load(Ordering::Acquire) != 0)
+}
+
 impl Drain {
     /// A drain for a session that was just begun on the calling thread. `launched` is what runs in the target.
     pub fn new(
@@ -113,6 +125,8 @@ impl Drain {
             controls,
             outlet,
             barrier,
+            candidate: Candidate::default(),
+            active: Vec::new(),
             pool,
             rings,
             by_tid: HashMap::new(),
@@ -175,13 +189,22 @@ impl Drain {
 
     /// Looks at every ring once. Returns the bytes that came and how many threads are in the middle of an event.
     fn poll(&mut self) -> (u64, usize) {
-        let header = self.map.arena().header();
+        let map = Arc::clone(&self.map);
+        let header = map.arena().header();
         let flags = header.target.flags.load(Ordering::Relaxed);
-        let time = self.barrier.pass(flags & target_flag::MEMBARRIER != 0, &header.session.tick);
+        let is_registered = flags & target_flag::MEMBARRIER != 0;
+        let tick = Tick(&header.session);
+        let time = self.barrier.pass(is_registered, &tick);
         self.follow_exec();
         let mut flagged = Vec::new();
         let bytes = self.visit_all(&mut flagged);
         let in_flight = flagged.len();
+        let now = Instant::now();
+        if let Some(slot) = self.candidate.polled(&self.active, tick.is_out(), now)
+            && self.barrier.lend(is_registered, &tick, slot, || is_anyone_in_flight(&map))
+        {
+            self.candidate.lent(now);
+        }
         self.outlet.send(Message::Mark(Mark { time, wall: self.begun.elapsed(), flagged }));
         // What was consumed is progress too, even when no segment came back: a waiting thread may wait on.
         if self.pool.take_given_back() > 0 || bytes > 0 {
@@ -194,6 +217,7 @@ impl Drain {
         let arena = *self.map.arena();
         let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
         let mut bytes = 0;
+        self.active.clear();
         for index in 0..high {
             let Some(slot) = arena.slot(index) else { break };
             if self.rings[index as usize].is_none() {
@@ -206,7 +230,11 @@ impl Drain {
             if slot.in_flight.load(Ordering::Acquire) != 0 {
                 flagged.push(index);
             }
-            bytes += self.drain(index, slot);
+            let drained = self.drain(index, slot);
+            if drained > 0 {
+                self.active.push(index);
+            }
+            bytes += drained;
         }
         bytes
     }

@@ -114,10 +114,6 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
     let epoch = header.session.epoch.load(Ordering::Acquire);
     let session = header.session.number.load(Ordering::Relaxed);
     let arena = process.arena();
-    // A second ring's events must not meet those that another stamps with the tick (docs/architecture.md, Ordering).
-    if header.session.rings.fetch_add(1, Ordering::AcqRel) > 0 {
-        header.session.tick.store(0, Ordering::SeqCst);
-    }
     let (index, segment) = take_pending(process, epoch)?;
     let slot = arena.slot(index)?;
     let give_up = || {
@@ -150,7 +146,7 @@ fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
     slot.state.0.store(generation << 32 | u64::from(slot_state::ACTIVE), Ordering::Release);
     slot.in_flight.store(0, Ordering::Release);
     // SAFETY: the state belongs to the slot, which is ours now.
-    unsafe { (*state).begin(ring, process, epoch, session) };
+    unsafe { (*state).begin(ring, index, process, epoch, session) };
     tls::set_pending(0);
     Some(state)
 }

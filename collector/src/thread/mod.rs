@@ -50,6 +50,10 @@ pub struct Thread {
     epoch: u32,
     clock: u32,
     session: u32,
+    /// Index of the thread's slot.
+    slot: u32,
+    /// What the clock said when it was last read.
+    last_read: u64,
     next_stack: u32,
     rules: MaybeUninit<rules::Table>,
     /// Which pages of the stack are known to be readable.
@@ -92,10 +96,12 @@ impl Thread {
         self.frames.capacity
     }
 
-    fn begin(&mut self, ring: Producer, process: &'static Process, epoch: u32, session: u32) {
+    fn begin(&mut self, ring: Producer, slot: u32, process: &'static Process, epoch: u32, session: u32) {
         self.header = process.header();
         self.epoch = epoch;
         self.session = session;
+        self.slot = slot;
+        self.last_read = 0;
         self.clock = process.header().session.clock.load(Ordering::Relaxed);
         self.next_stack = 1;
         self.rules = MaybeUninit::new(process.rules_for_session(session));

@@ -7,7 +7,7 @@ use crate::unwind::{self, Entry, Walk};
 use crate::{clock, fail, stacks};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use heapline_shared_format::arena::Loss;
+use heapline_shared_format::arena::{Loss, TICK_PENDING};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
@@ -34,12 +34,30 @@ impl Thread {
         if self.header().session.epoch.load(Ordering::Acquire) != self.epoch {
             return self.renew();
         }
-        let tick = self.header().session.tick.load(Ordering::Acquire);
-        let stamp = if tick != 0 { tick } else { clock::now(self.clock) };
+        let stamp = self.stamp();
         write(&mut self.ring, stamp);
         // SAFETY: as above.
         unsafe { self.ring.settle() };
         Published::Yes
+    }
+
+    /// The stamp of an event that happens now, inside the in-flight mark.
+    ///
+    /// Reading the clock is what costs most in an event, so a thread that is alone with its events is lent the time of
+    /// the aggregator's last poll instead (docs/architecture.md, Order). Whoever else has an event takes it back first.
+    #[inline(always)]
+    fn stamp(&mut self) -> u64 {
+        let session = &self.header().session;
+        let tick = session.tick.load(Ordering::Acquire);
+        if tick > TICK_PENDING && session.tick_owner.load(Ordering::Relaxed) == self.slot {
+            // Its own last reading of the clock may be younger than the poll.
+            return tick.max(self.last_read);
+        }
+        if tick != 0 && session.tick_owner.load(Ordering::Relaxed) != self.slot {
+            session.tick.store(0, Ordering::SeqCst);
+        }
+        self.last_read = clock::now(self.clock);
+        self.last_read
     }
 
     #[cold]

@@ -32,6 +32,9 @@ pub mod clock {
     pub const MONOTONIC: u32 = 1;
 }
 
+/// [`Session::tick`]: about to be given to its owner, who must not use it yet.
+pub const TICK_PENDING: u64 = 1;
+
 /// [`Target::flags`].
 pub mod target_flag {
     /// The target has registered for `MEMBARRIER_CMD_GLOBAL_EXPEDITED`.
@@ -127,10 +130,10 @@ pub struct Session {
     pub owner: AtomicU32,
     /// The aggregator's process id, for messages.
     pub owner_pid: AtomicU32,
-    /// Rings that were opened in this session and program; written by the target.
-    pub rings: AtomicU32,
-    /// The stamp of all events while there is one ring: the time of the aggregator's last poll. 0 from the second ring
-    /// on, which makes it so before its first event: then each event reads the clock.
+    /// The slot whose thread may stamp its events with [`Session::tick`].
+    pub tick_owner: AtomicU32,
+    /// The time of the aggregator's last poll, while only one thread has events; 0, or [`TICK_PENDING`], when all
+    /// threads read the clock. Another thread sets it to 0 before its event.
     pub tick: AtomicU64,
 }
 

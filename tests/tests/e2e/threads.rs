@@ -47,6 +47,18 @@ fn a_block_freed_the_instant_it_is_handed_over_was_allocated_before() {
     assert_eq!(live_sizes(&outcome.snapshot()).get(&49), None);
 }
 
+/// A thread that is alone with its events does not read the clock; the other's first event must end that: see `turns.c`.
+#[test]
+fn threads_by_turns_alone_and_together_are_never_mixed_up() {
+    let turns = rounds("HEAPLINE_SEEDS", 100);
+    let outcome = Trace::of(victim::build("turns.c", &["-O2"])).arg(turns.to_string()).run().expect_code(0);
+    let report = outcome.report(&["--at", "total", "--filter", "*/turns.c"]);
+    report.assert_exact();
+    let said = outcome.printed();
+    assert_eq!(report.total.count, said["made"]);
+    assert_eq!(live_sizes(&outcome.snapshot()).get(&49).copied().unwrap_or(0), said["left"]);
+}
+
 #[test]
 fn a_tiny_pool_makes_threads_wait_and_loses_nothing() {
     let program = victim::build("threads.c", &["-O2"]);
