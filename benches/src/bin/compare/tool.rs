@@ -195,7 +195,7 @@ impl Tool {
 /// Writes our collector's library into `folder`.
 fn collector(programs: &Path, folder: &Path) -> Result<PathBuf> {
     let library = folder.join("collector.so");
-    crate::workload::succeed(Command::new(programs.join("aggregator")).arg("collector").arg(&library))?;
+    crate::workload::succeed(Command::new(programs.join("aggregator")).args(["collector", "-o"]).arg(&library))?;
     Ok(library)
 }
 
