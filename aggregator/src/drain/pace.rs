@@ -1,6 +1,7 @@
 //! How often the drain looks, at the rings and at the list of threads.
 //!
-//! A poll should find about a megabyte: fewer bytes are not worth the wake-up, more leave the cache. A quiet target is
+//! A poll should find a quarter of a megabyte: fewer bytes are not worth the wake-up, more leave the cache, and longer work at a time takes a
+//! processor from the target for longer than its latency bears. A quiet target is
 //! looked at twenty times a second. The target wakes the drain when its rings fill faster than that.
 
 use heapline_shared_format::arena::SEGMENT_BYTES;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(50);
 /// Bytes that a poll should find, if the pool is large enough for that.
-const WANTED_BYTES: u64 = 1 << 20;
+const WANTED_BYTES: u64 = 256 << 10;
 /// A start that takes longer is none that traces.
 const STARTING: Duration = Duration::from_secs(2);
 /// Time between two listings of the threads ...

@@ -21,7 +21,7 @@ pub enum Tool {
     Heapline,
     /// heaptrack, which interprets its data while the program runs, as its users do.
     Heaptrack,
-    /// heaptrack --record-only: the interpretation, which its report needs, is left for later.
+    /// heaptrack --raw: the interpretation, which its report needs, is left for later.
     HeaptrackRaw,
     /// The jemalloc allocator, without its profiler: what the next two are to be compared with.
     Jemalloc,
@@ -136,7 +136,7 @@ impl Tool {
                 run
             }
             Tool::HeaptrackRaw => {
-                let mut run = under("heaptrack".into(), &["--record-only"], "out.heaptrack");
+                let mut run = under("heaptrack".into(), &["--raw"], "out.heaptrack");
                 run.args(command);
                 run
             }
