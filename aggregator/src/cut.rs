@@ -36,6 +36,10 @@ pub struct Figures {
     pub records: u64,
     /// Missing events by cause.
     pub lost: BTreeMap<String, u64>,
+    /// How often a thread waited for room in its ring.
+    pub waits: u64,
+    /// How often a thread's table of stacks was full, and its stacks were defined anew.
+    pub stacks_forgotten: u64,
     /// What Heapline uses in the target, in bytes.
     pub target_bytes: u64,
     /// Stacks that the target compared with a fresh walk (`HEAPLINE_VERIFY=1`), and how many differed.
@@ -61,28 +65,37 @@ pub struct Cut {
     pub stacks: Vec<(u32, StackAmounts)>,
 }
 
-/// The arena's counters of missing events, which go on over sessions and programs.
+/// The target's counters in the arena, which go on over sessions and programs.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Losses([u64; Loss::ALL.len()]);
+pub struct Counters {
+    lost: [u64; Loss::ALL.len()],
+    waits: u64,
+    stacks_forgotten: u64,
+}
 
-impl Losses {
+impl Counters {
     /// The counters now.
-    pub fn read(map: &ArenaMap) -> Losses {
-        let lost = &map.arena().header().lost.0;
-        Losses(Loss::ALL.map(|cause| lost[cause as usize].load(Ordering::Relaxed)))
+    pub fn read(map: &ArenaMap) -> Counters {
+        let header = map.arena().header();
+        Counters {
+            lost: Loss::ALL.map(|cause| header.lost.0[cause as usize].load(Ordering::Relaxed)),
+            waits: header.progress.waits.load(Ordering::Relaxed),
+            stacks_forgotten: u64::from(header.target.stacks_forgotten.load(Ordering::Relaxed)),
+        }
     }
 
     /// What has been lost since `before`, by name.
-    fn since(self, before: Losses) -> BTreeMap<String, u64> {
-        let causes = Loss::ALL.iter().zip(self.0.iter().zip(before.0));
+    fn lost_since(&self, before: &Counters) -> BTreeMap<String, u64> {
+        let causes = Loss::ALL.iter().zip(self.lost.iter().zip(before.lost));
         let counts = causes.map(|(cause, (now, before))| (cause.name().to_owned(), now.saturating_sub(before)));
         counts.filter(|&(_, n)| n > 0).collect()
     }
 }
 
 impl Figures {
-    /// The numbers of a table. `before` are the losses when the table was empty.
-    pub fn of(table: &Table, image: &Image, map: &ArenaMap, before: Losses) -> Figures {
+    /// The numbers of a table. `before` are the counters when the table was empty.
+    pub fn of(table: &Table, image: &Image, map: &ArenaMap, before: &Counters) -> Figures {
+        let now = Counters::read(map);
         let heap = table.heap();
         let totals = heap.totals();
         let (current, total) = (totals.current(), totals.total());
@@ -108,7 +121,9 @@ impl Figures {
             untracked_frees: heap.untracked_frees(),
             in_realloc: heap.in_realloc(),
             records: table.records(),
-            lost: Losses::read(map).since(before),
+            lost: now.lost_since(before),
+            waits: now.waits.saturating_sub(before.waits),
+            stacks_forgotten: now.stacks_forgotten.saturating_sub(before.stacks_forgotten),
             target_bytes: map.touched_bytes() + target.own_bytes.load(Ordering::Relaxed),
             verified: (target.verified.load(Ordering::Relaxed), target.verify_failed.load(Ordering::Relaxed)),
         }
@@ -148,6 +163,8 @@ impl Cut {
             in_realloc: 0,
             records: 0,
             lost: BTreeMap::new(),
+            waits: 0,
+            stacks_forgotten: 0,
             ..self.figures.clone()
         };
         Cut {

@@ -5,7 +5,7 @@
 
 use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
-use crate::cut::{Cut, Figures, Losses};
+use crate::cut::{Counters, Cut, Figures};
 use crate::drain::{Image, Message};
 use crate::order::Order;
 use crate::queue::Receiver;
@@ -75,7 +75,8 @@ pub struct Keeper {
     order: Order<Ring>,
     table: Table,
     image: Image,
-    losses: Losses,
+    /// When the table was empty.
+    counters: Counters,
     watermark: u64,
     has_ended: bool,
     waiting: VecDeque<Request>,
@@ -95,14 +96,14 @@ impl Keeper {
         recycled: rtrb::Producer<Vec<u64>>,
         replaced: SyncSender<Replaced>,
     ) -> Keeper {
-        let losses = Losses::read(&map);
+        let counters = Counters::read(&map);
         Keeper {
             map,
             nframe,
             order: Order::default(),
             table: Table::new(nframe),
             image: Image::default(),
-            losses,
+            counters,
             watermark: 0,
             has_ended: false,
             waiting: VecDeque::new(),
@@ -173,7 +174,7 @@ impl Keeper {
             tracing::warn!(image = self.image.number, "nobody writes the snapshot of a replaced program");
         }
         self.table = Table::new(self.nframe);
-        self.losses = Losses::read(&self.map);
+        self.counters = Counters::read(&self.map);
     }
 
     fn answer_due(&mut self) {
@@ -206,7 +207,7 @@ impl Keeper {
     }
 
     fn figures(&self) -> Figures {
-        Figures::of(&self.table, &self.image, &self.map, self.losses)
+        Figures::of(&self.table, &self.image, &self.map, &self.counters)
     }
 
     fn cut(&self) -> Cut {

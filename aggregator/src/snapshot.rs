@@ -1,6 +1,6 @@
 //! From a cut of the tables to the snapshot that `report` reads.
 
-use crate::cut::Cut;
+use crate::cut::{Cut, Figures};
 use crate::format::rfc3339;
 use crate::procfs;
 use crate::table::live::Block;
@@ -42,7 +42,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         in_realloc: figures.in_realloc,
         target_bytes: figures.target_bytes,
         aggregator_bytes: procfs::own_resident_bytes(),
-        notes: about.notes.into_iter().chain(verification(figures.verified)).collect(),
+        notes: about.notes.into_iter().chain(notes(figures)).collect(),
     };
     let is_over = matches!(about.end, End::Exited | End::Killed);
     let (threads, thread_index) = threads(&cut.threads, is_over);
@@ -59,9 +59,24 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     }
 }
 
-fn verification((compared, differed): (u64, u64)) -> Option<String> {
-    (compared > 0)
-        .then(|| format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"))
+/// What a reader of the numbers should know of the tracing itself.
+fn notes(figures: &Figures) -> Vec<String> {
+    let (compared, differed) = figures.verified;
+    let notes = [
+        (
+            figures.waits,
+            format!("threads waited {} times for room in their rings (--max-target-memory)", figures.waits),
+        ),
+        (
+            figures.stacks_forgotten,
+            format!("a thread's table of stacks was full {} times, and was filled anew", figures.stacks_forgotten),
+        ),
+        (
+            compared,
+            format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"),
+        ),
+    ];
+    notes.into_iter().filter(|&(count, _)| count > 0).map(|(_, note)| note).collect()
 }
 
 fn modules(cut: &Cut) -> Vec<Module> {

@@ -4,9 +4,12 @@
 //! stamps follow what happened, whichever threads took part. Only successful calls count, with the size that was
 //! asked for. A realloc is two records around the call: until the second, the old block lives on.
 //!
+//! While nothing is traced the most frequent ones go straight on ([`process::is_quiet`]).
+//!
 //! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with; those
 //! that need no traceback take only its slot.
 
+use crate::process;
 use crate::real::{real, set_errno};
 use crate::thread::{self, Published, Thread};
 use crate::unwind::Entry;
@@ -77,7 +80,18 @@ fn record_in_next_session(slot: usize, publish: impl Fn(&mut Thread) -> Publishe
 /// As the C function's; so for all below.
 #[inline(always)]
 pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: the caller's promise is the C function's; so for all below.
+    if process::is_quiet() {
+        // SAFETY: the caller's promise is the C function's; so for all below.
+        return unsafe { real().malloc(size) };
+    }
+    // SAFETY: passed on.
+    unsafe { traced_malloc(size, entry) }
+}
+
+/// Apart, so that the way straight on saves no registers; so for those below.
+#[inline(never)]
+unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
     let block = unsafe { real().malloc(size) };
     record_alloc(block, size, entry);
     block
@@ -89,6 +103,10 @@ pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
 /// As the C function's.
 #[inline(always)]
 pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
+    if process::is_quiet() {
+        // SAFETY: passed on.
+        return unsafe { real().calloc(count, size) };
+    }
     // SAFETY: passed on.
     let block = unsafe { real().calloc(count, size) };
     // A product that overflows has failed above.
@@ -102,6 +120,16 @@ pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
 /// As the C function's.
 #[inline(always)]
 pub unsafe fn realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
+    if process::is_quiet() {
+        // SAFETY: passed on.
+        return unsafe { real().realloc(old, size) };
+    }
+    // SAFETY: passed on.
+    unsafe { traced_realloc(old, size, entry) }
+}
+
+#[inline(never)]
+unsafe fn traced_realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
     if old.is_null() {
         // SAFETY: passed on.
         let block = unsafe { real().realloc(old, size) };
@@ -142,6 +170,16 @@ pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry
 /// As the C function's.
 #[inline(always)]
 pub unsafe fn free(block: *mut u8, slot: usize) {
+    if process::is_quiet() {
+        // SAFETY: passed on.
+        return unsafe { real().free(block) };
+    }
+    // SAFETY: passed on.
+    unsafe { traced_free(block, slot) }
+}
+
+#[inline(never)]
+unsafe fn traced_free(block: *mut u8, slot: usize) {
     record_free(block, slot);
     // SAFETY: passed on.
     unsafe { real().free(block) }

@@ -52,6 +52,10 @@ pub struct Process {
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 /// The arena's header, from the moment that there is one: an end must be told even before the start is over.
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
+/// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
+static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
+static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
+static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
 static BEFORE_START: AtomicU64 = AtomicU64::new(0);
 
@@ -61,6 +65,22 @@ pub fn get() -> Option<&'static Process> {
     // SAFETY: published once, never unmapped; zeros are a valid value.
     let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() }?;
     (process.is_running.load(Ordering::Relaxed) == 1).then_some(process)
+}
+
+/// Whether there is nothing to do for a thread that is not recording already.
+#[inline(always)]
+pub fn is_quiet() -> bool {
+    // SAFETY: a static, or a word of the arena, which is never unmapped.
+    unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::IDLE }
+}
+
+/// A forked child finds its state wiped, and has nothing to do from then on. (A vfork child finds its parent's.)
+pub fn be_quiet_if_forked() {
+    // SAFETY: as in `get`.
+    let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() };
+    if process.is_some_and(|process| process.is_running.load(Ordering::Relaxed) == 0) {
+        STATE.store((&raw const NEVER).cast_mut(), Ordering::Relaxed);
+    }
 }
 
 /// Likewise; starts the collector at the first call that finds libc ready. `slot` is where the hook was entered.
@@ -76,9 +96,15 @@ pub fn get_or_start(slot: usize) -> Option<&'static Process> {
     tls::set_starting(slot);
     let started = fail::guard(start).flatten();
     tls::set_starting(0);
-    if let Some(process) = started {
-        PROCESS.store(process, Ordering::Release);
-    }
+    let state = match started {
+        Some(process) => {
+            PROCESS.store(process, Ordering::Release);
+            // SAFETY: initialised by `start`.
+            unsafe { &raw const (*process).header().session.state }
+        }
+        None => &raw const NEVER,
+    };
+    STATE.store(state.cast_mut(), Ordering::Release);
     real::set_errno(errno);
     get()
 }
@@ -88,7 +114,16 @@ pub fn end(cause: u32) {
     // SAFETY: an arena's header, never unmapped.
     let Some(header) = (unsafe { HEADER.load(Ordering::Acquire).as_ref() }) else { return };
     let _ = header.target.end_cause.compare_exchange(0, cause, Ordering::AcqRel, Ordering::Relaxed);
+    // Back to the untraced speed.
+    header.session.state.store(state::IDLE, Ordering::Release);
     header.session.epoch.fetch_add(1, Ordering::Release);
+}
+
+/// A thread's table of stacks was full.
+pub fn count_forgotten_stacks() {
+    if let Some(process) = get() {
+        process.header().target.stacks_forgotten.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Fresh zeroed memory for the collector, counted as its own.

@@ -8,8 +8,8 @@ use crate::unwind::Walk;
 use core::ptr;
 
 const FIRST_BITS: u32 = 8;
-/// At most 2^20 slots (16 MiB) a thread. A fuller table is forgotten and its stacks are defined anew: more records,
-/// no wrong number.
+/// At most 2^20 slots (16 MiB) a thread. A fuller table is forgotten, which is counted, and its stacks are defined anew: more
+/// records, no wrong number.
 const LAST_BITS: u32 = 20;
 
 #[repr(C)]
@@ -76,6 +76,7 @@ impl StackTable {
 
     fn grow(&mut self) -> bool {
         if self.bits == LAST_BITS {
+            process::count_forgotten_stacks();
             self.clear();
             return true;
         }
@@ -115,7 +116,11 @@ impl StackTable {
 /// The key of a stack whose frames add up to `frames_hash`; never 0.
 #[inline(always)]
 pub fn key(frames_hash: u64, walk: Walk) -> u64 {
-    frames_hash.wrapping_add(mix(u64::from(walk.total) | u64::from(walk.truncated) << 32, u64::MAX)) | 1 << 63
+    let ending = mix(u64::from(walk.total) | u64::from(walk.truncated) << 32, u64::MAX);
+    match frames_hash.wrapping_add(ending) {
+        0 => 1,
+        key => key,
+    }
 }
 
 /// The hash of frames that are not kept, the most recent first: what [`mix`] adds up to.
@@ -124,13 +129,19 @@ pub fn frames_hash(frames: &[u64]) -> u64 {
 }
 
 /// Spreads an address and its position over 64 bits, so that sums of them tell stacks apart.
+///
+/// Every bit of both must reach every bit of the result before the last multiplication: that one is the same factor for
+/// all terms of the sum. With less, what recursion between two places adds up to differs in a few bits only.
 #[inline(always)]
 pub fn mix(value: u64, position: u64) -> u64 {
-    let x = (value ^ position << 48).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+    let x = value.wrapping_add(position.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    x ^ x >> 32
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
 mod tests {
     use super::*;
 
@@ -162,6 +173,28 @@ mod tests {
         }
         assert_eq!(table.get(key(last)), Some(last));
         assert_eq!(table.get(key(0)), None);
+    }
+
+    /// Recursion between two places: all ways down twenty levels, and what any two levels exchange.
+    #[test]
+    fn sums_over_two_neighbouring_addresses_are_all_different() {
+        const LEVELS: u64 = 20;
+        for (a, b) in [(0x5555_5555_5191u64, 0x5555_5555_51a2), (0x7fff_f7e0_1000, 0x7fff_f7e0_1005)] {
+            let mut sums = vec![0u64];
+            for level in 0..LEVELS {
+                let ends: Vec<u64> = sums.iter().map(|sum| sum.wrapping_add(mix(b, level))).collect();
+                sums.iter_mut().for_each(|sum| *sum = sum.wrapping_add(mix(a, level)));
+                sums.extend(ends);
+            }
+            // Both halves: the table finds its place by the lower one.
+            let mut low: Vec<u32> = sums.iter().map(|&sum| sum as u32).collect();
+            sums.sort_unstable();
+            sums.dedup();
+            assert_eq!(sums.len(), 1 << LEVELS);
+            low.sort_unstable();
+            low.dedup();
+            assert!(low.len() > (1 << LEVELS) - 1000, "{} of {} low halves are different", low.len(), 1 << LEVELS);
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! How often the drain looks, at the rings and at the list of threads.
 //!
-//! A poll should find a quarter of a megabyte: fewer bytes are not worth the wake-up, more leave the cache, and longer work at a time takes a
-//! processor from the target for longer than its latency bears. A quiet target is
-//! looked at twenty times a second. The target wakes the drain when its rings fill faster than that.
+//! A poll should find a quarter of a megabyte: fewer bytes are not worth the wake-up, and more work at a time takes a
+//! processor from the target for longer than its latency bears. But each poll interrupts all of the target's threads
+//! (membarrier), so there is one a millisecond at most, unless the pool would fill meanwhile. A quiet target is looked at
+//! twenty times a second. The target wakes the drain when its rings fill faster than that.
 
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const LISTING_SHARE: u32 = 100;
 /// See the module.
 pub struct Pace {
     wanted: u64,
+    /// A share of the pool that leaves no time to sleep.
+    too_much: u64,
     interval: Duration,
     begun: Instant,
     last_listing: Option<Instant>,
@@ -34,7 +37,14 @@ impl Pace {
     pub fn new(segments: u32) -> Pace {
         let pool = u64::from(segments) * SEGMENT_BYTES as u64;
         let wanted = WANTED_BYTES.min(pool / 8);
-        Pace { wanted, interval: SHORTEST, begun: Instant::now(), last_listing: None, listing_took: Duration::ZERO }
+        Pace {
+            wanted,
+            too_much: pool / 16,
+            interval: SHORTEST,
+            begun: Instant::now(),
+            last_listing: None,
+            listing_took: Duration::ZERO,
+        }
     }
 
     /// How long to sleep after a poll that found so many bytes. A program that is about to start is looked at before
@@ -43,13 +53,16 @@ impl Pace {
         if is_starting && self.begun.elapsed() < STARTING {
             return SHORTEST;
         }
-        if bytes > 4 * self.wanted {
-            self.interval = Duration::ZERO;
-        } else if bytes > self.wanted {
-            self.interval = (self.interval / 2).max(SHORTEST);
-        } else if bytes < self.wanted / 4 {
-            self.interval = (self.interval * 2).clamp(SHORTEST, LONGEST);
+        if bytes > self.too_much {
+            self.interval = SHORTEST;
+            return Duration::ZERO;
         }
+        if bytes > self.wanted {
+            self.interval /= 2;
+        } else if bytes < self.wanted / 4 {
+            self.interval *= 2;
+        }
+        self.interval = self.interval.clamp(SHORTEST, LONGEST);
         self.interval
     }
 
@@ -77,9 +90,9 @@ mod tests {
         let quiet: Vec<u128> = (0..8).map(|_| pace.interval(0, false).as_millis()).collect();
         assert_eq!(quiet, [2, 4, 8, 16, 32, 50, 50, 50]);
         assert_eq!(pace.interval(2 << 20, false).as_millis(), 25);
+        assert_eq!(pace.interval(200_000, false).as_millis(), 25, "neither little nor much: unchanged");
         assert_eq!(pace.interval(64 << 20, false), Duration::ZERO);
-        assert_eq!(pace.interval(500_000, false), Duration::ZERO, "neither little nor much: unchanged");
-        assert_eq!(pace.interval(0, false), SHORTEST);
+        assert_eq!(pace.interval(200_000, false), SHORTEST, "the burst is over");
         pace.interval(0, false);
         assert_eq!(pace.interval(0, true), SHORTEST);
     }

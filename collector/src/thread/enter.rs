@@ -24,6 +24,9 @@ pub fn enter(slot: usize) -> Option<&'static mut Thread> {
         thread.busy = slot;
         return Some(thread);
     }
+    if process::is_quiet() {
+        return None;
+    }
     enter_slowly(slot)
 }
 
@@ -63,7 +66,10 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
         tls::set_starting(0);
         tls::set_recovery(0);
     }
-    let process = process::get_or_start(slot)?;
+    let Some(process) = process::get_or_start(slot) else {
+        process::be_quiet_if_forked();
+        return None;
+    };
     if !process.is_traced() {
         return None;
     }

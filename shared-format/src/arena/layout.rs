@@ -169,8 +169,8 @@ pub struct Target {
     pub end_cause: AtomicU32,
     /// One more than the highest slot index ever taken.
     pub slots_high: AtomicU32,
-    /// Unused, 0.
-    pub reserved: AtomicU32,
+    /// How often a thread's table of stacks was full and forgotten.
+    pub stacks_forgotten: AtomicU32,
     /// Bytes that the collector mapped for itself, without the arena.
     pub own_bytes: AtomicU64,
     /// Calls that were passed through before the collector was up.

@@ -57,3 +57,20 @@ fn a_real_program_is_walked_as_by_gimli() {
     assert!(all > 10_000, "{all} stacks were compared");
     assert_eq!(different, 0, "of {all}");
 }
+
+/// The collector's table of stacks is bounded; what no longer fits it costs records, not exactness.
+#[test]
+fn more_stacks_than_a_thread_remembers_are_all_told_apart() {
+    let distinct = 600_000;
+    let program = victim::build("stacks.c", &["-O1"]);
+    let outcome = Trace::of(program).arg(distinct.to_string()).run().expect_code(0);
+    let report = outcome.report(&["--at", "total", "--filter", "*/stacks.c"]);
+    report.assert_exact();
+    assert_eq!(report.total.count, distinct);
+    let snapshot = outcome.snapshot();
+    // One row of totals a stack; the rest is libc's.
+    let of_one_block = snapshot.totals.iter().filter(|row| (row.total_count, row.total_size) == (1, 24)).count() as u64;
+    assert_eq!(of_one_block, distinct, "stacks that allocated once");
+    let notes = snapshot.meta.notes;
+    assert!(notes.iter().any(|note| note.contains("table of stacks was full 1 times")), "{notes:?}");
+}
