@@ -82,6 +82,8 @@ fn header() -> Header {
             nframe: u32_zero(),
             owner: u32_zero(),
             owner_pid: u32_zero(),
+            tick_owner: u32_zero(),
+            tick: u64_zero(),
         },
         progress: Progress {
             given_back: u32_zero(),
@@ -98,7 +100,7 @@ fn header() -> Header {
             flags: u32_zero(),
             end_cause: u32_zero(),
             slots_high: u32_zero(),
-            reserved: u32_zero(),
+            stacks_forgotten: u32_zero(),
             own_bytes: u64_zero(),
             before_start: u64_zero(),
             verified: u64_zero(),
