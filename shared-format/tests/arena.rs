@@ -32,6 +32,8 @@ fn golden_offsets() {
     assert_eq!(session + offset_of!(Session, nframe), 144);
     assert_eq!(session + offset_of!(Session, owner), 148);
     assert_eq!(session + offset_of!(Session, owner_pid), 152);
+    assert_eq!(session + offset_of!(Session, tick_owner), 156);
+    assert_eq!(session + offset_of!(Session, tick), 160);
     let progress = offset_of!(Header, progress);
     assert_eq!(progress + offset_of!(Progress, given_back), 256);
     assert_eq!(progress + offset_of!(Progress, waiters), 260);
@@ -46,6 +48,7 @@ fn golden_offsets() {
     assert_eq!(target + offset_of!(Target, flags), 400);
     assert_eq!(target + offset_of!(Target, end_cause), 404);
     assert_eq!(target + offset_of!(Target, slots_high), 408);
+    assert_eq!(target + offset_of!(Target, stacks_forgotten), 412);
     assert_eq!(target + offset_of!(Target, own_bytes), 416);
     assert_eq!(target + offset_of!(Target, before_start), 424);
     assert_eq!(offset_of!(Header, lost), 512);
