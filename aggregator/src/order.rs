@@ -309,11 +309,8 @@ impl<R> Ring<R> {
                 continue;
             }
             let Some(stamp) = event::stamp(batch[self.ahead.word]) else {
-                let decoded = event::decode(&batch[self.ahead.word..]);
-                let Ok((_, n)) = decoded.inspect_err(|error| tracing::warn!(%error, "ring given up")) else {
-                    sink.contradiction(Contradiction::Corrupt);
-                    return Err(Corrupt);
-                };
+                let decoded = event::decode(&batch[self.ahead.word..]).map_err(Corrupt::from);
+                let (_, n) = decoded.inspect_err(|_| sink.contradiction(Contradiction::Corrupt))?;
                 self.ahead.word += n;
                 self.unstamped_words += n;
                 if self.unstamped_words > MAX_UNSTAMPED_WORDS {
