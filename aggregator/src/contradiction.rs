@@ -51,6 +51,11 @@ impl Contradictions {
         self.0[kind as usize] += 1;
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, others: &Contradictions) {
+        self.0.iter_mut().zip(others.0).for_each(|(n, other)| *n += other);
+    }
+
     /// How many of a kind.
     pub fn of(&self, kind: Contradiction) -> u64 {
         self.0[kind as usize]

@@ -117,7 +117,7 @@ impl Figures {
                 frees: totals.frees(),
                 allocated_bytes: total.size,
             },
-            contradictions: table.contradictions().clone(),
+            contradictions: table.contradictions(),
             untracked_frees: heap.untracked_frees(),
             in_realloc: heap.in_realloc(),
             records: table.records(),
@@ -139,7 +139,7 @@ impl Cut {
             tree: table.stacks().tree().clone(),
             modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
-            live: table.heap().live().iter().collect(),
+            live: table.heap().live(),
             stacks: table.heap().totals().stacks().collect(),
         }
     }

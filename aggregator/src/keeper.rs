@@ -72,6 +72,7 @@ pub struct Request {
 pub struct Keeper {
     map: Arc<ArenaMap>,
     nframe: u32,
+    resolvers: usize,
     order: Order<Ring>,
     table: Table,
     image: Image,
@@ -88,11 +89,12 @@ pub struct Keeper {
 pub const RECYCLED_BUFFERS: usize = 64;
 
 impl Keeper {
-    /// A keeper of an empty table. Emptied buffers go to `recycled`, the last state of programs that exec has
+    /// A keeper of an empty table, with so many threads to look blocks up. Emptied buffers go to `recycled`, the last state of programs that exec has
     /// replaced to `replaced`.
     pub fn new(
         map: Arc<ArenaMap>,
         nframe: u32,
+        resolvers: usize,
         recycled: rtrb::Producer<Vec<u64>>,
         replaced: SyncSender<Replaced>,
     ) -> Keeper {
@@ -100,8 +102,9 @@ impl Keeper {
         Keeper {
             map,
             nframe,
+            resolvers,
             order: Order::default(),
-            table: Table::new(nframe),
+            table: Table::new(nframe, resolvers),
             image: Image::default(),
             counters,
             watermark: 0,
@@ -173,7 +176,7 @@ impl Keeper {
         if self.replaced.send(Replaced::Program(Box::new(cut))).is_err() {
             tracing::warn!(image = self.image.number, "nobody writes the snapshot of a replaced program");
         }
-        self.table = Table::new(self.nframe);
+        self.table = Table::new(self.nframe, self.resolvers);
         self.counters = Counters::read(&self.map);
     }
 
@@ -218,7 +221,7 @@ impl Keeper {
     }
 
     fn lookup(&self, address: u64) -> Option<FoundBlock> {
-        let block = self.table.heap().live().get(address)?;
+        let block = self.table.heap().block(address)?;
         let thread = self.table.threads().get(block.thread)?;
         let tree = self.table.stacks().tree();
         let modules = self.table.modules();

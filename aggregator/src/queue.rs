@@ -10,14 +10,25 @@ use std::time::{Duration, Instant};
 pub struct Sender<T> {
     ring: rtrb::Producer<T>,
     parker: Parker,
-    receiver: Unparker,
+    /// After the ring: a receiver that waits learns that nothing more comes.
+    receiver: Wake,
 }
 
 /// The receiving end.
 pub struct Receiver<T> {
     ring: rtrb::Consumer<T>,
     parker: Parker,
-    sender: Unparker,
+    /// After the ring, likewise.
+    sender: Wake,
+}
+
+/// Wakes the other end, also when this one goes.
+struct Wake(Unparker);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        self.0.unpark();
+    }
 }
 
 /// The receiver is gone.
@@ -31,8 +42,8 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 pub fn queue<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let (producer, consumer) = rtrb::RingBuffer::new(capacity);
     let (for_sender, for_receiver) = (Parker::new(), Parker::new());
-    let sender = for_sender.unparker().clone();
-    let receiver = for_receiver.unparker().clone();
+    let sender = Wake(for_sender.unparker().clone());
+    let receiver = Wake(for_receiver.unparker().clone());
     (Sender { ring: producer, parker: for_sender, receiver }, Receiver { ring: consumer, parker: for_receiver, sender })
 }
 
@@ -48,7 +59,7 @@ impl<T> Sender<T> {
             waiting(since.get_or_insert_with(Instant::now).elapsed());
             self.parker.park_timeout(FULL_WAIT);
         }
-        self.receiver.unpark();
+        self.receiver.0.unpark();
         Ok(())
     }
 }
@@ -57,7 +68,7 @@ impl<T> Receiver<T> {
     /// The next value, without waiting.
     pub fn try_recv(&mut self) -> Option<T> {
         let value = self.ring.pop().ok()?;
-        self.sender.unpark();
+        self.sender.0.unpark();
         Some(value)
     }
 

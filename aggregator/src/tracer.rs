@@ -18,6 +18,18 @@ use std::thread::{self, JoinHandle};
 /// Messages between drain and table. With full batches that is 4 MiB: what waits longer waits in the rings, since copies
 /// that have left the caches cost more than they help.
 const QUEUE_MESSAGES: usize = 32;
+/// Beyond that the sums, which one thread moves, are what takes the time.
+const MAX_RESOLVERS: usize = 4;
+
+/// Sets how many threads look blocks up, so that tests can have them on any machine.
+const ENV_RESOLVERS: &str = "HEAPLINE_RESOLVERS";
+
+/// Threads that look blocks up, besides the table's own: none on a machine that has none to spare.
+fn resolvers() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let chosen = std::env::var(ENV_RESOLVERS).ok().and_then(|count| count.parse().ok());
+    chosen.unwrap_or(cores / 4).min(MAX_RESOLVERS)
+}
 
 /// Why tracing did not start, or a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +84,7 @@ impl Tracer {
         let waker = messages.waker();
         let outlet = Outlet::new(Arc::clone(&map), sender, recycled);
         let drain = start_drain(Arc::clone(&map), settings, living, launched, Arc::clone(&controls), outlet)?;
-        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, to_drain, replaced);
+        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, resolvers(), to_drain, replaced);
         let builder = thread::Builder::new().name("table".to_owned());
         builder.spawn(move || keeper.run(messages, &asked)).map_err(TraceError::Thread)?;
         Ok(Tracer {

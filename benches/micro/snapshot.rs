@@ -1,9 +1,14 @@
-//! Writing and reading a snapshot of a large program: 50,000 stacks, 200,000 groups of live blocks.
+//! Writing, reading and reporting a snapshot of a large program: 50,000 stacks, 200,000 groups of live blocks.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
     Domain, DomainTotals, End, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
+use heapline_tools::filter::Filters;
+use heapline_tools::report::{Report, Request};
+use heapline_tools::statistics::By;
+use heapline_tools::symbols::Symbolizer;
+use heapline_tools::view::At;
 
 const STACKS: u32 = 50_000;
 const GROUPS_PER_STACK: u32 = 4;
@@ -88,5 +93,22 @@ fn snapshots(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, snapshots);
+/// Its addresses are in no module, so this is grouping and sorting alone; symbols are as dear as the files they are in.
+fn reports(c: &mut Criterion) {
+    let snapshot = synthetic();
+    let mut group = c.benchmark_group("report");
+    group.throughput(Throughput::Elements(snapshot.live.len() as u64));
+    for (name, by, cumulative) in
+        [("lineno", By::Lineno, false), ("lineno, cumulative", By::Lineno, true), ("traceback", By::Traceback, false)]
+    {
+        let filters = Filters::default();
+        let request = Request { by, at: At::Live, domain: None, cumulative, filters, raw_frames: false, limit: 10 };
+        group.bench_function(name, |b| {
+            b.iter(|| Report::new(request.clone(), &snapshot, None, &mut Symbolizer::new(Vec::new(), None)).total);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, snapshots, reports);
 criterion_main!(benches);

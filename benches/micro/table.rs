@@ -50,9 +50,9 @@ struct Churn {
 }
 
 impl Churn {
-    fn new(live: usize, threads: u32, stacks: u32) -> Churn {
+    fn new(live: usize, threads: u32, stacks: u32, resolvers: usize) -> Churn {
         let mut churn = Churn {
-            table: Table::new(64),
+            table: Table::new(64, resolvers),
             order: Order::default(),
             heap: Heap { free: Vec::new(), next: 0x7f00_0000_0000 },
             live: Vec::with_capacity(live),
@@ -118,11 +118,21 @@ fn table(c: &mut Criterion) {
     const PAIRS: usize = 200_000;
     let mut group = c.benchmark_group("table");
     group.throughput(Throughput::Elements(2 * PAIRS as u64)).sample_size(20);
-    for (live, threads, stacks) in
-        [(10_000, 1, 512), (10_000, 2, 512), (100_000, 1, 512), (1_000_000, 1, 512), (10_000, 1, 100_000)]
-    {
-        let mut churn = Churn::new(live, threads, stacks);
-        let name = BenchmarkId::new("free and alloc", format!("{live} live, {threads} rings, {stacks} stacks"));
+    for (live, threads, stacks, resolvers) in [
+        (10_000, 1, 512, 0),
+        (10_000, 2, 512, 0),
+        (100_000, 1, 512, 0),
+        (1_000_000, 1, 512, 0),
+        (1_000_000, 1, 512, 1),
+        (1_000_000, 1, 512, 2),
+        (10_000_000, 1, 512, 0),
+        (10_000_000, 1, 512, 1),
+        (10_000_000, 1, 512, 2),
+        (10_000, 1, 100_000, 0),
+    ] {
+        let mut churn = Churn::new(live, threads, stacks, resolvers);
+        let parameters = format!("{live} live, {threads} rings, {stacks} stacks, {resolvers} resolvers");
+        let name = BenchmarkId::new("free and alloc", parameters);
         group.bench_function(name, |b| {
             b.iter_custom(|times| {
                 let mut spent = Duration::ZERO;
@@ -149,7 +159,7 @@ fn live(c: &mut Criterion) {
     const EVENTS: usize = 100_000;
     let mut group = c.benchmark_group("live");
     group.throughput(Throughput::Elements(2 * EVENTS as u64)).sample_size(20);
-    for blocks in [1_000_000u64, 10_000_000] {
+    for blocks in [1_000_000u64, 10_000_000, 50_000_000] {
         let mut live = Live::default();
         let block = |i: u64| Block { address: 0x7f00_0000_0000 + 48 * i, size: 40, stack: 1, thread: 1 };
         (0..blocks).for_each(|i| assert!(live.insert(block(i)).is_none()));

@@ -1,238 +1,149 @@
-//! One domain's blocks and sums, moved together by each event, with the rules for what cannot have happened.
+//! One domain's blocks and sums, moved together by each event.
 //!
-//! Allocations and frees are applied in batches: by the time that a batch is full, what its events need has come from
-//! memory. First all look up their blocks, then all move the sums, both in their order; [`Heap::catch_up`] ends a batch
-//! before anyone looks.
-//!
-//! A realloc is two steps. Its block stays live and unchanged until the second one, or until another thread is given
-//! its address, which shows that the call has let go of it.
+//! Events are applied in batches: by the time that a batch is full, what its events need has come from memory. First
+//! all look up their blocks ([`super::blocks`]), then all move the sums, both in their order; [`Heap::catch_up`] ends a
+//! batch before anyone looks. Where there are cores enough, resolvers look up ([`super::resolvers`]).
 
-use super::live::{Block, Live};
+use super::blocks::{Blocks, Call, Change, Move};
+use super::live::Block;
+use super::resolvers::{self, Resolvers};
 use super::threads::Threads;
 use super::totals::Totals;
-use crate::contradiction::{Contradiction, Contradictions};
-use std::collections::HashMap;
+use crate::contradiction::Contradictions;
 
-/// Addresses of recent frees, to tell a second free of a block from a free of a block that is older than the trace.
-/// What violates the order does so within microseconds, so a thousand are enough.
-const RECENT_FREES: usize = 1024;
 /// Events of a batch: enough for the memory to answer, few enough to stay in the nearest cache.
 const BATCH: usize = 64;
 
 /// See the module.
 pub struct Heap {
-    live: Live,
+    place: Place,
     totals: Totals,
-    /// Address of each block inside realloc, and which call it is.
-    in_realloc: HashMap<u64, u64>,
-    /// Counts calls of realloc.
+    /// Calls of realloc so far.
     calls: u64,
-    /// Written round and round.
-    recent_frees: Box<[u64]>,
-    next_recent: usize,
-    untracked_frees: u64,
     batch: Vec<Move>,
-    /// What a batch changes in the sums.
+    /// What comes and goes by a batch.
     changes: Vec<Change>,
 }
 
-/// An event that waits for its batch.
-#[derive(Clone, Copy)]
-enum Move {
-    Alloc(Block),
-    Free(u64),
+/// Who has the blocks.
+enum Place {
+    Here(Blocks),
+    Spread(Resolvers),
 }
 
-/// A block comes or goes.
-#[derive(Clone, Copy)]
-enum Change {
-    Gain(Block),
-    Lose(Block),
-}
-
-/// A ring's realloc that has begun.
-#[derive(Clone, Copy, Debug)]
-pub struct PendingRealloc {
-    address: u64,
-    call: u64,
-    /// Whether the block was known when the call began.
-    known: bool,
-}
-
-/// What the heap counts besides itself.
-pub struct Books<'a> {
-    /// Who owns blocks.
-    pub threads: &'a mut Threads,
-    /// What cannot have happened.
-    pub contradictions: &'a mut Contradictions,
-}
-
-impl Default for Heap {
-    fn default() -> Heap {
+impl Heap {
+    /// An empty heap whose blocks are looked up by so many threads besides the calling one.
+    pub fn new(resolvers: usize) -> Heap {
+        let spread = Resolvers::start(resolvers).map(Place::Spread);
         Heap {
-            live: Live::default(),
+            place: spread.unwrap_or_else(|| Place::Here(Blocks::default())),
             totals: Totals::default(),
-            in_realloc: HashMap::new(),
             calls: 0,
-            recent_frees: vec![0; RECENT_FREES].into_boxed_slice(),
-            next_recent: 0,
-            untracked_frees: 0,
             batch: Vec::with_capacity(BATCH),
             changes: Vec::with_capacity(2 * BATCH),
         }
     }
-}
 
-impl Heap {
     /// A block was allocated.
     #[inline(always)]
-    pub fn alloc(&mut self, block: Block, books: &mut Books<'_>) {
-        self.live.prefetch(block.address);
+    pub fn alloc(&mut self, block: Block, threads: &mut Threads) {
         self.totals.prefetch(block.stack);
-        self.push(Move::Alloc(block), books);
+        self.push(Move::Alloc(block), threads);
     }
 
     /// The block at `address` was freed.
     #[inline(always)]
-    pub fn free(&mut self, address: u64, books: &mut Books<'_>) {
-        self.live.prefetch(address);
-        self.push(Move::Free(address), books);
+    pub fn free(&mut self, address: u64, threads: &mut Threads) {
+        self.push(Move::Free(address), threads);
     }
 
     #[inline(always)]
-    fn push(&mut self, event: Move, books: &mut Books<'_>) {
+    fn push(&mut self, event: Move, threads: &mut Threads) {
+        let full = match &self.place {
+            Place::Here(blocks) => {
+                blocks.prefetch(event.address());
+                BATCH
+            }
+            Place::Spread(_) => resolvers::BATCH,
+        };
         self.batch.push(event);
-        if self.batch.len() == BATCH {
-            self.catch_up(books);
+        if self.batch.len() >= full {
+            self.apply(threads);
         }
     }
 
-    /// Applies what waits in the batch.
+    /// Applies a full batch.
     #[inline(never)]
-    pub fn catch_up(&mut self, books: &mut Books<'_>) {
-        let mut batch = std::mem::take(&mut self.batch);
-        for event in batch.drain(..) {
-            match event {
-                Move::Alloc(block) => self.place(block, books),
-                Move::Free(address) => self.take(address, books),
-            }
-        }
-        self.batch = batch;
-        for change in self.changes.drain(..) {
-            match change {
-                Change::Gain(block) => {
-                    self.totals.alloc(block.stack, block.size);
-                    books.threads.gain(block.thread);
+    fn apply(&mut self, threads: &mut Threads) {
+        let Heap { place, totals, batch, changes, .. } = self;
+        match place {
+            Place::Here(blocks) => {
+                for event in batch.drain(..) {
+                    blocks.resolve(event, |change| {
+                        if let Change::Lose(block) = &change {
+                            totals.prefetch(block.stack);
+                        }
+                        changes.push(change);
+                    });
                 }
-                Change::Lose(block) => {
-                    self.totals.free(block.stack, block.size);
-                    books.threads.lose(block.thread);
-                }
+                changes.drain(..).for_each(|change| book(totals, threads, &change));
             }
+            Place::Spread(resolvers) => resolvers.dispatch(batch, |change| book(totals, threads, change)),
         }
     }
 
-    #[inline]
-    fn place(&mut self, block: Block, books: &mut Books<'_>) {
-        if let Some(old) = self.live.insert(block) {
-            if self.in_realloc.remove(&block.address).is_none() {
-                books.contradictions.count(Contradiction::AllocOverLive);
+    /// Applies all that waits.
+    pub fn catch_up(&mut self, threads: &mut Threads) {
+        match &mut self.place {
+            Place::Here(_) => self.apply(threads),
+            Place::Spread(resolvers) => {
+                let totals = &mut self.totals;
+                resolvers.finish(&mut self.batch, |change| book(totals, threads, change));
             }
-            self.changes.push(Change::Lose(old));
         }
-        self.changes.push(Change::Gain(block));
-    }
-
-    #[inline]
-    fn take(&mut self, address: u64, books: &mut Books<'_>) {
-        match self.live.remove(address) {
-            Some(block) => {
-                if !self.in_realloc.is_empty() {
-                    self.in_realloc.remove(&address);
-                }
-                self.totals.prefetch(block.stack);
-                self.changes.push(Change::Lose(block));
-            }
-            // An allocation since then would have been found.
-            None if self.recent_frees.contains(&address) => books.contradictions.count(Contradiction::DoubleFree),
-            None => self.untracked_frees += 1,
-        }
-        self.recent_frees[self.next_recent] = address;
-        self.next_recent = (self.next_recent + 1) % RECENT_FREES;
     }
 
     /// realloc is about to be called for `address`; `before` is what the ring had begun and not ended.
-    pub fn realloc(&mut self, address: u64, before: Option<PendingRealloc>, books: &mut Books<'_>) -> PendingRealloc {
-        self.catch_up(books);
+    pub fn realloc(&mut self, address: u64, before: Option<Call>, threads: &mut Threads) -> Call {
         if let Some(before) = before {
-            books.contradictions.count(Contradiction::Realloc);
-            self.end(before);
+            self.push(Move::Abandon(before), threads);
         }
         self.calls += 1;
-        let known = self.live.get(address).is_some();
-        if known {
-            self.in_realloc.insert(address, self.calls);
-        }
-        PendingRealloc { address, call: self.calls, known }
+        let call = Call { address, number: self.calls };
+        self.push(Move::Realloc(call), threads);
+        call
     }
 
     /// The call returned a new block.
-    pub fn reallocated(&mut self, pending: Option<PendingRealloc>, new: Block, books: &mut Books<'_>) {
-        self.let_go(pending, books);
-        self.alloc(new, books);
+    pub fn reallocated(&mut self, call: Option<Call>, new: Block, threads: &mut Threads) {
+        if let Some(call) = call {
+            self.push(Move::LetGo(call), threads);
+        }
+        self.alloc(new, threads);
     }
 
     /// The call returned none, and has freed its block if `freed`.
-    pub fn realloc_ended(&mut self, pending: Option<PendingRealloc>, freed: bool, books: &mut Books<'_>) {
-        self.catch_up(books);
-        if freed {
-            self.let_go(pending, books);
-        } else if let Some(pending) = pending
-            && !self.end(pending)
-            && pending.known
-        {
-            books.contradictions.count(Contradiction::Realloc);
+    pub fn realloc_ended(&mut self, call: Option<Call>, freed: bool, threads: &mut Threads) {
+        if let Some(call) = call {
+            self.push(if freed { Move::LetGo(call) } else { Move::Keep(call) }, threads);
         }
-    }
-
-    /// Frees the block of a realloc, unless another's allocation at its address has shown that before.
-    fn let_go(&mut self, pending: Option<PendingRealloc>, books: &mut Books<'_>) {
-        let Some(pending) = pending else { return };
-        self.catch_up(books);
-        if self.end(pending) {
-            self.free(pending.address, books);
-        } else if !pending.known {
-            self.untracked_frees += 1;
-        }
-    }
-
-    /// Takes the block out of realloc. False when this call's is no longer in it.
-    fn end(&mut self, pending: PendingRealloc) -> bool {
-        let is_this = self.in_realloc.get(&pending.address) == Some(&pending.call);
-        if is_this {
-            self.in_realloc.remove(&pending.address);
-        }
-        is_this
     }
 
     /// Forgets everything (tracemalloc.clear_traces). Later frees of what was live are untracked.
     pub fn clear(&mut self, threads: &mut Threads) {
-        debug_assert!(self.batch.is_empty(), "caught up before");
-        self.live.clear();
+        self.catch_up(threads);
+        match &mut self.place {
+            Place::Here(blocks) => blocks.clear(),
+            Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.clear()),
+        }
         self.totals.clear();
-        self.in_realloc.clear();
-        self.recent_frees.fill(0);
         threads.lose_all();
     }
 
     /// The peak becomes what is live now (tracemalloc.reset_peak).
-    pub fn reset_peak(&mut self) {
+    pub fn reset_peak(&mut self, threads: &mut Threads) {
+        self.catch_up(threads);
         self.totals.reset_peak();
-    }
-
-    /// The live blocks.
-    pub fn live(&self) -> &Live {
-        &self.live
     }
 
     /// The sums.
@@ -240,13 +151,63 @@ impl Heap {
         &self.totals
     }
 
+    /// The live block at an address.
+    pub fn block(&self, address: u64) -> Option<Block> {
+        match &self.place {
+            Place::Here(blocks) => blocks.live().get(address),
+            Place::Spread(resolvers) => resolvers.part(address).live().get(address),
+        }
+    }
+
+    /// All live blocks, in no order.
+    pub fn live(&self) -> Vec<Block> {
+        let mut all = Vec::with_capacity(usize::try_from(self.totals.current().count).unwrap_or(0));
+        self.for_each_part(|blocks| all.extend(blocks.live().iter()));
+        all
+    }
+
     /// Blocks that are inside realloc now.
     pub fn in_realloc(&self) -> u64 {
-        self.in_realloc.len() as u64
+        self.sum(Blocks::in_realloc)
     }
 
     /// Frees of blocks that are older than the trace, or were forgotten.
     pub fn untracked_frees(&self) -> u64 {
-        self.untracked_frees
+        self.sum(Blocks::untracked_frees)
+    }
+
+    /// What cannot have happened.
+    pub fn contradictions(&self) -> Contradictions {
+        let mut all = Contradictions::default();
+        self.for_each_part(|blocks| all.add(blocks.contradictions()));
+        all
+    }
+
+    fn sum(&self, count: impl Fn(&Blocks) -> u64) -> u64 {
+        let mut sum = 0;
+        self.for_each_part(|blocks| sum += count(blocks));
+        sum
+    }
+
+    fn for_each_part(&self, mut look: impl FnMut(&Blocks)) {
+        match &self.place {
+            Place::Here(blocks) => look(blocks),
+            Place::Spread(resolvers) => resolvers.parts().for_each(|blocks| look(&blocks)),
+        }
+    }
+}
+
+/// Moves the sums.
+#[inline(always)]
+fn book(totals: &mut Totals, threads: &mut Threads, change: &Change) {
+    match change {
+        Change::Gain(block) => {
+            totals.alloc(block.stack, block.size);
+            threads.gain(block.thread);
+        }
+        Change::Lose(block) => {
+            totals.free(block.stack, block.size);
+            threads.lose(block.thread);
+        }
     }
 }

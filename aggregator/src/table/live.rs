@@ -321,6 +321,12 @@ fn hash(address: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// Which of some parts of all addresses an address belongs to. Independent of its place within a part.
+#[inline]
+pub fn part_of(address: u64, parts: usize) -> usize {
+    ((hash(address) >> 40 & 0xff) as usize * parts) >> 8
+}
+
 #[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> (u64::BITS - SHARD_BITS)) as usize

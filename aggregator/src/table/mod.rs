@@ -3,16 +3,19 @@
 //! [`Table`] applies the records in the order that [`crate::order`] gives them, and answers at any point between two
 //! of them. It reads no clock and no file.
 
+pub mod blocks;
 pub mod heap;
 pub mod live;
 pub mod modules;
+mod resolvers;
 pub mod stacks;
 pub mod threads;
 pub mod totals;
 
 use crate::contradiction::{Contradiction, Contradictions};
 use crate::order::{Corrupt, Sink};
-use heap::{Books, Heap, PendingRealloc};
+use blocks::Call;
+use heap::Heap;
 use heapline_shared_format::event::Event;
 use live::Block;
 use modules::{Loaded, Modules, Object};
@@ -36,14 +39,15 @@ pub struct Table {
 pub struct Ring {
     thread: u32,
     definitions: Definitions,
-    realloc: Option<PendingRealloc>,
+    realloc: Option<Call>,
 }
 
 impl Table {
-    /// An empty table that keeps the most recent `nframe` frames of each traceback.
-    pub fn new(nframe: u32) -> Table {
+    /// An empty table that keeps the most recent `nframe` frames of each traceback, with so many threads to look blocks
+    /// up besides the calling one.
+    pub fn new(nframe: u32, resolvers: usize) -> Table {
         Table {
-            heap: Heap::default(),
+            heap: Heap::new(resolvers),
             stacks: Stacks::new(nframe),
             modules: Modules::default(),
             threads: Threads::default(),
@@ -60,14 +64,12 @@ impl Table {
 
     /// Forgets all traces; tracing goes on.
     pub fn clear_traces(&mut self) {
-        self.catch_up();
         self.heap.clear(&mut self.threads);
     }
 
     /// The peak becomes what is live now.
     pub fn reset_peak(&mut self) {
-        self.catch_up();
-        self.heap.reset_peak();
+        self.heap.reset_peak(&mut self.threads);
     }
 
     /// Native blocks and sums.
@@ -96,8 +98,10 @@ impl Table {
     }
 
     /// What cannot have happened.
-    pub fn contradictions(&self) -> &Contradictions {
-        &self.contradictions
+    pub fn contradictions(&self) -> Contradictions {
+        let mut all = self.heap.contradictions();
+        all.add(&self.contradictions);
+        all
     }
 
     /// Path of the program, once it has told it.
@@ -152,13 +156,13 @@ impl Sink for Table {
         match event {
             Event::Alloc { address, size, stack, .. } => {
                 let block = self.block(ring, address, size, stack);
-                let (heap, mut books) = self.heap_and_books();
-                heap.alloc(block, &mut books);
+                self.records += 1;
+                self.heap.alloc(block, &mut self.threads);
                 Ok(())
             }
             Event::Free { address, .. } => {
-                let (heap, mut books) = self.heap_and_books();
-                heap.free(address, &mut books);
+                self.records += 1;
+                self.heap.free(address, &mut self.threads);
                 Ok(())
             }
             _ => self.apply_rare(ring, event),
@@ -172,8 +176,7 @@ impl Sink for Table {
     }
 
     fn catch_up(&mut self) {
-        let mut books = Books { threads: &mut self.threads, contradictions: &mut self.contradictions };
-        self.heap.catch_up(&mut books);
+        self.heap.catch_up(&mut self.threads);
     }
 
     fn contradiction(&mut self, kind: Contradiction) {
@@ -187,17 +190,20 @@ impl Table {
     fn apply_rare(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
         match event {
             Event::Realloc { address, .. } => {
-                let (heap, mut books) = self.heap_and_books();
-                ring.realloc = Some(heap.realloc(address, ring.realloc, &mut books));
+                self.records += 1;
+                if ring.realloc.is_some() {
+                    self.contradictions.count(Contradiction::Realloc);
+                }
+                ring.realloc = Some(self.heap.realloc(address, ring.realloc, &mut self.threads));
             }
             Event::Reallocated { address, size, stack, .. } => {
                 let block = self.block(ring, address, size, stack);
-                let (heap, mut books) = self.heap_and_books();
-                heap.reallocated(ring.realloc.take(), block, &mut books);
+                self.records += 1;
+                self.heap.reallocated(ring.realloc.take(), block, &mut self.threads);
             }
             Event::ReallocEnd { freed, .. } => {
-                let (heap, mut books) = self.heap_and_books();
-                heap.realloc_ended(ring.realloc.take(), freed, &mut books);
+                self.records += 1;
+                self.heap.realloc_ended(ring.realloc.take(), freed, &mut self.threads);
             }
             Event::Stack { id, keep, total, truncated, more, frames } => {
                 return self.define(ring, Definition { id, keep, total, truncated, more, frames });
@@ -219,12 +225,6 @@ impl Table {
             Event::Pad | Event::Alloc { .. } | Event::Free { .. } => {}
         }
         Ok(())
-    }
-
-    #[inline(always)]
-    fn heap_and_books(&mut self) -> (&mut Heap, Books<'_>) {
-        self.records += 1;
-        (&mut self.heap, Books { threads: &mut self.threads, contradictions: &mut self.contradictions })
     }
 }
 

@@ -13,7 +13,11 @@ struct Bench {
 
 impl Bench {
     fn new(threads: u32) -> Bench {
-        let mut table = Table::new(64);
+        Bench::with_resolvers(threads, 0)
+    }
+
+    fn with_resolvers(threads: u32, resolvers: usize) -> Bench {
+        let mut table = Table::new(64, resolvers);
         let rings = (0..threads).map(|tid| table.ring(tid, false)).collect();
         let mut bench = Bench { table, rings, looks_at_each: true };
         for thread in 0..threads as usize {
@@ -50,7 +54,7 @@ impl Bench {
     }
 
     fn frames(&self, address: u64) -> Vec<u64> {
-        let stack = self.table.heap().live().get(address).expect("a live block").stack;
+        let stack = self.table.heap().block(address).expect("a live block").stack;
         self.table.stacks().tree().walk(stack).map(|frame| frame.address).collect()
     }
 }
@@ -156,7 +160,7 @@ fn cleared_traces_are_forgotten_silently() {
 
 #[test]
 fn stacks_are_kept_frames_plus_new_ones_cut_to_the_most_recent() {
-    let mut table = Table::new(3);
+    let mut table = Table::new(3, 0);
     let mut ring = table.ring(1, false);
     let mut define = |id, keep, more, frames: &[u64]| {
         let record = Event::Stack { id, keep, total: 70_000, truncated: false, more, frames };
@@ -187,7 +191,7 @@ fn frames_of_an_unloaded_module_stay_its_own() {
         bench.apply(0, event);
     };
     let module_of = |bench: &Bench, address| {
-        let stack = bench.table.heap().live().get(address).expect("live").stack;
+        let stack = bench.table.heap().block(address).expect("live").stack;
         let leaf = bench.table.stacks().tree().walk(stack).next().expect("a frame");
         leaf.module(bench.table.modules()).map(|m| bench.table.modules().objects()[m as usize].path.len())
     };
@@ -211,7 +215,7 @@ fn frames_of_an_unloaded_module_stay_its_own() {
 
 #[test]
 fn a_million_threads_take_the_room_of_those_with_blocks() {
-    let mut table = Table::new(8);
+    let mut table = Table::new(8, 0);
     for tid in 0..1_000_000u64 {
         let mut ring = table.ring(tid as u32 % 32_768, false);
         let block = |stamp| Event::Alloc { stamp, address: tid * 16, size: 1, stack: 0 };
@@ -300,8 +304,9 @@ proptest! {
     fn totals_and_peaks_equal_the_naive_models(
         steps in prop::collection::vec((step(), prop::bool::weighted(0.02)), 0..400),
         looks_at_each in any::<bool>(),
+        resolvers in 0..3usize,
     ) {
-        let mut bench = Bench::new(1);
+        let mut bench = Bench::with_resolvers(1, resolvers);
         bench.looks_at_each = looks_at_each;
         let ids: Vec<u32> = (0..4).map(|id| bench.rings[0].definitions.get(id).expect("defined")).collect();
         let mut model = Model::default();
@@ -376,7 +381,7 @@ proptest! {
 
 #[test]
 fn the_deepest_definition_is_bounded() {
-    let mut table = Table::new(64);
+    let mut table = Table::new(64, 0);
     let mut ring = table.ring(1, false);
     let frames = [7; MAX_STACK_FRAMES];
     let results = (0..u32::MAX).map(|i| {

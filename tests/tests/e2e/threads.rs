@@ -35,6 +35,13 @@ fn blocks_handed_between_threads_are_never_mixed_up() {
     }
 }
 
+#[test]
+fn resolvers_on_other_cores_find_the_same() {
+    let program = victim::build("threads.c", &["-O2"]);
+    let trace = Trace::of(&program).args(["3", "200000", "5", "4"]).env("HEAPLINE_RESOLVERS", "3");
+    assert_exact(&trace.run().expect_code(0), "three resolvers");
+}
+
 /// The free's stamp must wait for the load that received the block: see `handover.c`.
 #[test]
 fn a_block_freed_the_instant_it_is_handed_over_was_allocated_before() {

@@ -1,0 +1,287 @@
+//! Resolves events on several cores: which block does each of them end?
+//!
+//! ```text
+//!                    +--> resolver 0: its part of the addresses --+
+//! batch (shared) ----+                                            +--> what changed, in the batch's order
+//!                    +--> resolver 1: the other part -------------+
+//! ```
+//!
+//! Looking up a block is a cache miss when many are live; the rest of the table's work is not. Each resolver goes
+//! through all of a batch and resolves the events at its addresses. What they find is put together in the batch's
+//! order, so the sums, and with them the peak, are those of one sequence, as with one thread.
+
+use super::blocks::{Blocks, Change, Move};
+use super::live::part_of;
+use crate::queue::{Receiver, Sender, queue};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Events of a batch: some tens of microseconds of work, so that waking a thread for it pays.
+pub const BATCH: usize = 4096;
+/// A batch at the end of a poll that is shorter than this is resolved on the spot.
+const SHORT: usize = 512;
+/// Batches on their way; more would only leave the caches.
+const IN_FLIGHT: usize = 4;
+/// Events that a resolver asks the memory for ahead.
+const AHEAD: usize = 64;
+
+/// See the module.
+pub struct Resolvers {
+    lanes: Vec<Lane>,
+    in_flight: VecDeque<Arc<Vec<Move>>>,
+    /// Batches to be filled again.
+    spare: Vec<Vec<Move>>,
+}
+
+/// One part of the addresses and the thread that resolves it.
+struct Lane {
+    /// The resolver has it during a batch, everybody else between batches.
+    blocks: Arc<Mutex<Blocks>>,
+    /// None ends the thread.
+    work: Sender<Option<Work>>,
+    done: Receiver<Found>,
+    /// Room for what will be found.
+    spare: Vec<Found>,
+}
+
+/// What changed by a part's events of a batch, each with its event's place in the batch.
+type Found = Vec<(u32, Change)>;
+
+struct Work {
+    batch: Arc<Vec<Move>>,
+    found: Found,
+}
+
+impl Resolvers {
+    /// `threads` resolvers, or as many of them as the system gives; none when it gives none.
+    pub fn start(threads: usize) -> Option<Resolvers> {
+        let mut lanes: Vec<Lane> = Vec::new();
+        for part in 0..threads {
+            let (work, orders) = queue(IN_FLIGHT + 1);
+            let (results, done) = queue(IN_FLIGHT + 1);
+            let blocks = Arc::new(Mutex::new(Blocks::default()));
+            let resolver = Resolver { part, parts: threads, blocks: Arc::clone(&blocks), results };
+            let builder = thread::Builder::new().name(format!("resolver {part}"));
+            if let Err(error) = builder.spawn(move || resolver.run(orders)) {
+                tracing::warn!(%error, "blocks are looked up by one thread");
+                lanes.into_iter().for_each(Lane::end);
+                return None;
+            }
+            lanes.push(Lane { blocks, work, done, spare: Vec::new() });
+        }
+        (!lanes.is_empty()).then(|| Resolvers { lanes, in_flight: VecDeque::new(), spare: Vec::new() })
+    }
+
+    /// Hands a full batch over, which becomes empty. `book` is told what changed by
+    /// batches that were handed over before.
+    pub fn dispatch(&mut self, batch: &mut Vec<Move>, book: impl FnMut(&Change)) {
+        let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
+        let full = Arc::new(std::mem::replace(batch, next));
+        for lane in &mut self.lanes {
+            lane.send(&full);
+        }
+        self.in_flight.push_back(full);
+        if self.in_flight.len() == IN_FLIGHT {
+            self.collect(book);
+        }
+    }
+
+    /// Resolves all that was handed over, and `batch`, which becomes empty.
+    pub fn finish(&mut self, batch: &mut Vec<Move>, mut book: impl FnMut(&Change)) {
+        if batch.len() >= SHORT {
+            self.dispatch(batch, &mut book);
+        }
+        while !self.in_flight.is_empty() {
+            self.collect(&mut book);
+        }
+        let mut parts: Vec<_> = self.lanes.iter().map(Lane::blocks).collect();
+        for event in batch.drain(..) {
+            let part = part_of(event.address(), parts.len());
+            parts[part].resolve(event, |change| book(&change));
+        }
+    }
+
+    /// Waits for the oldest batch.
+    fn collect(&mut self, mut book: impl FnMut(&Change)) {
+        let Some(batch) = self.in_flight.pop_front() else { return };
+        let found: Vec<Found> = self.lanes.iter_mut().map(Lane::receive).collect();
+        let mut parts: Vec<_> = found.iter().map(|found| found.iter().peekable()).collect();
+        for (place, event) in (0..).zip(batch.iter()) {
+            let part = part_of(event.address(), parts.len());
+            while let Some((_, change)) = parts[part].next_if(|(of, _)| *of == place) {
+                book(change);
+            }
+        }
+        drop(parts);
+        for (lane, mut found) in self.lanes.iter_mut().zip(found) {
+            found.clear();
+            lane.spare.push(found);
+        }
+        // The resolvers have let go of it before they sent what they found.
+        if let Some(mut batch) = Arc::into_inner(batch) {
+            batch.clear();
+            self.spare.push(batch);
+        }
+    }
+
+    /// The parts. Nothing is in flight.
+    pub fn parts(&self) -> impl Iterator<Item = MutexGuard<'_, Blocks>> {
+        self.lanes.iter().map(Lane::blocks)
+    }
+
+    /// The part that an address belongs to.
+    pub fn part(&self, address: u64) -> MutexGuard<'_, Blocks> {
+        self.lanes[part_of(address, self.lanes.len())].blocks()
+    }
+}
+
+impl Drop for Resolvers {
+    fn drop(&mut self) {
+        self.lanes.drain(..).for_each(Lane::end);
+    }
+}
+
+impl Lane {
+    fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&mut self, batch: &Arc<Vec<Move>>) {
+        let work = Work { batch: Arc::clone(batch), found: self.spare.pop().unwrap_or_default() };
+        // There is room for all that is in flight. One that has panicked is noticed when it shall have found something.
+        let _ = self.work.send(Some(work), |_| ());
+    }
+
+    fn receive(&mut self) -> Found {
+        loop {
+            if let Some(found) = self.done.try_recv() {
+                return found;
+            }
+            assert!(!self.done.is_finished(), "a resolver is gone");
+            self.done.wait();
+        }
+    }
+
+    fn end(mut self) {
+        // One that has panicked needs no end.
+        let _ = self.work.send(None, |_| ());
+    }
+}
+
+struct Resolver {
+    part: usize,
+    parts: usize,
+    blocks: Arc<Mutex<Blocks>>,
+    results: Sender<Found>,
+}
+
+impl Resolver {
+    fn run(mut self, mut orders: Receiver<Option<Work>>) {
+        loop {
+            match orders.try_recv() {
+                Some(Some(work)) => {
+                    let found = self.resolve(work);
+                    if self.results.send(found, |_| ()).is_err() {
+                        return;
+                    }
+                }
+                Some(None) => return,
+                None => orders.wait(),
+            }
+        }
+    }
+
+    fn resolve(&self, work: Work) -> Found {
+        let Work { batch, mut found } = work;
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = |(_, event): &(u32, &Move)| part_of(event.address(), self.parts) == self.part;
+        let mut ours = (0..).zip(batch.iter()).filter(ours).peekable();
+        let mut some = Vec::with_capacity(AHEAD);
+        while ours.peek().is_some() {
+            some.extend(ours.by_ref().take(AHEAD).inspect(|(_, event)| blocks.prefetch(event.address())));
+            for (place, event) in some.drain(..) {
+                blocks.resolve(*event, |change| found.push((place, change)));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::contradiction::Contradiction;
+    use crate::table::blocks::Call;
+    use crate::table::heap::Heap;
+    use crate::table::live::Block;
+    use crate::table::threads::Threads;
+    use proptest::prelude::*;
+
+    const ADDRESSES: u64 = 700;
+
+    /// Any mix of events, some of them contradictory, from a few numbers.
+    struct Stream {
+        state: u64,
+        calls: Vec<Call>,
+    }
+
+    impl Stream {
+        fn next(&mut self, bound: u64) -> u64 {
+            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.state >> 33) % bound
+        }
+
+        fn step(&mut self, heap: &mut Heap, threads: &mut Threads) {
+            let address = 16 * (1 + self.next(ADDRESSES));
+            let block =
+                Block { address, size: self.next(5000), stack: u32::try_from(self.next(40)).expect("< 40"), thread: 0 };
+            match self.next(20) {
+                0 => {
+                    let before = if self.next(8) == 0 { self.calls.pop() } else { None };
+                    self.calls.push(heap.realloc(address, before, threads));
+                }
+                1 => heap.reallocated(self.calls.pop(), block, threads),
+                2 => heap.realloc_ended(self.calls.pop(), block.size.is_multiple_of(2), threads),
+                3..=10 => heap.alloc(block, threads),
+                _ => heap.free(address, threads),
+            }
+        }
+    }
+
+    fn everything(heap: &Heap) -> impl PartialEq + std::fmt::Debug + use<> {
+        let mut live = heap.live();
+        live.sort_by_key(|block| block.address);
+        let totals = heap.totals();
+        let sums = (totals.current(), totals.peak(), totals.total(), totals.frees());
+        let lookups: Vec<_> = (1..=ADDRESSES).map(|i| heap.block(16 * i)).collect();
+        // Each part remembers as many frees as one that has all addresses: together they recognise more double frees.
+        let contradictions = heap.contradictions();
+        let double_frees = contradictions.of(Contradiction::DoubleFree);
+        let unknown_frees = heap.untracked_frees() + double_frees;
+        let odd = (heap.in_realloc(), unknown_frees, contradictions.total() - double_frees);
+        (live, sums, totals.stacks().collect::<Vec<_>>(), lookups, odd)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn several_cores_find_what_one_finds(seed in any::<u64>(), resolvers in 1..5usize, looks in prop::collection::vec(1..20_000u32, 1..6)) {
+            let run = |resolvers: usize| {
+                let (mut heap, mut threads) = (Heap::new(resolvers), Threads::default());
+                threads.open(1, false);
+                let mut stream = Stream { state: seed, calls: Vec::new() };
+                looks.iter().map(|&events| {
+                    for _ in 0..events {
+                        stream.step(&mut heap, &mut threads);
+                    }
+                    heap.catch_up(&mut threads);
+                    if stream.next(3) == 0 {
+                        heap.reset_peak(&mut threads);
+                    }
+                    everything(&heap)
+                }).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(run(resolvers), run(0));
+        }
+    }
+}
