@@ -54,7 +54,8 @@ pub struct Mark {
     pub time: u64,
     /// Wall time of the poll, from any origin.
     pub wall: Duration,
-    /// Slots whose threads were in the middle of an event.
+    /// Slots that the time does not hold for: their threads were in the middle of an event, or their rings held more than
+    /// was taken.
     pub flagged: Vec<u32>,
 }
 

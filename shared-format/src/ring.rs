@@ -202,6 +202,15 @@ impl core::fmt::Display for Corrupt {
 
 impl core::error::Error for Corrupt {}
 
+/// What a visit to a ring has brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Bytes consumed.
+    pub bytes: u64,
+    /// Whether more was published.
+    pub is_cut: bool,
+}
+
 /// The reading end.
 #[derive(Debug)]
 pub struct Consumer {
@@ -229,8 +238,20 @@ impl Consumer {
         arena: &Arena,
         slot: &Slot,
         ledger: &mut impl Ledger,
-        mut copy: impl FnMut(&[AtomicU64]),
+        copy: impl FnMut(&[AtomicU64]),
     ) -> Result<u64, Corrupt> {
+        self.drain_some(arena, slot, ledger, u64::MAX, copy).map(|drained| drained.bytes)
+    }
+
+    /// Like [`Consumer::drain`], but begins no further segment once `most` bytes were consumed.
+    pub fn drain_some(
+        &mut self,
+        arena: &Arena,
+        slot: &Slot,
+        ledger: &mut impl Ledger,
+        most: u64,
+        mut copy: impl FnMut(&[AtomicU64]),
+    ) -> Result<Drained, Corrupt> {
         // Acquire pairs with the Release in `Producer::publish`.
         let head = slot.head.load(Ordering::Acquire);
         let start = self.position;
@@ -242,6 +263,9 @@ impl Consumer {
         while self.position < head {
             #[expect(clippy::cast_possible_truncation, reason = "less than a segment")]
             let offset = (self.position % SEGMENT_BYTES as u64) as usize;
+            if offset == 0 && self.position - start >= most {
+                break;
+            }
             if offset == 0 && self.position > 0 {
                 let next = arena.segment_link(self.segment).ok_or(Corrupt)?.load(Ordering::Relaxed);
                 if !ledger.enter(next) {
@@ -255,7 +279,7 @@ impl Consumer {
             copy(&words[offset / 8..][..(bytes / 8) as usize]);
             self.position += bytes;
         }
-        Ok(head - start)
+        Ok(Drained { bytes: self.position - start, is_cut: self.position < head })
     }
 
     /// Gives the last segment back. The producer is gone.

@@ -72,12 +72,19 @@ impl Model {
     }
 
     fn drain(&mut self) {
+        self.drain_some(u64::MAX);
+        assert_eq!(self.queue.len(), 0, "all that was published arrives");
+    }
+
+    fn drain_some(&mut self, most: u64) {
         let slot = self.arena.slot(0).expect("slot 0");
         let mut ledger = CheckedLedger { arena: self.arena, owners: &mut self.owners, ring: 0 };
         let mut words = Vec::new();
         let copy = |part: &[AtomicU64]| words.extend(part.iter().map(|w| w.load(Ordering::Relaxed)));
-        let bytes = self.consumer.drain(&self.arena, slot, &mut ledger, copy).expect("an honest producer");
-        assert_eq!(bytes, words.len() as u64 * 8);
+        let drained = self.consumer.drain_some(&self.arena, slot, &mut ledger, most, copy).expect("an honest producer");
+        assert_eq!(drained.bytes, words.len() as u64 * 8);
+        assert!(drained.bytes < most.saturating_add(SEGMENT_WORDS as u64 * 8), "at most one segment more");
+        assert!(drained.bytes >= most || !drained.is_cut, "cut before the limit");
         let mut rest = &words[..];
         while !rest.is_empty() {
             let (event, n) = decode(rest).expect("a record that was written");
@@ -86,7 +93,7 @@ impl Model {
             }
             rest = &rest[n..];
         }
-        assert_eq!(self.queue.len(), 0, "all that was published arrives");
+        assert_eq!(self.queue.is_empty(), !drained.is_cut);
     }
 
     /// Every segment is in the pool or held by the ring, which needs one.
@@ -106,6 +113,7 @@ enum Step {
     Write(usize),
     Fill(usize),
     Drain,
+    DrainSome(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -114,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (3..=3 + MAX_STACK_FRAMES).prop_map(Step::Write),
         2 => (0_usize..5).prop_map(Step::Fill),
         1 => Just(Step::Drain),
+        1 => (1..3 * SEGMENT_WORDS as u64 * 8).prop_map(Step::DrainSome),
     ]
 }
 
@@ -135,6 +144,7 @@ proptest! {
                 Step::Write(words) => model.write(words),
                 Step::Fill(leave) => model.fill(leave),
                 Step::Drain => model.drain(),
+                Step::DrainSome(most) => model.drain_some(most),
             }
         }
         model.finish();

@@ -21,8 +21,8 @@ use crate::arena_map::ArenaMap;
 use crate::order::Mark;
 use crate::session::Session;
 use crate::sys;
-use heapline_shared_format::arena::{Slot, slot_state, target_flag};
-use heapline_shared_format::ring::Consumer;
+use heapline_shared_format::arena::{SEGMENT_BYTES, Slot, slot_state, target_flag};
+use heapline_shared_format::ring::{Consumer, Drained};
 use ledger::Pool;
 use outlet::announce_progress;
 use pace::Pace;
@@ -37,6 +37,20 @@ use tick::{Candidate, Tick};
 const LAST_RECORDS: Duration = Duration::from_millis(100);
 /// Names read anew per listing of the threads: a few, so that many threads cost little.
 const NAMES_PER_LISTING: usize = 32;
+
+/// What a poll takes from all rings together, at a few milliseconds' work for the table: so that a backlog stays in the rings,
+/// where a target that is too fast waits, and what is taken out stays in the caches.
+const POLL_BYTES: u64 = 1 << 20;
+
+/// What a poll has found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Poll {
+    bytes: u64,
+    /// Threads in the middle of an event.
+    in_flight: usize,
+    /// More was published than was taken.
+    is_behind: bool,
+}
 
 /// How draining ended.
 #[derive(Clone, Debug, Default)]
@@ -146,15 +160,14 @@ impl Drain {
             if let Some(stop) = self.controls.stopped() {
                 break stop;
             }
-            let (bytes, _) = self.poll();
+            let poll = self.poll();
             self.reap();
-            self.pause(bytes);
+            if !poll.is_behind {
+                self.pause(poll.bytes);
+            }
         };
         match stop {
-            Stop::Ended => {
-                self.follow_exec();
-                self.visit_all(&mut Vec::new());
-            }
+            Stop::Ended => drop(self.poll_rest()),
             Stop::Detach => self.detach(),
         }
         self.outlet.send(Message::End);
@@ -164,8 +177,20 @@ impl Drain {
     fn detach(&mut self) {
         self.session.stop();
         let begun = Instant::now();
-        while self.poll().1 > 0 && begun.elapsed() < LAST_RECORDS {
+        while self.poll_rest().in_flight > 0 && begun.elapsed() < LAST_RECORDS {
             thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Takes all that is there now, and not more than the pool holds: a target that misbehaves may write on.
+    fn poll_rest(&mut self) -> Poll {
+        let mut left = u64::from(self.map.arena().geometry().segments) * SEGMENT_BYTES as u64;
+        loop {
+            let poll = self.poll();
+            if !poll.is_behind || poll.bytes >= left {
+                return poll;
+            }
+            left -= poll.bytes;
         }
     }
 
@@ -187,8 +212,8 @@ impl Drain {
         outcome
     }
 
-    /// Looks at every ring once. Returns the bytes that came and how many threads are in the middle of an event.
-    fn poll(&mut self) -> (u64, usize) {
+    /// Looks at every ring once.
+    fn poll(&mut self) -> Poll {
         let map = Arc::clone(&self.map);
         let header = map.arena().header();
         let flags = header.target.flags.load(Ordering::Relaxed);
@@ -197,8 +222,7 @@ impl Drain {
         let time = self.barrier.pass(is_registered, &tick);
         self.follow_exec();
         let mut flagged = Vec::new();
-        let bytes = self.visit_all(&mut flagged);
-        let in_flight = flagged.len();
+        let poll = self.visit_all(&mut flagged);
         let now = Instant::now();
         if let Some(slot) = self.candidate.polled(&self.active, tick.is_out(), now)
             && self.barrier.lend(is_registered, &tick, slot, || is_anyone_in_flight(&map))
@@ -207,16 +231,19 @@ impl Drain {
         }
         self.outlet.send(Message::Mark(Mark { time, wall: self.begun.elapsed(), flagged }));
         // What was consumed is progress too, even when no segment came back: a waiting thread may wait on.
-        if self.pool.take_given_back() > 0 || bytes > 0 {
+        if self.pool.take_given_back() > 0 || poll.bytes > 0 {
             announce_progress(&self.map);
         }
-        (bytes, in_flight)
+        poll
     }
 
-    fn visit_all(&mut self, flagged: &mut Vec<u32>) -> u64 {
+    /// Takes a share of what every ring holds. `flagged` are those that the mark's time does not hold for: their threads are
+    /// in the middle of an event, or there is more to take.
+    fn visit_all(&mut self, flagged: &mut Vec<u32>) -> Poll {
         let arena = *self.map.arena();
         let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
-        let mut bytes = 0;
+        let mut poll = Poll::default();
+        let most = (POLL_BYTES / self.active.len().max(1) as u64).max(SEGMENT_BYTES as u64);
         self.active.clear();
         for index in 0..high {
             let Some(slot) = arena.slot(index) else { break };
@@ -227,16 +254,19 @@ impl Drain {
                 continue;
             }
             // Acquire pairs with `Producer::settle`: when the flag is down, the head that it covered is visible.
-            if slot.in_flight.load(Ordering::Acquire) != 0 {
+            let is_in_flight = slot.in_flight.load(Ordering::Acquire) != 0;
+            let drained = self.drain(index, slot, most);
+            if is_in_flight || drained.is_cut {
                 flagged.push(index);
             }
-            let drained = self.drain(index, slot);
-            if drained > 0 {
+            if drained.bytes > 0 {
                 self.active.push(index);
             }
-            bytes += drained;
+            poll.bytes += drained.bytes;
+            poll.in_flight += usize::from(is_in_flight);
+            poll.is_behind |= drained.is_cut;
         }
-        bytes
+        poll
     }
 
     /// Opens the ring of a slot that a thread of program `image` has taken in this session.
@@ -273,19 +303,21 @@ impl Drain {
         }
     }
 
-    fn drain(&mut self, index: u32, slot: &Slot) -> u64 {
-        let Some(ring) = &mut self.rings[index as usize] else { return 0 };
-        let Some(consumer) = &mut ring.consumer else { return 0 };
+    /// Takes what a ring holds, and no further segment after `most` bytes.
+    fn drain(&mut self, index: u32, slot: &Slot, most: u64) -> Drained {
+        let none = Drained::default();
+        let Some(ring) = &mut self.rings[index as usize] else { return none };
+        let Some(consumer) = &mut ring.consumer else { return none };
         let arena = self.map.arena();
         let outlet = &mut self.outlet;
         let mut ledger = self.pool.of(arena, index);
-        let drained = consumer.drain(arena, slot, &mut ledger, |words| outlet.copy(index, words));
+        let drained = consumer.drain_some(arena, slot, &mut ledger, most, |words| outlet.copy(index, words));
         outlet.flush(index);
         drained.unwrap_or_else(|error| {
             tracing::warn!(slot = index, %error, "ring given up");
             ring.consumer = None;
             outlet.send(Message::Corrupt { slot: index });
-            0
+            none
         })
     }
 
@@ -293,7 +325,7 @@ impl Drain {
     fn retire(&mut self, index: u32) {
         let arena = *self.map.arena();
         let Some(slot) = arena.slot(index) else { return };
-        self.drain(index, slot);
+        self.drain(index, slot, u64::MAX);
         let Some(ring) = self.rings[index as usize].take() else { return };
         if self.by_tid.get(&(ring.tid, ring.side)) == Some(&index) {
             self.by_tid.remove(&(ring.tid, ring.side));

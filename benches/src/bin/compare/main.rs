@@ -30,7 +30,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = Workload::DEFAULT.map(str::to_owned))]
     workloads: Vec<String>,
     /// With what; tools that are not installed are left out with a note
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = Tool::ALL)]
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = Tool::DEFAULT)]
     tools: Vec<Tool>,
     /// Folder for runs.json and table.md; by default benches/runs/DATE
     #[arg(long)]
@@ -125,7 +125,7 @@ fn run_all(arguments: &Arguments, tools: &[Tool], programs: &Path) -> Result<Vec
     for round in 1..=arguments.rounds {
         for workload in &workloads {
             let mut untraced = None;
-            for &tool in tools {
+            for &tool in tools.iter().filter(|tool| tool.is_for(&workload.command)) {
                 let measured = measure::run(workload, tool, programs, scratch.path())
                     .and_then(|(figures, output)| check_output(workload, tool, &mut untraced, output).map(|()| figures))
                     .map(|figures| (format!("{:.3} s", figures.target_wall_s), Figures::Program(figures)));
@@ -133,7 +133,7 @@ fn run_all(arguments: &Arguments, tools: &[Tool], programs: &Path) -> Result<Vec
             }
         }
         for name in &services {
-            for &tool in tools {
+            for &tool in tools.iter().filter(|&&tool| tool != Tool::Memray) {
                 let measured = redis::run(tool, programs, scratch.path())
                     .map(|figures| (format!("SET {:.0}/s", figures.set_per_s), Figures::Service(figures)));
                 runs.push(outcome(round, name, tool, measured)?);

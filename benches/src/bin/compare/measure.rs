@@ -51,7 +51,7 @@ pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> 
     let start = Instant::now();
     let child = command.spawn().context("cannot start it")?;
     let pid = child.id();
-    let target = resolved(&workload.command[0])?;
+    let target = tool.target(&workload.command[0])?;
     let watched = std::thread::scope(|scope| {
         let disturbed = scope.spawn(|| tool.disturb(pid, programs, folder.path()));
         let watched = watch(child, &target, start);

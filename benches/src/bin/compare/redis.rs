@@ -35,7 +35,7 @@ pub fn run(tool: Tool, programs: &Path, scratch: &Path) -> Result<Figures> {
     command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
     let child = command.spawn().context("cannot start redis-server")?;
-    let target = measure::resolved("redis-server")?;
+    let target = tool.target("redis-server")?;
     let pid = child.id();
     let watcher = std::thread::spawn(move || measure::watch(child, &target, start));
     let disturbed = wait_until_ready(&port).and_then(|()| tool.disturb(pid, programs, folder.path()));

@@ -31,6 +31,12 @@ pub enum Tool {
     JemallocExact,
     /// gperftools' heap profiler and allocator.
     Gperftools,
+    /// memray with Python's own allocators and native stacks: Python programs only.
+    Memray,
+    /// valgrind's profilers, which run the program on a simulated processor (by name only).
+    Massif,
+    /// See [`Tool::Massif`].
+    Dhat,
 }
 
 impl fmt::Display for Tool {
@@ -47,18 +53,25 @@ impl fmt::Display for Tool {
             Tool::JemallocSampled => "jemalloc-sampled",
             Tool::JemallocExact => "jemalloc-exact",
             Tool::Gperftools => "gperftools",
+            Tool::Memray => "memray",
+            Tool::Massif => "massif",
+            Tool::Dhat => "dhat",
         })
     }
 }
 
 /// Where Debian keeps the libraries that are preloaded.
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+/// And valgrind's programs.
+const VALGRIND: &str = "/usr/libexec/valgrind";
+/// The interpreter of the Python workload.
+pub const PYTHON: &str = "/usr/bin/python3";
 const JEMALLOC: &str = "libjemalloc.so.2";
 const GPERFTOOLS: &str = "libtcmalloc_and_profiler.so.4";
 
 impl Tool {
-    /// In the order in which a round runs them.
-    pub const ALL: [Tool; 11] = [
+    /// What runs when nothing is said, in the order of a round.
+    pub const DEFAULT: [Tool; 12] = [
         Tool::Base,
         Tool::Heapline,
         Tool::Heaptrack,
@@ -67,6 +80,7 @@ impl Tool {
         Tool::JemallocSampled,
         Tool::JemallocExact,
         Tool::Gperftools,
+        Tool::Memray,
         Tool::Idle,
         Tool::Detached,
         Tool::Disabled,
@@ -92,7 +106,31 @@ impl Tool {
             }
             Tool::Jemalloc | Tool::JemallocSampled | Tool::JemallocExact => absent_library(JEMALLOC),
             Tool::Gperftools => absent_library(GPERFTOOLS),
+            Tool::Memray => {
+                let mut memray = Command::new(PYTHON);
+                memray.args(["-m", "memray", "--version"]).stdin(Stdio::null());
+                let works = memray.output().is_ok_and(|output| output.status.success());
+                (!works).then(|| format!("memray for {PYTHON} (a folder of it in PYTHONPATH will do)"))
+            }
+            Tool::Massif | Tool::Dhat => absent(self.simulator()),
         }
+    }
+
+    /// Whether the tool is made for such programs.
+    pub fn is_for(self, command: &[String]) -> bool {
+        self != Tool::Memray || command[0] == PYTHON
+    }
+
+    /// The executable of the target's process: valgrind takes the program's place.
+    pub fn target(self, program: &str) -> Result<PathBuf> {
+        match self {
+            Tool::Massif | Tool::Dhat => Ok(self.simulator()),
+            _ => crate::measure::resolved(program),
+        }
+    }
+
+    fn simulator(self) -> PathBuf {
+        Path::new(VALGRIND).join(format!("{self}-amd64-linux"))
     }
 
     /// The command that runs `command` under the tool, which writes into `folder`.
@@ -146,6 +184,19 @@ impl Tool {
             Tool::Gperftools => {
                 let mut run = preloaded(&Path::new(LIBRARIES).join(GPERFTOOLS));
                 run.env("HEAPPROFILE", folder.join("out"));
+                run
+            }
+            Tool::Memray => {
+                let mut run = Command::new(PYTHON);
+                run.args(["-m", "memray", "run", "--quiet", "--native", "--trace-python-allocators", "-o"]);
+                run.arg(folder.join("out.memray")).args(&command[1..]);
+                run
+            }
+            Tool::Massif | Tool::Dhat => {
+                let mut run = Command::new("valgrind");
+                let output = folder.join(format!("out.{self}"));
+                run.args(["--quiet", &format!("--tool={self}")]);
+                run.arg(format!("--{self}-out-file={}", output.display())).args(command);
                 run
             }
         })

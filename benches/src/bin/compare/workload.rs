@@ -47,7 +47,7 @@ impl Workload {
             }
             "cc1plus" => cc1plus(scratch),
             "python" => {
-                let command = vec!["/usr/bin/python3".to_owned(), text(&source("pyw.py"))?];
+                let command = vec![crate::tool::PYTHON.to_owned(), text(&source("pyw.py"))?];
                 let environment = vec![("PYTHONMALLOC", "malloc"), ("PYTHONHASHSEED", "0")];
                 Ok(Workload { tells_times: true, environment, ..Workload::of(name, command) })
             }
