@@ -130,14 +130,14 @@ pub fn frames_hash(frames: &[u64]) -> u64 {
 
 /// Spreads an address and its position over 64 bits, so that sums of them tell stacks apart.
 ///
-/// Every bit of both must reach every bit of the result before the last multiplication: that one is the same factor for
-/// all terms of the sum. With less, what recursion between two places adds up to differs in a few bits only.
+/// Both halves of a full product, whose factors come from the address and from the position: every bit of either reaches
+/// all of the result. With less, what recursion between two places adds up to differs in a few bits only.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "two halves")]
 pub fn mix(value: u64, position: u64) -> u64 {
-    let x = value.wrapping_add(position.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    let x = (x ^ x >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    x ^ x >> 32
+    let factor = position.wrapping_mul(0xD6E8_FEB8_6659_FD93) ^ 0x9E37_79B9_7F4A_7C15;
+    let product = u128::from(value ^ 0xA076_1D64_78BD_642F) * u128::from(factor);
+    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use super::Thread;
 use crate::process::{self, Process};
-use crate::unwind::kept;
-use crate::unwind::{self, Entry, Walk};
+use crate::unwind::{self, Entry, Walk, walk};
 use crate::{clock, fail, stacks};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -119,7 +118,7 @@ impl Thread {
     /// not be published.
     #[inline(always)]
     pub fn stack(&mut self, entry: Entry) -> Result<u32, Published> {
-        if kept::walk(self, entry) == kept::Outcome::Unfit {
+        if walk::walk(self, entry) == walk::Outcome::Unfit {
             return self.stack_by_cfi(entry);
         }
         if self.verifies {

@@ -17,28 +17,52 @@
 //! Signal frames and other stacks that rules cannot describe are never kept. What is kept is forgotten when a module
 //! comes or goes.
 
-use super::rules::{Kind, Rule, Table};
-use super::{Entry, MAX_DEPTH, NO_CODE, Walk, memory::Window, rule_of};
+use super::rules::{Kind, Table};
+use super::{MAX_DEPTH, Walk};
 use crate::process;
 use crate::stacks::mix;
-use crate::thread::Thread;
 use core::ptr;
 
-/// One frame, and where its rule found what.
+/// A frame as it was unwound: where its rule found what.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Fresh {
+    /// Address of the return address, and its value.
+    pub slot: usize,
+    pub pc: usize,
+    /// rbp in this frame.
+    pub bp: usize,
+    /// Where the frame saved its caller's rbp; 0 when it did not. A realigned frame did that at its own rbp: there it is
+    /// where its CFA is stored.
+    pub saved: usize,
+    pub how: How,
+}
+
+/// What a frame's rule starts from.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// The stack pointer.
+    Sp,
+    /// rbp.
+    Bp,
+    /// rbp, where the CFA is stored.
+    Realigned,
+}
+
+impl Fresh {
+    /// Where the caller's rbp is; 0 when it is still in the register.
+    #[inline(always)]
+    fn bp_slot(&self) -> usize {
+        if self.how == How::Realigned { self.bp } else { self.saved }
+    }
+}
+
+/// A frame that is kept.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Frame {
-    /// Address of the return address, and its value.
-    slot: usize,
-    pc: usize,
-    /// rbp in this frame.
-    bp: usize,
-    /// Where this frame saved its caller's rbp; 0 when it did not.
-    bp_slot: usize,
-    /// Where the CFA of a realigned frame is stored; 0 for others.
-    cfa_slot: usize,
-    /// Whether its rule starts from rbp.
-    uses_bp: bool,
+    of: Fresh,
     /// Whether rbp in this frame matters here or in any older frame.
     needs_bp: bool,
     /// Pairs of this frame and all older ones.
@@ -47,28 +71,39 @@ struct Frame {
     mixed: u64,
 }
 
-/// A frame that was unwound just now.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Fresh {
-    slot: usize,
-    pc: usize,
-    bp: usize,
-    bp_slot: usize,
-    cfa_slot: usize,
-    uses_bp: bool,
-}
-
 /// A word that the walk was derived from.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Pair {
-    address: usize,
-    value: usize,
+pub(super) struct Pair {
+    pub address: usize,
+    pub value: usize,
 }
 
-/// For pairs[0] of a stack whose oldest frame needs no further word: always as expected.
-static ANCHOR: usize = 0;
+impl Pair {
+    /// The base of a stack whose oldest frame needs no further word: always as expected.
+    fn anchor() -> Pair {
+        static ANCHOR: usize = 0;
+        Pair { address: (&raw const ANCHOR).addr(), value: 0 }
+    }
+
+    /// Whether the word has changed.
+    ///
+    /// # Safety
+    /// The address is readable.
+    #[inline(always)]
+    unsafe fn difference(&self) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { (self.address as *const usize).read() ^ self.value }
+    }
+}
+
+/// The topmost kept frame.
+pub(super) struct Top {
+    pub slot: usize,
+    pub pc: usize,
+    pub bp: usize,
+    pub needs_bp: bool,
+}
 
 /// Most pairs of one frame: return address, stored CFA, saved rbp.
 const PAIRS_PER_FRAME: usize = 3;
@@ -87,21 +122,12 @@ pub struct Kept {
     owners: *mut u32,
     capacity: usize,
     len: usize,
-    /// No pair's address is higher.
+    /// The highest address of a pair: that of the oldest frame's return address, or of what ended the walk there.
     reach: usize,
     hash: u64,
     /// Frames, from the oldest, that are unchanged since the last definition.
     unchanged: usize,
     is_truncated: bool,
-}
-
-/// How an incremental walk ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The kept stack is the present one.
-    Kept,
-    /// A frame that rules cannot describe, or no memory: nothing is kept.
-    Unfit,
 }
 
 impl Kept {
@@ -149,6 +175,11 @@ impl Kept {
         self.unchanged
     }
 
+    /// The stack ends before the root.
+    pub(super) fn set_truncated(&mut self, is_truncated: bool) {
+        self.is_truncated = is_truncated;
+    }
+
     /// Notes that the stack is now the last one defined.
     pub fn defined(&mut self) {
         self.unchanged = self.len;
@@ -166,7 +197,7 @@ impl Kept {
     pub fn addresses(&self, from: usize) -> impl Iterator<Item = u64> {
         let frames = self.frames;
         // SAFETY: below len, all frames are written.
-        (from..self.len).map(move |i| unsafe { (*frames.add(i)).pc as u64 })
+        (from..self.len).map(move |i| unsafe { (*frames.add(i)).of.pc as u64 })
     }
 
     /// # Safety
@@ -183,7 +214,39 @@ impl Kept {
         // SAFETY: was below len.
         let mixed = unsafe { self.frame(self.len).mixed };
         self.hash = self.hash.wrapping_sub(mixed);
-        self.unchanged = self.unchanged.min(self.len);
+    }
+
+    /// Drops the frames leafward of `slot`. Returns the topmost that is left.
+    ///
+    /// # Safety
+    /// To be followed by [`Kept::append`].
+    #[inline(always)]
+    pub(super) unsafe fn drop_below(&mut self, slot: usize) -> Option<Top> {
+        while self.len > 0 {
+            // SAFETY: below len.
+            let Frame { of: Fresh { slot: top, pc, bp, .. }, needs_bp, .. } = *unsafe { self.frame(self.len - 1) };
+            if top >= slot {
+                return Some(Top { slot: top, pc, bp, needs_bp });
+            }
+            self.pop();
+        }
+        None
+    }
+
+    /// Makes room for one more frame besides those that are kept and `fresh` ones. False when there is none.
+    #[inline(always)]
+    pub(super) fn make_room(&mut self, fresh: usize) -> bool {
+        fresh + self.len < self.capacity || self.grow_whole(fresh)
+    }
+
+    /// Until it is done the thread holds no memory that a jump out of it could leave dangling.
+    #[cold]
+    #[inline(never)]
+    fn grow_whole(&mut self, fresh: usize) -> bool {
+        let mut larger = core::mem::replace(self, Kept::empty());
+        let grown = larger.grow(fresh);
+        *self = larger;
+        grown
     }
 
     /// Makes room for more frames; false at the depth limit or without memory.
@@ -233,38 +296,23 @@ impl Kept {
     /// # Safety
     /// `fresh` frames are written, and `fresh < capacity`.
     #[inline(always)]
-    unsafe fn push_fresh(&mut self, fresh: &mut usize, frame: Fresh) {
+    pub(super) unsafe fn push_fresh(&mut self, fresh: &mut usize, frame: Fresh) {
         // SAFETY: the caller's promise.
         unsafe { self.fresh.add(*fresh).write(frame) };
         *fresh += 1;
     }
 
-    /// Compares all that the frames below the topmost were derived from. `Err` is the frame to unwind again.
-    /// `is_readable`: up to the root, so that it does no harm to read a little ahead of the comparison.
+    /// Compares all that the frames below the topmost were derived from. `Err` is the frame to unwind again. Words below
+    /// `readable` may be read ahead of the comparison.
     #[inline(always)]
-    fn verify(&mut self, table: Table, is_readable: bool) -> Result<(), usize> {
+    pub(super) fn verify(&mut self, table: Table, readable: usize) -> Result<(), usize> {
+        let is_readable = self.reach < readable;
         // SAFETY: called with a frame kept.
         let mut p = unsafe { self.frame(self.len - 1).pairs as usize } - 1;
         loop {
             // SAFETY: pairs below that of a kept frame are written; each address is one that a walk of the present
             // stack reads next, since everything leafward of it is as it was (see the module).
-            unsafe {
-                while is_readable && p >= 4 {
-                    let four = &*self.pairs.add(p - 4).cast::<[Pair; 4]>();
-                    let differs = |pair: &Pair| (pair.address as *const usize).read() ^ pair.value;
-                    if differs(&four[0]) | differs(&four[1]) | differs(&four[2]) | differs(&four[3]) != 0 {
-                        break;
-                    }
-                    p -= 4;
-                }
-                while p > 0 {
-                    let Pair { address, value } = *self.pairs.add(p - 1);
-                    if (address as *const usize).read() != value {
-                        break;
-                    }
-                    p -= 1;
-                }
-            }
+            p = unsafe { if is_readable { self.changed_by_fours(p) } else { self.changed(p) } };
             if p == 0 {
                 return Ok(());
             }
@@ -274,6 +322,45 @@ impl Kept {
                 return Err(k);
             }
             p -= 1;
+        }
+    }
+
+    /// Below the first `p` pairs, the number up to and with the topmost that has changed; 0 when none has.
+    ///
+    /// # Safety
+    /// The pairs are written, and their addresses readable at least until one has changed.
+    #[inline(always)]
+    unsafe fn changed(&self, mut p: usize) -> usize {
+        // SAFETY: the caller's promise.
+        while p > 0 && unsafe { (*self.pairs.add(p - 1)).difference() } == 0 {
+            p -= 1;
+        }
+        p
+    }
+
+    /// Like [`Kept::changed`], four at a time.
+    ///
+    /// # Safety
+    /// All of the pairs' addresses are readable.
+    #[inline(always)]
+    unsafe fn changed_by_fours(&self, mut p: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            while p >= 4 {
+                let four = &*self.pairs.add(p - 4).cast::<[Pair; 4]>();
+                let (d, c, b, a) =
+                    (four[3].difference(), four[2].difference(), four[1].difference(), four[0].difference());
+                if a | b | c | d != 0 {
+                    return match (d, c, b) {
+                        (0, 0, 0) => p - 3,
+                        (0, 0, _) => p - 2,
+                        (0, _, _) => p - 1,
+                        _ => p,
+                    };
+                }
+                p -= 4;
+            }
+            self.changed(p)
         }
     }
 
@@ -287,18 +374,18 @@ impl Kept {
         // SAFETY: 0 < k < len; the slot is as far as the walk has come.
         unsafe {
             let caller = self.frame(k - 1);
-            let (next, needs_bp) = (caller.slot, caller.needs_bp);
+            let (next, needs_bp) = (caller.of.slot, caller.needs_bp);
             let frame = &mut *self.frames.add(k);
-            if pair + 1 != frame.pairs as usize || frame.uses_bp || needs_bp {
+            if pair + 1 != frame.pairs as usize || frame.of.how != How::Sp || needs_bp {
                 return false;
             }
-            let pc = (frame.slot as *const usize).read();
+            let pc = (frame.of.slot as *const usize).read();
             let Some(rule) = table.get(pc) else { return false };
-            if rule.kind() != Kind::Sp || frame.slot.wrapping_add(rule.cfa_offset()) != next {
+            if rule.kind() != Kind::Sp || frame.of.slot.wrapping_add(rule.cfa_offset()) != next {
                 return false;
             }
-            frame.bp_slot = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
-            frame.pc = pc;
+            frame.of.saved = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
+            frame.of.pc = pc;
             let mixed = mix(pc as u64, k as u64);
             self.hash = self.hash.wrapping_sub(frame.mixed).wrapping_add(mixed);
             frame.mixed = mixed;
@@ -308,38 +395,41 @@ impl Kept {
         true
     }
 
-    /// Moves the frames above `k`, which are verified, behind the fresh ones and drops `k`; returns rbp in frame `k`.
+    /// Moves the frames above `k`, which are verified, behind the fresh ones and drops `k`; returns its slot and rbp.
     ///
     /// # Safety
-    /// `k < len`, and `fresh + len <= capacity`.
-    unsafe fn detach(&mut self, k: usize, mut bp: usize, fresh: &mut usize) -> usize {
+    /// `k < len`, and `fresh + len <= capacity`. To be followed by [`Kept::append`].
+    pub(super) unsafe fn detach(&mut self, k: usize, mut bp: usize, fresh: &mut usize) -> (usize, usize) {
         while self.len > k + 1 {
             // SAFETY: below len; the saved rbp of a verified frame lies on the present stack.
             unsafe {
-                let Frame { slot, pc, bp_slot, cfa_slot, uses_bp, .. } = *self.frame(self.len - 1);
-                self.push_fresh(fresh, Fresh { slot, pc, bp, bp_slot, cfa_slot, uses_bp });
-                if bp_slot != 0 {
-                    bp = (bp_slot as *const usize).read();
+                let frame = Fresh { bp, ..self.frame(self.len - 1).of };
+                self.push_fresh(fresh, frame);
+                if frame.bp_slot() != 0 {
+                    bp = (frame.bp_slot() as *const usize).read();
                 }
             }
             self.pop();
         }
         self.pop();
-        bp
+        // SAFETY: was below len just now.
+        (unsafe { self.frame(k) }.of.slot, bp)
     }
 
-    /// Puts the fresh frames on top of the kept ones.
+    /// Puts the fresh frames on top of the kept ones. `base` is the word that ended the walk at the root, if one did.
     ///
     /// # Safety
     /// `fresh` frames are written, and `len + fresh <= capacity`. All their slots lie on the present stack.
     #[inline(always)]
-    unsafe fn append(&mut self, mut fresh: usize, base: Pair) {
+    pub(super) unsafe fn append(&mut self, mut fresh: usize, base: Option<Pair>) {
+        self.unchanged = self.unchanged.min(self.len);
         // SAFETY: the caller's promises; pairs have room for three a frame.
         unsafe {
             let (mut needs, mut pairs) = match self.len {
                 0 => {
-                    self.reach = if base.value == ANCHOR { 0 } else { base.address };
-                    self.pairs.write(base);
+                    let oldest = if fresh > 0 { self.fresh(fresh - 1).slot } else { 0 };
+                    self.reach = base.map_or(oldest, |base| base.address);
+                    self.pairs.write(base.unwrap_or_else(Pair::anchor));
                     self.owners.write(0);
                     (false, 1)
                 }
@@ -347,29 +437,29 @@ impl Kept {
             };
             while fresh > 0 {
                 fresh -= 1;
-                let Fresh { slot, pc, bp, bp_slot, cfa_slot, uses_bp } = self.fresh(fresh);
+                let of = self.fresh(fresh);
                 #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
                 let owner = self.len as u32;
-                let mut add = |address: usize| {
-                    let value = (address as *const usize).read();
+                let mut add = |address: usize, value: usize| {
                     self.pairs.add(pairs as usize).write(Pair { address, value });
                     self.owners.add(pairs as usize).write(owner);
                     pairs += 1;
                 };
-                // A walk reads them in the opposite order.
-                if bp_slot != 0 && needs {
-                    add(bp_slot);
+                if needs || of.how != How::Sp {
+                    let word = |address: usize| (address as *const usize).read();
+                    // A walk reads them in the opposite order.
+                    if needs && of.bp_slot() != 0 {
+                        add(of.bp_slot(), word(of.bp_slot()));
+                    }
+                    if of.how == How::Realigned {
+                        add(of.saved, word(of.saved));
+                    }
+                    needs = of.how != How::Sp || of.saved == 0;
                 }
-                if cfa_slot != 0 {
-                    add(cfa_slot);
-                }
-                add(slot);
-                needs = uses_bp || needs && bp_slot == 0;
-                let mixed = mix(pc as u64, self.len as u64);
+                add(of.slot, of.pc);
+                let mixed = mix(of.pc as u64, self.len as u64);
                 self.hash = self.hash.wrapping_add(mixed);
-                self.reach = self.reach.max(slot).max(bp_slot).max(cfa_slot);
-                let frame = Frame { slot, pc, bp, bp_slot, cfa_slot, uses_bp, needs_bp: needs, pairs, mixed };
-                *self.frame(self.len) = frame;
+                *self.frame(self.len) = Frame { of, needs_bp: needs, pairs, mixed };
                 self.len += 1;
             }
         }
@@ -389,131 +479,9 @@ impl Kept {
                 slot: (&raw const (*fresh).slot).read_volatile(),
                 pc: (&raw const (*fresh).pc).read_volatile(),
                 bp: (&raw const (*fresh).bp).read_volatile(),
-                bp_slot: (&raw const (*fresh).bp_slot).read_volatile(),
-                cfa_slot: (&raw const (*fresh).cfa_slot).read_volatile(),
-                uses_bp: (&raw const (*fresh).uses_bp).read_volatile(),
+                saved: (&raw const (*fresh).saved).read_volatile(),
+                how: (&raw const (*fresh).how).read_volatile(),
             }
         }
-    }
-}
-
-/// Makes the thread's kept stack that of `entry`.
-#[inline(always)]
-pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
-    let table = thread.rules();
-    let Entry { mut slot, rbp: mut bp } = entry;
-    let mut fresh = 0;
-    let mut base = Pair { address: (&raw const ANCHOR).addr(), value: ANCHOR };
-    thread.window.start_at(slot);
-    loop {
-        let kept = &mut thread.kept;
-        if fresh + kept.len >= kept.capacity && !grow(kept, fresh) {
-            kept.forget();
-            return Outcome::Unfit;
-        }
-        // SAFETY: indices are below len; slots were admitted by the window, the first is the caller's own.
-        unsafe {
-            while kept.len > 0 && kept.frame(kept.len - 1).slot < slot {
-                kept.pop();
-            }
-            let pc = (slot as *const usize).read();
-            if kept.len > 0 {
-                let top = kept.frame(kept.len - 1);
-                if top.slot == slot && top.pc == pc && (!top.needs_bp || top.bp == bp) {
-                    let is_readable = kept.reach < thread.window.high();
-                    match kept.verify(table, is_readable) {
-                        Ok(()) => break,
-                        Err(k) => {
-                            slot = kept.frame(k).slot;
-                            bp = kept.detach(k, bp, &mut fresh);
-                            continue;
-                        }
-                    }
-                }
-            }
-            if pc < NO_CODE {
-                kept.forget();
-                base = Pair { address: slot, value: pc };
-                kept.is_truncated = false;
-                break;
-            }
-            // This may forget what is kept: then the walk just goes on to the root.
-            let rule = rule_of(thread, table, pc);
-            let step = Step::new(rule, slot, bp, &mut thread.window);
-            let frame = Fresh {
-                slot,
-                pc,
-                bp,
-                bp_slot: step.bp_slot,
-                cfa_slot: step.cfa_slot,
-                uses_bp: matches!(rule.kind(), Kind::Bp | Kind::Realigned),
-            };
-            let kept = &mut thread.kept;
-            kept.push_fresh(&mut fresh, frame);
-            if step.next == 0 {
-                kept.forget();
-                if rule.kind() == Kind::Complex {
-                    return Outcome::Unfit;
-                }
-                kept.is_truncated = rule.kind() != Kind::Root;
-                break;
-            }
-            if step.bp_slot != 0 {
-                bp = (step.bp_slot as *const usize).read();
-            }
-            slot = step.next;
-        }
-    }
-    // SAFETY: room was made in the loop, and every slot was admitted.
-    unsafe { thread.kept.append(fresh, base) };
-    Outcome::Kept
-}
-
-/// Makes room. Until that is done the thread holds no memory that a jump out of it could leave dangling.
-#[cold]
-#[inline(never)]
-fn grow(kept: &mut Kept, fresh: usize) -> bool {
-    let mut larger = core::mem::replace(kept, Kept::empty());
-    let grown = larger.grow(fresh);
-    *kept = larger;
-    grown
-}
-
-/// Where a rule leads.
-struct Step {
-    /// The caller's slot; 0 when the walk ends here.
-    next: usize,
-    bp_slot: usize,
-    cfa_slot: usize,
-}
-
-impl Step {
-    #[inline(always)]
-    fn new(rule: Rule, slot: usize, bp: usize, window: &mut Window) -> Step {
-        let end = Step { next: 0, bp_slot: 0, cfa_slot: 0 };
-        let mut cfa_slot = 0;
-        let cfa = match rule.kind() {
-            Kind::Sp => (slot + 8).wrapping_add(rule.cfa_offset()),
-            Kind::Bp => bp.wrapping_add(rule.cfa_offset()),
-            Kind::Realigned => {
-                cfa_slot = bp.wrapping_sub(rule.cfa_offset());
-                if !window.admit(slot, cfa_slot) {
-                    return end;
-                }
-                // SAFETY: admitted just now.
-                unsafe { (cfa_slot as *const usize).read() }
-            }
-            Kind::Root | Kind::Unknown | Kind::Complex => return end,
-        };
-        let next = cfa.wrapping_sub(8);
-        let bp_slot = match rule.kind() {
-            Kind::Realigned => bp,
-            _ if rule.bp_offset() != 0 => cfa.wrapping_sub(rule.bp_offset()),
-            _ => 0,
-        };
-        if !window.admit(slot + 1, next) || bp_slot != 0 && !window.admit(slot, bp_slot) {
-            return end;
-        }
-        Step { next, bp_slot, cfa_slot }
     }
 }

@@ -12,6 +12,7 @@ pub mod cfi;
 pub mod kept;
 pub mod memory;
 pub mod rules;
+pub mod walk;
 
 use crate::fail;
 use crate::thread::Thread;

@@ -37,9 +37,15 @@ impl Rule {
     pub const COMPLEX: Rule = Rule(6);
 
     /// CFA from the stack pointer. Offsets are in bytes; `bp_offset` is where rbp was saved below the CFA, 0 when it
-    /// was not. Falls back to [`Rule::COMPLEX`] for what does not fit.
+    /// was not. Falls back to [`Rule::COMPLEX`] for what does not fit, and where the frame would not hold its own words.
     pub fn sp(cfa_offset: i64, bp_offset: i64) -> Rule {
-        Rule::pack(2, cfa_offset, bp_offset)
+        if cfa_offset < 8 || bp_offset > cfa_offset { Rule::COMPLEX } else { Rule::pack(2, cfa_offset, bp_offset) }
+    }
+
+    /// Whether it is [`Kind::Sp`].
+    #[inline(always)]
+    pub fn is_sp(self) -> bool {
+        self.0 & 7 == 2
     }
 
     /// CFA from rbp, as [`Rule::sp`].
@@ -125,8 +131,9 @@ impl Table {
             let entry = self.entries[index & ((1 << INDEX_BITS) - 1)].load(Ordering::Relaxed);
             #[expect(clippy::cast_possible_truncation, reason = "the low half")]
             let rule = entry as u32;
-            if entry >> 32 == tag && rule != 0 {
-                return Some(Rule(rule));
+            if entry >> 32 == tag {
+                // An empty entry has a tag too.
+                return (rule != 0).then_some(Rule(rule));
             }
         }
         None
@@ -163,7 +170,14 @@ mod tests {
         assert_eq!((rule.kind(), rule.cfa_offset(), rule.bp_offset()), (Kind::Bp, 16, 0));
         let largest = ((1 << 14) - 1) * 8;
         assert_eq!(Rule::sp(largest, 0).cfa_offset(), 131_064);
-        for misfit in [Rule::sp(largest + 8, 0), Rule::sp(12, 0), Rule::bp(-8, 0), Rule::sp(8, 1 << 18)] {
+        for misfit in [
+            Rule::sp(largest + 8, 0),
+            Rule::sp(12, 0),
+            Rule::sp(0, 0),
+            Rule::sp(16, 24),
+            Rule::bp(-8, 0),
+            Rule::sp(8, 1 << 18),
+        ] {
             assert_eq!(misfit, Rule::COMPLEX);
         }
     }
@@ -173,12 +187,12 @@ mod tests {
         let table = Table::map().expect("memory");
         let addresses = (0..40_000usize).map(|i| 0x5555_5540_0000 + i * 7);
         for (i, pc) in (0..).zip(addresses.clone()) {
-            table.insert(pc, Rule::sp((i % 1000) * 8, 0));
+            table.insert(pc, Rule::sp((1 + i % 1000) * 8, 0));
         }
         let mut hits = 0;
         for (i, pc) in (0..).zip(addresses) {
             if let Some(rule) = table.get(pc) {
-                assert_eq!(rule, Rule::sp((i % 1000) * 8, 0), "rule of another address at {pc:#x}");
+                assert_eq!(rule, Rule::sp((1 + i % 1000) * 8, 0), "rule of another address at {pc:#x}");
                 hits += 1;
             }
         }
