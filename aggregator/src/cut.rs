@@ -6,6 +6,8 @@ use crate::arena_map::ArenaMap;
 use crate::contradiction::Contradictions;
 use crate::drain::Image;
 use crate::table::Table;
+use crate::table::codes::Codes;
+use crate::table::heap::Heap;
 use crate::table::live::Block;
 use crate::table::modules::Modules;
 use crate::table::stacks::Tree;
@@ -24,8 +26,8 @@ pub struct Figures {
     pub image: Image,
     /// When.
     pub taken: SystemTime,
-    /// Sums of the native domain.
-    pub native: DomainTotals,
+    /// Sums of each domain, the native one first.
+    pub domains: Vec<DomainTotals>,
     /// What cannot have happened.
     pub contradictions: Contradictions,
     /// Frees of blocks that are older than the trace.
@@ -59,6 +61,17 @@ pub struct Cut {
     pub modules: Modules,
     /// Threads by index.
     pub threads: Vec<Thread>,
+    /// Python code objects.
+    pub codes: Codes,
+    /// Blocks of each domain, the native one first.
+    pub layers: Vec<Layer>,
+}
+
+/// One domain's blocks.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Which.
+    pub domain: Domain,
     /// Live blocks.
     pub live: Vec<Block>,
     /// Sums per stack.
@@ -96,9 +109,6 @@ impl Figures {
     /// The numbers of a table. `before` are the counters when the table was empty.
     pub fn of(table: &Table, image: &Image, map: &ArenaMap, before: &Counters) -> Figures {
         let now = Counters::read(map);
-        let heap = table.heap();
-        let totals = heap.totals();
-        let (current, total) = (totals.current(), totals.total());
         let target = &map.arena().header().target;
         let mut image = image.clone();
         // A program that exec began and that ended at once: nobody could ask the kernel about it.
@@ -108,18 +118,10 @@ impl Figures {
         Figures {
             image,
             taken: SystemTime::now(),
-            native: DomainTotals {
-                domain: Domain::Native,
-                current: current.size,
-                peak: totals.peak(),
-                blocks: current.count,
-                allocs: total.count,
-                frees: totals.frees(),
-                allocated_bytes: total.size,
-            },
+            domains: table.heaps().map(|(domain, heap)| totals(domain, heap)).collect(),
             contradictions: table.contradictions(),
-            untracked_frees: heap.untracked_frees(),
-            in_realloc: heap.in_realloc(),
+            untracked_frees: table.heaps().map(|(_, heap)| heap.untracked_frees()).sum(),
+            in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum(),
             records: table.records(),
             lost: now.lost_since(before),
             waits: now.waits.saturating_sub(before.waits),
@@ -130,7 +132,45 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Sums of the native domain.
+    pub fn native(&self) -> &DomainTotals {
+        &self.domains[0]
+    }
+
+    /// Sums of the domain that a report shows when none is asked for: Python's in a CPython process.
+    pub fn shown(&self) -> &DomainTotals {
+        let python = self.domains.iter().find(|totals| totals.domain == Domain::Python && totals.allocs > 0);
+        python.unwrap_or(self.native())
+    }
+}
+
+fn totals(domain: Domain, heap: &Heap) -> DomainTotals {
+    let totals = heap.totals();
+    let (current, total) = (totals.current(), totals.total());
+    DomainTotals {
+        domain,
+        current: current.size,
+        peak: totals.peak(),
+        blocks: current.count,
+        allocs: total.count,
+        frees: totals.frees(),
+        allocated_bytes: total.size,
+    }
+}
+
+impl Layer {
+    fn of(domain: Domain, heap: &Heap) -> Layer {
+        Layer { domain, live: heap.live(), stacks: heap.totals().stacks().collect() }
+    }
+}
+
 impl Cut {
+    /// The native domain's blocks.
+    pub fn native(&self) -> &Layer {
+        &self.layers[0]
+    }
+
     /// A copy of everything.
     pub fn of(table: &Table, figures: Figures, nframe: u32) -> Cut {
         Cut {
@@ -139,25 +179,17 @@ impl Cut {
             tree: table.stacks().tree().clone(),
             modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
-            live: table.heap().live(),
-            stacks: table.heap().totals().stacks().collect(),
+            codes: table.codes().clone(),
+            layers: table.heaps().map(|(domain, heap)| Layer::of(domain, heap)).collect(),
         }
     }
 
     /// A cut of a program of the same process that was not traced.
     pub fn empty_for(&self, image: Image) -> Cut {
-        let native = DomainTotals {
-            domain: Domain::Native,
-            current: 0,
-            peak: 0,
-            blocks: 0,
-            allocs: 0,
-            frees: 0,
-            allocated_bytes: 0,
-        };
+        let nothing = Heap::new(0);
         let figures = Figures {
             image,
-            native,
+            domains: vec![totals(Domain::Native, &nothing)],
             contradictions: Contradictions::default(),
             untracked_frees: 0,
             in_realloc: 0,
@@ -173,8 +205,8 @@ impl Cut {
             tree: Tree::default(),
             modules: Modules::default(),
             threads: Vec::new(),
-            live: Vec::new(),
-            stacks: Vec::new(),
+            codes: Codes::default(),
+            layers: vec![Layer::of(Domain::Native, &nothing)],
         }
     }
 }

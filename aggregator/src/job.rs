@@ -96,7 +96,7 @@ impl Job {
     /// Writes a snapshot while the process goes on. Returns a line for the user.
     pub fn snapshot(&self, destination: &Destination) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
-        let line = headline(&cut.figures.native, destination.path());
+        let line = headline(cut.figures.shown(), destination.path());
         let about = About { pid: self.place.pid, end: End::Running, exit_status: None, notes: Vec::new() };
         destination.write(&build(cut, about), &self.interrupted)?;
         Ok(line)
@@ -126,7 +126,7 @@ impl Job {
         let figures = cut.figures.clone();
         let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: notes.clone() };
         self.place.destination.write(&build(cut, about), &self.interrupted)?;
-        lines.push(headline(&figures.native, self.place.destination.path()));
+        lines.push(headline(figures.shown(), self.place.destination.path()));
         lines.extend(notes);
         lines.extend(losses(&figures));
         lines.extend(archived.iter().filter_map(|program| program.error.clone()));

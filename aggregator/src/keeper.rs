@@ -11,6 +11,7 @@ use crate::order::Order;
 use crate::queue::Receiver;
 use crate::table::live::Block;
 use crate::table::{Ring, Table};
+use heapline_shared_format::event::as_python_frame;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
@@ -216,16 +217,23 @@ impl Keeper {
     fn cut(&self) -> Cut {
         let begun = Instant::now();
         let cut = Cut::of(&self.table, self.figures(), self.nframe);
-        tracing::info!(pause = ?begun.elapsed(), blocks = cut.live.len(), "copied the table");
+        tracing::info!(pause = ?begun.elapsed(), blocks = cut.layers.iter().map(|layer| layer.live.len()).sum::<usize>(), "copied the table");
         cut
     }
 
     fn lookup(&self, address: u64) -> Option<FoundBlock> {
-        let block = self.table.heap().block(address)?;
+        // An object that has a native block to itself has its address too: the outer layer knows more.
+        let blocks: Vec<Block> = self.table.heaps().filter_map(|(_, heap)| heap.block(address)).collect();
+        let block = *blocks.last()?;
         let thread = self.table.threads().get(block.thread)?;
         let tree = self.table.stacks().tree();
         let modules = self.table.modules();
         let frames = tree.walk(block.stack).map(|frame| {
+            if let Some((code, offset)) = as_python_frame(frame.address) {
+                let code = self.table.codes().get(code);
+                let place = code.map(|code| (format!("{} {}", code.filename, code.name), u64::from(offset)));
+                return (frame.address, place.map(|(place, offset)| (place, frame.address - offset)));
+            }
             let module = frame.module(modules);
             let object = module.and_then(|module| modules.objects().get(module as usize));
             let path = object.map(|object| (self.image.path_of(&object.path), object.bias));

@@ -210,6 +210,7 @@ mod tests {
         Snapshot {
             meta,
             modules: Vec::new(),
+            codes: Vec::new(),
             frames: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),

@@ -1,14 +1,17 @@
 //! From a cut of the tables to the snapshot that `report` reads.
 
-use crate::cut::{Cut, Figures};
+use crate::cut::{Cut, Figures, Layer};
 use crate::format::rfc3339;
 use crate::procfs;
 use crate::table::live::Block;
-use crate::table::stacks::NONE;
+use crate::table::stacks::{CodeFrame, NONE};
 use crate::table::threads::Thread as TableThread;
+use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::event::{as_python_frame, python_frame};
 use heapline_shared_format::snapshot::{
-    Domain, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, StackTotals, Thread,
+    Code, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, StackTotals, Thread,
 };
+use std::collections::HashMap;
 
 /// What a snapshot says besides the tables.
 #[derive(Clone, Debug)]
@@ -46,15 +49,17 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     };
     let is_over = matches!(about.end, End::Exited | End::Killed);
     let (threads, thread_index) = threads(&cut.threads, is_over);
+    let (frames, codes) = frames(&cut);
     Snapshot {
         meta,
         modules: modules(&cut),
-        frames: frames(&cut),
+        codes,
+        frames,
         nodes: nodes(&cut),
         threads,
-        domains: vec![figures.native],
-        totals: totals(&cut),
-        live: live(cut.live, &thread_index),
+        domains: figures.domains.clone(),
+        totals: cut.layers.iter().flat_map(totals).collect(),
+        live: cut.layers.into_iter().flat_map(|layer| live(layer, &thread_index)).collect(),
         stacks: cut.tree.stacks,
     }
 }
@@ -92,10 +97,28 @@ fn modules(cut: &Cut) -> Vec<Module> {
     objects.map(module).collect()
 }
 
-fn frames(cut: &Cut) -> Vec<Frame> {
-    let frame =
-        |frame: &crate::table::stacks::CodeFrame| Frame { address: frame.address, module: frame.module(&cut.modules) };
-    cut.tree.frames.iter().map(frame).collect()
+/// The frames, and the code objects that they name by index.
+fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
+    let mut codes = Vec::new();
+    let mut index = HashMap::new();
+    let frame = |frame: &CodeFrame| match as_python_frame(frame.address) {
+        None => Frame { address: frame.address, module: frame.module(&cut.modules) },
+        Some((id, offset)) => {
+            let code = *index.entry(id).or_insert_with(|| {
+                codes.push(cut.codes.get(id).map_or_else(unknown_code, |code| Code::clone(code)));
+                u32::try_from(codes.len() - 1).unwrap_or(0)
+            });
+            Frame { address: python_frame(code, offset), module: None }
+        }
+    };
+    let frames = cut.tree.frames.iter().map(frame).collect();
+    (frames, codes)
+}
+
+/// What tracemalloc calls a frame that nothing is known of.
+fn unknown_code() -> Code {
+    let unknown = || "<unknown>".to_owned();
+    Code { filename: unknown(), name: unknown(), first_line: 0, lines: LineFormat::Lnotab, line_table: Vec::new() }
 }
 
 fn nodes(cut: &Cut) -> Vec<Node> {
@@ -114,11 +137,12 @@ fn threads(rows: &[TableThread], is_over: bool) -> (Vec<Thread>, Vec<u32>) {
     (threads, index)
 }
 
-fn live(mut blocks: Vec<Block>, thread_index: &[u32]) -> Vec<LiveGroup> {
+fn live(layer: Layer, thread_index: &[u32]) -> Vec<LiveGroup> {
+    let Layer { domain, live: mut blocks, .. } = layer;
     blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));
     let alike = blocks.chunk_by(|a, b| (a.stack, a.thread, a.size) == (b.stack, b.thread, b.size));
     let group = |alike: &[Block]| LiveGroup {
-        domain: Domain::Native,
+        domain,
         stack: alike[0].stack,
         thread: thread_index[alike[0].thread as usize],
         size: alike[0].size,
@@ -127,14 +151,13 @@ fn live(mut blocks: Vec<Block>, thread_index: &[u32]) -> Vec<LiveGroup> {
     alike.map(group).collect()
 }
 
-fn totals(cut: &Cut) -> Vec<StackTotals> {
-    let row = |&(stack, amounts): &(u32, crate::table::totals::StackAmounts)| StackTotals {
-        domain: Domain::Native,
+fn totals(layer: &Layer) -> impl Iterator<Item = StackTotals> + '_ {
+    layer.stacks.iter().map(|&(stack, amounts)| StackTotals {
+        domain: layer.domain,
         stack,
         peak_size: amounts.peak.size,
         peak_count: amounts.peak.count,
         total_size: amounts.total.size,
         total_count: amounts.total.count,
-    };
-    cut.stacks.iter().map(row).collect()
+    })
 }

@@ -144,15 +144,15 @@ fn blocks_threads_and_stacks_arrive() {
     one.alloc(0x2000, 36, stack);
     one.free(0x1000);
     let figures = tracer.figures().expect("an answer");
-    assert_eq!((figures.native.current, figures.native.peak, figures.native.blocks), (36, 100, 1));
+    assert_eq!((figures.native().current, figures.native().peak, figures.native().blocks), (36, 100, 1));
     let found = tracer.lookup(0x2000).expect("an answer").expect("a live block");
     assert_eq!((found.thread, found.total_nframe), ((11, "worker".to_owned()), 2));
     assert_eq!(found.frames, [(0x200, None), (0x100, None)]);
     assert!(tracer.lookup(0x1000).expect("an answer").is_none());
     tracer.reset_peak().expect("an answer");
-    assert_eq!(tracer.figures().expect("an answer").native.peak, 36);
+    assert_eq!(tracer.figures().expect("an answer").native().peak, 36);
     tracer.clear_traces().expect("an answer");
-    assert_eq!(tracer.figures().expect("an answer").native.blocks, 0);
+    assert_eq!(tracer.figures().expect("an answer").native().blocks, 0);
     tracer.stop(Stop::Ended).expect("stopped");
 }
 
@@ -217,8 +217,8 @@ fn fill_the_pool(barrier: Barrier) {
     writers.into_iter().for_each(|writer| writer.join().expect("no panic"));
     tracer.stop(Stop::Ended).expect("stopped");
     let cut = tracer.cut().expect("an answer");
-    assert_eq!((cut.figures.native.allocs, cut.figures.native.frees), (3 * EVENTS, 3 * (EVENTS - 10)));
-    assert_eq!((cut.live.len(), cut.figures.native.current), (30, 300));
+    assert_eq!((cut.figures.native().allocs, cut.figures.native().frees), (3 * EVENTS, 3 * (EVENTS - 10)));
+    assert_eq!((cut.native().live.len(), cut.figures.native().current), (30, 300));
     assert_eq!(cut.figures.contradictions.total(), 0, "{barrier:?}");
     assert_eq!(cut.figures.untracked_frees, 0);
 }
@@ -257,7 +257,7 @@ fn hand_over(barrier: Barrier) {
     freeing.join().expect("no panic");
     tracer.stop(Stop::Ended).expect("stopped");
     let cut = tracer.cut().expect("an answer");
-    assert_eq!((cut.live.len(), cut.figures.native.allocs, cut.figures.native.frees), (0, ROUNDS, ROUNDS));
+    assert_eq!((cut.native().live.len(), cut.figures.native().allocs, cut.figures.native().frees), (0, ROUNDS, ROUNDS));
     assert_eq!(cut.figures.contradictions.total(), 0);
 }
 
@@ -273,10 +273,10 @@ fn exec_finishes_a_program_and_begins_the_next_with_empty_tables() {
     let stack = after.define(&[6]);
     after.alloc(0x10, 7, stack);
     let figures = tracer.figures().expect("an answer");
-    assert_eq!((figures.image.number, figures.native.current, figures.native.allocs), (2, 7, 1));
+    assert_eq!((figures.image.number, figures.native().current, figures.native().allocs), (2, 7, 1));
     assert_eq!(figures.contradictions.total(), 0);
     let Ok(Replaced::Program(first)) = replaced.try_recv() else { panic!("the first program's cut") };
-    assert_eq!((first.figures.image.number, first.figures.native.current), (1, 100));
+    assert_eq!((first.figures.image.number, first.figures.native().current), (1, 100));
     let outcome = tracer.stop(Stop::Ended).expect("stopped");
     assert_eq!((outcome.images, outcome.untraced), (2, None));
 }
@@ -309,7 +309,7 @@ fn slots_of_ended_threads_are_used_again() {
     maker.join().expect("no panic");
     tracer.stop(Stop::Ended).expect("stopped");
     let cut = tracer.cut().expect("an answer");
-    assert_eq!(cut.figures.native.blocks, u64::from(threads));
+    assert_eq!(cut.figures.native().blocks, u64::from(threads));
     assert_eq!(cut.figures.contradictions.total(), 0);
 }
 
@@ -325,7 +325,7 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     assert!(matches!(refused, Err(TraceError::Session(SessionError::Taken { owner })) if owner == process::id()));
     tracer.stop(Stop::Detach).expect("stopped");
     assert_eq!(map.arena().header().session.state.load(Ordering::Relaxed), state::IDLE);
-    assert_eq!(tracer.figures().expect("an answer").native.current, 100, "the tables can still be asked");
+    assert_eq!(tracer.figures().expect("an answer").native().current, 100, "the tables can still be asked");
     let (tracer, _replaced) = traced(&map);
     assert_eq!(map.arena().header().session.number.load(Ordering::Relaxed), 2);
     let mut thread = FakeThread::start(&map, 1);
@@ -333,7 +333,7 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     thread.free(0x10);
     thread.alloc(0x20, 8, stack);
     let figures = tracer.figures().expect("an answer");
-    assert_eq!((figures.native.current, figures.untracked_frees), (8, 1));
+    assert_eq!((figures.native().current, figures.untracked_frees), (8, 1));
     tracer.stop(Stop::Ended).expect("stopped");
 }
 
@@ -383,8 +383,8 @@ fn a_hostile_target_spoils_only_its_own_numbers() {
         scribbler.join().expect("no panic");
         tracer.stop(Stop::Ended).expect("stopped");
         let cut = tracer.cut().expect("an answer");
-        let live: u64 = cut.live.iter().map(|block| block.size).sum();
-        assert_eq!(cut.figures.native.current, live);
+        let live: u64 = cut.native().live.iter().map(|block| block.size).sum();
+        assert_eq!(cut.figures.native().current, live);
     }
 }
 
@@ -440,7 +440,7 @@ fn a_ring_that_holds_nonsense_is_counted_and_the_others_go_on() {
     assert_eq!(figures.contradictions.of(Contradiction::Corrupt), 1);
     head.store(u64::MAX - 7, Ordering::Release);
     good.alloc(0x20, 5, stack);
-    assert_eq!(tracer.figures().expect("an answer").native.current, 10);
+    assert_eq!(tracer.figures().expect("an answer").native().current, 10);
     tracer.stop(Stop::Ended).expect("stopped");
 }
 

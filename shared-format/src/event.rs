@@ -10,16 +10,16 @@
 //!              | size, low 16 bits            | address                                       |
 //!              | size, next 32 bits                         | stack id                        |
 //! FREE         | stamp                                                                    | 2 |
-//!              | 0                            | address                                       |
+//!              | domain 8 | 0                 | address                                       |
 //! REALLOC      | stamp                                                                    | 3 |  about to be called
-//!              | 0                            | old address                                   |
+//!              | domain 8 | 0                 | old address                                   |
 //! REALLOCATED  | as ALLOC                                                                 | 4 |  the new block
 //! REALLOC_END  | stamp                                                                    | 5 |
-//!              | 0: failed, 1: freed (size 0) | old address                                   |
-//! STACK        | 0                 | truncated 1 | more 1 | number n of frames 16           | 6 |
+//!              | domain 8 | failed 0, freed 1 | old address                                   |
+//! STACK        | 0     | domain 8 | truncated 1 | more 1 | number n of frames 16            | 6 |
 //!              | frames kept of the last definition, 32     | stack id, 32                    |
 //!              | total depth, 32 | 0                                                          |
-//!              | n return addresses, the oldest first ...                                     |
+//!              | n frames, the oldest first ...                                               |
 //! MODULE       | stamp                                                                    | 7 |
 //!              | length of the path 16 | length of the build-id 16 | 0    | the program itself 1 |
 //!              | first address; end address; load bias                                        |
@@ -28,7 +28,13 @@
 //!              | first address                                                                |
 //! THREAD       | stamp                                                                    | 9 |
 //!              | name, 16 bytes, padded with zeros                                            |
+//! CODE         | 0                            | more 1 | number n of bytes 16             | 10 |
+//!              | 0                                          | code id, 32                     |
+//!              | n bytes of its description ([`super::code`]), padded with zeros to a word ...|
 //! ```
+//!
+//! A frame is a return address, or bit 63 with a Python code object's id (31 bits) and the offset of the instruction in it
+//! (32 bits, in bytes). A block belongs to the domain that its stack was defined for ([`domain`]).
 //!
 //! A stack is the ring's last definition, cut to the frames kept, plus the new ones. With `more` set it is only that,
 //! and defines no id yet: a definition that does not fit one record is several.
@@ -39,12 +45,42 @@ use core::ops::Range;
 pub const STAMP_BITS: u32 = 60;
 /// Bits of an address: user space on x86-64 without five-level paging.
 pub const ADDRESS_BITS: u32 = 48;
+/// The layers that a collector records.
+pub mod domain {
+    /// malloc and its family.
+    pub const NATIVE: u8 = 0;
+    /// CPython's allocators.
+    pub const PYTHON: u8 = 1;
+    /// How many there are.
+    pub const COUNT: usize = 2;
+}
+
+/// Marks a frame that is a Python code object and an instruction in it.
+pub const PYTHON_FRAME: u64 = 1 << 63;
+/// Most code ids; a frame has room for no more.
+pub const MAX_CODES: u32 = 1 << 31;
+
+/// The frame of an instruction of a Python code object.
+#[inline(always)]
+pub const fn python_frame(code: u32, offset: u32) -> u64 {
+    PYTHON_FRAME | (code as u64) << 32 | offset as u64
+}
+
+/// Code id and offset of the instruction, if the frame is Python's.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "two halves")]
+pub const fn as_python_frame(frame: u64) -> Option<(u32, u32)> {
+    if frame & PYTHON_FRAME == 0 { None } else { Some(((frame >> 32) as u32 & (MAX_CODES - 1), frame as u32)) }
+}
+
 /// Bits of a size.
 pub const SIZE_BITS: u32 = 48;
 /// Most frames in one STACK record.
 pub const MAX_STACK_FRAMES: usize = 512;
 /// Longest path in a MODULE record, in bytes; longer ones are cut.
 pub const MAX_PATH_BYTES: usize = 4096;
+/// Most bytes of a description in one CODE record.
+pub const MAX_CODE_BYTES: usize = 4096;
 /// Longest build-id in a MODULE record, in bytes.
 pub const MAX_BUILD_ID_BYTES: usize = 64;
 /// Words of the largest record.
@@ -57,6 +93,9 @@ const _: () = assert!(STACK_WORDS + MAX_STACK_FRAMES < crate::arena::SEGMENT_WOR
 
 const STACK_WORDS: usize = 3;
 const MODULE_WORDS: usize = 5;
+const CODE_WORDS: usize = 2;
+const DOMAIN_SHIFT: u32 = 56;
+const STACK_DOMAIN_SHIFT: u32 = 22;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 
 /// The kinds of record.
@@ -72,6 +111,7 @@ pub mod kind {
     pub const MODULE: u64 = 7;
     pub const UNLOAD: u64 = 8;
     pub const THREAD: u64 = 9;
+    pub const CODE: u64 = 10;
 }
 
 /// The word that skips `words` words (the rest of a segment).
@@ -95,6 +135,12 @@ pub const fn alloc(stamp: u64, address: u64, size: u64, stack: u32) -> [u64; 3] 
 #[inline(always)]
 pub const fn free(stamp: u64, address: u64) -> [u64; 2] {
     [stamped(kind::FREE, stamp), address & ADDRESS_MASK]
+}
+
+/// A FREE, REALLOC or REALLOC_END record as another domain's.
+#[inline(always)]
+pub const fn in_domain([first, second]: [u64; 2], domain: u8) -> [u64; 2] {
+    [first, second | (domain as u64) << DOMAIN_SHIFT]
 }
 
 /// A REALLOC record: the call for `address` is about to be made.
@@ -125,6 +171,19 @@ pub const fn stack_head(n: usize, keep: u32, id: u32, total: u32, truncated: boo
         (keep as u64) << 32 | id as u64,
         (total as u64) << 32,
     ]
+}
+
+/// The head of a STACK record as another domain's.
+#[inline(always)]
+pub const fn stack_of_domain([first, ids, depth]: [u64; STACK_WORDS], domain: u8) -> [u64; STACK_WORDS] {
+    [first | (domain as u64) << STACK_DOMAIN_SHIFT, ids, depth]
+}
+
+/// The head of a CODE record; as many words as `bytes` bytes take follow. With `more` the description goes on in the ring's
+/// next CODE record.
+#[inline]
+pub const fn code_head(code: u32, bytes: usize, more: bool) -> [u64; CODE_WORDS] {
+    [kind::CODE | (bytes as u64) << 4 | (more as u64) << 20, code as u64]
 }
 
 /// The head of a MODULE record, and how many words of text follow.
@@ -172,11 +231,12 @@ pub const fn thread(stamp: u64, name: [u8; 16]) -> [u64; 3] {
 pub enum Event<'a> {
     Pad,
     Alloc { stamp: u64, address: u64, size: u64, stack: u32 },
-    Free { stamp: u64, address: u64 },
-    Realloc { stamp: u64, address: u64 },
+    Free { stamp: u64, address: u64, domain: u8 },
+    Realloc { stamp: u64, address: u64, domain: u8 },
     Reallocated { stamp: u64, address: u64, size: u64, stack: u32 },
-    ReallocEnd { stamp: u64, address: u64, freed: bool },
-    Stack { id: u32, keep: u32, total: u32, truncated: bool, more: bool, frames: &'a [u64] },
+    ReallocEnd { stamp: u64, address: u64, freed: bool, domain: u8 },
+    Stack { id: u32, keep: u32, total: u32, truncated: bool, more: bool, domain: u8, frames: &'a [u64] },
+    Code { id: u32, more: bool, text: Text<'a> },
     Module { stamp: u64, start: u64, end: u64, bias: u64, is_program: bool, build_id: Text<'a>, path: Text<'a> },
     Unload { stamp: u64, start: u64 },
     Thread { stamp: u64, name: [u8; 16] },
@@ -187,7 +247,7 @@ impl Event<'_> {
     #[inline]
     pub fn stamp(&self) -> Option<u64> {
         match *self {
-            Event::Pad | Event::Stack { .. } => None,
+            Event::Pad | Event::Stack { .. } | Event::Code { .. } => None,
             Event::Alloc { stamp, .. }
             | Event::Free { stamp, .. }
             | Event::Realloc { stamp, .. }
@@ -270,8 +330,14 @@ pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
             let (address, size, stack) = block(rest)?;
             (Event::Alloc { stamp, address, size, stack }, 3)
         }
-        kind::FREE => (Event::Free { stamp, address: one(rest)? & ADDRESS_MASK }, 2),
-        kind::REALLOC => (Event::Realloc { stamp, address: one(rest)? & ADDRESS_MASK }, 2),
+        kind::FREE => {
+            let word = one(rest)?;
+            (Event::Free { stamp, address: word & ADDRESS_MASK, domain: (word >> DOMAIN_SHIFT) as u8 }, 2)
+        }
+        kind::REALLOC => {
+            let word = one(rest)?;
+            (Event::Realloc { stamp, address: word & ADDRESS_MASK, domain: (word >> DOMAIN_SHIFT) as u8 }, 2)
+        }
         kind::REALLOCATED => {
             let (address, size, stack) = block(rest)?;
             (Event::Reallocated { stamp, address, size, stack }, 3)
@@ -283,6 +349,7 @@ pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
 /// The kinds that are no part of the inner loop.
 #[cold]
 #[inline(never)]
+#[expect(clippy::cast_possible_truncation, reason = "fields of eight bits")]
 fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
     let stamp = first >> 4;
     let one = || rest.first().copied().ok_or(DecodeError::Cut);
@@ -297,14 +364,17 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
         }
         kind::REALLOC_END => {
             let w = one()?;
-            match w >> 48 {
-                0 | 1 => (Event::ReallocEnd { stamp, address: w & ADDRESS_MASK, freed: w >> 48 == 1 }, 2),
+            let domain = (w >> DOMAIN_SHIFT) as u8;
+            match w >> 48 & 0xff {
+                freed @ (0 | 1) => {
+                    (Event::ReallocEnd { stamp, address: w & ADDRESS_MASK, freed: freed == 1, domain }, 2)
+                }
                 _ => return Err(DecodeError::Malformed),
             }
         }
         kind::STACK => {
             let n = (first >> 4 & 0xffff) as usize;
-            if n > MAX_STACK_FRAMES || first >> 22 != 0 {
+            if n > MAX_STACK_FRAMES || first >> (STACK_DOMAIN_SHIFT + 8) != 0 {
                 return Err(DecodeError::Malformed);
             }
             let [ids, depth, frames @ ..] = rest else { return Err(DecodeError::Cut) };
@@ -315,6 +385,7 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
                 total: low32(depth >> 32),
                 more: first >> 20 & 1 == 1,
                 truncated: first >> 21 & 1 == 1,
+                domain: (first >> STACK_DOMAIN_SHIFT) as u8,
                 frames,
             };
             (event, STACK_WORDS + n)
@@ -338,6 +409,20 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
                 path: Text { words, start: build_id, end: build_id + path },
             };
             (event, MODULE_WORDS + n)
+        }
+        kind::CODE => {
+            let bytes = (first >> 4 & 0xffff) as usize;
+            if bytes > MAX_CODE_BYTES || first >> 21 != 0 {
+                return Err(DecodeError::Malformed);
+            }
+            let [id, text @ ..] = rest else { return Err(DecodeError::Cut) };
+            if *id >= u64::from(MAX_CODES) {
+                return Err(DecodeError::Malformed);
+            }
+            let n = bytes.div_ceil(8);
+            let words = text.get(..n).ok_or(DecodeError::Cut)?;
+            let text = Text { words, start: 0, end: bytes };
+            (Event::Code { id: low32(*id), more: first >> 20 & 1 == 1, text }, CODE_WORDS + n)
         }
         kind::UNLOAD => (Event::Unload { stamp, start: one()? }, 2),
         kind::THREAD => {

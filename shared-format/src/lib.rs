@@ -5,7 +5,7 @@
 //!
 //! - [`arena`]: the memory file that both map: header, thread slots, segment pool;
 //! - [`ring`]: one single-producer single-consumer ring per thread, made of segments of the pool;
-//! - [`event`]: the records in a ring;
+//! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
 //! Guarantees: every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned; a
@@ -16,6 +16,7 @@
 #![cfg_attr(not(feature = "snapshot"), no_std)]
 
 pub mod arena;
+pub mod code;
 pub mod event;
 pub mod ring;
 #[cfg(feature = "snapshot")]

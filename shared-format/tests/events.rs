@@ -43,11 +43,43 @@ proptest! {
     fn blocks_come_back(stamp in STAMP, address in ADDRESS, size in SIZE, stack: u32) {
         comes_back(&event::alloc(stamp, address, size, stack), Event::Alloc { stamp, address, size, stack })?;
         comes_back(&event::reallocated(stamp, address, size, stack), Event::Reallocated { stamp, address, size, stack })?;
-        comes_back(&event::free(stamp, address), Event::Free { stamp, address })?;
-        comes_back(&event::realloc(stamp, address), Event::Realloc { stamp, address })?;
+        comes_back(&event::free(stamp, address), Event::Free { stamp, address, domain: 0 })?;
+        comes_back(&event::realloc(stamp, address), Event::Realloc { stamp, address, domain: 0 })?;
         for freed in [false, true] {
-            comes_back(&event::realloc_end(stamp, address, freed), Event::ReallocEnd { stamp, address, freed })?;
+            comes_back(&event::realloc_end(stamp, address, freed), Event::ReallocEnd { stamp, address, freed, domain: 0 })?;
         }
+    }
+
+    #[test]
+    fn blocks_of_other_domains_come_back(stamp in STAMP, address in ADDRESS, domain: u8, freed: bool) {
+        let of = |record| event::in_domain(record, domain);
+        comes_back(&of(event::free(stamp, address)), Event::Free { stamp, address, domain })?;
+        comes_back(&of(event::realloc(stamp, address)), Event::Realloc { stamp, address, domain })?;
+        comes_back(&of(event::realloc_end(stamp, address, freed)), Event::ReallocEnd { stamp, address, freed, domain })?;
+        let head = event::stack_of_domain(event::stack_head(0, 1, 2, 3, true, true), domain);
+        let frames = &[];
+        comes_back(&head, Event::Stack { id: 2, keep: 1, total: 3, truncated: true, more: true, domain, frames })?;
+    }
+
+    #[test]
+    fn code_objects_come_back(id in 0..event::MAX_CODES, more: bool, text in vec(any::<u8>(), 0..=if cfg!(miri) { 64 } else { event::MAX_CODE_BYTES })) {
+        let words = text.chunks(8).map(|part| part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)));
+        let words: Vec<u64> = event::code_head(id, text.len(), more).into_iter().chain(words).collect();
+        prop_assert!(words.len() <= MAX_RECORD_WORDS);
+        let Ok((Event::Code { id: i, more: m, text: t }, n)) = decode(&words) else {
+            return Err(TestCaseError::fail("no CODE came back"));
+        };
+        prop_assert_eq!((i, m, n), (id, more, words.len()));
+        prop_assert_eq!(t.bytes().collect::<Vec<_>>(), text);
+        if words.len() > 2 {
+            prop_assert_eq!(decode(&words[..words.len() - 1]), Err(DecodeError::Cut));
+        }
+    }
+
+    #[test]
+    fn python_frames_come_back(code in 0..event::MAX_CODES, offset: u32, address in ADDRESS) {
+        prop_assert_eq!(event::as_python_frame(event::python_frame(code, offset)), Some((code, offset)));
+        prop_assert_eq!(event::as_python_frame(address), None);
     }
 
     #[test]
@@ -58,7 +90,7 @@ proptest! {
     ) {
         let head = event::stack_head(frames.len(), keep, id, total, truncated, more);
         let words: Vec<u64> = head.into_iter().chain(frames.iter().copied()).collect();
-        comes_back(&words, Event::Stack { id, keep, total, truncated, more, frames: &frames })?;
+        comes_back(&words, Event::Stack { id, keep, total, truncated, more, domain: 0, frames: &frames })?;
     }
 
     #[test]
@@ -123,14 +155,14 @@ fn a_pad_skips_exactly_its_words() {
 #[test]
 fn numbers_that_no_collector_writes_are_refused() {
     assert_eq!(decode(&[]), Err(DecodeError::Cut));
-    for unknown in 10..16_u8 {
+    for unknown in 11..16_u8 {
         assert_eq!(decode(&[u64::from(unknown), 0, 0]), Err(DecodeError::UnknownKind(unknown)));
     }
     assert_eq!(decode(&[event::kind::REALLOC_END, 2 << 48]), Err(DecodeError::Malformed), "neither failed nor freed");
     let mut long = vec![0; 3 + MAX_STACK_FRAMES + 1];
     long[..3].copy_from_slice(&event::stack_head(MAX_STACK_FRAMES + 1, 0, 1, 1, false, false));
     assert_eq!(decode(&long), Err(DecodeError::Malformed), "one frame too many");
-    assert_eq!(decode(&[1 << 22 | event::kind::STACK, 0, 0]), Err(DecodeError::Malformed), "an unknown flag");
+    assert_eq!(decode(&[1 << 30 | event::kind::STACK, 0, 0]), Err(DecodeError::Malformed), "an unknown flag");
     let (path, _) = event::module_head(0, 0..1, 0, false, 0, MAX_PATH_BYTES + 1);
     assert_eq!(decode(&path), Err(DecodeError::Malformed), "one byte of path too many");
     let (build_id, _) = event::module_head(0, 0..1, 0, false, MAX_BUILD_ID_BYTES + 1, 0);

@@ -31,6 +31,7 @@ fn decode_all(words: &[u64]) {
                 assert!(build_id.bytes().count() <= event::MAX_BUILD_ID_BYTES);
                 assert!(path.bytes().count() <= event::MAX_PATH_BYTES);
             }
+            Event::Code { text, .. } => assert!(text.bytes().count() <= event::MAX_CODE_BYTES),
             Event::Stack { frames, .. } => assert!(frames.len() <= event::MAX_STACK_FRAMES),
             _ => {}
         }

@@ -130,7 +130,7 @@ impl Stats {
                 contradictions: figures.contradictions.total(),
                 untracked_frees: figures.untracked_frees,
             },
-            domains: vec![DomainStats::from(&figures.native)],
+            domains: figures.domains.iter().map(DomainStats::from).collect(),
             own: Own { target_bytes: figures.target_bytes, aggregator_bytes: procfs::own_resident_bytes() },
         }
     }

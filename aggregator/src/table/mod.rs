@@ -4,6 +4,7 @@
 //! of them. It reads no clock and no file.
 
 pub mod blocks;
+pub mod codes;
 pub mod heap;
 pub mod live;
 pub mod modules;
@@ -15,8 +16,10 @@ pub mod totals;
 use crate::contradiction::{Contradiction, Contradictions};
 use crate::order::{Corrupt, Sink};
 use blocks::Call;
+use codes::{Codes, Partial};
 use heap::Heap;
-use heapline_shared_format::event::Event;
+use heapline_shared_format::event::{Event, domain};
+use heapline_shared_format::snapshot::Domain;
 use live::Block;
 use modules::{Loaded, Modules, Object};
 use stacks::{Definition, Definitions, Stacks};
@@ -24,8 +27,13 @@ use threads::Threads;
 
 /// See the module.
 pub struct Table {
+    /// The native one.
     heap: Heap,
+    /// From its first event on.
+    python: Option<Box<Heap>>,
+    resolvers: usize,
     stacks: Stacks,
+    codes: Codes,
     modules: Modules,
     threads: Threads,
     contradictions: Contradictions,
@@ -39,7 +47,9 @@ pub struct Table {
 pub struct Ring {
     thread: u32,
     definitions: Definitions,
-    realloc: Option<Call>,
+    code: Partial,
+    /// By domain: an inner layer's realloc may be part of an outer one's.
+    realloc: [Option<Call>; domain::COUNT],
 }
 
 impl Table {
@@ -48,7 +58,10 @@ impl Table {
     pub fn new(nframe: u32, resolvers: usize) -> Table {
         Table {
             heap: Heap::new(resolvers),
+            python: None,
+            resolvers,
             stacks: Stacks::new(nframe),
+            codes: Codes::default(),
             modules: Modules::default(),
             threads: Threads::default(),
             contradictions: Contradictions::default(),
@@ -59,22 +72,43 @@ impl Table {
 
     /// A thread begins a ring.
     pub fn ring(&mut self, tid: u32, side: bool) -> Ring {
-        Ring { thread: self.threads.open(tid, side), definitions: Definitions::default(), realloc: None }
+        Ring {
+            thread: self.threads.open(tid, side),
+            definitions: Definitions::default(),
+            code: Partial::default(),
+            realloc: [None; domain::COUNT],
+        }
     }
 
     /// Forgets all traces; tracing goes on.
     pub fn clear_traces(&mut self) {
-        self.heap.clear(&mut self.threads);
+        self.catch_up();
+        for heap in std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()) {
+            heap.clear(&mut self.threads);
+        }
     }
 
     /// The peak becomes what is live now.
     pub fn reset_peak(&mut self) {
-        self.heap.reset_peak(&mut self.threads);
+        for heap in std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()) {
+            heap.reset_peak(&mut self.threads);
+        }
     }
 
     /// Native blocks and sums.
     pub fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// All layers that were recorded; the native one always is.
+    pub fn heaps(&self) -> impl Iterator<Item = (Domain, &Heap)> {
+        let python = self.python.as_deref().map(|heap| (Domain::Python, heap));
+        std::iter::once((Domain::Native, &self.heap)).chain(python)
+    }
+
+    /// Python code objects.
+    pub fn codes(&self) -> &Codes {
+        &self.codes
     }
 
     /// Tracebacks.
@@ -99,8 +133,8 @@ impl Table {
 
     /// What cannot have happened.
     pub fn contradictions(&self) -> Contradictions {
-        let mut all = self.heap.contradictions();
-        all.add(&self.contradictions);
+        let mut all = self.contradictions.clone();
+        self.heaps().for_each(|(_, heap)| all.add(&heap.contradictions()));
         all
     }
 
@@ -114,13 +148,39 @@ impl Table {
         self.records
     }
 
+    /// The block, and the domain that its stack was defined for.
     #[inline]
-    fn block(&mut self, ring: &Ring, address: u64, size: u64, stack: u32) -> Block {
-        let stack = ring.definitions.get(stack).unwrap_or_else(|| {
+    fn block(&mut self, ring: &Ring, address: u64, size: u64, stack: u32) -> (Block, u8) {
+        let (stack, domain) = ring.definitions.get(stack).unwrap_or_else(|| {
             self.contradictions.count(Contradiction::UnknownStack);
-            stacks::EMPTY
+            (stacks::EMPTY, domain::NATIVE)
         });
-        Block { address, size, stack, thread: ring.thread }
+        (Block { address, size, stack, thread: ring.thread }, domain)
+    }
+
+    /// The heap of a domain that a record names, and what moves with it.
+    fn heap_of(&mut self, domain: u8) -> Result<(&mut Heap, &mut Threads), Corrupt> {
+        let resolvers = self.resolvers;
+        let heap = match domain {
+            domain::NATIVE => &mut self.heap,
+            domain::PYTHON => &mut **self.python.get_or_insert_with(|| Box::new(Heap::new(resolvers))),
+            _ => return Err(Corrupt),
+        };
+        Ok((heap, &mut self.threads))
+    }
+
+    #[inline(never)]
+    fn alloc_other(&mut self, block: Block, domain: u8) -> Result<(), Corrupt> {
+        let (heap, threads) = self.heap_of(domain)?;
+        heap.alloc(block, threads);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn free_other(&mut self, address: u64, domain: u8) -> Result<(), Corrupt> {
+        let (heap, threads) = self.heap_of(domain)?;
+        heap.free(address, threads);
+        Ok(())
     }
 
     fn load(&mut self, object: Object) {
@@ -155,13 +215,19 @@ impl Sink for Table {
     fn apply(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
         match event {
             Event::Alloc { address, size, stack, .. } => {
-                let block = self.block(ring, address, size, stack);
+                let (block, domain) = self.block(ring, address, size, stack);
                 self.records += 1;
+                if domain != domain::NATIVE {
+                    return self.alloc_other(block, domain);
+                }
                 self.heap.alloc(block, &mut self.threads);
                 Ok(())
             }
-            Event::Free { address, .. } => {
+            Event::Free { address, domain, .. } => {
                 self.records += 1;
+                if domain != domain::NATIVE {
+                    return self.free_other(address, domain);
+                }
                 self.heap.free(address, &mut self.threads);
                 Ok(())
             }
@@ -176,7 +242,9 @@ impl Sink for Table {
     }
 
     fn catch_up(&mut self) {
-        self.heap.catch_up(&mut self.threads);
+        for heap in std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()) {
+            heap.catch_up(&mut self.threads);
+        }
     }
 
     fn contradiction(&mut self, kind: Contradiction) {
@@ -189,24 +257,33 @@ impl Table {
     #[inline(never)]
     fn apply_rare(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
         match event {
-            Event::Realloc { address, .. } => {
+            Event::Realloc { address, domain, .. } => {
                 self.records += 1;
-                if ring.realloc.is_some() {
+                let before = *ring.realloc.get(domain as usize).ok_or(Corrupt)?;
+                if before.is_some() {
                     self.contradictions.count(Contradiction::Realloc);
                 }
-                ring.realloc = Some(self.heap.realloc(address, ring.realloc, &mut self.threads));
+                let (heap, threads) = self.heap_of(domain)?;
+                ring.realloc[domain as usize] = Some(heap.realloc(address, before, threads));
             }
             Event::Reallocated { address, size, stack, .. } => {
-                let block = self.block(ring, address, size, stack);
+                let (block, domain) = self.block(ring, address, size, stack);
                 self.records += 1;
-                self.heap.reallocated(ring.realloc.take(), block, &mut self.threads);
+                let (heap, threads) = self.heap_of(domain)?;
+                heap.reallocated(ring.realloc[domain as usize].take(), block, threads);
             }
-            Event::ReallocEnd { freed, .. } => {
+            Event::ReallocEnd { freed, domain, .. } => {
                 self.records += 1;
-                self.heap.realloc_ended(ring.realloc.take(), freed, &mut self.threads);
+                let (heap, threads) = self.heap_of(domain)?;
+                heap.realloc_ended(ring.realloc[domain as usize].take(), freed, threads);
             }
-            Event::Stack { id, keep, total, truncated, more, frames } => {
-                return self.define(ring, Definition { id, keep, total, truncated, more, frames });
+            Event::Code { id, more, text } => {
+                if !self.codes.describe(&mut ring.code, id, more, text.bytes())? {
+                    self.contradictions.count(Contradiction::Full);
+                }
+            }
+            Event::Stack { id, keep, total, truncated, more, domain, frames } => {
+                return self.define(ring, Definition { id, keep, total, truncated, more, domain, frames });
             }
             Event::Module { start, end, bias, is_program, build_id, path, .. } => {
                 let (path, build_id): (Vec<u8>, _) = (path.bytes().collect(), build_id.bytes().collect());

@@ -6,6 +6,7 @@
 use super::modules::Modules;
 use crate::order::Corrupt;
 use hashbrown::HashTable;
+use heapline_shared_format::event::domain;
 use heapline_shared_format::snapshot::Stack;
 use std::collections::HashMap;
 
@@ -88,9 +89,13 @@ pub struct Definitions {
     /// The tree's nodes for `frames`, as far as they are known.
     nodes: Vec<u32>,
     generation: u64,
+    /// Stack, and above it the domain of its blocks; or [`NONE`].
     ids: Vec<u32>,
     defined: usize,
 }
+
+const STACK_BITS: u32 = 27;
+const _: () = assert!(MAX_NODES <= 1 << STACK_BITS && domain::COUNT < 1 << (u32::BITS - STACK_BITS));
 
 /// One STACK record.
 #[derive(Clone, Copy, Debug)]
@@ -105,19 +110,22 @@ pub struct Definition<'a> {
     pub truncated: bool,
     /// Whether the definition goes on in the next record.
     pub more: bool,
+    /// Whose blocks it allocates.
+    pub domain: u8,
     /// The frames that follow the kept ones, the oldest first.
     pub frames: &'a [u64],
 }
 
 impl Definitions {
-    /// The stack that the ring means by an id.
+    /// The stack that the ring means by an id, and the domain of the blocks that it allocates.
     #[inline]
-    pub fn get(&self, id: u32) -> Option<u32> {
-        self.ids.get(id as usize).copied().filter(|&stack| stack != NONE)
+    pub fn get(&self, id: u32) -> Option<(u32, u8)> {
+        let entry = self.ids.get(id as usize).copied().filter(|&entry| entry != NONE)?;
+        Some((entry & ((1 << STACK_BITS) - 1), (entry >> STACK_BITS) as u8))
     }
 
     /// Ids are dense, so one far above their number is nonsense, and must not make the table grow.
-    fn set(&mut self, id: u32, stack: u32) -> Result<(), Corrupt> {
+    fn set(&mut self, id: u32, stack: u32, domain: u8) -> Result<(), Corrupt> {
         let id = id as usize;
         if id >= self.ids.len() {
             self.defined += 1;
@@ -126,7 +134,7 @@ impl Definitions {
             }
             self.ids.resize(id + 1, NONE);
         }
-        self.ids[id] = stack;
+        self.ids[id] = stack | u32::from(domain) << STACK_BITS;
         Ok(())
     }
 }
@@ -155,7 +163,8 @@ impl Stacks {
     /// A ring defines a stack. False when the tables are full, and the id stands for the empty stack.
     pub fn define(&mut self, ring: &mut Definitions, record: Definition<'_>) -> Result<bool, Corrupt> {
         let keep = record.keep as usize;
-        if keep > ring.frames.len() || keep + record.frames.len() > MAX_DEPTH {
+        let is_domain = usize::from(record.domain) < domain::COUNT;
+        if keep > ring.frames.len() || keep + record.frames.len() > MAX_DEPTH || !is_domain {
             return Err(Corrupt);
         }
         ring.frames.truncate(keep);
@@ -167,7 +176,7 @@ impl Stacks {
         let total_nframe = u16::try_from(record.total).unwrap_or(u16::MAX);
         let leaf = self.leaf(ring);
         let stack = leaf.and_then(|leaf| self.stack((leaf, total_nframe, record.truncated)));
-        ring.set(record.id, stack.unwrap_or(EMPTY))?;
+        ring.set(record.id, stack.unwrap_or(EMPTY), record.domain)?;
         Ok(stack.is_some())
     }
 

@@ -37,7 +37,7 @@ impl Bench {
 
     fn define(&mut self, thread: usize, id: u32, frames: &[u64]) {
         let total = frames.len() as u32;
-        self.apply(thread, Event::Stack { id, keep: 0, total, truncated: false, more: false, frames });
+        self.apply(thread, Event::Stack { id, keep: 0, total, truncated: false, more: false, domain: 0, frames });
     }
 
     fn alloc(&mut self, thread: usize, address: u64, size: u64, stack: u32) {
@@ -45,7 +45,7 @@ impl Bench {
     }
 
     fn free(&mut self, thread: usize, address: u64) {
-        self.apply(thread, Event::Free { stamp: 0, address });
+        self.apply(thread, Event::Free { stamp: 0, address, domain: 0 });
     }
 
     fn current(&self) -> (u64, u64) {
@@ -82,17 +82,17 @@ fn the_seeds_story_big_peak_reset_small_peak() {
 fn a_realloc_keeps_its_block_until_the_end_record() {
     let mut bench = Bench::new(1);
     bench.alloc(0, 0x10, 100, 0);
-    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10, domain: 0 });
     assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((100, 1), 1));
     bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
     assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((300, 1), 0));
     assert_eq!(bench.table.heap().totals().peak(), 300, "never both blocks at once");
     assert_eq!(bench.table.heap().totals().frees(), 1);
-    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20 });
-    bench.apply(0, Event::ReallocEnd { stamp: 0, address: 0x20, freed: false });
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20, domain: 0 });
+    bench.apply(0, Event::ReallocEnd { stamp: 0, address: 0x20, freed: false, domain: 0 });
     assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((300, 1), 0));
-    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20 });
-    bench.apply(0, Event::ReallocEnd { stamp: 0, address: 0x20, freed: true });
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20, domain: 0 });
+    bench.apply(0, Event::ReallocEnd { stamp: 0, address: 0x20, freed: true, domain: 0 });
     assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((0, 0), 0));
     assert_eq!(bench.table.contradictions().total(), 0);
 }
@@ -101,11 +101,11 @@ fn a_realloc_keeps_its_block_until_the_end_record() {
 fn another_threads_alloc_at_the_old_address_ends_the_block_in_realloc() {
     let mut bench = Bench::new(2);
     bench.alloc(0, 0x10, 100, 0);
-    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10, domain: 0 });
     bench.alloc(1, 0x10, 7, 1);
     assert_eq!(bench.current(), (7, 1));
     // The other thread's block is in its own realloc when the first one ends.
-    bench.apply(1, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.apply(1, Event::Realloc { stamp: 0, address: 0x10, domain: 0 });
     bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
     assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((307, 2), 1));
     bench.apply(1, Event::Reallocated { stamp: 0, address: 0x10, size: 9, stack: 1 });
@@ -117,7 +117,7 @@ fn another_threads_alloc_at_the_old_address_ends_the_block_in_realloc() {
 #[test]
 fn a_realloc_of_an_older_block_leaves_the_next_owner_of_the_address_alone() {
     let mut bench = Bench::new(2);
-    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10 });
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x10, domain: 0 });
     bench.alloc(1, 0x10, 7, 1);
     bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
     assert_eq!(bench.current(), (307, 2));
@@ -147,7 +147,7 @@ fn cleared_traces_are_forgotten_silently() {
     let mut bench = Bench::new(1);
     bench.alloc(0, 0x10, 100, 0);
     bench.alloc(0, 0x20, 100, 0);
-    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20 });
+    bench.apply(0, Event::Realloc { stamp: 0, address: 0x20, domain: 0 });
     bench.table.clear_traces();
     let totals = bench.table.heap().totals();
     assert_eq!((bench.current(), totals.peak(), totals.total().count), ((0, 0), 0, 0));
@@ -163,7 +163,7 @@ fn stacks_are_kept_frames_plus_new_ones_cut_to_the_most_recent() {
     let mut table = Table::new(3, 0);
     let mut ring = table.ring(1, false);
     let mut define = |id, keep, more, frames: &[u64]| {
-        let record = Event::Stack { id, keep, total: 70_000, truncated: false, more, frames };
+        let record = Event::Stack { id, keep, total: 70_000, truncated: false, more, domain: 0, frames };
         table.apply(&mut ring, record)
     };
     assert_eq!(define(0, 0, false, &[1, 2, 3, 4]), Ok(()));
@@ -173,7 +173,7 @@ fn stacks_are_kept_frames_plus_new_ones_cut_to_the_most_recent() {
     assert_eq!(define(3, 9, false, &[]), Err(Corrupt), "more kept than there were");
     assert_eq!(define(1 << 30, 0, false, &[]), Err(Corrupt), "ids are dense");
     let walks = |id| {
-        let stack = ring.definitions.get(id).expect("defined");
+        let (stack, _) = ring.definitions.get(id).expect("defined");
         table.stacks().tree().walk(stack).map(|frame| frame.address).collect::<Vec<_>>()
     };
     assert_eq!((walks(0), walks(1), walks(2)), (vec![4, 3, 2], vec![6, 5, 3], vec![2, 1]));
@@ -308,7 +308,7 @@ proptest! {
     ) {
         let mut bench = Bench::with_resolvers(1, resolvers);
         bench.looks_at_each = looks_at_each;
-        let ids: Vec<u32> = (0..4).map(|id| bench.rings[0].definitions.get(id).expect("defined")).collect();
+        let ids: Vec<u32> = (0..4).map(|id| bench.rings[0].definitions.get(id).expect("defined").0).collect();
         let mut model = Model::default();
         for (step, looks) in steps.into_iter().chain([(Step::Free { address: 16 }, true)]) {
             match step {
@@ -322,7 +322,7 @@ proptest! {
                     model.live.remove(&address);
                 }
                 Step::Realloc { from, to, size, stack } => {
-                    bench.apply(0, Event::Realloc { stamp: 0, address: from });
+                    bench.apply(0, Event::Realloc { stamp: 0, address: from, domain: 0 });
                     bench.apply(0, Event::Reallocated { stamp: 0, address: to, size, stack });
                     model.live.remove(&from);
                     model.live.remove(&to);

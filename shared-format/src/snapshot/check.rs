@@ -19,7 +19,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     let in_section = |tag| move |bad| (tag, bad);
     let s = snapshot;
     modules(&s.modules).map_err(in_section(section::MODULES))?;
-    frames(&s.frames, s.modules.len()).map_err(in_section(section::FRAMES))?;
+    frames(&s.frames, s.modules.len(), s.codes.len()).map_err(in_section(section::FRAMES))?;
     nodes(&s.nodes, s.frames.len()).map_err(in_section(section::NODES))?;
     stacks(&s.stacks, s.nodes.len()).map_err(in_section(section::STACKS))?;
     domains(&s.domains).map_err(in_section(section::DOMAINS))?;
@@ -31,8 +31,11 @@ pub(super) fn modules(rows: &[Module]) -> Result<(), BadRow> {
     each(rows, |_, row| if row.start > row.end { Err("ends before it starts") } else { Ok(()) })
 }
 
-pub(super) fn frames(rows: &[Frame], modules: usize) -> Result<(), BadRow> {
-    each(rows, |_, row| optional(row.module, modules, "names a module that is not there"))
+pub(super) fn frames(rows: &[Frame], modules: usize, codes: usize) -> Result<(), BadRow> {
+    each(rows, |_, row| {
+        optional(row.module, modules, "names a module that is not there")?;
+        optional(row.as_python().map(|(code, _)| code), codes, "names a code object that is not there")
+    })
 }
 
 pub(super) fn nodes(rows: &[Node], frames: usize) -> Result<(), BadRow> {

@@ -37,6 +37,8 @@ mod section {
     /// [`Meta`](super::Meta) as JSON.
     pub const META: [u8; 4] = *b"META";
     pub const MODULES: [u8; 4] = *b"MODS";
+    /// Only where there are Python frames.
+    pub const CODES: [u8; 4] = *b"CODE";
     pub const FRAMES: [u8; 4] = *b"FRMS";
     pub const NODES: [u8; 4] = *b"NODE";
     pub const STACKS: [u8; 4] = *b"STAK";

@@ -3,6 +3,8 @@
 //! Tables refer to each other by index. A stack is a leaf in a tree of frames, so that stacks that share their older
 //! part share its nodes: `stacks[i].leaf` is the most recent frame, `nodes[n].parent` the frame that called it.
 
+use crate::code::LineFormat;
+use crate::event::as_python_frame;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -145,13 +147,36 @@ pub struct Module {
     pub loaded: bool,
 }
 
-/// A physical frame: a return address, which points behind the call (subtract one before looking it up).
+/// A Python code object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Code {
+    /// Its file, as it says.
+    pub filename: String,
+    /// Its qualified name; before CPython 3.11 the name.
+    pub name: String,
+    /// Line of its beginning.
+    pub first_line: u32,
+    /// How `line_table` is to be read.
+    pub lines: LineFormat,
+    /// Which instruction belongs to which line.
+    pub line_table: Vec<u8>,
+}
+
+/// A physical frame: a return address, which points behind the call (subtract one before looking it up), or an instruction of
+/// a Python code object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// Return address at run time.
+    /// Return address at run time, or what [`crate::event::python_frame`] makes of the index of a code object.
     pub address: u64,
     /// Index of the module that was mapped there; none for code that belongs to no object.
     pub module: Option<u32>,
+}
+
+impl Frame {
+    /// Index of the code object and offset of the instruction in bytes, if it is Python's.
+    pub fn as_python(self) -> Option<(u32, u32)> {
+        as_python_frame(self.address).filter(|_| self.module.is_none())
+    }
 }
 
 /// A node of the tree of stacks.
@@ -242,6 +267,7 @@ pub struct StackTotals {
 pub struct Snapshot {
     pub meta: Meta,
     pub modules: Vec<Module>,
+    pub codes: Vec<Code>,
     pub frames: Vec<Frame>,
     pub nodes: Vec<Node>,
     pub stacks: Vec<Stack>,

@@ -6,11 +6,12 @@
 
 use super::check::{self, BadRow};
 use super::error::ReadError;
-use super::model::{Domain, DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::model::{Code, Domain, DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
 use super::varint::Delta;
 use super::{MAGIC, VERSION, section};
+use crate::code::LineFormat;
 use std::io::Read;
 
 /// Reads a snapshot from the start of `input` to its end.
@@ -30,7 +31,7 @@ pub fn read<R: Read>(input: R) -> Result<Snapshot, ReadError> {
             None => "what follows the head".to_string(),
         };
         let (tag, bytes) = section_head(&mut stream)?;
-        let known = section::REQUIRED.contains(&tag) || tag == section::END;
+        let known = is_known(tag);
         if known && seen.contains(&tag) {
             return Err(corrupt(&stream, "it appears a second time"));
         }
@@ -70,11 +71,15 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
     stream.place = format!("section {}", tag.escape_ascii());
     stream.read_exact(&mut version)?;
     let found = u32::from_le_bytes(version);
-    if (section::REQUIRED.contains(&tag) || tag == section::END) && found > section::VERSION {
+    if is_known(tag) && found > section::VERSION {
         return Err(ReadError::Newer { part: stream.place.clone(), found, wanted: section::VERSION });
     }
     stream.read_exact(&mut bytes)?;
     Ok((tag, u64::from_le_bytes(bytes)))
+}
+
+fn is_known(tag: [u8; 4]) -> bool {
+    section::REQUIRED.contains(&tag) || tag == section::CODES || tag == section::END
 }
 
 /// A wrong checksum explains a bad row, so it is compared first.
@@ -120,6 +125,7 @@ fn outside_rows(problem: Problem) -> Failure {
 struct Tables {
     meta: Option<super::model::Meta>,
     modules: Vec<Module>,
+    codes: Vec<Code>,
     frames: Vec<Frame>,
     nodes: Vec<Node>,
     stacks: Vec<Stack>,
@@ -142,10 +148,11 @@ impl Tables {
                 self.modules = rows(payload, module)?;
                 check::modules(&self.modules)?;
             }
+            section::CODES => self.codes = rows(payload, code)?,
             section::FRAMES => {
                 let mut address = Delta::default();
                 self.frames = rows(payload, |p, _| frame(p, &mut address))?;
-                check::frames(&self.frames, self.modules.len())?;
+                check::frames(&self.frames, self.modules.len(), self.codes.len())?;
             }
             section::NODES => {
                 let mut frame = Delta::default();
@@ -190,9 +197,9 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, modules, frames, nodes, stacks, threads, domains, live, totals } = self;
+        let Tables { meta, modules, codes, frames, nodes, stacks, threads, domains, live, totals } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
-        Ok(Snapshot { meta, modules, frames, nodes, stacks, threads, domains, live, totals })
+        Ok(Snapshot { meta, modules, codes, frames, nodes, stacks, threads, domains, live, totals })
     }
 }
 
@@ -225,6 +232,13 @@ fn module<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Module, Problem> {
     let end = start.checked_add(p.number()?).ok_or("ends beyond the last address")?;
     let bias = start.wrapping_sub(p.number()?);
     Ok(Module { path, build_id, start, end, bias, loaded: p.flag()? })
+}
+
+fn code<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Code, Problem> {
+    let (filename, name, first_line) = (p.text()?, p.text()?, p.number32()?);
+    let lines = u8::try_from(p.number()?).ok().and_then(LineFormat::from_number);
+    let lines = lines.ok_or("has a line table of an unknown kind")?;
+    Ok(Code { filename, name, first_line, lines, line_table: p.bytes()? })
 }
 
 fn frame<R: Read>(p: &mut Payload<'_, R>, address: &mut Delta) -> Result<Frame, Problem> {

@@ -4,7 +4,7 @@
 //! it; the compressor gets it in pieces, so that a caller can show progress. Row order is kept: sorted tables (live by
 //! domain, stack, thread, size; totals by domain, stack) make the smallest files.
 
-use super::model::{DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::model::{Code, DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
 use std::io::{self, Write};
@@ -34,6 +34,9 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
     let s = snapshot;
     sections.section(section::META, |out| serde_json::to_writer(out, &s.meta).map_err(io::Error::from))?;
     sections.table(section::MODULES, &s.modules, modules)?;
+    if !s.codes.is_empty() {
+        sections.table(section::CODES, &s.codes, codes)?;
+    }
     sections.table(section::FRAMES, &s.frames, frames)?;
     sections.table(section::NODES, &s.nodes, nodes)?;
     sections.table(section::STACKS, &s.stacks, stacks)?;
@@ -108,6 +111,16 @@ fn modules(out: &mut Vec<u8>, rows: &[Module]) {
         put(out, row.end - row.start);
         put(out, row.start.wrapping_sub(row.bias));
         put(out, row.loaded.into());
+    }
+}
+
+fn codes(out: &mut Vec<u8>, rows: &[Code]) {
+    for row in rows {
+        put_bytes(out, row.filename.as_bytes());
+        put_bytes(out, row.name.as_bytes());
+        put(out, row.first_line.into());
+        put(out, u64::from(row.lines as u8));
+        put_bytes(out, &row.line_table);
     }
 }
 

@@ -1,7 +1,9 @@
 //! Snapshots to test with: one that is fixed (the golden fixture's content) and arbitrary valid ones.
 
+use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread,
+    Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -31,6 +33,7 @@ pub fn sample() -> Snapshot {
                 loaded: false,
             },
         ],
+        codes: Vec::new(),
         frames: vec![
             frame(0x5555_5555_5123, Some(0)),
             frame(0x5555_5555_5456, Some(0)),
@@ -160,12 +163,34 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn code()(
+        (filename, name, first_line) in any::<(String, String, u32)>(),
+        lines in prop::sample::select(vec![LineFormat::Lnotab, LineFormat::LineTable, LineFormat::Locations]),
+        line_table in vec(any::<u8>(), 0..40),
+    ) -> Code {
+        Code { filename, name, first_line, lines, line_table }
+    }
+}
+
+fn frame(modules: usize, codes: usize) -> BoxedStrategy<Frame> {
+    let native = (any::<u64>(), prop::option::of(index(modules)))
+        .prop_map(|(address, module)| Frame { address: address & !PYTHON_FRAME, module });
+    match codes {
+        0 => native.boxed(),
+        _ => {
+            let python = (index(codes), any::<u32>())
+                .prop_map(|(code, offset)| Frame { address: python_frame(code, offset), module: None });
+            prop_oneof![native, python].boxed()
+        }
+    }
+}
+
 /// A valid snapshot whose tables have at least one row each, in any order.
 pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
-    let sizes = (1..8_usize, 1..20_usize, 1..30_usize, 1..10_usize, 1..5_usize);
-    (sizes, meta()).prop_flat_map(|((modules, frames, nodes, stacks, threads), meta)| {
-        let frame =
-            (any::<u64>(), prop::option::of(index(modules))).prop_map(|(address, module)| Frame { address, module });
+    let sizes = (1..8_usize, 0..4_usize, 1..20_usize, 1..30_usize, 1..10_usize, 1..5_usize);
+    (sizes, meta()).prop_flat_map(|((modules, codes, frames, nodes, stacks, threads), meta)| {
+        let frame = frame(modules, codes);
         let node = (any::<prop::sample::Index>(), any::<bool>(), index(frames));
         let stack = (prop::option::of(index(nodes)), any::<u16>(), any::<bool>())
             .prop_map(|(leaf, total_nframe, truncated)| Stack { leaf, total_nframe, truncated });
@@ -174,7 +199,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
         let live = (domain(), index(stacks), index(threads), any::<u64>(), any::<u64>())
             .prop_map(|(domain, stack, thread, size, count)| LiveGroup { domain, stack, thread, size, count });
         let tables = (
-            vec(module(), modules),
+            (vec(module(), modules), vec(code(), codes)),
             vec(frame, frames),
             vec(node, nodes).prop_map(|rows| rows.into_iter().enumerate().map(place).collect::<Vec<_>>()),
             vec(stack, stacks),
@@ -183,9 +208,20 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
             vec(live, 0..40),
             vec((domain(), index(stacks), any::<[u64; 4]>()).prop_map(stack_totals), 0..40),
         );
-        (Just(meta), tables).prop_map(|(meta, (modules, frames, nodes, stacks, threads, domains, live, totals))| {
-            Snapshot { meta, modules, frames, nodes, stacks, threads, domains, live, totals }
-        })
+        (Just(meta), tables).prop_map(
+            |(meta, ((modules, codes), frames, nodes, stacks, threads, domains, live, totals))| Snapshot {
+                meta,
+                modules,
+                codes,
+                frames,
+                nodes,
+                stacks,
+                threads,
+                domains,
+                live,
+                totals,
+            },
+        )
     })
 }
 

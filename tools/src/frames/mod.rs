@@ -4,12 +4,13 @@
 //! recent end, frames of allocators and of Heapline are left out. Only stacks that are asked for are looked at.
 
 mod plumbing;
+mod python;
 mod tracebacks;
 
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
 use crate::symbols::{Location, Symbolizer};
-use heapline_shared_format::snapshot::{Frame as Address, Module, Snapshot};
+use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -73,9 +74,12 @@ fn expand(
     let mut expanded = vec![Vec::new(); snapshot.frames.len()];
     let mut namer = Namer { tracebacks, plumbing: HashMap::new() };
     for (index, frame) in snapshot.frames.iter().enumerate().filter(|(index, _)| used[*index]) {
-        match frame.module {
-            Some(module) => of_module[module as usize].push(index),
-            None => expanded[index] = vec![namer.without_module(*frame)],
+        match (frame.module, frame.as_python()) {
+            (Some(module), _) => of_module[module as usize].push(index),
+            (None, Some((code, offset))) => {
+                expanded[index] = vec![namer.in_code(&snapshot.codes[code as usize], offset, frame.address)];
+            }
+            (None, None) => expanded[index] = vec![namer.without_module(*frame)],
         }
     }
     for (module, indices) in snapshot.modules.iter().zip(of_module).filter(|(_, indices)| !indices.is_empty()) {
@@ -124,6 +128,14 @@ impl Namer<'_> {
             Frame { filename, lineno, function, module: path, address, plumbing }
         };
         locations.iter().rev().map(frame).collect()
+    }
+
+    fn in_code(&mut self, code: &Code, offset: u32, address: u64) -> Frame {
+        let filename = self.tracebacks.string(&code.filename);
+        let function = self.tracebacks.string(&code.name);
+        // A line below 0 is none, as in tracemalloc.
+        let lineno = python::line(code, offset).and_then(|line| u32::try_from(line).ok()).unwrap_or(0);
+        Frame { filename, lineno, function, module: filename, address, plumbing: false }
     }
 
     fn without_module(&mut self, frame: Address) -> Frame {

@@ -34,6 +34,7 @@ impl Builder {
         let snapshot = Snapshot {
             meta: meta(),
             modules: program.into_iter().map(module).collect(),
+            codes: Vec::new(),
             frames: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),

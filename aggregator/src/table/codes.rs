@@ -1,0 +1,137 @@
+//! Python code objects, as the rings describe them.
+//!
+//! The target numbers its code objects and never gives a number twice, so a frame means the same one for ever, also
+//! after the object is gone and its memory is another's.
+
+use crate::order::Corrupt;
+use heapline_shared_format::code::{HEAD_BYTES, Head};
+use heapline_shared_format::snapshot::Code;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Longest description: a function of a hundred thousand lines.
+const MAX_BYTES: usize = 4 << 20;
+/// Most bytes of all descriptions. Code objects beyond that have no name, which is counted.
+const MAX_ALL_BYTES: usize = 512 << 20;
+
+/// A ring's description that goes on in its next record.
+#[derive(Debug, Default)]
+pub struct Partial {
+    id: u32,
+    bytes: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Codes {
+    by_id: HashMap<u32, Arc<Code>>,
+    bytes: usize,
+}
+
+impl Codes {
+    /// A ring describes a code object, or goes on with that. False when there is no more room for descriptions.
+    pub fn describe(
+        &mut self,
+        partial: &mut Partial,
+        id: u32,
+        more: bool,
+        text: impl Iterator<Item = u8>,
+    ) -> Result<bool, Corrupt> {
+        if partial.id != id {
+            partial.bytes.clear();
+            partial.id = id;
+        }
+        partial.bytes.extend(text);
+        if partial.bytes.len() > MAX_BYTES {
+            return Err(Corrupt);
+        }
+        if more {
+            return Ok(true);
+        }
+        let bytes = std::mem::take(&mut partial.bytes);
+        if self.bytes + bytes.len() > MAX_ALL_BYTES {
+            return Ok(false);
+        }
+        self.bytes += bytes.len();
+        self.by_id.insert(id, Arc::new(parse(&bytes).ok_or(Corrupt)?));
+        Ok(true)
+    }
+
+    /// The code object of a number.
+    pub fn get(&self, id: u32) -> Option<&Arc<Code>> {
+        self.by_id.get(&id)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Code> {
+    let head = Head::from_bytes(bytes)?;
+    let [file, name, table] = head.parts();
+    let (file, rest) = bytes[HEAD_BYTES..].split_at_checked(file)?;
+    let (name, rest) = rest.split_at_checked(name)?;
+    if rest.len() != table {
+        return None;
+    }
+    Some(Code {
+        filename: text(file, head.file_kind),
+        name: text(name, head.name_kind),
+        first_line: head.first_line,
+        lines: head.lines,
+        line_table: rest.to_vec(),
+    })
+}
+
+/// Characters of so many bytes each; what is none (a lone surrogate) becomes the replacement character.
+fn text(bytes: &[u8], kind: u8) -> String {
+    let character = |bytes: &[u8]| {
+        let number = bytes.iter().rev().fold(0u32, |number, &byte| number << 8 | u32::from(byte));
+        char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)
+    };
+    bytes.chunks_exact(usize::from(kind)).map(character).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heapline_shared_format::code::LineFormat;
+
+    fn description() -> Vec<u8> {
+        let head = Head {
+            lines: LineFormat::Locations,
+            file_kind: 1,
+            name_kind: 2,
+            first_line: 7,
+            file_length: 4,
+            name_length: 2,
+            table_bytes: 3,
+        };
+        let name = [0x2603u16, 0xd800].into_iter().flat_map(u16::to_le_bytes);
+        head.to_bytes().into_iter().chain(*b"a\xfc.p").chain(name).chain([1, 2, 3]).collect()
+    }
+
+    #[test]
+    fn a_description_in_parts_is_put_together() {
+        let (mut codes, mut partial) = (Codes::default(), Partial::default());
+        let bytes = description();
+        let (first, rest) = bytes.split_at(9);
+        assert_eq!(codes.describe(&mut partial, 5, true, first.iter().copied()), Ok(true));
+        assert!(codes.get(5).is_none());
+        assert_eq!(codes.describe(&mut partial, 5, false, rest.iter().copied()), Ok(true));
+        let code = codes.get(5).expect("described");
+        assert_eq!((code.filename.as_str(), code.name.as_str(), code.first_line), ("aü.p", "\u{2603}\u{fffd}", 7));
+        assert_eq!(code.line_table, [1, 2, 3]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let bytes = description();
+        for cut in 0..bytes.len() {
+            let mut codes = Codes::default();
+            let described = codes.describe(&mut Partial::default(), 0, false, bytes[..cut].iter().copied());
+            assert_eq!(described, Err(Corrupt), "{cut} bytes");
+        }
+        let mut partial = Partial::default();
+        let endless =
+            (0..2).map(|_| Codes::default().describe(&mut partial, 1, true, std::iter::repeat_n(0, MAX_BYTES)));
+        assert_eq!(endless.collect::<Vec<_>>(), [Ok(true), Err(Corrupt)]);
+    }
+}

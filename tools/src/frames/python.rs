@@ -1,0 +1,140 @@
+//! From an instruction of a Python code object to its line, by the three kinds of table that CPython has had.
+//!
+//! Facts: `Objects/lnotab_notes.txt` of CPython 3.9 and 3.10, `Objects/locations.md` of 3.11 and later. An offset is
+//! counted in bytes from the beginning of the code.
+
+use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::snapshot::Code;
+
+/// The line of the instruction at `offset`; none where the table gives it none.
+pub(super) fn line(code: &Code, offset: u32) -> Option<i64> {
+    let (table, first, offset) = (&code.line_table[..], i64::from(code.first_line), i64::from(offset));
+    match code.lines {
+        LineFormat::Lnotab => lnotab(table, first, offset),
+        LineFormat::LineTable => line_table(table, first, offset),
+        LineFormat::Locations => locations(table, first, offset),
+    }
+}
+
+/// Pairs of (bytes of code, lines) to advance; the lines are signed.
+fn lnotab(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
+    let mut at = 0;
+    for pair in table.chunks_exact(2) {
+        at += i64::from(pair[0]);
+        if at > offset {
+            break;
+        }
+        line += i64::from(pair[1].cast_signed());
+    }
+    Some(line)
+}
+
+/// Pairs of (bytes of code, lines): the lines are added before the range begins; -128 is a range without line.
+fn line_table(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
+    let mut end = 0;
+    for pair in table.chunks_exact(2) {
+        end += i64::from(pair[0]);
+        let delta = pair[1].cast_signed();
+        if delta != i8::MIN {
+            line += i64::from(delta);
+        }
+        if end > offset {
+            return (delta != i8::MIN).then_some(line);
+        }
+    }
+    None
+}
+
+/// Entries that begin with a byte that has its highest bit set: kind in 4 bits, code units less one in 3.
+fn locations(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
+    const CODE_UNIT: i64 = 2;
+    let mut end = 0;
+    let mut rest = table;
+    while let [first, following @ ..] = rest {
+        let length = following.iter().take_while(|&&byte| byte & 0x80 == 0).count();
+        let (entry, next) = following.split_at(length);
+        let kind = first >> 3 & 15;
+        let delta = match kind {
+            // No location.
+            15 => None,
+            // Long form, and without columns: a signed varint.
+            13 | 14 => Some(signed_varint(entry)?),
+            // One line form with two bytes of columns.
+            10..=12 => Some(i64::from(kind) - 10),
+            _ => Some(0),
+        };
+        line += delta.unwrap_or(0);
+        end += (i64::from(first & 7) + 1) * CODE_UNIT;
+        if end > offset {
+            return delta.map(|_| line);
+        }
+        rest = next;
+    }
+    None
+}
+
+/// Six bits a byte, the lowest first, bit 6 for more; the lowest bit of all is the sign.
+fn signed_varint(bytes: &[u8]) -> Option<i64> {
+    let mut value: u64 = 0;
+    for (i, byte) in (0..10).zip(bytes) {
+        value |= u64::from(byte & 0x3f).checked_shl(6 * i)?;
+        if byte & 0x40 == 0 {
+            let magnitude = i64::try_from(value >> 1).ok()?;
+            return Some(if value & 1 == 1 { -magnitude } else { magnitude });
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(lines: LineFormat, first_line: u32, line_table: &[u8]) -> Code {
+        Code { filename: "f.py".into(), name: "f".into(), first_line, lines, line_table: line_table.to_vec() }
+    }
+
+    #[test]
+    fn lnotab_advances_by_signed_lines() {
+        let code = code(LineFormat::Lnotab, 10, &[6, 1, 50, 2, 255, 0, 45, 254]);
+        let at = |offset| line(&code, offset);
+        assert_eq!([at(0), at(5), at(6), at(55), at(56), at(355), at(356)], [10, 10, 11, 11, 13, 13, 11].map(Some));
+    }
+
+    #[test]
+    fn a_range_of_a_line_table_may_have_no_line() {
+        let code = code(LineFormat::LineTable, 10, &[4, 1, 4, 128, 6, 254]);
+        let at = |offset| line(&code, offset);
+        assert_eq!([at(0), at(3), at(4), at(8), at(13), at(14)], [Some(11), Some(11), None, Some(9), Some(9), None]);
+    }
+
+    #[test]
+    fn locations_of_every_kind() {
+        // Short (kind 3, 2 units); one line further (11); no columns, 5 lines back (13: 0b1011); none (15); long, 40 on.
+        let table = [0x99, 0x10, 0xd8, 1, 2, 0xe8, 0x0b, 0xf8, 0xf0, 0x50, 0x01, 0, 1, 2];
+        let code = code(LineFormat::Locations, 100, &table);
+        let at = |offset| line(&code, offset);
+        assert_eq!(
+            [at(0), at(3), at(4), at(6), at(8), at(10)],
+            [Some(100), Some(100), Some(101), Some(96), None, Some(136)]
+        );
+        assert_eq!(at(12), None, "beyond the code");
+    }
+
+    #[test]
+    fn any_table_ends() {
+        let mut numbers = 1u64;
+        for length in 0..200 {
+            let table: Vec<u8> = (0..length)
+                .map(|_| {
+                    numbers = numbers.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (numbers >> 56) as u8
+                })
+                .collect();
+            for lines in [LineFormat::Lnotab, LineFormat::LineTable, LineFormat::Locations] {
+                // Any answer will do.
+                let _ = line(&code(lines, u32::MAX, &table), u32::try_from(length).expect("small") * 3);
+            }
+        }
+    }
+}
