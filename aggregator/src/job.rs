@@ -123,6 +123,9 @@ impl Job {
         if cut.figures.records == 0 && notes.is_empty() {
             notes.push(self.why_nothing(&outcome, &cut, &archived));
         }
+        if outcome.flags & target_flag::UNKNOWN_PYTHON != 0 {
+            notes.push(UNKNOWN_PYTHON.to_owned());
+        }
         let figures = cut.figures.clone();
         let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: notes.clone() };
         self.place.destination.write(&build(cut, about), &self.interrupted)?;
@@ -163,6 +166,9 @@ impl Job {
         format!("NOTHING WAS RECORDED{rest}: {reason}")
     }
 }
+
+const UNKNOWN_PYTHON: &str = "Python's own blocks were not recorded: this interpreter is no CPython 3.9 to 3.13, or its \
+    free-threaded build; its native memory was (--domain native)";
 
 /// The line that ends every run.
 fn headline(native: &DomainTotals, path: &Path) -> String {

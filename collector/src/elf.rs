@@ -42,6 +42,49 @@ struct DlFindObject {
 struct LinkMap {
     bias: usize,
     name: *const c_char,
+    dynamic: *const [u64; 2],
+    next: *const LinkMap,
+    previous: *const LinkMap,
+}
+
+/// An object in the loader's list.
+pub struct Loaded {
+    /// What its addresses were moved by.
+    pub bias: usize,
+    dynamic: *const [u64; 2],
+}
+
+impl Loaded {
+    /// The values of entries of its dynamic section; 0 for those that it has not.
+    pub fn dynamic<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
+        let mut values = [0; N];
+        let mut entry = self.dynamic;
+        // SAFETY: the section ends with a null tag, and stays mapped with its object.
+        unsafe {
+            while !entry.is_null() && (*entry)[0] != 0 {
+                if let Some(place) = tags.iter().position(|&tag| tag == (*entry)[0]) {
+                    values[place] = usize::try_from((*entry)[1]).unwrap_or(0);
+                }
+                entry = entry.add(1);
+            }
+        }
+        values
+    }
+}
+
+/// All loaded objects in the loader's order, the program first. The list must not change meanwhile.
+pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
+    let here = find_object(loaded as fn() -> Option<_> as usize)?;
+    let mut first = here.link_map;
+    // SAFETY: the loader's list, which the caller knows to be at rest.
+    unsafe {
+        while !(*first).previous.is_null() {
+            first = (*first).previous;
+        }
+        let next = |map: &*const LinkMap| Some((**map).next).filter(|next| !next.is_null());
+        let maps = core::iter::successors(Some(first), next);
+        Some(maps.map(|map| Loaded { bias: (*map).bias, dynamic: (*map).dynamic }))
+    }
 }
 
 /// A loaded object.

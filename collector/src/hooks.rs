@@ -54,8 +54,9 @@ fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed)));
 }
 
+/// Publishes what `publish` makes of a hook that was entered at `slot`.
 #[inline(always)]
-fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
+pub fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
     let Some(thread) = thread::enter(slot) else { return };
     let published = publish(thread);
     thread::leave(thread);

@@ -15,6 +15,7 @@
 //! hooks ──> thread (ring, in-flight mark, stamps) ──> shared_format::ring
 //!   │          └──> unwind (rules, walk, cfi) ──> stacks (ids) ──> modules (announced once)
 //!   └──> real (whoever provides malloc)
+//! python (CPython's allocators) ──> thread
 //! ```
 //!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
@@ -31,6 +32,7 @@ pub mod hooks;
 pub mod loader;
 pub mod modules;
 pub mod process;
+pub mod python;
 pub mod real;
 pub mod stacks;
 pub mod sys;

@@ -9,7 +9,7 @@ use crate::environment::{self, ArenaHandle};
 use crate::modules::Known;
 use crate::thread::Thread;
 use crate::unwind::rules::Table;
-use crate::{fail, real, sys, tls};
+use crate::{fail, python, real, sys, tls};
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -186,6 +186,9 @@ fn start() -> Option<*mut Process> {
     process.image = target.images.fetch_add(1, Ordering::Release) + 1;
     if flags & target_flag::OLD_GLIBC != 0 {
         return None;
+    }
+    if !python::prepare() {
+        target.flags.fetch_or(target_flag::UNKNOWN_PYTHON, Ordering::Relaxed);
     }
     process.is_running.store(1, Ordering::Release);
     Some(process)

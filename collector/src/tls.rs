@@ -12,8 +12,8 @@ global_asm!(
     ".globl heapline_tls",
     ".hidden heapline_tls",
     ".type heapline_tls,@object",
-    ".size heapline_tls,40",
-    "heapline_tls: .zero 40",
+    ".size heapline_tls,48",
+    "heapline_tls: .zero 48",
     ".popsection",
 );
 
@@ -69,3 +69,10 @@ word!(
 word!("16", recovery, set_recovery, usize, "Where to return to when the code under `fail::guard` panics, else 0.");
 word!("24", pending, set_pending, u64, "Slot + 1, and above it segment + 1, that an unfinished start has taken.");
 word!("32", pending_epoch, set_pending_epoch, u64, "The epoch in which they were taken.");
+word!(
+    "40",
+    in_python,
+    set_in_python,
+    u64,
+    "Whether one of CPython's allocators is at work, whose inner calls are part of it."
+);

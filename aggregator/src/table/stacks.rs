@@ -84,14 +84,21 @@ type StackKey = (u32, u16, bool);
 /// The stacks as one ring names them.
 #[derive(Debug, Default)]
 pub struct Definitions {
-    /// The last definition, the oldest frame first.
+    /// By domain.
+    last: [Last; domain::COUNT],
+    /// Stack, and above it the domain of its blocks; or [`NONE`].
+    ids: Vec<u32>,
+    defined: usize,
+}
+
+/// The last definition for a domain.
+#[derive(Debug, Default)]
+struct Last {
+    /// The oldest frame first.
     frames: Vec<u64>,
     /// The tree's nodes for `frames`, as far as they are known.
     nodes: Vec<u32>,
     generation: u64,
-    /// Stack, and above it the domain of its blocks; or [`NONE`].
-    ids: Vec<u32>,
-    defined: usize,
 }
 
 const STACK_BITS: u32 = 27;
@@ -163,18 +170,18 @@ impl Stacks {
     /// A ring defines a stack. False when the tables are full, and the id stands for the empty stack.
     pub fn define(&mut self, ring: &mut Definitions, record: Definition<'_>) -> Result<bool, Corrupt> {
         let keep = record.keep as usize;
-        let is_domain = usize::from(record.domain) < domain::COUNT;
-        if keep > ring.frames.len() || keep + record.frames.len() > MAX_DEPTH || !is_domain {
+        let last = ring.last.get_mut(usize::from(record.domain)).ok_or(Corrupt)?;
+        if keep > last.frames.len() || keep + record.frames.len() > MAX_DEPTH {
             return Err(Corrupt);
         }
-        ring.frames.truncate(keep);
-        ring.nodes.truncate(keep);
-        ring.frames.extend_from_slice(record.frames);
+        last.frames.truncate(keep);
+        last.nodes.truncate(keep);
+        last.frames.extend_from_slice(record.frames);
         if record.more {
             return Ok(true);
         }
         let total_nframe = u16::try_from(record.total).unwrap_or(u16::MAX);
-        let leaf = self.leaf(ring);
+        let leaf = self.leaf(last);
         let stack = leaf.and_then(|leaf| self.stack((leaf, total_nframe, record.truncated)));
         ring.set(record.id, stack.unwrap_or(EMPTY), record.domain)?;
         Ok(stack.is_some())
@@ -206,7 +213,7 @@ impl Stacks {
     }
 
     /// The node of the ring's last frame; none when the tables are full.
-    fn leaf(&mut self, ring: &mut Definitions) -> Option<u32> {
+    fn leaf(&mut self, ring: &mut Last) -> Option<u32> {
         let depth = ring.frames.len();
         let first = depth.saturating_sub(self.nframe);
         if first > 0 {

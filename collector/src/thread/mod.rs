@@ -15,6 +15,7 @@ pub use enter::{enter, leave, stack_pointer};
 pub use publish::Published;
 
 use crate::process::Process;
+use crate::python::PythonStack;
 use crate::stacks::StackTable;
 use crate::unwind::kept::Kept;
 use crate::unwind::memory::Window;
@@ -61,6 +62,8 @@ pub struct Thread {
     /// The last stack, for the next walk.
     pub kept: Kept,
     stacks: StackTable,
+    /// The last Python stack.
+    pub python: PythonStack,
     /// `HEAPLINE_VERIFY=1`.
     verifies: bool,
     /// Where a walk that keeps nothing puts its frames, the most recent first.
@@ -107,6 +110,7 @@ impl Thread {
         self.rules = MaybeUninit::new(process.rules_for_session(session));
         self.window = Window::default();
         self.kept.forget();
+        self.python.forget();
         self.stacks.clear();
         self.verifies = process.verifies();
         self.busy = 0;

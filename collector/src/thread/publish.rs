@@ -7,7 +7,7 @@ use crate::{clock, fail, stacks};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{Loss, TICK_PENDING};
-use heapline_shared_format::event;
+use heapline_shared_format::event::{self, domain};
 use heapline_shared_format::ring::Producer;
 
 /// What became of a record.
@@ -78,6 +78,7 @@ impl Thread {
         self.epoch = epoch;
         self.stacks.clear();
         self.kept.forget();
+        self.python.forget();
         Published::Renewed
     }
 
@@ -130,7 +131,7 @@ impl Thread {
             Some(id) => Ok(id),
             None => {
                 let kept = self.kept;
-                let id = self.define_stack(walk, key, kept.unchanged(), |from| kept.addresses(from))?;
+                let id = self.define_stack(walk, key, kept.unchanged(), domain::NATIVE, |from| kept.addresses(from))?;
                 self.kept.defined();
                 Ok(id)
             }
@@ -146,7 +147,7 @@ impl Thread {
         let key = stacks::key(stacks::frames_hash(frames), walk);
         match self.stacks.get(key) {
             Some(id) => Ok(id),
-            None => self.define_stack(walk, key, 0, |from| frames.iter().rev().copied().skip(from)),
+            None => self.define_stack(walk, key, 0, domain::NATIVE, |from| frames.iter().rev().copied().skip(from)),
         }
     }
 
@@ -167,21 +168,28 @@ impl Thread {
         }
     }
 
-    /// Gives the stack the next id. `keep` frames, from the oldest, are as in this ring's last definition; `frames`
-    /// yields them from a position on, the oldest first.
+    /// The id of a stack that was defined before.
+    #[inline(always)]
+    pub fn stack_id(&self, key: u64) -> Option<u32> {
+        self.stacks.get(key)
+    }
+
+    /// Gives the stack the next id. `keep` frames, from the oldest, are as in this ring's last definition for the domain;
+    /// `frames` yields them from a position on, the oldest first.
     #[cold]
     #[inline(never)]
-    fn define_stack<I: Iterator<Item = u64>>(
+    pub fn define_stack<I: Iterator<Item = u64>>(
         &mut self,
         walk: Walk,
         key: u64,
         keep: usize,
+        domain: u8,
         frames: impl Fn(usize) -> I,
     ) -> Result<u32, Published> {
         let defined = fail::guard(|| {
             fail::point(fail::Site::Stack);
             let id = self.next_stack;
-            let published = self.publish_stack(walk, id, keep, frames)?;
+            let published = self.publish_stack(walk, id, keep, domain, frames)?;
             if published == Published::Yes {
                 self.next_stack = id.checked_add(1)?;
                 // Without memory for the table the stack is defined again next time: more records, no wrong number.
@@ -205,12 +213,14 @@ impl Thread {
         walk: Walk,
         id: u32,
         mut keep: usize,
+        domain: u8,
         frames: impl Fn(usize) -> I,
     ) -> Option<Published> {
         loop {
             let n = (walk.stored - keep).min(event::MAX_STACK_FRAMES);
             let more = keep + n < walk.stored;
             let head = event::stack_head(n, u32::try_from(keep).ok()?, id, walk.total, walk.truncated, more);
+            let head = event::stack_of_domain(head, domain);
             let published = self.publish(head.len() + n, |ring, _| {
                 // SAFETY: publish made room for head and frames.
                 unsafe { ring.write_parts(&head, frames(keep).take(n)) }

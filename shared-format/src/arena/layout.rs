@@ -41,6 +41,8 @@ pub mod target_flag {
     pub const MEMBARRIER: u32 = 1;
     /// The C library has no `_dl_find_object` (glibc before 2.35): the collector stays passive.
     pub const OLD_GLIBC: u32 = 2;
+    /// A CPython whose structures the collector does not know: its own blocks are not recorded.
+    pub const UNKNOWN_PYTHON: u32 = 4;
 }
 
 /// Why an event is missing. The index into [`Header::lost`]; names are what reports show.

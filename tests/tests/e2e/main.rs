@@ -20,6 +20,7 @@ mod kill;
 mod lines;
 mod modules;
 mod providers;
+mod python;
 mod signals;
 mod story;
 mod surroundings;

@@ -6,8 +6,14 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::snapshot::Code;
 
+/// The offset in a frame that has not begun: it is at the code's first line.
+const NOT_BEGUN: u32 = u32::MAX;
+
 /// The line of the instruction at `offset`; none where the table gives it none.
 pub(super) fn line(code: &Code, offset: u32) -> Option<i64> {
+    if offset == NOT_BEGUN {
+        return Some(i64::from(code.first_line));
+    }
     let (table, first, offset) = (&code.line_table[..], i64::from(code.first_line), i64::from(offset));
     match code.lines {
         LineFormat::Lnotab => lnotab(table, first, offset),

@@ -1,0 +1,198 @@
+//! Numbers of code objects: one for each that was seen, never given twice.
+//!
+//! A code object's memory is a block of CPython's allocators, so its end comes by our own `free`: its number is forgotten
+//! there, and whoever kept a stack with it forgets that ([`generation`]). So an address that another code object gets is
+//! another number.
+//!
+//! One table for the process. CPython's lock lets one thread in at a time, but for allocations without it; then
+//! whoever finds the table busy does without: a code object is numbered once more, or all are forgotten.
+
+use crate::sys;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use heapline_shared_format::event::MAX_CODES;
+
+/// The number of code that nothing is known of.
+pub const UNKNOWN: u32 = 0;
+
+const BITS: u32 = 17;
+const SLOTS: usize = 1 << BITS;
+/// A fuller table is forgotten: its code objects are described anew.
+const MOST: usize = SLOTS / 4 * 3;
+/// An entry that was forgotten; searches go on behind it.
+const GONE: usize = 1;
+
+const FILTER_BITS: u32 = 18;
+const FILTER_WORDS: usize = 1 << (FILTER_BITS - 6);
+
+struct Slot {
+    code: AtomicUsize,
+    number: AtomicU32,
+}
+
+struct Codes {
+    slots: [Slot; SLOTS],
+    /// A bit for each hash of an address in the table: most frees are done with it.
+    filter: [AtomicU64; FILTER_WORDS],
+    used: AtomicUsize,
+    session: AtomicU32,
+}
+
+static CODES: AtomicPtr<Codes> = AtomicPtr::new(core::ptr::null_mut());
+static IS_BUSY: AtomicBool = AtomicBool::new(false);
+/// A free could not be noted: nothing in the table is to be believed.
+static IS_STALE: AtomicBool = AtomicBool::new(false);
+static NEXT: AtomicU32 = AtomicU32::new(UNKNOWN + 1);
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// Changes when a numbered code object has ended.
+#[inline(always)]
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// The number of a code object that was described in this session.
+#[inline]
+pub fn known(code: usize, session: u32) -> Option<u32> {
+    // SAFETY: mapped for good.
+    let codes = unsafe { CODES.load(Ordering::Acquire).as_ref() }?;
+    if codes.session.load(Ordering::Relaxed) != session || IS_STALE.load(Ordering::Acquire) {
+        return None;
+    }
+    codes.get(code)
+}
+
+/// A number that no code object has had.
+pub fn fresh() -> u32 {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    if number < MAX_CODES {
+        return number;
+    }
+    // Ever more code objects for weeks: they have no names from here on.
+    NEXT.store(MAX_CODES, Ordering::Relaxed);
+    UNKNOWN
+}
+
+/// Remembers the number of a code object that was described.
+pub fn remember(code: usize, number: u32, session: u32) {
+    with_table(|codes| codes.insert(code, number, session));
+}
+
+/// A block of CPython's allocators is about to be freed: it may be a code object.
+#[inline(always)]
+pub fn freed(address: usize) {
+    let codes = CODES.load(Ordering::Relaxed);
+    // SAFETY: mapped for good.
+    if let Some(codes) = unsafe { codes.as_ref() }
+        && codes.may_have(address)
+    {
+        forget(address);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn forget(address: usize) {
+    let mut is_noted = false;
+    with_table(|codes| {
+        is_noted = true;
+        if let Some(slot) = codes.find(address) {
+            slot.number.store(UNKNOWN, Ordering::Relaxed);
+            slot.code.store(GONE, Ordering::Release);
+            GENERATION.fetch_add(1, Ordering::AcqRel);
+        }
+    });
+    if !is_noted {
+        IS_STALE.store(true, Ordering::Release);
+        GENERATION.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Calls with the table, unless another thread is at it or there is no memory.
+fn with_table(work: impl FnOnce(&'static Codes)) {
+    if IS_BUSY.swap(true, Ordering::Acquire) {
+        return;
+    }
+    let mut codes = CODES.load(Ordering::Acquire);
+    if codes.is_null()
+        && let Some(memory) = sys::map(size_of::<Codes>())
+    {
+        codes = memory.cast();
+        CODES.store(codes, Ordering::Release);
+    }
+    // SAFETY: fresh zeros, which are an empty table, mapped for good.
+    if let Some(codes) = unsafe { codes.as_ref() } {
+        work(codes);
+    }
+    IS_BUSY.store(false, Ordering::Release);
+}
+
+fn hash(code: usize) -> usize {
+    let product = (code as u64 >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    usize::try_from(product >> 32).unwrap_or(0)
+}
+
+impl Codes {
+    #[inline(always)]
+    fn filter_bit(&self, code: usize) -> (&AtomicU64, u64) {
+        let place = hash(code) >> (32 - FILTER_BITS);
+        (&self.filter[place / 64 % FILTER_WORDS], 1 << (place % 64))
+    }
+
+    #[inline(always)]
+    fn may_have(&self, code: usize) -> bool {
+        let (word, bit) = self.filter_bit(code);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
+    fn find(&self, code: usize) -> Option<&Slot> {
+        let first = hash(code);
+        for i in 0..SLOTS {
+            let slot = &self.slots[(first + i) % SLOTS];
+            match slot.code.load(Ordering::Acquire) {
+                0 => return None,
+                found if found == code => return Some(slot),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn get(&self, code: usize) -> Option<u32> {
+        let number = self.find(code)?.number.load(Ordering::Acquire);
+        (number != UNKNOWN).then_some(number)
+    }
+
+    fn insert(&self, code: usize, number: u32, session: u32) {
+        let is_other = self.session.load(Ordering::Relaxed) != session;
+        if is_other || IS_STALE.load(Ordering::Acquire) || self.used.load(Ordering::Relaxed) >= MOST {
+            self.clear();
+            self.session.store(session, Ordering::Relaxed);
+        }
+        let (word, bit) = self.filter_bit(code);
+        word.fetch_or(bit, Ordering::Relaxed);
+        let first = hash(code);
+        let slots = (0..SLOTS).map(|i| &self.slots[(first + i) % SLOTS]);
+        for slot in slots {
+            let found = slot.code.load(Ordering::Relaxed);
+            if found == code || found == 0 {
+                // A reader that meets the address before its number takes it for unknown.
+                slot.code.store(code, Ordering::Release);
+                slot.number.store(number, Ordering::Release);
+                self.used.fetch_add(usize::from(found == 0), Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    #[cold]
+    fn clear(&self) {
+        for slot in &self.slots {
+            slot.number.store(UNKNOWN, Ordering::Relaxed);
+            slot.code.store(0, Ordering::Relaxed);
+        }
+        self.filter.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.used.store(0, Ordering::Relaxed);
+        IS_STALE.store(false, Ordering::Release);
+        GENERATION.fetch_add(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,289 @@
+//! Where CPython's structures keep what a traceback needs, by version.
+//!
+//! Offsets in bytes on x86-64, as the headers of 3.9 to 3.13 give them (`frameobject.h`, `pycore_frame.h`, `cpython/code.h`,
+//! `cpython/pystate.h`, `cpython/unicodeobject.h`). A thread reads its own frames only, and what they refer to, which
+//! lives as long as they run.
+
+use core::ffi::{CStr, c_char};
+use heapline_shared_format::code::{HEAD_BYTES, Head, LineFormat};
+
+/// A minor version of CPython 3.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Version(u8);
+
+impl Version {
+    /// What `Py_GetVersion` says, if it is a build that we know.
+    pub fn read(function: usize) -> Option<Version> {
+        // SAFETY: `const char *Py_GetVersion(void)` of CPython, which may be called at any time.
+        let text = unsafe {
+            let get = core::mem::transmute::<usize, unsafe extern "C" fn() -> *const c_char>(function);
+            CStr::from_ptr(get()).to_bytes()
+        };
+        // Objects of the free-threaded build look different.
+        let is_free_threaded = text.windows(14).any(|part| part == b"free-threading");
+        let minor = text.strip_prefix(b"3.")?.split(|&byte| !byte.is_ascii_digit()).next()?;
+        let minor = minor.iter().try_fold(0u8, |number, digit| number.checked_mul(10)?.checked_add(digit - b'0'))?;
+        (!is_free_threaded && (9..=13).contains(&minor)).then_some(Version(minor))
+    }
+
+    /// The function that tells whether the interpreter ends.
+    pub fn is_finalizing(self) -> &'static [u8] {
+        if self.0 < 13 { b"_Py_IsFinalizing" } else { b"Py_IsFinalizing" }
+    }
+
+    /// The function that returns the calling thread's state.
+    pub fn thread_state(self) -> &'static [u8] {
+        match self.0 {
+            ..=11 => b"PyGILState_GetThisThreadState",
+            12 => b"_PyThreadState_UncheckedGet",
+            _ => b"PyThreadState_GetUnchecked",
+        }
+    }
+}
+
+/// Where things are.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    version: Version,
+    /// In the thread state: the newest frame, or what points to it.
+    newest: usize,
+    /// In what points to it.
+    indirect: Option<usize>,
+    previous: usize,
+    code: usize,
+    instruction: usize,
+    owner: usize,
+    first_line: usize,
+    /// File, name and line table.
+    strings: [usize; 3],
+    first_traceable: usize,
+    start: usize,
+    /// Where the characters of an ASCII string begin, and of others.
+    characters: [usize; 2],
+}
+
+/// `FRAME_OWNED_BY_GENERATOR`, and `FRAME_OWNED_BY_CSTACK`.
+const GENERATOR: u8 = 1;
+const C_STACK: u8 = 3;
+/// The offset of a frame that has not begun.
+pub const NOT_BEGUN: u32 = u32::MAX;
+
+impl Layout {
+    /// The layout of a version.
+    pub fn of(version: Version) -> Option<Layout> {
+        let old = Layout {
+            version,
+            newest: 24,
+            indirect: None,
+            previous: 24,
+            code: 32,
+            instruction: 104,
+            owner: 0,
+            first_line: 40,
+            strings: [104, 112, 120],
+            first_traceable: 0,
+            start: 0,
+            characters: [48, 72],
+        };
+        Some(match version.0 {
+            9 => old,
+            10 => Layout { instruction: 96, ..old },
+            11 => Layout {
+                newest: 56,
+                indirect: Some(8),
+                previous: 48,
+                instruction: 56,
+                owner: 69,
+                first_line: 72,
+                strings: [112, 128, 136],
+                first_traceable: 168,
+                start: 184,
+                ..old
+            },
+            12 => Layout {
+                newest: 56,
+                indirect: Some(0),
+                previous: 8,
+                code: 0,
+                instruction: 56,
+                owner: 70,
+                first_line: 68,
+                strings: [112, 128, 136],
+                first_traceable: 176,
+                start: 192,
+                characters: [40, 56],
+                ..old
+            },
+            13 => Layout {
+                newest: 72,
+                previous: 8,
+                code: 0,
+                instruction: 56,
+                owner: 70,
+                first_line: 68,
+                strings: [112, 128, 136],
+                first_traceable: 184,
+                start: 200,
+                characters: [40, 56],
+                ..old
+            },
+            _ => return None,
+        })
+    }
+
+    /// The newest frame of a thread, 0 when it runs none.
+    ///
+    /// # Safety
+    /// The calling thread's own state.
+    #[inline(always)]
+    pub unsafe fn newest(&self, thread_state: *const u8) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let newest = word(thread_state.addr() + self.newest);
+            match self.indirect {
+                Some(offset) if newest != 0 => word(newest + offset),
+                _ => newest,
+            }
+        }
+    }
+
+    /// The frame that called this one; 0 for the oldest.
+    ///
+    /// # Safety
+    /// A frame of the calling thread; so below.
+    #[inline(always)]
+    pub unsafe fn previous(&self, frame: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { word(frame + self.previous) }
+    }
+
+    /// The frame's code object and the offset of its instruction; none for a frame that is not to be told (one that has not
+    /// begun, or an entry from C).
+    ///
+    /// # Safety
+    /// See [`Layout::previous`].
+    #[inline(always)]
+    pub unsafe fn place(&self, frame: usize) -> Option<(usize, u32)> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.version.0 <= 10 {
+                let last = ((frame + self.instruction) as *const i32).read();
+                let unit = if self.version.0 == 10 { 2 } else { 1 };
+                let offset = u32::try_from(last).map_or(NOT_BEGUN, |last| last * unit);
+                return Some((word(frame + self.code), offset));
+            }
+            let owner = ((frame + self.owner) as *const u8).read();
+            if self.version.0 >= 12 && owner == C_STACK {
+                return None;
+            }
+            let code = word(frame + self.code);
+            let (instruction, start) = (word(frame + self.instruction), code + self.start);
+            let first = ((code + self.first_traceable) as *const i32).read();
+            // Traceable from so many code units of two bytes on.
+            let traceable = start.wrapping_add_signed(2 * first as isize);
+            if owner != GENERATOR && instruction < traceable {
+                return None;
+            }
+            let offset = instruction.checked_sub(start).and_then(|offset| u32::try_from(offset).ok());
+            Some((code, offset.unwrap_or(NOT_BEGUN)))
+        }
+    }
+
+    /// What a code object says of itself.
+    ///
+    /// # Safety
+    /// A code object of a frame that the calling thread runs.
+    pub unsafe fn describe<'a>(&self, code: usize) -> Description<'a> {
+        // SAFETY: the caller's promise; the objects that it refers to live as long as it does.
+        unsafe {
+            let (file, file_kind) = self.text(word(code + self.strings[0]));
+            let (name, name_kind) = self.text(word(code + self.strings[1]));
+            let table = bytes(word(code + self.strings[2]));
+            let lines = match self.version.0 {
+                9 => LineFormat::Lnotab,
+                10 => LineFormat::LineTable,
+                _ => LineFormat::Locations,
+            };
+            let first_line = ((code + self.first_line) as *const i32).read();
+            Description::new(lines, u32::try_from(first_line).unwrap_or(0), [file, name, table], [file_kind, name_kind])
+        }
+    }
+
+    /// The characters of a `str`, and the bytes of each. Strings that are not compact, which no compiler makes, are empty.
+    unsafe fn text<'a>(&self, object: usize) -> (&'a [u8], u8) {
+        // SAFETY: a `str` that lives, or null.
+        unsafe {
+            if object == 0 {
+                return (&[], 1);
+            }
+            let length = word(object + 16);
+            let state = ((object + 32) as *const u32).read();
+            let [low, ..] = state.to_le_bytes();
+            let (kind, is_compact, is_ascii) = (low >> 2 & 7, low >> 5 & 1 == 1, low >> 6 & 1 == 1);
+            if !matches!(kind, 1 | 2 | 4) || !is_compact {
+                return (&[], 1);
+            }
+            let start = object + self.characters[usize::from(!is_ascii)];
+            (core::slice::from_raw_parts(start as *const u8, length * usize::from(kind)), kind)
+        }
+    }
+}
+
+/// The contents of a `bytes`.
+unsafe fn bytes<'a>(object: usize) -> &'a [u8] {
+    if object == 0 {
+        return &[];
+    }
+    // SAFETY: a `bytes` that lives: its length lies behind the head, its contents behind length and hash.
+    unsafe { core::slice::from_raw_parts((object + 32) as *const u8, word(object + 16)) }
+}
+
+#[inline(always)]
+unsafe fn word(address: usize) -> usize {
+    // SAFETY: the callers' promise.
+    unsafe { (address as *const usize).read() }
+}
+
+/// The description of a code object, in its parts.
+pub struct Description<'a> {
+    head: [u8; HEAD_BYTES],
+    parts: [&'a [u8]; 3],
+}
+
+impl<'a> Description<'a> {
+    fn new(lines: LineFormat, first_line: u32, parts: [&'a [u8]; 3], kinds: [u8; 2]) -> Description<'a> {
+        let length = |bytes: &[u8], kind: u8| u32::try_from(bytes.len() / usize::from(kind)).unwrap_or(0);
+        let head = Head {
+            lines,
+            file_kind: kinds[0],
+            name_kind: kinds[1],
+            first_line,
+            file_length: length(parts[0], kinds[0]),
+            name_length: length(parts[1], kinds[1]),
+            table_bytes: length(parts[2], 1),
+        };
+        Description { head: head.to_bytes(), parts }
+    }
+
+    /// What stands for code that nothing is known of, as in tracemalloc.
+    pub fn unknown() -> Description<'static> {
+        let unknown: &'static [u8] = b"<unknown>";
+        Description::new(LineFormat::Lnotab, 0, [unknown, unknown, &[]], [1, 1])
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.parts.iter().map(|part| part.len()).sum::<usize>()
+    }
+
+    /// The byte at a place; 0 beyond the end.
+    pub fn byte(&self, mut at: usize) -> u8 {
+        for part in [&self.head[..], self.parts[0], self.parts[1], self.parts[2]] {
+            match part.get(at) {
+                Some(&byte) => return byte,
+                None => at -= part.len(),
+            }
+        }
+        0
+    }
+}

@@ -1,0 +1,259 @@
+//! CPython's own allocators: the `python` domain.
+//!
+//! ```text
+//! start of the process: an interpreter is there  ──> [`symbols`] its C API, [`layout`] its structures
+//! it initialises its first modules               ──> [`install`]: PyMem_SetAllocator for RAW, MEM and OBJ
+//! an allocation                                  ──> the real one ──> [`stack`] of Python frames ──> ring
+//! ```
+//!
+//! An allocator that is set before the interpreter starts is thrown away by `PYTHONMALLOC` and `-X dev`, so ours is set by
+//! the first built-in module that every interpreter makes, `_thread`, through the table of built-in modules
+//! (`PyImport_Inittab`). No Python code has run by then.
+//!
+//! A request that one domain hands on to another (a large object's to RAW) is one block, the outer one's. The interpreter's
+//! lock is never taken; a thread walks its own frames only.
+
+mod codes;
+mod layout;
+mod stack;
+mod symbols;
+
+pub use stack::PythonStack;
+
+use crate::hooks;
+use crate::process;
+use crate::thread::{Published, Thread, stack_pointer};
+use crate::{sys, tls};
+use core::cell::UnsafeCell;
+use core::ffi::{c_char, c_int, c_void};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use heapline_shared_format::event::{self, domain};
+use layout::Layout;
+
+/// `PyMemAllocatorEx`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Allocator {
+    context: *mut c_void,
+    malloc: unsafe extern "C" fn(*mut c_void, usize) -> *mut u8,
+    calloc: unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut u8,
+    realloc: unsafe extern "C" fn(*mut c_void, *mut u8, usize) -> *mut u8,
+    free: unsafe extern "C" fn(*mut c_void, *mut u8),
+}
+
+/// `struct _inittab`.
+#[repr(C)]
+struct BuiltIn {
+    name: *const c_char,
+    init: Option<unsafe extern "C" fn() -> *mut c_void>,
+}
+
+/// What the interpreter gives us, found at the start of the process.
+struct Api {
+    get_allocator: GetAllocator,
+    set_allocator: SetAllocator,
+    thread_state: GetThreadState,
+    is_finalizing: IsFinalizing,
+    layout: Layout,
+}
+
+type GetAllocator = unsafe extern "C" fn(c_int, *mut Allocator);
+type SetAllocator = unsafe extern "C" fn(c_int, *const Allocator);
+type GetThreadState = unsafe extern "C" fn() -> *const u8;
+type IsFinalizing = unsafe extern "C" fn() -> c_int;
+
+/// RAW, MEM and OBJ.
+const ALLOCATORS: usize = 3;
+/// The module whose creation tells that allocators are final.
+const FIRST_MODULE: &core::ffi::CStr = c"_thread";
+
+struct Shared<T>(UnsafeCell<Option<T>>);
+
+// SAFETY: written once, before anything that reads it can run: by the start of the process, and under the interpreter's lock.
+unsafe impl<T> Sync for Shared<T> {}
+
+static API: Shared<Api> = Shared(UnsafeCell::new(None));
+static REAL: Shared<[Allocator; ALLOCATORS]> = Shared(UnsafeCell::new(None));
+static FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
+
+impl Api {
+    /// The calling thread's state, if it has one that is sure to live: an interpreter that ends frees those of other threads
+    /// than the one that ends it, which nearly always is the first.
+    #[inline(always)]
+    fn own_state(&self) -> Option<*const u8> {
+        // SAFETY: CPython's functions without arguments, which may be called without its lock.
+        unsafe {
+            if (self.is_finalizing)() != 0 && sys::gettid() != sys::getpid() {
+                return None;
+            }
+            Some((self.thread_state)()).filter(|state| !state.is_null())
+        }
+    }
+}
+
+fn api() -> Option<&'static Api> {
+    // SAFETY: see `Shared`.
+    unsafe { (*API.0.get()).as_ref() }
+}
+
+/// Looks for an interpreter, at the start of the process. False when there is one that we do not know.
+pub fn prepare() -> bool {
+    let Some(table) = symbols::find(b"PyImport_Inittab") else { return true };
+    let symbol = |name: &[u8]| symbols::find(name).filter(|&address| address != 0);
+    let found = || {
+        let version = layout::Version::read(symbol(b"Py_GetVersion")?)?;
+        // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
+        unsafe {
+            Some(Api {
+                get_allocator: core::mem::transmute::<usize, GetAllocator>(symbol(b"PyMem_GetAllocator")?),
+                set_allocator: core::mem::transmute::<usize, SetAllocator>(symbol(b"PyMem_SetAllocator")?),
+                thread_state: core::mem::transmute::<usize, GetThreadState>(symbol(version.thread_state())?),
+                is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbol(version.is_finalizing())?),
+                layout: Layout::of(version)?,
+            })
+        }
+    };
+    let Some(api) = found() else { return false };
+    // SAFETY: the process is starting: no other thread of it is in here, and no interpreter runs yet.
+    unsafe {
+        *API.0.get() = Some(api);
+        let mut entry = *(table as *const *mut BuiltIn);
+        while !entry.is_null() && !(*entry).name.is_null() {
+            if core::ffi::CStr::from_ptr((*entry).name) == FIRST_MODULE
+                && let Some(init) = (*entry).init
+            {
+                FIRST_INIT.store(init as *mut c_void, Ordering::Release);
+                (*entry).init = Some(first_module);
+                return true;
+            }
+            entry = entry.add(1);
+        }
+    }
+    false
+}
+
+/// In the place of the first module's own function.
+unsafe extern "C" fn first_module() -> *mut c_void {
+    if !IS_INSTALLED.swap(true, Ordering::AcqRel) {
+        install();
+    }
+    let init = FIRST_INIT.load(Ordering::Acquire);
+    // SAFETY: what stood in the table.
+    unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(init)() }
+}
+
+/// Puts our allocators before the interpreter's. Called with its lock.
+fn install() {
+    let Some(api) = api() else { return };
+    // SAFETY: CPython's documented functions, on its own thread; what they had is kept before they get ours.
+    unsafe {
+        let mut real = [Allocator { context: core::ptr::null_mut(), malloc, calloc, realloc, free }; ALLOCATORS];
+        for (number, allocator) in (0..).zip(&mut real) {
+            (api.get_allocator)(number, allocator);
+        }
+        let real = (*REAL.0.get()).insert(real);
+        for (number, allocator) in (0..).zip(real) {
+            let ours = Allocator { context: (&raw mut *allocator).cast(), malloc, calloc, realloc, free };
+            (api.set_allocator)(number, &raw const ours);
+        }
+    }
+}
+
+/// Whether a call is to be passed on without a record: nothing is traced, or it is part of another call.
+#[inline(always)]
+fn is_passed_on() -> bool {
+    process::is_quiet() || tls::in_python() != 0
+}
+
+/// Runs the real function; what it calls of our allocators is part of it.
+#[inline(always)]
+fn as_part<R>(call: impl FnOnce() -> R) -> R {
+    tls::set_in_python(1);
+    let result = call();
+    tls::set_in_python(0);
+    result
+}
+
+/// # Safety
+/// As CPython calls its allocators: the context is the allocator that was there before; so for all below.
+unsafe extern "C" fn malloc(context: *mut c_void, size: usize) -> *mut u8 {
+    // SAFETY: see above; so for all below.
+    let real = unsafe { &*context.cast::<Allocator>() };
+    // SAFETY: as above.
+    let call = || unsafe { (real.malloc)(real.context, size) };
+    if is_passed_on() {
+        return call();
+    }
+    let block = as_part(call);
+    record_alloc(block, size);
+    block
+}
+
+unsafe extern "C" fn calloc(context: *mut c_void, count: usize, size: usize) -> *mut u8 {
+    // SAFETY: see `malloc`.
+    let real = unsafe { &*context.cast::<Allocator>() };
+    // SAFETY: as above.
+    let call = || unsafe { (real.calloc)(real.context, count, size) };
+    if is_passed_on() {
+        return call();
+    }
+    let block = as_part(call);
+    record_alloc(block, count.wrapping_mul(size));
+    block
+}
+
+unsafe extern "C" fn realloc(context: *mut c_void, old: *mut u8, size: usize) -> *mut u8 {
+    // SAFETY: see `malloc`.
+    let real = unsafe { &*context.cast::<Allocator>() };
+    // SAFETY: as above.
+    let call = || unsafe { (real.realloc)(real.context, old, size) };
+    if is_passed_on() {
+        return call();
+    }
+    if old.is_null() {
+        let block = as_part(call);
+        record_alloc(block, size);
+        return block;
+    }
+    let address = old.addr() as u64;
+    record(|thread| thread.publish_plain(|stamp| event::in_domain(event::realloc(stamp, address), domain::PYTHON)));
+    let block = as_part(call);
+    if block.is_null() {
+        let ended = |stamp| event::in_domain(event::realloc_end(stamp, address, false), domain::PYTHON);
+        record(|thread| thread.publish_plain(ended));
+    } else {
+        record(|thread| {
+            thread.publish_in_python(|stamp, stack| event::reallocated(stamp, block.addr() as u64, size as u64, stack))
+        });
+    }
+    block
+}
+
+unsafe extern "C" fn free(context: *mut c_void, block: *mut u8) {
+    // SAFETY: see `malloc`.
+    let real = unsafe { &*context.cast::<Allocator>() };
+    // SAFETY: as above.
+    let call = || unsafe { (real.free)(real.context, block) };
+    if is_passed_on() || block.is_null() {
+        return call();
+    }
+    codes::freed(block.addr());
+    let freed = |stamp| event::in_domain(event::free(stamp, block.addr() as u64), domain::PYTHON);
+    record(|thread| thread.publish_plain(freed));
+    as_part(call);
+}
+
+#[inline(always)]
+fn record_alloc(block: *mut u8, size: usize) {
+    if !block.is_null() {
+        record(|thread| {
+            thread.publish_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
+        });
+    }
+}
+
+#[inline(always)]
+fn record(publish: impl Fn(&mut Thread) -> Published) {
+    hooks::record(stack_pointer(), publish);
+}

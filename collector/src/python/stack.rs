@@ -1,0 +1,271 @@
+//! The Python traceback of a thread, as an id: all frames are read at each event, what has changed is hashed.
+//!
+//! Reading is two loads a frame; what is kept of the last event saves numbering and hashing, not the reading. So nothing
+//! is taken over that was not seen to be the same, from the newest frame to the oldest.
+
+use super::layout::{Description, Layout};
+use super::{api, codes};
+use crate::process;
+use crate::stacks::{self, mix};
+use crate::thread::{Published, Thread};
+use crate::unwind::{MAX_DEPTH, Walk};
+use core::ptr;
+use heapline_shared_format::event::{self, MAX_CODE_BYTES, domain, python_frame};
+
+/// A frame as it was read.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    code: usize,
+    offset: usize,
+}
+
+/// A frame that is kept.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Frame {
+    place: Place,
+    /// As in the ring.
+    frame: u64,
+    /// What it adds to the hash.
+    mixed: u64,
+}
+
+/// The last traceback of a thread. All zeros are none, without memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PythonStack {
+    /// The oldest first.
+    frames: *mut Frame,
+    /// What was read just now, the newest first.
+    places: *mut Place,
+    capacity: usize,
+    len: usize,
+    hash: u64,
+    /// Frames, from the oldest, that are the same as in the last definition.
+    unchanged: usize,
+    /// Of the code objects when the frames were numbered.
+    generation: u64,
+}
+
+const FIRST_CAPACITY: usize = 256;
+/// Keeps the keys of Python's stacks apart from native ones.
+const SALT: u64 = 0x5079_7468_6F6E_2E2E;
+
+impl PythonStack {
+    /// None, without memory.
+    const EMPTY: PythonStack = PythonStack {
+        frames: ptr::null_mut(),
+        places: ptr::null_mut(),
+        capacity: 0,
+        len: 0,
+        hash: 0,
+        unchanged: 0,
+        generation: 0,
+    };
+
+    /// Forgets the stack, keeps the memory.
+    pub fn forget(&mut self) {
+        (self.len, self.hash, self.unchanged) = (0, 0, 0);
+    }
+
+    fn grow(&mut self) -> bool {
+        let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
+        let bytes = |capacity: usize| capacity * (size_of::<Frame>() + size_of::<Place>());
+        let Some(memory) = process::map_own(bytes(capacity)) else { return false };
+        // SAFETY: two arrays inside the new memory; the old ones hold what is copied.
+        unsafe {
+            let frames: *mut Frame = memory.cast();
+            let places: *mut Place = frames.add(capacity).cast();
+            if self.capacity > 0 {
+                ptr::copy_nonoverlapping(self.frames, frames, self.len);
+                ptr::copy_nonoverlapping(self.places, places, self.capacity);
+                process::unmap_own(self.frames.cast(), bytes(self.capacity));
+            }
+            (self.frames, self.places, self.capacity) = (frames, places, capacity);
+        }
+        true
+    }
+
+    /// Reads all frames of the calling thread; returns how many there are.
+    #[inline(always)]
+    fn read(&mut self, layout: &Layout, thread_state: *const u8) -> usize {
+        let mut n = 0;
+        // SAFETY: the thread's own state, and the frames that it runs.
+        unsafe {
+            let mut frame = layout.newest(thread_state);
+            while frame != 0 && n < MAX_DEPTH as usize {
+                if let Some((code, offset)) = layout.place(frame) {
+                    if n == self.capacity && !self.grow() {
+                        break;
+                    }
+                    self.places.add(n).write(Place { code, offset: offset as usize });
+                    n += 1;
+                }
+                frame = layout.previous(frame);
+            }
+        }
+        n
+    }
+
+    /// Drops what is kept beyond what it has in common with the `n` frames that were read.
+    #[inline(always)]
+    fn keep_common(&mut self, n: usize) {
+        let mut common = 0;
+        // SAFETY: below len and n, all are written.
+        unsafe {
+            while common < self.len.min(n) && (*self.frames.add(common)).place == *self.places.add(n - 1 - common) {
+                common += 1;
+            }
+            while self.len > common {
+                self.len -= 1;
+                self.hash = self.hash.wrapping_sub((*self.frames.add(self.len)).mixed);
+            }
+        }
+        self.unchanged = self.unchanged.min(common);
+    }
+
+    fn push(&mut self, place: Place, number: u32) {
+        #[expect(clippy::cast_possible_truncation, reason = "made from 32 bits")]
+        let frame = python_frame(number, place.offset as u32);
+        let mixed = mix(frame, self.len as u64);
+        // SAFETY: as many frames were read, for which there is room.
+        unsafe { self.frames.add(self.len).write(Frame { place, frame, mixed }) };
+        self.hash = self.hash.wrapping_add(mixed);
+        self.len += 1;
+    }
+
+    fn frames_from(&self, from: usize) -> impl Iterator<Item = u64> {
+        let frames = self.frames;
+        // SAFETY: below len, all are written.
+        (from..self.len).map(move |i| unsafe { (*frames.add(i)).frame })
+    }
+}
+
+impl Thread {
+    /// Publishes a record of CPython's allocators, whose last part is the Python stack.
+    #[inline(always)]
+    pub fn publish_in_python(&mut self, record: impl Fn(u64, u32) -> [u64; 3]) -> Published {
+        loop {
+            let published = match self.python_stack() {
+                Ok(stack) => self.publish(3, |ring, stamp| {
+                    // SAFETY: publish made room for the record.
+                    unsafe { ring.write(record(stamp, stack)) }
+                }),
+                Err(published) => published,
+            };
+            if published != Published::Renewed {
+                return published;
+            }
+        }
+    }
+
+    /// The id of the Python stack of the calling thread; defines it, and what it names, when that is new.
+    #[inline(always)]
+    fn python_stack(&mut self) -> Result<u32, Published> {
+        let Some((api, thread_state)) = api().and_then(|api| Some((api, api.own_state()?))) else {
+            return self.unknown_python_stack();
+        };
+        // A signal handler that never returns leaves no memory that two think theirs.
+        let mut kept = core::mem::replace(&mut self.python, PythonStack::EMPTY);
+        let renewed = self.renew_python_stack(&mut kept, &api.layout, thread_state);
+        self.python = kept;
+        if let Err(published) = renewed {
+            self.python.forget();
+            return Err(published);
+        }
+        let n = kept.len;
+        if n == 0 {
+            return self.unknown_python_stack();
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
+        let walk = Walk { stored: n, total: n as u32, truncated: false };
+        let key = stacks::key(kept.hash ^ SALT, walk);
+        match self.stack_id(key) {
+            Some(id) => Ok(id),
+            None => {
+                let id = self.define_stack(walk, key, kept.unchanged, domain::PYTHON, |from| kept.frames_from(from))?;
+                self.python.unchanged = n;
+                Ok(id)
+            }
+        }
+    }
+
+    /// Makes what is kept the present stack.
+    #[inline(always)]
+    fn renew_python_stack(
+        &mut self,
+        kept: &mut PythonStack,
+        layout: &Layout,
+        thread_state: *const u8,
+    ) -> Result<(), Published> {
+        let generation = codes::generation();
+        if kept.generation != generation {
+            kept.forget();
+            kept.generation = generation;
+        }
+        let n = kept.read(layout, thread_state);
+        kept.keep_common(n);
+        while kept.len < n {
+            // SAFETY: below n, all are written.
+            let place = unsafe { *kept.places.add(n - 1 - kept.len) };
+            let number = match codes::known(place.code, self.session()) {
+                Some(number) => number,
+                // SAFETY: the code object of a frame that this thread runs.
+                None => self.describe_code(place.code, &unsafe { layout.describe(place.code) })?,
+            };
+            kept.push(place, number);
+        }
+        Ok(())
+    }
+
+    /// Numbers a code object.
+    #[cold]
+    #[inline(never)]
+    fn describe_code(&mut self, code: usize, description: &Description<'_>) -> Result<u32, Published> {
+        let number = codes::fresh();
+        let unknown = Description::unknown();
+        self.describe(number, if number == codes::UNKNOWN { &unknown } else { description })?;
+        codes::remember(code, number, self.session());
+        Ok(number)
+    }
+
+    /// The stack of a block that no Python frame asked for.
+    #[cold]
+    #[inline(never)]
+    fn unknown_python_stack(&mut self) -> Result<u32, Published> {
+        let frame = python_frame(codes::UNKNOWN, 0);
+        let walk = Walk { stored: 1, total: 1, truncated: false };
+        let key = stacks::key(mix(frame, 0) ^ SALT, walk);
+        if let Some(id) = self.stack_id(key) {
+            return Ok(id);
+        }
+        self.describe(codes::UNKNOWN, &Description::unknown())?;
+        // The ring's next definition shares nothing with this one.
+        self.python.unchanged = 0;
+        self.define_stack(walk, key, 0, domain::PYTHON, |from| core::iter::once(frame).skip(from))
+    }
+
+    /// Describes a code object, in as many records as it takes.
+    #[cold]
+    #[inline(never)]
+    fn describe(&mut self, number: u32, description: &Description<'_>) -> Result<(), Published> {
+        let mut done = 0;
+        loop {
+            let bytes = (description.len() - done).min(MAX_CODE_BYTES);
+            let more = done + bytes < description.len();
+            let head = event::code_head(number, bytes, more);
+            let words = bytes.div_ceil(8);
+            let published = self.publish(head.len() + words, |ring, _| {
+                let word = |i: usize| u64::from_le_bytes(core::array::from_fn(|k| description.byte(done + 8 * i + k)));
+                // SAFETY: publish made room for head and words.
+                unsafe { ring.write_parts(&head, (0..words).map(word)) }
+            });
+            match published {
+                Published::Yes if more => done += bytes,
+                Published::Yes => return Ok(()),
+                other => return Err(other),
+            }
+        }
+    }
+}

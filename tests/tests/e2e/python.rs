@@ -1,0 +1,259 @@
+//! CPython: its own allocators, its lines, for every version that is installed.
+
+use crate::support::report::{Domain, Frame, Stat};
+use crate::support::trace::{ctl_ok, report_on};
+use crate::support::victim::{line_of, source};
+use crate::support::{Outcome, Report, Trace, find_in_path, programs, skip, stdout_of, wait_for};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+struct Python {
+    program: PathBuf,
+    /// The 11 of 3.11.
+    minor: u32,
+}
+
+/// Debian's interpreter, and those of 3.9 to 3.13 that pyenv has or the PATH names.
+fn pythons() -> Vec<Python> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let root = std::env::var_os("PYENV_ROOT").map_or_else(|| home.join(".pyenv"), PathBuf::from);
+    let installed = std::fs::read_dir(root.join("versions")).into_iter().flatten().flatten();
+    let mut programs: Vec<PathBuf> = installed.map(|version| version.path().join("bin/python3")).collect();
+    programs.push("/usr/bin/python3".into());
+    programs.extend((9..=13).filter_map(|minor| find_in_path(&format!("python3.{minor}"))));
+    let mut pythons: BTreeMap<(u32, PathBuf), Python> = BTreeMap::new();
+    for program in programs {
+        // A shim of a version that is not chosen fails.
+        let asked =
+            Command::new(&program).args(["-c", "import sys; print(sys.version_info[1], sys.executable)"]).output();
+        let Ok(output) = asked else { continue };
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let Some((minor, path)) = said.trim().split_once(' ') else { continue };
+        let minor: u32 = minor.parse().expect("a number");
+        let Some(program) = PathBuf::from(path).canonicalize().ok().filter(|_| (9..=13).contains(&minor)) else {
+            continue;
+        };
+        pythons.insert((minor, program.clone()), Python { program, minor });
+    }
+    if pythons.is_empty() {
+        skip("no CPython 3.9 to 3.13 is installed");
+    }
+    pythons.into_values().collect()
+}
+
+/// Runs a script of `tests/victims/python` in each interpreter.
+fn in_each(script: &str, check: impl Fn(&Python, &Outcome)) {
+    for python in pythons() {
+        eprintln!("{} {script}", python.program.display());
+        let outcome = Trace::of(&python.program).arg(source(script)).run().expect_code(0);
+        check(&python, &outcome);
+    }
+}
+
+fn domain<'r>(report: &'r Report, name: &str) -> &'r Domain {
+    report.domains.iter().find(|row| row.domain == name).expect("a row for the domain")
+}
+
+fn assert_exact(report: &Report) {
+    report.assert_exact();
+    let python = domain(report, "python");
+    assert_eq!(python.allocs - python.frees, python.blocks);
+}
+
+/// The blocks of one size at most so many bytes above it: what CPython adds to a buffer.
+fn at(report: &Report, line: u64) -> (u64, u64) {
+    report.at_line("lines.py", line)
+}
+
+#[test]
+fn blocks_are_blamed_on_lines_and_functions() {
+    const SCRIPT: &str = "python/lines.py";
+    let line = |marker: &str| line_of(SCRIPT, marker);
+    in_each(SCRIPT, |python, outcome| {
+        let report = outcome.report(&[]);
+        assert_eq!(report.view, "python", "the default in a CPython process");
+        assert_exact(&report);
+        assert_eq!(outcome.stdout(), "done\n");
+        // Thirty buffers of 1000 to 1009 bytes, each with a byte more, and their objects of 56.
+        let (size, count) = at(&report, line("# line: init"));
+        assert!(count >= 60 && size >= 3 * (10 * 1001 + 45) + 30 * 56, "{size} bytes in {count} blocks");
+        assert!(size < 3 * (10 * 1001 + 45) + 30 * 56 + 4096, "{size} bytes: lists and frames are small");
+        let (size, _) = at(&report, line("# line: extend"));
+        assert!((100_101..140_000).contains(&size), "a bytearray that has grown: {size}");
+        assert!(domain(&report, "python").peak > 4_000_000 + 100_000, "the buffer that is gone");
+
+        let by_traceback = outcome.report(&["--by", "traceback"]);
+        let deep = by_traceback
+            .stats
+            .iter()
+            .find(|stat| (70_000..80_000).contains(&stat.size) && stat.most_recent().lineno == line("# line: deep"))
+            .expect("the deepest block");
+        assert_eq!(deep.total_nframe, Some(202), "201 calls and the module");
+        assert_eq!(deep.traceback.len(), 64, "the default of --nframe");
+        assert!(deep.traceback.iter().all(|frame| frame.function.as_deref() == Some("recurse")));
+
+        let in_generator = by_traceback.stats.iter().find(|stat| stat.most_recent().lineno == line("# line: yield"));
+        let frames = functions(in_generator.expect("the generator's blocks"));
+        assert_eq!(frames, ["<module>", "produce"]);
+        let made =
+            by_traceback.stats.iter().find(|stat| stat.traceback.iter().any(|f| f.lineno == line("# line: make")));
+        let qualified = if python.minor >= 11 { "Holder.__init__" } else { "__init__" };
+        assert!(functions(made.expect("what make made")).contains(&qualified));
+    });
+}
+
+fn functions(stat: &Stat) -> Vec<&str> {
+    stat.traceback.iter().filter_map(|frame: &Frame| frame.function.as_deref()).collect()
+}
+
+#[test]
+fn an_address_that_gets_another_code_object_never_names_the_old_one() {
+    in_each("python/reuse.py", |_, outcome| {
+        let report = outcome.report(&["--filter", "generated_*"]);
+        assert_exact(&report);
+        for i in 0..3000 {
+            let (size, count) = report.at_line(&format!("generated_{i}.py"), 2);
+            let buffer = 5000 + i + 1;
+            assert!(count >= 1 && (buffer..buffer + 100).contains(&size), "{i}: {size} bytes in {count} blocks");
+        }
+    });
+}
+
+#[test]
+fn threads_record_at_once_with_and_without_the_interpreters_lock() {
+    let line = line_of("python/threads.py", "# line: kept");
+    in_each("python/threads.py", |_, outcome| {
+        let report = outcome.report(&[]);
+        assert_exact(&report);
+        let (size, count) = report.at_line("threads.py", line);
+        let blocks = 6 * 2000;
+        assert!(count >= 2 * blocks && size >= blocks * (301 + 56), "{size} bytes in {count} blocks");
+        assert!(size < blocks * (301 + 56) + (1 << 19), "the lists that keep them: {size}");
+    });
+}
+
+#[test]
+fn a_forked_child_runs_on_and_its_parent_is_traced() {
+    let line = |marker: &str| line_of("python/fork.py", marker);
+    in_each("python/fork.py", |_, outcome| {
+        let report = outcome.report(&[]);
+        assert_exact(&report);
+        // With the table of the module's names, which grows there in some versions.
+        let (size, _) = report.at_line("fork.py", line("# line: before"));
+        assert!((200_001 + 56..200_001 + 1000).contains(&size), "{size}");
+        let (size, _) = report.at_line("fork.py", line("# line: after"));
+        assert!((50 * 2057..50 * 2057 + 2000).contains(&size), "{size}");
+    });
+}
+
+#[test]
+fn any_allocator_below_is_recorded_alike() {
+    for python in pythons() {
+        for (name, value) in [("PYTHONMALLOC", "malloc"), ("PYTHONMALLOC", "pymalloc_debug"), ("PYTHONDEVMODE", "1")] {
+            let trace = Trace::of(&python.program).arg(source("python/lines.py")).env(name, value);
+            let report = trace.run().expect_code(0).report(&[]);
+            assert_exact(&report);
+            let (size, _) = at(&report, line_of("python/lines.py", "# line: deep"));
+            assert!((70_000..75_000).contains(&size), "{name}={value}: {size}");
+        }
+    }
+}
+
+/// tracemalloc's blocks by traceback, from the same program in the same state.
+#[test]
+fn totals_equal_tracemallocs() {
+    let environment = |stock: &str, nframe: u32| {
+        let mark = format!("{} ctl %d clear-traces >/dev/null 2>&1 || true", programs().aggregator.display());
+        [
+            ("STOCK", stock.to_owned()),
+            ("NFRAME", nframe.to_string()),
+            ("MARK", mark),
+            ("WORK", source("python/work.py").display().to_string()),
+            ("PYTHONHASHSEED", "0".to_owned()),
+            ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+        ]
+    };
+    type Traces = Vec<(u64, Vec<(String, u64)>)>;
+    for python in pythons() {
+        for nframe in [1, 25] {
+            let mut stock = Command::new(&python.program);
+            stock.arg(source("python/same.py")).envs(environment("1", nframe));
+            let traces: Traces = serde_json::from_str(&stdout_of(&mut stock)).expect("what same.py prints");
+            let mut theirs: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+            for (size, frames) in &traces {
+                let frames: Vec<String> = frames.iter().rev().map(|(file, line)| format!("{file}:{line}")).collect();
+                let sum = theirs.entry(frames.join(" ")).or_default();
+                *sum = (sum.0 + size, sum.1 + 1);
+            }
+            let trace = Trace::of(&python.program).arg(source("python/same.py"));
+            let trace = trace.option("--nframe").option(nframe.to_string());
+            let trace = environment("0", nframe).iter().fold(trace, |trace, (name, value)| trace.env(name, value));
+            let report = trace.run().expect_code(0).report(&["--by", "traceback"]);
+            assert_exact(&report);
+            let mut ours: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+            for stat in &report.stats {
+                let frames: Vec<String> =
+                    stat.traceback.iter().map(|frame| format!("{}:{}", frame.filename, frame.lineno)).collect();
+                let sum = ours.entry(frames.join(" ")).or_default();
+                *sum = (sum.0 + stat.size, sum.1 + stat.count);
+            }
+            let total = |sums: &BTreeMap<String, (u64, u64)>| {
+                sums.values().fold((0, 0), |(size, count), sum| (size + sum.0, count + sum.1))
+            };
+            assert_eq!(total(&ours), total(&theirs), "3.{} at {nframe} frames", python.minor);
+            // Before, frames come from a free list, whose blocks tracemalloc blames on the last user.
+            if python.minor >= 11 {
+                assert_eq!(ours, theirs, "3.{} at {nframe} frames", python.minor);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_idle_interpreter_is_attached_to_and_let_go() {
+    let Some(python) = pythons().pop() else { return };
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let preload = folder.path().join("preload.so");
+    stdout_of(Command::new(&programs().aggregator).args(["collector", "-o"]).arg(&preload));
+    let script =
+        "import sys\nfor line in sys.stdin:\n    kept = bytearray(int(line))\n    print(len(kept), flush=True)\n";
+    let mut child = Command::new(&python.program)
+        .args(["-c", script])
+        .env("LD_PRELOAD", &preload)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let pid = i32::try_from(child.id()).expect("a pid");
+    let (mut input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let mut output = std::io::BufReader::new(output);
+    let mut say = |bytes: u64| {
+        use std::io::{BufRead, Write};
+        writeln!(input, "{bytes}").expect("it reads");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("it answers");
+        assert_eq!(line.trim(), bytes.to_string());
+    };
+    say(100_000);
+    let mut sizes = Vec::new();
+    for (round, bytes) in [(1, 200_000), (2, 300_000)] {
+        let snapshot = folder.path().join(format!("attached{round}.snap.zst"));
+        let mut attach = Command::new(&programs().aggregator);
+        attach.args(["--attach", &pid.to_string(), "-o"]).arg(&snapshot).stderr(Stdio::null());
+        let mut attached = attach.spawn().expect("it starts");
+        wait_for("the attached aggregator", || {
+            crate::support::trace::ctl(pid, &["stats"]).status.success().then_some(())
+        });
+        say(bytes);
+        ctl_ok(pid, &["detach"]);
+        assert!(attached.wait().expect("it ends").success());
+        let report = report_on(&snapshot, &["--domain", "python"]);
+        assert_eq!(report.snapshot.contradictions, 0);
+        sizes.push(report.at_line("<string>", 3).0);
+        say(50_000);
+    }
+    drop(input);
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(sizes, [200_001 + 56, 300_001 + 56], "the buffer of the round, and its object");
+}
