@@ -1,7 +1,7 @@
 //! What happens at each address: blocks that come, go and are inside realloc, with the rules for what cannot be.
 //!
 //! Nothing here depends on what happens at other addresses. So the addresses can be dealt out to several [`Blocks`],
-//! each with a thread of its own ([`super::resolvers`]), as long as each gets its events in their order.
+//! each with a thread of its own (`resolvers.rs`), as long as each gets its events in their order.
 //!
 //! A realloc is two steps. Its block stays live and unchanged until the second one, or until another thread is given
 //! its address, which shows that the call has let go of it.

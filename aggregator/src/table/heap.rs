@@ -2,7 +2,7 @@
 //!
 //! Events are applied in batches: by the time that a batch is full, what its events need has come from memory. First
 //! all look up their blocks ([`super::blocks`]), then all move the sums, both in their order; [`Heap::catch_up`] ends a
-//! batch before anyone looks. Where there are cores enough, resolvers look up ([`super::resolvers`]).
+//! batch before anyone looks. Where there are cores enough, resolvers look up (`resolvers.rs`).
 
 use super::blocks::{Blocks, Call, Change, Move};
 use super::live::Block;
