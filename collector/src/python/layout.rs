@@ -65,6 +65,11 @@ pub struct Layout {
 /// `FRAME_OWNED_BY_GENERATOR`, and `FRAME_OWNED_BY_CSTACK`.
 const GENERATOR: u8 = 1;
 const C_STACK: u8 = 3;
+/// Bytes of an instruction.
+const CODE_UNIT: usize = 2;
+/// A frame is not to be told before its first traceable instruction. Code whose preparations are longer than this would need
+/// hundreds of variables that inner functions share.
+const LONGEST_PROLOGUE: usize = 1024;
 /// The offset of a frame that has not begun.
 pub const NOT_BEGUN: u32 = u32::MAX;
 
@@ -177,15 +182,15 @@ impl Layout {
                 return None;
             }
             let code = word(frame + self.code);
-            let (instruction, start) = (word(frame + self.instruction), code + self.start);
-            let first = ((code + self.first_traceable) as *const i32).read();
-            // Traceable from so many code units of two bytes on.
-            let traceable = start.wrapping_add_signed(2 * first as isize);
-            if owner != GENERATOR && instruction < traceable {
-                return None;
+            // Wraps to a large number before the first instruction.
+            let offset = word(frame + self.instruction).wrapping_sub(code + self.start);
+            if offset.wrapping_add(CODE_UNIT) <= LONGEST_PROLOGUE && owner != GENERATOR {
+                let first = ((code + self.first_traceable) as *const u32).read() as usize;
+                if offset.wrapping_add(CODE_UNIT) < CODE_UNIT * first + CODE_UNIT {
+                    return None;
+                }
             }
-            let offset = instruction.checked_sub(start).and_then(|offset| u32::try_from(offset).ok());
-            Some((code, offset.unwrap_or(NOT_BEGUN)))
+            Some((code, u32::try_from(offset).unwrap_or(NOT_BEGUN)))
         }
     }
 
