@@ -133,7 +133,7 @@ fn run_all(arguments: &Arguments, tools: &[Tool], programs: &Path) -> Result<Vec
             }
         }
         for name in &services {
-            for &tool in tools.iter().filter(|&&tool| tool != Tool::Memray) {
+            for &tool in tools.iter().filter(|tool| tool.is_for(&redis::COMMAND.map(str::to_owned))) {
                 let measured = redis::run(tool, programs, scratch.path())
                     .map(|figures| (format!("SET {:.0}/s", figures.set_per_s), Figures::Service(figures)));
                 runs.push(outcome(round, name, tool, measured)?);

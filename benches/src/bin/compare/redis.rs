@@ -26,11 +26,14 @@ pub struct Figures {
     pub tool_cpu_s: f64,
 }
 
+/// Without its port.
+pub const COMMAND: [&str; 5] = ["redis-server", "--save", "", "--appendonly", "no"];
+
 /// Starts the server, loads it, and stops it.
 pub fn run(tool: Tool, programs: &Path, scratch: &Path) -> Result<Figures> {
     let folder = tempfile::TempDir::new_in(scratch)?;
     let port = free_port()?.to_string();
-    let server = ["redis-server", "--save", "", "--appendonly", "no", "--port", &port].map(str::to_owned);
+    let server = [&COMMAND[..], &["--port", &port]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
     let mut command = tool.command(&server, programs, folder.path())?;
     command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();

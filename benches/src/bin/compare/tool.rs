@@ -33,6 +33,13 @@ pub enum Tool {
     Gperftools,
     /// memray with Python's own allocators and native stacks: Python programs only.
     Memray,
+    /// memray without native stacks.
+    MemrayPython,
+    /// CPython's own tracemalloc with one frame a traceback.
+    Tracemalloc,
+    /// CPython's own tracemalloc with 25 frames.
+    #[value(name = "tracemalloc-25")]
+    Tracemalloc25,
     /// valgrind's profilers, which run the program on a simulated processor (by name only).
     Massif,
     /// See [`Tool::Massif`].
@@ -54,6 +61,9 @@ impl fmt::Display for Tool {
             Tool::JemallocExact => "jemalloc-exact",
             Tool::Gperftools => "gperftools",
             Tool::Memray => "memray",
+            Tool::MemrayPython => "memray-python",
+            Tool::Tracemalloc => "tracemalloc",
+            Tool::Tracemalloc25 => "tracemalloc-25",
             Tool::Massif => "massif",
             Tool::Dhat => "dhat",
         })
@@ -106,7 +116,8 @@ impl Tool {
             }
             Tool::Jemalloc | Tool::JemallocSampled | Tool::JemallocExact => absent_library(JEMALLOC),
             Tool::Gperftools => absent_library(GPERFTOOLS),
-            Tool::Memray => {
+            Tool::Tracemalloc | Tool::Tracemalloc25 => absent(PYTHON.into()),
+            Tool::Memray | Tool::MemrayPython => {
                 let mut memray = Command::new(PYTHON);
                 memray.args(["-m", "memray", "--version"]).stdin(Stdio::null());
                 let works = memray.output().is_ok_and(|output| output.status.success());
@@ -118,7 +129,8 @@ impl Tool {
 
     /// Whether the tool is made for such programs.
     pub fn is_for(self, command: &[String]) -> bool {
-        self != Tool::Memray || command[0] == PYTHON
+        let is_pythons = matches!(self, Tool::Memray | Tool::MemrayPython | Tool::Tracemalloc | Tool::Tracemalloc25);
+        !is_pythons || command[0] == PYTHON
     }
 
     /// The executable of the target's process: valgrind takes the program's place.
@@ -186,9 +198,15 @@ impl Tool {
                 run.env("HEAPPROFILE", folder.join("out"));
                 run
             }
-            Tool::Memray => {
+            Tool::Tracemalloc | Tool::Tracemalloc25 => {
+                let mut run = alone();
+                run.env("PYTHONTRACEMALLOC", if self == Tool::Tracemalloc { "1" } else { "25" });
+                run
+            }
+            Tool::Memray | Tool::MemrayPython => {
                 let mut run = Command::new(PYTHON);
-                run.args(["-m", "memray", "run", "--quiet", "--native", "--trace-python-allocators", "-o"]);
+                run.args(["-m", "memray", "run", "--quiet", "--trace-python-allocators"]);
+                run.args((self == Tool::Memray).then_some("--native")).arg("-o");
                 run.arg(folder.join("out.memray")).args(&command[1..]);
                 run
             }
@@ -216,7 +234,8 @@ impl Tool {
 
     /// The file that the tool has left in `folder`.
     pub fn product(self, folder: &Path) -> Result<Option<PathBuf>> {
-        if matches!(self, Tool::Base | Tool::Idle | Tool::Detached | Tool::Disabled | Tool::Jemalloc) {
+        let leaves_none = [Tool::Base, Tool::Idle, Tool::Detached, Tool::Disabled, Tool::Jemalloc];
+        if leaves_none.contains(&self) || matches!(self, Tool::Tracemalloc | Tool::Tracemalloc25) {
             return Ok(None);
         }
         let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;

@@ -46,14 +46,17 @@ impl Workload {
                 Ok(Workload { input, ..Workload::of(name, command) })
             }
             "cc1plus" => cc1plus(scratch),
-            "python" => {
+            "python" | "python-objects" => {
                 let command = vec![crate::tool::PYTHON.to_owned(), text(&source("pyw.py"))?];
-                let environment = vec![("PYTHONMALLOC", "malloc"), ("PYTHONHASHSEED", "0")];
+                let mut environment = vec![("PYTHONHASHSEED", "0")];
+                if name == "python" {
+                    environment.push(("PYTHONMALLOC", "malloc"));
+                }
                 Ok(Workload { tells_times: true, environment, ..Workload::of(name, command) })
             }
             _ => bail!(
                 "no workload is called {name}: use churn, churn-30, churn-100, churn-long, churn-2-threads, sqlite, cc1plus, \
-                 python or redis"
+                 python, python-objects or redis"
             ),
         }
     }
