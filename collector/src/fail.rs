@@ -133,9 +133,10 @@ pub enum Site {
     Stack,
     Module,
     Walk,
+    Code,
 }
 
-const SITES: [(&[u8], Site); 7] = [
+const SITES: [(&[u8], Site); 8] = [
     (b"init", Site::Init),
     (b"thread", Site::Thread),
     (b"segment", Site::Segment),
@@ -143,6 +144,7 @@ const SITES: [(&[u8], Site); 7] = [
     (b"stack", Site::Stack),
     (b"module", Site::Module),
     (b"walk", Site::Walk),
+    (b"code", Site::Code),
 ];
 
 static FAULT: AtomicU8 = AtomicU8::new(0);

@@ -5,6 +5,7 @@
 
 use super::layout::{Description, Layout};
 use super::{api, codes};
+use crate::fail;
 use crate::process;
 use crate::stacks::{self, mix};
 use crate::thread::{Published, Thread};
@@ -46,6 +47,8 @@ pub struct PythonStack {
     unchanged: usize,
     /// Of the code objects when the frames were numbered.
     generation: u64,
+    /// Older frames are missing, for want of memory.
+    is_truncated: bool,
 }
 
 const FIRST_CAPACITY: usize = 256;
@@ -62,6 +65,7 @@ impl PythonStack {
         hash: 0,
         unchanged: 0,
         generation: 0,
+        is_truncated: false,
     };
 
     /// Forgets the stack, keeps the memory.
@@ -91,12 +95,14 @@ impl PythonStack {
     #[inline(always)]
     fn read(&mut self, layout: &Layout, thread_state: *const u8) -> usize {
         let mut n = 0;
+        self.is_truncated = false;
         // SAFETY: the thread's own state, and the frames that it runs.
         unsafe {
             let mut frame = layout.newest(thread_state);
             while frame != 0 && n < MAX_DEPTH as usize {
                 if let Some((code, offset)) = layout.place(frame) {
                     if n == self.capacity && !self.grow() {
+                        self.is_truncated = true;
                         break;
                     }
                     self.places.add(n).write(Place { code, offset: offset as usize });
@@ -179,7 +185,7 @@ impl Thread {
             return self.unknown_python_stack();
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
-        let walk = Walk { stored: n, total: n as u32, truncated: false };
+        let walk = Walk { stored: n, total: n as u32, truncated: kept.is_truncated };
         let key = stacks::key(kept.hash ^ SALT, walk);
         match self.stack_id(key) {
             Some(id) => Ok(id),
@@ -225,8 +231,13 @@ impl Thread {
     fn describe_code(&mut self, code: usize, description: &Description<'_>) -> Result<u32, Published> {
         let number = codes::fresh();
         let unknown = Description::unknown();
-        self.describe(number, if number == codes::UNKNOWN { &unknown } else { description })?;
-        codes::remember(code, number, self.session());
+        let session = self.session();
+        let described = fail::guard(|| {
+            fail::point(fail::Site::Code);
+            self.describe(number, if number == codes::UNKNOWN { &unknown } else { description })
+        });
+        described.unwrap_or_else(|| Err(self.renew()))?;
+        codes::remember(code, number, session);
         Ok(number)
     }
 

@@ -59,8 +59,9 @@ impl Thread {
         self.last_read
     }
 
+    /// What the thread knows is no longer true, or tracing has ended.
     #[cold]
-    fn renew(&mut self) -> Published {
+    pub fn renew(&mut self) -> Published {
         if self.ring.is_closed() {
             // An earlier record of the same hook has met the end.
             return Published::Over;

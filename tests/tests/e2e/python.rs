@@ -160,6 +160,45 @@ fn any_allocator_below_is_recorded_alike() {
     }
 }
 
+#[test]
+fn a_failure_of_ours_ends_tracing_and_not_the_interpreter() {
+    for python in pythons() {
+        let trace = Trace::of(&python.program).arg(source("python/lines.py")).env("HEAPLINE_FAULT", "code");
+        let outcome = trace.run().expect_code(0);
+        assert_eq!(outcome.stdout(), "done\n");
+        assert_eq!(outcome.report(&[]).snapshot.end, "stalled");
+        assert!(outcome.stderr().contains("the collector failed"), "{}", outcome.stderr());
+    }
+}
+
+#[test]
+fn five_thousand_frames_are_counted_and_the_newest_are_told() {
+    const DEPTH: u64 = 5_000;
+    let script = format!(
+        "import os, sys, threading\n\
+         sys.setrecursionlimit({})\n\
+         threading.stack_size(512 << 20)\n\
+         def down(n):\n    \
+             return bytearray(50_000) if n == 0 else down(n - 1)\n\
+         def run():\n    \
+             global kept\n    \
+             kept = down({DEPTH})\n    \
+             os._exit(0)\n\
+         threading.Thread(target=run).start()\n",
+        2 * DEPTH
+    );
+    for python in pythons() {
+        let outcome = Trace::of(&python.program).args(["-c", &script]).run().expect_code(0);
+        let report = outcome.report(&["--by", "traceback"]);
+        assert_exact(&report);
+        let is_it = |stat: &&Stat| stat.size >= 50_000 && stat.most_recent().lineno == 5;
+        let deep = report.stats.iter().find(is_it).expect("the deepest block");
+        let total = deep.total_nframe.expect("by traceback");
+        assert!((DEPTH + 1..DEPTH + 10).contains(&total), "3.{}: {total} frames", python.minor);
+        assert_eq!(deep.traceback.len(), 64);
+    }
+}
+
 /// tracemalloc's blocks by traceback, from the same program in the same state.
 #[test]
 fn totals_equal_tracemallocs() {
