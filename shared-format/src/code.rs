@@ -8,6 +8,9 @@
 //!
 //! Texts are as CPython stores them: characters of 1 (Latin-1), 2 or 4 bytes, which is their kind.
 
+/// Longest description: a function of a hundred thousand lines. Code of a longer one is unknown.
+pub const MAX_DESCRIPTION_BYTES: usize = 4 << 20;
+
 /// Bytes of the part before the texts.
 pub const HEAD_BYTES: usize = 24;
 

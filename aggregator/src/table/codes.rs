@@ -4,15 +4,15 @@
 //! after the object is gone and its memory is another's.
 
 use crate::order::Corrupt;
-use heapline_shared_format::code::{HEAD_BYTES, Head};
+use heapline_shared_format::code::{HEAD_BYTES, Head, MAX_DESCRIPTION_BYTES};
 use heapline_shared_format::snapshot::Code;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Longest description: a function of a hundred thousand lines.
-const MAX_BYTES: usize = 4 << 20;
 /// Most bytes of all descriptions. Code objects beyond that have no name, which is counted.
 const MAX_ALL_BYTES: usize = 512 << 20;
+/// What an entry takes besides its texts.
+const ENTRY_BYTES: usize = size_of::<Code>() + 64;
 
 /// A ring's description that goes on in its next record.
 #[derive(Debug, Default)]
@@ -42,17 +42,18 @@ impl Codes {
             partial.id = id;
         }
         partial.bytes.extend(text);
-        if partial.bytes.len() > MAX_BYTES {
+        if partial.bytes.len() > MAX_DESCRIPTION_BYTES {
             return Err(Corrupt);
         }
         if more {
             return Ok(true);
         }
         let bytes = std::mem::take(&mut partial.bytes);
-        if self.bytes + bytes.len() > MAX_ALL_BYTES {
+        let cost = bytes.len() + ENTRY_BYTES;
+        if self.bytes + cost > MAX_ALL_BYTES {
             return Ok(false);
         }
-        self.bytes += bytes.len();
+        self.bytes += cost;
         self.by_id.insert(id, Arc::new(parse(&bytes).ok_or(Corrupt)?));
         Ok(true)
     }
@@ -130,8 +131,8 @@ mod tests {
             assert_eq!(described, Err(Corrupt), "{cut} bytes");
         }
         let mut partial = Partial::default();
-        let endless =
-            (0..2).map(|_| Codes::default().describe(&mut partial, 1, true, std::iter::repeat_n(0, MAX_BYTES)));
+        let endless = (0..2)
+            .map(|_| Codes::default().describe(&mut partial, 1, true, std::iter::repeat_n(0, MAX_DESCRIPTION_BYTES)));
         assert_eq!(endless.collect::<Vec<_>>(), [Ok(true), Err(Corrupt)]);
     }
 }

@@ -74,7 +74,15 @@ pub fn fresh() -> u32 {
 
 /// Remembers the number of a code object that was described.
 pub fn remember(code: usize, number: u32, session: u32) {
-    with_table(|codes| codes.insert(code, number, session));
+    let mut is_noted = false;
+    with_table(|codes| {
+        is_noted = true;
+        codes.insert(code, number, session);
+    });
+    if !is_noted {
+        // Its end will not be seen: no stack that is kept may rely on its number.
+        GENERATION.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// A block of CPython's allocators is about to be freed: it may be a code object.

@@ -11,6 +11,7 @@ use crate::stacks::{self, mix};
 use crate::thread::{Published, Thread};
 use crate::unwind::{MAX_DEPTH, Walk};
 use core::ptr;
+use heapline_shared_format::code::MAX_DESCRIPTION_BYTES;
 use heapline_shared_format::event::{self, MAX_CODE_BYTES, domain, python_frame};
 
 /// A frame as it was read.
@@ -47,7 +48,7 @@ pub struct PythonStack {
     unchanged: usize,
     /// Of the code objects when the frames were numbered.
     generation: u64,
-    /// Older frames are missing, for want of memory.
+    /// Older frames are missing: there is no memory for them, or there are more than are told.
     is_truncated: bool,
 }
 
@@ -102,7 +103,6 @@ impl PythonStack {
             while frame != 0 && n < MAX_DEPTH as usize {
                 if let Some((code, offset)) = layout.place(frame) {
                     if n == self.capacity && !self.grow() {
-                        self.is_truncated = true;
                         break;
                     }
                     self.places.add(n).write(Place { code, offset: offset as usize });
@@ -110,6 +110,7 @@ impl PythonStack {
                 }
                 frame = layout.previous(frame);
             }
+            self.is_truncated |= frame != 0;
         }
         n
     }
@@ -231,10 +232,11 @@ impl Thread {
     fn describe_code(&mut self, code: usize, description: &Description<'_>) -> Result<u32, Published> {
         let number = codes::fresh();
         let unknown = Description::unknown();
+        let is_told = number != codes::UNKNOWN && description.len() <= MAX_DESCRIPTION_BYTES;
         let session = self.session();
         let described = fail::guard(|| {
             fail::point(fail::Site::Code);
-            self.describe(number, if number == codes::UNKNOWN { &unknown } else { description })
+            self.describe(number, if is_told { description } else { &unknown })
         });
         described.unwrap_or_else(|| Err(self.renew()))?;
         codes::remember(code, number, session);
