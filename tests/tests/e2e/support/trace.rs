@@ -194,7 +194,12 @@ impl Outcome {
 
     /// Runs `report` on the snapshot, with all rows.
     pub fn report(&self, options: &[&str]) -> Report {
-        report_on(&self.snapshot_path(), options)
+        let report = report_on(&self.snapshot_path(), options);
+        if report.snapshot.contradictions > 0 {
+            // A report has their number only; a test that fails on it should say which.
+            eprintln!("contradictions: {:?}", self.snapshot().meta.contradictions);
+        }
+        report
     }
 
     /// The snapshot itself, for what a report does not show one by one.
