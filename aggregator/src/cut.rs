@@ -130,9 +130,7 @@ impl Figures {
             verified: (target.verified.load(Ordering::Relaxed), target.verify_failed.load(Ordering::Relaxed)),
         }
     }
-}
 
-impl Figures {
     /// Sums of the native domain.
     pub fn native(&self) -> &DomainTotals {
         &self.domains[0]

@@ -90,8 +90,8 @@ pub struct Keeper {
 pub const RECYCLED_BUFFERS: usize = 64;
 
 impl Keeper {
-    /// A keeper of an empty table, with so many threads to look blocks up. Emptied buffers go to `recycled`, the last state of programs that exec has
-    /// replaced to `replaced`.
+    /// A keeper of an empty table, with so many threads to look blocks up. Emptied buffers go to `recycled`, the last
+    /// state of programs that exec has replaced to `replaced`.
     pub fn new(
         map: Arc<ArenaMap>,
         nframe: u32,

@@ -182,13 +182,13 @@ fn start() -> Option<*mut Process> {
     if !elf::can_find_objects() {
         flags |= target_flag::OLD_GLIBC;
     }
+    if !python::prepare() {
+        flags |= target_flag::UNKNOWN_PYTHON;
+    }
     target.flags.store(flags, Ordering::Relaxed);
     process.image = target.images.fetch_add(1, Ordering::Release) + 1;
     if flags & target_flag::OLD_GLIBC != 0 {
         return None;
-    }
-    if !python::prepare() {
-        target.flags.fetch_or(target_flag::UNKNOWN_PYTHON, Ordering::Relaxed);
     }
     process.is_running.store(1, Ordering::Release);
     Some(process)

@@ -60,6 +60,9 @@ pub const PYTHON_FRAME: u64 = 1 << 63;
 /// Most code ids; a frame has room for no more.
 pub const MAX_CODES: u32 = 1 << 31;
 
+/// The offset in a Python frame that has not begun: it is at its code's first line.
+pub const NOT_BEGUN: u32 = u32::MAX;
+
 /// The frame of an instruction of a Python code object.
 #[inline(always)]
 pub const fn python_frame(code: u32, offset: u32) -> u64 {

@@ -83,14 +83,14 @@ impl Table {
     /// Forgets all traces; tracing goes on.
     pub fn clear_traces(&mut self) {
         self.catch_up();
-        for heap in std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()) {
+        for heap in every(&mut self.heap, &mut self.python) {
             heap.clear(&mut self.threads);
         }
     }
 
     /// The peak becomes what is live now.
     pub fn reset_peak(&mut self) {
-        for heap in std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()) {
+        for heap in every(&mut self.heap, &mut self.python) {
             heap.reset_peak(&mut self.threads);
         }
     }
@@ -242,7 +242,7 @@ impl Sink for Table {
     }
 
     fn catch_up(&mut self) {
-        for heap in std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()) {
+        for heap in every(&mut self.heap, &mut self.python) {
             heap.catch_up(&mut self.threads);
         }
     }
@@ -303,6 +303,11 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Both heaps of a table, of which the second may not be there.
+fn every<'h>(native: &'h mut Heap, python: &'h mut Option<Box<Heap>>) -> impl Iterator<Item = &'h mut Heap> {
+    std::iter::once(native).chain(python.as_deref_mut())
 }
 
 /// The text of a field that is padded with zeros.

@@ -73,8 +73,8 @@ impl Resolvers {
         (!lanes.is_empty()).then(|| Resolvers { lanes, in_flight: VecDeque::new(), spare: Vec::new() })
     }
 
-    /// Hands a full batch over, which becomes empty. `book` is told what changed by
-    /// batches that were handed over before.
+    /// Hands a full batch over, which becomes empty. `book` is told what changed by batches that were
+    /// handed over before.
     pub fn dispatch(&mut self, batch: &mut Vec<Move>, book: impl FnMut(&Change)) {
         let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
         let full = Arc::new(std::mem::replace(batch, next));

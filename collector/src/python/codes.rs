@@ -74,12 +74,7 @@ pub fn fresh() -> u32 {
 
 /// Remembers the number of a code object that was described.
 pub fn remember(code: usize, number: u32, session: u32) {
-    let mut is_noted = false;
-    with_table(|codes| {
-        is_noted = true;
-        codes.insert(code, number, session);
-    });
-    if !is_noted {
+    if !with_table(|codes| codes.insert(code, number, session)) {
         // Its end will not be seen: no stack that is kept may rely on its number.
         GENERATION.fetch_add(1, Ordering::AcqRel);
     }
@@ -100,9 +95,7 @@ pub fn freed(address: usize) {
 #[cold]
 #[inline(never)]
 fn forget(address: usize) {
-    let mut is_noted = false;
-    with_table(|codes| {
-        is_noted = true;
+    let is_noted = with_table(|codes| {
         if let Some(slot) = codes.find(address) {
             slot.number.store(UNKNOWN, Ordering::Relaxed);
             slot.code.store(GONE, Ordering::Release);
@@ -115,10 +108,10 @@ fn forget(address: usize) {
     }
 }
 
-/// Calls with the table, unless another thread is at it or there is no memory.
-fn with_table(work: impl FnOnce(&'static Codes)) {
+/// Calls with the table. False, and nothing done, when another thread is at it or there is no memory.
+fn with_table(work: impl FnOnce(&'static Codes)) -> bool {
     if IS_BUSY.swap(true, Ordering::Acquire) {
-        return;
+        return false;
     }
     let mut codes = CODES.load(Ordering::Acquire);
     if codes.is_null()
@@ -128,10 +121,9 @@ fn with_table(work: impl FnOnce(&'static Codes)) {
         CODES.store(codes, Ordering::Release);
     }
     // SAFETY: fresh zeros, which are an empty table, mapped for good.
-    if let Some(codes) = unsafe { codes.as_ref() } {
-        work(codes);
-    }
+    let is_done = unsafe { codes.as_ref() }.map(work).is_some();
     IS_BUSY.store(false, Ordering::Release);
+    is_done
 }
 
 fn hash(code: usize) -> usize {

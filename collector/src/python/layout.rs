@@ -6,6 +6,7 @@
 
 use core::ffi::{CStr, c_char};
 use heapline_shared_format::code::{HEAD_BYTES, Head, LineFormat};
+use heapline_shared_format::event::NOT_BEGUN;
 
 /// A minor version of CPython 3.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,13 +71,11 @@ const CODE_UNIT: usize = 2;
 /// A frame is not to be told before its first traceable instruction. Code whose preparations are longer than this would need
 /// hundreds of variables that inner functions share.
 const LONGEST_PROLOGUE: usize = 1024;
-/// The offset of a frame that has not begun.
-pub const NOT_BEGUN: u32 = u32::MAX;
 
 impl Layout {
     /// The layout of a version.
     pub fn of(version: Version) -> Option<Layout> {
-        let old = Layout {
+        let of_9 = Layout {
             version,
             newest: 24,
             indirect: None,
@@ -90,48 +89,35 @@ impl Layout {
             start: 0,
             characters: [48, 72],
         };
+        let of_11 = Layout {
+            newest: 56,
+            indirect: Some(8),
+            previous: 48,
+            instruction: 56,
+            owner: 69,
+            first_line: 72,
+            strings: [112, 128, 136],
+            first_traceable: 168,
+            start: 184,
+            ..of_9
+        };
+        let of_12 = Layout {
+            indirect: Some(0),
+            previous: 8,
+            code: 0,
+            owner: 70,
+            first_line: 68,
+            first_traceable: 176,
+            start: 192,
+            characters: [40, 56],
+            ..of_11
+        };
         Some(match version.0 {
-            9 => old,
-            10 => Layout { instruction: 96, ..old },
-            11 => Layout {
-                newest: 56,
-                indirect: Some(8),
-                previous: 48,
-                instruction: 56,
-                owner: 69,
-                first_line: 72,
-                strings: [112, 128, 136],
-                first_traceable: 168,
-                start: 184,
-                ..old
-            },
-            12 => Layout {
-                newest: 56,
-                indirect: Some(0),
-                previous: 8,
-                code: 0,
-                instruction: 56,
-                owner: 70,
-                first_line: 68,
-                strings: [112, 128, 136],
-                first_traceable: 176,
-                start: 192,
-                characters: [40, 56],
-                ..old
-            },
-            13 => Layout {
-                newest: 72,
-                previous: 8,
-                code: 0,
-                instruction: 56,
-                owner: 70,
-                first_line: 68,
-                strings: [112, 128, 136],
-                first_traceable: 184,
-                start: 200,
-                characters: [40, 56],
-                ..old
-            },
+            9 => of_9,
+            10 => Layout { instruction: 96, ..of_9 },
+            11 => of_11,
+            12 => of_12,
+            13 => Layout { newest: 72, indirect: None, first_traceable: 184, start: 200, ..of_12 },
             _ => return None,
         })
     }

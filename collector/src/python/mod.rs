@@ -100,16 +100,15 @@ fn api() -> Option<&'static Api> {
 /// Looks for an interpreter, at the start of the process. False when there is one that we do not know.
 pub fn prepare() -> bool {
     let Some(table) = symbols::find(b"PyImport_Inittab") else { return true };
-    let symbol = |name: &[u8]| symbols::find(name).filter(|&address| address != 0);
     let found = || {
-        let version = layout::Version::read(symbol(b"Py_GetVersion")?)?;
+        let version = layout::Version::read(symbols::find(b"Py_GetVersion")?)?;
         // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
         unsafe {
             Some(Api {
-                get_allocator: core::mem::transmute::<usize, GetAllocator>(symbol(b"PyMem_GetAllocator")?),
-                set_allocator: core::mem::transmute::<usize, SetAllocator>(symbol(b"PyMem_SetAllocator")?),
-                thread_state: core::mem::transmute::<usize, GetThreadState>(symbol(version.thread_state())?),
-                is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbol(version.is_finalizing())?),
+                get_allocator: core::mem::transmute::<usize, GetAllocator>(symbols::find(b"PyMem_GetAllocator")?),
+                set_allocator: core::mem::transmute::<usize, SetAllocator>(symbols::find(b"PyMem_SetAllocator")?),
+                thread_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(version.thread_state())?),
+                is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbols::find(version.is_finalizing())?),
                 layout: Layout::of(version)?,
             })
         }

@@ -96,7 +96,6 @@ impl PythonStack {
     #[inline(always)]
     fn read(&mut self, layout: &Layout, thread_state: *const u8) -> usize {
         let mut n = 0;
-        self.is_truncated = false;
         // SAFETY: the thread's own state, and the frames that it runs.
         unsafe {
             let mut frame = layout.newest(thread_state);
@@ -110,7 +109,7 @@ impl PythonStack {
                 }
                 frame = layout.previous(frame);
             }
-            self.is_truncated |= frame != 0;
+            self.is_truncated = frame != 0;
         }
         n
     }

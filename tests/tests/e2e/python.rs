@@ -61,7 +61,7 @@ fn assert_exact(report: &Report) {
     assert_eq!(python.allocs - python.frees, python.blocks);
 }
 
-/// The blocks of one size at most so many bytes above it: what CPython adds to a buffer.
+/// Bytes and blocks of a line of `lines.py`.
 fn at(report: &Report, line: u64) -> (u64, u64) {
     report.at_line("lines.py", line)
 }

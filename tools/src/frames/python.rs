@@ -4,10 +4,8 @@
 //! counted in bytes from the beginning of the code.
 
 use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::event::NOT_BEGUN;
 use heapline_shared_format::snapshot::Code;
-
-/// The offset in a frame that has not begun: it is at the code's first line.
-const NOT_BEGUN: u32 = u32::MAX;
 
 /// The line of the instruction at `offset`; none where the table gives it none.
 pub(super) fn line(code: &Code, offset: u32) -> Option<i64> {
