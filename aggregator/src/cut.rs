@@ -36,6 +36,8 @@ pub struct Figures {
     pub in_realloc: u64,
     /// Calls that were recorded.
     pub records: u64,
+    /// Questions of the target's own tracemalloc that were answered.
+    pub queries: u64,
     /// Missing events by cause.
     pub lost: BTreeMap<String, u64>,
     /// How often a thread waited for room in its ring.
@@ -123,6 +125,7 @@ impl Figures {
             untracked_frees: table.heaps().map(|(_, heap)| heap.untracked_frees()).sum(),
             in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum(),
             records: table.records(),
+            queries: table.queries(),
             lost: now.lost_since(before),
             waits: now.waits.saturating_sub(before.waits),
             stacks_forgotten: now.stacks_forgotten.saturating_sub(before.stacks_forgotten),
@@ -192,6 +195,7 @@ impl Cut {
             untracked_frees: 0,
             in_realloc: 0,
             records: 0,
+            queries: 0,
             lost: BTreeMap::new(),
             waits: 0,
             stacks_forgotten: 0,

@@ -7,6 +7,7 @@ use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
 use crate::cut::{Counters, Cut, Figures};
 use crate::drain::{Image, Message};
+use crate::mailbox::Mailbox;
 use crate::order::Order;
 use crate::queue::Receiver;
 use crate::table::live::Block;
@@ -76,6 +77,7 @@ pub struct Keeper {
     resolvers: usize,
     order: Order<Ring>,
     table: Table,
+    mailbox: Mailbox,
     image: Image,
     /// When the table was empty.
     counters: Counters,
@@ -106,6 +108,7 @@ impl Keeper {
             resolvers,
             order: Order::default(),
             table: Table::new(nframe, resolvers),
+            mailbox: Mailbox::default(),
             image: Image::default(),
             counters,
             watermark: 0,
@@ -152,6 +155,9 @@ impl Keeper {
             Message::Close { slot } => self.order.close(slot),
             Message::Mark(mark) => {
                 self.watermark = self.order.advance(&mark, &mut self.table);
+                if let Some(answered) = self.table.take_answer() {
+                    self.mailbox.post(&self.map, answered);
+                }
                 self.recycle();
                 self.answer_due();
             }

@@ -26,6 +26,7 @@ pub mod format;
 pub mod job;
 pub mod keeper;
 pub mod launch;
+pub mod mailbox;
 pub mod order;
 pub mod output;
 mod prefetch;

@@ -214,6 +214,7 @@ mod tests {
             frames: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),
+            mixed: Vec::new(),
             threads: Vec::new(),
             domains: Vec::new(),
             live: Vec::new(),

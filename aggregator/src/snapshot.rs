@@ -61,6 +61,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         totals: cut.layers.iter().flat_map(totals).collect(),
         live: cut.layers.into_iter().flat_map(|layer| live(layer, &thread_index)).collect(),
         stacks: cut.tree.stacks,
+        mixed: cut.tree.mixed,
     }
 }
 

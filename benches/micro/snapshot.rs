@@ -76,6 +76,7 @@ fn synthetic() -> Snapshot {
         frames: (0..STACKS).map(|n| Frame { address: 0x55_0000_0000 + u64::from(mix(n)), module: None }).collect(),
         nodes: (0..STACKS).map(|n| Node { parent: parent(n), frame: n }).collect(),
         stacks: (0..STACKS).map(|n| Stack { leaf: Some(n), total_nframe: 64, truncated: false }).collect(),
+        mixed: Vec::new(),
         threads: vec![Thread { tid: 1, name: "main".into(), alive: true }],
         domains: vec![native],
         totals: totals.collect(),

@@ -74,11 +74,16 @@ pub fn is_quiet() -> bool {
     unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::IDLE }
 }
 
-/// A forked child finds its state wiped, and has nothing to do from then on. (A vfork child finds its parent's.)
-pub fn be_quiet_if_forked() {
+/// Whether this is a forked child. (A vfork child finds its parent's state.)
+pub fn is_forked() -> bool {
     // SAFETY: as in `get`.
     let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() };
-    if process.is_some_and(|process| process.is_running.load(Ordering::Relaxed) == 0) {
+    process.is_some_and(|process| process.is_running.load(Ordering::Relaxed) == 0)
+}
+
+/// A forked child finds its state wiped, and has nothing to do from then on.
+pub fn be_quiet_if_forked() {
+    if is_forked() {
         STATE.store((&raw const NEVER).cast_mut(), Ordering::Relaxed);
     }
 }
@@ -182,9 +187,7 @@ fn start() -> Option<*mut Process> {
     if !elf::can_find_objects() {
         flags |= target_flag::OLD_GLIBC;
     }
-    if !python::prepare() {
-        flags |= target_flag::UNKNOWN_PYTHON;
-    }
+    flags |= python::prepare();
     target.flags.store(flags, Ordering::Relaxed);
     process.image = target.images.fetch_add(1, Ordering::Release) + 1;
     if flags & target_flag::OLD_GLIBC != 0 {
@@ -374,6 +377,11 @@ impl Process {
         }
     }
 
+    /// Whether an aggregator is there that answers.
+    pub fn is_answered(&self) -> bool {
+        self.is_traced() && !self.owner_is_gone()
+    }
+
     fn owner_is_gone(&self) -> bool {
         let owner = self.header().session.owner.load(Ordering::Acquire);
         owner == 0 || owner & OWNER_DIED != 0
@@ -385,7 +393,8 @@ impl Process {
         self.segments_taken.fetch_add(1, Ordering::Relaxed) % quarter == quarter - 1
     }
 
-    fn wake_aggregator(&self) {
+    /// Lets the aggregator look at the rings now.
+    pub fn wake_aggregator(&self) {
         let progress = &self.header().progress;
         if progress.sleeping.load(Ordering::Acquire) != 0 {
             progress.wake.fetch_add(1, Ordering::AcqRel);

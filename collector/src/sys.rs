@@ -10,6 +10,10 @@ pub const EFAULT: i32 = 14;
 pub const PROT_NONE: i32 = 0;
 /// Readable and writable.
 pub const PROT_RW: i32 = 3;
+/// Code.
+pub const READ_EXECUTE: i32 = 5;
+/// Code that is being changed.
+pub const READ_WRITE_EXECUTE: i32 = 7;
 /// The fd shall close on exec.
 pub const FD_CLOEXEC: usize = 1;
 
@@ -24,6 +28,7 @@ mod nr {
     pub const CLOSE: usize = 3;
     pub const FSTAT: usize = 5;
     pub const MMAP: usize = 9;
+    pub const MPROTECT: usize = 10;
     pub const MUNMAP: usize = 11;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const MADVISE: usize = 28;
@@ -98,6 +103,15 @@ pub fn map_file(fd: i32, bytes: usize) -> Option<*mut u8> {
 pub unsafe fn unmap(memory: *mut u8, bytes: usize) {
     // SAFETY: the caller's promise.
     let _ = unsafe { call(nr::MUNMAP, [memory as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// Changes what may be done with whole pages. False when the system refuses.
+///
+/// # Safety
+/// Nobody relies on what may be done with them now and not after.
+pub unsafe fn protect(address: usize, bytes: usize, protection: i32) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { call(nr::MPROTECT, [address, bytes, protection as usize, 0, 0, 0]) }.is_ok()
 }
 
 /// Lets the kernel page the range out again.

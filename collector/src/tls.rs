@@ -12,8 +12,8 @@ global_asm!(
     ".globl heapline_tls",
     ".hidden heapline_tls",
     ".type heapline_tls,@object",
-    ".size heapline_tls,48",
-    "heapline_tls: .zero 48",
+    ".size heapline_tls,56",
+    "heapline_tls: .zero 56",
     ".popsection",
 );
 
@@ -73,6 +73,13 @@ word!(
     "40",
     in_python,
     set_in_python,
-    u64,
-    "Whether one of CPython's allocators is at work, whose inner calls are part of it."
+    usize,
+    "Where one of CPython's allocators was entered that is at work, whose inner calls are part of it, else 0."
+);
+word!(
+    "48",
+    new_block,
+    set_new_block,
+    usize,
+    "The block that CPython's allocators gave this thread last, until an object is in it."
 );

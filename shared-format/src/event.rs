@@ -31,6 +31,16 @@
 //! CODE         | 0                            | more 1 | number n of bytes 16             | 10 |
 //!              | 0                                          | code id, 32                     |
 //!              | n bytes of its description ([`super::code`]), padded with zeros to a word ...|
+//! MIXED        | 0                                                                        | 11 |
+//!              | id of a native stack, 32                   | stack id, 32                    |
+//!              | id of the Python stack at the same time, 32 | 0                              |
+//! REUSE        | as ALLOC, size 0                                                         | 12 |  a new object in a block
+//! TRACK        | as ALLOC                                                                 | 13 |
+//!              | gone 1 | tracemalloc's domain, 32                                        |
+//! QUERY        | stamp                                                                    | 14 |
+//!              | number of the query, 32                    | what is asked ([`super::query`]) |
+//!              | argument                                                                 |
+//!              | argument                                                                 |
 //! ```
 //!
 //! A frame is a return address, or bit 63 with a Python code object's id (31 bits) and the offset of the instruction in it
@@ -98,6 +108,7 @@ const STACK_WORDS: usize = 3;
 const MODULE_WORDS: usize = 5;
 const CODE_WORDS: usize = 2;
 const DOMAIN_SHIFT: u32 = 56;
+const UNTRACKED: u64 = 1 << 32;
 const STACK_DOMAIN_SHIFT: u32 = 22;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 
@@ -115,6 +126,10 @@ pub mod kind {
     pub const UNLOAD: u64 = 8;
     pub const THREAD: u64 = 9;
     pub const CODE: u64 = 10;
+    pub const MIXED: u64 = 11;
+    pub const REUSE: u64 = 12;
+    pub const TRACK: u64 = 13;
+    pub const QUERY: u64 = 14;
 }
 
 /// The word that skips `words` words (the rest of a segment).
@@ -189,6 +204,37 @@ pub const fn code_head(code: u32, bytes: usize, more: bool) -> [u64; CODE_WORDS]
     [kind::CODE | (bytes as u64) << 4 | (more as u64) << 20, code as u64]
 }
 
+/// A MIXED record: the native stack `native`, called from the Python stack `python`, is stack `id`.
+#[inline(always)]
+pub const fn mixed(id: u32, native: u32, python: u32) -> [u64; 3] {
+    [kind::MIXED, (native as u64) << 32 | id as u64, (python as u64) << 32]
+}
+
+/// A REUSE record: the interpreter made a new object in a block that it had kept for that.
+#[inline(always)]
+pub const fn reuse(stamp: u64, address: u64, stack: u32) -> [u64; 3] {
+    [stamped(kind::REUSE, stamp), address & ADDRESS_MASK, stack as u64]
+}
+
+/// A TRACK record (`PyTraceMalloc_Track`).
+#[inline]
+pub const fn track(stamp: u64, domain: u32, address: u64, size: u64, stack: u32) -> [u64; 4] {
+    let [_, first, second] = alloc(stamp, address, size, stack);
+    [stamped(kind::TRACK, stamp), first, second, domain as u64]
+}
+
+/// A TRACK record that ends what another began (`PyTraceMalloc_Untrack`).
+#[inline]
+pub const fn untrack(stamp: u64, domain: u32, address: u64) -> [u64; 4] {
+    [stamped(kind::TRACK, stamp), address & ADDRESS_MASK, 0, UNTRACKED | domain as u64]
+}
+
+/// A QUERY record, `number` by the target's count.
+#[inline]
+pub const fn query(stamp: u64, number: u32, asked: u32, arguments: [u64; 2]) -> [u64; 4] {
+    [stamped(kind::QUERY, stamp), (number as u64) << 32 | asked as u64, arguments[0], arguments[1]]
+}
+
 /// The head of a MODULE record, and how many words of text follow.
 #[inline]
 pub const fn module_head(
@@ -240,6 +286,11 @@ pub enum Event<'a> {
     ReallocEnd { stamp: u64, address: u64, freed: bool, domain: u8 },
     Stack { id: u32, keep: u32, total: u32, truncated: bool, more: bool, domain: u8, frames: &'a [u64] },
     Code { id: u32, more: bool, text: Text<'a> },
+    Mixed { id: u32, native: u32, python: u32 },
+    Reuse { stamp: u64, address: u64, stack: u32 },
+    Track { stamp: u64, domain: u32, address: u64, size: u64, stack: u32 },
+    Untrack { stamp: u64, domain: u32, address: u64 },
+    Query { stamp: u64, number: u32, asked: u32, arguments: [u64; 2] },
     Module { stamp: u64, start: u64, end: u64, bias: u64, is_program: bool, build_id: Text<'a>, path: Text<'a> },
     Unload { stamp: u64, start: u64 },
     Thread { stamp: u64, name: [u8; 16] },
@@ -250,12 +301,16 @@ impl Event<'_> {
     #[inline]
     pub fn stamp(&self) -> Option<u64> {
         match *self {
-            Event::Pad | Event::Stack { .. } | Event::Code { .. } => None,
+            Event::Pad | Event::Stack { .. } | Event::Code { .. } | Event::Mixed { .. } => None,
             Event::Alloc { stamp, .. }
             | Event::Free { stamp, .. }
             | Event::Realloc { stamp, .. }
             | Event::Reallocated { stamp, .. }
             | Event::ReallocEnd { stamp, .. }
+            | Event::Reuse { stamp, .. }
+            | Event::Track { stamp, .. }
+            | Event::Untrack { stamp, .. }
+            | Event::Query { stamp, .. }
             | Event::Module { stamp, .. }
             | Event::Unload { stamp, .. }
             | Event::Thread { stamp, .. } => Some(stamp),
@@ -311,7 +366,7 @@ impl core::error::Error for DecodeError {}
 #[inline(always)]
 pub const fn stamp(first: u64) -> Option<u64> {
     match first & 15 {
-        kind::ALLOC..=kind::REALLOC_END | kind::MODULE..=kind::THREAD => Some(first >> 4),
+        kind::ALLOC..=kind::REALLOC_END | kind::MODULE..=kind::THREAD | kind::REUSE..=kind::QUERY => Some(first >> 4),
         _ => None,
     }
 }
@@ -426,6 +481,30 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
             let words = text.get(..n).ok_or(DecodeError::Cut)?;
             let text = Text { words, start: 0, end: bytes };
             (Event::Code { id: low32(*id), more: first >> 20 & 1 == 1, text }, CODE_WORDS + n)
+        }
+        kind::MIXED => {
+            let &[ids, python, ..] = rest else { return Err(DecodeError::Cut) };
+            (Event::Mixed { id: low32(ids), native: low32(ids >> 32), python: low32(python >> 32) }, 3)
+        }
+        kind::REUSE => {
+            let &[address, stack, ..] = rest else { return Err(DecodeError::Cut) };
+            (Event::Reuse { stamp, address: address & ADDRESS_MASK, stack: low32(stack) }, 3)
+        }
+        kind::TRACK => {
+            let &[a, b, domain, ..] = rest else { return Err(DecodeError::Cut) };
+            let (address, size, stack) = (a & ADDRESS_MASK, a >> 48 | b >> 32 << 16, low32(b));
+            let event = match domain >> 32 {
+                0 => Event::Track { stamp, domain: low32(domain), address, size, stack },
+                1 => Event::Untrack { stamp, domain: low32(domain), address },
+                _ => return Err(DecodeError::Malformed),
+            };
+            (event, 4)
+        }
+        kind::QUERY => {
+            let &[what, first, second, ..] = rest else { return Err(DecodeError::Cut) };
+            let event =
+                Event::Query { stamp, number: low32(what >> 32), asked: low32(what), arguments: [first, second] };
+            (event, 4)
         }
         kind::UNLOAD => (Event::Unload { stamp, start: one()? }, 2),
         kind::THREAD => {

@@ -5,8 +5,8 @@ mod common;
 
 use common::{Memory, fresh_arena};
 use heapline_shared_format::arena::{
-    Arena, ArenaError, Geometry, Header, Identity, Loss, MAGIC, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS, PAGE_BYTES,
-    Progress, SEGMENT_BYTES, SEGMENT_WORDS, Session, Slot, Target, VERSION,
+    Arena, ArenaError, Geometry, Header, Identity, Loss, MAGIC, MAIL_BYTES, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS,
+    Mail, PAGE_BYTES, Progress, SEGMENT_BYTES, SEGMENT_WORDS, Session, Slot, Target, VERSION,
 };
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
@@ -54,6 +54,10 @@ fn golden_offsets() {
     assert_eq!(offset_of!(Header, lost), 512);
     assert_eq!(offset_of!(Header, free_slots), 640);
     assert_eq!(offset_of!(Header, free_segments), 768);
+    let mail = offset_of!(Header, mail);
+    assert_eq!(mail + offset_of!(Mail, answered), 896);
+    assert_eq!(mail + offset_of!(Mail, bytes), 904);
+    assert_eq!(mail + offset_of!(Mail, numbers), 912);
 
     assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (256, 128));
     assert_eq!(offset_of!(Slot, head), 0);
@@ -73,10 +77,10 @@ fn golden_identity() {
     unsafe { Arena::create(memory.base(), SMALL) };
     let bytes = memory.bytes();
     assert_eq!(&bytes[..8], b"HEAPLARN");
-    assert_eq!(bytes[8..12], 3_u32.to_le_bytes(), "version");
+    assert_eq!(bytes[8..12], 4_u32.to_le_bytes(), "version");
     assert_eq!(bytes[12..16], 3_u32.to_le_bytes(), "slots");
     assert_eq!(bytes[16..20], 64_u32.to_le_bytes(), "segments");
-    assert_eq!(bytes[24..32], (8192_u64 + 64 * 8192).to_le_bytes(), "bytes");
+    assert_eq!(bytes[24..32], (73728_u64 + 64 * 8192).to_le_bytes(), "bytes");
     assert_eq!(bytes[32..], vec![0; bytes.len() - 32], "nothing else is written");
 }
 
@@ -88,8 +92,9 @@ fn the_parts_follow_each_other_without_overlap() {
         Geometry { slots: MAX_SLOTS, segments: MAX_SEGMENTS },
         Geometry::for_memory(64 << 20),
     ] {
-        assert_eq!(geometry.slots_offset(), PAGE_BYTES);
-        assert_eq!(geometry.links_offset(), PAGE_BYTES + geometry.slots as usize * 256);
+        assert_eq!(geometry.mail_offset(), PAGE_BYTES);
+        assert_eq!(geometry.slots_offset(), PAGE_BYTES + MAIL_BYTES);
+        assert_eq!(geometry.links_offset(), geometry.slots_offset() + geometry.slots as usize * 256);
         let links_end = geometry.links_offset() + (geometry.slots + geometry.segments) as usize * 4;
         assert!((links_end..links_end + SEGMENT_BYTES).contains(&geometry.pool_offset()));
         assert_eq!(geometry.pool_offset() % SEGMENT_BYTES, 0);
@@ -116,6 +121,9 @@ fn indices_past_the_geometry_give_nothing() {
     assert!(arena.segment_link(63).is_some() && arena.segment_link(64).is_none());
     assert_eq!(arena.segment(63).map(<[_]>::len), Some(SEGMENT_WORDS));
     assert!(arena.segment(64).is_none() && arena.segment(u32::MAX).is_none());
+    assert_eq!(arena.mail().len() * 8, MAIL_BYTES);
+    let slot = arena.slot(0).map(std::ptr::from_ref).expect("the first one");
+    assert_eq!(arena.mail().as_ptr_range().end as usize, slot as usize, "the text ends where the slots begin");
     assert_eq!(
         arena.segment(63).expect("the last one").as_ptr_range().end as usize,
         arena.header() as *const Header as usize + SMALL.bytes(),
@@ -173,7 +181,7 @@ fn every_wrong_header_is_refused() {
 #[test]
 fn errors_say_what_to_do() {
     let version = ArenaError::Version { found: 7, wanted: VERSION }.to_string();
-    assert!(version.contains("version 7") && version.contains("version 3"), "{version}");
+    assert!(version.contains("version 7") && version.contains("version 4"), "{version}");
     assert!(version.contains("use the aggregator that belongs to the collector"), "{version}");
     assert_eq!(ArenaError::TooSmall { bytes: 12 }.to_string(), "the arena has only 12 bytes");
     assert!(!ArenaError::NotAnArena.to_string().contains('\n') && !ArenaError::Geometry.to_string().contains('\n'));

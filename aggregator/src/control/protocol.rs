@@ -70,6 +70,8 @@ pub struct Session {
     pub lost: BTreeMap<String, u64>,
     pub contradictions: u64,
     pub untracked_frees: u64,
+    /// Questions of the program's own tracemalloc that were answered.
+    pub tracemalloc_queries: u64,
 }
 
 /// See [`Stats`].
@@ -129,6 +131,7 @@ impl Stats {
                 lost: figures.lost.clone(),
                 contradictions: figures.contradictions.total(),
                 untracked_frees: figures.untracked_frees,
+                tracemalloc_queries: figures.queries,
             },
             domains: figures.domains.iter().map(DomainStats::from).collect(),
             own: Own { target_bytes: figures.target_bytes, aggregator_bytes: procfs::own_resident_bytes() },

@@ -8,7 +8,7 @@ use crate::arena_map::ArenaMap;
 use crate::sys;
 use heapline_shared_format::arena::ENV_ARENA;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
-use std::io::{self, PipeReader, Read};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -86,29 +86,32 @@ impl Command {
         })
     }
 
-    /// Starts it as a child in the caller's process group. Returns its process id once exec has succeeded.
-    pub fn start(&self) -> Result<libc::pid_t, StartError> {
+    /// Makes a child in the caller's process group, which does not begin before [`Waiting::begin`].
+    pub fn fork(&self) -> Result<Waiting, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let (failure, report) = io::pipe().map_err(system("make a pipe"))?;
+        let (go, begin) = io::pipe().map_err(system("make a pipe"))?;
         let mask = block_signals();
         // SAFETY: the child calls only async-signal-safe functions until it ends or execs, on memory that was
         // prepared above.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            self.exec(report.as_raw_fd());
+            self.exec(report.as_raw_fd(), go.as_raw_fd(), begin.as_raw_fd());
         }
         unblock_signals(&mask);
         sys::check(pid).map_err(system("start a process"))?;
-        drop(report);
-        self.await_exec(failure, pid).map(|()| pid)
+        Ok(Waiting { pid, name: self.name.clone(), failure, begin })
     }
 
     /// The child's part.
-    fn exec(&self, report: RawFd) -> ! {
+    fn exec(&self, report: RawFd, go: RawFd, begin: RawFd) -> ! {
         inherited::restore();
         // SAFETY: plain calls on descriptors; the lists are null-terminated and outlive the call, and end in exec or
-        // in _exit.
+        // in _exit. Nobody writes to `begin`: it is closed when the command may begin, or when the parent is gone.
         unsafe {
+            libc::close(begin);
+            let mut nothing = 0u8;
+            while libc::read(go, (&raw mut nothing).cast(), 1) == -1 && *libc::__errno_location() == libc::EINTR {}
             if libc::dup2(self.arena_fd, self.arena_at) != -1 {
                 let (arguments, environment) = (&self.arguments.pointers, &self.environment.pointers);
                 libc::execvpe(arguments[0], arguments.as_ptr(), environment.as_ptr());
@@ -118,8 +121,26 @@ impl Command {
             libc::_exit(127)
         }
     }
+}
 
-    fn await_exec(&self, mut failure: PipeReader, pid: libc::pid_t) -> Result<(), StartError> {
+/// A child that is the command as soon as it may begin.
+pub struct Waiting {
+    pid: libc::pid_t,
+    name: OsString,
+    failure: PipeReader,
+    begin: PipeWriter,
+}
+
+impl Waiting {
+    /// Its process id.
+    pub fn pid(&self) -> libc::pid_t {
+        self.pid
+    }
+
+    /// Lets it begin; returns once exec has succeeded.
+    pub fn begin(self) -> Result<(), StartError> {
+        let Waiting { pid, name, mut failure, begin } = self;
+        drop(begin);
         let mut errno = [0; 4];
         // exec closes the pipe; a child that failed, or was killed before, is reaped.
         match failure.read_exact(&mut errno) {
@@ -128,7 +149,7 @@ impl Command {
                 // SAFETY: waits for a child of ours, without asking for its status.
                 unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
                 let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-                Err(StartError::Exec { command: self.name.clone(), source })
+                Err(StartError::Exec { command: name, source })
             }
         }
     }

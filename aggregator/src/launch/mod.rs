@@ -99,8 +99,8 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let tracer = Tracer::start(Arc::clone(&map), settings, launched(config), None, archive.clone())?;
     let command = Command::new(&config.command, &library, &map)?;
     let mut signals = Signals::take().map_err(system("take the signals over"))?;
-    let child = command.start()?;
-    let pid = child.unsigned_abs();
+    let child = command.fork()?;
+    let pid = child.pid().unsigned_abs();
     tracer.set_target(Tasks::of(pid));
     let destination = match config.output {
         Some(_) => destination,
@@ -108,8 +108,11 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     };
     let place = place.get_or_init(|| Place { destination, pid }).clone();
     let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), doubt));
+    // Whoever sees the command can ask about it.
     let control = control::serve(&job);
-    let exit = signals.wait_for(child).map_err(system("wait for the command"))?;
+    let child_pid = child.pid();
+    child.begin()?;
+    let exit = signals.wait_for(child_pid).map_err(system("wait for the command"))?;
     interrupt_on_signals(&interrupted).map_err(system("take the signals over"))?;
     Ok(finish(&job, exit, control.err().map(|error| error.to_string())))
 }

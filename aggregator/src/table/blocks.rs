@@ -29,6 +29,8 @@ pub enum Move {
     Alloc(Block),
     /// A block goes.
     Free(u64),
+    /// A block is another object's from now on: who asked for it changes, its size does not.
+    Reuse(Block),
     /// A realloc begins.
     Realloc(Call),
     /// It has let go of its block, by moving or by freeing it.
@@ -44,7 +46,7 @@ impl Move {
     #[inline]
     pub fn address(&self) -> u64 {
         match self {
-            Move::Alloc(block) => block.address,
+            Move::Alloc(block) | Move::Reuse(block) => block.address,
             Move::Free(address) => *address,
             Move::Realloc(call) | Move::LetGo(call) | Move::Keep(call) | Move::Abandon(call) => call.address,
         }
@@ -58,6 +60,8 @@ pub enum Change {
     Gain(Block),
     /// It is no more.
     Lose(Block),
+    /// The first is now the second; nothing but who asked for it has changed.
+    Reuse(Block, Block),
 }
 
 /// See the module.
@@ -108,6 +112,13 @@ impl Blocks {
             Move::Free(address) => {
                 if let Some(block) = self.take(address) {
                     changed(Change::Lose(block));
+                }
+            }
+            Move::Reuse(now) => {
+                if let Some(before) = self.live.get(now.address) {
+                    let now = Block { stack: now.stack, thread: now.thread, ..before };
+                    self.live.insert(now);
+                    changed(Change::Reuse(before, now));
                 }
             }
             rare => {
@@ -171,7 +182,7 @@ impl Blocks {
             Move::Abandon(call) => {
                 let _ = self.end(call) || self.end_untracked(call);
             }
-            Move::Alloc(_) | Move::Free(_) => {}
+            Move::Alloc(_) | Move::Free(_) | Move::Reuse(_) => {}
         }
         None
     }
@@ -190,6 +201,11 @@ impl Blocks {
         self.live.clear();
         self.in_realloc_untracked.append(&mut self.in_realloc);
         self.recent_frees.fill(0);
+    }
+
+    /// No block is in the program's own trace any more.
+    pub fn leave_program(&mut self) {
+        self.live.leave_program();
     }
 
     /// The live blocks.

@@ -7,7 +7,7 @@
 use super::blocks::{Blocks, Call, Change, Move};
 use super::live::Block;
 use super::resolvers::{self, Resolvers};
-use super::threads::Threads;
+use super::shared::Shared;
 use super::totals::Totals;
 use crate::contradiction::Contradictions;
 
@@ -46,19 +46,26 @@ impl Heap {
 
     /// A block was allocated.
     #[inline(always)]
-    pub fn alloc(&mut self, block: Block, threads: &mut Threads) {
+    pub fn alloc(&mut self, block: Block, shared: &mut Shared) {
         self.totals.prefetch(block.stack);
-        self.push(Move::Alloc(block), threads);
+        self.push(Move::Alloc(block), shared);
     }
 
     /// The block at `address` was freed.
     #[inline(always)]
-    pub fn free(&mut self, address: u64, threads: &mut Threads) {
-        self.push(Move::Free(address), threads);
+    pub fn free(&mut self, address: u64, shared: &mut Shared) {
+        self.push(Move::Free(address), shared);
+    }
+
+    /// A block is another object's from now on; nothing happens when it is older than the trace.
+    #[inline(always)]
+    pub fn reuse(&mut self, block: Block, shared: &mut Shared) {
+        self.totals.prefetch(block.stack);
+        self.push(Move::Reuse(block), shared);
     }
 
     #[inline(always)]
-    fn push(&mut self, event: Move, threads: &mut Threads) {
+    fn push(&mut self, event: Move, shared: &mut Shared) {
         let full = match &self.place {
             Place::Here(blocks) => {
                 blocks.prefetch(event.address());
@@ -68,13 +75,13 @@ impl Heap {
         };
         self.batch.push(event);
         if self.batch.len() >= full {
-            self.apply(threads);
+            self.apply(shared);
         }
     }
 
     /// Applies a full batch.
     #[inline(never)]
-    fn apply(&mut self, threads: &mut Threads) {
+    fn apply(&mut self, shared: &mut Shared) {
         let Heap { place, totals, batch, changes, .. } = self;
         match place {
             Place::Here(blocks) => {
@@ -86,63 +93,72 @@ impl Heap {
                         changes.push(change);
                     });
                 }
-                changes.drain(..).for_each(|change| book(totals, threads, &change));
+                changes.drain(..).for_each(|change| book(totals, shared, &change));
             }
-            Place::Spread(resolvers) => resolvers.dispatch(batch, |change| book(totals, threads, change)),
+            Place::Spread(resolvers) => resolvers.dispatch(batch, |change| book(totals, shared, change)),
         }
     }
 
     /// Applies all that waits.
-    pub fn catch_up(&mut self, threads: &mut Threads) {
+    pub fn catch_up(&mut self, shared: &mut Shared) {
         match &mut self.place {
-            Place::Here(_) => self.apply(threads),
+            Place::Here(_) => self.apply(shared),
             Place::Spread(resolvers) => {
                 let totals = &mut self.totals;
-                resolvers.finish(&mut self.batch, |change| book(totals, threads, change));
+                resolvers.finish(&mut self.batch, |change| book(totals, shared, change));
             }
         }
     }
 
     /// realloc is about to be called for `address`; `before` is what the ring had begun and not ended.
-    pub fn realloc(&mut self, address: u64, before: Option<Call>, threads: &mut Threads) -> Call {
+    pub fn realloc(&mut self, address: u64, before: Option<Call>, shared: &mut Shared) -> Call {
         if let Some(before) = before {
-            self.push(Move::Abandon(before), threads);
+            self.push(Move::Abandon(before), shared);
         }
         self.calls += 1;
         let call = Call { address, number: self.calls };
-        self.push(Move::Realloc(call), threads);
+        self.push(Move::Realloc(call), shared);
         call
     }
 
     /// The call returned a new block.
-    pub fn reallocated(&mut self, call: Option<Call>, new: Block, threads: &mut Threads) {
+    pub fn reallocated(&mut self, call: Option<Call>, new: Block, shared: &mut Shared) {
         if let Some(call) = call {
-            self.push(Move::LetGo(call), threads);
+            self.push(Move::LetGo(call), shared);
         }
-        self.alloc(new, threads);
+        self.alloc(new, shared);
     }
 
     /// The call returned none, and has freed its block if `freed`.
-    pub fn realloc_ended(&mut self, call: Option<Call>, freed: bool, threads: &mut Threads) {
+    pub fn realloc_ended(&mut self, call: Option<Call>, freed: bool, shared: &mut Shared) {
         if let Some(call) = call {
-            self.push(if freed { Move::LetGo(call) } else { Move::Keep(call) }, threads);
+            self.push(if freed { Move::LetGo(call) } else { Move::Keep(call) }, shared);
         }
     }
 
     /// Forgets everything (tracemalloc.clear_traces). Later frees of what was live are untracked.
-    pub fn clear(&mut self, threads: &mut Threads) {
-        self.catch_up(threads);
+    pub fn clear(&mut self, shared: &mut Shared) {
+        self.catch_up(shared);
         match &mut self.place {
             Place::Here(blocks) => blocks.clear(),
             Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.clear()),
         }
         self.totals.clear();
-        threads.lose_all();
+        shared.clear();
+    }
+
+    /// No block is in the program's own trace any more.
+    pub fn leave_program(&mut self, shared: &mut Shared) {
+        self.catch_up(shared);
+        match &mut self.place {
+            Place::Here(blocks) => blocks.leave_program(),
+            Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.leave_program()),
+        }
     }
 
     /// The peak becomes what is live now (tracemalloc.reset_peak).
-    pub fn reset_peak(&mut self, threads: &mut Threads) {
-        self.catch_up(threads);
+    pub fn reset_peak(&mut self, shared: &mut Shared) {
+        self.catch_up(shared);
         self.totals.reset_peak();
     }
 
@@ -199,15 +215,19 @@ impl Heap {
 
 /// Moves the sums.
 #[inline(always)]
-fn book(totals: &mut Totals, threads: &mut Threads, change: &Change) {
+fn book(totals: &mut Totals, shared: &mut Shared, change: &Change) {
     match change {
         Change::Gain(block) => {
             totals.alloc(block.stack, block.size);
-            threads.gain(block.thread);
+            shared.gain(block);
         }
         Change::Lose(block) => {
             totals.free(block.stack, block.size);
-            threads.lose(block.thread);
+            shared.lose(block);
+        }
+        Change::Reuse(before, now) => {
+            totals.reuse(before.stack, now.stack, now.size);
+            shared.reuse(before, now);
         }
     }
 }

@@ -3,13 +3,13 @@
 //! ```text
 //!              63             48 47                                    0
 //! row, 16 B    | stack, low 16   | address                             |
-//!              | stack, high 11 | thread 21 | size 32                  |
+//!              | stack, high 11 | in program 1 | thread 20 | size 32   |
 //! ```
 //!
 //! Four rows are a bucket, which is a cache line, and a full bucket passes rows on to the next. 256 shards, chosen by
 //! the hash, grow one after another: so no event waits for more than one of them to be moved, and the table as a
 //! whole holds 20 to 30 bytes a block at any size. A block whose numbers do not fit a row (4 GiB and more, a thread
-//! beyond the two millionth) is kept beside them. Nothing else in the aggregator grows with the number of blocks.
+//! beyond the millionth) is kept beside them. Nothing else in the aggregator grows with the number of blocks.
 //!
 //! Looking up is a cache miss at a million blocks, so whoever knows an address early says so ([`Live::prefetch`]).
 
@@ -31,9 +31,12 @@ const MANY: u8 = u8::MAX;
 const ADDRESS_BITS: u32 = 48;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 const STACK_BITS: u32 = 27;
-const THREAD_BITS: u32 = 21;
+const PROGRAM_BITS: u32 = 1;
+const THREAD_BITS: u32 = 20;
 const SIZE_BITS: u32 = 32;
-const _: () = assert!(ADDRESS_BITS + STACK_BITS + THREAD_BITS + SIZE_BITS == 128);
+const _: () = assert!(ADDRESS_BITS + STACK_BITS + PROGRAM_BITS + THREAD_BITS + SIZE_BITS == 128);
+/// In the second word: the program's own tracemalloc counts the block.
+const IN_PROGRAM: u64 = 1 << (THREAD_BITS + SIZE_BITS);
 
 /// A live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Block {
     pub stack: u32,
     /// Index of the thread that asked.
     pub thread: u32,
+    /// Whether the program's own tracemalloc counts it.
+    pub in_program: bool,
 }
 
 /// A block, packed; all zeros are an empty row.
@@ -63,7 +68,9 @@ impl Row {
             && block.address != 0
             && block.address <= ADDRESS_MASK;
         let stack = u64::from(block.stack);
-        let rest = stack >> 16 << (THREAD_BITS + SIZE_BITS) | u64::from(block.thread) << SIZE_BITS | block.size;
+        let in_program = if block.in_program { IN_PROGRAM } else { 0 };
+        let high = stack >> 16 << (PROGRAM_BITS + THREAD_BITS + SIZE_BITS);
+        let rest = high | in_program | u64::from(block.thread) << SIZE_BITS | block.size;
         fits.then_some(Row([block.address | stack << ADDRESS_BITS, rest]))
     }
 
@@ -71,10 +78,11 @@ impl Row {
     #[expect(clippy::cast_possible_truncation, reason = "fields of fewer bits")]
     fn unpack(self) -> Block {
         let Row([first, rest]) = self;
-        let stack = first >> ADDRESS_BITS | rest >> (THREAD_BITS + SIZE_BITS) << 16;
+        let stack = first >> ADDRESS_BITS | rest >> (PROGRAM_BITS + THREAD_BITS + SIZE_BITS) << 16;
         let thread = rest >> SIZE_BITS & ((1 << THREAD_BITS) - 1);
         let size = rest & ((1 << SIZE_BITS) - 1);
-        Block { address: self.address(), size, stack: stack as u32, thread: thread as u32 }
+        let in_program = rest & IN_PROGRAM != 0;
+        Block { address: self.address(), size, stack: stack as u32, thread: thread as u32, in_program }
     }
 
     #[inline]
@@ -176,6 +184,14 @@ impl Live {
     pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
         let rows = self.shards.iter().flat_map(|shard| shard.buckets.iter().flat_map(|bucket| bucket.0));
         rows.filter(|row| !row.is_empty()).map(|row| row.unpack()).chain(self.odd.values().copied())
+    }
+
+    /// No block is in the program's own trace any more.
+    pub fn leave_program(&mut self) {
+        let rows = self.shards.iter_mut().flat_map(|shard| shard.buckets.iter_mut().flat_map(|bucket| &mut bucket.0));
+        // An empty row has no bits at all.
+        rows.for_each(|row| row.0[1] &= !IN_PROGRAM);
+        self.odd.values_mut().for_each(|block| block.in_program = false);
     }
 
     /// Forgets all blocks and their memory.
@@ -339,7 +355,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn block(address: u64, size: u64) -> Block {
-        Block { address, size, stack: (1 << STACK_BITS) - 1, thread: (1 << THREAD_BITS) - 1 }
+        Block { address, size, stack: (1 << STACK_BITS) - 1, thread: (1 << THREAD_BITS) - 1, in_program: size % 2 == 1 }
     }
 
     #[test]

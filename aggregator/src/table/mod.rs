@@ -8,7 +8,9 @@ pub mod codes;
 pub mod heap;
 pub mod live;
 pub mod modules;
+pub mod program;
 mod resolvers;
+pub mod shared;
 pub mod stacks;
 pub mod threads;
 pub mod totals;
@@ -19,10 +21,14 @@ use blocks::Call;
 use codes::{Codes, Partial};
 use heap::Heap;
 use heapline_shared_format::event::{Event, domain};
+use heapline_shared_format::query;
 use heapline_shared_format::snapshot::Domain;
 use live::Block;
 use modules::{Loaded, Modules, Object};
+use program::Text;
+use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
+use std::collections::BTreeMap;
 use threads::Threads;
 
 /// See the module.
@@ -31,21 +37,54 @@ pub struct Table {
     heap: Heap,
     /// From its first event on.
     python: Option<Box<Heap>>,
+    /// What programs track by hand, by tracemalloc's number.
+    tracked: BTreeMap<u32, Heap>,
     resolvers: usize,
     stacks: Stacks,
     codes: Codes,
     modules: Modules,
-    threads: Threads,
+    shared: Shared,
+    queries: u64,
+    answer: Option<Answered>,
     contradictions: Contradictions,
     records: u64,
     /// Path of the program, as it told itself.
     program: Option<String>,
 }
 
+/// What the target asked last, and the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Number of the query.
+    pub number: u32,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// An answer to the target ([`heapline_shared_format::query`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What was asked for is done, or there was nothing to do.
+    Done,
+    /// The sums now and at the peak.
+    Sums([u64; 2]),
+    /// A new text.
+    Text(Vec<u8>),
+    /// The last text's part from a byte on.
+    More(u64),
+    /// What Heapline takes in the target.
+    OwnMemory,
+}
+
+/// Domains that a program may track by hand; more are not told apart, which is counted.
+const MAX_TRACKED: usize = 256;
+
 /// What the table remembers of a ring.
 #[derive(Debug)]
 pub struct Ring {
     thread: u32,
+    /// What it allocates now is none of the program's own trace.
+    hides: bool,
     definitions: Definitions,
     code: Partial,
     /// By domain: an inner layer's realloc may be part of an outer one's.
@@ -59,11 +98,14 @@ impl Table {
         Table {
             heap: Heap::new(resolvers),
             python: None,
+            tracked: BTreeMap::new(),
             resolvers,
             stacks: Stacks::new(nframe),
             codes: Codes::default(),
             modules: Modules::default(),
-            threads: Threads::default(),
+            shared: Shared::default(),
+            queries: 0,
+            answer: None,
             contradictions: Contradictions::default(),
             records: 0,
             program: None,
@@ -73,7 +115,8 @@ impl Table {
     /// A thread begins a ring.
     pub fn ring(&mut self, tid: u32, side: bool) -> Ring {
         Ring {
-            thread: self.threads.open(tid, side),
+            thread: self.shared.threads.open(tid, side),
+            hides: false,
             definitions: Definitions::default(),
             code: Partial::default(),
             realloc: [None; domain::COUNT],
@@ -83,16 +126,14 @@ impl Table {
     /// Forgets all traces; tracing goes on.
     pub fn clear_traces(&mut self) {
         self.catch_up();
-        for heap in every(&mut self.heap, &mut self.python) {
-            heap.clear(&mut self.threads);
-        }
+        let (heaps, shared) = self.parts();
+        heaps.for_each(|heap| heap.clear(shared));
     }
 
     /// The peak becomes what is live now.
     pub fn reset_peak(&mut self) {
-        for heap in every(&mut self.heap, &mut self.python) {
-            heap.reset_peak(&mut self.threads);
-        }
+        let (heaps, shared) = self.parts();
+        heaps.for_each(|heap| heap.reset_peak(shared));
     }
 
     /// Native blocks and sums.
@@ -103,7 +144,8 @@ impl Table {
     /// All layers that were recorded; the native one always is.
     pub fn heaps(&self) -> impl Iterator<Item = (Domain, &Heap)> {
         let python = self.python.as_deref().map(|heap| (Domain::Python, heap));
-        std::iter::once((Domain::Native, &self.heap)).chain(python)
+        let tracked = self.tracked.iter().map(|(&number, heap)| (Domain::Track(number), heap));
+        std::iter::once((Domain::Native, &self.heap)).chain(python).chain(tracked)
     }
 
     /// Python code objects.
@@ -123,12 +165,12 @@ impl Table {
 
     /// Threads.
     pub fn threads(&self) -> &Threads {
-        &self.threads
+        &self.shared.threads
     }
 
     /// Threads, to name them.
     pub fn threads_mut(&mut self) -> &mut Threads {
-        &mut self.threads
+        &mut self.shared.threads
     }
 
     /// What cannot have happened.
@@ -143,6 +185,16 @@ impl Table {
         self.program.as_deref()
     }
 
+    /// Questions of the target's that were answered.
+    pub fn queries(&self) -> u64 {
+        self.queries
+    }
+
+    /// The answer to the target's last question, if it has not been taken yet.
+    pub fn take_answer(&mut self) -> Option<Answered> {
+        self.answer.take()
+    }
+
     /// Calls that were recorded.
     pub fn records(&self) -> u64 {
         self.records
@@ -155,32 +207,122 @@ impl Table {
             self.contradictions.count(Contradiction::UnknownStack);
             (stacks::EMPTY, domain::NATIVE)
         });
-        (Block { address, size, stack, thread: ring.thread }, domain)
+        let in_program = domain != domain::NATIVE && self.shared.program.is_on() && !ring.hides;
+        (Block { address, size, stack, thread: ring.thread, in_program }, domain)
     }
 
     /// The heap of a domain that a record names, and what moves with it.
-    fn heap_of(&mut self, domain: u8) -> Result<(&mut Heap, &mut Threads), Corrupt> {
+    fn heap_of(&mut self, domain: u8) -> Result<(&mut Heap, &mut Shared), Corrupt> {
         let resolvers = self.resolvers;
         let heap = match domain {
             domain::NATIVE => &mut self.heap,
             domain::PYTHON => &mut **self.python.get_or_insert_with(|| Box::new(Heap::new(resolvers))),
             _ => return Err(Corrupt),
         };
-        Ok((heap, &mut self.threads))
+        Ok((heap, &mut self.shared))
     }
 
     #[inline(never)]
     fn alloc_other(&mut self, block: Block, domain: u8) -> Result<(), Corrupt> {
-        let (heap, threads) = self.heap_of(domain)?;
-        heap.alloc(block, threads);
+        let (heap, shared) = self.heap_of(domain)?;
+        heap.alloc(block, shared);
         Ok(())
     }
 
     #[inline(never)]
     fn free_other(&mut self, address: u64, domain: u8) -> Result<(), Corrupt> {
-        let (heap, threads) = self.heap_of(domain)?;
-        heap.free(address, threads);
+        let (heap, shared) = self.heap_of(domain)?;
+        heap.free(address, shared);
         Ok(())
+    }
+
+    /// All heaps, and what moves with them.
+    fn parts(&mut self) -> (impl Iterator<Item = &mut Heap>, &mut Shared) {
+        let heaps = std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()).chain(self.tracked.values_mut());
+        (heaps, &mut self.shared)
+    }
+
+    /// A program says what it has allocated by itself. The sums of the program's own trace go over all domains, in the order
+    /// of events.
+    fn track(&mut self, domain: u32, block: Block) {
+        let is_known = domain == 0 || self.tracked.contains_key(&domain);
+        if !is_known && self.tracked.len() == MAX_TRACKED {
+            self.contradictions.count(Contradiction::Full);
+            return;
+        }
+        self.untrack(domain, block.address);
+        let Some((heap, shared)) = self.tracked_heap(domain) else { return };
+        heap.alloc(block, shared);
+        heap.catch_up(shared);
+    }
+
+    fn untrack(&mut self, domain: u32, address: u64) {
+        self.catch_up();
+        let Some((heap, shared)) = self.tracked_heap(domain) else { return };
+        if heap.block(address).is_some() {
+            heap.free(address, shared);
+            heap.catch_up(shared);
+        }
+    }
+
+    /// The heap of a domain by tracemalloc's number, which is made if need be.
+    fn tracked_heap(&mut self, domain: u32) -> Option<(&mut Heap, &mut Shared)> {
+        if domain == 0 {
+            return self.heap_of(domain::PYTHON).ok();
+        }
+        if self.tracked.len() < MAX_TRACKED {
+            self.tracked.entry(domain).or_insert_with(|| Heap::new(0));
+        }
+        Some((self.tracked.get_mut(&domain)?, &mut self.shared))
+    }
+
+    /// The heaps that the program's own trace goes over, by tracemalloc's number.
+    fn program_heaps(&self) -> impl Iterator<Item = (u32, &Heap)> {
+        let tracked = self.tracked.iter().map(|(&number, heap)| (number, heap));
+        self.python.as_deref().map(|heap| (0, heap)).into_iter().chain(tracked)
+    }
+
+    /// Carries out what the target's `tracemalloc` asks for. None for what no collector asks.
+    fn query(&mut self, asked: u32, arguments: [u64; 2]) -> Option<Answer> {
+        let [first, second] = arguments;
+        match asked {
+            query::START => {
+                self.shared.program.start(first);
+                self.stacks.keep_python(self.shared.program.nframe());
+            }
+            query::STOP | query::CLEAR => {
+                let (heaps, shared) = self.parts();
+                heaps.for_each(|heap| heap.leave_program(shared));
+                if asked == query::STOP { shared.program.stop() } else { shared.program.clear() }
+            }
+            query::RESET_PEAK => self.shared.program.reset_peak(),
+            query::TRACED_MEMORY => return Some(Answer::Sums(self.shared.program.sums())),
+            query::TRACES => {
+                let mut text = self.text();
+                for (domain, heap) in self.program_heaps() {
+                    let blocks = heap.live().into_iter().filter(|block| block.in_program);
+                    blocks.for_each(|block| text.trace(domain, &block));
+                }
+                return Some(Answer::Text(text.write()));
+            }
+            query::TRACEBACK => {
+                let mut text = self.text();
+                let heap = self.program_heaps().find(|&(domain, _)| u64::from(domain) == second);
+                let block = heap.and_then(|(_, heap)| heap.block(first));
+                if let Some(block) = block.filter(|block| block.in_program) {
+                    text.traceback(block.stack);
+                }
+                return Some(Answer::Text(text.write()));
+            }
+            query::MORE => return Some(Answer::More(first)),
+            query::OWN_MEMORY => return Some(Answer::OwnMemory),
+            _ => return None,
+        }
+        Some(Answer::Done)
+    }
+
+    fn text(&self) -> Text<'_> {
+        Text::new(&self.stacks, &self.codes, self.shared.program.nframe())
     }
 
     fn load(&mut self, object: Object) {
@@ -220,7 +362,7 @@ impl Sink for Table {
                 if domain != domain::NATIVE {
                     return self.alloc_other(block, domain);
                 }
-                self.heap.alloc(block, &mut self.threads);
+                self.heap.alloc(block, &mut self.shared);
                 Ok(())
             }
             Event::Free { address, domain, .. } => {
@@ -228,7 +370,7 @@ impl Sink for Table {
                 if domain != domain::NATIVE {
                     return self.free_other(address, domain);
                 }
-                self.heap.free(address, &mut self.threads);
+                self.heap.free(address, &mut self.shared);
                 Ok(())
             }
             _ => self.apply_rare(ring, event),
@@ -238,13 +380,12 @@ impl Sink for Table {
     fn close(&mut self, ring: Ring) {
         // The thread's row may be given up: what waits may still name it.
         self.catch_up();
-        self.threads.close(ring.thread);
+        self.shared.threads.close(ring.thread);
     }
 
     fn catch_up(&mut self) {
-        for heap in every(&mut self.heap, &mut self.python) {
-            heap.catch_up(&mut self.threads);
-        }
+        let (heaps, shared) = self.parts();
+        heaps.for_each(|heap| heap.catch_up(shared));
     }
 
     fn contradiction(&mut self, kind: Contradiction) {
@@ -263,19 +404,19 @@ impl Table {
                 if before.is_some() {
                     self.contradictions.count(Contradiction::Realloc);
                 }
-                let (heap, threads) = self.heap_of(domain)?;
-                ring.realloc[domain as usize] = Some(heap.realloc(address, before, threads));
+                let (heap, shared) = self.heap_of(domain)?;
+                ring.realloc[domain as usize] = Some(heap.realloc(address, before, shared));
             }
             Event::Reallocated { address, size, stack, .. } => {
                 let (block, domain) = self.block(ring, address, size, stack);
                 self.records += 1;
-                let (heap, threads) = self.heap_of(domain)?;
-                heap.reallocated(ring.realloc[domain as usize].take(), block, threads);
+                let (heap, shared) = self.heap_of(domain)?;
+                heap.reallocated(ring.realloc[domain as usize].take(), block, shared);
             }
             Event::ReallocEnd { freed, domain, .. } => {
                 self.records += 1;
-                let (heap, threads) = self.heap_of(domain)?;
-                heap.realloc_ended(ring.realloc[domain as usize].take(), freed, threads);
+                let (heap, shared) = self.heap_of(domain)?;
+                heap.realloc_ended(ring.realloc[domain as usize].take(), freed, shared);
             }
             Event::Code { id, more, text } => {
                 if !self.codes.describe(&mut ring.code, id, more, text.bytes())? {
@@ -297,17 +438,34 @@ impl Table {
                     self.seal(module);
                 }
             }
-            Event::Thread { name, .. } => self.threads.name(ring.thread, text(&name)),
+            Event::Thread { name, .. } => self.shared.threads.name(ring.thread, text(&name)),
+            Event::Mixed { id, native, python } => {
+                if !self.stacks.mix(&mut ring.definitions, id, native, python)? {
+                    self.contradictions.count(Contradiction::Full);
+                }
+            }
+            Event::Reuse { address, stack, .. } => {
+                let (block, domain) = self.block(ring, address, 0, stack);
+                let (heap, shared) = self.heap_of(domain)?;
+                heap.reuse(block, shared);
+            }
+            Event::Track { domain, address, size, stack, .. } => {
+                let (block, _) = self.block(ring, address, size, stack);
+                self.track(domain, block);
+            }
+            Event::Untrack { domain, address, .. } => self.untrack(domain, address),
+            Event::Query { asked: query::HIDE, .. } => ring.hides = true,
+            Event::Query { asked: query::SHOW, .. } => ring.hides = false,
+            Event::Query { number, asked, arguments, .. } => {
+                self.catch_up();
+                self.queries += 1;
+                self.answer = Some(Answered { number, answer: self.query(asked, arguments).ok_or(Corrupt)? });
+            }
             // The others are the inner loop's.
             Event::Pad | Event::Alloc { .. } | Event::Free { .. } => {}
         }
         Ok(())
     }
-}
-
-/// Both heaps of a table, of which the second may not be there.
-fn every<'h>(native: &'h mut Heap, python: &'h mut Option<Box<Heap>>) -> impl Iterator<Item = &'h mut Heap> {
-    std::iter::once(native).chain(python.as_deref_mut())
 }
 
 /// The text of a field that is padded with zeros.

@@ -214,7 +214,7 @@ mod tests {
     use crate::table::blocks::Call;
     use crate::table::heap::Heap;
     use crate::table::live::Block;
-    use crate::table::threads::Threads;
+    use crate::table::shared::Shared;
     use proptest::prelude::*;
 
     const ADDRESSES: u64 = 700;
@@ -231,19 +231,25 @@ mod tests {
             (self.state >> 33) % bound
         }
 
-        fn step(&mut self, heap: &mut Heap, threads: &mut Threads) {
+        fn step(&mut self, heap: &mut Heap, shared: &mut Shared) {
             let address = 16 * (1 + self.next(ADDRESSES));
-            let block =
-                Block { address, size: self.next(5000), stack: u32::try_from(self.next(40)).expect("< 40"), thread: 0 };
+            let block = Block {
+                address,
+                size: self.next(5000),
+                stack: u32::try_from(self.next(40)).expect("< 40"),
+                thread: 0,
+                in_program: self.next(2) == 0,
+            };
             match self.next(20) {
                 0 => {
                     let before = if self.next(8) == 0 { self.calls.pop() } else { None };
-                    self.calls.push(heap.realloc(address, before, threads));
+                    self.calls.push(heap.realloc(address, before, shared));
                 }
-                1 => heap.reallocated(self.calls.pop(), block, threads),
-                2 => heap.realloc_ended(self.calls.pop(), block.size.is_multiple_of(2), threads),
-                3..=10 => heap.alloc(block, threads),
-                _ => heap.free(address, threads),
+                1 => heap.reallocated(self.calls.pop(), block, shared),
+                2 => heap.realloc_ended(self.calls.pop(), block.size.is_multiple_of(2), shared),
+                3 => heap.reuse(block, shared),
+                4..=10 => heap.alloc(block, shared),
+                _ => heap.free(address, shared),
             }
         }
     }
@@ -267,18 +273,22 @@ mod tests {
         #[test]
         fn several_cores_find_what_one_finds(seed in any::<u64>(), resolvers in 1..5usize, looks in prop::collection::vec(1..20_000u32, 1..6)) {
             let run = |resolvers: usize| {
-                let (mut heap, mut threads) = (Heap::new(resolvers), Threads::default());
-                threads.open(1, false);
+                let (mut heap, mut shared) = (Heap::new(resolvers), Shared::default());
+                shared.threads.open(1, false);
                 let mut stream = Stream { state: seed, calls: Vec::new() };
                 looks.iter().map(|&events| {
                     for _ in 0..events {
-                        stream.step(&mut heap, &mut threads);
+                        stream.step(&mut heap, &mut shared);
                     }
-                    heap.catch_up(&mut threads);
+                    heap.catch_up(&mut shared);
                     if stream.next(3) == 0 {
-                        heap.reset_peak(&mut threads);
+                        heap.reset_peak(&mut shared);
                     }
-                    everything(&heap)
+                    if stream.next(3) == 0 {
+                        heap.leave_program(&mut shared);
+                        shared.program.clear();
+                    }
+                    (everything(&heap), shared.program.sums())
                 }).collect::<Vec<_>>()
             };
             prop_assert_eq!(run(resolvers), run(0));

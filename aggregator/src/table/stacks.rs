@@ -7,7 +7,7 @@ use super::modules::Modules;
 use crate::order::Corrupt;
 use hashbrown::HashTable;
 use heapline_shared_format::event::domain;
-use heapline_shared_format::snapshot::Stack;
+use heapline_shared_format::snapshot::{Mixed, Stack};
 use std::collections::HashMap;
 
 /// No parent, or no leaf.
@@ -53,6 +53,8 @@ pub struct Tree {
     pub nodes: Vec<TreeNode>,
     /// Tracebacks by index.
     pub stacks: Vec<Stack>,
+    /// What Python ran at native stacks, by rising stack.
+    pub mixed: Vec<Mixed>,
 }
 
 impl Tree {
@@ -73,13 +75,14 @@ pub struct Stacks {
     sealed: HashMap<u32, Vec<u32>>,
     node_index: HashTable<u32>,
     stack_index: HashMap<StackKey, u32>,
-    /// Frames kept of a stack.
-    nframe: usize,
+    /// Frames kept of a stack, by domain.
+    nframe: [usize; domain::COUNT],
     /// Changes when frames are sealed or come back: nodes that rings remember are then no longer true.
     generation: u64,
 }
 
-type StackKey = (u32, u16, bool);
+/// Leaf, depth, truncated, and the Python stack beside it, or [`NONE`].
+type StackKey = (u32, u16, bool, u32);
 
 /// The stacks as one ring names them.
 #[derive(Debug, Default)]
@@ -155,16 +158,45 @@ impl Stacks {
             sealed: HashMap::new(),
             node_index: HashTable::new(),
             stack_index: HashMap::new(),
-            nframe: nframe as usize,
+            nframe: [nframe as usize; domain::COUNT],
             generation: 0,
         };
-        stacks.stack((NONE, 0, true));
+        stacks.stack((NONE, 0, true, NONE));
         stacks
     }
 
     /// The tables.
     pub fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Keeps at least so many frames of Python's stacks that are defined from now on.
+    pub fn keep_python(&mut self, nframe: u32) {
+        let kept = &mut self.nframe[usize::from(domain::PYTHON)];
+        if *kept < nframe as usize {
+            *kept = nframe as usize;
+            // Rings remember nodes of shorter stacks.
+            self.generation += 1;
+        }
+    }
+
+    /// A ring defines a native stack of a thread that runs Python. False when the tables are full.
+    pub fn mix(&mut self, ring: &mut Definitions, id: u32, native: u32, python: u32) -> Result<bool, Corrupt> {
+        let ((native, domain::NATIVE), (python, domain::PYTHON)) =
+            (ring.get(native).ok_or(Corrupt)?, ring.get(python).ok_or(Corrupt)?)
+        else {
+            return Err(Corrupt);
+        };
+        let Stack { leaf, total_nframe, truncated } = self.tree.stacks[native as usize];
+        let before = self.tree.stacks.len();
+        let stack = self.stack((leaf.unwrap_or(NONE), total_nframe, truncated, python));
+        if let Some(stack) = stack
+            && self.tree.stacks.len() > before
+        {
+            self.tree.mixed.push(Mixed { stack, python });
+        }
+        ring.set(id, stack.unwrap_or(EMPTY), domain::NATIVE)?;
+        Ok(stack.is_some())
     }
 
     /// A ring defines a stack. False when the tables are full, and the id stands for the empty stack.
@@ -181,8 +213,8 @@ impl Stacks {
             return Ok(true);
         }
         let total_nframe = u16::try_from(record.total).unwrap_or(u16::MAX);
-        let leaf = self.leaf(last);
-        let stack = leaf.and_then(|leaf| self.stack((leaf, total_nframe, record.truncated)));
+        let leaf = self.leaf(last, self.nframe[usize::from(record.domain)]);
+        let stack = leaf.and_then(|leaf| self.stack((leaf, total_nframe, record.truncated, NONE)));
         ring.set(record.id, stack.unwrap_or(EMPTY), record.domain)?;
         Ok(stack.is_some())
     }
@@ -213,9 +245,9 @@ impl Stacks {
     }
 
     /// The node of the ring's last frame; none when the tables are full.
-    fn leaf(&mut self, ring: &mut Last) -> Option<u32> {
+    fn leaf(&mut self, ring: &mut Last, nframe: usize) -> Option<u32> {
         let depth = ring.frames.len();
-        let first = depth.saturating_sub(self.nframe);
+        let first = depth.saturating_sub(nframe);
         if first > 0 {
             // Cut at the root: nodes of the whole stack are no use.
             ring.nodes.clear();
@@ -265,7 +297,7 @@ impl Stacks {
         if let Some(&stack) = self.stack_index.get(&key) {
             return Some(stack);
         }
-        let (leaf, total_nframe, truncated) = key;
+        let (leaf, total_nframe, truncated, _) = key;
         let index = next_index(self.tree.stacks.len())?;
         self.tree.stacks.push(Stack { leaf: (leaf != NONE).then_some(leaf), total_nframe, truncated });
         self.stack_index.insert(key, index);

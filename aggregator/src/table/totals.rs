@@ -102,6 +102,20 @@ impl Totals {
         self.frees += 1;
     }
 
+    /// A block that was one stack's is another's from now on.
+    #[inline]
+    pub fn reuse(&mut self, before: u32, now: u32, size: u64) {
+        if now as usize >= self.rows.len() {
+            self.rows.resize(now as usize + 1, Row::default());
+        }
+        let row = &mut self.rows[before as usize];
+        row.save(self.epoch);
+        row.current.sub(size);
+        let row = &mut self.rows[now as usize];
+        row.save(self.epoch);
+        row.current.add(size);
+    }
+
     /// The peak becomes what is live now (tracemalloc.reset_peak).
     pub fn reset_peak(&mut self) {
         self.peak = self.current.size;
@@ -133,13 +147,13 @@ impl Totals {
         self.frees
     }
 
-    /// Every stack that ever allocated, by index.
+    /// Every stack that ever allocated, or has a block that another allocated, by index.
     pub fn stacks(&self) -> impl Iterator<Item = (u32, StackAmounts)> + '_ {
-        let rows = (0..).zip(&self.rows).filter(|(_, row)| row.total.count > 0);
-        rows.map(|(stack, row)| {
+        let rows = (0..).zip(&self.rows).map(|(stack, row)| {
             let peak = if row.saved_in == self.epoch { row.saved } else { row.current };
             (stack, StackAmounts { current: row.current, peak, total: row.total })
-        })
+        });
+        rows.filter(|(_, amounts)| [amounts.current, amounts.peak, amounts.total].iter().any(|amount| amount.count > 0))
     }
 }
 

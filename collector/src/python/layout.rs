@@ -42,6 +42,26 @@ impl Version {
     }
 }
 
+/// Type flags that CPython keeps two words before the object for: a managed dict, from 3.12 on weak references too.
+const MANAGED_DICT: usize = 1 << 4;
+const MANAGED_WEAKREF: usize = 1 << 3;
+
+impl Version {
+    /// Flags of a type whose objects have something before them, besides what the garbage collector keeps there.
+    pub fn pre_header(self) -> usize {
+        match self.0 {
+            ..=10 => 0,
+            11 => MANAGED_DICT,
+            _ => MANAGED_DICT | MANAGED_WEAKREF,
+        }
+    }
+
+    /// Offset of `PyConfig.tracemalloc`.
+    pub fn configured_nframe(self) -> usize {
+        if self.0 == 9 { 40 } else { 36 }
+    }
+}
+
 /// Where things are.
 #[derive(Clone, Copy)]
 pub struct Layout {

@@ -4,6 +4,8 @@
 //! start of the process: an interpreter is there  ──> [`symbols`] its C API, [`layout`] its structures
 //! it initialises its first modules               ──> [`install`]: PyMem_SetAllocator for RAW, MEM and OBJ
 //! an allocation                                  ──> the real one ──> [`stack`] of Python frames ──> ring
+//! an object in a block that was kept             ──> [`reuse`] ───────────────^
+//! `import tracemalloc`                           ──> [`program`] ──> ring ──> aggregator ──> the answer
 //! ```
 //!
 //! An allocator that is set before the interpreter starts is thrown away by `PYTHONMALLOC` and `-X dev`, so ours is set by
@@ -15,6 +17,9 @@
 
 mod codes;
 mod layout;
+mod patch;
+mod program;
+mod reuse;
 mod stack;
 mod symbols;
 
@@ -22,13 +27,15 @@ pub use stack::PythonStack;
 
 use crate::hooks;
 use crate::process;
-use crate::thread::{Published, Thread, stack_pointer};
+use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
 use crate::{sys, tls};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::event::{self, domain};
-use layout::Layout;
+use layout::{Layout, Version};
+use reuse::Teller;
 
 /// `PyMemAllocatorEx`.
 #[repr(C)]
@@ -53,14 +60,21 @@ struct Api {
     get_allocator: GetAllocator,
     set_allocator: SetAllocator,
     thread_state: GetThreadState,
+    /// The state that is bound to the thread, also while it is without the interpreter's lock.
+    bound_state: GetThreadState,
     is_finalizing: IsFinalizing,
+    config: GetConfig,
+    version: Version,
     layout: Layout,
+    /// None where new objects in kept blocks cannot be seen.
+    teller: Option<Teller>,
 }
 
 type GetAllocator = unsafe extern "C" fn(c_int, *mut Allocator);
 type SetAllocator = unsafe extern "C" fn(c_int, *const Allocator);
 type GetThreadState = unsafe extern "C" fn() -> *const u8;
 type IsFinalizing = unsafe extern "C" fn() -> c_int;
+type GetConfig = unsafe extern "C" fn() -> *mut u8;
 
 /// RAW, MEM and OBJ.
 const ALLOCATORS: usize = 3;
@@ -87,7 +101,9 @@ impl Api {
             if (self.is_finalizing)() != 0 && sys::gettid() != sys::getpid() {
                 return None;
             }
-            Some((self.thread_state)()).filter(|state| !state.is_null())
+            let current = (self.thread_state)();
+            let state = if current.is_null() { (self.bound_state)() } else { current };
+            (!state.is_null()).then_some(state)
         }
     }
 }
@@ -97,54 +113,94 @@ fn api() -> Option<&'static Api> {
     unsafe { (*API.0.get()).as_ref() }
 }
 
-/// Looks for an interpreter, at the start of the process. False when there is one that we do not know.
-pub fn prepare() -> bool {
-    let Some(table) = symbols::find(b"PyImport_Inittab") else { return true };
+/// The function for the native half of tracemalloc.
+const TRACEMALLOC: &core::ffi::CStr = c"_tracemalloc";
+
+/// Looks for an interpreter, at the start of the process. Returns the [`target_flag`]s that tell what is missing.
+pub fn prepare() -> u32 {
+    let Some(table) = symbols::find(b"PyImport_Inittab") else { return 0 };
     let found = || {
-        let version = layout::Version::read(symbols::find(b"Py_GetVersion")?)?;
+        let version = Version::read(symbols::find(b"Py_GetVersion")?)?;
         // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
         unsafe {
             Some(Api {
                 get_allocator: core::mem::transmute::<usize, GetAllocator>(symbols::find(b"PyMem_GetAllocator")?),
                 set_allocator: core::mem::transmute::<usize, SetAllocator>(symbols::find(b"PyMem_SetAllocator")?),
                 thread_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(version.thread_state())?),
+                bound_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(
+                    b"PyGILState_GetThisThreadState",
+                )?),
                 is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbols::find(version.is_finalizing())?),
+                config: core::mem::transmute::<usize, GetConfig>(symbols::find(b"_Py_GetConfig")?),
+                version,
                 layout: Layout::of(version)?,
+                teller: Teller::find(),
             })
         }
     };
-    let Some(api) = found() else { return false };
-    // SAFETY: the process is starting: no other thread of it is in here, and no interpreter runs yet.
+    let Some(api) = found() else { return target_flag::UNKNOWN_PYTHON };
+    let reuse = if api.teller.is_none() { target_flag::UNSEEN_REUSE } else { 0 };
+    // SAFETY: the process is starting: no other thread of it is in here, and no interpreter runs yet. The table ends with an
+    // entry without a name.
     unsafe {
         *API.0.get() = Some(api);
-        let mut entry = *(table as *const *mut BuiltIn);
-        while !entry.is_null() && !(*entry).name.is_null() {
-            if core::ffi::CStr::from_ptr((*entry).name) == FIRST_MODULE
-                && let Some(init) = (*entry).init
-            {
-                FIRST_INIT.store(init as *mut c_void, Ordering::Release);
-                (*entry).init = Some(first_module);
-                return true;
-            }
-            entry = entry.add(1);
+        let table = *(table as *const *mut BuiltIn);
+        let entry = |name| {
+            let named = |i: &usize| core::ffi::CStr::from_ptr((*table.add(*i)).name) == name;
+            let mut used = (0..).take_while(|&i| !(*table.add(i)).name.is_null());
+            used.find(named).map(|i| &mut (*table.add(i)).init)
+        };
+        if let Some((init, program)) = entry(TRACEMALLOC).zip(program::Program::find())
+            && let Some(own) = init.replace(program::init)
+        {
+            program::prepare(program, own as *mut c_void);
         }
+        let Some(first) = entry(FIRST_MODULE).and_then(|init| init.replace(first_module)) else {
+            return target_flag::UNKNOWN_PYTHON;
+        };
+        FIRST_INIT.store(first as *mut c_void, Ordering::Release);
     }
-    false
+    reuse
 }
 
 /// In the place of the first module's own function.
 unsafe extern "C" fn first_module() -> *mut c_void {
-    if !IS_INSTALLED.swap(true, Ordering::AcqRel) {
-        install();
+    if !IS_INSTALLED.swap(true, Ordering::AcqRel)
+        && let Some(api) = api()
+    {
+        install(api);
+        if !process::is_quiet() {
+            // SAFETY: with the interpreter's lock, before its first module.
+            unsafe { take_part(api) };
+        }
     }
     let init = FIRST_INIT.load(Ordering::Acquire);
     // SAFETY: what stood in the table.
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(init)() }
 }
 
+/// The interpreter is traced from its start: we hear of its objects, and are its tracemalloc.
+unsafe fn take_part(api: &Api) {
+    // SAFETY: the caller's promise. The configuration is the interpreter's own, which reads it later than now.
+    unsafe {
+        let hears = api.teller.is_some_and(|teller| teller.listen());
+        if !hears && let Some(process) = process::get() {
+            process.header().target.flags.fetch_or(target_flag::UNSEEN_REUSE, Ordering::Relaxed);
+        }
+        let config = (api.config)();
+        if config.is_null() {
+            return;
+        }
+        let nframe: *mut c_int = config.add(api.version.configured_nframe()).cast();
+        if program::serve(nframe.read()) {
+            nframe.write(0);
+        }
+    }
+}
+
 /// Puts our allocators before the interpreter's. Called with its lock.
-fn install() {
-    let Some(api) = api() else { return };
+fn install(api: &Api) {
+    reuse::set_pre_header(api.version.pre_header());
     // SAFETY: CPython's documented functions, on its own thread; what they had is kept before they get ours.
     unsafe {
         let mut real = [Allocator { context: core::ptr::null_mut(), malloc, calloc, realloc, free }; ALLOCATORS];
@@ -162,15 +218,23 @@ fn install() {
 /// Whether a call is to be passed on without a record: nothing is traced, or it is part of another call.
 #[inline(always)]
 fn is_passed_on() -> bool {
-    process::is_quiet() || tls::in_python() != 0
+    process::is_quiet() || is_part()
 }
 
-/// Runs the real function; what it calls of our allocators is part of it.
+/// Whether the call is part of another, which a signal handler may have left for good.
+#[inline(always)]
+fn is_part() -> bool {
+    let noted = tls::in_python();
+    noted != 0 && !was_abandoned(noted, stack_pointer())
+}
+
+/// Calls of our allocators from inside `call` are part of it.
 #[inline(always)]
 fn as_part<R>(call: impl FnOnce() -> R) -> R {
-    tls::set_in_python(1);
+    let outer = tls::in_python();
+    tls::set_in_python(stack_pointer());
     let result = call();
-    tls::set_in_python(0);
+    tls::set_in_python(outer);
     result
 }
 
@@ -222,6 +286,7 @@ unsafe extern "C" fn realloc(context: *mut c_void, old: *mut u8, size: usize) ->
         let ended = |stamp| event::in_domain(event::realloc_end(stamp, address, false), domain::PYTHON);
         record(|thread| thread.publish_plain(ended));
     } else {
+        tls::set_new_block(block.addr());
         record(|thread| {
             thread.publish_in_python(|stamp, stack| event::reallocated(stamp, block.addr() as u64, size as u64, stack))
         });
@@ -234,10 +299,13 @@ unsafe extern "C" fn free(context: *mut c_void, block: *mut u8) {
     let real = unsafe { &*context.cast::<Allocator>() };
     // SAFETY: as above.
     let call = || unsafe { (real.free)(real.context, block) };
-    if is_passed_on() || block.is_null() {
+    if process::is_quiet() || block.is_null() {
         return call();
     }
     codes::freed(block.addr());
+    if is_part() {
+        return call();
+    }
     let freed = |stamp| event::in_domain(event::free(stamp, block.addr() as u64), domain::PYTHON);
     record(|thread| thread.publish_plain(freed));
     as_part(call);
@@ -246,6 +314,7 @@ unsafe extern "C" fn free(context: *mut c_void, block: *mut u8) {
 #[inline(always)]
 fn record_alloc(block: *mut u8, size: usize) {
     if !block.is_null() {
+        tls::set_new_block(block.addr());
         record(|thread| {
             thread.publish_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
         });

@@ -4,7 +4,7 @@
 //! is taken over that was not seen to be the same, from the newest frame to the oldest.
 
 use super::layout::{Description, Layout};
-use super::{api, codes};
+use super::{api, codes, reuse};
 use crate::fail;
 use crate::process;
 use crate::stacks::{self, mix};
@@ -151,10 +151,10 @@ impl PythonStack {
 impl Thread {
     /// Publishes a record of CPython's allocators, whose last part is the Python stack.
     #[inline(always)]
-    pub fn publish_in_python(&mut self, record: impl Fn(u64, u32) -> [u64; 3]) -> Published {
+    pub fn publish_in_python<const N: usize>(&mut self, record: impl Fn(u64, u32) -> [u64; N]) -> Published {
         loop {
             let published = match self.python_stack() {
-                Ok(stack) => self.publish(3, |ring, stamp| {
+                Ok(stack) => self.publish(N, |ring, stamp| {
                     // SAFETY: publish made room for the record.
                     unsafe { ring.write(record(stamp, stack)) }
                 }),
@@ -239,6 +239,7 @@ impl Thread {
         });
         described.unwrap_or_else(|| Err(self.renew()))?;
         codes::remember(code, number, session);
+        reuse::resume();
         Ok(number)
     }
 

@@ -39,7 +39,7 @@ pub fn leave(thread: &mut Thread) {
 /// Whether the hook entered at `noted` will never be resumed, because a signal handler jumped out of it: the hook that
 /// asks was entered at the same place or nearer the root, on the same stack. A handler that will resume it runs
 /// further from the root, or on a signal stack, which may lie anywhere.
-fn was_abandoned(noted: usize, slot: usize) -> bool {
+pub fn was_abandoned(noted: usize, slot: usize) -> bool {
     slot >= noted && !sys::on_signal_stack()
 }
 

@@ -11,7 +11,7 @@
 mod enter;
 mod publish;
 
-pub use enter::{enter, leave, stack_pointer};
+pub use enter::{enter, leave, stack_pointer, was_abandoned};
 pub use publish::Published;
 
 use crate::process::Process;

@@ -43,6 +43,8 @@ pub mod target_flag {
     pub const OLD_GLIBC: u32 = 2;
     /// A CPython whose structures the collector does not know: its own blocks are not recorded.
     pub const UNKNOWN_PYTHON: u32 = 4;
+    /// A CPython whose new objects in blocks that it had kept are not seen: such blocks stay with their first line.
+    pub const UNSEEN_REUSE: u32 = 8;
 }
 
 /// Why an event is missing. The index into [`Header::lost`]; names are what reports show.
@@ -91,6 +93,8 @@ pub struct Header {
     pub free_slots: Line<AtomicU64>,
     /// Free segments, likewise.
     pub free_segments: Line<AtomicU64>,
+    /// Answers to the target's questions; written by the aggregator.
+    pub mail: Mail,
 }
 
 /// A value on cache lines of its own (two, since the hardware fetches them in pairs).
@@ -152,6 +156,18 @@ pub struct Progress {
     pub wake: AtomicU32,
     /// Not 0 while the aggregator sleeps on `wake`.
     pub sleeping: AtomicU32,
+}
+
+/// See [`Header::mail`].
+#[repr(C, align(128))]
+pub struct Mail {
+    /// Number of the query that was answered last. Futex: the target waits for it. Release by the aggregator, after what
+    /// it answered.
+    pub answered: AtomicU32,
+    /// Bytes of the text, of which [`super::Arena::mail`] has the next piece.
+    pub bytes: AtomicU64,
+    /// The answer, where it is numbers.
+    pub numbers: [AtomicU64; 2],
 }
 
 /// See [`Header::target`].
@@ -223,6 +239,7 @@ const _: () = {
     assert!(offset_of!(Header, lost) == 512);
     assert!(offset_of!(Header, free_slots) == 640);
     assert!(offset_of!(Header, free_segments) == 768);
+    assert!(offset_of!(Header, mail) == 896);
     assert!(size_of::<Slot>() == 256);
     assert!(offset_of!(Slot, state) == 128);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE_BYTES));

@@ -3,6 +3,8 @@
 //! ```text
 //! offset 0        +--------------------------------------------------------------+
 //!                 | Header (one page): identity, session, progress, losses       |
+//! mail_offset     +--------------------------------------------------------------+
+//!                 | text of answers, 64 KiB                                      |
 //! slots_offset    +--------------------------------------------------------------+
 //!                 | Slot 0 | Slot 1 | ...            256 bytes each, one a thread |
 //! links_offset    +--------------------------------------------------------------+
@@ -33,7 +35,7 @@ use core::ptr::NonNull;
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HEAPLARN");
 /// Version of everything in this file, in `ring` and in `event`. Both sides must have the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Page size that the layout is aligned to.
 pub const PAGE_BYTES: usize = 4096;
 /// Size of a ring's segment. A record never spans two.
@@ -44,6 +46,8 @@ pub const SEGMENT_BYTES: usize = 8192;
 pub const SEGMENT_BYTES: usize = 64;
 /// The same in words.
 pub const SEGMENT_WORDS: usize = SEGMENT_BYTES / 8;
+/// Bytes of a text's piece ([`crate::query`]).
+pub const MAIL_BYTES: usize = 64 << 10;
 /// Threads that can be traced at one time.
 pub const MAX_SLOTS: u32 = 4096;
 /// Smallest pool: with fewer segments two busy threads could wait for each other's last one.
@@ -87,9 +91,14 @@ impl Geometry {
         self.slots >= 1 && self.slots <= MAX_SLOTS && self.segments >= MIN_SEGMENTS && self.segments <= MAX_SEGMENTS
     }
 
+    /// Offset of the text of answers.
+    pub const fn mail_offset(self) -> usize {
+        PAGE_BYTES
+    }
+
     /// Offset of the first slot.
     pub const fn slots_offset(self) -> usize {
-        PAGE_BYTES
+        self.mail_offset() + MAIL_BYTES
     }
 
     /// Offset of the links.
@@ -150,6 +159,8 @@ impl core::error::Error for ArenaError {}
 #[derive(Clone, Copy)]
 pub struct Arena {
     header: NonNull<Header>,
+    #[cfg(not(loom))]
+    mail: NonNull<AtomicU64>,
     slots: NonNull<Slot>,
     links: NonNull<AtomicU32>,
     pool: NonNull<AtomicU64>,
@@ -221,6 +232,8 @@ impl Arena {
         unsafe {
             Arena {
                 header: base.cast(),
+                #[cfg(not(loom))]
+                mail: base.add(geometry.mail_offset()).cast(),
                 slots: base.add(geometry.slots_offset()).cast(),
                 links: base.add(geometry.links_offset()).cast(),
                 pool: base.add(geometry.pool_offset()).cast(),
@@ -256,6 +269,13 @@ impl Arena {
     pub fn header(&self) -> &Header {
         // SAFETY: the constructors' promise: mapped for as long as self, all atomics.
         unsafe { self.header.as_ref() }
+    }
+
+    /// The text of answers, by pieces.
+    #[cfg(not(loom))]
+    pub fn mail(&self) -> &[AtomicU64] {
+        // SAFETY: the constructors promise MAIL_BYTES there.
+        unsafe { core::slice::from_raw_parts(self.mail.as_ptr(), MAIL_BYTES / 8) }
     }
 
     /// Slot `index`, or none past the geometry.

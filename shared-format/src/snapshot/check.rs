@@ -3,7 +3,7 @@
 //! The writer asks before it writes and the reader after each table, so a snapshot that was written can be read, and
 //! who holds a snapshot that was read may index without a check.
 
-use super::model::{DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals};
+use super::model::{DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals};
 use super::section;
 use std::collections::HashSet;
 
@@ -22,6 +22,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     frames(&s.frames, s.modules.len(), s.codes.len()).map_err(in_section(section::FRAMES))?;
     nodes(&s.nodes, s.frames.len()).map_err(in_section(section::NODES))?;
     stacks(&s.stacks, s.nodes.len()).map_err(in_section(section::STACKS))?;
+    mixed(&s.mixed, s.stacks.len()).map_err(in_section(section::MIXED))?;
     domains(&s.domains).map_err(in_section(section::DOMAINS))?;
     live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
     totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))
@@ -47,6 +48,15 @@ pub(super) fn nodes(rows: &[Node], frames: usize) -> Result<(), BadRow> {
 
 pub(super) fn stacks(rows: &[Stack], nodes: usize) -> Result<(), BadRow> {
     each(rows, |_, row| optional(row.leaf, nodes, "names a node that is not there"))
+}
+
+pub(super) fn mixed(rows: &[Mixed], stacks: usize) -> Result<(), BadRow> {
+    each(rows, |index, row| {
+        within(row.stack, stacks, "names a stack that is not there")?;
+        within(row.python, stacks, "names a stack that is not there")?;
+        let is_next = index == 0 || rows[index - 1].stack < row.stack;
+        if is_next { Ok(()) } else { Err("is not behind the row before it") }
+    })
 }
 
 pub(super) fn domains(rows: &[DomainTotals]) -> Result<(), BadRow> {

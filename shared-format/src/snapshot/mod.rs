@@ -15,6 +15,7 @@
 
 mod check;
 mod error;
+mod lines;
 pub mod model;
 mod payload;
 mod read;
@@ -42,6 +43,8 @@ mod section {
     pub const FRAMES: [u8; 4] = *b"FRMS";
     pub const NODES: [u8; 4] = *b"NODE";
     pub const STACKS: [u8; 4] = *b"STAK";
+    /// Only where native stacks have Python ones beside them.
+    pub const MIXED: [u8; 4] = *b"MIXD";
     pub const THREADS: [u8; 4] = *b"THRD";
     pub const DOMAINS: [u8; 4] = *b"DOMS";
     pub const LIVE: [u8; 4] = *b"LIVE";

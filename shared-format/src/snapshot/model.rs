@@ -199,6 +199,15 @@ pub struct Stack {
     pub truncated: bool,
 }
 
+/// What Python ran when a native stack allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mixed {
+    /// The native stack; each stands in one row at most.
+    pub stack: u32,
+    /// The Python stack.
+    pub python: u32,
+}
+
 /// A thread that has allocated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
@@ -271,6 +280,8 @@ pub struct Snapshot {
     pub frames: Vec<Frame>,
     pub nodes: Vec<Node>,
     pub stacks: Vec<Stack>,
+    /// Native stacks of CPython's threads, by rising stack.
+    pub mixed: Vec<Mixed>,
     pub threads: Vec<Thread>,
     pub domains: Vec<DomainTotals>,
     pub live: Vec<LiveGroup>,

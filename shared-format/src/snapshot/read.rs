@@ -6,7 +6,9 @@
 
 use super::check::{self, BadRow};
 use super::error::ReadError;
-use super::model::{Code, Domain, DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::model::{
+    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread,
+};
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
 use super::varint::Delta;
@@ -79,7 +81,7 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    section::REQUIRED.contains(&tag) || tag == section::CODES || tag == section::END
+    section::REQUIRED.contains(&tag) || [section::CODES, section::MIXED, section::END].contains(&tag)
 }
 
 /// A wrong checksum explains a bad row, so it is compared first.
@@ -129,6 +131,7 @@ struct Tables {
     frames: Vec<Frame>,
     nodes: Vec<Node>,
     stacks: Vec<Stack>,
+    mixed: Vec<Mixed>,
     threads: Vec<Thread>,
     domains: Vec<DomainTotals>,
     live: Vec<LiveGroup>,
@@ -164,6 +167,11 @@ impl Tables {
                 self.stacks = rows(payload, |p, _| stack(p, &mut leaf))?;
                 check::stacks(&self.stacks, self.nodes.len())?;
             }
+            section::MIXED => {
+                let mut columns = <[Delta; 2]>::default();
+                self.mixed = rows(payload, |p, _| mixed(p, &mut columns))?;
+                check::mixed(&self.mixed, self.stacks.len())?;
+            }
             section::THREADS => self.threads = rows(payload, thread)?,
             section::DOMAINS => {
                 self.domains = rows(payload, domain_totals)?;
@@ -197,9 +205,9 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, modules, codes, frames, nodes, stacks, threads, domains, live, totals } = self;
+        let Tables { meta, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
-        Ok(Snapshot { meta, modules, codes, frames, nodes, stacks, threads, domains, live, totals })
+        Ok(Snapshot { meta, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals })
     }
 }
 
@@ -258,6 +266,10 @@ fn stack<R: Read>(p: &mut Payload<'_, R>, leaf: &mut Delta) -> Result<Stack, Pro
     let depth = p.number()?;
     let total_nframe = u16::try_from(depth >> 1).map_err(|_| "is deeper than 65535 frames")?;
     Ok(Stack { leaf, total_nframe, truncated: depth & 1 == 1 })
+}
+
+fn mixed<R: Read>(p: &mut Payload<'_, R>, [stack, python]: &mut [Delta; 2]) -> Result<Mixed, Problem> {
+    Ok(Mixed { stack: narrow(stack.value(p.number()?))?, python: narrow(python.value(p.number()?))? })
 }
 
 fn thread<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Thread, Problem> {

@@ -4,7 +4,7 @@
 //! it; the compressor gets it in pieces, so that a caller can show progress. Row order is kept: sorted tables (live by
 //! domain, stack, thread, size; totals by domain, stack) make the smallest files.
 
-use super::model::{Code, DomainTotals, Frame, LiveGroup, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::model::{Code, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread};
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
 use std::io::{self, Write};
@@ -40,6 +40,9 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
     sections.table(section::FRAMES, &s.frames, frames)?;
     sections.table(section::NODES, &s.nodes, nodes)?;
     sections.table(section::STACKS, &s.stacks, stacks)?;
+    if !s.mixed.is_empty() {
+        sections.table(section::MIXED, &s.mixed, mixed)?;
+    }
     sections.table(section::THREADS, &s.threads, threads)?;
     sections.table(section::DOMAINS, &s.domains, domains)?;
     sections.table(section::LIVE, &s.live, live)?;
@@ -146,6 +149,14 @@ fn stacks(out: &mut Vec<u8>, rows: &[Stack]) {
     for row in rows {
         leaf.put(out, optional(row.leaf));
         put(out, u64::from(row.total_nframe) << 1 | u64::from(row.truncated));
+    }
+}
+
+fn mixed(out: &mut Vec<u8>, rows: &[Mixed]) {
+    let (mut stack, mut python) = (Delta::default(), Delta::default());
+    for row in rows {
+        stack.put(out, row.stack.into());
+        python.put(out, row.python.into());
     }
 }
 

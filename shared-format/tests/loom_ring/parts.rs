@@ -1,7 +1,7 @@
 //! An arena made of loom's atomics, whose layout is not the file's: each part lies on the heap by itself.
 
 use heapline_shared_format::arena::{
-    Arena, Geometry, Header, Identity, Line, Progress, SEGMENT_WORDS, Session, Slot, Target,
+    Arena, Geometry, Header, Identity, Line, Mail, Progress, SEGMENT_WORDS, Session, Slot, Target,
 };
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 use std::ptr::NonNull;
@@ -109,5 +109,6 @@ fn header() -> Header {
         lost: Line(std::array::from_fn(|_| u64_zero())),
         free_slots: Line(u64_zero()),
         free_segments: Line(u64_zero()),
+        mail: Mail { answered: u32_zero(), bytes: u64_zero(), numbers: std::array::from_fn(|_| u64_zero()) },
     }
 }

@@ -3,7 +3,7 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread,
+    Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -46,6 +46,7 @@ pub fn sample() -> Snapshot {
             Stack { leaf: Some(3), total_nframe: 65535, truncated: true },
             Stack { leaf: None, total_nframe: 0, truncated: false },
         ],
+        mixed: Vec::new(),
         threads: vec![
             Thread { tid: 4711, name: "victim".to_string(), alive: true },
             Thread { tid: 4712, name: "worker \u{2603}".to_string(), alive: false },
@@ -202,20 +203,21 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
             (vec(module(), modules), vec(code(), codes)),
             vec(frame, frames),
             vec(node, nodes).prop_map(|rows| rows.into_iter().enumerate().map(place).collect::<Vec<_>>()),
-            vec(stack, stacks),
+            (vec(stack, stacks), vec(prop::option::of(index(stacks)), stacks).prop_map(mixed)),
             vec(thread, threads),
             vec((domain(), any::<[u64; 6]>()), 0..4).prop_map(domain_totals),
             vec(live, 0..40),
             vec((domain(), index(stacks), any::<[u64; 4]>()).prop_map(stack_totals), 0..40),
         );
         (Just(meta), tables).prop_map(
-            |(meta, ((modules, codes), frames, nodes, stacks, threads, domains, live, totals))| Snapshot {
+            |(meta, ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, live, totals))| Snapshot {
                 meta,
                 modules,
                 codes,
                 frames,
                 nodes,
                 stacks,
+                mixed,
                 threads,
                 domains,
                 live,
@@ -223,6 +225,10 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
             },
         )
     })
+}
+
+fn mixed(rows: Vec<Option<u32>>) -> Vec<Mixed> {
+    (0..).zip(rows).filter_map(|(stack, python)| Some(Mixed { stack, python: python? })).collect()
 }
 
 fn place((index, (parent, root, frame)): (usize, (prop::sample::Index, bool, u32))) -> Node {

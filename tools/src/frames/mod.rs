@@ -4,7 +4,6 @@
 //! recent end, frames of allocators and of Heapline are left out. Only stacks that are asked for are looked at.
 
 mod plumbing;
-mod python;
 mod tracebacks;
 
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
@@ -133,8 +132,7 @@ impl Namer<'_> {
     fn in_code(&mut self, code: &Code, offset: u32, address: u64) -> Frame {
         let filename = self.tracebacks.string(&code.filename);
         let function = self.tracebacks.string(&code.name);
-        // A line below 0 is none, as in tracemalloc.
-        let lineno = python::line(code, offset).and_then(|line| u32::try_from(line).ok()).unwrap_or(0);
+        let lineno = code.line(offset);
         Frame { filename, lineno, function, module: filename, address, plumbing: false }
     }
 

@@ -38,6 +38,7 @@ impl Builder {
             frames: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),
+            mixed: Vec::new(),
             threads,
             domains: Vec::new(),
             live: Vec::new(),

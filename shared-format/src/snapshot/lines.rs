@@ -3,12 +3,18 @@
 //! Facts: `Objects/lnotab_notes.txt` of CPython 3.9 and 3.10, `Objects/locations.md` of 3.11 and later. An offset is
 //! counted in bytes from the beginning of the code.
 
-use heapline_shared_format::code::LineFormat;
-use heapline_shared_format::event::NOT_BEGUN;
-use heapline_shared_format::snapshot::Code;
+use super::Code;
+use crate::code::LineFormat;
+use crate::event::NOT_BEGUN;
 
-/// The line of the instruction at `offset`; none where the table gives it none.
-pub(super) fn line(code: &Code, offset: u32) -> Option<i64> {
+impl Code {
+    /// The line of the instruction at `offset`. 0 where the table gives it none, or one below 0, as in tracemalloc.
+    pub fn line(&self, offset: u32) -> u32 {
+        line(self, offset).and_then(|line| u32::try_from(line).ok()).unwrap_or(0)
+    }
+}
+
+fn line(code: &Code, offset: u32) -> Option<i64> {
     if offset == NOT_BEGUN {
         return Some(i64::from(code.first_line));
     }
@@ -132,7 +138,7 @@ mod tests {
             let table: Vec<u8> = (0..length)
                 .map(|_| {
                     numbers = numbers.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (numbers >> 56) as u8
+                    numbers.to_be_bytes()[0]
                 })
                 .collect();
             for lines in [LineFormat::Lnotab, LineFormat::LineTable, LineFormat::Locations] {

@@ -1,0 +1,201 @@
+//! What the program itself sees with `import tracemalloc`: a trace of its own over the same blocks.
+//!
+//! Its `start`, `stop`, `clear_traces` and `reset_peak` change this trace and nothing that the operator sees. Blocks that it
+//! counts are marked in their rows, since it counts what was allocated after it began; the two sums are kept as blocks
+//! come and go. All else is made when it is asked for.
+
+use super::codes::Codes;
+use super::live::Block;
+use super::stacks::Stacks;
+use heapline_shared_format::event::as_python_frame;
+use heapline_shared_format::query::{GROUP_WORDS, HEAD_WORDS, MAX_NFRAME};
+use std::collections::HashMap;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct ProgramTrace {
+    /// Frames of a traceback; 0 while it does not trace.
+    nframe: u32,
+    current: u64,
+    peak: u64,
+}
+
+impl ProgramTrace {
+    /// Whether blocks that come now belong to it.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.nframe > 0
+    }
+
+    /// Frames of a traceback.
+    pub fn nframe(&self) -> u32 {
+        self.nframe
+    }
+
+    /// It begins.
+    pub fn start(&mut self, nframe: u64) {
+        self.nframe = u32::try_from(nframe).unwrap_or(MAX_NFRAME).clamp(1, MAX_NFRAME);
+    }
+
+    /// It ends.
+    pub fn stop(&mut self) {
+        *self = ProgramTrace::default();
+    }
+
+    /// All its blocks are forgotten.
+    pub fn clear(&mut self) {
+        (self.current, self.peak) = (0, 0);
+    }
+
+    /// One of its blocks comes.
+    #[inline]
+    pub fn gain(&mut self, size: u64) {
+        self.current = self.current.saturating_add(size);
+        self.peak = self.peak.max(self.current);
+    }
+
+    /// One of its blocks goes.
+    #[inline]
+    pub fn lose(&mut self, size: u64) {
+        self.current = self.current.saturating_sub(size);
+    }
+
+    /// The peak becomes what is live now.
+    pub fn reset_peak(&mut self) {
+        self.peak = self.current;
+    }
+
+    /// Bytes now and at the peak.
+    pub fn sums(&self) -> [u64; 2] {
+        [self.current, self.peak]
+    }
+}
+
+/// Which of the trace's blocks are alike: tracemalloc's domain, traceback, size.
+type Group = (u32, u32, u64);
+/// File and line, and in truth how many of them: what tracemalloc knows of a traceback.
+type Traceback = (Vec<[u32; 2]>, u32);
+
+/// Tracebacks and traces as the program's tracemalloc tells them, as a text of [`heapline_shared_format::query`].
+pub struct Text<'t> {
+    stacks: &'t Stacks,
+    codes: &'t Codes,
+    nframe: usize,
+    files: Vec<String>,
+    file_index: HashMap<String, u32>,
+    tracebacks: Vec<Traceback>,
+    traceback_index: HashMap<Traceback, u32>,
+    of_stack: HashMap<u32, u32>,
+    groups: HashMap<Group, u64>,
+    traces: u64,
+}
+
+impl<'t> Text<'t> {
+    /// A text without anything, for tracebacks of `nframe` frames.
+    pub fn new(stacks: &'t Stacks, codes: &'t Codes, nframe: u32) -> Text<'t> {
+        Text {
+            stacks,
+            codes,
+            nframe: nframe as usize,
+            files: Vec::new(),
+            file_index: HashMap::new(),
+            tracebacks: Vec::new(),
+            traceback_index: HashMap::new(),
+            of_stack: HashMap::new(),
+            groups: HashMap::new(),
+            traces: 0,
+        }
+    }
+
+    /// Adds a block's trace.
+    pub fn trace(&mut self, domain: u32, block: &Block) {
+        let traceback = self.traceback(block.stack);
+        *self.groups.entry((domain, traceback, block.size)).or_default() += 1;
+        self.traces += 1;
+    }
+
+    /// Adds a stack's traceback; its number.
+    pub fn traceback(&mut self, stack: u32) -> u32 {
+        if let Some(&known) = self.of_stack.get(&stack) {
+            return known;
+        }
+        let tree = self.stacks.tree();
+        let frames: Vec<_> = tree.walk(stack).take(self.nframe).collect();
+        let places = frames.iter().map(|frame| self.place(frame.address)).collect();
+        let total = tree.stacks.get(stack as usize).map_or(0, |stack| u32::from(stack.total_nframe));
+        let traceback = (places, total);
+        let number = match self.traceback_index.get(&traceback) {
+            Some(&number) => number,
+            None => {
+                let number = index(self.tracebacks.len());
+                self.traceback_index.insert(traceback.clone(), number);
+                self.tracebacks.push(traceback);
+                number
+            }
+        };
+        self.of_stack.insert(stack, number);
+        number
+    }
+
+    fn place(&mut self, frame: u64) -> [u32; 2] {
+        let code = as_python_frame(frame).and_then(|(code, offset)| Some((self.codes.get(code)?, offset)));
+        let Some((code, offset)) = code else { return [self.file("<unknown>"), 0] };
+        [self.file(&code.filename), code.line(offset)]
+    }
+
+    fn file(&mut self, name: &str) -> u32 {
+        if let Some(&known) = self.file_index.get(name) {
+            return known;
+        }
+        let number = index(self.files.len());
+        self.files.push(name.to_owned());
+        self.file_index.insert(name.to_owned(), number);
+        number
+    }
+
+    /// The text.
+    pub fn write(self) -> Vec<u8> {
+        let mut words = Words(Vec::new());
+        words.put(index(self.files.len()));
+        words.put(index(self.tracebacks.len()));
+        words.put(index(self.groups.len()));
+        words.put_long(self.traces);
+        debug_assert_eq!(words.0.len(), HEAD_WORDS * 4);
+        for file in &self.files {
+            words.put(index(file.chars().count()));
+            file.chars().for_each(|character| words.put(character.into()));
+        }
+        for (places, total) in &self.tracebacks {
+            words.put(*total);
+            words.put(index(places.len()));
+            places.as_flattened().iter().for_each(|&word| words.put(word));
+        }
+        let before = words.0.len();
+        let groups = self.groups.len();
+        for ((domain, traceback, size), count) in self.groups {
+            words.put(domain);
+            words.put_long(size);
+            words.put(traceback);
+            words.put_long(count);
+        }
+        debug_assert_eq!(words.0.len() - before, groups * GROUP_WORDS * 4);
+        words.0
+    }
+}
+
+struct Words(Vec<u8>);
+
+impl Words {
+    fn put(&mut self, word: u32) {
+        self.0.extend(word.to_le_bytes());
+    }
+
+    fn put_long(&mut self, words: u64) {
+        self.0.extend(words.to_le_bytes());
+    }
+}
+
+/// A number of something that a table of less than 2^32 rows holds.
+fn index(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,157 @@
+//! Asking the aggregator ([`heapline_shared_format::query`]), and waiting for what it says.
+//!
+//! The question goes through the thread's ring like any event, so its answer holds for this very place in the order of events.
+//! The interpreter's lock stays taken meanwhile, as in CPython's own tracemalloc; only the aggregator's end, or ten seconds
+//! without an answer, end the waiting, and then tracing.
+
+use crate::hooks;
+use crate::process::{self, Process};
+use crate::sys;
+use crate::thread::{Published, stack_pointer};
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use heapline_shared_format::arena::{Header, MAIL_BYTES, end_cause};
+use heapline_shared_format::{event, query};
+
+/// Looks before the thread sleeps: about as long as an aggregator takes that is awake.
+const SPINS: u32 = 4000;
+const NAP_NANOSECONDS: u64 = 20_000_000;
+const PATIENCE_NANOSECONDS: u64 = 10_000_000_000;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+/// One asks at a time: there is one place for answers.
+static IS_ASKING: AtomicBool = AtomicBool::new(false);
+
+/// The place for answers, while this thread has it.
+pub struct Answers(&'static Process);
+
+impl Answers {
+    /// Waits for the place. None where nobody answers.
+    pub fn await_place() -> Option<Answers> {
+        let process = process::get().filter(|process| process.is_answered())?;
+        let begun = sys::monotonic();
+        while IS_ASKING.swap(true, Ordering::Acquire) {
+            if !process.is_answered() || sys::monotonic() - begun > PATIENCE_NANOSECONDS {
+                return None;
+            }
+            // Interpreters with locks of their own may ask at the same time. Nobody sets this word: it is a short sleep.
+            sys::futex_wait(&AtomicU32::new(0), 0, 50_000);
+        }
+        Some(Answers(process))
+    }
+
+    fn header(&self) -> &'static Header {
+        self.0.header()
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn ask(&mut self, asked: u32, arguments: [u64; 2]) -> Option<()> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let progress = &self.header().progress;
+        // While one waits, the drain does not sleep.
+        progress.waiters.fetch_add(1, Ordering::AcqRel);
+        let answered = self.publish(number, asked, arguments).and_then(|()| self.wait(number));
+        progress.waiters.fetch_sub(1, Ordering::AcqRel);
+        answered
+    }
+
+    fn publish(&self, number: u32, asked: u32, arguments: [u64; 2]) -> Option<()> {
+        publish(number, asked, arguments).then(|| self.0.wake_aggregator())
+    }
+
+    fn wait(&self, number: u32) -> Option<()> {
+        let answered = &self.header().mail.answered;
+        for _ in 0..SPINS {
+            // Acquire pairs with the aggregator's Release: the answer is there when its number is.
+            if answered.load(Ordering::Acquire) == number {
+                return Some(());
+            }
+            core::hint::spin_loop();
+        }
+        let begun = sys::monotonic();
+        loop {
+            let seen = answered.load(Ordering::Acquire);
+            if seen == number {
+                return Some(());
+            }
+            if !self.0.is_answered() {
+                return None;
+            }
+            if sys::monotonic() - begun > PATIENCE_NANOSECONDS {
+                process::end(end_cause::STALLED);
+                return None;
+            }
+            sys::futex_wait(answered, seen, NAP_NANOSECONDS);
+        }
+    }
+
+    /// The numbers of the last answer.
+    pub fn numbers(&self) -> [u64; 2] {
+        self.header().mail.numbers.each_ref().map(|number| number.load(Ordering::Relaxed))
+    }
+
+    /// The text of the last answer, with what is still to be asked for.
+    pub fn text(&mut self) -> Option<Text> {
+        let bytes = usize::try_from(self.header().mail.bytes.load(Ordering::Relaxed)).ok()?;
+        let text = Text { memory: process::map_own(bytes.next_multiple_of(MAIL_BYTES))?.cast(), bytes };
+        let mut done = 0;
+        loop {
+            let pieces = self.0.arena().mail().iter();
+            for (i, word) in pieces.take((bytes - done).div_ceil(8)).enumerate() {
+                // SAFETY: the memory has room for all pieces.
+                unsafe { text.memory.add(done / 8 + i).write(word.load(Ordering::Relaxed)) };
+            }
+            done += MAIL_BYTES;
+            if done >= bytes {
+                return Some(text);
+            }
+            self.ask(query::MORE, [done as u64, 0])?;
+        }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        IS_ASKING.store(false, Ordering::Release);
+    }
+}
+
+/// Calls `make` in a way that nothing that it allocates is counted to the program, as in CPython's own module.
+pub fn hidden<R>(make: impl FnOnce() -> R) -> R {
+    publish(0, query::HIDE, [0; 2]);
+    let made = make();
+    publish(0, query::SHOW, [0; 2]);
+    made
+}
+
+/// Whether it is in the ring.
+fn publish(number: u32, asked: u32, arguments: [u64; 2]) -> bool {
+    let is_published = Cell::new(false);
+    hooks::record(stack_pointer(), |thread| {
+        let published = thread.publish_plain(|stamp| event::query(stamp, number, asked, arguments));
+        is_published.set(published == Published::Yes);
+        published
+    });
+    is_published.get()
+}
+
+/// A text, copied.
+pub struct Text {
+    memory: *mut u64,
+    bytes: usize,
+}
+
+impl Text {
+    /// Its words.
+    pub fn words(&self) -> &[u32] {
+        // SAFETY: mapped for so many bytes, written by `Answers::text`.
+        unsafe { core::slice::from_raw_parts(self.memory.cast(), self.bytes / 4) }
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `Answers::text`; nobody borrows it any more.
+        unsafe { process::unmap_own(self.memory.cast(), self.bytes.next_multiple_of(MAIL_BYTES)) };
+    }
+}

@@ -1,0 +1,398 @@
+//! `import tracemalloc`, served by Heapline: the native half of the standard library's module, answered by the aggregator.
+//!
+//! ```text
+//! tracemalloc.py, as installed ──> _tracemalloc, this module ──> [`ask`] ──> aggregator
+//!                                          └──> [`objects`] of what it says
+//! ```
+//!
+//! What the program does with it (start, clear, reset) changes what the program sees, and nothing that the operator sees. A
+//! process that is not traced when it first imports the module gets CPython's own; so does a forked child, which is not
+//! traced: its trace begins anew with its first question. When the aggregator goes away the module says that nothing is
+//! traced.
+//!
+//! The interpreter's lock is held wherever this runs, but in [`track`].
+
+mod api;
+mod ask;
+mod objects;
+pub mod track;
+
+pub use api::Api;
+
+use super::patch;
+use super::reuse::{self, Teller};
+use crate::process;
+use api::Object;
+use ask::{Answers, hidden};
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use heapline_shared_format::query::{self, MAX_NFRAME};
+
+/// `PyMethodDef`.
+#[repr(C)]
+struct Method {
+    name: *const c_char,
+    function: Option<unsafe extern "C" fn(Object, Object) -> Object>,
+    flags: c_int,
+    doc: *const c_char,
+}
+
+const WITH_ARGUMENTS: c_int = 1;
+const WITHOUT_ARGUMENTS: c_int = 4;
+const WITH_ONE: c_int = 8;
+
+/// `PyModuleDef`.
+#[repr(C)]
+struct Definition {
+    references: usize,
+    kind: usize,
+    base: [usize; 3],
+    name: *const c_char,
+    doc: *const c_char,
+    state_bytes: isize,
+    methods: *const Method,
+    rest: [usize; 4],
+}
+
+/// `PYTHON_API_VERSION`.
+const API_VERSION: c_int = 1013;
+
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: the interpreter's, used with its lock.
+unsafe impl<T> Sync for Shared<T> {}
+
+static DEFINITION: Shared<Definition> = Shared(UnsafeCell::new(Definition {
+    references: 1,
+    kind: 0,
+    base: [0; 3],
+    name: c"_tracemalloc".as_ptr(),
+    doc: c"The native half of tracemalloc, served by Heapline from outside of the process.".as_ptr(),
+    state_bytes: 0,
+    methods: METHODS.0.get().cast_const().cast(),
+    rest: [0; 4],
+}));
+
+macro_rules! methods {
+    ($($name:literal, $function:ident, $flags:ident, $doc:literal;)*) => {
+        [$(Method {
+            name: $name.as_ptr(),
+            function: Some($function),
+            flags: $flags,
+            doc: $doc.as_ptr(),
+        },)* Method { name: ptr::null(), function: None, flags: 0, doc: ptr::null() }]
+    };
+}
+
+static METHODS: Shared<[Method; 11]> = Shared(UnsafeCell::new(methods! {
+    c"start", start, WITH_ARGUMENTS,
+        c"start($module, nframe=1, /)\n--\n\nBegin to trace blocks, with tracebacks of at most nframe frames.";
+    c"stop", stop, WITHOUT_ARGUMENTS, c"stop($module, /)\n--\n\nEnd tracing and forget all traces.";
+    c"is_tracing", is_tracing, WITHOUT_ARGUMENTS, c"is_tracing($module, /)\n--\n\nWhether blocks are traced.";
+    c"clear_traces", clear_traces, WITHOUT_ARGUMENTS, c"clear_traces($module, /)\n--\n\nForget all traces.";
+    c"reset_peak", reset_peak, WITHOUT_ARGUMENTS,
+        c"reset_peak($module, /)\n--\n\nThe peak of get_traced_memory() becomes what is traced now.";
+    c"get_traceback_limit", get_traceback_limit, WITHOUT_ARGUMENTS,
+        c"get_traceback_limit($module, /)\n--\n\nMost frames of a traceback.";
+    c"get_traced_memory", get_traced_memory, WITHOUT_ARGUMENTS,
+        c"get_traced_memory($module, /)\n--\n\nBytes of all traced blocks: (now, at the peak).";
+    c"get_tracemalloc_memory", get_tracemalloc_memory, WITHOUT_ARGUMENTS,
+        c"get_tracemalloc_memory($module, /)\n--\n\nBytes that Heapline takes in this process.";
+    c"_get_traces", get_traces, WITHOUT_ARGUMENTS,
+        c"_get_traces($module, /)\n--\n\nAll traces: a list of (domain, size, traceback, total_nframe).";
+    c"_get_object_traceback", get_object_traceback, WITH_ONE,
+        c"_get_object_traceback($module, obj, /)\n--\n\nWhere an object's block was allocated, or None.";
+}));
+
+/// Everything that is found at the start of the process.
+#[derive(Clone, Copy)]
+pub struct Program {
+    api: Api,
+    own_functions: track::OwnFunctions,
+}
+
+impl Program {
+    /// Looks for it. Only while the process starts.
+    pub fn find() -> Option<Program> {
+        Some(Program { api: Api::find()?, own_functions: track::OwnFunctions::find()? })
+    }
+}
+
+static PROGRAM: Shared<Option<Program>> = Shared(UnsafeCell::new(None));
+/// CPython's own function for the module.
+static OWN_INIT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// CPython's own module, in a forked child.
+static OWN_MODULE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// The process was traced when its interpreter started.
+static IS_SERVED: AtomicBool = AtomicBool::new(false);
+/// Frames of a traceback: the last that was asked for.
+static NFRAME: AtomicU32 = AtomicU32::new(1);
+/// The session in which tracing began; 0 while the program does not trace.
+static SESSION: AtomicU32 = AtomicU32::new(0);
+
+/// What was found, and CPython's own function for the module.
+pub fn prepare(program: Program, own_init: *mut c_void) {
+    // SAFETY: the process is starting, and nobody reads yet.
+    unsafe { *PROGRAM.0.get() = Some(program) };
+    OWN_INIT.store(own_init, Ordering::Release);
+}
+
+fn program() -> Option<&'static Program> {
+    // SAFETY: written once, before the interpreter runs.
+    unsafe { (*PROGRAM.0.get()).as_ref() }
+}
+
+/// The interpreter starts, traced: from now on we are its tracemalloc. `asked` is the number that `-X tracemalloc` or
+/// `PYTHONTRACEMALLOC` gave; returns whether that was taken over.
+///
+/// # Safety
+/// With the interpreter's lock, before its first module.
+pub unsafe fn serve(asked: c_int) -> bool {
+    let Some(program) = program() else { return false };
+    IS_SERVED.store(true, Ordering::Release);
+    // SAFETY: the caller's promise.
+    unsafe { program.own_functions.replace() };
+    u64::try_from(asked).is_ok_and(|nframe| nframe > 0 && begin(nframe))
+}
+
+/// In the place of `PyInit__tracemalloc`.
+pub unsafe extern "C" fn init() -> *mut c_void {
+    let is_ours = IS_SERVED.load(Ordering::Acquire) || !process::is_quiet();
+    match program().filter(|_| is_ours && !process::is_forked()) {
+        // SAFETY: a definition that lives for ever, as CPython wants it.
+        Some(program) => unsafe { (program.api.create_module)(DEFINITION.0.get().cast(), API_VERSION) },
+        None => own_init(),
+    }
+}
+
+/// CPython's own module.
+fn own_init() -> Object {
+    if process::is_forked() {
+        // SAFETY: a forked child has one thread at first, and that is here.
+        unsafe { patch::undo() };
+        super::api().and_then(|api| api.teller).into_iter().for_each(|teller: Teller| {
+            // SAFETY: with the interpreter's lock.
+            unsafe { teller.ignore() }
+        });
+    }
+    // SAFETY: what stood in the table of built-in modules.
+    unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> Object>(OWN_INIT.load(Ordering::Acquire))() }
+}
+
+/// Tells the aggregator that the program traces from now on.
+fn begin(nframe: u64) -> bool {
+    let Some(process) = process::get() else { return false };
+    let begun = Answers::await_place().and_then(|mut answers| answers.ask(query::START, [nframe, 0]));
+    if begun.is_none() {
+        return false;
+    }
+    let session = &process.header().session;
+    NFRAME.store(u32::try_from(nframe).unwrap_or(MAX_NFRAME), Ordering::Relaxed);
+    SESSION.store(session.number.load(Ordering::Acquire), Ordering::Release);
+    if nframe > u64::from(session.nframe.load(Ordering::Relaxed)) {
+        // More frames than were kept: threads shall define their stacks anew.
+        session.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+    true
+}
+
+/// Whether the program traces, in a session that goes on.
+fn traces() -> bool {
+    let session = SESSION.load(Ordering::Acquire);
+    session != 0
+        && process::get().is_some_and(|process| {
+            process.is_answered() && process.header().session.number.load(Ordering::Acquire) == session
+        })
+}
+
+/// The place for answers, while the program traces.
+fn answers() -> Option<Answers> {
+    if traces() { Answers::await_place() } else { None }
+}
+
+/// Lets CPython's own module do it, in a forked child. None elsewhere.
+fn in_child(name: &CStr, arguments: Object) -> Option<Object> {
+    if !process::is_forked() {
+        return None;
+    }
+    let api = &program()?.api;
+    let mut module = OWN_MODULE.load(Ordering::Acquire);
+    if module.is_null() {
+        module = own_init();
+        OWN_MODULE.store(module, Ordering::Release);
+        if !module.is_null() && SESSION.swap(0, Ordering::AcqRel) != 0 {
+            let nframe = NFRAME.load(Ordering::Relaxed);
+            // SAFETY: the C API, with the interpreter's lock; so for below.
+            let started = unsafe { call(api, module, c"start", api.own((api.build)(c"(I)".as_ptr(), nframe))) };
+            if started.is_null() {
+                return Some(started);
+            }
+            // SAFETY: a reference that is ours.
+            unsafe { (api.release)(started) };
+        }
+    }
+    if module.is_null() {
+        return Some(module);
+    }
+    // SAFETY: see above.
+    Some(unsafe {
+        if arguments.is_null() {
+            return Some(call(api, module, name, api.own((api.tuple)(0))));
+        }
+        (api.retain)(arguments);
+        call(api, module, name, api.own(arguments))
+    })
+}
+
+unsafe fn call(api: &Api, module: Object, name: &CStr, arguments: Option<api::Owned<'_>>) -> Object {
+    // SAFETY: the C API, with the interpreter's lock.
+    unsafe {
+        let function = api.own((api.attribute)(module, name.as_ptr()));
+        match function.zip(arguments) {
+            Some((function, arguments)) => (api.call)(function.get(), arguments.get(), ptr::null_mut()),
+            None => ptr::null_mut(),
+        }
+    }
+}
+
+/// The rest of a function that has no arguments: in a forked child CPython's own does it.
+fn without_arguments(name: &CStr, serve: impl FnOnce(&Api) -> Object) -> Object {
+    match (in_child(name, ptr::null_mut()), program()) {
+        (Some(done), _) => done,
+        (None, Some(program)) => serve(&program.api),
+        // The module is not made without it.
+        (None, None) => ptr::null_mut(),
+    }
+}
+
+/// What came of an answer that could not be made objects of.
+fn objects_of(api: &Api, made: Option<Object>) -> Object {
+    made.unwrap_or_else(|| {
+        // SAFETY: with the interpreter's lock.
+        if unsafe { (api.occurred)() }.is_null() {
+            return api.raise(api.runtime_error, c"Heapline's aggregator has given no answer");
+        }
+        ptr::null_mut()
+    })
+}
+
+unsafe extern "C" fn start(_: Object, arguments: Object) -> Object {
+    let Some(program) = program() else { return ptr::null_mut() };
+    let api = &program.api;
+    let mut nframe: c_int = 1;
+    // SAFETY: a variable of the type that the format says.
+    if unsafe { (api.parse)(arguments, c"|i:start".as_ptr(), &raw mut nframe) } == 0 {
+        return ptr::null_mut();
+    }
+    if let Some(done) = in_child(c"start", arguments) {
+        return done;
+    }
+    let Some(nframe) = u64::try_from(nframe).ok().filter(|&n| n >= 1 && n <= MAX_NFRAME.into()) else {
+        return api.raise(api.value_error, c"the number of frames must be in range [1; 65535]");
+    };
+    if traces() || begin(nframe) {
+        return api.none();
+    }
+    api.raise(api.runtime_error, c"tracemalloc is served by Heapline in this process, and its aggregator is gone")
+}
+
+unsafe extern "C" fn stop(_: Object, _: Object) -> Object {
+    without_arguments(c"stop", |api| {
+        if let Some(mut answers) = answers() {
+            // Without an aggregator there is nothing to stop.
+            let _ = answers.ask(query::STOP, [0; 2]);
+        }
+        SESSION.store(0, Ordering::Release);
+        api.none()
+    })
+}
+
+unsafe extern "C" fn is_tracing(_: Object, _: Object) -> Object {
+    // SAFETY: with the interpreter's lock.
+    without_arguments(c"is_tracing", |api| unsafe { (api.bool)(traces().into()) })
+}
+
+unsafe extern "C" fn clear_traces(_: Object, _: Object) -> Object {
+    without_arguments(c"clear_traces", |api| told(api, query::CLEAR))
+}
+
+unsafe extern "C" fn reset_peak(_: Object, _: Object) -> Object {
+    without_arguments(c"reset_peak", |api| told(api, query::RESET_PEAK))
+}
+
+/// Tells the aggregator something, if the program traces.
+fn told(api: &Api, what: u32) -> Object {
+    if let Some(mut answers) = answers() {
+        let _ = answers.ask(what, [0; 2]);
+    }
+    api.none()
+}
+
+unsafe extern "C" fn get_traceback_limit(_: Object, _: Object) -> Object {
+    // SAFETY: with the interpreter's lock.
+    without_arguments(c"get_traceback_limit", |api| unsafe { (api.number)(NFRAME.load(Ordering::Relaxed).into()) })
+}
+
+unsafe extern "C" fn get_traced_memory(_: Object, _: Object) -> Object {
+    without_arguments(c"get_traced_memory", |api| {
+        let [current, peak] = numbers(query::TRACED_MEMORY, answers()).unwrap_or_default();
+        // SAFETY: two numbers of the type that the format says.
+        unsafe { (api.build)(c"(nn)".as_ptr(), current.cast_signed(), peak.cast_signed()) }
+    })
+}
+
+unsafe extern "C" fn get_tracemalloc_memory(_: Object, _: Object) -> Object {
+    without_arguments(c"get_tracemalloc_memory", |api| {
+        let [bytes, _] = numbers(query::OWN_MEMORY, Answers::await_place()).unwrap_or_default();
+        // SAFETY: with the interpreter's lock.
+        unsafe { (api.number)(bytes) }
+    })
+}
+
+fn numbers(asked: u32, answers: Option<Answers>) -> Option<[u64; 2]> {
+    let mut answers = answers?;
+    answers.ask(asked, [0; 2])?;
+    Some(answers.numbers())
+}
+
+unsafe extern "C" fn get_traces(_: Object, _: Object) -> Object {
+    without_arguments(c"_get_traces", |api| {
+        let text = answers().and_then(|mut answers| {
+            answers.ask(query::TRACES, [0; 2])?;
+            answers.text()
+        });
+        match text {
+            // SAFETY: with the interpreter's lock.
+            None => unsafe { (api.list)(0) },
+            Some(text) => objects_of(api, hidden(|| objects::traces(api, text.words()))),
+        }
+    })
+}
+
+unsafe extern "C" fn get_object_traceback(_: Object, object: Object) -> Object {
+    let Some(program) = program() else { return ptr::null_mut() };
+    if process::is_forked() {
+        // SAFETY: with the interpreter's lock.
+        let arguments = program.api.own(unsafe { (program.api.build)(c"(O)".as_ptr(), object) });
+        return arguments
+            .and_then(|arguments| in_child(c"_get_object_traceback", arguments.get()))
+            .unwrap_or(ptr::null_mut());
+    }
+    // SAFETY: an object that the caller has.
+    let block = unsafe { reuse::block_of(object.cast()) };
+    traceback(&program.api, block, 0)
+}
+
+/// The frames that allocated a block; `None` where that is not traced.
+fn traceback(api: &Api, block: usize, domain: c_uint) -> Object {
+    let text = answers().and_then(|mut answers| {
+        answers.ask(query::TRACEBACK, [block as u64, domain.into()])?;
+        answers.text()
+    });
+    match text {
+        None => api.none(),
+        Some(text) => objects_of(api, objects::traceback(api, text.words())),
+    }
+}

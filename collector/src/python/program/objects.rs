@@ -1,0 +1,141 @@
+//! Python objects from a text of the aggregator's ([`heapline_shared_format::query`]).
+
+use super::api::{Api, Object, Owned};
+use core::ffi::c_int;
+use heapline_shared_format::query::GROUP_WORDS;
+
+/// `PyUnicode_4BYTE_KIND`.
+const FOUR_BYTES: c_int = 4;
+
+/// What is left of a text. Its end is met like an error: the aggregator is not trusted with the program's life.
+struct Words<'t>(&'t [u32]);
+
+impl<'t> Words<'t> {
+    fn one(&mut self) -> Option<u32> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn some(&mut self, count: u32) -> Option<&'t [u32]> {
+        let (some, rest) = self.0.split_at_checked(count as usize)?;
+        self.0 = rest;
+        Some(some)
+    }
+
+    fn long(&mut self) -> Option<u64> {
+        Some(u64::from(self.one()?) | u64::from(self.one()?) << 32)
+    }
+}
+
+/// The list of `_tracemalloc._get_traces()`. None with an exception set, or when the text is not whole.
+pub fn traces(api: &Api, text: &[u32]) -> Option<Object> {
+    let mut words = Words(text);
+    let [files, tracebacks, groups] = [words.one()?, words.one()?, words.one()?];
+    let count = isize::try_from(words.long()?).ok()?;
+    let tracebacks = Tracebacks::read(api, &mut words, files, tracebacks)?;
+    // SAFETY: the C API's functions, with the interpreter's lock; sizes are those of the objects made here; so for below.
+    let list = unsafe { api.own((api.list)(count)) }?;
+    let mut place = 0;
+    for _ in 0..groups {
+        let mut group = Words(words.some(u32::try_from(GROUP_WORDS).ok()?)?);
+        let (domain, size, traceback) = (group.one()?, group.long()?, group.one()?);
+        let alike = isize::try_from(group.long()?).ok()?.min(count - place);
+        for _ in 0..alike {
+            let trace = tracebacks.trace(domain, size, traceback)?;
+            // SAFETY: see above.
+            unsafe { (api.set_in_list)(list.get(), place, trace.into_object()) };
+            place += 1;
+        }
+    }
+    (place == count).then(|| list.into_object())
+}
+
+/// The frames of the text's only traceback; `None` when it has none.
+pub fn traceback(api: &Api, text: &[u32]) -> Option<Object> {
+    let mut words = Words(text);
+    let [files, tracebacks, _] = [words.one()?, words.one()?, words.one()?];
+    words.long()?;
+    if tracebacks == 0 {
+        return Some(api.none());
+    }
+    let tracebacks = Tracebacks::read(api, &mut words, files, tracebacks)?;
+    Some(tracebacks.frames(0)?.into_object())
+}
+
+/// Tracebacks as tuples of (filename, lineno), each once.
+struct Tracebacks<'a> {
+    api: &'a Api,
+    frames: Owned<'a>,
+    totals: Owned<'a>,
+}
+
+impl<'a> Tracebacks<'a> {
+    fn read(api: &'a Api, words: &mut Words<'_>, files: u32, tracebacks: u32) -> Option<Tracebacks<'a>> {
+        // SAFETY: see `traces`; so for below.
+        let list = |n: u32| unsafe { api.own((api.list)(isize::try_from(n).ok()?)) };
+        let names = list(files)?;
+        for i in 0..isize::try_from(files).ok()? {
+            let length = words.one()?;
+            let characters = words.some(length)?;
+            // SAFETY: see `traces`: so many words of characters.
+            unsafe {
+                let length = isize::try_from(length).ok()?;
+                let name = api.own((api.text)(FOUR_BYTES, characters.as_ptr().cast(), length))?;
+                (api.set_in_list)(names.get(), i, name.into_object());
+            }
+        }
+        let (frames, totals) = (list(tracebacks)?, list(tracebacks)?);
+        for i in 0..isize::try_from(tracebacks).ok()? {
+            let (total, length) = (words.one()?, words.one()?);
+            // SAFETY: see `traces`.
+            unsafe {
+                let tuple = api.own((api.tuple)(isize::try_from(length).ok()?))?;
+                for k in 0..isize::try_from(length).ok()? {
+                    let (file, line) = (words.one()?, words.one()?);
+                    // Borrowed, and an error beyond the end.
+                    let name = (api.in_list)(names.get(), isize::try_from(file).ok()?);
+                    if name.is_null() {
+                        return None;
+                    }
+                    let frame = api.own((api.build)(c"(OI)".as_ptr(), name, line))?;
+                    (api.set_in_tuple)(tuple.get(), k, frame.into_object());
+                }
+                (api.set_in_list)(frames.get(), i, tuple.into_object());
+                let total = api.own((api.number)(total.into()))?;
+                (api.set_in_list)(totals.get(), i, total.into_object());
+            }
+        }
+        Some(Tracebacks { api, frames, totals })
+    }
+
+    fn frames(&self, number: u32) -> Option<Owned<'a>> {
+        self.of(&self.frames, number)
+    }
+
+    fn of(&self, list: &Owned<'_>, number: u32) -> Option<Owned<'a>> {
+        // SAFETY: see `traces`; the item is borrowed, so it is retained.
+        unsafe {
+            let item = (self.api.in_list)(list.get(), isize::try_from(number).ok()?);
+            if !item.is_null() {
+                (self.api.retain)(item);
+            }
+            self.api.own(item)
+        }
+    }
+
+    /// One trace, as `_get_traces` tells it.
+    fn trace(&self, domain: u32, size: u64, traceback: u32) -> Option<Owned<'a>> {
+        let (frames, total) = (self.frames(traceback)?, self.of(&self.totals, traceback)?);
+        // SAFETY: see `traces`.
+        unsafe {
+            let trace = self.api.own((self.api.tuple)(4))?;
+            let items = [(self.api.number)(domain.into()), (self.api.number)(size)];
+            let items = [self.api.own(items[0])?, self.api.own(items[1])?, frames, total];
+            for (i, item) in (0..).zip(items) {
+                (self.api.set_in_tuple)(trace.get(), i, item.into_object());
+            }
+            Some(trace)
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Blocks that extension modules track by hand (numpy's arrays: domain 389047), by the C functions of tracemalloc.
+//!
+//! They are CPython's own, so their entries lead here. What is tracked is recorded whether the program traces or not; the
+//! functions return what the program's tracemalloc would.
+
+use super::{program, traceback, traces};
+use crate::hooks;
+use crate::python::{patch, symbols};
+use crate::thread::stack_pointer;
+use core::ffi::{c_int, c_uint, c_void};
+use core::ptr;
+use heapline_shared_format::event;
+
+const IS_DONE: c_int = 0;
+const IS_NOT_TRACING: c_int = -2;
+
+/// Addresses of CPython's functions.
+#[derive(Clone, Copy)]
+pub struct OwnFunctions {
+    track: usize,
+    untrack: usize,
+    traceback: usize,
+}
+
+impl OwnFunctions {
+    /// Looks for them. Only while the process starts.
+    pub fn find() -> Option<OwnFunctions> {
+        Some(OwnFunctions {
+            track: symbols::find(b"PyTraceMalloc_Track")?,
+            untrack: symbols::find(b"PyTraceMalloc_Untrack")?,
+            traceback: symbols::find(b"_PyTraceMalloc_GetTraceback")?,
+        })
+    }
+
+    /// Puts ours in their place. Where the system forbids that, nothing is tracked.
+    ///
+    /// # Safety
+    /// With the interpreter's lock, before its first module: nobody runs them.
+    pub unsafe fn replace(&self) {
+        type Track = unsafe extern "C" fn(c_uint, usize, usize) -> c_int;
+        type Untrack = unsafe extern "C" fn(c_uint, usize) -> c_int;
+        type Traceback = unsafe extern "C" fn(c_uint, usize) -> *mut c_void;
+        // SAFETY: the caller's promise; the signatures are those of CPython's headers.
+        unsafe {
+            let _ = patch::jump(self.track, track as Track as usize)
+                && patch::jump(self.untrack, untrack as Untrack as usize)
+                && patch::jump(self.traceback, get_traceback as Traceback as usize);
+        }
+    }
+}
+
+/// `PyTraceMalloc_Track`. May be called without the interpreter's lock; so may the next.
+unsafe extern "C" fn track(domain: c_uint, address: usize, size: usize) -> c_int {
+    hooks::record(stack_pointer(), |thread| {
+        thread.publish_in_python(|stamp, stack| event::track(stamp, domain, address as u64, size as u64, stack))
+    });
+    status()
+}
+
+/// `PyTraceMalloc_Untrack`.
+unsafe extern "C" fn untrack(domain: c_uint, address: usize) -> c_int {
+    hooks::record(stack_pointer(), |thread| {
+        thread.publish_plain(|stamp| event::untrack(stamp, domain, address as u64))
+    });
+    status()
+}
+
+fn status() -> c_int {
+    if traces() { IS_DONE } else { IS_NOT_TRACING }
+}
+
+/// `_PyTraceMalloc_GetTraceback`.
+unsafe extern "C" fn get_traceback(domain: c_uint, address: usize) -> *mut c_void {
+    program().map_or(ptr::null_mut(), |program| traceback(&program.api, address, domain))
+}

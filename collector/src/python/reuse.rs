@@ -1,0 +1,268 @@
+//! Objects in blocks that the interpreter had kept for that (its free lists): no allocator is called for them, yet the
+//! block is the new object's from then on.
+//!
+//! tracemalloc is told of every new object and blames the block on its line. So are we, in the same place: up to CPython
+//! 3.12 `_Py_NewReference` looks at a flag of tracemalloc's and calls a function of its own, whose entry then leads here;
+//! from 3.13 on there is an interface for it (`PyRefTracer_SetTracer`). Where neither is found, such blocks stay with the
+//! line that asked for the memory, which reports say.
+
+use super::{patch, symbols};
+use crate::hooks;
+use crate::thread::stack_pointer;
+use crate::{process, tls};
+use core::ffi::{c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+use heapline_shared_format::event;
+
+/// Who tells of new objects.
+#[derive(Clone, Copy)]
+pub enum Teller {
+    /// Tracemalloc's flag, and the function that is called while it is set.
+    Flag { flag: usize, function: usize },
+    /// `PyRefTracer_SetTracer`.
+    Tracer(SetTracer),
+}
+
+type SetTracer = unsafe extern "C" fn(Option<Tracer>, *mut c_void) -> c_int;
+type Tracer = unsafe extern "C" fn(*mut u8, c_int, *mut c_void) -> c_int;
+
+/// `PyRefTracer_CREATE`.
+const CREATE: c_int = 0;
+const OBJECT_TYPE: usize = 8;
+const TYPE_FLAGS: usize = 168;
+const HAS_GC: usize = 1 << 14;
+const GC_HEAD_BYTES: usize = 16;
+const PRE_HEADER_BYTES: usize = 16;
+
+/// Type flags that mean two words before the object, besides the garbage collector's.
+static PRE_HEADER: AtomicUsize = AtomicUsize::new(0);
+static FLAG: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
+
+impl Teller {
+    /// Looks for one. Only while the process starts.
+    pub fn find() -> Option<Teller> {
+        if let Some(set) = symbols::find(b"PyRefTracer_SetTracer") {
+            // SAFETY: a function of CPython's C API, by its documented signature.
+            return Some(Teller::Tracer(unsafe { core::mem::transmute::<usize, SetTracer>(set) }));
+        }
+        let entry = symbols::find(b"_Py_NewReference")?;
+        // SAFETY: the code of a function, which is longer than the part of it that is looked at, or followed by others.
+        let code = unsafe { &*(entry as *const [u8; LOOKED_AT]) };
+        let Told { flag, function } = decode(code, entry)?;
+        let flag = match flag {
+            Flag::At(flag) => flag,
+            // SAFETY: a slot of the object's own table of addresses, which the loader has filled.
+            Flag::Behind { slot, offset } => unsafe { (slot as *const usize).read() + offset },
+        };
+        let function = symbols::find(b"_PyTraceMalloc_NewReference").unwrap_or(function);
+        // SAFETY: the word that the interpreter's own code looks at.
+        let is_off = unsafe { (flag as *const i32).read() } == 0;
+        is_off.then_some(Teller::Flag { flag, function })
+    }
+
+    /// Has new objects told to us from now on. False when that cannot be had.
+    ///
+    /// # Safety
+    /// With the interpreter's lock, before its first module.
+    pub unsafe fn listen(self) -> bool {
+        match self {
+            Teller::Flag { flag, function } => {
+                let told = told as unsafe extern "C" fn(*mut u8) -> c_int;
+                // SAFETY: the function takes an object, and what it returns is not looked at.
+                if !unsafe { patch::jump(function, told as usize) } {
+                    return false;
+                }
+                let flag = flag as *mut AtomicI32;
+                FLAG.store(flag, Ordering::Release);
+                // SAFETY: the interpreter's flag, an aligned int.
+                unsafe { (*flag).store(1, Ordering::Relaxed) };
+                true
+            }
+            // SAFETY: documented; the caller holds the lock.
+            Teller::Tracer(set) => unsafe { set(Some(told_by_tracer), ptr::null_mut()) == 0 },
+        }
+    }
+
+    /// Ends that.
+    ///
+    /// # Safety
+    /// With the interpreter's lock.
+    pub unsafe fn ignore(self) {
+        match self {
+            Teller::Flag { .. } => lower_flag(),
+            // SAFETY: see `listen`.
+            Teller::Tracer(set) => drop(unsafe { set(None, ptr::null_mut()) }),
+        }
+    }
+}
+
+/// Type flags that mean two words before the object.
+pub fn set_pre_header(flags: usize) {
+    PRE_HEADER.store(flags, Ordering::Relaxed);
+}
+
+/// New objects are to be told again, after a time without tracing.
+#[cold]
+pub fn resume() {
+    // SAFETY: null, or the interpreter's flag.
+    if let Some(flag) = unsafe { FLAG.load(Ordering::Acquire).as_ref() } {
+        flag.store(1, Ordering::Relaxed);
+    }
+}
+
+fn lower_flag() {
+    // SAFETY: null, or the interpreter's flag.
+    if let Some(flag) = unsafe { FLAG.load(Ordering::Acquire).as_ref() } {
+        flag.store(0, Ordering::Relaxed);
+    }
+}
+
+unsafe extern "C" fn told(object: *mut u8) -> c_int {
+    if process::is_quiet() {
+        // Back to the untraced speed.
+        lower_flag();
+        return 0;
+    }
+    // SAFETY: the interpreter's promise: an object that is about to live.
+    unsafe { record_object(object) };
+    0
+}
+
+unsafe extern "C" fn told_by_tracer(object: *mut u8, what: c_int, _: *mut c_void) -> c_int {
+    if what == CREATE && !process::is_quiet() {
+        // SAFETY: the interpreter's promise.
+        unsafe { record_object(object) };
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn record_object(object: *mut u8) {
+    // SAFETY: the caller's promise.
+    let block = unsafe { block_of(object) };
+    if tls::new_block() == block {
+        // It was allocated for this object just now.
+        tls::set_new_block(0);
+        return;
+    }
+    hooks::record(stack_pointer(), |thread| {
+        thread.publish_in_python(|stamp, stack| event::reuse(stamp, block as u64, stack))
+    });
+}
+
+/// Address of the block that an object lies in: what its type keeps before it is part of that.
+///
+/// # Safety
+/// A Python object.
+#[inline(always)]
+pub unsafe fn block_of(object: *const u8) -> usize {
+    // SAFETY: an object begins with its reference count and its type, a type has its flags at the same place in all versions.
+    unsafe {
+        let kind = (object.add(OBJECT_TYPE) as *const *const u8).read();
+        let flags = (kind.add(TYPE_FLAGS) as *const usize).read();
+        let mut before = 0;
+        if flags & HAS_GC != 0 {
+            before += GC_HEAD_BYTES;
+        }
+        if flags & PRE_HEADER.load(Ordering::Relaxed) != 0 {
+            before += PRE_HEADER_BYTES;
+        }
+        object.addr() - before
+    }
+}
+
+/// What `_Py_NewReference` looks at and calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    flag: Flag,
+    function: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flag {
+    At(usize),
+    Behind { slot: usize, offset: usize },
+}
+
+const LOOKED_AT: usize = 96;
+
+/// Reads the two from the function's code: `if (flag) function(object)`, as gcc writes it.
+fn decode(code: &[u8; LOOKED_AT], at: usize) -> Option<Told> {
+    let relative = |i: usize| {
+        let bytes: [u8; 4] = code.get(i..i + 4)?.try_into().ok()?;
+        Some((at + i + 4).wrapping_add_signed(i32::from_le_bytes(bytes) as isize))
+    };
+    // The load of the flag, from its own address or from where another word points.
+    let test = (0..32).find(|&i| code[i..].starts_with(&[0x85, 0xc0, 0x75]))?;
+    let before = &code[..test];
+    let flag = if let Some(load) = position(before, &[0x48, 0x8b, 0x05]) {
+        let slot = relative(load + 3)?;
+        let offset = match before.get(load + 7..)? {
+            [.., 0x8b, 0x40, offset] => usize::from(*offset),
+            [.., 0x8b, 0x80, a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]) as usize,
+            _ => return None,
+        };
+        Flag::Behind { slot, offset }
+    } else {
+        let load = position(before, &[0x8b, 0x05])?;
+        (load + 6 == test).then_some(())?;
+        Flag::At(relative(load + 2)?)
+    };
+    // The jump that is taken when it is set, and the first call from there.
+    let distance = i8::from_le_bytes([*code.get(test + 3)?]);
+    let target = (test + 4).checked_add_signed(isize::from(distance))?;
+    let call = target + code.get(target..)?.iter().take(24).position(|&byte| byte == 0xe8)?;
+    Some(Told { flag, function: relative(call + 1)? })
+}
+
+fn position(code: &[u8], wanted: &[u8]) -> Option<usize> {
+    code.windows(wanted.len()).position(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn padded(code: &[u8]) -> [u8; LOOKED_AT] {
+        core::array::from_fn(|i| code.get(i).copied().unwrap_or(0x90))
+    }
+
+    #[test]
+    fn the_flag_behind_a_pointer_of_3_9_to_3_11() {
+        let code = padded(&[
+            0x48, 0x8b, 0x05, 0x01, 0x99, 0x29, 0x00, 0x53, 0x48, 0x89, 0xfb, 0x8b, 0x40, 0x04, 0x85, 0xc0, 0x75, 0x0e,
+            0x48, 0xc7, 0x03, 0x01, 0x00, 0x00, 0x00, 0x5b, 0xc3, 0x0f, 0x1f, 0x44, 0x00, 0x00, 0xe8, 0x9b, 0xdb, 0x12,
+            0x00,
+        ]);
+        let flag = Flag::Behind { slot: 0x44_3928, offset: 4 };
+        assert_eq!(decode(&code, 0x1a_a020), Some(Told { flag, function: 0x2d_7be0 }));
+    }
+
+    #[test]
+    fn the_flag_in_the_runtime_of_3_12() {
+        let code = padded(&[
+            0x48, 0x8b, 0x05, 0x29, 0xa7, 0x37, 0x00, 0x53, 0x48, 0x89, 0xfb, 0x8b, 0x80, 0xd4, 0x0a, 0x00, 0x00, 0x85,
+            0xc0, 0x75, 0x0b, 0x48, 0xc7, 0x03, 0x01, 0x00, 0x00, 0x00, 0x5b, 0xc3, 0x66, 0x90, 0xe8, 0xcb, 0x91, 0x12,
+            0x00,
+        ]);
+        let flag = Flag::Behind { slot: 0x54_3d00, offset: 0xad4 };
+        assert_eq!(decode(&code, 0x1c_95d0), Some(Told { flag, function: 0x2f_27c0 }));
+    }
+
+    #[test]
+    fn the_flag_of_a_program_that_has_all_in_one() {
+        let code = padded(&[
+            0x8b, 0x05, 0x9e, 0xe6, 0x53, 0x00, 0x85, 0xc0, 0x75, 0x08, 0x48, 0xc7, 0x07, 0x01, 0x00, 0x00, 0x00, 0xc3,
+            0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x7c, 0x24, 0x08, 0xe8, 0x80, 0xb1, 0x0b, 0x00,
+        ]);
+        assert_eq!(decode(&code, 0x4f_b8a0), Some(Told { flag: Flag::At(0xa3_9f44), function: 0x5b_6a40 }));
+    }
+
+    #[test]
+    fn other_code_is_nothing() {
+        assert_eq!(decode(&padded(&[]), 0x1000), None);
+        assert_eq!(decode(&padded(&[0x85, 0xc0, 0x75, 0x7f]), 0x1000), None);
+        assert_eq!(decode(&padded(&[0x8b, 0x05, 1, 0, 0, 0, 0x85, 0xc0, 0x75, 0x80]), 0x1000), None);
+    }
+}
