@@ -115,7 +115,8 @@ fn an_address_that_gets_another_code_object_never_names_the_old_one() {
         for i in 0..3000 {
             let (size, count) = report.at_line(&format!("generated_{i}.py"), 2);
             let buffer = 5000 + i + 1;
-            assert!(count >= 1 && (buffer..buffer + 100).contains(&size), "{i}: {size} bytes in {count} blocks");
+            // Besides the buffer a few small objects, made anew or in blocks of earlier ones.
+            assert!(count >= 1 && (buffer..buffer + 300).contains(&size), "{i}: {size} bytes in {count} blocks");
         }
     });
 }

@@ -29,7 +29,7 @@ macro_rules! api {
 
 api! {
     create_module: b"PyModule_Create2", unsafe extern "C" fn(*mut c_void, c_int) -> Object;
-    parse: b"PyArg_ParseTuple", unsafe extern "C" fn(Object, *const c_char, ...) -> c_int;
+    as_long: b"PyLong_AsLong", unsafe extern "C" fn(Object) -> c_long;
     build: b"Py_BuildValue", unsafe extern "C" fn(*const c_char, ...) -> Object;
     call: b"PyObject_Call", unsafe extern "C" fn(Object, Object, Object) -> Object;
     attribute: b"PyObject_GetAttrString", unsafe extern "C" fn(Object, *const c_char) -> Object;
@@ -39,6 +39,7 @@ api! {
     tuple: b"PyTuple_New", unsafe extern "C" fn(isize) -> Object;
     set_in_tuple: b"PyTuple_SetItem", unsafe extern "C" fn(Object, isize, Object) -> c_int;
     list: b"PyList_New", unsafe extern "C" fn(isize) -> Object;
+    append: b"PyList_Append", unsafe extern "C" fn(Object, Object) -> c_int;
     set_in_list: b"PyList_SetItem", unsafe extern "C" fn(Object, isize, Object) -> c_int;
     in_list: b"PyList_GetItem", unsafe extern "C" fn(Object, isize) -> Object;
     retain: b"Py_IncRef", unsafe extern "C" fn(Object);
@@ -46,6 +47,7 @@ api! {
     fail: b"PyErr_SetString", unsafe extern "C" fn(Object, *const c_char);
     occurred: b"PyErr_Occurred", unsafe extern "C" fn() -> Object;
     none: b"_Py_NoneStruct", Object;
+    type_error: b"PyExc_TypeError", *const Object;
     value_error: b"PyExc_ValueError", *const Object;
     runtime_error: b"PyExc_RuntimeError", *const Object;
 }

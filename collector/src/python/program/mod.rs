@@ -34,12 +34,22 @@ use heapline_shared_format::query::{self, MAX_NFRAME};
 #[repr(C)]
 struct Method {
     name: *const c_char,
-    function: Option<unsafe extern "C" fn(Object, Object) -> Object>,
+    function: Function,
     flags: c_int,
     doc: *const c_char,
 }
 
-const WITH_ARGUMENTS: c_int = 1;
+/// `PyCFunction` and its kin: which of them, the flags tell.
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Function {
+    plain: unsafe extern "C" fn(Object, Object) -> Object,
+    fast: unsafe extern "C" fn(Object, *const Object, isize) -> Object,
+    none: usize,
+}
+
+/// `METH_FASTCALL`, `METH_NOARGS`, `METH_O`.
+const FAST: c_int = 0x80;
 const WITHOUT_ARGUMENTS: c_int = 4;
 const WITH_ONE: c_int = 8;
 
@@ -76,33 +86,33 @@ static DEFINITION: Shared<Definition> = Shared(UnsafeCell::new(Definition {
 }));
 
 macro_rules! methods {
-    ($($name:literal, $function:ident, $flags:ident, $doc:literal;)*) => {
+    ($($name:literal, $kind:ident $function:ident, $flags:ident, $doc:literal;)*) => {
         [$(Method {
             name: $name.as_ptr(),
-            function: Some($function),
+            function: Function { $kind: $function },
             flags: $flags,
             doc: $doc.as_ptr(),
-        },)* Method { name: ptr::null(), function: None, flags: 0, doc: ptr::null() }]
+        },)* Method { name: ptr::null(), function: Function { none: 0 }, flags: 0, doc: ptr::null() }]
     };
 }
 
 static METHODS: Shared<[Method; 11]> = Shared(UnsafeCell::new(methods! {
-    c"start", start, WITH_ARGUMENTS,
+    c"start", fast start, FAST,
         c"start($module, nframe=1, /)\n--\n\nBegin to trace blocks, with tracebacks of at most nframe frames.";
-    c"stop", stop, WITHOUT_ARGUMENTS, c"stop($module, /)\n--\n\nEnd tracing and forget all traces.";
-    c"is_tracing", is_tracing, WITHOUT_ARGUMENTS, c"is_tracing($module, /)\n--\n\nWhether blocks are traced.";
-    c"clear_traces", clear_traces, WITHOUT_ARGUMENTS, c"clear_traces($module, /)\n--\n\nForget all traces.";
-    c"reset_peak", reset_peak, WITHOUT_ARGUMENTS,
+    c"stop", plain stop, WITHOUT_ARGUMENTS, c"stop($module, /)\n--\n\nEnd tracing and forget all traces.";
+    c"is_tracing", plain is_tracing, WITHOUT_ARGUMENTS, c"is_tracing($module, /)\n--\n\nWhether blocks are traced.";
+    c"clear_traces", plain clear_traces, WITHOUT_ARGUMENTS, c"clear_traces($module, /)\n--\n\nForget all traces.";
+    c"reset_peak", plain reset_peak, WITHOUT_ARGUMENTS,
         c"reset_peak($module, /)\n--\n\nThe peak of get_traced_memory() becomes what is traced now.";
-    c"get_traceback_limit", get_traceback_limit, WITHOUT_ARGUMENTS,
+    c"get_traceback_limit", plain get_traceback_limit, WITHOUT_ARGUMENTS,
         c"get_traceback_limit($module, /)\n--\n\nMost frames of a traceback.";
-    c"get_traced_memory", get_traced_memory, WITHOUT_ARGUMENTS,
+    c"get_traced_memory", plain get_traced_memory, WITHOUT_ARGUMENTS,
         c"get_traced_memory($module, /)\n--\n\nBytes of all traced blocks: (now, at the peak).";
-    c"get_tracemalloc_memory", get_tracemalloc_memory, WITHOUT_ARGUMENTS,
+    c"get_tracemalloc_memory", plain get_tracemalloc_memory, WITHOUT_ARGUMENTS,
         c"get_tracemalloc_memory($module, /)\n--\n\nBytes that Heapline takes in this process.";
-    c"_get_traces", get_traces, WITHOUT_ARGUMENTS,
+    c"_get_traces", plain get_traces, WITHOUT_ARGUMENTS,
         c"_get_traces($module, /)\n--\n\nAll traces: a list of (domain, size, traceback, total_nframe).";
-    c"_get_object_traceback", get_object_traceback, WITH_ONE,
+    c"_get_object_traceback", plain get_object_traceback, WITH_ONE,
         c"_get_object_traceback($module, obj, /)\n--\n\nWhere an object's block was allocated, or None.";
 }));
 
@@ -278,20 +288,28 @@ fn objects_of(api: &Api, made: Option<Object>) -> Object {
     })
 }
 
-unsafe extern "C" fn start(_: Object, arguments: Object) -> Object {
+/// Without a tuple of arguments, as CPython's own: a tuple more in its free list would be seen in the traces.
+unsafe extern "C" fn start(_: Object, arguments: *const Object, count: isize) -> Object {
     let Some(program) = program() else { return ptr::null_mut() };
     let api = &program.api;
-    let mut nframe: c_int = 1;
-    // SAFETY: a variable of the type that the format says.
-    if unsafe { (api.parse)(arguments, c"|i:start".as_ptr(), &raw mut nframe) } == 0 {
+    let nframe = match count {
+        0 => 1,
+        // SAFETY: so many arguments, with the interpreter's lock.
+        1 => unsafe { (api.as_long)(arguments.read()) },
+        _ => return api.raise(api.type_error, c"start expected at most 1 argument"),
+    };
+    // SAFETY: with the interpreter's lock.
+    if nframe == -1 && !unsafe { (api.occurred)() }.is_null() {
         return ptr::null_mut();
-    }
-    if let Some(done) = in_child(c"start", arguments) {
-        return done;
     }
     let Some(nframe) = u64::try_from(nframe).ok().filter(|&n| n >= 1 && n <= MAX_NFRAME.into()) else {
         return api.raise(api.value_error, c"the number of frames must be in range [1; 65535]");
     };
+    if process::is_forked() {
+        // SAFETY: as above; a number of the type that the format says.
+        let arguments = api.own(unsafe { (api.build)(c"(K)".as_ptr(), nframe) });
+        return arguments.and_then(|arguments| in_child(c"start", arguments.get())).unwrap_or(ptr::null_mut());
+    }
     if traces() || begin(nframe) {
         return api.none();
     }
@@ -359,15 +377,15 @@ fn numbers(asked: u32, answers: Option<Answers>) -> Option<[u64; 2]> {
 
 unsafe extern "C" fn get_traces(_: Object, _: Object) -> Object {
     without_arguments(c"_get_traces", |api| {
+        // The list itself is the program's, and there before the traces are, as in CPython's own module.
+        // SAFETY: with the interpreter's lock.
+        let Some(list) = api.own(unsafe { (api.list)(0) }) else { return ptr::null_mut() };
         let text = answers().and_then(|mut answers| {
             answers.ask(query::TRACES, [0; 2])?;
             answers.text()
         });
-        match text {
-            // SAFETY: with the interpreter's lock.
-            None => unsafe { (api.list)(0) },
-            Some(text) => objects_of(api, hidden(|| objects::traces(api, text.words()))),
-        }
+        let filled = text.map_or(Some(()), |text| hidden(|| objects::append_traces(api, &list, text.words())));
+        objects_of(api, filled.map(|()| list.into_object()))
     })
 }
 

@@ -28,27 +28,28 @@ impl<'t> Words<'t> {
     }
 }
 
-/// The list of `_tracemalloc._get_traces()`. None with an exception set, or when the text is not whole.
-pub fn traces(api: &Api, text: &[u32]) -> Option<Object> {
+/// Appends what `_tracemalloc._get_traces()` tells. None with an exception set, or when the text is not whole.
+pub fn append_traces(api: &Api, list: &Owned<'_>, text: &[u32]) -> Option<()> {
     let mut words = Words(text);
     let [files, tracebacks, groups] = [words.one()?, words.one()?, words.one()?];
-    let count = isize::try_from(words.long()?).ok()?;
+    let count = words.long()?;
     let tracebacks = Tracebacks::read(api, &mut words, files, tracebacks)?;
-    // SAFETY: the C API's functions, with the interpreter's lock; sizes are those of the objects made here; so for below.
-    let list = unsafe { api.own((api.list)(count)) }?;
-    let mut place = 0;
+    let mut done = 0;
     for _ in 0..groups {
         let mut group = Words(words.some(u32::try_from(GROUP_WORDS).ok()?)?);
         let (domain, size, traceback) = (group.one()?, group.long()?, group.one()?);
-        let alike = isize::try_from(group.long()?).ok()?.min(count - place);
+        let alike = group.long()?;
         for _ in 0..alike {
             let trace = tracebacks.trace(domain, size, traceback)?;
-            // SAFETY: see above.
-            unsafe { (api.set_in_list)(list.get(), place, trace.into_object()) };
-            place += 1;
+            // SAFETY: the C API's functions, with the interpreter's lock; sizes are those of the objects made here; so for
+            // below.
+            if unsafe { (api.append)(list.get(), trace.get()) } != 0 {
+                return None;
+            }
         }
+        done += alike;
     }
-    (place == count).then(|| list.into_object())
+    (done == count).then_some(())
 }
 
 /// The frames of the text's only traceback; `None` when it has none.
@@ -72,13 +73,13 @@ struct Tracebacks<'a> {
 
 impl<'a> Tracebacks<'a> {
     fn read(api: &'a Api, words: &mut Words<'_>, files: u32, tracebacks: u32) -> Option<Tracebacks<'a>> {
-        // SAFETY: see `traces`; so for below.
+        // SAFETY: see `append_traces`; so for below.
         let list = |n: u32| unsafe { api.own((api.list)(isize::try_from(n).ok()?)) };
         let names = list(files)?;
         for i in 0..isize::try_from(files).ok()? {
             let length = words.one()?;
             let characters = words.some(length)?;
-            // SAFETY: see `traces`: so many words of characters.
+            // SAFETY: see `append_traces`: so many words of characters.
             unsafe {
                 let length = isize::try_from(length).ok()?;
                 let name = api.own((api.text)(FOUR_BYTES, characters.as_ptr().cast(), length))?;
@@ -88,7 +89,7 @@ impl<'a> Tracebacks<'a> {
         let (frames, totals) = (list(tracebacks)?, list(tracebacks)?);
         for i in 0..isize::try_from(tracebacks).ok()? {
             let (total, length) = (words.one()?, words.one()?);
-            // SAFETY: see `traces`.
+            // SAFETY: see `append_traces`.
             unsafe {
                 let tuple = api.own((api.tuple)(isize::try_from(length).ok()?))?;
                 for k in 0..isize::try_from(length).ok()? {
@@ -114,7 +115,7 @@ impl<'a> Tracebacks<'a> {
     }
 
     fn of(&self, list: &Owned<'_>, number: u32) -> Option<Owned<'a>> {
-        // SAFETY: see `traces`; the item is borrowed, so it is retained.
+        // SAFETY: see `append_traces`; the item is borrowed, so it is retained.
         unsafe {
             let item = (self.api.in_list)(list.get(), isize::try_from(number).ok()?);
             if !item.is_null() {
@@ -127,7 +128,7 @@ impl<'a> Tracebacks<'a> {
     /// One trace, as `_get_traces` tells it.
     fn trace(&self, domain: u32, size: u64, traceback: u32) -> Option<Owned<'a>> {
         let (frames, total) = (self.frames(traceback)?, self.of(&self.totals, traceback)?);
-        // SAFETY: see `traces`.
+        // SAFETY: see `append_traces`.
         unsafe {
             let trace = self.api.own((self.api.tuple)(4))?;
             let items = [(self.api.number)(domain.into()), (self.api.number)(size)];
