@@ -7,7 +7,7 @@ use crate::table::live::Block;
 use crate::table::stacks::{CodeFrame, NONE};
 use crate::table::threads::Thread as TableThread;
 use heapline_shared_format::code::LineFormat;
-use heapline_shared_format::event::{as_python_frame, python_frame};
+use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame};
 use heapline_shared_format::snapshot::{
     Code, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, StackTotals, Thread,
 };
@@ -109,7 +109,7 @@ fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
                 codes.push(cut.codes.get(id).map_or_else(unknown_code, |code| Code::clone(code)));
                 u32::try_from(codes.len() - 1).unwrap_or(0)
             });
-            Frame { address: python_frame(code, offset), module: None }
+            Frame { address: python_frame(code, offset) | frame.address & PYTHON_ENTRY, module: None }
         }
     };
     let frames = cut.tree.frames.iter().map(frame).collect();

@@ -5,6 +5,7 @@ use heapline_shared_format::snapshot::{
     Domain, DomainTotals, End, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
 use heapline_tools::filter::Filters;
+use heapline_tools::frames::Frames;
 use heapline_tools::report::{Report, Request};
 use heapline_tools::statistics::By;
 use heapline_tools::symbols::Symbolizer;
@@ -104,7 +105,16 @@ fn reports(c: &mut Criterion) {
         [("lineno", By::Lineno, false), ("lineno, cumulative", By::Lineno, true), ("traceback", By::Traceback, false)]
     {
         let filters = Filters::default();
-        let request = Request { by, at: At::Live, domain: None, cumulative, filters, raw_frames: false, limit: 10 };
+        let request = Request {
+            by,
+            at: At::Live,
+            domain: None,
+            cumulative,
+            filters,
+            frames: Frames::Mixed,
+            raw_frames: false,
+            limit: 10,
+        };
         group.bench_function(name, |b| {
             b.iter(|| Report::new(request.clone(), &snapshot, None, &mut Symbolizer::new(Vec::new(), None)).total);
         });

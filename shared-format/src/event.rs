@@ -43,8 +43,8 @@
 //!              | argument                                                                 |
 //! ```
 //!
-//! A frame is a return address, or bit 63 with a Python code object's id (31 bits) and the offset of the instruction in it
-//! (32 bits, in bytes). A block belongs to the domain that its stack was defined for ([`domain`]).
+//! A frame is a return address, or bit 63 with a Python code object's id (30 bits) and the offset of the instruction in it
+//! (32 bits, in bytes); bit 62 is set when C code called the frame, so that a native frame belongs to it. A block belongs to the domain that its stack was defined for ([`domain`]).
 //!
 //! A stack is the ring's last definition, cut to the frames kept, plus the new ones. With `more` set it is only that,
 //! and defines no id yet: a definition that does not fit one record is several.
@@ -68,7 +68,9 @@ pub mod domain {
 /// Marks a frame that is a Python code object and an instruction in it.
 pub const PYTHON_FRAME: u64 = 1 << 63;
 /// Most code ids; a frame has room for no more.
-pub const MAX_CODES: u32 = 1 << 31;
+pub const MAX_CODES: u32 = 1 << 30;
+/// Marks a Python frame that was called by C: an interpreter's loop of its own runs it, and all up to the next such frame.
+pub const PYTHON_ENTRY: u64 = 1 << 62;
 
 /// The offset in a Python frame that has not begun: it is at its code's first line.
 pub const NOT_BEGUN: u32 = u32::MAX;

@@ -82,6 +82,7 @@ proptest! {
     #[test]
     fn python_frames_come_back(code in 0..event::MAX_CODES, offset: u32, address in ADDRESS) {
         prop_assert_eq!(event::as_python_frame(event::python_frame(code, offset)), Some((code, offset)));
+        prop_assert_eq!(event::as_python_frame(event::python_frame(code, offset) | event::PYTHON_ENTRY), Some((code, offset)));
         prop_assert_eq!(event::as_python_frame(address), None);
     }
 

@@ -1,6 +1,7 @@
 //! The command line of `report`: what was typed ([`Arguments`]), and what it means ([`Config`]).
 
 use crate::filter::{Filters, Pattern};
+use crate::frames::Frames;
 use crate::report::Request;
 use crate::statistics::By;
 use crate::symbols::DEBUG_DIR;
@@ -46,7 +47,10 @@ pub struct Arguments {
     /// Print the source line under each frame whose file is there
     #[arg(long)]
     source: bool,
-    /// Keep the frames of allocators and of Heapline
+    /// Native tracebacks of a CPython process: mixed has Python's frames in the place of the interpreter's own
+    #[arg(long, value_name = "WHICH", default_value = "mixed")]
+    frames: Frames,
+    /// Keep the frames of allocators, of the interpreter and of Heapline
     #[arg(long)]
     raw_frames: bool,
     /// Rows shown, 0 for all [default: 10; all in folded]
@@ -113,6 +117,7 @@ impl Arguments {
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
+            frames: self.frames,
             raw_frames: self.raw_frames,
             limit: self.limit.unwrap_or(limit),
         };

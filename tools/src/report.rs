@@ -2,7 +2,7 @@
 
 use crate::diff::{Change, compare_to};
 use crate::filter::{Filters, Matcher};
-use crate::frames::{Tracebacks, resolve};
+use crate::frames::{Frames, Tracebacks, resolve};
 use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
 use crate::symbols::Symbolizer;
 use crate::view::{At, View};
@@ -22,6 +22,8 @@ pub struct Request {
     pub cumulative: bool,
     /// Which tracebacks.
     pub filters: Filters,
+    /// Which frames, where a process runs Python.
+    pub frames: Frames,
     /// Whether allocators' frames stay.
     pub raw_frames: bool,
     /// Rows shown; 0 for all.
@@ -138,7 +140,8 @@ impl Side {
         symbolizer: &mut Symbolizer,
         tracebacks: &mut Tracebacks,
     ) -> Side {
-        let resolved = resolve(snapshot, &view.stacks(snapshot), request.raw_frames, symbolizer, tracebacks);
+        let resolved =
+            resolve(snapshot, &view.stacks(snapshot), request.frames, request.raw_frames, symbolizer, tracebacks);
         let mut traces = view.traces(snapshot, &resolved, tracebacks);
         let before = traces.len();
         if !request.filters.is_empty() {

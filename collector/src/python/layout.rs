@@ -74,6 +74,8 @@ pub struct Layout {
     code: usize,
     instruction: usize,
     owner: usize,
+    /// In 3.11, in the frame: whether C called it.
+    is_entry: usize,
     first_line: usize,
     /// File, name and line table.
     strings: [usize; 3],
@@ -81,6 +83,16 @@ pub struct Layout {
     start: usize,
     /// Where the characters of an ASCII string begin, and of others.
     characters: [usize; 2],
+}
+
+/// What one of the interpreter's frames is.
+pub enum Stands {
+    /// A code object at the offset of an instruction; `is_entry` when it is known here that C called it.
+    Code { code: usize, offset: u32, is_entry: bool },
+    /// C called the frame before this one, which is none of Python's (3.12 and later).
+    Entry,
+    /// A frame that has not begun.
+    Nothing,
 }
 
 /// `FRAME_OWNED_BY_GENERATOR`, and `FRAME_OWNED_BY_CSTACK`.
@@ -103,6 +115,7 @@ impl Layout {
             code: 32,
             instruction: 104,
             owner: 0,
+            is_entry: 0,
             first_line: 40,
             strings: [104, 112, 120],
             first_traceable: 0,
@@ -115,6 +128,7 @@ impl Layout {
             previous: 48,
             instruction: 56,
             owner: 69,
+            is_entry: 68,
             first_line: 72,
             strings: [112, 128, 136],
             first_traceable: 168,
@@ -168,24 +182,23 @@ impl Layout {
         unsafe { word(frame + self.previous) }
     }
 
-    /// The frame's code object and the offset of its instruction; none for a frame that is not to be told (one that has not
-    /// begun, or an entry from C).
+    /// What stands at a frame.
     ///
     /// # Safety
     /// See [`Layout::previous`].
     #[inline(always)]
-    pub unsafe fn place(&self, frame: usize) -> Option<(usize, u32)> {
+    pub unsafe fn place(&self, frame: usize) -> Stands {
         // SAFETY: the caller's promise.
         unsafe {
             if self.version.0 <= 10 {
                 let last = ((frame + self.instruction) as *const i32).read();
                 let unit = if self.version.0 == 10 { 2 } else { 1 };
                 let offset = u32::try_from(last).map_or(NOT_BEGUN, |last| last * unit);
-                return Some((word(frame + self.code), offset));
+                return Stands::Code { code: word(frame + self.code), offset, is_entry: true };
             }
             let owner = ((frame + self.owner) as *const u8).read();
             if self.version.0 >= 12 && owner == C_STACK {
-                return None;
+                return Stands::Entry;
             }
             let code = word(frame + self.code);
             // Wraps to a large number before the first instruction.
@@ -193,10 +206,11 @@ impl Layout {
             if offset.wrapping_add(CODE_UNIT) <= LONGEST_PROLOGUE && owner != GENERATOR {
                 let first = ((code + self.first_traceable) as *const u32).read() as usize;
                 if offset.wrapping_add(CODE_UNIT) < CODE_UNIT * first + CODE_UNIT {
-                    return None;
+                    return Stands::Nothing;
                 }
             }
-            Some((code, u32::try_from(offset).unwrap_or(NOT_BEGUN)))
+            let is_entry = self.version.0 == 11 && ((frame + self.is_entry) as *const u8).read() != 0;
+            Stands::Code { code, offset: u32::try_from(offset).unwrap_or(NOT_BEGUN), is_entry }
         }
     }
 

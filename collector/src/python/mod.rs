@@ -108,6 +108,12 @@ impl Api {
     }
 }
 
+/// Whether the process runs an interpreter of ours to look at.
+#[inline(always)]
+fn is_running() -> bool {
+    IS_INSTALLED.load(Ordering::Relaxed)
+}
+
 fn api() -> Option<&'static Api> {
     // SAFETY: see `Shared`.
     unsafe { (*API.0.get()).as_ref() }

@@ -3,7 +3,7 @@
 //! Reading is two loads a frame; what is kept of the last event saves numbering and hashing, not the reading. So nothing
 //! is taken over that was not seen to be the same, from the newest frame to the oldest.
 
-use super::layout::{Description, Layout};
+use super::layout::{Description, Layout, Stands};
 use super::{api, codes, reuse};
 use crate::fail;
 use crate::process;
@@ -12,15 +12,19 @@ use crate::thread::{Published, Thread};
 use crate::unwind::{MAX_DEPTH, Walk};
 use core::ptr;
 use heapline_shared_format::code::MAX_DESCRIPTION_BYTES;
-use heapline_shared_format::event::{self, MAX_CODE_BYTES, domain, python_frame};
+use heapline_shared_format::event::{self, MAX_CODE_BYTES, PYTHON_ENTRY, domain, python_frame};
 
 /// A frame as it was read.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place {
     code: usize,
+    /// Of the instruction, in the low half; above it [`ENTRY`].
     offset: usize,
 }
+
+/// C called the frame.
+const ENTRY: usize = 1 << 32;
 
 /// A frame that is kept.
 #[repr(C)]
@@ -55,6 +59,8 @@ pub struct PythonStack {
 const FIRST_CAPACITY: usize = 256;
 /// Keeps the keys of Python's stacks apart from native ones.
 const SALT: u64 = 0x5079_7468_6F6E_2E2E;
+/// Likewise those of mixed ones.
+const MIXED_SALT: u64 = 0x4D69_7865_642E_2E2E;
 
 impl PythonStack {
     /// None, without memory.
@@ -100,12 +106,17 @@ impl PythonStack {
         unsafe {
             let mut frame = layout.newest(thread_state);
             while frame != 0 && n < MAX_DEPTH as usize {
-                if let Some((code, offset)) = layout.place(frame) {
-                    if n == self.capacity && !self.grow() {
-                        break;
+                match layout.place(frame) {
+                    Stands::Code { code, offset, is_entry } => {
+                        if n == self.capacity && !self.grow() {
+                            break;
+                        }
+                        let offset = offset as usize | if is_entry { ENTRY } else { 0 };
+                        self.places.add(n).write(Place { code, offset });
+                        n += 1;
                     }
-                    self.places.add(n).write(Place { code, offset: offset as usize });
-                    n += 1;
+                    Stands::Entry if n > 0 => (*self.places.add(n - 1)).offset |= ENTRY,
+                    Stands::Entry | Stands::Nothing => {}
                 }
                 frame = layout.previous(frame);
             }
@@ -133,7 +144,8 @@ impl PythonStack {
 
     fn push(&mut self, place: Place, number: u32) {
         #[expect(clippy::cast_possible_truncation, reason = "made from 32 bits")]
-        let frame = python_frame(number, place.offset as u32);
+        let frame =
+            python_frame(number, place.offset as u32) | if place.offset & ENTRY != 0 { PYTHON_ENTRY } else { 0 };
         let mixed = mix(frame, self.len as u64);
         // SAFETY: as many frames were read, for which there is room.
         unsafe { self.frames.add(self.len).write(Frame { place, frame, mixed }) };
@@ -169,8 +181,36 @@ impl Thread {
     /// The id of the Python stack of the calling thread; defines it, and what it names, when that is new.
     #[inline(always)]
     fn python_stack(&mut self) -> Result<u32, Published> {
+        match self.known_python_stack() {
+            Ok(Some(id)) => Ok(id),
+            Ok(None) => self.unknown_python_stack(),
+            Err(published) => Err(published),
+        }
+    }
+
+    /// The stack that stands for a native one of a thread that runs Python: both.
+    #[inline(always)]
+    pub fn mixed_stack(&mut self, native: u32) -> Result<u32, Published> {
+        if !super::is_running() { Ok(native) } else { self.mix_stack(native) }
+    }
+
+    #[inline(never)]
+    fn mix_stack(&mut self, native: u32) -> Result<u32, Published> {
+        let Some(python) = self.known_python_stack()? else { return Ok(native) };
+        let ids = u64::from(native) << 32 | u64::from(python);
+        // As for other stacks, 0 is none.
+        let key = mix(ids, MIXED_SALT).max(1);
+        match self.stack_id(key) {
+            Some(id) => Ok(id),
+            None => self.define_mixed_stack(key, native, python),
+        }
+    }
+
+    /// None where the thread runs no Python.
+    #[inline(always)]
+    fn known_python_stack(&mut self) -> Result<Option<u32>, Published> {
         let Some((api, thread_state)) = api().and_then(|api| Some((api, api.own_state()?))) else {
-            return self.unknown_python_stack();
+            return Ok(None);
         };
         // A signal handler that never returns leaves no memory that two think theirs.
         let mut kept = core::mem::replace(&mut self.python, PythonStack::EMPTY);
@@ -182,17 +222,17 @@ impl Thread {
         }
         let n = kept.len;
         if n == 0 {
-            return self.unknown_python_stack();
+            return Ok(None);
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
         let walk = Walk { stored: n, total: n as u32, truncated: kept.is_truncated };
         let key = stacks::key(kept.hash ^ SALT, walk);
         match self.stack_id(key) {
-            Some(id) => Ok(id),
+            Some(id) => Ok(Some(id)),
             None => {
                 let id = self.define_stack(walk, key, kept.unchanged, domain::PYTHON, |from| kept.frames_from(from))?;
                 self.python.unchanged = n;
-                Ok(id)
+                Ok(Some(id))
             }
         }
     }

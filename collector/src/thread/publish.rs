@@ -208,6 +208,34 @@ impl Thread {
         }
     }
 
+    /// Gives a native stack of a thread that runs Python the next id.
+    #[cold]
+    #[inline(never)]
+    pub fn define_mixed_stack(&mut self, key: u64, native: u32, python: u32) -> Result<u32, Published> {
+        let defined = fail::guard(|| {
+            let id = self.next_stack;
+            let published = self.publish_plain_once(|| event::mixed(id, native, python));
+            if published == Published::Yes {
+                self.next_stack = id.checked_add(1)?;
+                self.stacks.insert(key, id);
+            }
+            Some((published, id))
+        });
+        match defined.flatten() {
+            Some((Published::Yes, id)) => Ok(id),
+            Some((other, _)) => Err(other),
+            None => Err(self.renew()),
+        }
+    }
+
+    /// Publishes a record that explains others, unless what it names is no longer true.
+    fn publish_plain_once<const N: usize>(&mut self, record: impl FnOnce() -> [u64; N]) -> Published {
+        self.publish(N, |ring, _| {
+            // SAFETY: publish made room for the record.
+            unsafe { ring.write(record()) }
+        })
+    }
+
     /// Writes a definition, in as many records as it takes.
     fn publish_stack<I: Iterator<Item = u64>>(
         &mut self,
@@ -242,7 +270,8 @@ impl Thread {
     ) -> Published {
         loop {
             let epoch = self.epoch;
-            let published = match self.stack(entry) {
+            let stack = self.stack(entry).and_then(|native| self.mixed_stack(native));
+            let published = match stack {
                 // The walk itself met a module that took another's place: what it had kept before is not sure.
                 Ok(_) if self.epoch != epoch => Published::Renewed,
                 Ok(stack) => self.publish(N, |ring, stamp| {

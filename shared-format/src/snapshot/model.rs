@@ -4,7 +4,7 @@
 //! part share its nodes: `stacks[i].leaf` is the most recent frame, `nodes[n].parent` the frame that called it.
 
 use crate::code::LineFormat;
-use crate::event::as_python_frame;
+use crate::event::{PYTHON_ENTRY, as_python_frame};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -176,6 +176,11 @@ impl Frame {
     /// Index of the code object and offset of the instruction in bytes, if it is Python's.
     pub fn as_python(self) -> Option<(u32, u32)> {
         as_python_frame(self.address).filter(|_| self.module.is_none())
+    }
+
+    /// Whether C code called the Python frame, so that a native frame stands for it and what it calls.
+    pub fn is_python_entry(self) -> bool {
+        self.address & PYTHON_ENTRY != 0 && self.as_python().is_some()
     }
 }
 

@@ -3,14 +3,17 @@
 //! An address becomes one frame for each function that was inlined there and one for the function itself; at the
 //! recent end, frames of allocators and of Heapline are left out. Only stacks that are asked for are looked at.
 
+mod mixed;
 mod plumbing;
 mod tracebacks;
 
+pub use mixed::Frames;
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
 use crate::symbols::{Location, Symbolizer};
-use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot};
-use std::collections::HashMap;
+use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot, Stack};
+use mixed::{Native, Python};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// What tracemalloc calls the file of a frame that nothing is known of.
@@ -18,15 +21,20 @@ const UNKNOWN: &str = "<unknown>";
 
 /// The tracebacks of the stacks for which `wanted` is true, by index of the stack.
 ///
-/// With `raw` the allocators' frames stay.
+/// With `raw` the allocators' frames stay, and the interpreter's.
 pub fn resolve(
     snapshot: &Snapshot,
     wanted: &[bool],
+    frames: Frames,
     raw: bool,
     symbolizer: &mut Symbolizer,
     tracebacks: &mut Tracebacks,
 ) -> Vec<Option<TracebackId>> {
-    let nodes = used_nodes(snapshot, wanted);
+    let beside = match frames {
+        Frames::Native => HashMap::new(),
+        Frames::Mixed | Frames::Python => snapshot.mixed.iter().map(|row| (row.stack, row.python)).collect(),
+    };
+    let nodes = used_nodes(snapshot, &with_python(wanted, &beside));
     let expanded = expand(snapshot, &used_frames(snapshot, &nodes), symbolizer, tracebacks);
     let mut whole: Vec<Option<TracebackId>> = vec![None; nodes.len()];
     for (index, node) in snapshot.nodes.iter().enumerate().filter(|(index, _)| nodes[*index]) {
@@ -34,12 +42,81 @@ pub fn resolve(
         whole[index] = expanded[node.frame as usize].iter().fold(older, |id, &frame| Some(tracebacks.push(id, frame)));
     }
     let nothing = nothing_known(tracebacks);
-    let resolve_stack = |(stack, &wanted): (&heapline_shared_format::snapshot::Stack, &bool)| {
-        let whole = stack.leaf.and_then(|leaf| whole[leaf as usize]);
-        let id = whole.unwrap_or_else(|| tracebacks.push(None, nothing));
+    let of_interpreter = if beside.is_empty() { Vec::new() } else { interpreter(snapshot, &expanded, tracebacks) };
+    let resolve_stack = |(index, (stack, &wanted)): (u32, (&Stack, &bool))| {
+        let whole = |stack: &Stack| stack.leaf.and_then(|leaf| whole[leaf as usize]);
+        let python = beside.get(&index).map(|&python| &snapshot.stacks[python as usize]);
+        let id = match (frames, python) {
+            (Frames::Mixed, Some(python)) if wanted => {
+                mix(snapshot, stack, python, &expanded, &of_interpreter, raw, tracebacks)
+            }
+            (Frames::Python, Some(python)) => whole(python),
+            (Frames::Python, None) if is_native(snapshot, stack) => None,
+            _ => whole(stack),
+        };
+        let id = id.unwrap_or_else(|| tracebacks.push(None, nothing));
         wanted.then(|| if raw { id } else { trim(tracebacks, id) })
     };
-    snapshot.stacks.iter().zip(wanted).map(resolve_stack).collect()
+    (0..).zip(snapshot.stacks.iter().zip(wanted)).map(resolve_stack).collect()
+}
+
+/// What is wanted, and the Python stacks beside that.
+fn with_python(wanted: &[bool], beside: &HashMap<u32, u32>) -> Vec<bool> {
+    let mut all = wanted.to_vec();
+    for (&stack, &python) in beside {
+        all[python as usize] |= wanted[stack as usize];
+    }
+    all
+}
+
+fn is_native(snapshot: &Snapshot, stack: &Stack) -> bool {
+    let frame = |leaf: u32| snapshot.frames[snapshot.nodes[leaf as usize].frame as usize];
+    stack.leaf.is_some_and(|leaf| frame(leaf).as_python().is_none())
+}
+
+/// What a module has to do with the interpreter: for each frame whether it is the loop, and whether it lies in the loop's file.
+fn interpreter(snapshot: &Snapshot, expanded: &[Vec<Frame>], tracebacks: &Tracebacks) -> Vec<(bool, bool)> {
+    let is_loop = |frames: &Vec<Frame>| frames.iter().any(|frame| mixed::is_loop(tracebacks.text(frame.function)));
+    let loops: Vec<bool> = expanded.iter().map(is_loop).collect();
+    let modules: HashSet<u32> =
+        snapshot.frames.iter().zip(&loops).filter(|(_, is_loop)| **is_loop).filter_map(|(f, _)| f.module).collect();
+    let in_module = |frame: &Address| frame.module.is_some_and(|module| modules.contains(&module));
+    snapshot.frames.iter().zip(loops).map(|(frame, is_loop)| (is_loop, in_module(frame))).collect()
+}
+
+/// The traceback of a native stack with a Python one beside it.
+fn mix(
+    snapshot: &Snapshot,
+    native: &Stack,
+    python: &Stack,
+    expanded: &[Vec<Frame>],
+    of_interpreter: &[(bool, bool)],
+    raw: bool,
+    tracebacks: &mut Tracebacks,
+) -> Option<TracebackId> {
+    let frames = |stack: &Stack| {
+        let nodes = std::iter::successors(stack.leaf, |&node| snapshot.nodes[node as usize].parent);
+        nodes.map(|node| snapshot.nodes[node as usize].frame as usize)
+    };
+    let native: Vec<Native<'_>> = frames(native)
+        .map(|index| {
+            let (is_loop, is_interpreter) = of_interpreter[index];
+            Native { frames: &expanded[index], is_loop, is_interpreter }
+        })
+        .collect();
+    let python: Vec<Python> = frames(python)
+        .filter_map(|index| {
+            let frame = *expanded[index].first()?;
+            Some(Python { frame, is_entry: snapshot.frames[index].is_python_entry() })
+        })
+        .collect();
+    let mut merged = mixed::merge(&native, &python, raw);
+    if !raw {
+        // The allocators' frames lie below the interpreter's, which are gone.
+        let plumbing = merged.iter().take_while(|frame| frame.plumbing).count();
+        merged.drain(..plumbing.min(merged.len().saturating_sub(1)));
+    }
+    mixed::push(tracebacks, &merged)
 }
 
 fn used_nodes(snapshot: &Snapshot, wanted: &[bool]) -> Vec<bool> {
