@@ -70,8 +70,6 @@ pub struct Session {
     pub lost: BTreeMap<String, u64>,
     pub contradictions: u64,
     pub untracked_frees: u64,
-    /// Questions of the program's own tracemalloc that were answered.
-    pub tracemalloc_queries: u64,
 }
 
 /// See [`Stats`].
@@ -91,6 +89,8 @@ pub struct DomainStats {
 pub struct Own {
     pub target_bytes: u64,
     pub aggregator_bytes: u64,
+    /// Questions of the program's `tracemalloc` that were answered.
+    pub tracemalloc_queries: u64,
 }
 
 /// A live block.
@@ -131,10 +131,13 @@ impl Stats {
                 lost: figures.lost.clone(),
                 contradictions: figures.contradictions.total(),
                 untracked_frees: figures.untracked_frees,
-                tracemalloc_queries: figures.queries,
             },
             domains: figures.domains.iter().map(DomainStats::from).collect(),
-            own: Own { target_bytes: figures.target_bytes, aggregator_bytes: procfs::own_resident_bytes() },
+            own: Own {
+                target_bytes: figures.target_bytes,
+                aggregator_bytes: procfs::own_resident_bytes(),
+                tracemalloc_queries: figures.queries,
+            },
         }
     }
 }

@@ -26,4 +26,5 @@ mod story;
 mod surroundings;
 mod symbols_exported;
 mod threads;
+mod tracemalloc;
 mod verify;

@@ -1,6 +1,7 @@
 //! What every end-to-end test needs: the built programs, compiled victims, traced runs, parsed reports.
 
 pub mod programs;
+pub mod python;
 pub mod report;
 pub mod trace;
 pub mod victim;

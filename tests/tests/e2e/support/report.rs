@@ -58,6 +58,9 @@ pub struct LiveSnapshot {
 pub struct Own {
     pub target_bytes: u64,
     pub aggregator_bytes: u64,
+    /// Of `ctl stats` only.
+    #[serde(default)]
+    pub tracemalloc_queries: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
