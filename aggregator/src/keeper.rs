@@ -9,13 +9,14 @@ use crate::cut::{Counters, Cut, Figures};
 use crate::drain::{Image, Message};
 use crate::mailbox::Mailbox;
 use crate::order::Order;
-use crate::queue::Receiver;
+use crate::queue::Inlet;
 use crate::table::live::Block;
 use crate::table::{Ring, Table};
+use crossbeam_utils::sync::Parker;
 use heapline_shared_format::event::as_python_frame;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// What can be asked.
@@ -88,6 +89,66 @@ pub struct Keeper {
     replaced: SyncSender<Replaced>,
 }
 
+/// What came of a look at the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worked {
+    /// Something was there.
+    Busy,
+    /// Nothing was there.
+    Idle,
+    /// Nobody can ask any more.
+    Over,
+}
+
+/// The keeper and what comes to it. Its own thread works here; while the target asks questions and waits for the answers the
+/// drain's thread does, since waking another takes longer than answering.
+#[derive(Clone)]
+pub struct Desk(Arc<Mutex<Papers>>);
+
+/// A keeper, and the two ways to it.
+struct Papers {
+    keeper: Keeper,
+    messages: Inlet<Message>,
+    requests: mpsc::Receiver<Request>,
+}
+
+impl Papers {
+    fn work(&mut self) -> Worked {
+        self.keeper.work(&mut self.messages, &self.requests)
+    }
+}
+
+impl Desk {
+    /// A desk for what comes by two ways.
+    pub fn new(keeper: Keeper, messages: Inlet<Message>, requests: mpsc::Receiver<Request>) -> Desk {
+        Desk(Arc::new(Mutex::new(Papers { keeper, messages, requests })))
+    }
+
+    /// Works until nobody can ask any more. `parker` is what those wake who send something.
+    pub fn run(&self, parker: &Parker) {
+        loop {
+            let worked = {
+                // One that has panicked has left the table in any state: so ends this thread too, which is noticed.
+                let Ok(mut papers) = self.0.lock() else { return };
+                papers.work()
+            };
+            match worked {
+                Worked::Busy => {}
+                Worked::Idle => parker.park(),
+                Worked::Over => return,
+            }
+        }
+    }
+
+    /// Does all that there is to do, unless the keeper's own thread is at it; then that has to be woken.
+    #[must_use]
+    pub fn help(&self) -> bool {
+        let Ok(mut papers) = self.0.try_lock() else { return false };
+        while papers.work() == Worked::Busy {}
+        true
+    }
+}
+
 /// Buffers that go back to the drain; larger heaps of them would only hold memory.
 pub const RECYCLED_BUFFERS: usize = 64;
 
@@ -119,30 +180,27 @@ impl Keeper {
         }
     }
 
-    /// Works until nobody can ask any more.
-    pub fn run(mut self, mut messages: Receiver<Message>, requests: &mpsc::Receiver<Request>) {
-        loop {
-            let mut is_idle = true;
-            while let Some(message) = messages.try_recv() {
-                self.take(message);
-                is_idle = false;
-            }
-            loop {
-                match requests.try_recv() {
-                    Ok(request) => self.waiting.push_back(request),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
-                }
-                is_idle = false;
-            }
-            self.answer_due();
-            // A drain that has died sends no End.
-            if messages.is_finished() && !self.has_ended {
-                self.take(Message::End);
-            } else if is_idle {
-                messages.wait();
-            }
+    /// Takes all that has come. A drain that has died sends no End.
+    fn work(&mut self, messages: &mut Inlet<Message>, requests: &mpsc::Receiver<Request>) -> Worked {
+        let mut worked = Worked::Idle;
+        while let Some(message) = messages.try_recv() {
+            self.take(message);
+            worked = Worked::Busy;
         }
+        loop {
+            match requests.try_recv() {
+                Ok(request) => self.waiting.push_back(request),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Worked::Over,
+            }
+            worked = Worked::Busy;
+        }
+        self.answer_due();
+        if messages.is_finished() && !self.has_ended {
+            self.take(Message::End);
+            worked = Worked::Busy;
+        }
+        worked
     }
 
     fn take(&mut self, message: Message) {

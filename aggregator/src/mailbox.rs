@@ -3,7 +3,7 @@
 use crate::arena_map::ArenaMap;
 use crate::sys;
 use crate::table::{Answer, Answered};
-use heapline_shared_format::arena::MAIL_BYTES;
+use heapline_shared_format::arena::{MAIL_BYTES, SLEEPS};
 use std::sync::atomic::Ordering;
 
 /// See the module.
@@ -36,8 +36,11 @@ impl Mailbox {
             Answer::More(from) => self.put(map, usize::try_from(from).unwrap_or(usize::MAX)),
         }
         // Release pairs with the target's Acquire: the answer is there when its number is.
-        mail.answered.store(answered.number, Ordering::Release);
-        sys::futex_wake(&mail.answered);
+        mail.answered.store(answered.number, Ordering::SeqCst);
+        // One that is about to sleep looks at the number once more, after it has said so.
+        if mail.asking.load(Ordering::SeqCst) >= SLEEPS {
+            sys::futex_wake(&mail.answered);
+        }
     }
 
     /// Puts the text's piece from a byte on where the target reads it; lets go of the text when that was the last.

@@ -14,10 +14,15 @@ pub struct Sender<T> {
     receiver: Wake,
 }
 
-/// The receiving end.
+/// The receiving end, with what its thread sleeps on.
 pub struct Receiver<T> {
-    ring: rtrb::Consumer<T>,
+    inlet: Inlet<T>,
     parker: Parker,
+}
+
+/// The receiving end, for whoever has it.
+pub struct Inlet<T> {
+    ring: rtrb::Consumer<T>,
     /// After the ring, likewise.
     sender: Wake,
 }
@@ -44,32 +49,62 @@ pub fn queue<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let (for_sender, for_receiver) = (Parker::new(), Parker::new());
     let sender = Wake(for_sender.unparker().clone());
     let receiver = Wake(for_receiver.unparker().clone());
-    (Sender { ring: producer, parker: for_sender, receiver }, Receiver { ring: consumer, parker: for_receiver, sender })
+    let inlet = Inlet { ring: consumer, sender };
+    (Sender { ring: producer, parker: for_sender, receiver }, Receiver { inlet, parker: for_receiver })
 }
 
 impl<T> Sender<T> {
     /// Sends, waiting for room. `waiting` is told every millisecond or so how long it has been.
-    pub fn send(&mut self, mut value: T, mut waiting: impl FnMut(Duration)) -> Result<(), Closed> {
+    pub fn send(&mut self, value: T, waiting: impl FnMut(Duration)) -> Result<(), Closed> {
+        self.put(value, waiting)?;
+        self.receiver.0.unpark();
+        Ok(())
+    }
+
+    /// Likewise, without waking the receiver unless there is no room.
+    pub fn put(&mut self, mut value: T, mut waiting: impl FnMut(Duration)) -> Result<(), Closed> {
         let mut since = None;
         while let Err(rtrb::PushError::Full(back)) = self.ring.push(value) {
             if self.ring.is_abandoned() {
                 return Err(Closed);
             }
             value = back;
+            self.receiver.0.unpark();
             waiting(since.get_or_insert_with(Instant::now).elapsed());
             self.parker.park_timeout(FULL_WAIT);
         }
-        self.receiver.0.unpark();
         Ok(())
+    }
+
+    /// Wakes the receiver.
+    pub fn wake(&self) {
+        self.receiver.0.unpark();
+    }
+}
+
+impl<T> Inlet<T> {
+    /// The next value, without waiting.
+    pub fn try_recv(&mut self) -> Option<T> {
+        let value = self.ring.pop().ok()?;
+        self.sender.0.unpark();
+        Some(value)
+    }
+
+    /// Whether the sender is gone and nothing is left.
+    pub fn is_finished(&self) -> bool {
+        self.ring.is_abandoned() && self.ring.is_empty()
     }
 }
 
 impl<T> Receiver<T> {
     /// The next value, without waiting.
     pub fn try_recv(&mut self) -> Option<T> {
-        let value = self.ring.pop().ok()?;
-        self.sender.0.unpark();
-        Some(value)
+        self.inlet.try_recv()
+    }
+
+    /// The end itself, and what its thread sleeps on.
+    pub fn split(self) -> (Inlet<T>, Parker) {
+        (self.inlet, self.parker)
     }
 
     /// Sleeps until something may have come, or somebody used [`Receiver::waker`].
@@ -79,7 +114,7 @@ impl<T> Receiver<T> {
 
     /// Whether the sender is gone and nothing is left.
     pub fn is_finished(&self) -> bool {
-        self.ring.is_abandoned() && self.ring.is_empty()
+        self.inlet.is_finished()
     }
 
     /// Ends the receiver's [`Receiver::wait`].

@@ -5,7 +5,7 @@ use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
 use crate::cut::{Cut, Figures};
 use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks};
-use crate::keeper::{Answer, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request};
+use crate::keeper::{Answer, Desk, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request};
 use crate::queue::queue;
 use crate::session::{Session, SessionError, Settings};
 use crossbeam_utils::sync::Unparker;
@@ -82,11 +82,13 @@ impl Tracer {
         let (to_drain, recycled) = rtrb::RingBuffer::new(RECYCLED_BUFFERS);
         let (requests, asked) = mpsc::channel();
         let waker = messages.waker();
-        let outlet = Outlet::new(Arc::clone(&map), sender, recycled);
-        let drain = start_drain(Arc::clone(&map), settings, living, launched, Arc::clone(&controls), outlet)?;
+        let (inlet, parker) = messages.split();
         let keeper = Keeper::new(Arc::clone(&map), settings.nframe, resolvers(), to_drain, replaced);
+        let desk = Desk::new(keeper, inlet, asked);
+        let outlet = Outlet::new(Arc::clone(&map), sender, recycled, desk.clone());
+        let drain = start_drain(Arc::clone(&map), settings, living, launched, Arc::clone(&controls), outlet)?;
         let builder = thread::Builder::new().name("table".to_owned());
-        builder.spawn(move || keeper.run(messages, &asked)).map_err(TraceError::Thread)?;
+        builder.spawn(move || desk.run(&parker)).map_err(TraceError::Thread)?;
         Ok(Tracer {
             settings,
             controls,

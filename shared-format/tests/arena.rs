@@ -56,6 +56,7 @@ fn golden_offsets() {
     assert_eq!(offset_of!(Header, free_segments), 768);
     let mail = offset_of!(Header, mail);
     assert_eq!(mail + offset_of!(Mail, answered), 896);
+    assert_eq!(mail + offset_of!(Mail, asking), 900);
     assert_eq!(mail + offset_of!(Mail, bytes), 904);
     assert_eq!(mail + offset_of!(Mail, numbers), 912);
 

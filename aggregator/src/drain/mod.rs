@@ -9,6 +9,7 @@ mod exec;
 mod ledger;
 mod outlet;
 mod pace;
+mod questions;
 mod tasks;
 mod tick;
 
@@ -26,6 +27,7 @@ use heapline_shared_format::ring::{Consumer, Drained};
 use ledger::Pool;
 use outlet::announce_progress;
 use pace::Pace;
+use questions::Questions;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -86,6 +88,7 @@ pub struct Drain {
     execs: ExecCounts,
     untraced: Option<Image>,
     pace: Pace,
+    questions: Questions,
     begun: Instant,
     next_name: usize,
 }
@@ -149,6 +152,7 @@ impl Drain {
             execs,
             untraced: None,
             pace,
+            questions: Questions::default(),
             begun: Instant::now(),
             next_name: 0,
         }
@@ -161,11 +165,15 @@ impl Drain {
                 break stop;
             }
             let poll = self.poll();
+            self.outlet.help();
             self.reap();
-            if !poll.is_behind {
+            if poll.is_behind {
+                self.outlet.set_helping(false);
+            } else {
                 self.pause(poll.bytes);
             }
         };
+        self.outlet.set_helping(false);
         match stop {
             Stop::Ended => drop(self.poll_rest()),
             Stop::Detach => self.detach(),
@@ -376,11 +384,19 @@ impl Drain {
         if interval.is_zero() {
             return;
         }
-        let progress = &self.map.arena().header().progress;
+        let header = self.map.arena().header();
+        let (progress, mail) = (&header.progress, &header.mail);
+        if self.questions.is_expected(mail) {
+            self.outlet.set_helping(true);
+            return;
+        }
+        self.outlet.set_helping(false);
+        let interval = self.questions.interval(interval);
         let seen = progress.wake.load(Ordering::Acquire);
         // The target looks at `sleeping` before it wakes us; one who missed it is met by the check of `waiters`.
         progress.sleeping.store(1, Ordering::SeqCst);
-        if self.controls.stopped().is_none() && progress.waiters.load(Ordering::SeqCst) == 0 {
+        let is_awaited = progress.waiters.load(Ordering::SeqCst) > 0 || mail.asking.load(Ordering::SeqCst) > 0;
+        if self.controls.stopped().is_none() && !is_awaited {
             sys::futex_wait(&progress.wake, seen, interval);
         }
         progress.sleeping.store(0, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Where the drain's findings go: batches of words and what happened to the rings, over a bounded queue to the table.
 
 use crate::arena_map::ArenaMap;
+use crate::keeper::Desk;
 use crate::order::Mark;
 use crate::queue::{Closed, Sender};
 use crate::sys;
@@ -89,12 +90,27 @@ pub struct Outlet {
     sender: Sender<Message>,
     recycled: rtrb::Consumer<Vec<u64>>,
     batch: Vec<u64>,
+    desk: Desk,
+    /// The target waits for an answer: what is sent is worked on by this thread.
+    is_helping: bool,
 }
 
 impl Outlet {
     /// An outlet into `sender`; emptied buffers come back through `recycled`.
-    pub fn new(map: Arc<ArenaMap>, sender: Sender<Message>, recycled: rtrb::Consumer<Vec<u64>>) -> Outlet {
-        Outlet { map, sender, recycled, batch: Vec::new() }
+    pub fn new(map: Arc<ArenaMap>, sender: Sender<Message>, recycled: rtrb::Consumer<Vec<u64>>, desk: Desk) -> Outlet {
+        Outlet { map, sender, recycled, batch: Vec::new(), desk, is_helping: false }
+    }
+
+    /// From here on the table's thread sleeps through what is sent, or does not.
+    pub fn set_helping(&mut self, is_helping: bool) {
+        self.is_helping = is_helping;
+    }
+
+    /// Lets the table take what was sent.
+    pub fn help(&self) {
+        if self.is_helping && !self.desk.help() {
+            self.sender.wake();
+        }
     }
 
     /// Sends a message. When the table is gone the process is about to end, and nothing matters any more.
@@ -105,7 +121,11 @@ impl Outlet {
                 announce_progress(map);
             }
         };
-        if self.sender.send(message, waited) == Err(Closed) {
+        let sent = match self.is_helping {
+            true => self.sender.put(message, waited),
+            false => self.sender.send(message, waited),
+        };
+        if sent == Err(Closed) {
             tracing::debug!("the table is gone");
         }
     }

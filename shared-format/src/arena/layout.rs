@@ -158,12 +158,17 @@ pub struct Progress {
     pub sleeping: AtomicU32,
 }
 
+/// A thread in [`Mail::asking`] that sleeps on [`Mail::answered`].
+pub const SLEEPS: u32 = 1 << 16;
+
 /// See [`Header::mail`].
 #[repr(C, align(128))]
 pub struct Mail {
     /// Number of the query that was answered last. Futex: the target waits for it. Release by the aggregator, after what
     /// it answered.
     pub answered: AtomicU32,
+    /// Threads that wait for an answer, and [`SLEEPS`] for each that sleeps; written by the target.
+    pub asking: AtomicU32,
     /// Bytes of the text, of which [`super::Arena::mail`] has the next piece.
     pub bytes: AtomicU64,
     /// The answer, where it is numbers.

@@ -109,6 +109,11 @@ fn header() -> Header {
         lost: Line(std::array::from_fn(|_| u64_zero())),
         free_slots: Line(u64_zero()),
         free_segments: Line(u64_zero()),
-        mail: Mail { answered: u32_zero(), bytes: u64_zero(), numbers: std::array::from_fn(|_| u64_zero()) },
+        mail: Mail {
+            answered: u32_zero(),
+            asking: u32_zero(),
+            bytes: u64_zero(),
+            numbers: std::array::from_fn(|_| u64_zero()),
+        },
     }
 }

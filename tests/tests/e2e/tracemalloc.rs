@@ -136,7 +136,11 @@ fn what_is_tracked_by_hand_has_its_domain() {
         let outcome = Trace::of(&python.program).arg(source("python/tracked.py")).run().expect_code(0);
         let report = outcome.report(&["--domain", "track:389047"]);
         report.assert_exact();
-        assert_eq!(report.at_line("tracked.py", line), (6_001_000, 2), "also what was tracked while nothing was traced");
+        assert_eq!(
+            report.at_line("tracked.py", line),
+            (6_001_000, 2),
+            "also what was tracked while nothing was traced"
+        );
         let domain = report.domains.iter().find(|row| row.domain == "track:389047").expect("its row");
         assert_eq!((domain.current, domain.blocks, domain.allocs), (6_001_000, 2, 4));
     }

@@ -10,13 +10,15 @@ use crate::sys;
 use crate::thread::{Published, stack_pointer};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use heapline_shared_format::arena::{Header, MAIL_BYTES, end_cause};
+use heapline_shared_format::arena::{Header, MAIL_BYTES, SLEEPS, end_cause};
 use heapline_shared_format::{event, query};
 
 /// Looks before the thread sleeps: about as long as an aggregator takes that is awake.
 const SPINS: u32 = 4000;
 const NAP_NANOSECONDS: u64 = 20_000_000;
 const PATIENCE_NANOSECONDS: u64 = 10_000_000_000;
+const SHORT_NAP_NANOSECONDS: u64 = 50_000;
+const MOST_SHORT_NAPS: u64 = PATIENCE_NANOSECONDS / SHORT_NAP_NANOSECONDS;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// One asks at a time: there is one place for answers.
@@ -29,13 +31,14 @@ impl Answers {
     /// Waits for the place. None where nobody answers.
     pub fn await_place() -> Option<Answers> {
         let process = process::get().filter(|process| process.is_answered())?;
-        let begun = sys::monotonic();
+        let mut naps = 0;
         while IS_ASKING.swap(true, Ordering::Acquire) {
-            if !process.is_answered() || sys::monotonic() - begun > PATIENCE_NANOSECONDS {
+            naps += 1;
+            if !process.is_answered() || naps > MOST_SHORT_NAPS {
                 return None;
             }
             // Interpreters with locks of their own may ask at the same time. Nobody sets this word: it is a short sleep.
-            sys::futex_wait(&AtomicU32::new(0), 0, 50_000);
+            sys::futex_wait(&AtomicU32::new(0), 0, SHORT_NAP_NANOSECONDS);
         }
         Some(Answers(process))
     }
@@ -47,16 +50,15 @@ impl Answers {
     /// Asks, and waits for the answer.
     pub fn ask(&mut self, asked: u32, arguments: [u64; 2]) -> Option<()> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let progress = &self.header().progress;
-        // While one waits, the drain does not sleep.
-        progress.waiters.fetch_add(1, Ordering::AcqRel);
-        let answered = self.publish(number, asked, arguments).and_then(|()| self.wait(number));
-        progress.waiters.fetch_sub(1, Ordering::AcqRel);
-        answered
-    }
-
-    fn publish(&self, number: u32, asked: u32, arguments: [u64; 2]) -> Option<()> {
-        publish(number, asked, arguments).then(|| self.0.wake_aggregator())
+        let asking = &self.header().mail.asking;
+        publish(number, asked, arguments).then_some(()).and_then(|()| {
+            // While one waits, the drain does not sleep.
+            asking.fetch_add(1, Ordering::AcqRel);
+            self.0.wake_aggregator();
+            let answered = self.wait(number);
+            asking.fetch_sub(1, Ordering::AcqRel);
+            answered
+        })
     }
 
     fn wait(&self, number: u32) -> Option<()> {
@@ -68,9 +70,17 @@ impl Answers {
             }
             core::hint::spin_loop();
         }
+        let asking = &self.header().mail.asking;
+        asking.fetch_add(SLEEPS, Ordering::SeqCst);
+        let is_answered = self.sleep(answered, number);
+        asking.fetch_sub(SLEEPS, Ordering::SeqCst);
+        is_answered
+    }
+
+    fn sleep(&self, answered: &AtomicU32, number: u32) -> Option<()> {
         let begun = sys::monotonic();
         loop {
-            let seen = answered.load(Ordering::Acquire);
+            let seen = answered.load(Ordering::SeqCst);
             if seen == number {
                 return Some(());
             }
