@@ -29,6 +29,8 @@ pub enum Move {
     Alloc(Block),
     /// A block goes.
     Free(u64),
+    /// A block is not to be known any more, though it may live on.
+    Forget(u64),
     /// A block is another object's from now on: who asked for it changes, its size does not.
     Reuse(Block),
     /// A realloc begins.
@@ -47,7 +49,7 @@ impl Move {
     pub fn address(&self) -> u64 {
         match self {
             Move::Alloc(block) | Move::Reuse(block) => block.address,
-            Move::Free(address) => *address,
+            Move::Free(address) | Move::Forget(address) => *address,
             Move::Realloc(call) | Move::LetGo(call) | Move::Keep(call) | Move::Abandon(call) => call.address,
         }
     }
@@ -111,6 +113,14 @@ impl Blocks {
             }
             Move::Free(address) => {
                 if let Some(block) = self.take(address) {
+                    changed(Change::Lose(block));
+                }
+            }
+            Move::Forget(address) => {
+                if let Some(block) = self.live.remove(address) {
+                    remove(&mut self.in_realloc, |call| call.address == address);
+                    // Its free comes some time, and is no second one.
+                    self.recent_frees.iter_mut().filter(|free| **free == address).for_each(|free| *free = 0);
                     changed(Change::Lose(block));
                 }
             }
@@ -182,7 +192,7 @@ impl Blocks {
             Move::Abandon(call) => {
                 let _ = self.end(call) || self.end_untracked(call);
             }
-            Move::Alloc(_) | Move::Free(_) | Move::Reuse(_) => {}
+            Move::Alloc(_) | Move::Free(_) | Move::Forget(_) | Move::Reuse(_) => {}
         }
         None
     }

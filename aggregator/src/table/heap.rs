@@ -57,6 +57,11 @@ impl Heap {
         self.push(Move::Free(address), shared);
     }
 
+    /// The block at `address` is not to be known any more; its free will be untracked.
+    pub fn forget(&mut self, address: u64, shared: &mut Shared) {
+        self.push(Move::Forget(address), shared);
+    }
+
     /// A block is another object's from now on; nothing happens when it is older than the trace.
     #[inline(always)]
     pub fn reuse(&mut self, block: Block, shared: &mut Shared) {

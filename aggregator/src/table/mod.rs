@@ -259,10 +259,8 @@ impl Table {
     fn untrack(&mut self, domain: u32, address: u64) {
         self.catch_up();
         let Some((heap, shared)) = self.tracked_heap(domain) else { return };
-        if heap.block(address).is_some() {
-            heap.free(address, shared);
-            heap.catch_up(shared);
-        }
+        heap.forget(address, shared);
+        heap.catch_up(shared);
     }
 
     /// The heap of a domain by tracemalloc's number, which is made if need be.

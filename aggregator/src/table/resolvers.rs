@@ -247,6 +247,7 @@ mod tests {
                 }
                 1 => heap.reallocated(self.calls.pop(), block, shared),
                 2 => heap.realloc_ended(self.calls.pop(), block.size.is_multiple_of(2), shared),
+                3 if block.size.is_multiple_of(3) => heap.forget(address, shared),
                 3 => heap.reuse(block, shared),
                 4..=10 => heap.alloc(block, shared),
                 _ => heap.free(address, shared),

@@ -25,5 +25,18 @@ assert 6_000_070 <= now - before < 6_010_000 and peak >= 6_000_000, (before, now
 snapshot = tracemalloc.take_snapshot()
 arrays = snapshot.filter_traces([tracemalloc.DomainFilter(True, 389047)])
 assert sorted(trace.size for trace in arrays.traces) == [70, 6_000_000]
+# What numpy does with a block that it tracks by itself: not to be counted twice.
+ctypes.pythonapi.PyMem_RawMalloc.restype = ctypes.c_void_p
+block = ctypes.pythonapi.PyMem_RawMalloc(ctypes.c_size_t(1 << 20))
+assert tracemalloc.get_traced_memory()[0] > now + (1 << 20)
+assert untrack(0, block) == 0 and untrack(0, block) == 0
+assert tracemalloc.get_traced_memory()[0] < now + (1 << 20)
+ctypes.pythonapi.PyMem_RawFree(ctypes.c_void_p(block))
+for again in range(3):
+    address = ctypes.pythonapi.PyMem_RawMalloc(ctypes.c_size_t(1 << 20))
+    untrack(0, address)
+    ctypes.pythonapi.PyMem_RawFree(ctypes.c_void_p(address))
+    address = ctypes.pythonapi.PyMem_RawMalloc(ctypes.c_size_t(1 << 20))
+    ctypes.pythonapi.PyMem_RawFree(ctypes.c_void_p(address))
 tracemalloc.stop()
 assert untrack(389047, 0x30) == -2, "nothing is traced, and yet it is gone"
