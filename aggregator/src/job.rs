@@ -126,6 +126,9 @@ impl Job {
         if outcome.flags & target_flag::UNKNOWN_PYTHON != 0 {
             notes.push(UNKNOWN_PYTHON.to_owned());
         }
+        if outcome.flags & target_flag::UNSEEN_REUSE != 0 {
+            notes.push(UNSEEN_REUSE.to_owned());
+        }
         let figures = cut.figures.clone();
         let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: notes.clone() };
         self.place.destination.write(&build(cut, about), &self.interrupted)?;
@@ -169,6 +172,9 @@ impl Job {
 
 const UNKNOWN_PYTHON: &str = "Python's own blocks were not recorded: this interpreter is no CPython 3.9 to 3.13, or its \
     free-threaded build; its native memory was (--domain native)";
+
+const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
+    new objects are heard of where aggregator run starts a CPython 3.9 to 3.13";
 
 /// The line that ends every run.
 fn headline(native: &DomainTotals, path: &Path) -> String {

@@ -394,3 +394,222 @@ fn the_deepest_definition_is_bounded() {
     let accepted = results.take_while(Result::is_ok).count();
     assert_eq!(accepted, (1 << 20) / MAX_STACK_FRAMES);
 }
+
+/// What the program's own tracemalloc says, and what the operator sees, against the simplest of all tables.
+mod program {
+    use super::*;
+    use heapline_shared_format::event::python_frame;
+    use heapline_shared_format::query;
+    use std::collections::HashMap;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Alloc { address: u64, size: u64, stack: u32 },
+        Free(u64),
+        Reuse { address: u64, stack: u32 },
+        Track { domain: u32, address: u64, size: u64 },
+        Untrack { domain: u32, address: u64 },
+        Realloc { old: u64, new: u64, size: u64 },
+        Ask(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let address = || (1u64..12).prop_map(|i| 16 * i);
+        let (size, domain) = (0u64..1000, 0u32..3);
+        prop_oneof![
+            4 => (address(), size.clone(), 1u32..4).prop_map(|(address, size, stack)| Step::Alloc { address, size, stack }),
+            3 => address().prop_map(Step::Free),
+            1 => (address(), 1u32..4).prop_map(|(address, stack)| Step::Reuse { address, stack }),
+            1 => (domain.clone(), address(), size.clone())
+                .prop_map(|(domain, address, size)| Step::Track { domain, address, size }),
+            1 => (domain, address()).prop_map(|(domain, address)| Step::Untrack { domain, address }),
+            1 => (address(), address(), size).prop_map(|(old, new, size)| Step::Realloc { old, new, size }),
+            2 => prop_oneof![
+                Just(query::START),
+                Just(query::STOP),
+                Just(query::CLEAR),
+                Just(query::RESET_PEAK),
+                Just(query::HIDE),
+                Just(query::SHOW),
+            ]
+            .prop_map(Step::Ask),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Model {
+        /// By domain and address: size, stack, whether the program counts it.
+        blocks: HashMap<(u32, u64), (u64, u32, bool)>,
+        traces: bool,
+        hides: bool,
+        peak: u64,
+    }
+
+    impl Model {
+        fn put(&mut self, domain: u32, address: u64, size: u64, stack: u32) {
+            self.blocks.insert((domain, address), (size, stack, self.traces && !self.hides));
+            self.peak = self.peak.max(self.traced());
+        }
+
+        fn traced(&self) -> u64 {
+            self.blocks.values().filter(|(.., counted)| *counted).map(|(size, ..)| size).sum()
+        }
+
+        fn apply(&mut self, step: &Step) {
+            match *step {
+                Step::Alloc { address, size, stack } => self.put(0, address, size, stack),
+                Step::Track { domain, address, size } => self.put(domain, address, size, 1),
+                Step::Free(address) | Step::Untrack { domain: 0, address } => drop(self.blocks.remove(&(0, address))),
+                Step::Untrack { domain, address } => drop(self.blocks.remove(&(domain, address))),
+                Step::Reuse { address, stack } => {
+                    self.blocks.entry((0, address)).and_modify(|block| block.1 = stack);
+                }
+                Step::Realloc { old, new, size } => {
+                    self.blocks.remove(&(0, old));
+                    self.put(0, new, size, 2);
+                }
+                Step::Ask(query::RESET_PEAK) => self.peak = self.traced(),
+                Step::Ask(query::HIDE) => self.hides = true,
+                Step::Ask(query::SHOW) => self.hides = false,
+                Step::Ask(asked) => {
+                    self.traces = asked == query::START || self.traces && asked == query::CLEAR;
+                    if asked != query::START {
+                        self.blocks.values_mut().for_each(|block| block.2 = false);
+                        self.peak = 0;
+                    }
+                }
+            }
+        }
+    }
+
+    fn bench() -> Bench {
+        let mut bench = Bench::new(1);
+        bench.looks_at_each = false;
+        for id in 1..4 {
+            let frames = [python_frame(id, 7)];
+            let stack = Event::Stack {
+                id: 10 + id,
+                keep: 0,
+                total: 1,
+                truncated: false,
+                more: false,
+                domain: domain::PYTHON,
+                frames: &frames,
+            };
+            bench.apply(0, stack);
+        }
+        bench
+    }
+
+    fn ask(bench: &mut Bench, asked: u32, arguments: [u64; 2]) -> Answer {
+        bench.apply(0, Event::Query { stamp: 0, number: 9, asked, arguments });
+        bench.table.take_answer().expect("an answer").answer
+    }
+
+    fn replay(bench: &mut Bench, step: &Step) {
+        let stamp = 0;
+        match *step {
+            Step::Alloc { address, size, stack } => {
+                bench.apply(0, Event::Alloc { stamp, address, size, stack: 10 + stack });
+            }
+            Step::Free(address) => bench.apply(0, Event::Free { stamp, address, domain: domain::PYTHON }),
+            Step::Reuse { address, stack } => bench.apply(0, Event::Reuse { stamp, address, stack: 10 + stack }),
+            Step::Track { domain, address, size } => {
+                bench.apply(0, Event::Track { stamp, domain, address, size, stack: 11 });
+            }
+            Step::Untrack { domain, address } => bench.apply(0, Event::Untrack { stamp, domain, address }),
+            Step::Realloc { old, new, size } => {
+                bench.apply(0, Event::Realloc { stamp, address: old, domain: domain::PYTHON });
+                bench.apply(0, Event::Reallocated { stamp, address: new, size, stack: 12 });
+            }
+            Step::Ask(asked) => bench.apply(0, Event::Query { stamp, number: 1, asked, arguments: [5, 0] }),
+        }
+    }
+
+    /// Domain, size, frames and their number in truth of every trace in a text.
+    fn traces(text: &[u8]) -> Vec<(u32, u64)> {
+        let words: Vec<u32> = text.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let groups = words[2] as usize;
+        let tail = &words[words.len() - groups * query::GROUP_WORDS..];
+        let long = |words: &[u32]| u64::from(words[0]) | u64::from(words[1]) << 32;
+        let each = tail.chunks_exact(query::GROUP_WORDS);
+        let mut all: Vec<(u32, u64)> =
+            each.flat_map(|g| std::iter::repeat_n((g[0], long(&g[1..])), long(&g[4..]) as usize)).collect();
+        all.sort_unstable();
+        assert_eq!(all.len() as u64, long(&words[3..]));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn sees_what_the_simplest_table_sees(steps in prop::collection::vec(step(), 0..300)) {
+            let (mut bench, mut model) = (bench(), Model::default());
+            for step in &steps {
+                replay(&mut bench, step);
+                model.apply(step);
+            }
+            prop_assert_eq!(ask(&mut bench, query::TRACED_MEMORY, [0; 2]), Answer::Sums([model.traced(), model.peak]));
+            let Answer::Text(text) = ask(&mut bench, query::TRACES, [0; 2]) else { panic!("no text") };
+            let counted = model.blocks.iter().filter(|(_, block)| block.2);
+            let mut wanted: Vec<(u32, u64)> = counted.map(|(&(domain, _), &(size, ..))| (domain, size)).collect();
+            wanted.sort_unstable();
+            prop_assert_eq!(traces(&text), wanted);
+            // The operator sees everything, and each stack's part of it.
+            let mut stacks = BTreeMap::<u32, (u64, u64)>::new();
+            for (&(domain, _), &(size, stack, _)) in &model.blocks {
+                if domain == 0 {
+                    let sum = stacks.entry(stack).or_default();
+                    *sum = (sum.0 + size, sum.1 + 1);
+                }
+            }
+            let python = bench.table.heaps().find(|(domain, _)| *domain == Domain::Python).map(|(_, heap)| heap);
+            let tree = bench.table.stacks().tree();
+            let mut ours = BTreeMap::<u32, (u64, u64)>::new();
+            for (stack, amounts) in python.into_iter().flat_map(|heap| heap.totals().stacks()) {
+                let frame = tree.walk(stack).next().expect("one frame");
+                let (code, _) = heapline_shared_format::event::as_python_frame(frame.address).expect("Python's");
+                if amounts.current.count > 0 {
+                    ours.insert(code, (amounts.current.size, amounts.current.count));
+                }
+            }
+            prop_assert_eq!(ours, stacks);
+        }
+    }
+
+    #[test]
+    fn a_traceback_is_cut_to_the_programs_limit_and_found_by_address() {
+        let mut bench = bench();
+        let frames: Vec<u64> = (1..=4).map(|code| python_frame(code, 0)).collect();
+        let (total, domain) = (4, domain::PYTHON);
+        bench.apply(0, Event::Stack { id: 20, keep: 0, total, truncated: false, more: false, domain, frames: &frames });
+        ask(&mut bench, query::START, [2, 0]);
+        bench.apply(0, Event::Alloc { stamp: 0, address: 64, size: 5, stack: 20 });
+        let found = |bench: &mut Bench, address| match ask(bench, query::TRACEBACK, [address, 0]) {
+            Answer::Text(text) => u32::from_le_bytes([text[4], text[5], text[6], text[7]]),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((found(&mut bench, 64), found(&mut bench, 80)), (1, 0));
+        let Answer::Text(text) = ask(&mut bench, query::TRACEBACK, [64, 0]) else { panic!("no text") };
+        let word = |i: usize| u32::from_le_bytes([text[4 * i], text[4 * i + 1], text[4 * i + 2], text[4 * i + 3]]);
+        // Behind the head one file, `<unknown>`: its length and nine characters.
+        let at = query::HEAD_WORDS + 10;
+        assert_eq!((word(at), word(at + 1)), (4, 2), "four frames in truth, two told");
+    }
+
+    #[test]
+    fn what_no_collector_writes_is_refused_or_counted() {
+        let mut bench = bench();
+        let refused = |bench: &mut Bench, event: Event<'_>| {
+            bench.table.apply(&mut bench.rings[0], event).expect_err("corrupt");
+        };
+        refused(&mut bench, Event::Query { stamp: 0, number: 1, asked: 99, arguments: [0; 2] });
+        refused(&mut bench, Event::Mixed { id: 30, native: 11, python: 0 });
+        refused(&mut bench, Event::Mixed { id: 30, native: 0, python: 77 });
+        for domain in 1..2000 {
+            bench.apply(0, Event::Track { stamp: 0, domain, address: 16, size: 1, stack: 0 });
+            bench.apply(0, Event::Untrack { stamp: 0, domain: domain + 5000, address: 16 });
+        }
+        assert!(bench.table.heaps().count() <= 2 + MAX_TRACKED);
+        assert!(bench.table.contradictions().of(Contradiction::Full) > 0);
+    }
+}

@@ -66,6 +66,8 @@ struct Api {
     config: GetConfig,
     version: Version,
     layout: Layout,
+    /// `PyCode_Type`.
+    code_type: usize,
     /// None where new objects in kept blocks cannot be seen.
     teller: Option<Teller>,
 }
@@ -140,6 +142,7 @@ pub fn prepare() -> u32 {
                 config: core::mem::transmute::<usize, GetConfig>(symbols::find(b"_Py_GetConfig")?),
                 version,
                 layout: Layout::of(version)?,
+                code_type: symbols::find(b"PyCode_Type")?,
                 teller: Teller::find(),
             })
         }
@@ -175,7 +178,9 @@ unsafe extern "C" fn first_module() -> *mut c_void {
         && let Some(api) = api()
     {
         install(api);
-        if !process::is_quiet() {
+        if process::is_quiet() {
+            note_unseen_reuse();
+        } else {
             // SAFETY: with the interpreter's lock, before its first module.
             unsafe { take_part(api) };
         }
@@ -189,9 +194,8 @@ unsafe extern "C" fn first_module() -> *mut c_void {
 unsafe fn take_part(api: &Api) {
     // SAFETY: the caller's promise. The configuration is the interpreter's own, which reads it later than now.
     unsafe {
-        let hears = api.teller.is_some_and(|teller| teller.listen());
-        if !hears && let Some(process) = process::get() {
-            process.header().target.flags.fetch_or(target_flag::UNSEEN_REUSE, Ordering::Relaxed);
+        if !api.teller.is_some_and(|teller| teller.listen()) {
+            note_unseen_reuse();
         }
         let config = (api.config)();
         if config.is_null() {
@@ -202,6 +206,32 @@ unsafe fn take_part(api: &Api) {
             nframe.write(0);
         }
     }
+}
+
+/// An aggregator that comes later shall say it.
+fn note_unseen_reuse() {
+    note(target_flag::UNSEEN_REUSE);
+}
+
+/// The interpreter's structures are not what its version says.
+fn note_unknown() {
+    note(target_flag::UNKNOWN_PYTHON);
+}
+
+fn note(flag: u32) {
+    if let Some(process) = process::get() {
+        process.header().target.flags.fetch_or(flag, Ordering::Relaxed);
+    }
+}
+
+/// Whether what a frame refers to is a code object.
+///
+/// # Safety
+/// A Python object.
+unsafe fn is_code(object: usize) -> bool {
+    const TYPE: usize = 8;
+    // SAFETY: an object begins with its reference count and its type.
+    api().is_some_and(|api| unsafe { ((object + TYPE) as *const usize).read() } == api.code_type)
 }
 
 /// Puts our allocators before the interpreter's. Called with its lock.

@@ -257,8 +257,7 @@ impl Thread {
             let place = unsafe { *kept.places.add(n - 1 - kept.len) };
             let number = match codes::known(place.code, self.session()) {
                 Some(number) => number,
-                // SAFETY: the code object of a frame that this thread runs.
-                None => self.describe_code(place.code, &unsafe { layout.describe(place.code) })?,
+                None => self.describe_code(place.code, layout)?,
             };
             kept.push(place, number);
         }
@@ -268,14 +267,24 @@ impl Thread {
     /// Numbers a code object.
     #[cold]
     #[inline(never)]
-    fn describe_code(&mut self, code: usize, description: &Description<'_>) -> Result<u32, Published> {
+    fn describe_code(&mut self, code: usize, layout: &Layout) -> Result<u32, Published> {
         let number = codes::fresh();
         let unknown = Description::unknown();
+        // SAFETY: the code object of a frame that this thread runs.
+        let description = unsafe {
+            if !super::is_code(code) {
+                // Then frames are not where they are looked for. What is none has no name.
+                super::note_unknown();
+                Description::unknown()
+            } else {
+                layout.describe(code)
+            }
+        };
         let is_told = number != codes::UNKNOWN && description.len() <= MAX_DESCRIPTION_BYTES;
         let session = self.session();
         let described = fail::guard(|| {
             fail::point(fail::Site::Code);
-            self.describe(number, if is_told { description } else { &unknown })
+            self.describe(number, if is_told { &description } else { &unknown })
         });
         described.unwrap_or_else(|| Err(self.renew()))?;
         codes::remember(code, number, session);
