@@ -14,6 +14,7 @@ use crate::table::live::Block;
 use crate::table::{Ring, Table};
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::event::as_python_frame;
+use heapline_shared_format::snapshot::{Code, Domain};
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex};
@@ -50,14 +51,25 @@ pub enum Answer {
 /// A live block and where it came from.
 #[derive(Clone, Debug)]
 pub struct FoundBlock {
+    /// Whose it is.
+    pub domain: Domain,
     /// The block.
     pub block: Block,
     /// Id and name of the thread that allocated it.
     pub thread: (u32, String),
-    /// Return addresses, the most recent first, with path and bias of their objects.
-    pub frames: Vec<(u64, Option<(String, u64)>)>,
+    /// The most recent first.
+    pub frames: Vec<FoundFrame>,
     /// True depth of the stack.
     pub total_nframe: u16,
+}
+
+/// A frame of a block's traceback, as far as it is known without symbols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundFrame {
+    /// A return address, with path and bias of its object.
+    Native(u64, Option<(String, u64)>),
+    /// File, line and function.
+    Python(String, u32, String),
 }
 
 /// A question on its way.
@@ -287,23 +299,25 @@ impl Keeper {
 
     fn lookup(&self, address: u64) -> Option<FoundBlock> {
         // An object that has a native block to itself has its address too: the outer layer knows more.
-        let blocks: Vec<Block> = self.table.heaps().filter_map(|(_, heap)| heap.block(address)).collect();
-        let block = *blocks.last()?;
+        let found = self.table.heaps().filter_map(|(domain, heap)| Some((domain, heap.block(address)?)));
+        let (domain, block) = found.last()?;
         let thread = self.table.threads().get(block.thread)?;
         let tree = self.table.stacks().tree();
         let modules = self.table.modules();
         let frames = tree.walk(block.stack).map(|frame| {
             if let Some((code, offset)) = as_python_frame(frame.address) {
-                let code = self.table.codes().get(code);
-                let place = code.map(|code| (format!("{} {}", code.filename, code.name), u64::from(offset)));
-                return (frame.address, place.map(|(place, offset)| (place, frame.address - offset)));
+                let unknown = || FoundFrame::Python("<unknown>".to_owned(), 0, "<unknown>".to_owned());
+                let known =
+                    |code: &Arc<Code>| FoundFrame::Python(code.filename.clone(), code.line(offset), code.name.clone());
+                return self.table.codes().get(code).map_or_else(unknown, known);
             }
             let module = frame.module(modules);
             let object = module.and_then(|module| modules.objects().get(module as usize));
             let path = object.map(|object| (self.image.path_of(&object.path), object.bias));
-            (frame.address, path)
+            FoundFrame::Native(frame.address, path)
         });
         Some(FoundBlock {
+            domain,
             block,
             thread: (thread.tid, thread.name.clone()),
             frames: frames.collect(),

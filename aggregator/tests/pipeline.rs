@@ -6,6 +6,7 @@ use heapline_aggregator::arena_map::ArenaMap;
 use heapline_aggregator::clock::Clock;
 use heapline_aggregator::contradiction::Contradiction;
 use heapline_aggregator::drain::{Image, Stop, Tasks};
+use heapline_aggregator::keeper::FoundFrame;
 use heapline_aggregator::session::{SessionError, Settings};
 use heapline_aggregator::snapshot::{About, build};
 use heapline_aggregator::tracer::{TraceError, Tracer};
@@ -147,7 +148,7 @@ fn blocks_threads_and_stacks_arrive() {
     assert_eq!((figures.native().current, figures.native().peak, figures.native().blocks), (36, 100, 1));
     let found = tracer.lookup(0x2000).expect("an answer").expect("a live block");
     assert_eq!((found.thread, found.total_nframe), ((11, "worker".to_owned()), 2));
-    assert_eq!(found.frames, [(0x200, None), (0x100, None)]);
+    assert_eq!(found.frames, [FoundFrame::Native(0x200, None), FoundFrame::Native(0x100, None)]);
     assert!(tracer.lookup(0x1000).expect("an answer").is_none());
     tracer.reset_peak().expect("an answer");
     assert_eq!(tracer.figures().expect("an answer").native().peak, 36);

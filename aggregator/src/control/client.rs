@@ -158,9 +158,10 @@ fn found_text(found: &Found) -> String {
         ),
         "Traceback (most recent call last):".to_owned(),
     ];
-    lines.extend(found.traceback.iter().map(|frame| match frame.module.as_str() {
-        "" => format!("  {}", frame.address),
-        module => format!("  {module}+{}", frame.offset),
+    lines.extend(found.traceback.iter().map(|frame| match (frame.module.as_str(), frame.line, &frame.function) {
+        (file, Some(line), Some(function)) => format!("  File \"{file}\", line {line}, in {function}"),
+        ("", ..) => format!("  {}", frame.address),
+        (module, ..) => format!("  {module}+{}", frame.offset),
     }));
     lines.join("\n")
 }

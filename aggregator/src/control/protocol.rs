@@ -2,7 +2,7 @@
 
 use crate::cut::Figures;
 use crate::format::rfc3339;
-use crate::keeper::FoundBlock;
+use crate::keeper::{FoundBlock, FoundFrame};
 use crate::procfs;
 use heapline_shared_format::snapshot::DomainTotals;
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ pub struct Found {
     pub total_nframe: u16,
 }
 
-/// A frame without symbols.
+/// A frame, as far as it is known without symbols.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawFrame {
     /// Return address.
@@ -115,6 +115,12 @@ pub struct RawFrame {
     pub module: String,
     /// The object's own address, as addr2line takes it.
     pub offset: String,
+    /// Of a Python frame, which has no addresses: its line; its file is the module.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub line: Option<u32>,
+    /// Of a Python frame: its function.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub function: Option<String>,
 }
 
 impl Stats {
@@ -158,18 +164,24 @@ impl From<&DomainTotals> for DomainStats {
 
 impl From<FoundBlock> for Found {
     fn from(found: FoundBlock) -> Found {
-        let frame = |(address, module): &(u64, Option<(String, u64)>)| {
-            let (path, bias) = module.clone().unwrap_or_default();
-            RawFrame {
-                address: format!("{address:#x}"),
-                module: path,
-                offset: format!("{:#x}", address.wrapping_sub(bias)),
+        let frame = |frame: &FoundFrame| match frame {
+            FoundFrame::Native(address, module) => {
+                let (module, bias) = module.clone().unwrap_or_default();
+                let (address, offset) = (format!("{address:#x}"), format!("{:#x}", address.wrapping_sub(bias)));
+                RawFrame { address, module, offset, line: None, function: None }
             }
+            FoundFrame::Python(file, line, function) => RawFrame {
+                address: String::new(),
+                module: file.clone(),
+                offset: String::new(),
+                line: Some(*line),
+                function: Some(function.clone()),
+            },
         };
         let (tid, thread) = found.thread;
         Found {
             address: format!("{:#x}", found.block.address),
-            domain: "native".to_owned(),
+            domain: found.domain.to_string(),
             size: found.block.size,
             tid,
             thread,

@@ -1,7 +1,7 @@
 //! `import tracemalloc` in a traced CPython: served by Heapline, and by nothing else to be told from CPython's own.
 
 use crate::support::python::{Python, pythons};
-use crate::support::trace::{ctl, kill};
+use crate::support::trace::{ctl, ctl_ok, kill};
 use crate::support::victim::{line_of, source};
 use crate::support::{Outcome, Trace, programs, skip, stdout_of};
 use std::collections::BTreeMap;
@@ -56,6 +56,10 @@ fn it_is_the_aggregator_that_serves() {
         let mut line = String::new();
         output.read_line(&mut line).expect("a line");
         assert!(line.starts_with("ready ") && line.trim_end().ends_with(" True True"), "{line}");
+        let object = line.split_whitespace().nth(1).expect("its address");
+        let lookup = ctl_ok(running.target_pid(), &["lookup", object]);
+        let made = format!("gone.py\", line {}, in <module>", line_of("python/gone.py", "bytearray(100_000)"));
+        assert!(lookup.contains(" (python), ") && lookup.contains(&made), "{lookup}");
         kill(running.aggregator_pid(), libc::SIGKILL);
         // Waiting closes what is left of the pipes.
         let mut input = running.child.stdin.take().expect("piped");

@@ -1,11 +1,10 @@
 """Says what tracemalloc says before its aggregator is killed, and after."""
-import os
 import sys
 import tracemalloc
 
 tracemalloc.start(3)
 kept = bytearray(100_000)
-print("ready", os.getpid(), tracemalloc.is_tracing(), tracemalloc.get_traced_memory()[0] > 100_000, flush=True)
+print("ready", hex(id(kept)), tracemalloc.is_tracing(), tracemalloc.get_traced_memory()[0] > 100_000, flush=True)
 sys.stdin.readline()
 said = [tracemalloc.is_tracing(), tracemalloc.get_traced_memory(), tracemalloc.get_object_traceback(kept)]
 tracemalloc.clear_traces()
