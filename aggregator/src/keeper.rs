@@ -17,7 +17,7 @@ use heapline_shared_format::event::as_python_frame;
 use heapline_shared_format::snapshot::{Code, Domain};
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What can be asked.
@@ -96,6 +96,8 @@ pub struct Keeper {
     counters: Counters,
     watermark: u64,
     has_ended: bool,
+    /// Another thread than its own is at it.
+    is_helped: bool,
     waiting: VecDeque<Request>,
     recycled: rtrb::Producer<Vec<u64>>,
     replaced: SyncSender<Replaced>,
@@ -112,10 +114,11 @@ enum Worked {
     Over,
 }
 
-/// The keeper and what comes to it. Its own thread works here; while the target asks questions and waits for the answers the
-/// drain's thread does, since waking another takes longer than answering.
+/// The keeper and what comes to it. Its own thread works here; while the target asks short questions and waits for the answers
+/// the drain's thread does, since waking another takes longer than answering. None when that thread has ended, or has
+/// panicked: then nobody takes messages or answers any more, which is noticed at the other ends.
 #[derive(Clone)]
-pub struct Desk(Arc<Mutex<Papers>>);
+pub struct Desk(Arc<Mutex<Option<Papers>>>);
 
 /// A keeper, and the two ways to it.
 struct Papers {
@@ -124,26 +127,30 @@ struct Papers {
     requests: mpsc::Receiver<Request>,
 }
 
-impl Papers {
-    fn work(&mut self) -> Worked {
-        self.keeper.work(&mut self.messages, &self.requests)
+/// Clears the desk when its thread leaves, in whatever way.
+struct Leave<'d>(&'d Desk);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 impl Desk {
     /// A desk for what comes by two ways.
     pub fn new(keeper: Keeper, messages: Inlet<Message>, requests: mpsc::Receiver<Request>) -> Desk {
-        Desk(Arc::new(Mutex::new(Papers { keeper, messages, requests })))
+        Desk(Arc::new(Mutex::new(Some(Papers { keeper, messages, requests }))))
     }
 
     /// Works until nobody can ask any more. `parker` is what those wake who send something.
     pub fn run(&self, parker: &Parker) {
+        let _leave = Leave(self);
         loop {
-            let worked = {
-                // One that has panicked has left the table in any state: so ends this thread too, which is noticed.
-                let Ok(mut papers) = self.0.lock() else { return };
-                papers.work()
-            };
+            // A helper that has panicked has left the table in any state.
+            let Ok(mut papers) = self.0.lock() else { return };
+            let Some(Papers { keeper, messages, requests }) = &mut *papers else { return };
+            let worked = keeper.work(messages, requests);
+            drop(papers);
             match worked {
                 Worked::Busy => {}
                 Worked::Idle => parker.park(),
@@ -152,12 +159,20 @@ impl Desk {
         }
     }
 
-    /// Does all that there is to do, unless the keeper's own thread is at it; then that has to be woken.
+    /// Takes what was drained, for the target's sake; the operator's questions, and ends of programs, which take long, are left to
+    /// the keeper's own thread. False when that has to be woken.
     #[must_use]
     pub fn help(&self) -> bool {
         let Ok(mut papers) = self.0.try_lock() else { return false };
-        while papers.work() == Worked::Busy {}
-        true
+        let Some(Papers { keeper, messages, .. }) = &mut *papers else { return false };
+        keeper.is_helped = true;
+        while messages.peek().is_some_and(|message| !matches!(message, Message::Replaced | Message::End)) {
+            if let Some(message) = messages.try_recv() {
+                keeper.take(message);
+            }
+        }
+        keeper.is_helped = false;
+        messages.peek().is_none() && keeper.waiting.is_empty()
     }
 }
 
@@ -186,6 +201,7 @@ impl Keeper {
             counters,
             watermark: 0,
             has_ended: false,
+            is_helped: false,
             waiting: VecDeque::new(),
             recycled,
             replaced,
@@ -258,6 +274,9 @@ impl Keeper {
     }
 
     fn answer_due(&mut self) {
+        if self.is_helped {
+            return;
+        }
         while let Some(request) = self.waiting.front()
             && (self.has_ended || request.asked <= self.watermark)
         {

@@ -90,6 +90,11 @@ impl<T> Inlet<T> {
         Some(value)
     }
 
+    /// The next value, which stays.
+    pub fn peek(&self) -> Option<&T> {
+        self.ring.peek().ok()
+    }
+
     /// Whether the sender is gone and nothing is left.
     pub fn is_finished(&self) -> bool {
         self.ring.is_abandoned() && self.ring.is_empty()

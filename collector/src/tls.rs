@@ -12,8 +12,8 @@ global_asm!(
     ".globl heapline_tls",
     ".hidden heapline_tls",
     ".type heapline_tls,@object",
-    ".size heapline_tls,56",
-    "heapline_tls: .zero 56",
+    ".size heapline_tls,64",
+    "heapline_tls: .zero 64",
     ".popsection",
 );
 
@@ -82,4 +82,11 @@ word!(
     set_new_block,
     usize,
     "The block that CPython's allocators gave this thread last, until an object is in it."
+);
+word!(
+    "56",
+    read_stack,
+    set_read_stack,
+    u64,
+    "The Python stack, its id and above it the epoch, that was read inside of the call of one of CPython's allocators; else 0."
 );

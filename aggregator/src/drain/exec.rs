@@ -53,6 +53,12 @@ impl Drain {
     }
 
     fn begin(&mut self, number: u32) {
+        if self.image.number > 0 {
+            // Whoever waited for an answer is gone, and the new program counts its questions anew.
+            let mail = &self.map.arena().header().mail;
+            mail.asking.store(0, Ordering::Relaxed);
+            mail.answered.store(0, Ordering::Relaxed);
+        }
         let running = self.controls.tasks().and_then(|tasks| running_image(tasks, number));
         // What was read is this program only if no other had begun meanwhile.
         let images = self.map.arena().header().target.images.load(Ordering::Acquire);

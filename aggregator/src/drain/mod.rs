@@ -395,7 +395,7 @@ impl Drain {
         let seen = progress.wake.load(Ordering::Acquire);
         // The target looks at `sleeping` before it wakes us; one who missed it is met by the check of `waiters`.
         progress.sleeping.store(1, Ordering::SeqCst);
-        let is_awaited = progress.waiters.load(Ordering::SeqCst) > 0 || mail.asking.load(Ordering::SeqCst) > 0;
+        let is_awaited = progress.waiters.load(Ordering::SeqCst) > 0 || self.questions.is_awaited(mail);
         if self.controls.stopped().is_none() && !is_awaited {
             sys::futex_wait(&progress.wake, seen, interval);
         }

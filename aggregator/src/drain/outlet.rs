@@ -108,6 +108,7 @@ impl Outlet {
 
     /// Lets the table take what was sent.
     pub fn help(&self) {
+        // What help leaves is the other thread's.
         if self.is_helping && !self.desk.help() {
             self.sender.wake();
         }

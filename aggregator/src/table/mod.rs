@@ -258,6 +258,9 @@ impl Table {
 
     fn untrack(&mut self, domain: u32, address: u64) {
         self.catch_up();
+        if domain != 0 && !self.tracked.contains_key(&domain) {
+            return;
+        }
         let Some((heap, shared)) = self.tracked_heap(domain) else { return };
         heap.forget(address, shared);
         heap.catch_up(shared);
@@ -455,6 +458,10 @@ impl Table {
             Event::Query { asked: query::HIDE, .. } => ring.hides = true,
             Event::Query { asked: query::SHOW, .. } => ring.hides = false,
             Event::Query { number, asked, arguments, .. } => {
+                // Who asks waits for the answer.
+                if self.answer.is_some() {
+                    return Err(Corrupt);
+                }
                 self.catch_up();
                 self.queries += 1;
                 self.answer = Some(Answered { number, answer: self.query(asked, arguments).ok_or(Corrupt)? });

@@ -1,15 +1,18 @@
 //! What the program itself sees with `import tracemalloc`: a trace of its own over the same blocks.
 //!
-//! Its `start`, `stop`, `clear_traces` and `reset_peak` change this trace and nothing that the operator sees. Blocks that it
-//! counts are marked in their rows, since it counts what was allocated after it began; the two sums are kept as blocks
+//! Its `start`, `stop`, `clear_traces` and `reset_peak` change this trace and nothing that the operator sees, but that a start with
+//! more frames than `--nframe` makes Python's tracebacks longer from then on. (The operator's `clear-traces` forgets the program's
+//! traces too: their blocks are gone from the table.) Blocks that it counts are marked in their rows, since it counts what was allocated after it began; the two sums are kept as blocks
 //! come and go. All else is made when it is asked for.
 
 use super::codes::Codes;
 use super::live::Block;
 use super::stacks::Stacks;
+use hashbrown::HashTable;
 use heapline_shared_format::event::as_python_frame;
 use heapline_shared_format::query::{GROUP_WORDS, HEAD_WORDS, MAX_NFRAME};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -84,11 +87,17 @@ pub struct Text<'t> {
     files: Vec<String>,
     file_index: HashMap<String, u32>,
     tracebacks: Vec<Traceback>,
-    traceback_index: HashMap<Traceback, u32>,
+    traceback_index: HashTable<u32>,
+    hasher: RandomState,
     of_stack: HashMap<u32, u32>,
     groups: HashMap<Group, u64>,
     traces: u64,
+    /// Frames of all tracebacks.
+    frames: usize,
 }
+
+/// Most frames of all tracebacks together. A text of more is not written, which the program is told.
+const MAX_FRAMES: usize = 1 << 26;
 
 impl<'t> Text<'t> {
     /// A text without anything, for tracebacks of `nframe` frames.
@@ -100,10 +109,12 @@ impl<'t> Text<'t> {
             files: Vec::new(),
             file_index: HashMap::new(),
             tracebacks: Vec::new(),
-            traceback_index: HashMap::new(),
+            traceback_index: HashTable::new(),
+            hasher: RandomState::new(),
             of_stack: HashMap::new(),
             groups: HashMap::new(),
             traces: 0,
+            frames: 0,
         }
     }
 
@@ -119,17 +130,25 @@ impl<'t> Text<'t> {
         if let Some(&known) = self.of_stack.get(&stack) {
             return known;
         }
+        if self.frames > MAX_FRAMES {
+            return 0;
+        }
         let tree = self.stacks.tree();
         let frames: Vec<_> = tree.walk(stack).take(self.nframe).collect();
         let places = frames.iter().map(|frame| self.place(frame.address)).collect();
         let total = tree.stacks.get(stack as usize).map_or(0, |stack| u32::from(stack.total_nframe));
-        let traceback = (places, total);
-        let number = match self.traceback_index.get(&traceback) {
+        let traceback: Traceback = (places, total);
+        let hash = self.hasher.hash_one(&traceback);
+        let known = self.traceback_index.find(hash, |&number| self.tracebacks[number as usize] == traceback);
+        let number = match known {
             Some(&number) => number,
             None => {
                 let number = index(self.tracebacks.len());
-                self.traceback_index.insert(traceback.clone(), number);
+                self.frames += traceback.0.len();
                 self.tracebacks.push(traceback);
+                let (tracebacks, hasher) = (&self.tracebacks, &self.hasher);
+                let again = |&number: &u32| hasher.hash_one(&tracebacks[number as usize]);
+                self.traceback_index.insert_unique(hash, number, again);
                 number
             }
         };
@@ -153,8 +172,11 @@ impl<'t> Text<'t> {
         number
     }
 
-    /// The text.
+    /// The text; empty when it would be too long.
     pub fn write(self) -> Vec<u8> {
+        if self.frames > MAX_FRAMES {
+            return Vec::new();
+        }
         let mut words = Words(Vec::new());
         words.put(index(self.files.len()));
         words.put(index(self.tracebacks.len()));

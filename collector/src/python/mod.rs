@@ -64,6 +64,7 @@ struct Api {
     bound_state: GetThreadState,
     is_finalizing: IsFinalizing,
     config: GetConfig,
+    allocator_name: GetName,
     version: Version,
     layout: Layout,
     /// `PyCode_Type`.
@@ -77,6 +78,7 @@ type SetAllocator = unsafe extern "C" fn(c_int, *const Allocator);
 type GetThreadState = unsafe extern "C" fn() -> *const u8;
 type IsFinalizing = unsafe extern "C" fn() -> c_int;
 type GetConfig = unsafe extern "C" fn() -> *mut u8;
+type GetName = unsafe extern "C" fn() -> *const c_char;
 
 /// RAW, MEM and OBJ.
 const ALLOCATORS: usize = 3;
@@ -94,8 +96,9 @@ static FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
 impl Api {
-    /// The calling thread's state, if it has one that is sure to live: an interpreter that ends frees those of other threads
-    /// than the one that ends it, which nearly always is the first.
+    /// The calling thread's state, if it has one that lives: an interpreter that ends frees those of other threads than the one
+    /// that ends it, which nearly always is the first. (A daemon thread that runs without the lock, and is looked at in the very
+    /// moment in which the interpreter begins to end, is the case that is left.)
     #[inline(always)]
     fn own_state(&self) -> Option<*const u8> {
         // SAFETY: CPython's functions without arguments, which may be called without its lock.
@@ -140,6 +143,9 @@ pub fn prepare() -> u32 {
                 )?),
                 is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbols::find(version.is_finalizing())?),
                 config: core::mem::transmute::<usize, GetConfig>(symbols::find(b"_Py_GetConfig")?),
+                allocator_name: core::mem::transmute::<usize, GetName>(symbols::find(
+                    b"_PyMem_GetCurrentAllocatorName",
+                )?),
                 version,
                 layout: Layout::of(version)?,
                 code_type: symbols::find(b"PyCode_Type")?,
@@ -177,12 +183,13 @@ unsafe extern "C" fn first_module() -> *mut c_void {
     if !IS_INSTALLED.swap(true, Ordering::AcqRel)
         && let Some(api) = api()
     {
+        let is_debugged = is_debugged(api);
         install(api);
         if process::is_quiet() {
             note_unseen_reuse();
         } else {
             // SAFETY: with the interpreter's lock, before its first module.
-            unsafe { take_part(api) };
+            unsafe { take_part(api, is_debugged) };
         }
     }
     let init = FIRST_INIT.load(Ordering::Acquire);
@@ -190,19 +197,32 @@ unsafe extern "C" fn first_module() -> *mut c_void {
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(init)() }
 }
 
+/// Whether the interpreter's own allocators are its debug ones. Before ours are there.
+fn is_debugged(api: &Api) -> bool {
+    // SAFETY: CPython's function, which returns a constant text, or null for allocators that it does not know.
+    unsafe {
+        let name = (api.allocator_name)();
+        !name.is_null() && core::ffi::CStr::from_ptr(name).to_bytes().ends_with(b"debug")
+    }
+}
+
 /// The interpreter is traced from its start: we hear of its objects, and are its tracemalloc.
-unsafe fn take_part(api: &Api) {
+unsafe fn take_part(api: &Api, is_debugged: bool) {
     // SAFETY: the caller's promise. The configuration is the interpreter's own, which reads it later than now.
     unsafe {
-        if !api.teller.is_some_and(|teller| teller.listen()) {
+        let is_served = program::serve();
+        // While its flag is raised CPython's own tracemalloc must not run, nor its debug allocators, which ask it when they find
+        // memory overwritten.
+        let teller = api.teller.filter(|teller| is_served && !(is_debugged && teller.raises_flag()));
+        if !teller.is_some_and(|teller| teller.listen()) {
             note_unseen_reuse();
         }
         let config = (api.config)();
-        if config.is_null() {
+        if !is_served || config.is_null() {
             return;
         }
         let nframe: *mut c_int = config.add(api.version.configured_nframe()).cast();
-        if program::serve(nframe.read()) {
+        if program::begin_as_configured(nframe.read()) {
             nframe.write(0);
         }
     }
@@ -269,6 +289,7 @@ fn is_part() -> bool {
 fn as_part<R>(call: impl FnOnce() -> R) -> R {
     let outer = tls::in_python();
     tls::set_in_python(stack_pointer());
+    tls::set_read_stack(0);
     let result = call();
     tls::set_in_python(outer);
     result
@@ -324,7 +345,9 @@ unsafe extern "C" fn realloc(context: *mut c_void, old: *mut u8, size: usize) ->
     } else {
         tls::set_new_block(block.addr());
         record(|thread| {
-            thread.publish_in_python(|stamp, stack| event::reallocated(stamp, block.addr() as u64, size as u64, stack))
+            thread.publish_call_in_python(|stamp, stack| {
+                event::reallocated(stamp, block.addr() as u64, size as u64, stack)
+            })
         });
     }
     block
@@ -352,7 +375,7 @@ fn record_alloc(block: *mut u8, size: usize) {
     if !block.is_null() {
         tls::set_new_block(block.addr());
         record(|thread| {
-            thread.publish_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
+            thread.publish_call_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
         });
     }
 }

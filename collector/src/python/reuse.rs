@@ -61,6 +61,11 @@ impl Teller {
         is_off.then_some(Teller::Flag { flag, function })
     }
 
+    /// Whether CPython takes its own tracemalloc for active meanwhile.
+    pub fn raises_flag(self) -> bool {
+        matches!(self, Teller::Flag { .. })
+    }
+
     /// Has new objects told to us from now on. False when that cannot be had.
     ///
     /// # Safety

@@ -9,6 +9,7 @@ use crate::fail;
 use crate::process;
 use crate::stacks::{self, mix};
 use crate::thread::{Published, Thread};
+use crate::tls;
 use crate::unwind::{MAX_DEPTH, Walk};
 use core::ptr;
 use heapline_shared_format::code::MAX_DESCRIPTION_BYTES;
@@ -161,11 +162,26 @@ impl PythonStack {
 }
 
 impl Thread {
-    /// Publishes a record of CPython's allocators, whose last part is the Python stack.
+    /// Publishes a record whose last part is the Python stack.
     #[inline(always)]
     pub fn publish_in_python<const N: usize>(&mut self, record: impl Fn(u64, u32) -> [u64; N]) -> Published {
+        self.publish_with(Thread::python_stack, record)
+    }
+
+    /// The same after a call of one of CPython's allocators.
+    #[inline(always)]
+    pub fn publish_call_in_python<const N: usize>(&mut self, record: impl Fn(u64, u32) -> [u64; N]) -> Published {
+        self.publish_with(Thread::python_stack_of_call, record)
+    }
+
+    #[inline(always)]
+    fn publish_with<const N: usize>(
+        &mut self,
+        stack: impl Fn(&mut Thread) -> Result<u32, Published>,
+        record: impl Fn(u64, u32) -> [u64; N],
+    ) -> Published {
         loop {
-            let published = match self.python_stack() {
+            let published = match stack(self) {
                 Ok(stack) => self.publish(N, |ring, stamp| {
                     // SAFETY: publish made room for the record.
                     unsafe { ring.write(record(stamp, stack)) }
@@ -176,6 +192,21 @@ impl Thread {
                 return published;
             }
         }
+    }
+
+    /// The stack of a call that is over. When it was given a native block, that block's record has had the stack read.
+    #[inline(always)]
+    fn python_stack_of_call(&mut self) -> Result<u32, Published> {
+        let read = tls::read_stack();
+        if read != 0 && self.is_own() {
+            tls::set_read_stack(0);
+            #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+            let (id, epoch) = (read as u32, (read >> 32) as u32);
+            if epoch == self.epoch() {
+                return Ok(id);
+            }
+        }
+        self.python_stack()
     }
 
     /// The id of the Python stack of the calling thread; defines it, and what it names, when that is new.
@@ -197,6 +228,9 @@ impl Thread {
     #[inline(never)]
     fn mix_stack(&mut self, native: u32) -> Result<u32, Published> {
         let Some(python) = self.known_python_stack()? else { return Ok(native) };
+        if tls::in_python() != 0 && self.is_own() {
+            tls::set_read_stack(u64::from(self.epoch()) << 32 | u64::from(python));
+        }
         let ids = u64::from(native) << 32 | u64::from(python);
         // As for other stacks, 0 is none.
         let key = mix(ids, MIXED_SALT).max(1);

@@ -17,6 +17,7 @@ pub use publish::Published;
 use crate::process::Process;
 use crate::python::PythonStack;
 use crate::stacks::StackTable;
+use crate::tls;
 use crate::unwind::kept::Kept;
 use crate::unwind::memory::Window;
 use crate::unwind::{cfi, rules};
@@ -117,6 +118,18 @@ impl Thread {
         self.side = ptr::null_mut();
         self.context = MaybeUninit::new(cfi::Context::new_in());
         self.ring = ring;
+    }
+
+    /// Whether it is the thread's own state, and not the one for its signal handlers.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        ptr::eq(self, tls::thread())
+    }
+
+    /// The epoch that what the thread knows belongs to.
+    #[inline(always)]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The session that the thread records for.

@@ -158,6 +158,8 @@ pub struct Progress {
     pub sleeping: AtomicU32,
 }
 
+/// A thread in [`Mail::asking`] whose answer takes long.
+pub const ASKS_LONG: u32 = 1 << 8;
 /// A thread in [`Mail::asking`] that sleeps on [`Mail::answered`].
 pub const SLEEPS: u32 = 1 << 16;
 
@@ -167,7 +169,8 @@ pub struct Mail {
     /// Number of the query that was answered last. Futex: the target waits for it. Release by the aggregator, after what
     /// it answered.
     pub answered: AtomicU32,
-    /// Threads that wait for an answer, and [`SLEEPS`] for each that sleeps; written by the target.
+    /// Threads that wait for an answer, [`ASKS_LONG`] for each whose answer takes long, and [`SLEEPS`] for each that sleeps;
+    /// written by the target. A thread may die while it waits.
     pub asking: AtomicU32,
     /// Bytes of the text, of which [`super::Arena::mail`] has the next piece.
     pub bytes: AtomicU64,

@@ -1,9 +1,9 @@
 //! `import tracemalloc` in a traced CPython: served by Heapline, and by nothing else to be told from CPython's own.
 
 use crate::support::python::{Python, pythons};
-use crate::support::trace::{ctl, ctl_ok, kill};
+use crate::support::trace::{ctl, ctl_ok, kill, stats};
 use crate::support::victim::{line_of, source};
-use crate::support::{Outcome, Trace, programs, skip, stdout_of};
+use crate::support::{Outcome, Trace, programs, skip, stdout_of, wait_for};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -271,4 +271,38 @@ fn a_process_that_dies_of_memory_names_the_line() {
     let (size, _) = report.at_line("<string>", 5);
     assert!(size > 300 << 20, "{size} bytes");
     assert_eq!(report.stats[0].traceback.last().map(|frame| frame.lineno), Some(5), "the first row");
+}
+
+#[test]
+fn a_fatal_error_of_the_debug_allocators_is_cpythons_own() {
+    let overflow = "import ctypes\n\
+        api = ctypes.pythonapi\n\
+        api.PyMem_Malloc.restype = ctypes.c_void_p\n\
+        block = api.PyMem_Malloc(ctypes.c_size_t(10))\n\
+        ctypes.memset(block + 10, 0, 1)\n\
+        api.PyMem_Free(ctypes.c_void_p(block))\n";
+    for python in pythons() {
+        let trace = Trace::of(&python.program).args(["-c", overflow]).env("PYTHONMALLOC", "debug");
+        let outcome = trace.run().expect_code(128 + libc::SIGABRT);
+        assert!(outcome.stderr().contains("bad trailing pad byte"), "{}", outcome.stderr());
+        assert!(outcome.stderr().contains("line 6 in <module>"), "{}", outcome.stderr());
+    }
+}
+
+#[test]
+fn a_thread_that_asks_when_the_program_is_replaced_does_no_harm() {
+    let script = "import os, threading, tracemalloc\n\
+        tracemalloc.start()\n\
+        threading.Timer(0.3, lambda: os.execv('/bin/sleep', ['sleep', '60'])).start()\n\
+        while True: tracemalloc.get_traced_memory()\n";
+    for python in pythons() {
+        let running = Trace::of(&python.program).args(["-c", script]).spawn();
+        let target = running.target_pid();
+        let comm = std::path::PathBuf::from(format!("/proc/{target}/comm"));
+        wait_for("the other program", || (std::fs::read_to_string(&comm).ok()?.trim() == "sleep").then_some(()));
+        let stats = stats(target);
+        assert_eq!(stats.contradictions(), 0);
+        kill(target, libc::SIGTERM);
+        running.finish().report(&[]).assert_exact();
+    }
 }

@@ -37,8 +37,12 @@ pub struct Python {
     pub is_entry: bool,
 }
 
+/// Most frames of either that are gone through: no two merged tracebacks need have anything in common.
+const MOST: usize = 4096;
+
 /// The frames of both, the most recent first. With `raw` the interpreter's own stay.
 pub fn merge(native: &[Native<'_>], python: &[Python], raw: bool) -> Vec<Frame> {
+    let (native, python) = (&native[..native.len().min(MOST)], &python[..python.len().min(MOST)]);
     let mut merged = Vec::with_capacity(native.len() + python.len());
     let mut python = python.iter();
     for physical in native {

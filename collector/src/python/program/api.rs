@@ -29,6 +29,7 @@ macro_rules! api {
 
 api! {
     create_module: b"PyModule_Create2", unsafe extern "C" fn(*mut c_void, c_int) -> Object;
+    index: b"PyNumber_Index", unsafe extern "C" fn(Object) -> Object;
     as_long: b"PyLong_AsLong", unsafe extern "C" fn(Object) -> c_long;
     build: b"Py_BuildValue", unsafe extern "C" fn(*const c_char, ...) -> Object;
     call: b"PyObject_Call", unsafe extern "C" fn(Object, Object, Object) -> Object;

@@ -10,7 +10,7 @@ use crate::sys;
 use crate::thread::{Published, stack_pointer};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use heapline_shared_format::arena::{Header, MAIL_BYTES, SLEEPS, end_cause};
+use heapline_shared_format::arena::{ASKS_LONG, Header, MAIL_BYTES, SLEEPS, end_cause};
 use heapline_shared_format::{event, query};
 
 /// Looks before the thread sleeps: about as long as an aggregator takes that is awake.
@@ -50,18 +50,21 @@ impl Answers {
     /// Asks, and waits for the answer.
     pub fn ask(&mut self, asked: u32, arguments: [u64; 2]) -> Option<()> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let asking = &self.header().mail.asking;
+        let header = self.header();
+        let asking = &header.mail.asking;
+        let weight = if matches!(asked, query::TRACES | query::MORE) { ASKS_LONG } else { 1 };
+        let session = header.session.number.load(Ordering::Acquire);
         publish(number, asked, arguments).then_some(()).and_then(|()| {
             // While one waits, the drain does not sleep.
-            asking.fetch_add(1, Ordering::AcqRel);
+            asking.fetch_add(weight, Ordering::AcqRel);
             self.0.wake_aggregator();
-            let answered = self.wait(number);
-            asking.fetch_sub(1, Ordering::AcqRel);
+            let answered = self.wait(number, session);
+            asking.fetch_sub(weight, Ordering::AcqRel);
             answered
         })
     }
 
-    fn wait(&self, number: u32) -> Option<()> {
+    fn wait(&self, number: u32, session: u32) -> Option<()> {
         let answered = &self.header().mail.answered;
         for _ in 0..SPINS {
             // Acquire pairs with the aggregator's Release: the answer is there when its number is.
@@ -72,19 +75,20 @@ impl Answers {
         }
         let asking = &self.header().mail.asking;
         asking.fetch_add(SLEEPS, Ordering::SeqCst);
-        let is_answered = self.sleep(answered, number);
+        let is_answered = self.sleep(answered, number, session);
         asking.fetch_sub(SLEEPS, Ordering::SeqCst);
         is_answered
     }
 
-    fn sleep(&self, answered: &AtomicU32, number: u32) -> Option<()> {
+    fn sleep(&self, answered: &AtomicU32, number: u32, session: u32) -> Option<()> {
         let begun = sys::monotonic();
         loop {
             let seen = answered.load(Ordering::SeqCst);
             if seen == number {
                 return Some(());
             }
-            if !self.0.is_answered() {
+            // Another aggregator does not know the question.
+            if !self.0.is_answered() || self.header().session.number.load(Ordering::Acquire) != session {
                 return None;
             }
             if sys::monotonic() - begun > PATIENCE_NANOSECONDS {

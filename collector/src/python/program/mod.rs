@@ -154,17 +154,20 @@ fn program() -> Option<&'static Program> {
     unsafe { (*PROGRAM.0.get()).as_ref() }
 }
 
-/// The interpreter starts, traced: from now on we are its tracemalloc. `asked` is the number that `-X tracemalloc` or
-/// `PYTHONTRACEMALLOC` gave; returns whether that was taken over.
+/// The interpreter starts, traced: from now on we are its tracemalloc. False, and CPython's own stays whole, where that cannot be.
 ///
 /// # Safety
 /// With the interpreter's lock, before its first module.
-pub unsafe fn serve(asked: c_int) -> bool {
-    let Some(program) = program() else { return false };
-    IS_SERVED.store(true, Ordering::Release);
+pub unsafe fn serve() -> bool {
     // SAFETY: the caller's promise.
-    unsafe { program.own_functions.replace() };
-    u64::try_from(asked).is_ok_and(|nframe| nframe > 0 && begin(nframe))
+    let is_served = program().is_some_and(|program| unsafe { program.own_functions.replace() });
+    IS_SERVED.store(is_served, Ordering::Release);
+    is_served
+}
+
+/// Begins with the number of frames that `-X tracemalloc` or `PYTHONTRACEMALLOC` gave, if any. Whether that was taken over.
+pub fn begin_as_configured(nframe: c_int) -> bool {
+    u64::try_from(nframe).is_ok_and(|nframe| nframe > 0 && begin(nframe))
 }
 
 /// In the place of `PyInit__tracemalloc`.
@@ -180,7 +183,8 @@ pub unsafe extern "C" fn init() -> *mut c_void {
 /// CPython's own module.
 fn own_init() -> Object {
     if process::is_forked() {
-        // SAFETY: a forked child has one thread at first, and that is here.
+        // SAFETY: with the interpreter's lock, without which hardly anybody calls these functions; and a forked child has one
+        // thread, unless it has started others before its first question.
         unsafe { patch::undo() };
         super::api().and_then(|api| api.teller).into_iter().for_each(|teller: Teller| {
             // SAFETY: with the interpreter's lock.
@@ -294,8 +298,12 @@ unsafe extern "C" fn start(_: Object, arguments: *const Object, count: isize) ->
     let api = &program.api;
     let nframe = match count {
         0 => 1,
-        // SAFETY: so many arguments, with the interpreter's lock.
-        1 => unsafe { (api.as_long)(arguments.read()) },
+        // SAFETY: so many arguments, with the interpreter's lock. No number, and a number with a fraction, is an error.
+        1 => match api.own(unsafe { (api.index)(arguments.read()) }) {
+            // SAFETY: as above.
+            Some(number) => unsafe { (api.as_long)(number.get()) },
+            None => return ptr::null_mut(),
+        },
         _ => return api.raise(api.type_error, c"start expected at most 1 argument"),
     };
     // SAFETY: with the interpreter's lock.
@@ -380,11 +388,11 @@ unsafe extern "C" fn get_traces(_: Object, _: Object) -> Object {
         // The list itself is the program's, and there before the traces are, as in CPython's own module.
         // SAFETY: with the interpreter's lock.
         let Some(list) = api.own(unsafe { (api.list)(0) }) else { return ptr::null_mut() };
-        let text = answers().and_then(|mut answers| {
-            answers.ask(query::TRACES, [0; 2])?;
-            answers.text()
-        });
-        let filled = text.map_or(Some(()), |text| hidden(|| objects::append_traces(api, &list, text.words())));
+        let Some(mut answers) = answers() else { return list.into_object() };
+        let text = answers.ask(query::TRACES, [0; 2]).and_then(|()| answers.text());
+        drop(answers);
+        // No answer is no empty list: the program would take it for an empty heap.
+        let filled = text.and_then(|text| hidden(|| objects::append_traces(api, &list, text.words())));
         objects_of(api, filled.map(|()| list.into_object()))
     })
 }

@@ -1,7 +1,8 @@
 //! Blocks that extension modules track by hand (numpy's arrays: domain 389047), by the C functions of tracemalloc.
 //!
 //! They are CPython's own, so their entries lead here. What is tracked is recorded whether the program traces or not; the
-//! functions return what the program's tracemalloc would.
+//! functions return what the program's tracemalloc would. A module that untracks only what was tracked while the program
+//! traced leaves the operator blocks that are gone; numpy untracks all.
 
 use super::{program, traceback, traces};
 use crate::hooks;
@@ -32,19 +33,23 @@ impl OwnFunctions {
         })
     }
 
-    /// Puts ours in their place. Where the system forbids that, nothing is tracked.
+    /// Puts ours in their place. False, and nothing done, where the system forbids that.
     ///
     /// # Safety
     /// With the interpreter's lock, before its first module: nobody runs them.
-    pub unsafe fn replace(&self) {
+    pub unsafe fn replace(&self) -> bool {
         type Track = unsafe extern "C" fn(c_uint, usize, usize) -> c_int;
         type Untrack = unsafe extern "C" fn(c_uint, usize) -> c_int;
         type Traceback = unsafe extern "C" fn(c_uint, usize) -> *mut c_void;
         // SAFETY: the caller's promise; the signatures are those of CPython's headers.
         unsafe {
-            let _ = patch::jump(self.track, track as Track as usize)
+            let is_done = patch::jump(self.track, track as Track as usize)
                 && patch::jump(self.untrack, untrack as Untrack as usize)
                 && patch::jump(self.traceback, get_traceback as Traceback as usize);
+            if !is_done {
+                patch::undo();
+            }
+            is_done
         }
     }
 }
