@@ -9,6 +9,8 @@ use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
 pub const ENV_FAULT: &str = "HEAPLINE_FAULT";
 /// Variable with which every stack is compared with a fresh walk.
 pub const ENV_VERIFY: &str = "HEAPLINE_VERIFY";
+/// Variable that leaves a CPython's own layer alone when it is `0`: native blocks and stacks only.
+pub const ENV_PYTHON: &str = "HEAPLINE_PYTHON";
 /// The loader's variable that brings the collector in.
 pub const ENV_PRELOAD: &str = "LD_PRELOAD";
 
@@ -77,6 +79,11 @@ pub fn is_disabled() -> bool {
 /// Whether every stack is to be compared with a fresh walk.
 pub fn verifies() -> bool {
     value(ENV_VERIFY).is_some_and(|(_, v)| v == c"1")
+}
+
+/// Whether a CPython is to be seen as one.
+pub fn sees_python() -> bool {
+    value(ENV_PYTHON).is_none_or(|(_, v)| v != c"0")
 }
 
 /// The fault that a test asks for.

@@ -159,6 +159,7 @@ fn start() -> Option<*mut Process> {
         fail::arm(name);
     }
     let verifies = environment::verifies();
+    let sees_python = environment::sees_python();
     let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
     // SAFETY: zeroed memory of that size; zeros are a valid Process.
     let process = unsafe { &mut *memory.cast::<Process>() };
@@ -187,7 +188,9 @@ fn start() -> Option<*mut Process> {
     if !elf::can_find_objects() {
         flags |= target_flag::OLD_GLIBC;
     }
-    flags |= python::prepare();
+    if sees_python {
+        flags |= python::prepare();
+    }
     target.flags.store(flags, Ordering::Relaxed);
     process.image = target.images.fetch_add(1, Ordering::Release) + 1;
     if flags & target_flag::OLD_GLIBC != 0 {

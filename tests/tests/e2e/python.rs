@@ -74,6 +74,20 @@ fn functions(stat: &Stat) -> Vec<&str> {
 }
 
 #[test]
+fn an_interpreter_may_be_a_native_program_like_any_other() {
+    let Some(python) = pythons().pop() else { return };
+    let script =
+        "import tracemalloc; tracemalloc.start(); kept = bytearray(100_000); print(tracemalloc.get_traced_memory()[0])";
+    let outcome = Trace::of(&python.program).args(["-c", script]).env("HEAPLINE_PYTHON", "0").run().expect_code(0);
+    assert!(outcome.stdout().trim().parse::<u64>().expect("CPython's own answer") > 100_000);
+    let report = outcome.report(&["--by", "traceback"]);
+    report.assert_exact();
+    assert_eq!((report.view.as_str(), report.domains.len()), ("native", 1));
+    let is_loop = |frame: &Frame| frame.function.as_deref() == Some("_PyEval_EvalFrameDefault");
+    assert!(report.stats.iter().flat_map(|stat| &stat.traceback).any(is_loop), "the interpreter's own frames");
+}
+
+#[test]
 fn an_address_that_gets_another_code_object_never_names_the_old_one() {
     in_each("python/reuse.py", |_, outcome| {
         let report = outcome.report(&["--filter", "generated_*"]);
