@@ -62,8 +62,10 @@ pub enum Change {
     Gain(Block),
     /// It is no more.
     Lose(Block),
-    /// The first is now the second; nothing but who asked for it has changed.
-    Reuse(Block, Block),
+    /// It has become this one's who asks for it, and was another's.
+    Join(Block),
+    /// It has become another's, and was this one's who asked for it.
+    Leave(Block),
 }
 
 /// See the module.
@@ -128,7 +130,8 @@ impl Blocks {
                 if let Some(before) = self.live.get(now.address) {
                     let now = Block { stack: now.stack, thread: now.thread, ..before };
                     self.live.insert(now);
-                    changed(Change::Reuse(before, now));
+                    changed(Change::Join(now));
+                    changed(Change::Leave(before));
                 }
             }
             rare => {

@@ -230,9 +230,13 @@ fn book(totals: &mut Totals, shared: &mut Shared, change: &Change) {
             totals.free(block.stack, block.size);
             shared.lose(block);
         }
-        Change::Reuse(before, now) => {
-            totals.reuse(before.stack, now.stack, now.size);
-            shared.reuse(before, now);
+        Change::Join(block) => {
+            totals.join(block.stack, block.size);
+            shared.threads.gain(block.thread);
+        }
+        Change::Leave(block) => {
+            totals.leave(block.stack, block.size);
+            shared.threads.lose(block.thread);
         }
     }
 }

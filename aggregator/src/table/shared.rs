@@ -32,13 +32,6 @@ impl Shared {
         }
     }
 
-    /// A block is another object's.
-    #[inline]
-    pub fn reuse(&mut self, before: &Block, now: &Block) {
-        self.threads.gain(now.thread);
-        self.threads.lose(before.thread);
-    }
-
     /// All blocks are forgotten.
     pub fn clear(&mut self) {
         self.threads.lose_all();

@@ -102,18 +102,23 @@ impl Totals {
         self.frees += 1;
     }
 
-    /// A block that was one stack's is another's from now on.
+    /// A block that is live has become this stack's.
     #[inline]
-    pub fn reuse(&mut self, before: u32, now: u32, size: u64) {
-        if now as usize >= self.rows.len() {
-            self.rows.resize(now as usize + 1, Row::default());
+    pub fn join(&mut self, stack: u32, size: u64) {
+        if stack as usize >= self.rows.len() {
+            self.rows.resize(stack as usize + 1, Row::default());
         }
-        let row = &mut self.rows[before as usize];
-        row.save(self.epoch);
-        row.current.sub(size);
-        let row = &mut self.rows[now as usize];
+        let row = &mut self.rows[stack as usize];
         row.save(self.epoch);
         row.current.add(size);
+    }
+
+    /// A block that lives on is this stack's no more.
+    #[inline]
+    pub fn leave(&mut self, stack: u32, size: u64) {
+        let row = &mut self.rows[stack as usize];
+        row.save(self.epoch);
+        row.current.sub(size);
     }
 
     /// The peak becomes what is live now (tracemalloc.reset_peak).

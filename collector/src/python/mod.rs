@@ -115,7 +115,7 @@ impl Api {
 
 /// Whether the process runs an interpreter of ours to look at.
 #[inline(always)]
-fn is_running() -> bool {
+pub fn is_running() -> bool {
     IS_INSTALLED.load(Ordering::Relaxed)
 }
 

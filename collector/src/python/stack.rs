@@ -220,13 +220,10 @@ impl Thread {
     }
 
     /// The stack that stands for a native one of a thread that runs Python: both.
-    #[inline(always)]
-    pub fn mixed_stack(&mut self, native: u32) -> Result<u32, Published> {
-        if !super::is_running() { Ok(native) } else { self.mix_stack(native) }
-    }
-
+    /// Apart, so that other programs' way saves no registers for it.
+    #[cold]
     #[inline(never)]
-    fn mix_stack(&mut self, native: u32) -> Result<u32, Published> {
+    pub fn mixed_stack(&mut self, native: u32) -> Result<u32, Published> {
         let Some(python) = self.known_python_stack()? else { return Ok(native) };
         if tls::in_python() != 0 && self.is_own() {
             tls::set_read_stack(u64::from(self.epoch()) << 32 | u64::from(python));

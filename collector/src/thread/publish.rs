@@ -3,7 +3,7 @@
 use super::Thread;
 use crate::process::{self, Process};
 use crate::unwind::{self, Entry, Walk, walk};
-use crate::{clock, fail, stacks};
+use crate::{clock, fail, python, stacks};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{Loss, TICK_PENDING};
@@ -270,7 +270,10 @@ impl Thread {
     ) -> Published {
         loop {
             let epoch = self.epoch;
-            let stack = self.stack(entry).and_then(|native| self.mixed_stack(native));
+            let stack = match self.stack(entry) {
+                Ok(native) if python::is_running() => self.mixed_stack(native),
+                other => other,
+            };
             let published = match stack {
                 // The walk itself met a module that took another's place: what it had kept before is not sure.
                 Ok(_) if self.epoch != epoch => Published::Renewed,
