@@ -31,21 +31,16 @@ impl Questions {
         if answered != self.answered {
             (self.answered, self.last, self.asked) = (answered, Some(Instant::now()), None);
         }
-        while self.last.is_some_and(|last| last.elapsed() < AWAKE) {
-            for _ in 0..LOOKS {
-                let asking = mail.asking.load(Ordering::Acquire);
-                if asking > 0 {
-                    return self.is_short(asking);
-                }
-                std::hint::spin_loop();
+        let mut looks = 0u32;
+        loop {
+            let asking = mail.asking.load(Ordering::Acquire);
+            let may_wait = || self.last.is_some_and(|last| last.elapsed() < AWAKE);
+            if asking > 0 || looks.is_multiple_of(LOOKS) && !may_wait() {
+                return self.is_credible(asking) && asking & (ASKS_LONG - 1) > 0;
             }
+            looks = looks.wrapping_add(1);
+            std::hint::spin_loop();
         }
-        let asking = mail.asking.load(Ordering::Acquire);
-        self.is_short(asking)
-    }
-
-    fn is_short(&mut self, asking: u32) -> bool {
-        self.is_credible(asking) && asking & (ASKS_LONG - 1) > 0
     }
 
     /// Whether the drain should look again at once, or nearly so.

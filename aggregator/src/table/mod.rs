@@ -245,10 +245,12 @@ impl Table {
     /// A program says what it has allocated by itself. The sums of the program's own trace go over all domains, in the order
     /// of events.
     fn track(&mut self, domain: u32, block: Block) {
-        let is_known = domain == 0 || self.tracked.contains_key(&domain);
-        if !is_known && self.tracked.len() == MAX_TRACKED {
-            self.contradictions.count(Contradiction::Full);
-            return;
+        if domain != 0 && !self.tracked.contains_key(&domain) {
+            if self.tracked.len() == MAX_TRACKED {
+                self.contradictions.count(Contradiction::Full);
+                return;
+            }
+            self.tracked.insert(domain, Heap::new(0));
         }
         self.untrack(domain, block.address);
         let Some((heap, shared)) = self.tracked_heap(domain) else { return };
@@ -258,21 +260,15 @@ impl Table {
 
     fn untrack(&mut self, domain: u32, address: u64) {
         self.catch_up();
-        if domain != 0 && !self.tracked.contains_key(&domain) {
-            return;
-        }
         let Some((heap, shared)) = self.tracked_heap(domain) else { return };
         heap.forget(address, shared);
         heap.catch_up(shared);
     }
 
-    /// The heap of a domain by tracemalloc's number, which is made if need be.
+    /// The heap of a domain by tracemalloc's number, once something was tracked in it.
     fn tracked_heap(&mut self, domain: u32) -> Option<(&mut Heap, &mut Shared)> {
         if domain == 0 {
             return self.heap_of(domain::PYTHON).ok();
-        }
-        if self.tracked.len() < MAX_TRACKED {
-            self.tracked.entry(domain).or_insert_with(|| Heap::new(0));
         }
         Some((self.tracked.get_mut(&domain)?, &mut self.shared))
     }

@@ -220,6 +220,7 @@ impl Thread {
     }
 
     /// The stack that stands for a native one of a thread that runs Python: both.
+    ///
     /// Apart, so that other programs' way saves no registers for it.
     #[cold]
     #[inline(never)]

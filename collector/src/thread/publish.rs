@@ -187,10 +187,32 @@ impl Thread {
         domain: u8,
         frames: impl Fn(usize) -> I,
     ) -> Result<u32, Published> {
+        self.define(key, |thread, id| thread.publish_stack(walk, id, keep, domain, frames))
+    }
+
+    /// Gives a native stack of a thread that runs Python the next id.
+    #[cold]
+    #[inline(never)]
+    pub fn define_mixed_stack(&mut self, key: u64, native: u32, python: u32) -> Result<u32, Published> {
+        self.define(key, |thread, id| {
+            let record = event::mixed(id, native, python);
+            Some(thread.publish(record.len(), |ring, _| {
+                // SAFETY: publish made room for the record.
+                unsafe { ring.write(record) }
+            }))
+        })
+    }
+
+    /// Gives what `publish` defines the next id, to be found again by `key`.
+    fn define(
+        &mut self,
+        key: u64,
+        publish: impl FnOnce(&mut Thread, u32) -> Option<Published>,
+    ) -> Result<u32, Published> {
         let defined = fail::guard(|| {
             fail::point(fail::Site::Stack);
             let id = self.next_stack;
-            let published = self.publish_stack(walk, id, keep, domain, frames)?;
+            let published = publish(self, id)?;
             if published == Published::Yes {
                 self.next_stack = id.checked_add(1)?;
                 // Without memory for the table the stack is defined again next time: more records, no wrong number.
@@ -206,34 +228,6 @@ impl Thread {
             }
             None => Err(self.renew()),
         }
-    }
-
-    /// Gives a native stack of a thread that runs Python the next id.
-    #[cold]
-    #[inline(never)]
-    pub fn define_mixed_stack(&mut self, key: u64, native: u32, python: u32) -> Result<u32, Published> {
-        let defined = fail::guard(|| {
-            let id = self.next_stack;
-            let published = self.publish_plain_once(|| event::mixed(id, native, python));
-            if published == Published::Yes {
-                self.next_stack = id.checked_add(1)?;
-                self.stacks.insert(key, id);
-            }
-            Some((published, id))
-        });
-        match defined.flatten() {
-            Some((Published::Yes, id)) => Ok(id),
-            Some((other, _)) => Err(other),
-            None => Err(self.renew()),
-        }
-    }
-
-    /// Publishes a record that explains others, unless what it names is no longer true.
-    fn publish_plain_once<const N: usize>(&mut self, record: impl FnOnce() -> [u64; N]) -> Published {
-        self.publish(N, |ring, _| {
-            // SAFETY: publish made room for the record.
-            unsafe { ring.write(record()) }
-        })
     }
 
     /// Writes a definition, in as many records as it takes.

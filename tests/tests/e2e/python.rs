@@ -222,10 +222,7 @@ fn totals_equal_tracemallocs() {
                 sums.values().fold((0, 0), |(size, count), sum| (size + sum.0, count + sum.1))
             };
             assert_eq!(total(&ours), total(&theirs), "3.{} at {nframe} frames", python.minor);
-            // Before, frames come from a free list, whose blocks tracemalloc blames on the last user.
-            if python.minor >= 11 {
-                assert_eq!(ours, theirs, "3.{} at {nframe} frames", python.minor);
-            }
+            assert_eq!(ours, theirs, "3.{} at {nframe} frames", python.minor);
         }
     }
 }

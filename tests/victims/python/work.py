@@ -1,4 +1,4 @@
-"""What `same.py` compares. No call of a class: its arguments come from a free list."""
+"""What `same.py` compares."""
 
 
 def deep(n):
