@@ -102,6 +102,19 @@ impl ArenaMap {
         &self.file
     }
 
+    /// Gives the pool's memory back to the system. What is written there later is lost, so only when nobody traces.
+    pub fn give_back(&self) {
+        let geometry = self.arena.geometry();
+        let range =
+            libc::off_t::try_from(geometry.pool_offset()).ok().zip(libc::off_t::try_from(geometry.bytes()).ok());
+        if let Some((start, end)) = range {
+            let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: a plain call on an open descriptor; both sides take any content of the pool.
+            let result = unsafe { libc::fallocate(self.file.as_raw_fd(), flags, start, end - start) };
+            tracing::debug!(result, "pool given back");
+        }
+    }
+
     /// Memory that the arena takes by now, in bytes.
     pub fn touched_bytes(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512)

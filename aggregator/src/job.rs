@@ -57,6 +57,8 @@ pub struct Job {
     interrupted: Arc<AtomicBool>,
     /// Why the collector may not have been loaded, as far as it was known at the start.
     doubt: Option<String>,
+    /// What every snapshot says of this way of tracing.
+    notes: Vec<String>,
     finished: Mutex<Option<Result<Summary, JobError>>>,
 }
 
@@ -69,7 +71,12 @@ impl Job {
         interrupted: Arc<AtomicBool>,
         doubt: Option<String>,
     ) -> Job {
-        Job { tracer, place, archive, interrupted, doubt, finished: Mutex::new(None) }
+        Job { tracer, place, archive, interrupted, doubt, notes: Vec::new(), finished: Mutex::new(None) }
+    }
+
+    /// With notes for every snapshot.
+    pub fn with_notes(self, notes: Vec<String>) -> Job {
+        Job { notes, ..self }
     }
 
     /// The tracer.
@@ -97,7 +104,7 @@ impl Job {
     pub fn snapshot(&self, destination: &Destination) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
         let line = headline(cut.figures.shown(), destination.path());
-        let about = About { pid: self.place.pid, end: End::Running, exit_status: None, notes: Vec::new() };
+        let about = About { pid: self.place.pid, end: End::Running, exit_status: None, notes: self.notes.clone() };
         destination.write(&build(cut, about), &self.interrupted)?;
         Ok(line)
     }
@@ -130,7 +137,8 @@ impl Job {
             notes.push(UNSEEN_REUSE.to_owned());
         }
         let figures = cut.figures.clone();
-        let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: notes.clone() };
+        let kept = self.notes.iter().chain(&notes).cloned().collect();
+        let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: kept };
         self.place.destination.write(&build(cut, about), &self.interrupted)?;
         lines.push(headline(figures.shown(), self.place.destination.path()));
         lines.extend(notes);

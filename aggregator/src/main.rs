@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             }
             Err(error) => fail(&error.to_string(), error.exit_status()),
         },
-        Invocation::Attach(config) => match attach::attach(&config) {
+        Invocation::Attach(config) => match attach::attach(&config, |line| say(&[line.to_owned()])) {
             Ok(lines) => {
                 say(&lines);
                 ExitCode::SUCCESS

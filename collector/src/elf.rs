@@ -55,6 +55,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The object with this bias and this dynamic section, which ends with a null tag.
+    pub(crate) fn new(bias: usize, dynamic: *const [u64; 2]) -> Loaded {
+        Loaded { bias, dynamic }
+    }
+
     /// The values of entries of its dynamic section; 0 for those that it has not.
     pub fn dynamic<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
         let mut values = [0; N];
@@ -148,6 +153,12 @@ impl Object {
     /// The handle under which `dlsym` searches this object and what it depends on.
     pub fn handle(&self) -> *const u8 {
         self.link_map.cast()
+    }
+
+    /// Its place in the loader's list.
+    pub fn loaded(&self) -> Loaded {
+        // SAFETY: the loader's map of an object that is loaded.
+        unsafe { Loaded { bias: self.bias, dynamic: (*self.link_map).dynamic } }
     }
 
     /// The path by which the loader knows it; empty for the program itself.

@@ -16,12 +16,14 @@
 //!   │          └──> unwind (rules, walk, cfi) ──> stacks (ids) ──> modules (announced once)
 //!   └──> real (whoever provides malloc)
 //! python (CPython's allocators) ──> thread
+//! attach (a process that runs already) ──> hooks
 //! ```
 //!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
 #![cfg_attr(not(test), no_std)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+pub mod attach;
 pub mod clock;
 pub mod cxx;
 pub mod elf;
@@ -35,6 +37,7 @@ pub mod process;
 pub mod python;
 pub mod real;
 pub mod stacks;
+pub mod symbols;
 pub mod sys;
 pub mod thread;
 pub mod tls;

@@ -7,7 +7,7 @@
 use crate::elf;
 use crate::environment::{self, ArenaHandle};
 use crate::modules::Known;
-use crate::thread::Thread;
+use crate::thread::{self, Thread};
 use crate::unwind::rules::Table;
 use crate::{fail, python, real, sys, tls};
 use core::mem::MaybeUninit;
@@ -97,9 +97,22 @@ pub fn get_or_start(slot: usize) -> Option<&'static Process> {
         BEFORE_START.fetch_add(1, Ordering::Relaxed);
         return None;
     }
+    start_from(slot, Origin::Start);
+    get()
+}
+
+/// Starts the collector in a process that runs already, with room for so many bytes of records.
+pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
+    if !HAS_STARTED.swap(true, Ordering::AcqRel) {
+        start_from(thread::stack_pointer(), Origin::Injection { pool_bytes });
+    }
+    get()
+}
+
+fn start_from(slot: usize, origin: Origin) {
     let errno = real::errno();
     tls::set_starting(slot);
-    let started = fail::guard(start).flatten();
+    let started = fail::guard(|| start(origin)).flatten();
     tls::set_starting(0);
     let state = match started {
         Some(process) => {
@@ -111,7 +124,6 @@ pub fn get_or_start(slot: usize) -> Option<&'static Process> {
     };
     STATE.store(state.cast_mut(), Ordering::Release);
     real::set_errno(errno);
-    get()
 }
 
 /// Ends tracing from inside the target, for an `end_cause`.
@@ -152,7 +164,16 @@ pub unsafe fn unmap_own(memory: *mut u8, bytes: usize) {
     }
 }
 
-fn start() -> Option<*mut Process> {
+/// When the collector came into the process.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// With the program, by the loader.
+    Start,
+    /// Later, by an aggregator that wants this much room.
+    Injection { pool_bytes: u64 },
+}
+
+fn start(origin: Origin) -> Option<*mut Process> {
     let is_disabled = environment::is_disabled();
     let handle = environment::arena();
     if let Some(name) = environment::fault() {
@@ -163,13 +184,19 @@ fn start() -> Option<*mut Process> {
     let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
     // SAFETY: zeroed memory of that size; zeros are a valid Process.
     let process = unsafe { &mut *memory.cast::<Process>() };
-    process.own_path_bytes = environment::clean(&mut process.own_path);
-    if is_disabled {
-        return None;
-    }
-    let arena = match handle {
-        Some(handle) => process.adopt(handle)?,
-        None => process.create_idle()?,
+    let arena = match origin {
+        // The environment is the program's, which may be reading it.
+        Origin::Injection { pool_bytes } => process.create_idle(pool_bytes)?,
+        Origin::Start => {
+            process.own_path_bytes = environment::clean(&mut process.own_path);
+            if is_disabled {
+                return None;
+            }
+            match handle {
+                Some(handle) => process.adopt(handle)?,
+                None => process.create_idle(IDLE_POOL_BYTES)?,
+            }
+        }
     };
     HEADER.store((&raw const *arena.header()).cast_mut(), Ordering::Release);
     fail::point(fail::Site::Init);
@@ -188,7 +215,7 @@ fn start() -> Option<*mut Process> {
     if !elf::can_find_objects() {
         flags |= target_flag::OLD_GLIBC;
     }
-    if sees_python {
+    if sees_python && matches!(origin, Origin::Start) {
         flags |= python::prepare();
     }
     target.flags.store(flags, Ordering::Relaxed);
@@ -217,8 +244,8 @@ impl Process {
     }
 
     /// Makes an arena of our own, for an aggregator that may come later.
-    fn create_idle(&mut self) -> Option<Arena> {
-        let geometry = Geometry::for_memory(IDLE_POOL_BYTES);
+    fn create_idle(&mut self, pool_bytes: u64) -> Option<Arena> {
+        let geometry = Geometry::for_memory(pool_bytes);
         let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
         let base = NonNull::new(sys::map_file(fd, geometry.bytes())?)?;
         let file = sys::file_id(fd)?;

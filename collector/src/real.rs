@@ -19,15 +19,24 @@ unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
 }
 
-/// `RTLD_NEXT`.
-const NEXT: *const c_void = usize::MAX as *const c_void;
+/// `RTLD_NEXT`: a preloaded library comes before the real functions.
+const NEXT: *mut c_void = usize::MAX as *mut c_void;
+/// `RTLD_DEFAULT`: one that was opened later and for itself is not in the program's order at all.
+const DEFAULT: *mut c_void = ptr::null_mut();
 
-/// What the search order has after the collector under this name; null when nothing.
+static ORDER: AtomicPtr<c_void> = AtomicPtr::new(NEXT);
+
+/// The library was brought into a process that runs already. Before anything is looked up.
+pub fn come_later() {
+    ORDER.store(DEFAULT, Ordering::Relaxed);
+}
+
+/// What the search order has under this name, the collector's own left out; null when nothing.
 ///
 /// May allocate through the hooks.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
     // SAFETY: a C string and a pseudo-handle.
-    unsafe { dlsym(NEXT, name.as_ptr()) }
+    unsafe { dlsym(ORDER.load(Ordering::Relaxed), name.as_ptr()) }
 }
 
 /// Likewise in the object with this handle and what it depends on.

@@ -8,6 +8,8 @@ use core::arch::asm;
 pub const EFAULT: i32 = 14;
 /// `EEXIST`-free subset of protections: none.
 pub const PROT_NONE: i32 = 0;
+/// Readable.
+pub const PROT_READ: i32 = 1;
 /// Readable and writable.
 pub const PROT_RW: i32 = 3;
 /// Code.
@@ -184,6 +186,26 @@ pub fn futex_wait(word: &core::sync::atomic::AtomicU32, expected: u32, nanosecon
 pub fn futex_wake(word: &core::sync::atomic::AtomicU32) {
     // SAFETY: the word outlives the call.
     let _ = unsafe { call(nr::FUTEX, [word.as_ptr() as usize, 1, 1, 0, 0, 0]) };
+}
+
+/// An atomic OR with 0 of the 4 bytes at an address: changes nothing, and fails with `EFAULT` where the program could not
+/// write either.
+pub fn futex_or_zero(own: &core::sync::atomic::AtomicU32, address: usize) -> Result<usize, i32> {
+    const WAKE_OP_PRIVATE: usize = 5 | 128;
+    const OR_ZERO: usize = 2 << 28;
+    // SAFETY: nobody sleeps on either word, and OR with 0 leaves what is there.
+    unsafe { call(nr::FUTEX, [own.as_ptr() as usize, WAKE_OP_PRIVATE, 0, 0, address, OR_ZERO]) }
+}
+
+/// The size of a page.
+pub fn page_bytes() -> usize {
+    unsafe extern "C" {
+        fn getauxval(kind: u64) -> u64;
+    }
+    const AT_PAGESZ: u64 = 6;
+    // SAFETY: reads what the kernel handed to the process.
+    let bytes = unsafe { getauxval(AT_PAGESZ) };
+    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
 }
 
 /// Lets the aggregator's membarrier reach this process. False where the kernel or a filter refuses.

@@ -5,6 +5,7 @@
 //!
 //! - [`arena`]: the memory file that both map: header, thread slots, segment pool;
 //! - [`ring`]: one single-producer single-consumer ring per thread, made of segments of the pool;
+//! - [`inject`]: what is said when a collector is brought into a running process;
 //! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
@@ -18,6 +19,7 @@
 pub mod arena;
 pub mod code;
 pub mod event;
+pub mod inject;
 pub mod query;
 pub mod ring;
 #[cfg(feature = "snapshot")]

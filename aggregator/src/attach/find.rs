@@ -28,12 +28,24 @@ pub fn check(pid: u32) -> Result<(), AttachError> {
     if let Some(process) = thread_group.filter(|&process| process != pid) {
         return Err(AttachError::Thread { tid: pid, process });
     }
-    match elf::examine_binary(Path::new(&format!("/proc/{pid}/exe"))) {
-        Some(obstacle) if obstacle.is_certain() || obstacle == Obstacle::OwnMalloc => {
-            Err(AttachError::Obstacle { pid, obstacle })
-        }
+    let tracer = procfs::status(pid, "TracerPid").and_then(|id| id.parse().ok()).filter(|&id| id != 0);
+    if let Some(by) = tracer {
+        let tracer = procfs::name(by).unwrap_or_else(|| "another program".to_owned());
+        return Err(AttachError::Traced { pid, by, tracer });
+    }
+    match elf::examine_binary(&executable(pid)) {
+        Some(obstacle) if obstacle.is_certain() => Err(AttachError::Obstacle { pid, obstacle }),
         _ => Ok(()),
     }
+}
+
+fn executable(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/exe"))
+}
+
+/// Whether the program of a process brings its own malloc.
+pub fn has_own_malloc(pid: u32) -> bool {
+    elf::examine_binary(&executable(pid)) == Some(Obstacle::OwnMalloc)
 }
 
 fn is_kernel_thread(pid: u32) -> bool {
@@ -54,7 +66,7 @@ pub fn arena(pid: u32) -> Result<File, AttachError> {
         return open(&path);
     }
     match mapping(pid) {
-        None => Err(AttachError::NoCollector { pid }),
+        None => Err(AttachError::NoArena { pid }),
         Some(path) => match open(&path) {
             Err(AttachError::System { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Err(AttachError::Closed { pid })
@@ -99,7 +111,7 @@ mod tests {
     fn processes_that_cannot_be_traced_are_told_apart() {
         assert!(matches!(check(u32::MAX), Err(AttachError::NoProcess { .. })));
         assert!(check(process::id()).is_ok());
-        assert!(matches!(arena(process::id()), Err(AttachError::NoCollector { .. })));
+        assert!(matches!(arena(process::id()), Err(AttachError::NoArena { .. })));
         if procfs::name(2).as_deref() == Some("kthreadd") && sys::geteuid() == 0 {
             assert!(matches!(check(2), Err(AttachError::KernelThread { .. })));
         }

@@ -1,6 +1,8 @@
-//! `aggregator --attach PID`: a process that runs already, with the collector in it but idle.
+//! `aggregator --attach PID`: a process that runs already, with the collector in it, idle, or without any.
 
 mod find;
+mod inject;
+mod presence;
 
 use crate::archive::{self, Place};
 use crate::arena_map::{ArenaMap, ArenaMapError};
@@ -17,7 +19,10 @@ use crate::sys;
 use crate::tracer::{TraceError, Tracer};
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use heapline_shared_format::snapshot::End;
+use inject::InjectError;
+use presence::Presence;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -57,11 +62,12 @@ pub enum AttachError {
     Thread { tid: u32, process: u32 },
     #[error("process {pid} cannot be traced: it {}", obstacle.reason())]
     Obstacle { pid: u32, obstacle: Obstacle },
-    #[error(
-        "process {pid} runs without the collector: start it with aggregator run -- COMMAND, or with the library that \
-         aggregator collector -o FILE writes in LD_PRELOAD"
-    )]
-    NoCollector { pid: u32 },
+    #[error("process {pid} has no collector in it")]
+    NoArena { pid: u32 },
+    #[error("process {pid} cannot be attached to: {error}")]
+    Inject { pid: u32, error: InjectError },
+    #[error("process {pid} is being traced by {tracer} (process {by}): only one can, so end that first")]
+    Traced { pid: u32, by: u32, tracer: String },
     #[error("process {pid} has closed the collector's descriptor, so only root can find it: attach as root")]
     Closed { pid: u32 },
     #[error("process {pid} was forked from the traced process {other}: forked children are not traced yet")]
@@ -80,17 +86,12 @@ pub enum AttachError {
     Job(#[from] JobError),
 }
 
-/// Traces a process until it ends, the time is over, or the user detaches. Returns what to say on standard error.
-pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
+/// Traces a process until it ends, the time is over, or the user detaches. Says on the way that it has begun; returns what
+/// to say on standard error at the end.
+pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, AttachError> {
     let pid = config.pid;
     let system = |source| AttachError::System { pid, source };
     find::check(pid)?;
-    let map = Arc::new(ArenaMap::open(find::arena(pid)?)?);
-    let tasks = Tasks::of(pid);
-    let other = map.arena().header().target.pid.load(Ordering::Relaxed);
-    if other != tasks.inner_pid() {
-        return Err(AttachError::Forked { pid, other });
-    }
     let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
     let output = config.output.clone().unwrap_or_else(|| default_output(&name, pid));
     let destination = Destination::check(&output)?;
@@ -100,8 +101,33 @@ pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(system)?;
     }
+    let presence = Presence::establish(config)?;
+    let traced = trace(config, &presence, destination, process, &interrupted, say);
+    let left = presence.leave();
+    let mut lines = traced?;
+    lines.extend(left);
+    Ok(lines)
+}
+
+/// A session of a process in which the collector is.
+fn trace(
+    config: &AttachConfig,
+    presence: &Presence,
+    destination: Destination,
+    process: OwnedFd,
+    interrupted: &Arc<AtomicBool>,
+    say: impl Fn(&str),
+) -> Result<Vec<String>, AttachError> {
+    let pid = config.pid;
+    let system = |source| AttachError::System { pid, source };
+    let map = Arc::clone(&presence.map);
+    let tasks = Tasks::of(pid);
+    let other = map.arena().header().target.pid.load(Ordering::Relaxed);
+    if other != tasks.inner_pid() {
+        return Err(AttachError::Forked { pid, other });
+    }
     let place = Arc::new(OnceLock::new());
-    let archive = archive::start(Arc::clone(&place), Arc::clone(&interrupted)).map_err(system)?;
+    let archive = archive::start(Arc::clone(&place), Arc::clone(interrupted)).map_err(system)?;
     let settings = Settings {
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
@@ -113,9 +139,11 @@ pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
         other => AttachError::Trace(other),
     })?;
     let place = place.get_or_init(|| Place { destination, pid }).clone();
-    let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), None));
+    let job = Job::new(tracer, place, archive, Arc::clone(interrupted), None).with_notes(presence.unseen());
+    let job = Arc::new(job);
     let control = control::serve(&job);
-    let (how, end) = wait(&job, config.duration, &interrupted, |timeout| sys::await_readable(&process, timeout));
+    say(&presence.greeting());
+    let (how, end) = wait(&job, config.duration, interrupted, |timeout| sys::await_readable(&process, timeout));
     // From here on a signal interrupts the writing.
     interrupted.store(false, Ordering::Relaxed);
     let mut lines = job.finish(how, Ending { end, exit_status: None })?.lines;

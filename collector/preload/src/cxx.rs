@@ -4,7 +4,8 @@
 //! would end the process.
 
 use core::arch::naked_asm;
-use heapline_collector::cxx::{MODE, PASS, REAL, record_delete, record_new, resolve};
+use heapline_collector::attach::Hook;
+use heapline_collector::cxx::{MODE, PASS, REAL, SYMBOLS, record_delete, record_new, resolve};
 
 macro_rules! operator {
     ($index:literal, $name:ident, $symbol:literal, $body:literal, $record:path) => {
@@ -125,3 +126,36 @@ delete!(16, delete_one_nothrow, "_ZdlPvRKSt9nothrow_t");
 delete!(17, delete_array_nothrow, "_ZdaPvRKSt9nothrow_t");
 delete!(18, delete_one_aligned_nothrow, "_ZdlPvSt11align_val_tRKSt9nothrow_t");
 delete!(19, delete_array_aligned_nothrow, "_ZdaPvSt11align_val_tRKSt9nothrow_t");
+
+/// The operators, for a process that is not started with them. In the order of [`SYMBOLS`].
+pub static HOOKS: [Hook; SYMBOLS.len()] = {
+    let functions: [*const (); SYMBOLS.len()] = [
+        new_one as *const (),
+        new_array as *const (),
+        new_one_nothrow as *const (),
+        new_array_nothrow as *const (),
+        new_one_aligned as *const (),
+        new_array_aligned as *const (),
+        new_one_aligned_nothrow as *const (),
+        new_array_aligned_nothrow as *const (),
+        delete_one as *const (),
+        delete_array as *const (),
+        delete_one_sized as *const (),
+        delete_array_sized as *const (),
+        delete_one_aligned as *const (),
+        delete_array_aligned as *const (),
+        delete_one_sized_aligned as *const (),
+        delete_array_sized_aligned as *const (),
+        delete_one_nothrow as *const (),
+        delete_array_nothrow as *const (),
+        delete_one_aligned_nothrow as *const (),
+        delete_array_aligned_nothrow as *const (),
+    ];
+    let mut hooks = [const { Hook::of_allocator(SYMBOLS[0], core::ptr::null()) }; SYMBOLS.len()];
+    let mut i = 0;
+    while i < SYMBOLS.len() {
+        hooks[i] = Hook::of_allocator(SYMBOLS[i], functions[i]);
+        i += 1;
+    }
+    hooks
+};

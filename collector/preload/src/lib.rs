@@ -4,6 +4,7 @@
 //! rbp. It then jumps, so no frame of ours stands between the caller and the hook.
 #![no_std]
 
+mod attach;
 mod cxx;
 mod exec;
 mod malloc;
@@ -25,6 +26,11 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = {
     extern "C" fn start() {
+        if attach::is_injected() {
+            // The aggregator calls when the loader has let go of its locks.
+            real::come_later();
+            return;
+        }
         let _ = real::malloc_address();
         let _ = process::get_or_start(thread::stack_pointer());
     }

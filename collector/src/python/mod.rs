@@ -1,7 +1,7 @@
 //! CPython's own allocators: the `python` domain.
 //!
 //! ```text
-//! start of the process: an interpreter is there  ──> [`symbols`] its C API, [`layout`] its structures
+//! start of the process: an interpreter is there  ──> [`crate::symbols`] its C API, [`layout`] its structures
 //! it initialises its first modules               ──> [`install`]: PyMem_SetAllocator for RAW, MEM and OBJ
 //! an allocation                                  ──> the real one ──> [`stack`] of Python frames ──> ring
 //! an object in a block that was kept             ──> [`reuse`] ───────────────^
@@ -16,17 +16,19 @@
 //! lock is never taken; a thread walks its own frames only.
 
 mod codes;
+mod join;
 mod layout;
 mod patch;
 mod program;
 mod reuse;
 mod stack;
-mod symbols;
 
+pub use join::{join, part};
 pub use stack::PythonStack;
 
 use crate::hooks;
 use crate::process;
+use crate::symbols;
 use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
 use crate::{sys, tls};
 use core::cell::UnsafeCell;
@@ -90,8 +92,29 @@ struct Shared<T>(UnsafeCell<Option<T>>);
 // SAFETY: written once, before anything that reads it can run: by the start of the process, and under the interpreter's lock.
 unsafe impl<T> Sync for Shared<T> {}
 
+/// The allocators before ours.
+struct Reals(UnsafeCell<[Allocator; ALLOCATORS]>);
+
+// SAFETY: written under the interpreter's lock, each before ours of its number is called.
+unsafe impl Sync for Reals {}
+
+/// What stands there before any.
+const NOTHING: Allocator = {
+    unsafe extern "C" fn malloc(_: *mut c_void, _: usize) -> *mut u8 {
+        core::ptr::null_mut()
+    }
+    unsafe extern "C" fn calloc(_: *mut c_void, _: usize, _: usize) -> *mut u8 {
+        core::ptr::null_mut()
+    }
+    unsafe extern "C" fn realloc(_: *mut c_void, _: *mut u8, _: usize) -> *mut u8 {
+        core::ptr::null_mut()
+    }
+    unsafe extern "C" fn free(_: *mut c_void, _: *mut u8) {}
+    Allocator { context: core::ptr::null_mut(), malloc, calloc, realloc, free }
+};
+
 static API: Shared<Api> = Shared(UnsafeCell::new(None));
-static REAL: Shared<[Allocator; ALLOCATORS]> = Shared(UnsafeCell::new(None));
+static REAL: Reals = Reals(UnsafeCell::new([NOTHING; ALLOCATORS]));
 static FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
@@ -127,33 +150,33 @@ fn api() -> Option<&'static Api> {
 /// The function for the native half of tracemalloc.
 const TRACEMALLOC: &core::ffi::CStr = c"_tracemalloc";
 
+/// The interpreter's API; none where it is not one of those that are known. The list of objects must not change meanwhile.
+fn find_api() -> Option<Api> {
+    let version = Version::read(symbols::find(b"Py_GetVersion")?)?;
+    // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
+    unsafe {
+        Some(Api {
+            get_allocator: core::mem::transmute::<usize, GetAllocator>(symbols::find(b"PyMem_GetAllocator")?),
+            set_allocator: core::mem::transmute::<usize, SetAllocator>(symbols::find(b"PyMem_SetAllocator")?),
+            thread_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(version.thread_state())?),
+            bound_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(
+                b"PyGILState_GetThisThreadState",
+            )?),
+            is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbols::find(version.is_finalizing())?),
+            config: core::mem::transmute::<usize, GetConfig>(symbols::find(b"_Py_GetConfig")?),
+            allocator_name: core::mem::transmute::<usize, GetName>(symbols::find(b"_PyMem_GetCurrentAllocatorName")?),
+            version,
+            layout: Layout::of(version)?,
+            code_type: symbols::find(b"PyCode_Type")?,
+            teller: Teller::find(),
+        })
+    }
+}
+
 /// Looks for an interpreter, at the start of the process. Returns the [`target_flag`]s that tell what is missing.
 pub fn prepare() -> u32 {
     let Some(table) = symbols::find(b"PyImport_Inittab") else { return 0 };
-    let found = || {
-        let version = Version::read(symbols::find(b"Py_GetVersion")?)?;
-        // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
-        unsafe {
-            Some(Api {
-                get_allocator: core::mem::transmute::<usize, GetAllocator>(symbols::find(b"PyMem_GetAllocator")?),
-                set_allocator: core::mem::transmute::<usize, SetAllocator>(symbols::find(b"PyMem_SetAllocator")?),
-                thread_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(version.thread_state())?),
-                bound_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(
-                    b"PyGILState_GetThisThreadState",
-                )?),
-                is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbols::find(version.is_finalizing())?),
-                config: core::mem::transmute::<usize, GetConfig>(symbols::find(b"_Py_GetConfig")?),
-                allocator_name: core::mem::transmute::<usize, GetName>(symbols::find(
-                    b"_PyMem_GetCurrentAllocatorName",
-                )?),
-                version,
-                layout: Layout::of(version)?,
-                code_type: symbols::find(b"PyCode_Type")?,
-                teller: Teller::find(),
-            })
-        }
-    };
-    let Some(api) = found() else { return target_flag::UNKNOWN_PYTHON };
+    let Some(api) = find_api() else { return target_flag::UNKNOWN_PYTHON };
     let reuse = if api.teller.is_none() { target_flag::UNSEEN_REUSE } else { 0 };
     // SAFETY: the process is starting: no other thread of it is in here, and no interpreter runs yet. The table ends with an
     // entry without a name.
@@ -254,21 +277,63 @@ unsafe fn is_code(object: usize) -> bool {
     api().is_some_and(|api| unsafe { ((object + TYPE) as *const usize).read() } == api.code_type)
 }
 
+/// What calls one of CPython's allocators, by its number.
+#[derive(Clone, Copy)]
+struct Functions {
+    malloc: unsafe extern "C" fn(*mut c_void, usize) -> *mut u8,
+    calloc: unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut u8,
+    realloc: unsafe extern "C" fn(*mut c_void, *mut u8, usize) -> *mut u8,
+    free: unsafe extern "C" fn(*mut c_void, *mut u8),
+}
+
+impl Functions {
+    const fn of<const N: usize>() -> Functions {
+        Functions { malloc: malloc::<N>, calloc: calloc::<N>, realloc: realloc::<N>, free: free::<N> }
+    }
+}
+
+const OURS: [Functions; ALLOCATORS] = [Functions::of::<0>(), Functions::of::<1>(), Functions::of::<2>()];
+
 /// Puts our allocators before the interpreter's. Called with its lock.
+///
+/// The context stays the one that was there. Threads may be calling an allocator in this moment (RAW needs no lock), and
+/// read its five words one by one: every mixture of old and new ones is a call that works.
 fn install(api: &Api) {
     reuse::set_pre_header(api.version.pre_header());
-    // SAFETY: CPython's documented functions, on its own thread; what they had is kept before they get ours.
-    unsafe {
-        let mut real = [Allocator { context: core::ptr::null_mut(), malloc, calloc, realloc, free }; ALLOCATORS];
-        for (number, allocator) in (0..).zip(&mut real) {
-            (api.get_allocator)(number, allocator);
-        }
-        let real = (*REAL.0.get()).insert(real);
-        for (number, allocator) in (0..).zip(real) {
-            let ours = Allocator { context: (&raw mut *allocator).cast(), malloc, calloc, realloc, free };
-            (api.set_allocator)(number, &raw const ours);
+    for ((number, place), ours) in (0..).zip(0..).zip(OURS) {
+        // SAFETY: CPython's documented functions, on a thread with its lock; what they had is kept before they get ours.
+        unsafe {
+            let mut now = NOTHING;
+            (api.get_allocator)(number, &raw mut now);
+            if now.malloc as usize == ours.malloc as usize {
+                continue;
+            }
+            (*REAL.0.get())[place] = now;
+            let Functions { malloc, calloc, realloc, free } = ours;
+            (api.set_allocator)(number, &Allocator { context: now.context, malloc, calloc, realloc, free });
         }
     }
+}
+
+/// Takes our allocators away, where nobody has put another before them. Called with the interpreter's lock.
+fn uninstall(api: &Api) {
+    for ((number, place), ours) in (0..).zip(0..).zip(OURS) {
+        // SAFETY: as in `install`; what was there before ours is kept for threads that are in them.
+        unsafe {
+            let mut now = NOTHING;
+            (api.get_allocator)(number, &raw mut now);
+            if now.malloc as usize == ours.malloc as usize {
+                (api.set_allocator)(number, &raw const (*REAL.0.get())[place]);
+            }
+        }
+    }
+}
+
+/// The allocator before ours of this number.
+#[inline(always)]
+fn real<const N: usize>() -> &'static Allocator {
+    // SAFETY: written before ours is first called; see `Reals`.
+    unsafe { &(*REAL.0.get())[N] }
 }
 
 /// Whether a call is to be passed on without a record: nothing is traced, or it is part of another call.
@@ -296,12 +361,11 @@ fn as_part<R>(call: impl FnOnce() -> R) -> R {
 }
 
 /// # Safety
-/// As CPython calls its allocators: the context is the allocator that was there before; so for all below.
-unsafe extern "C" fn malloc(context: *mut c_void, size: usize) -> *mut u8 {
-    // SAFETY: see above; so for all below.
-    let real = unsafe { &*context.cast::<Allocator>() };
-    // SAFETY: as above.
-    let call = || unsafe { (real.malloc)(real.context, size) };
+/// As CPython calls its allocators; so for all below.
+unsafe extern "C" fn malloc<const N: usize>(context: *mut c_void, size: usize) -> *mut u8 {
+    let real = real::<N>();
+    // SAFETY: passed on; so for all below.
+    let call = || unsafe { (real.malloc)(context, size) };
     if is_passed_on() {
         return call();
     }
@@ -310,11 +374,10 @@ unsafe extern "C" fn malloc(context: *mut c_void, size: usize) -> *mut u8 {
     block
 }
 
-unsafe extern "C" fn calloc(context: *mut c_void, count: usize, size: usize) -> *mut u8 {
-    // SAFETY: see `malloc`.
-    let real = unsafe { &*context.cast::<Allocator>() };
+unsafe extern "C" fn calloc<const N: usize>(context: *mut c_void, count: usize, size: usize) -> *mut u8 {
+    let real = real::<N>();
     // SAFETY: as above.
-    let call = || unsafe { (real.calloc)(real.context, count, size) };
+    let call = || unsafe { (real.calloc)(context, count, size) };
     if is_passed_on() {
         return call();
     }
@@ -323,11 +386,10 @@ unsafe extern "C" fn calloc(context: *mut c_void, count: usize, size: usize) -> 
     block
 }
 
-unsafe extern "C" fn realloc(context: *mut c_void, old: *mut u8, size: usize) -> *mut u8 {
-    // SAFETY: see `malloc`.
-    let real = unsafe { &*context.cast::<Allocator>() };
+unsafe extern "C" fn realloc<const N: usize>(context: *mut c_void, old: *mut u8, size: usize) -> *mut u8 {
+    let real = real::<N>();
     // SAFETY: as above.
-    let call = || unsafe { (real.realloc)(real.context, old, size) };
+    let call = || unsafe { (real.realloc)(context, old, size) };
     if is_passed_on() {
         return call();
     }
@@ -353,11 +415,10 @@ unsafe extern "C" fn realloc(context: *mut c_void, old: *mut u8, size: usize) ->
     block
 }
 
-unsafe extern "C" fn free(context: *mut c_void, block: *mut u8) {
-    // SAFETY: see `malloc`.
-    let real = unsafe { &*context.cast::<Allocator>() };
+unsafe extern "C" fn free<const N: usize>(context: *mut c_void, block: *mut u8) {
+    let real = real::<N>();
     // SAFETY: as above.
-    let call = || unsafe { (real.free)(real.context, block) };
+    let call = || unsafe { (real.free)(context, block) };
     if process::is_quiet() || block.is_null() {
         return call();
     }

@@ -6,8 +6,9 @@
 //! from 3.13 on there is an interface for it (`PyRefTracer_SetTracer`). Where neither is found, such blocks stay with the
 //! line that asked for the memory, which reports say.
 
-use super::{patch, symbols};
+use super::patch;
 use crate::hooks;
+use crate::symbols;
 use crate::thread::stack_pointer;
 use crate::{process, tls};
 use core::ffi::{c_int, c_void};

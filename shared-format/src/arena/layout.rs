@@ -45,6 +45,10 @@ pub mod target_flag {
     pub const UNKNOWN_PYTHON: u32 = 4;
     /// A CPython whose new objects in blocks that it had kept are not seen: such blocks stay with their first line.
     pub const UNSEEN_REUSE: u32 = 8;
+    /// An injected collector waits for the interpreter's lock, to hook its allocators or to let go of them.
+    pub const PYTHON_WAITS: u32 = 16;
+    /// The interpreter's allocators are hooked.
+    pub const PYTHON_HOOKED: u32 = 32;
 }
 
 /// Why an event is missing. The index into [`Header::lost`]; names are what reports show.

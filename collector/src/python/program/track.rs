@@ -6,7 +6,8 @@
 
 use super::{program, traceback, traces};
 use crate::hooks;
-use crate::python::{patch, symbols};
+use crate::python::patch;
+use crate::symbols;
 use crate::thread::stack_pointer;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;

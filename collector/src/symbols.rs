@@ -1,11 +1,11 @@
-//! The interpreter's symbols, looked up in the loader's own tables.
+//! Symbols, looked up in the loader's own tables.
 //!
-//! `dlsym` would allocate in the target where it finds nothing, which is every program but an interpreter.
+//! `dlsym` would allocate in the target where it finds nothing (an interpreter's symbols are in few programs), and would take
+//! the loader's locks.
 
 use crate::elf::{self, Loaded};
 
-/// Address of an exported symbol, in the order in which the loader searches. Only while the process starts: the list of
-/// objects must not change meanwhile.
+/// Address of an exported symbol, in the order in which the loader searches. The list of objects must not change meanwhile.
 pub fn find(name: &[u8]) -> Option<usize> {
     elf::loaded()?.find_map(|object| object.symbol(name))
 }
@@ -32,7 +32,7 @@ struct Symbol {
 
 impl Loaded {
     /// Address of a symbol that this object defines.
-    fn symbol(&self, name: &[u8]) -> Option<usize> {
+    pub fn symbol(&self, name: &[u8]) -> Option<usize> {
         let [strings, symbols, hashes] = self.dynamic([DT_STRTAB, DT_SYMTAB, DT_GNU_HASH]);
         // The vdso's are not relocated, and it has no symbol that we want.
         if strings < self.bias || symbols < self.bias || hashes < self.bias || hashes == 0 {

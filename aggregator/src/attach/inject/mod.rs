@@ -1,0 +1,316 @@
+//! Bringing the collector into a process that was started without it, and hooking and unhooking what is loaded there.
+//!
+//! ```text
+//! [`map`]      what is loaded in the process: objects, their symbols, their unwind tables     (the process runs)
+//! [`seccomp`]  whether a filter would kill it for what the collector does
+//! [`point`]    a thread that is outside of the allocator, the loader and signal handlers      (that thread stops)
+//! [`thread`]   it makes calls for us: mmap, memfd_create, dlopen, heapline_attach
+//!              and goes on where it was
+//! ```
+//!
+//! One thread is stopped, for the time of these calls; all others run on. What makes that safe for the process:
+//! - The thread never stands anywhere without a way back: whatever it is sent to do ends in `rt_sigreturn` with a frame
+//!   that holds all its registers ([`frame`]). When this aggregator dies at any instant the thread goes on by itself.
+//! - Nothing of the process's own memory is written but what lies unused below the thread's stack.
+//! - Everything waits for a limited time, and what takes longer is left to the thread.
+
+mod frame;
+mod map;
+mod memory;
+mod point;
+mod ptrace;
+mod seccomp;
+mod stack;
+mod step;
+mod symbols;
+mod thread;
+
+use crate::collector::LIBRARY;
+use heapline_shared_format::inject::{
+    ATTACH_SYMBOL, DETACH_SYMBOL, LIBRARY_NAME, ORIGIN_SYMBOL, Request, origin, status,
+};
+use map::Map;
+use memory::Memory;
+use object::{Object, ObjectSegment, ObjectSymbol};
+use std::io;
+use std::time::{Duration, Instant};
+use step::Step;
+use thread::{Borrowed, CallError};
+
+/// How long a safe point is looked for.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MFD_CLOEXEC: u64 = 1;
+const MFD_EXEC: u64 = 0x10;
+const RTLD_NOW: u64 = 2;
+
+/// Why the collector was not brought in.
+#[derive(Debug, thiserror::Error)]
+pub enum InjectError {
+    #[error("cannot trace it by ptrace: {0}{hint}", hint = ptrace_hint(.0))]
+    Ptrace(io::Error),
+    #[error("cannot read its memory: {0}{hint}", hint = ptrace_hint(.0))]
+    Memory(io::Error),
+    #[error("it has no glibc 2.35 or newer, which the collector needs ({0})")]
+    NoGlibc(&'static str),
+    #[error("its seccomp filter would not let the collector work: {0}")]
+    Seccomp(String),
+    #[error("it uses a shadow stack, through which no thread can be borrowed")]
+    ShadowStack,
+    #[error(
+        "none of its {threads} threads was at a point where a library can be loaded, for {seconds} s ({last}): try again, \
+         or start it with aggregator run"
+    )]
+    NoSafePoint { threads: usize, seconds: u64, last: String },
+    #[error("{what} failed in it: {reason}")]
+    Refused { what: &'static str, reason: String },
+    #[error("it ended meanwhile")]
+    Gone,
+    #[error("its thread {tid} did not return from {what} in time: it was let go, and goes on by itself")]
+    Late { tid: u32, what: &'static str },
+}
+
+fn ptrace_hint(error: &io::Error) -> String {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match (error.raw_os_error(), scope.trim()) {
+        (Some(libc::EPERM | libc::EACCES), "1" | "2") => {
+            "; kernel.yama.ptrace_scope allows it to root only: attach as root".to_owned()
+        }
+        (Some(libc::EPERM | libc::EACCES), "3") => {
+            "; kernel.yama.ptrace_scope=3 forbids it to everybody until reboot".to_owned()
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "; it may be another user's, or have changed its user: attach as root with CAP_SYS_PTRACE".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug)]
+pub struct Injected {
+    /// What the collector says.
+    pub answer: Request,
+    /// How long the borrowed thread was kept from its work.
+    pub stopped: Duration,
+}
+
+/// Brings the collector into the process, unless it is there, and leads the process's calls to it.
+pub fn attach(pid: u32, pool_bytes: u64) -> Result<Injected, InjectError> {
+    on_own_thread(|| run(pid, ATTACH_SYMBOL, Request { pool_bytes, ..Request::default() }))
+}
+
+/// Leads the process's calls back to where they went. None when no injected collector is there.
+pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
+    if !is_there(pid) {
+        return Ok(None);
+    }
+    on_own_thread(|| run(pid, DETACH_SYMBOL, Request::default())).map(Some)
+}
+
+/// Whether an injected collector is in the process.
+pub fn is_there(pid: u32) -> bool {
+    Map::read(pid).is_ok_and(|map| map.library(LIBRARY_NAME).is_some())
+}
+
+/// ptrace belongs to a thread: when this one ends, for whatever reason, the kernel lets all that it traced go on.
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, InjectError> + Send) -> Result<T, InjectError> {
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn run(pid: u32, function: &str, request: Request) -> Result<Injected, InjectError> {
+    if crate::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
+        return Err(InjectError::ShadowStack);
+    }
+    seccomp::check(pid)?;
+    let memory = Memory::open(pid).map_err(InjectError::Memory)?;
+    let map = Map::read(pid).map_err(InjectError::Memory)?;
+    let loader = map.loader(&memory)?;
+    let begun = Instant::now();
+    let mut last;
+    let mut round = 0;
+    loop {
+        let tids = ptrace::threads(pid);
+        if tids.is_empty() {
+            return Err(InjectError::Gone);
+        }
+        for &tid in &tids {
+            match point::stop_at(tid, &map, &memory, &loader, round) {
+                Ok(stopped) => return use_thread(&stopped, &map, &memory, &loader, function, request),
+                Err(point::NotHere::Not(why)) => last = why,
+                Err(point::NotHere::Error(error)) => return Err(error),
+            }
+            if begun.elapsed() > PATIENCE {
+                let seconds = PATIENCE.as_secs();
+                return Err(InjectError::NoSafePoint { threads: tids.len(), seconds, last });
+            }
+        }
+        round += 1;
+        std::thread::sleep(Duration::from_micros(500 * u64::from(round.min(20))));
+    }
+}
+
+fn use_thread(
+    stopped: &point::Stopped,
+    map: &Map,
+    memory: &Memory,
+    loader: &map::Loader,
+    function: &str,
+    request: Request,
+) -> Result<Injected, InjectError> {
+    step::pass(Step::Stopped);
+    let mut thread = Borrowed::new(stopped, memory, loader.gadgets)?;
+    let worked = work(&mut thread, stopped.pid, map, memory, loader, function, request);
+    let left = thread.give_back();
+    let answer = worked.map_err(|error| explain(error, stopped.tid))?;
+    left.map_err(|error| explain(error, stopped.tid))?;
+    step::pass(Step::Restored);
+    Ok(Injected { answer, stopped: stopped.since.elapsed() })
+}
+
+fn explain(error: CallError, tid: u32) -> InjectError {
+    match error {
+        CallError::Gone => InjectError::Gone,
+        CallError::Late(what) => InjectError::Late { tid, what },
+        CallError::Failed { what, reason } => InjectError::Refused { what, reason },
+        CallError::Ptrace(error) => InjectError::Ptrace(error),
+    }
+}
+
+fn work(
+    thread: &mut Borrowed<'_>,
+    pid: u32,
+    map: &Map,
+    memory: &Memory,
+    loader: &map::Loader,
+    function: &str,
+    request: Request,
+) -> Result<Request, CallError> {
+    let base = match map.library(LIBRARY_NAME) {
+        Some(base) => base,
+        None => load(thread, pid, loader)?,
+    };
+    let offset =
+        exported(LIBRARY, function).ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
+    let at = thread.place(&request.to_bytes())?;
+    step::pass(Step::Loaded);
+    thread.call("the collector", base + offset, [at, 0, 0])?;
+    step::pass(Step::Called);
+    let mut bytes = [0; Request::BYTES];
+    memory.read(at, &mut bytes).map_err(CallError::Ptrace)?;
+    let answer = Request::from_bytes(&bytes);
+    match refusal(answer.status) {
+        None => Ok(answer),
+        Some(reason) => Err(failed("starting the collector", reason)),
+    }
+}
+
+fn failed(what: &'static str, reason: &str) -> CallError {
+    CallError::Failed { what, reason: reason.to_owned() }
+}
+
+fn refusal(answer: u64) -> Option<&'static str> {
+    match answer {
+        status::DONE => None,
+        status::DISABLED => Some("HEAPLINE_DISABLE=1 is in its environment"),
+        status::OLD_GLIBC => Some("its C library is older than glibc 2.35"),
+        status::NO_MEMORY => {
+            Some("the system gives it no shared memory file (ulimit -f, ulimit -v, seccomp or its cgroup)")
+        }
+        _ => Some("the collector has failed (please report this)"),
+    }
+}
+
+/// Has the process load the library from a memory file. Returns where it lies.
+fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Result<u64, CallError> {
+    let name = thread.place(format!("{LIBRARY_NAME}\0").as_bytes())?;
+    let mut fd = thread.system_call("memfd_create", libc::SYS_memfd_create, [name, MFD_CLOEXEC | MFD_EXEC, 0, 0, 0, 0]);
+    if fd.is_err() {
+        // A kernel before 6.3 does not know the second flag, and needs none.
+        fd = thread.system_call("memfd_create", libc::SYS_memfd_create, [name, MFD_CLOEXEC, 0, 0, 0, 0]);
+    }
+    let fd = fd?;
+    step::pass(Step::Opened);
+    let loaded = write_library(pid, fd).and_then(|()| {
+        step::pass(Step::Written);
+        let path = thread.place(format!("/proc/self/fd/{fd}\0").as_bytes())?;
+        let handle = thread.call("dlopen", loader.dlopen, [path, RTLD_NOW, 0])?;
+        if handle != 0 {
+            return Ok(());
+        }
+        let text = thread.call("dlerror", loader.dlerror, [0, 0, 0])?;
+        Err(CallError::Failed { what: "dlopen", reason: thread.text(text) })
+    });
+    let closed = thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
+    loaded?;
+    closed?;
+    let map = Map::read(pid).map_err(CallError::Ptrace)?;
+    map.library(LIBRARY_NAME).ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
+}
+
+/// Fills the process's memory file, and seals it: nobody changes the code under the process.
+fn write_library(pid: u32, fd: u64) -> Result<(), CallError> {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
+    let mut file = std::fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
+    file.write_all(&injected_library()).map_err(refused).map(|()| {
+        // Sealing is not allowed for files that were not made for it; then nothing is lost but the seal.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+        // SAFETY: a plain fcntl on an open descriptor.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    })
+}
+
+/// The library, with a note in it how it came.
+fn injected_library() -> Vec<u8> {
+    let mut bytes = LIBRARY.to_vec();
+    if let Some(at) = exported(LIBRARY, ORIGIN_SYMBOL).and_then(|address| file_offset(LIBRARY, address))
+        && let Some(word) = bytes.get_mut(at..at + 4)
+    {
+        word.copy_from_slice(&origin::INJECTED.to_le_bytes());
+    }
+    bytes
+}
+
+/// Address of a symbol that a library exports, from its base.
+fn exported(library: &[u8], name: &str) -> Option<u64> {
+    let file = object::File::parse(library).ok()?;
+    file.dynamic_symbols()
+        .find(|symbol| symbol.name() == Ok(name) && symbol.is_definition())
+        .map(|symbol| symbol.address())
+}
+
+/// Where in the file the bytes at an address are.
+fn file_offset(library: &[u8], address: u64) -> Option<usize> {
+    let file = object::File::parse(library).ok()?;
+    file.segments().find_map(|segment| {
+        let (offset, bytes) = segment.file_range();
+        let into = address.checked_sub(segment.address()).filter(|&into| into < bytes)?;
+        usize::try_from(offset + into).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_that_is_sent_knows_how_it_came() {
+        let differing: Vec<usize> = injected_library()
+            .iter()
+            .zip(LIBRARY)
+            .enumerate()
+            .filter_map(|(at, (sent, carried))| (sent != carried).then_some(at))
+            .collect();
+        assert_eq!(differing.len(), 1, "one byte of one word");
+        let at = differing[0];
+        assert_eq!((LIBRARY[at], injected_library()[at]), (1, 2));
+    }
+
+    #[test]
+    fn both_functions_are_exported() {
+        for name in [ATTACH_SYMBOL, DETACH_SYMBOL] {
+            assert!(exported(LIBRARY, name).is_some_and(|address| address > 0), "{name}");
+        }
+    }
+}

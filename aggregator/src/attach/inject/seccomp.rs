@@ -1,0 +1,221 @@
+//! Whether a seccomp filter would kill a process for the system calls of the collector.
+//!
+//! The filter's program is read from the kernel and run here, for each call that the injection makes, and that the
+//! collector's hooks make later on any thread.
+
+use super::InjectError;
+use super::ptrace;
+use std::io;
+use std::time::Duration;
+
+/// The calls, and by what name they are known: those of the injection, and of the hooks.
+const CALLS: &[(i64, &str)] = &[
+    (libc::SYS_mmap, "mmap"),
+    (libc::SYS_mprotect, "mprotect"),
+    (libc::SYS_munmap, "munmap"),
+    (libc::SYS_memfd_create, "memfd_create"),
+    (libc::SYS_close, "close"),
+    (libc::SYS_openat, "openat"),
+    (libc::SYS_read, "read"),
+    (libc::SYS_pread64, "pread64"),
+    (libc::SYS_fstat, "fstat"),
+    (libc::SYS_newfstatat, "newfstatat"),
+    (libc::SYS_ftruncate, "ftruncate"),
+    (libc::SYS_fcntl, "fcntl"),
+    (libc::SYS_getrlimit, "getrlimit"),
+    (libc::SYS_membarrier, "membarrier"),
+    (libc::SYS_madvise, "madvise"),
+    (libc::SYS_futex, "futex"),
+    (libc::SYS_getpid, "getpid"),
+    (libc::SYS_gettid, "gettid"),
+    (libc::SYS_prctl, "prctl"),
+    (libc::SYS_clock_gettime, "clock_gettime"),
+    (libc::SYS_rt_sigprocmask, "rt_sigprocmask"),
+    (libc::SYS_rt_sigreturn, "rt_sigreturn"),
+    (libc::SYS_sigaltstack, "sigaltstack"),
+    (libc::SYS_getcwd, "getcwd"),
+    (libc::SYS_readlink, "readlink"),
+    (libc::SYS_restart_syscall, "restart_syscall"),
+];
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const TO_STOP: Duration = Duration::from_secs(1);
+
+/// An error when the process has a filter that forbids what is needed, or that cannot be looked at.
+pub fn check(pid: u32) -> Result<(), InjectError> {
+    let refused = |why: &str| Err(InjectError::Seccomp(why.to_owned()));
+    match crate::procfs::status(pid, "Seccomp").as_deref() {
+        Some("1") => return refused("it is in strict mode"),
+        Some("2") => {}
+        _ => return Ok(()),
+    }
+    let filters = match read_filters(pid) {
+        Ok(filters) => filters,
+        Err(error) => return refused(&format!("the filter cannot be read ({error}): attach as root")),
+    };
+    let forbidden: Vec<&str> = CALLS
+        .iter()
+        .filter(|(number, _)| !filters.iter().all(|filter| filter.allows(*number)))
+        .map(|(_, name)| *name)
+        .collect();
+    if forbidden.is_empty() {
+        return Ok(());
+    }
+    refused(&format!("it forbids {}; allow these calls, or start it with aggregator run", forbidden.join(", ")))
+}
+
+/// All filters of the process's first thread, which must be stopped for that.
+fn read_filters(pid: u32) -> io::Result<Vec<Filter>> {
+    ptrace::seize(pid)?;
+    ptrace::interrupt(pid)?;
+    loop {
+        match ptrace::wait(pid, TO_STOP)? {
+            None => return Err(io::Error::other("its first thread does not stop")),
+            Some(ptrace::Stop::Gone) => return Err(io::Error::other("it has ended")),
+            Some(ptrace::Stop::Event { .. }) => break,
+            Some(ptrace::Stop::Signal(signal)) => ptrace::resume(pid, signal)?,
+            Some(ptrace::Stop::SystemCall) => ptrace::resume(pid, 0)?,
+        }
+    }
+    let filters = ptrace::seccomp_filters(pid).map(|programs| programs.into_iter().map(Filter).collect());
+    ptrace::detach(pid, 0)?;
+    filters
+}
+
+/// A filter's program.
+struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// Whether a system call goes through, or fails with an error: both are fine. Its arguments are taken to be 0.
+    fn allows(&self, number: i64) -> bool {
+        const KILL_PROCESS: u32 = 0x8000_0000;
+        const KILL_THREAD: u32 = 0;
+        const TRAP: u32 = 0x0003_0000;
+        const ACTION: u32 = 0xffff_0000;
+        let action = self.run(number) & ACTION;
+        !matches!(action, KILL_PROCESS | KILL_THREAD | TRAP)
+    }
+
+    /// The filter's answer; that of a program that goes wrong is to kill.
+    fn run(&self, number: i64) -> u32 {
+        // struct seccomp_data: number, architecture, instruction pointer, six arguments.
+        let mut data = [0u32; 16];
+        data[0] = u32::try_from(number).unwrap_or(u32::MAX);
+        data[1] = AUDIT_ARCH_X86_64;
+        let (mut a, mut x, mut scratch) = (0u32, 0u32, [0u32; 16]);
+        let mut at = 0usize;
+        while let Some(instruction) = self.0.get(at) {
+            at += 1;
+            let (code, k) = (instruction.code, instruction.k);
+            let place = k as usize;
+            match code & 7 {
+                // BPF_LD: from the call's data, a constant, the scratch memory, or the data's size.
+                0 => match code & 0xe0 {
+                    0x20 => a = data.get(place / 4).copied().unwrap_or(0),
+                    0x00 => a = k,
+                    0x60 => a = scratch.get(place).copied().unwrap_or(0),
+                    0x80 => a = 64,
+                    _ => return 0,
+                },
+                // BPF_LDX
+                1 => match code & 0xe0 {
+                    0x00 => x = k,
+                    0x60 => x = scratch.get(place).copied().unwrap_or(0),
+                    0x80 => x = 64,
+                    _ => return 0,
+                },
+                2 | 3 => match scratch.get_mut(place) {
+                    Some(word) => *word = if code & 7 == 2 { a } else { x },
+                    None => return 0,
+                },
+                4 => match calculate(code, a, if code & 8 == 0 { k } else { x }) {
+                    Some(result) => a = result,
+                    None => return 0,
+                },
+                5 => {
+                    let with = if code & 8 == 0 { k } else { x };
+                    let holds = match code & 0xf0 {
+                        0x00 => {
+                            at = at.saturating_add(place);
+                            continue;
+                        }
+                        0x10 => a == with,
+                        0x20 => a > with,
+                        0x30 => a >= with,
+                        0x40 => a & with != 0,
+                        _ => return 0,
+                    };
+                    at += usize::from(if holds { instruction.jt } else { instruction.jf });
+                }
+                6 => return if code & 0x18 == 0x10 { a } else { k },
+                // BPF_MISC: TXA, else TAX.
+                _ => {
+                    if code & 0xf8 == 0x80 {
+                        a = x;
+                    } else {
+                        x = a;
+                    }
+                }
+            }
+        }
+        0
+    }
+}
+
+fn calculate(code: u16, a: u32, b: u32) -> Option<u32> {
+    Some(match code & 0xf0 {
+        0x00 => a.wrapping_add(b),
+        0x10 => a.wrapping_sub(b),
+        0x20 => a.wrapping_mul(b),
+        0x30 => a.checked_div(b)?,
+        0x40 => a | b,
+        0x50 => a & b,
+        0x60 => a.checked_shl(b)?,
+        0x70 => a.checked_shr(b)?,
+        0x80 => a.wrapping_neg(),
+        0xa0 => a ^ b,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERRNO: u32 = 0x0005_0001;
+    const LOAD: u16 = 0x20;
+    const IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+
+    fn op(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code, jt, jf, k }
+    }
+
+    #[test]
+    fn a_filter_is_run_as_the_kernel_runs_it() {
+        // Another architecture: kill. mmap: an error. futex: kill. All else is allowed.
+        let filter = Filter(vec![
+            op(LOAD, 0, 0, 4),
+            op(IF_EQUAL, 1, 0, AUDIT_ARCH_X86_64),
+            op(RETURN, 0, 0, 0),
+            op(LOAD, 0, 0, 0),
+            op(IF_EQUAL, 0, 1, u32::try_from(libc::SYS_mmap).expect("small")),
+            op(RETURN, 0, 0, ERRNO),
+            op(IF_EQUAL, 0, 1, u32::try_from(libc::SYS_futex).expect("small")),
+            op(RETURN, 0, 0, 0x8000_0000),
+            op(RETURN, 0, 0, ALLOW),
+        ]);
+        assert!(filter.allows(libc::SYS_mmap) && filter.allows(libc::SYS_read));
+        assert!(!filter.allows(libc::SYS_futex));
+    }
+
+    #[test]
+    fn a_program_that_goes_wrong_forbids() {
+        for wrong in [vec![], vec![op(LOAD, 0, 0, 0)], vec![op(0xff, 0, 0, 0)], vec![op(IF_EQUAL, 200, 200, 0)]] {
+            assert!(!Filter(wrong).allows(0));
+        }
+        // A jump backwards is a jump far ahead.
+        assert!(!Filter(vec![op(0x05, 0, 0, u32::MAX)]).allows(0));
+    }
+}

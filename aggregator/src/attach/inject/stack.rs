@@ -1,0 +1,136 @@
+//! The stack of a stopped thread, from outside: which functions it is in.
+//!
+//! Strict, since a thread is borrowed on its word: a frame without unwind information, or with rules that are more than
+//! "a register plus an offset", ends the walk without a result.
+
+use super::map::Map;
+use super::memory::Memory;
+use super::ptrace::Registers;
+use super::symbols::Image;
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
+    X86_64,
+};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Deeper stacks are not walked: there are other threads.
+const DEEPEST: usize = 2048;
+/// No object has more unwind information.
+const MOST_SECTION_BYTES: u64 = 256 << 20;
+const REGISTERS: usize = 17;
+const RSP: usize = 7;
+const RETURN: usize = 16;
+
+/// Unwind tables that were read once.
+#[derive(Default)]
+pub struct Stacks {
+    tables: RefCell<HashMap<u64, Option<Tables>>>,
+}
+
+struct Tables {
+    header: Vec<u8>,
+    header_at: u64,
+    frames: Vec<u8>,
+    frames_at: u64,
+}
+
+enum Step {
+    /// The caller's registers.
+    Caller([u64; REGISTERS]),
+    /// Nobody called.
+    Root,
+}
+
+impl Stacks {
+    /// The addresses that a stopped thread stands at, innermost first: its own, and behind each call in progress.
+    pub fn walk(&self, map: &Map, memory: &Memory, registers: &Registers) -> Result<Vec<u64>, String> {
+        let r = registers;
+        let mut now = [
+            r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+            r.r15, r.rip,
+        ];
+        let mut addresses = Vec::new();
+        while addresses.len() < DEEPEST {
+            let address = now[RETURN];
+            addresses.push(address);
+            // A return address may lie behind the last instruction of its function.
+            let inside = if addresses.len() == 1 { address } else { address.wrapping_sub(1) };
+            match self.step(map, memory, inside, &now)? {
+                Step::Root => return Ok(addresses),
+                Step::Caller(caller) if caller[RSP] <= now[RSP] => return Err("its stack goes round".to_owned()),
+                Step::Caller(caller) if caller[RETURN] == 0 => return Ok(addresses),
+                Step::Caller(caller) => now = caller,
+            }
+        }
+        Err("its stack is too deep".to_owned())
+    }
+
+    fn step(&self, map: &Map, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Step, String> {
+        let unknown = || format!("code at {address:#x} has no unwind information");
+        let object = map.object_at(address).ok_or_else(unknown)?;
+        let mut tables = self.tables.borrow_mut();
+        let tables = tables.entry(object.start).or_insert_with(|| Tables::read(memory, object.start));
+        let tables = tables.as_ref().ok_or_else(unknown)?;
+        tables.step(memory, address, now)?.ok_or_else(unknown)
+    }
+}
+
+impl Tables {
+    fn read(memory: &Memory, base: u64) -> Option<Tables> {
+        let image = Image::read(memory, base).ok()?;
+        let (header_at, header_bytes) = image.unwind?;
+        let read = |at, bytes: u64| memory.bytes(at, usize::try_from(bytes.min(MOST_SECTION_BYTES)).ok()?).ok();
+        let header = read(header_at, header_bytes)?;
+        let bases = BaseAddresses::default().set_eh_frame_hdr(header_at);
+        let parsed = EhFrameHdr::new(&header, LittleEndian).parse(&bases, 8).ok()?;
+        let gimli::Pointer::Direct(frames_at) = parsed.eh_frame_ptr() else { return None };
+        let frames = read(frames_at, image.rest_of_segment(frames_at)?)?;
+        Some(Tables { header, header_at, frames, frames_at })
+    }
+
+    /// None without a description of the address.
+    fn step(&self, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
+        let bases = BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at);
+        let frames = EhFrame::new(&self.frames, LittleEndian);
+        let header = EhFrameHdr::new(&self.header, LittleEndian);
+        let Some(description) = header.parse(&bases, 8).ok().and_then(|parsed| {
+            let table = parsed.table()?;
+            table.fde_for_address(&frames, &bases, address, EhFrame::cie_from_offset).ok()
+        }) else {
+            return Ok(None);
+        };
+        if description.is_signal_trampoline() {
+            return Err("it is in a signal handler".to_owned());
+        }
+        let mut context = UnwindContext::new();
+        let Ok(row) = description.unwind_info_for_address(&frames, &bases, &mut context, address) else {
+            return Ok(None);
+        };
+        caller(row, memory, now).map(Some)
+    }
+}
+
+fn caller(row: &gimli::UnwindTableRow<usize>, memory: &Memory, now: &[u64; REGISTERS]) -> Result<Step, String> {
+    let complicated = || "it is in code with complicated unwind information".to_owned();
+    let cfa = match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => {
+            now.get(usize::from(register.0)).ok_or_else(complicated)?.wrapping_add_signed(*offset)
+        }
+        CfaRule::Expression(_) => return Err(complicated()),
+    };
+    let mut then = *now;
+    then[RSP] = cfa;
+    for (number, place) in (0..).zip(&mut then) {
+        let is_return = Register(number) == X86_64::RA;
+        match row.register(Register(number)) {
+            Some(RegisterRule::Offset(offset)) => {
+                *place = memory.word(cfa.wrapping_add_signed(offset)).map_err(|error| format!("its stack: {error}"))?;
+            }
+            Some(RegisterRule::Undefined) if is_return => return Ok(Step::Root),
+            Some(RegisterRule::Undefined | RegisterRule::SameValue) | None if !is_return => {}
+            _ => return Err(complicated()),
+        }
+    }
+    Ok(Step::Caller(then))
+}

@@ -1,0 +1,260 @@
+//! A loaded object's dynamic symbols and unwind tables, read from the process's memory: what is there may be a file that was
+//! deleted, or replaced by an update, or that only its own mount namespace knows.
+
+use super::memory::Memory;
+use std::io;
+
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+const DT_STRTAB: u64 = 5;
+const DT_SYMTAB: u64 = 6;
+const DT_STRSZ: u64 = 10;
+const DT_GNU_HASH: u64 = 0x6fff_fef5;
+/// No object has more of them; a limit for what is read from a process that may lie.
+const MOST_ENTRIES: u32 = 1 << 20;
+const MOST_STRING_BYTES: u64 = 64 << 20;
+const SYMBOL_BYTES: usize = 24;
+
+/// See the module.
+pub struct Image {
+    bias: u64,
+    /// Segments: address and size in memory.
+    segments: Vec<(u64, u64)>,
+    /// Where `.eh_frame_hdr` is, and its size.
+    pub unwind: Option<(u64, u64)>,
+    strings: u64,
+    string_bytes: u64,
+    symbols: u64,
+    hashes: u64,
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl Image {
+    /// The object that begins at `base`.
+    pub fn read(memory: &Memory, base: u64) -> io::Result<Image> {
+        let mut header = [0; 64];
+        memory.read(base, &mut header)?;
+        let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        if header[..5] != *b"\x7fELF\x02" || u16_at(54) != 56 {
+            return Err(invalid("no 64-bit ELF object"));
+        }
+        let offset = u64::from_le_bytes(header[32..40].try_into().unwrap_or_default());
+        let count = usize::from(u16_at(56));
+        let headers = memory.bytes(base.wrapping_add(offset), count * 56)?;
+        let mut image =
+            Image { bias: 0, segments: Vec::new(), unwind: None, strings: 0, string_bytes: 0, symbols: 0, hashes: 0 };
+        let mut dynamic = None;
+        let mut first = None;
+        for header in headers.chunks_exact(56) {
+            let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap_or_default());
+            let kind = u32::from_le_bytes(header[..4].try_into().unwrap_or_default());
+            let (address, bytes) = (word(16), word(40));
+            match kind {
+                PT_LOAD => {
+                    first.get_or_insert(address & !0xfff);
+                    image.segments.push((address, bytes));
+                }
+                PT_DYNAMIC => dynamic = Some(address),
+                PT_GNU_EH_FRAME => image.unwind = Some((address, bytes)),
+                _ => {}
+            }
+        }
+        image.bias = base.wrapping_sub(first.ok_or_else(|| invalid("no segments"))?);
+        let moved = |address: u64| image.bias.wrapping_add(address);
+        image.segments = image.segments.iter().map(|&(address, bytes)| (moved(address), bytes)).collect();
+        image.unwind = image.unwind.map(|(address, bytes)| (moved(address), bytes));
+        if let Some(dynamic) = dynamic {
+            image.read_dynamic(memory, moved(dynamic))?;
+        }
+        Ok(image)
+    }
+
+    fn read_dynamic(&mut self, memory: &Memory, at: u64) -> io::Result<()> {
+        // The loader has added the bias, but for the vdso, which nobody writes to.
+        let bias = self.bias;
+        let moved = |value: u64| if value < bias { value.wrapping_add(bias) } else { value };
+        for entry in 0..u64::from(MOST_ENTRIES) {
+            let tag = memory.word(at + entry * 16)?;
+            let value = memory.word(at + entry * 16 + 8)?;
+            match tag {
+                0 => break,
+                DT_STRTAB => self.strings = moved(value),
+                DT_SYMTAB => self.symbols = moved(value),
+                DT_STRSZ => self.string_bytes = value,
+                DT_GNU_HASH => self.hashes = moved(value),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The rest of the segment that an address lies in: how many bytes.
+    pub fn rest_of_segment(&self, address: u64) -> Option<u64> {
+        let holds = |&&(start, bytes): &&(u64, u64)| address >= start && address - start < bytes;
+        self.segments.iter().find(holds).map(|&(start, bytes)| start + bytes - address)
+    }
+
+    /// Whether the object defines a function of this name.
+    pub fn defines(&self, memory: &Memory, name: &str) -> bool {
+        self.find(memory, name).ok().flatten().is_some()
+    }
+
+    fn find(&self, memory: &Memory, name: &str) -> io::Result<Option<u64>> {
+        if self.hashes == 0 {
+            return Ok(None);
+        }
+        let wanted = name.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
+        let table = Hashes::read(memory, self.hashes)?;
+        if table.buckets == 0 {
+            return Ok(None);
+        }
+        let first = half(memory, table.bucket(wanted % table.buckets))?;
+        if first < table.first {
+            return Ok(None);
+        }
+        let last = first.saturating_add(MOST_ENTRIES);
+        for index in first..last {
+            let hash = half(memory, table.chain(index))?;
+            if (hash ^ wanted) >> 1 == 0 {
+                let symbol = Symbol::read(memory, self.symbols, index)?;
+                if symbol.is_defined() && memory.text(self.strings + u64::from(symbol.name)) == name {
+                    return Ok(Some(self.bias.wrapping_add(symbol.value)));
+                }
+            }
+            if hash & 1 == 1 {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many dynamic symbols there are: the last of the last chain says.
+    fn symbol_count(&self, memory: &Memory) -> io::Result<u64> {
+        if self.hashes == 0 {
+            return Ok(0);
+        }
+        let table = Hashes::read(memory, self.hashes)?;
+        let buckets = u64::from(table.buckets.min(MOST_ENTRIES));
+        let bytes = memory.bytes(table.bucket(0), usize::try_from(buckets * 4).unwrap_or(0))?;
+        let heads = bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap_or_default()));
+        let Some(mut index) = heads.max().filter(|&head| head >= table.first) else { return Ok(0) };
+        while half(memory, table.chain(index))? & 1 == 0 && index < MOST_ENTRIES {
+            index += 1;
+        }
+        Ok(u64::from(index) + 1)
+    }
+}
+
+/// `DT_GNU_HASH`.
+struct Hashes {
+    at: u64,
+    buckets: u32,
+    first: u32,
+    bloom_words: u32,
+}
+
+impl Hashes {
+    fn read(memory: &Memory, at: u64) -> io::Result<Hashes> {
+        Ok(Hashes { at, buckets: half(memory, at)?, first: half(memory, at + 4)?, bloom_words: half(memory, at + 8)? })
+    }
+
+    fn bucket(&self, number: u32) -> u64 {
+        self.at + 16 + u64::from(self.bloom_words) * 8 + u64::from(number) * 4
+    }
+
+    fn chain(&self, index: u32) -> u64 {
+        self.bucket(self.buckets) + u64::from(index - self.first) * 4
+    }
+}
+
+struct Symbol {
+    name: u32,
+    info: u8,
+    section: u16,
+    value: u64,
+    size: u64,
+}
+
+impl Symbol {
+    fn read(memory: &Memory, table: u64, index: u32) -> io::Result<Symbol> {
+        let mut bytes = [0; SYMBOL_BYTES];
+        memory.read(table + u64::from(index) * SYMBOL_BYTES as u64, &mut bytes)?;
+        Ok(Symbol::parse(&bytes))
+    }
+
+    fn parse(bytes: &[u8; SYMBOL_BYTES]) -> Symbol {
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
+        Symbol {
+            name: u32::from_le_bytes(bytes[..4].try_into().unwrap_or_default()),
+            info: bytes[4],
+            section: u16::from_le_bytes([bytes[6], bytes[7]]),
+            value: word(8),
+            size: word(16),
+        }
+    }
+
+    fn is_defined(&self) -> bool {
+        self.section != 0 && self.value != 0
+    }
+
+    fn is_function(&self) -> bool {
+        const STT_FUNC: u8 = 2;
+        self.is_defined() && self.info & 15 == STT_FUNC
+    }
+}
+
+fn half(memory: &Memory, at: u64) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    memory.read(at, &mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+/// All functions that an object exports, by address.
+pub struct Functions(Vec<Function>);
+
+struct Function {
+    start: u64,
+    size: u64,
+    name: String,
+}
+
+impl Functions {
+    /// Reads them.
+    pub fn of(memory: &Memory, image: &Image) -> io::Result<Functions> {
+        let count = image.symbol_count(memory)?;
+        let symbols = memory.bytes(image.symbols, usize::try_from(count).unwrap_or(0) * SYMBOL_BYTES)?;
+        let strings = image.string_bytes.min(MOST_STRING_BYTES);
+        let strings = memory.bytes(image.strings, usize::try_from(strings).unwrap_or(0))?;
+        let mut functions = Vec::new();
+        for bytes in symbols.as_chunks::<SYMBOL_BYTES>().0 {
+            let symbol = Symbol::parse(bytes);
+            let text = strings.get(symbol.name as usize..).unwrap_or_default();
+            let name = text.split(|&byte| byte == 0).next().unwrap_or_default();
+            if symbol.is_function() {
+                let start = image.bias.wrapping_add(symbol.value);
+                functions.push(Function { start, size: symbol.size, name: String::from_utf8_lossy(name).into_owned() });
+            }
+        }
+        functions.sort_by_key(|function| function.start);
+        Ok(Functions(functions))
+    }
+
+    /// Address of the function with this name.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|function| function.name == name).map(|function| function.start)
+    }
+
+    /// All names of the function that an address lies in.
+    pub fn names_at(&self, address: u64) -> Vec<String> {
+        let end = self.0.partition_point(|function| function.start <= address);
+        let Some(last) = self.0[..end].last() else { return Vec::new() };
+        let same = self.0[..end].iter().rev().take_while(|function| function.start == last.start);
+        same.filter(|function| address - function.start < function.size.max(1))
+            .map(|function| function.name.clone())
+            .collect()
+    }
+}

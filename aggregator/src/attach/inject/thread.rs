@@ -1,0 +1,309 @@
+//! A borrowed thread: makes calls for us, and goes on where it was.
+
+use super::frame::{self, Frame};
+use super::map::Gadgets;
+use super::memory::Memory;
+use super::point::Stopped;
+use super::ptrace::{self, Registers, Stop};
+use super::step::{self, Step};
+use super::{InjectError, explain};
+use std::io;
+use std::time::Duration;
+
+/// For its calls: code, then data, then a stack.
+const AREA_BYTES: u64 = 512 << 10;
+const PAGE: u64 = 4096;
+const DATA_END: u64 = 64 << 10;
+/// How long a call may take. `dlopen` waits for other threads that load something.
+const LONGEST_CALL: Duration = Duration::from_secs(3);
+const TO_STOP: Duration = Duration::from_millis(100);
+/// SIGSETXID of the C library: a thread that changes the process's user waits for all others to answer it.
+const OPEN_SIGNALS: u64 = 1 << 32;
+const PLAIN_FLAGS: u64 = 0x202;
+/// Not in a system call: the kernel shall not repeat one.
+const NO_SYSTEM_CALL: u64 = u64::MAX;
+
+/// `call rbx; mov [r12], rax; 6: mov eax, 15; syscall; jmp 6b`: a call, its result, and the way back.
+const CODE: [u8; 15] = [0xff, 0xd3, 0x49, 0x89, 0x04, 0x24, 0xb8, 15, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+const WAY_BACK: u64 = 6;
+
+/// Why a call was not made.
+#[derive(Debug)]
+pub enum CallError {
+    /// The thread has ended.
+    Gone,
+    /// It did not come back in time, and was let go.
+    Late(&'static str),
+    /// The call has failed.
+    Failed { what: &'static str, reason: String },
+    /// The system does not let us.
+    Ptrace(io::Error),
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> CallError {
+        if error.raw_os_error() == Some(libc::ESRCH) { CallError::Gone } else { CallError::Ptrace(error) }
+    }
+}
+
+/// See the module.
+pub struct Borrowed<'a> {
+    tid: u32,
+    memory: &'a Memory,
+    gadgets: Gadgets,
+    original: Registers,
+    state: Vec<u8>,
+    mask: u64,
+    /// The way back on the thread's own stack.
+    own_frame: u64,
+    /// Where it works; 0 before it has that.
+    area: u64,
+    /// The way back in the area.
+    area_frame: u64,
+    /// How much of the data is used.
+    used: u64,
+    /// Let go, or ended.
+    is_gone: bool,
+}
+
+impl<'a> Borrowed<'a> {
+    /// Borrows a thread: gives it its way back, and memory to work in. When that fails it goes on as it was.
+    pub fn new(stopped: &Stopped, memory: &'a Memory, gadgets: Gadgets) -> Result<Borrowed<'a>, InjectError> {
+        let tid = stopped.tid;
+        let prepare = || -> Result<Borrowed<'a>, CallError> {
+            let (state, mask) = (ptrace::extended_state(tid)?, ptrace::signal_mask(tid)?);
+            let original = stopped.registers;
+            let end = frame::below(original.rsp);
+            let Frame { stack_pointer, bytes } =
+                frame::build(end, gadgets.sigreturn, &frame::going_on(&original), &state, mask);
+            let no_room = |error: io::Error| CallError::Failed { what: "using its stack", reason: error.to_string() };
+            memory.write(stack_pointer, &bytes).map_err(no_room)?;
+            step::pass(Step::Framed);
+            let (area, area_frame) = (0, 0);
+            let own_frame = stack_pointer;
+            Ok(Borrowed {
+                tid,
+                memory,
+                gadgets,
+                original,
+                state,
+                mask,
+                own_frame,
+                area,
+                area_frame,
+                used: 0,
+                is_gone: false,
+            })
+        };
+        let mut thread = match prepare() {
+            Ok(thread) => thread,
+            Err(error) => {
+                // Nothing of the thread's was changed.
+                let _ = ptrace::detach(tid, 0);
+                return Err(explain(error, tid));
+            }
+        };
+        match thread.settle() {
+            Ok(()) => Ok(thread),
+            Err(error) => {
+                let _ = thread.give_back();
+                Err(explain(error, tid))
+            }
+        }
+    }
+
+    /// Sends the thread off, with its signals held back, to get its memory.
+    fn settle(&mut self) -> Result<(), CallError> {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+        let arguments = [0, AREA_BYTES, protection, flags, u64::MAX, 0];
+        ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_mmap, arguments, self.own_frame))?;
+        step::pass(Step::Sent);
+        ptrace::set_signal_mask(self.tid, !OPEN_SIGNALS)?;
+        step::pass(Step::Masked);
+        self.area = self.system_call_result("mmap")?;
+        step::pass(Step::Mapped);
+        self.memory.write(self.area, &CODE)?;
+        let end = self.area + AREA_BYTES;
+        let way_back = self.area + WAY_BACK;
+        let going_on = frame::going_on(&self.original);
+        let Frame { stack_pointer, bytes } = frame::build(end, way_back, &going_on, &self.state, self.mask);
+        self.memory.write(stack_pointer, &bytes)?;
+        self.area_frame = stack_pointer;
+        let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        // On its own stack yet: the code for the way back from the area is not executable.
+        let arguments = [self.area, PAGE, executable, 0, 0, 0];
+        ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_mprotect, arguments, self.own_frame))?;
+        self.system_call_result("mprotect")?;
+        step::pass(Step::Ready);
+        Ok(())
+    }
+
+    /// Puts bytes into the process's memory for a call. Returns their address.
+    pub fn place(&mut self, bytes: &[u8]) -> Result<u64, CallError> {
+        let at = self.area + PAGE + self.used;
+        if at + bytes.len() as u64 > self.area + DATA_END {
+            return Err(CallError::Failed { what: "placing a text", reason: "it is too long".to_owned() });
+        }
+        self.memory.write(at, bytes)?;
+        self.used += (bytes.len() as u64).next_multiple_of(16);
+        Ok(at)
+    }
+
+    /// A text in the process's memory, as a message.
+    pub fn text(&self, at: u64) -> String {
+        let text = if at == 0 { String::new() } else { self.memory.text(at) };
+        if text.is_empty() { "no reason given".to_owned() } else { text }
+    }
+
+    /// Has the thread make a system call.
+    pub fn system_call(&mut self, what: &'static str, number: i64, arguments: [u64; 6]) -> Result<u64, CallError> {
+        ptrace::set_registers(self.tid, &self.at_system_call(number, arguments, self.area_frame))?;
+        self.system_call_result(what)
+    }
+
+    /// Has the thread call a C function.
+    pub fn call(&mut self, what: &'static str, function: u64, arguments: [u64; 3]) -> Result<u64, CallError> {
+        let result = self.place(&[0; 8])?;
+        let [rdi, rsi, rdx] = arguments;
+        let registers = Registers {
+            rip: self.area,
+            rbx: function,
+            r12: result,
+            rdi,
+            rsi,
+            rdx,
+            rax: 0,
+            rbp: 0,
+            rsp: self.area_frame + 8,
+            eflags: PLAIN_FLAGS,
+            orig_rax: NO_SYSTEM_CALL,
+            ..self.original
+        };
+        ptrace::set_registers(self.tid, &registers)?;
+        let code = self.area..self.area + CODE.len() as u64;
+        let returns = |r: &Registers, enters: bool| {
+            enters && r.orig_rax.cast_signed() == libc::SYS_rt_sigreturn && code.contains(&r.rip)
+        };
+        let at_end = self.run(what, returns)?;
+        // It shall not go back yet; the code tries again when nobody has anything else for it.
+        ptrace::set_registers(self.tid, &Registers { orig_rax: NO_SYSTEM_CALL, ..at_end })?;
+        self.run(what, |_, enters| !enters)?;
+        Ok(self.memory.word(result)?)
+    }
+
+    fn at_system_call(&self, number: i64, arguments: [u64; 6], stack_pointer: u64) -> Registers {
+        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+        Registers {
+            rip: self.gadgets.system_call,
+            rax: number.cast_unsigned(),
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            rsp: stack_pointer,
+            eflags: PLAIN_FLAGS,
+            orig_rax: NO_SYSTEM_CALL,
+            ..self.original
+        }
+    }
+
+    fn system_call_result(&mut self, what: &'static str) -> Result<u64, CallError> {
+        let gadget = self.gadgets.system_call..self.gadgets.system_call + 3;
+        let after = self.run(what, |r, enters| !enters && gadget.contains(&r.rip))?;
+        match after.rax.cast_signed() {
+            error @ -4095..0 => {
+                let number = i32::try_from(-error).unwrap_or(0);
+                Err(CallError::Failed { what, reason: io::Error::from_raw_os_error(number).to_string() })
+            }
+            _ => Ok(after.rax),
+        }
+    }
+
+    /// Lets the thread run until it enters or leaves a system call at which it `is_done`.
+    fn run(&mut self, what: &'static str, is_done: impl Fn(&Registers, bool) -> bool) -> Result<Registers, CallError> {
+        let mut signal = 0;
+        loop {
+            ptrace::resume_to_system_call(self.tid, signal)?;
+            signal = 0;
+            match ptrace::wait(self.tid, LONGEST_CALL)? {
+                Some(Stop::SystemCall) => {
+                    let registers = ptrace::registers(self.tid)?;
+                    if is_done(&registers, ptrace::enters_system_call(self.tid)?) {
+                        return Ok(registers);
+                    }
+                }
+                Some(Stop::Event { .. }) => {}
+                Some(Stop::Signal(
+                    libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS,
+                )) => {
+                    // The process did not do that. It goes on as if nothing had been.
+                    return Err(CallError::Failed { what, reason: "it crashed there, and was put back".to_owned() });
+                }
+                Some(Stop::Signal(other)) => signal = other,
+                Some(Stop::Gone) => {
+                    self.is_gone = true;
+                    return Err(CallError::Gone);
+                }
+                None => {
+                    self.let_go();
+                    return Err(CallError::Late(what));
+                }
+            }
+        }
+    }
+
+    /// Leaves the thread to finish its call, after which it goes back by itself.
+    fn let_go(&mut self) {
+        self.is_gone = true;
+        if ptrace::interrupt(self.tid).is_ok() && matches!(ptrace::wait(self.tid, TO_STOP), Ok(Some(_))) {
+            let _ = ptrace::detach(self.tid, 0);
+        }
+    }
+
+    /// Frees the memory, and lets the thread go on where it was. Also does nothing, if it is gone.
+    pub fn give_back(mut self) -> Result<(), CallError> {
+        if self.is_gone {
+            return Ok(());
+        }
+        let freed = self.free_area();
+        if self.is_gone {
+            return freed;
+        }
+        step::pass(Step::Unmapped);
+        // A stop in front of the program's code: from there the kernel treats signals that wait, and the system call that was
+        // interrupted, as if nothing had been in between.
+        ptrace::interrupt(self.tid)?;
+        let mut signal = 0;
+        loop {
+            ptrace::resume(self.tid, signal)?;
+            match ptrace::wait(self.tid, LONGEST_CALL)? {
+                Some(Stop::Event { .. }) => break,
+                Some(Stop::Signal(other)) => signal = other,
+                Some(Stop::SystemCall) => signal = 0,
+                Some(Stop::Gone) => return Err(CallError::Gone),
+                None => {
+                    self.let_go();
+                    return Err(CallError::Late("going on"));
+                }
+            }
+        }
+        ptrace::set_extended_state(self.tid, &self.state)?;
+        ptrace::set_signal_mask(self.tid, self.mask)?;
+        step::pass(Step::Unmasked);
+        ptrace::set_registers(self.tid, &self.original)?;
+        ptrace::detach(self.tid, 0)?;
+        freed
+    }
+
+    fn free_area(&mut self) -> Result<(), CallError> {
+        if self.area == 0 {
+            return Ok(());
+        }
+        let arguments = [self.area, AREA_BYTES, 0, 0, 0, 0];
+        ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_munmap, arguments, self.own_frame))?;
+        self.system_call_result("munmap").map(drop)
+    }
+}

@@ -1,0 +1,131 @@
+//! The collector in the process: there from its start, or brought in now, and then led away again at the end.
+
+use super::find;
+use super::inject::{self, InjectError, Injected};
+use super::{AttachConfig, AttachError};
+use crate::arena_map::ArenaMap;
+use heapline_shared_format::arena::target_flag;
+use heapline_shared_format::inject::python;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the interpreter's lock is waited for. It is given up every 5 ms, but by a long call into C not at all.
+const FOR_PYTHON: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub struct Presence {
+    /// Its arena.
+    pub map: Arc<ArenaMap>,
+    pid: u32,
+    injected: Option<Injected>,
+    /// How long all took.
+    took: Duration,
+}
+
+impl Presence {
+    /// Finds the collector in the process, or brings it in.
+    pub fn establish(config: &AttachConfig) -> Result<Presence, AttachError> {
+        let pid = config.pid;
+        let begun = Instant::now();
+        let injected = match find::arena(pid) {
+            // It was started with the collector.
+            Ok(_) if !inject::is_there(pid) => None,
+            Ok(_) | Err(AttachError::NoArena { .. }) => {
+                let injected = inject::attach(pid, config.max_target_memory);
+                Some(injected.map_err(|error| AttachError::Inject { pid, error })?)
+            }
+            Err(error) => return Err(error),
+        };
+        let map = Arc::new(ArenaMap::open(find::arena(pid)?)?);
+        let presence = Presence { map, pid, injected, took: begun.elapsed() };
+        presence.await_python();
+        Ok(presence)
+    }
+
+    fn flags(&self) -> u32 {
+        self.map.arena().header().target.flags.load(Ordering::Acquire)
+    }
+
+    /// Waits until the interpreter's allocators are hooked, or let go of. False when its lock was not to be had.
+    fn await_python(&self) -> bool {
+        let begun = Instant::now();
+        while self.flags() & target_flag::PYTHON_WAITS != 0 {
+            if begun.elapsed() > FOR_PYTHON {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// What the user is told at the start.
+    pub fn greeting(&self) -> String {
+        let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
+        match &self.injected {
+            None => format!("attached to {} (not stopped: it was started with the collector)", self.pid),
+            Some(injected) => format!(
+                "attached to {} in {} (stopped for {})",
+                self.pid,
+                milliseconds(self.took),
+                milliseconds(injected.stopped),
+            ),
+        }
+    }
+
+    /// What a report of this process cannot know.
+    pub fn unseen(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let Some(Injected { answer, .. }) = &self.injected else { return notes };
+        notes.push(
+            "attached while it ran: blocks from before are not known (frees of them are counted apart), nor calls through \
+             pointers to malloc that it had kept"
+                .to_owned(),
+        );
+        if answer.foreign > 0 {
+            notes.push(format!(
+                "{} places in it call an allocator other than its first one: those blocks are not seen",
+                answer.foreign
+            ));
+        }
+        if answer.refused > 0 {
+            notes.push(format!(
+                "{} places that call malloc could not be changed: those blocks are not seen",
+                answer.refused
+            ));
+        }
+        if find::has_own_malloc(self.pid) {
+            notes.push(
+                "the program brings its own malloc: only calls from its libraries, and through its own tables, are seen"
+                    .to_owned(),
+            );
+        }
+        let is_hooked = self.flags() & target_flag::PYTHON_HOOKED != 0;
+        match answer.python {
+            python::WAITING if !is_hooked => notes.push(
+                "Python's own blocks are not seen before the interpreter gives its lock up, which it has not done for 2 s"
+                    .to_owned(),
+            ),
+            python::REFUSED => notes.push("Python's own blocks are not seen: the process may start no thread".to_owned()),
+            _ => {}
+        }
+        notes
+    }
+
+    /// Leads the process back to where it was. Returns what the user should know.
+    pub fn leave(self) -> Option<String> {
+        self.injected.as_ref()?;
+        let left = inject::detach(self.pid);
+        let is_python_left = self.await_python();
+        self.map.give_back();
+        match left {
+            Ok(_) if is_python_left => None,
+            Ok(_) => Some(
+                "Python's allocators lead through the collector until the interpreter gives its lock up".to_owned(),
+            ),
+            Err(InjectError::Gone) => None,
+            Err(error) => Some(format!("the process goes on with idle hooks, at a few ns a call: {error}")),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Being brought into a process that runs already.
+//!
+//! ```text
+//! aggregator ──> dlopen ──> [`attach`]: the process's state, an idle arena, and in all loaded objects
+//!                                       the places that hold malloc's address ([`objects`], [`slots`])
+//! the program's dlopen, dlsym ──> [`late`]: the same for what comes later
+//! aggregator ──> [`detach`]: all places as they were
+//! ```
+//!
+//! The hooks are the preloaded library's; only the way to them differs. A place is changed only where it holds the very
+//! function that the hook will call: an object that has an allocator of its own keeps it. The code stays loaded for
+//! ever, since a thread may stand in it; undone, nothing leads to it.
+
+pub mod late;
+pub mod objects;
+mod slots;
+
+use crate::{environment, process, python, real};
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use heapline_shared_format::inject::{Request, status};
+use slots::Counts;
+
+/// A function that calls are to be led to.
+pub struct Hook {
+    name: &'static CStr,
+    function: *const (),
+    of_allocator: bool,
+    /// The original, once it is known.
+    original: AtomicUsize,
+}
+
+// SAFETY: the pointer is a function's, which any thread may call.
+unsafe impl Sync for Hook {}
+
+impl Hook {
+    /// `function` here for the C library's `name`.
+    pub const fn new(name: &'static CStr, function: *const ()) -> Hook {
+        Hook { name, function, of_allocator: false, original: AtomicUsize::new(0) }
+    }
+
+    /// Only where the object that defines `malloc` defines this too: C++ operators that end in malloc are recorded there.
+    pub const fn of_allocator(name: &'static CStr, function: *const ()) -> Hook {
+        Hook { name, function, of_allocator: true, original: AtomicUsize::new(0) }
+    }
+
+    /// Where calls are led to.
+    fn address(&self) -> usize {
+        self.function.addr()
+    }
+
+    /// Where calls went, 0 when there is no such function or it is not to be replaced.
+    fn original(&self) -> usize {
+        self.original.load(Ordering::Relaxed)
+    }
+}
+
+/// All of them, in groups.
+pub struct Hooks(pub &'static [&'static [Hook]]);
+
+impl Hooks {
+    fn iter(&self) -> impl Iterator<Item = &'static Hook> {
+        self.0.iter().copied().flatten()
+    }
+
+    /// The hook of a name.
+    fn named(&self, name: &CStr) -> Option<&'static Hook> {
+        self.iter().find(|hook| hook.name == name)
+    }
+}
+
+static IS_ATTACHED: AtomicBool = AtomicBool::new(false);
+/// Places that lead to another allocator, by the last look at everything.
+static FOREIGN: AtomicU64 = AtomicU64::new(0);
+
+/// Whether calls are led here by changed places.
+pub fn is_attached() -> bool {
+    IS_ATTACHED.load(Ordering::Acquire)
+}
+
+/// Starts the collector, if this is the first time, and leads calls to it.
+///
+/// Runs on a thread that the aggregator has found outside of the allocator and the loader.
+pub fn attach(request: &mut Request, hooks: &'static Hooks) {
+    if environment::is_disabled() {
+        request.status = status::DISABLED;
+        return;
+    }
+    if !crate::elf::can_find_objects() {
+        request.status = status::OLD_GLIBC;
+        return;
+    }
+    let is_new = process::get().is_none();
+    if is_new && process::start_injected(request.pool_bytes).is_none() {
+        request.status = status::NO_MEMORY;
+        return;
+    }
+    find_originals(hooks);
+    IS_ATTACHED.store(true, Ordering::Release);
+    late::begin(hooks);
+    // Twice: a call that is bound for the first time meanwhile may overwrite its place with the original.
+    let counts = late::patch_all();
+    let again = late::patch_all();
+    FOREIGN.store(again.foreign, Ordering::Relaxed);
+    request.patched = counts.patched + again.patched;
+    request.foreign = again.foreign;
+    request.refused = again.refused;
+    request.python = python::join();
+    request.status = status::DONE;
+}
+
+/// Leads all calls back to where they went.
+pub fn detach(request: &mut Request, hooks: &'static Hooks) {
+    IS_ATTACHED.store(false, Ordering::Release);
+    let Counts { patched, refused, .. } = late::undo_all(hooks);
+    request.patched = patched;
+    request.refused = refused;
+    request.python = python::part();
+    request.status = status::DONE;
+}
+
+/// Notes where calls of the hooked functions go now.
+fn find_originals(hooks: &'static Hooks) {
+    let allocator = crate::elf::find_object(real::malloc_address()).map(|object| object.start);
+    let is_allocators = |address| crate::elf::find_object(address).map(|object| object.start) == allocator;
+    objects::all(|objects| {
+        for hook in hooks.iter() {
+            let found = objects.find(hook.name.to_bytes()).unwrap_or(0);
+            let is_wanted = found != 0 && (!hook.of_allocator || is_allocators(found));
+            hook.original.store(if is_wanted { found } else { 0 }, Ordering::Relaxed);
+        }
+    });
+}
