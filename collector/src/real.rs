@@ -8,35 +8,37 @@
 //! A look-up that fails allocates for certain (the text for `dlerror`), and the program would see that. So what a
 //! provider may lack is not looked up: the sized frees of C23 go to `free`, as the standard allows.
 
-use crate::{thread, tls};
+use crate::{attach, thread, tls};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 unsafe extern "C" {
     fn dlsym(handle: *const c_void, name: *const c_char) -> *mut ();
     fn __errno_location() -> *mut c_int;
 }
 
-/// `RTLD_NEXT`: a preloaded library comes before the real functions.
-const NEXT: *mut c_void = usize::MAX as *mut c_void;
-/// `RTLD_DEFAULT`: one that was opened later and for itself is not in the program's order at all.
-const DEFAULT: *mut c_void = ptr::null_mut();
+/// `RTLD_NEXT`.
+const NEXT: *const c_void = usize::MAX as *const c_void;
 
-static ORDER: AtomicPtr<c_void> = AtomicPtr::new(NEXT);
+static CAME_LATER: AtomicBool = AtomicBool::new(false);
 
-/// The library was brought into a process that runs already. Before anything is looked up.
+/// The library was brought into a process that runs already: it has no place in the search order. Before anything is looked
+/// up.
 pub fn come_later() {
-    ORDER.store(DEFAULT, Ordering::Relaxed);
+    CAME_LATER.store(true, Ordering::Relaxed);
 }
 
-/// What the search order has under this name, the collector's own left out; null when nothing.
+/// What the search order has after the collector under this name; null when nothing.
 ///
 /// May allocate through the hooks.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
+    if CAME_LATER.load(Ordering::Relaxed) {
+        return attach::original(name);
+    }
     // SAFETY: a C string and a pseudo-handle.
-    unsafe { dlsym(ORDER.load(Ordering::Relaxed), name.as_ptr()) }
+    unsafe { dlsym(NEXT, name.as_ptr()) }
 }
 
 /// Likewise in the object with this handle and what it depends on.

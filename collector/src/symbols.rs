@@ -33,6 +33,16 @@ struct Symbol {
 impl Loaded {
     /// Address of a symbol that this object defines.
     pub fn symbol(&self, name: &[u8]) -> Option<usize> {
+        self.lookup(name, true)
+    }
+
+    /// Where this object, a program that is not position-independent, has others find a function that it does not define:
+    /// a piece of its own code that jumps on to it.
+    pub fn stub(&self, name: &[u8]) -> Option<usize> {
+        self.lookup(name, false)
+    }
+
+    fn lookup(&self, name: &[u8], is_defined: bool) -> Option<usize> {
         let [strings, symbols, hashes] = self.dynamic([DT_STRTAB, DT_SYMTAB, DT_GNU_HASH]);
         // The vdso's are not relocated, and it has no symbol that we want.
         if strings < self.bias || symbols < self.bias || hashes < self.bias || hashes == 0 {
@@ -58,7 +68,7 @@ impl Loaded {
                     let symbol = &*(symbols as *const Symbol).add(index as usize);
                     let text =
                         core::ffi::CStr::from_ptr((strings as *const core::ffi::c_char).add(symbol.name as usize));
-                    if text.to_bytes() == name && symbol.section != 0 {
+                    if text.to_bytes() == name && (symbol.section != 0) == is_defined && symbol.value != 0 {
                         return Some(self.bias.wrapping_add(usize::try_from(symbol.value).ok()?));
                     }
                 }

@@ -65,7 +65,8 @@ pub fn begin(hooks: &'static Hooks) {
     HOOKS.store((&raw const *hooks).cast_mut(), Ordering::Release);
 }
 
-fn hooks() -> Option<&'static Hooks> {
+/// The hooks, once an aggregator has called.
+pub(super) fn hooks() -> Option<&'static Hooks> {
     // SAFETY: a static of the library, or null.
     unsafe { HOOKS.load(Ordering::Acquire).as_ref() }
 }

@@ -15,7 +15,7 @@ pub mod late;
 pub mod objects;
 mod slots;
 
-use crate::{environment, process, python, real};
+use crate::{environment, process, python};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use heapline_shared_format::inject::{Request, status};
@@ -28,6 +28,8 @@ pub struct Hook {
     of_allocator: bool,
     /// The original, once it is known.
     original: AtomicUsize,
+    /// Code of the program's that jumps to wherever its own place leads; 0 when it has none.
+    stub: AtomicUsize,
 }
 
 // SAFETY: the pointer is a function's, which any thread may call.
@@ -36,12 +38,12 @@ unsafe impl Sync for Hook {}
 impl Hook {
     /// `function` here for the C library's `name`.
     pub const fn new(name: &'static CStr, function: *const ()) -> Hook {
-        Hook { name, function, of_allocator: false, original: AtomicUsize::new(0) }
+        Hook { name, function, of_allocator: false, original: AtomicUsize::new(0), stub: AtomicUsize::new(0) }
     }
 
     /// Only where the object that defines `malloc` defines this too: C++ operators that end in malloc are recorded there.
     pub const fn of_allocator(name: &'static CStr, function: *const ()) -> Hook {
-        Hook { name, function, of_allocator: true, original: AtomicUsize::new(0) }
+        Hook { name, function, of_allocator: true, original: AtomicUsize::new(0), stub: AtomicUsize::new(0) }
     }
 
     /// Where calls are led to.
@@ -52,6 +54,10 @@ impl Hook {
     /// Where calls went, 0 when there is no such function or it is not to be replaced.
     fn original(&self) -> usize {
         self.original.load(Ordering::Relaxed)
+    }
+
+    fn stub(&self) -> usize {
+        self.stub.load(Ordering::Relaxed)
     }
 }
 
@@ -90,14 +96,14 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
         request.status = status::OLD_GLIBC;
         return;
     }
+    late::begin(hooks);
+    find_originals(hooks);
     let is_new = process::get().is_none();
     if is_new && process::start_injected(request.pool_bytes).is_none() {
         request.status = status::NO_MEMORY;
         return;
     }
-    find_originals(hooks);
     IS_ATTACHED.store(true, Ordering::Release);
-    late::begin(hooks);
     // Twice: a call that is bound for the first time meanwhile may overwrite its place with the original.
     let counts = late::patch_all();
     let again = late::patch_all();
@@ -119,15 +125,23 @@ pub fn detach(request: &mut Request, hooks: &'static Hooks) {
     request.status = status::DONE;
 }
 
+/// The original of a hooked function. `dlsym` would find a program's stub in its place, which leads back to the hook.
+pub fn original(name: &CStr) -> *mut () {
+    let original = late::hooks().and_then(|hooks| hooks.named(name)).map_or(0, Hook::original);
+    core::ptr::with_exposed_provenance_mut(original)
+}
+
 /// Notes where calls of the hooked functions go now.
 fn find_originals(hooks: &'static Hooks) {
-    let allocator = crate::elf::find_object(real::malloc_address()).map(|object| object.start);
-    let is_allocators = |address| crate::elf::find_object(address).map(|object| object.start) == allocator;
+    let object_of = |address| crate::elf::find_object(address).map(|object| object.start);
     objects::all(|objects| {
+        let allocator = objects.find(b"malloc").and_then(object_of);
+        let is_allocators = |address| object_of(address) == allocator;
         for hook in hooks.iter() {
             let found = objects.find(hook.name.to_bytes()).unwrap_or(0);
             let is_wanted = found != 0 && (!hook.of_allocator || is_allocators(found));
             hook.original.store(if is_wanted { found } else { 0 }, Ordering::Relaxed);
+            hook.stub.store(objects.stub(hook.name.to_bytes()).unwrap_or(0), Ordering::Relaxed);
         }
     });
 }

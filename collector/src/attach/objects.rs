@@ -79,9 +79,18 @@ pub struct Objects {
 impl Objects {
     /// The definition of a symbol, in the loader's order, ours left out.
     pub fn find(&self, name: &[u8]) -> Option<usize> {
+        self.others()?.find_map(|object| object.symbol(name))
+    }
+
+    /// Where a program that is not position-independent has others find a function of another object's.
+    pub fn stub(&self, name: &[u8]) -> Option<usize> {
+        self.others()?.find_map(|object| object.stub(name))
+    }
+
+    fn others(&self) -> Option<impl Iterator<Item = Loaded>> {
         let () = self.held;
         let own = own_bias();
-        elf::loaded()?.filter(|object| Some(object.bias) != own).find_map(|object| object.symbol(name))
+        Some(elf::loaded()?.filter(move |object| Some(object.bias) != own))
     }
 }
 

@@ -77,7 +77,7 @@ pub fn patch(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
         let is_unbound = place.may_be_unbound && object.extent.contains(holds);
         if original != 0 && (holds == original || is_unbound) {
             store(&place, object, place.hook.address(), counts);
-        } else if original != 0 && !place.hook.of_allocator {
+        } else if original != 0 && !place.hook.of_allocator && holds != place.hook.stub() {
             counts.foreign += 1;
         }
     });

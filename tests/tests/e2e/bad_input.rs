@@ -1,10 +1,11 @@
 //! Wrong use and bad files: one line that says what, why and what to do, and the right exit status.
 
+use crate::support::stepped::Background;
 use crate::support::{Outcome, Trace, is_root, programs, skip, stdout_of, victim};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// The status is `code` and standard error is one line with all of `words`.
 fn assert_refused(output: &Output, code: i32, words: &[&str]) {
@@ -28,27 +29,6 @@ fn snapshot() -> Outcome {
     Trace::of(victim::build("lines.c", &["-O0"])).run().expect_code(0)
 }
 
-/// A process that is killed when the test ends.
-struct Background(Child);
-
-impl Background {
-    fn of(mut command: Command) -> Background {
-        Background(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts"))
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // A process that has already ended is what is wanted.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 fn no_such_process() {
     let unused = std::fs::read_to_string("/proc/sys/kernel/pid_max").expect("Linux has a largest pid");
@@ -65,7 +45,6 @@ fn a_process_that_is_not_traced() {
         sleep
     });
     assert_refused(&aggregator(&["ctl", &sleeper.pid(), "stats"]), 1, &[&sleeper.pid()]);
-    assert_refused(&aggregator(&["--attach", &sleeper.pid()]), 1, &[&sleeper.pid()]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod counts;
 mod exec;
 mod fork;
 mod gdb;
+mod injection;
 mod invisible;
 mod kill;
 mod lines;

@@ -39,6 +39,8 @@ use thread::{Borrowed, CallError};
 
 /// How long a safe point is looked for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a program may take to load the C library.
+const TO_LOAD: Duration = Duration::from_millis(100);
 const MFD_CLOEXEC: u64 = 1;
 const MFD_EXEC: u64 = 0x10;
 const RTLD_NOW: u64 = 2;
@@ -121,11 +123,19 @@ fn run(pid: u32, function: &str, request: Request) -> Result<Injected, InjectErr
     if crate::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
         return Err(InjectError::ShadowStack);
     }
+    point::check(pid)?;
     seccomp::check(pid)?;
-    let memory = Memory::open(pid).map_err(InjectError::Memory)?;
-    let map = Map::read(pid).map_err(InjectError::Memory)?;
-    let loader = map.loader(&memory)?;
     let begun = Instant::now();
+    let memory = Memory::open(pid).map_err(InjectError::Memory)?;
+    let (map, loader) = loop {
+        let map = Map::read(pid).map_err(InjectError::Memory)?;
+        match map.loader(&memory) {
+            Ok(loader) => break (map, loader),
+            // A program that has just been started may not have its libraries yet.
+            Err(InjectError::NoGlibc(_)) if begun.elapsed() < TO_LOAD => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => return Err(error),
+        }
+    };
     let mut last;
     let mut round = 0;
     loop {

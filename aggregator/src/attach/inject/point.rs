@@ -135,6 +135,14 @@ impl From<io::Error> for NotHere {
     }
 }
 
+/// Whether the process runs at all.
+pub fn check(pid: u32) -> Result<(), InjectError> {
+    match state(pid, pid) {
+        Some('T') => Err(is_stopped()),
+        _ => Ok(()),
+    }
+}
+
 /// Stops a thread, and keeps it stopped if it is at a safe point. `round` counts the attempts at all threads.
 pub fn stop_at(tid: u32, map: &Map, memory: &Memory, loader: &Loader, round: u32) -> Result<Stopped, NotHere> {
     let pid = map.pid;

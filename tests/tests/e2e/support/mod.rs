@@ -3,6 +3,7 @@
 pub mod programs;
 pub mod python;
 pub mod report;
+pub mod stepped;
 pub mod trace;
 pub mod victim;
 

@@ -1,0 +1,325 @@
+//! Attaching to processes that were started without any thought of Heapline, and leaving them as they were.
+
+use crate::support::stepped::{Background, Stepped, attach_command, detach, ended};
+use crate::support::trace::{ctl_ok, kill, report_on, stats};
+use crate::support::victim::{self, line_of};
+use crate::support::{Random, has, is_root, rounds, wait_for};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How programs are linked: what an attach has to change lies elsewhere, and is protected or not.
+const LINKED: [&[&str]; 4] = [
+    &["-fPIE", "-pie", "-Wl,-z,now,-z,relro"],
+    &["-fPIE", "-pie", "-Wl,-z,lazy"],
+    &["-fno-pie", "-no-pie", "-Wl,-z,lazy,-z,norelro"],
+    &["-fPIE", "-pie", "-fno-plt", "-Wl,-z,now,-z,relro"],
+];
+
+fn plugin() -> PathBuf {
+    victim::build("plugin.c", &["-O1", "-shared", "-fPIC"])
+}
+
+fn victim_linked(flags: &[&str]) -> Stepped {
+    let flags = [flags, &["-O1"]].concat();
+    Stepped::start(Command::new(victim::build("attached.c", &flags)).arg(plugin()))
+}
+
+fn victim() -> Stepped {
+    victim_linked(LINKED[0])
+}
+
+/// The writable mappings of objects in a process, for what lies in them that leads elsewhere.
+fn protections(pid: i32) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let own = |line: &&str| !line.contains("heapline") && line.contains('/');
+    let fields = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    maps.lines().filter(own).map(fields).collect()
+}
+
+/// A snapshot's rows of a victim's line: bytes and blocks ever allocated.
+fn at_line(snapshot: &Path, file: &str, marker: &str) -> (u64, u64) {
+    report_on(snapshot, &["--at", "total"]).at_line(file, line_of(file, marker))
+}
+
+#[test]
+fn an_untouched_process_is_traced_exactly_and_left_as_it_was() {
+    for flags in LINKED {
+        let mut victim = victim_linked(flags);
+        victim.steps("mMr");
+        let (protected, address) = (protections(victim.pid()), victim.line(b'a'));
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let aggregator = victim.attach(&snapshot, &[]);
+        assert_eq!(protections(victim.pid()), protected, "{flags:?}: what was protected is so again");
+        // Two blocks from before are freed, and one is moved.
+        victim.steps("fmMr");
+        let now = stats(victim.pid());
+        assert_eq!((now.native().allocs, now.native().current), (3, 6700), "{flags:?}");
+        assert_eq!(now.snapshot.untracked_frees, 3, "{flags:?}");
+        victim.steps("mf");
+        let said = detach(aggregator);
+        assert!(said.contains("stopped for"), "{said}");
+        let report = report_on(&snapshot, &["--at", "total"]);
+        report.assert_exact();
+        assert_eq!(report.snapshot.end, "detached");
+        let rows = |marker| report.at_line("attached.c", line_of("attached.c", marker));
+        assert_eq!(
+            [rows("// LINE kept"), rows("// LINE found"), rows("// LINE moved")],
+            [(2000, 2), (700, 1), (5000, 1)]
+        );
+        assert_eq!(victim.line(b'a'), address, "{flags:?}: malloc is malloc again");
+        assert_eq!(protections(victim.pid()), protected, "{flags:?}");
+        victim.steps("mMpf");
+        assert_eq!(victim.finish(), 0, "{flags:?}");
+    }
+}
+
+#[test]
+fn what_is_loaded_later_is_seen_too() {
+    let mut victim = victim();
+    let snapshot = victim.snapshot_path("a.snap.zst");
+    let aggregator = victim.attach(&snapshot, &[]);
+    victim.steps("pp");
+    victim.steps("zpz");
+    detach(aggregator);
+    report_on(&snapshot, &[]).assert_exact();
+    assert_eq!(at_line(&snapshot, "plugin.c", "// LINE grab_a"), (3 * 2001, 3));
+    // And what was loaded while nobody was attached.
+    victim.step(b'p');
+    let snapshot = victim.snapshot_path("b.snap.zst");
+    let aggregator = victim.attach(&snapshot, &[]);
+    victim.steps("ppz");
+    detach(aggregator);
+    assert_eq!(at_line(&snapshot, "plugin.c", "// LINE grab_a"), (2 * 2001, 2));
+    victim.steps("pz");
+    assert_eq!(victim.finish(), 0);
+}
+
+/// Numbers of the process that must not grow: mapped bytes, descriptors, threads.
+fn footprint(pid: i32) -> (u64, usize, String) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("a field").trim().to_owned();
+    let mapped = field("VmSize:").trim_end_matches(" kB").parse().expect("a number");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();
+    (mapped, open, field("Threads:"))
+}
+
+#[test]
+fn it_can_be_attached_many_times_without_growing() {
+    let mut victim = victim();
+    let mut first = None;
+    for round in 0..rounds("HEAPLINE_ATTACHES", 12) {
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let aggregator = victim.attach(&snapshot, &[]);
+        victim.steps("mMf");
+        detach(aggregator);
+        let report = report_on(&snapshot, &[]);
+        assert_eq!((report.native().allocs, report.native().frees), (2, 2), "round {round}");
+        if round == 0 {
+            // A thread's place in one session is not its place in the next: from then on there are both.
+            continue;
+        }
+        let now = footprint(victim.pid());
+        assert_eq!(*first.get_or_insert_with(|| now.clone()), now, "round {round}: mapped, open, threads");
+    }
+    assert_eq!(victim.finish(), 0);
+}
+
+/// Where an aggregator can die in the middle of an attach or a detach.
+const STEPS: [&str; 13] = [
+    "stopped", "framed", "sent", "masked", "mapped", "ready", "opened", "written", "loaded", "called", "unmapped",
+    "unmasked", "restored",
+];
+
+/// The victim looks at its registers after every wait.
+#[test]
+fn a_process_survives_the_aggregators_death_at_every_step() {
+    for round in 0..rounds("HEAPLINE_KILLS", 2) {
+        for step in STEPS {
+            let mut victim = victim_linked(LINKED[usize::try_from(round).expect("small") % LINKED.len()]);
+            let snapshot = victim.snapshot_path("a.snap.zst");
+            let mut dying = attach_command(victim.pid(), &snapshot);
+            let status = dying.env("HEAPLINE_DIE_AT", step).stderr(Stdio::null()).status().expect("it runs");
+            assert!(!status.success(), "round {round}: it dies at {step}");
+            victim.steps("mMrf");
+            // The next one finds things as they are.
+            let aggregator = victim.attach(&snapshot, &[]);
+            victim.steps("mMf");
+            detach(aggregator);
+            let report = report_on(&snapshot, &[]);
+            assert_eq!((report.native().allocs, report.native().frees), (2, 2), "round {round}: after {step}");
+            assert_eq!(victim.finish(), 0, "round {round}: {step}");
+        }
+    }
+}
+
+#[test]
+fn a_process_that_dies_in_the_middle_is_no_trouble() {
+    let mut random = Random(5);
+    for round in 0..rounds("HEAPLINE_KILLS", 10) {
+        let victim = victim();
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let aggregator = attach_command(victim.pid(), &snapshot).spawn().expect("it starts");
+        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        kill(victim.pid(), libc::SIGKILL);
+        let begun = Instant::now();
+        let output = aggregator.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(begun.elapsed() < Duration::from_secs(30), "round {round}");
+        assert!(!said.contains("panicked") && said.starts_with("heapline: "), "round {round}: {said}");
+    }
+}
+
+/// A call that sleeps goes on sleeping, and one that waits for a signal still gets it.
+#[test]
+fn system_calls_in_progress_go_on() {
+    let program = victim::build("sleeper.c", &["-O1"]);
+    for call in ["nanosleep", "poll", "read", "futex", "select", "sigwait", "pause"] {
+        let mut command = Command::new(&program);
+        let mut child = command.arg(call).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        wait_for("the call", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.contains(") S ").then_some(())
+        });
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let snapshot = folder.path().join("a.snap.zst");
+        let mut once = attach_command(pid, &snapshot);
+        let attached = once.args(["--duration", "0.2"]).spawn().expect("it starts");
+        ended(attached);
+        if call == "pause" || call == "sigwait" {
+            kill(pid, libc::SIGUSR1);
+        }
+        drop(child.stdin.take());
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0), "{call}: it took its time and was not interrupted");
+    }
+}
+
+#[test]
+fn a_busy_process_with_many_threads_is_borrowed_from_for_a_moment() {
+    let program = victim::build("busy.c", &["-O1"]);
+    let mut victim = Stepped::start(Command::new(program).args(["100", "1"]));
+    let snapshot = victim.snapshot_path("a.snap.zst");
+    let aggregator = victim.attach(&snapshot, &[]);
+    std::thread::sleep(Duration::from_millis(300));
+    victim.step(b'.');
+    let said = detach(aggregator);
+    println!("{said}");
+    let report = report_on(&snapshot, &[]);
+    report.assert_exact();
+    assert!(report.native().allocs > 1000, "{}", report.native().allocs);
+    assert_eq!(victim.finish(), 0);
+}
+
+/// The threads of the victim count the signals that they get: none may be lost, none may do harm.
+#[test]
+fn signals_that_rain_on_it_are_all_delivered() {
+    let program = victim::build("busy.c", &["-O1"]);
+    for _ in 0..rounds("HEAPLINE_RAINS", 3) {
+        let mut victim = Stepped::start(Command::new(&program).args(["8", "rain"]));
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let aggregator = victim.attach(&snapshot, &[]);
+        std::thread::sleep(Duration::from_millis(100));
+        detach(aggregator);
+        victim.step(b'.');
+        report_on(&snapshot, &[]).assert_exact();
+        assert_eq!(victim.finish(), 0, "what was sent came");
+    }
+}
+
+fn refusal(pid: &str) -> String {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let mut command = attach_command(pid.parse().expect("a pid"), &folder.path().join("x.snap.zst"));
+    let output = command.args(["--duration", "1"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    said
+}
+
+#[test]
+fn a_stopped_process_is_refused_in_one_line() {
+    let stopped = Background::sleep();
+    kill(stopped.pid().parse().expect("a pid"), libc::SIGSTOP);
+    stopped.wait_for(&["State:\tT"]);
+    let said = refusal(&stopped.pid());
+    assert!(said.contains("stopped by a signal") && said.contains("CONT"), "{said}");
+}
+
+#[test]
+fn a_process_that_a_debugger_has_is_refused_in_one_line() {
+    if !has("gdb") {
+        return;
+    }
+    let target = Background::sleep();
+    target.wait_for(&["State:\tS"]);
+    let mut debugger = Command::new("gdb");
+    // It waits for its next command until it is killed.
+    debugger.args(["-q", "-nx", "-p", &target.pid(), "-ex", "shell sleep 60"]);
+    let _debugger = Background::of(debugger);
+    target.wait_for(&["State:\tt"]);
+    let said = refusal(&target.pid());
+    assert!(said.contains("being traced by gdb"), "{said}");
+}
+
+#[test]
+fn a_seccomp_filter_that_would_kill_is_respected() {
+    if !is_root() {
+        return;
+    }
+    let program = victim::build("filtered.c", &["-O1"]);
+    for (filter, refused) in
+        [("none", None), ("futex", Some("futex")), ("memfd", Some("memfd_create")), ("strict", Some("strict"))]
+    {
+        let mut child = Command::new(&program);
+        let mut child = child.arg(filter).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        use std::io::Read;
+        child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("it is ready");
+        match refused {
+            Some(what) => {
+                let said = refusal(&child.id().to_string());
+                assert!(said.contains("seccomp") && said.contains(what), "{filter}: {said}");
+            }
+            None => {
+                let folder = tempfile::TempDir::new().expect("a folder");
+                let mut once =
+                    attach_command(i32::try_from(child.id()).expect("a pid"), &folder.path().join("a.snap.zst"));
+                ended(once.args(["--duration", "0.2"]).spawn().expect("it starts"));
+            }
+        }
+        drop(child.stdin.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{filter}: it goes on");
+    }
+}
+
+/// A filter that makes memfd_create fail, and a limit on the size of files: nothing is there to trace with.
+#[test]
+fn a_process_that_gets_no_shared_memory_goes_on() {
+    let program = victim::build("filtered.c", &["-O1"]);
+    for (filter, reason) in [("nomemfd", "memfd_create"), ("fsize", "shared memory file")] {
+        if filter == "nomemfd" && !is_root() {
+            continue;
+        }
+        let mut child = Command::new(&program);
+        let mut child = child.arg(filter).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        use std::io::Read;
+        child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("it is ready");
+        let said = refusal(&child.id().to_string());
+        assert!(said.contains(reason), "{filter}: {said}");
+        drop(child.stdin.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{filter}: it goes on");
+    }
+}
+
+#[test]
+fn ctl_detach_leaves_too() {
+    let mut victim = victim();
+    let address = victim.line(b'a');
+    let aggregator = victim.attach(&victim.snapshot_path("a.snap.zst"), &[]);
+    assert_ne!(victim.line(b'a'), address, "the table leads to the collector");
+    ctl_ok(victim.pid(), &["detach"]);
+    ended(aggregator);
+    assert_eq!(victim.line(b'a'), address);
+    assert_eq!(victim.finish(), 0);
+}

@@ -1,0 +1,143 @@
+//! A program that does a step for each byte on its standard input and answers it with a byte; and what attaches to it.
+
+use super::trace::{ctl, kill};
+use super::{programs, wait_for};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// See the module.
+pub struct Stepped {
+    pub folder: TempDir,
+    pub child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+}
+
+impl Stepped {
+    /// Starts it, and waits until it is ready for its first step.
+    pub fn start(command: &mut Command) -> Stepped {
+        let folder = TempDir::new().expect("a folder");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("piped"));
+        let mut stepped = Stepped { folder, child, stdin, stdout };
+        stepped.wait();
+        stepped
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    fn wait(&mut self) {
+        let mut byte = [0];
+        self.stdout.read_exact(&mut byte).expect("the victim answers");
+        assert_eq!(&byte, b".", "the victim is ready again");
+    }
+
+    /// Asks for a step, without waiting for its end.
+    pub fn ask(&mut self, step: u8) {
+        self.stdin.as_mut().expect("open").write_all(&[step]).expect("the victim listens");
+    }
+
+    /// A step.
+    pub fn step(&mut self, step: u8) {
+        self.ask(step);
+        self.wait();
+    }
+
+    /// Several.
+    pub fn steps(&mut self, steps: &str) {
+        steps.bytes().for_each(|step| self.step(step));
+    }
+
+    /// A step that writes a line before it is done.
+    pub fn line(&mut self, step: u8) -> String {
+        self.ask(step);
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            self.stdout.read_exact(&mut byte).expect("a line");
+            line.push(byte[0]);
+        }
+        self.wait();
+        String::from_utf8(line).expect("text").trim().to_owned()
+    }
+
+    pub fn snapshot_path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// An aggregator that has attached, when this returns.
+    pub fn attach(&self, snapshot: &Path, options: &[&str]) -> Child {
+        let child = attach_command(self.pid(), snapshot).args(options).spawn().expect("it starts");
+        wait_for("the attached aggregator", || ctl(self.pid(), &["stats"]).status.success().then_some(()));
+        child
+    }
+
+    /// Closes its standard input; its exit status.
+    pub fn finish(mut self) -> i32 {
+        drop(self.stdin.take());
+        self.child.wait().expect("it ends").code().expect("it exits")
+    }
+}
+
+/// `aggregator --attach PID -o SNAPSHOT`
+pub fn attach_command(pid: i32, snapshot: &Path) -> Command {
+    let mut command = Command::new(&programs().aggregator);
+    command.args(["--attach", &pid.to_string(), "-o"]).arg(snapshot).stdin(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Ends an aggregator that is attached, as Ctrl-C does.
+pub fn detach(aggregator: Child) -> String {
+    kill(i32::try_from(aggregator.id()).expect("a pid"), libc::SIGINT);
+    ended(aggregator)
+}
+
+/// An aggregator that ends by itself; what it has said.
+pub fn ended(aggregator: Child) -> String {
+    let output: Output = aggregator.wait_with_output().expect("the aggregator ends");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    stderr
+}
+
+/// A process that is killed when the test ends, whatever its result.
+pub struct Background(Child);
+
+impl Background {
+    pub fn of(mut command: Command) -> Background {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Background(command.spawn().expect("it starts"))
+    }
+
+    /// A process that does nothing for a long time.
+    pub fn sleep() -> Background {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("60");
+        Background::of(sleep)
+    }
+
+    pub fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    /// Waits until a line of its status begins with one of these texts.
+    pub fn wait_for(&self, lines: &[&str]) {
+        let status = format!("/proc/{}/status", self.pid());
+        wait_for("a process's state", || {
+            let status = std::fs::read_to_string(&status).ok()?;
+            status.lines().any(|line| lines.iter().any(|begin| line.starts_with(begin))).then_some(())
+        });
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // A process that has already ended is what is wanted.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}

@@ -1,0 +1,96 @@
+// Untouched before an attach. One byte on standard input is one step, answered by a byte when it is done.
+//   m  a kept block of 1,000 bytes     M  a kept block of 700 bytes, by the function that dlsym finds
+//   f  both are freed                  p  PLUGIN's `grab`, kept: loaded at the first time
+//   a  a line with the address that the program's own table has for malloc
+//   z  PLUGIN is closed                r  a realloc'ed block, kept
+// Its vector registers, errno and signal mask are looked at after each wait: an attach must leave them alone.
+#define _GNU_SOURCE
+#include "say.h"
+#include <dlfcn.h>
+#include <errno.h>
+#include <immintrin.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+static void *kept, *found, *plugged[16], *moved;
+static int plugs;
+static void *library;
+
+// A byte from standard input, with as many registers as a compiler may keep full over the wait.
+static char next_byte(void) {
+    char byte;
+    double before[16], after[16];
+    for (int i = 0; i < 16; i++) before[i] = i * 1.25 + 0.5;
+    long result;
+    errno = 77;
+    uint64_t callee[3] = {0x1111, 0x2222, 0x3333}, callee_after[3];
+    __asm__ volatile(
+        "movupd 0(%[b]), %%xmm0\n movupd 16(%[b]), %%xmm1\n movupd 32(%[b]), %%xmm2\n movupd 48(%[b]), %%xmm3\n"
+        "movupd 64(%[b]), %%xmm4\n movupd 80(%[b]), %%xmm5\n movupd 96(%[b]), %%xmm6\n movupd 112(%[b]), %%xmm7\n"
+        "mov 0(%[c]), %%r13\n mov 8(%[c]), %%r14\n mov 16(%[c]), %%r15\n"
+        "xor %%eax, %%eax\n xor %%edi, %%edi\n mov $1, %%edx\n syscall\n"
+        "movupd %%xmm0, 0(%[a])\n movupd %%xmm1, 16(%[a])\n movupd %%xmm2, 32(%[a])\n movupd %%xmm3, 48(%[a])\n"
+        "movupd %%xmm4, 64(%[a])\n movupd %%xmm5, 80(%[a])\n movupd %%xmm6, 96(%[a])\n movupd %%xmm7, 112(%[a])\n"
+        "mov %%r13, 0(%[d])\n mov %%r14, 8(%[d])\n mov %%r15, 16(%[d])\n"
+        : "=&a"(result)
+        : [b] "b"(before), [a] "r"(after), [c] "r"(callee), [d] "r"(callee_after), "S"(&byte)
+        : "rdi", "rdx", "rcx", "r11", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+          "memory");
+    check(memcmp(before, after, sizeof before) == 0, "vector registers");
+    check(memcmp(callee, callee_after, sizeof callee) == 0, "registers");
+    check(errno == 77, "errno");
+    sigset_t mask;
+    check(sigprocmask(SIG_BLOCK, NULL, &mask) == 0 && !sigismember(&mask, SIGUSR1) && sigismember(&mask, SIGUSR2), "mask");
+    if (result == 0) _exit(0);
+    check(result == 1, "read");
+    return byte;
+}
+
+int main(int argc, char **argv) {
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    void *(*volatile own)(size_t) = malloc;
+    for (;;) {
+        if (write(1, ".", 1) != 1) return 1;
+        switch (next_byte()) {
+        case 'm':
+            kept = malloc(1000); // LINE kept
+            break;
+        case 'M': {
+            void *(*looked_up)(size_t) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "malloc");
+            found = looked_up(700); // LINE found
+            break;
+        }
+        case 'f':
+            free(kept);
+            free(found);
+            kept = found = NULL;
+            break;
+        case 'r':
+            moved = realloc(moved, 5000); // LINE moved
+            break;
+        case 'p':
+            check(argc > 1, "a plugin");
+            if (library == NULL) library = dlopen(argv[1], RTLD_NOW);
+            check(library != NULL, "dlopen");
+            plugged[plugs++ % 16] = ((void *(*)(size_t))dlsym(library, "grab"))(2000);
+            break;
+        case 'z':
+            check(library != NULL && dlclose(library) == 0, "dlclose");
+            library = NULL;
+            break;
+        case 'a': {
+            char line[64];
+            // Through the table that the loader fills, not a copy from the start.
+            int length = snprintf(line, sizeof line, "%lx\n", (unsigned long)(uintptr_t)malloc);
+            check(own != NULL && write(1, line, (size_t)length) == length, "write");
+            break;
+        }
+        case 'q':
+            return 0;
+        }
+    }
+}
