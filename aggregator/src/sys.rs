@@ -14,6 +14,13 @@ pub fn gettid() -> u32 {
     tid.unsigned_abs()
 }
 
+/// Has the calling thread run before others, where the system allows that.
+pub fn be_urgent() {
+    const MOST_URGENT: libc::c_int = -20;
+    // SAFETY: plain numbers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, MOST_URGENT) };
+}
+
 /// Effective user id of the caller.
 pub fn geteuid() -> u32 {
     // SAFETY: no arguments, no effects.

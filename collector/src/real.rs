@@ -53,6 +53,11 @@ pub fn errno() -> c_int {
     unsafe { *__errno_location() }
 }
 
+/// A function of the C library's: it lies where that does.
+pub fn errno_location() -> usize {
+    __errno_location as *const () as usize
+}
+
 /// Sets the calling thread's `errno`.
 pub fn set_errno(value: c_int) {
     // SAFETY: libc's own location.

@@ -73,6 +73,40 @@ impl Hooks {
     fn named(&self, name: &CStr) -> Option<&'static Hook> {
         self.iter().find(|hook| hook.name == name)
     }
+
+    /// A set that all names are in, and nearly no others: an object may have a hundred thousand.
+    fn beginnings(&self) -> Beginnings {
+        Beginnings(self.iter().fold(0, |set, hook| set | Beginnings::bit(hook.name.to_bytes())))
+    }
+}
+
+/// How names begin.
+#[derive(Clone, Copy)]
+struct Beginnings(u64);
+
+impl Beginnings {
+    /// No hooked name is shorter.
+    const BYTES: usize = 4;
+
+    fn bit(name: &[u8]) -> u64 {
+        let word = name.iter().take(Beginnings::BYTES).fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+        1 << (word.wrapping_mul(0x9e37_79b1) >> 26)
+    }
+
+    /// # Safety
+    /// A C string.
+    #[inline]
+    unsafe fn may_have(self, name: *const core::ffi::c_char) -> bool {
+        let mut bytes = [0u8; Beginnings::BYTES];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: the caller's promise: up to its zero, which ends this.
+            *byte = unsafe { name.add(i).cast::<u8>().read() };
+            if *byte == 0 {
+                return false;
+            }
+        }
+        self.0 & Beginnings::bit(&bytes) != 0
+    }
 }
 
 static IS_ATTACHED: AtomicBool = AtomicBool::new(false);

@@ -65,6 +65,8 @@ pub struct LoadedObject {
     pub loaded: Loaded,
     /// From its first byte to its last.
     pub extent: Range,
+    /// It is the program, not a library.
+    pub is_program: bool,
     /// What the loader protects once the object is relocated.
     pub relro: Range,
     /// How often an object has been unloaded in this process.
@@ -143,7 +145,9 @@ fn describe(info: &Info) -> Option<LoadedObject> {
     let extent =
         of_kind(PT_LOAD).reduce(|all, one| Range { start: all.start.min(one.start), end: all.end.max(one.end) })?;
     let relro = of_kind(PT_GNU_RELRO).next().unwrap_or_default();
-    Some(LoadedObject { loaded: Loaded::new(info.bias, dynamic), extent, relro, removed: info.removed })
+    // SAFETY: the loader's name of the object, a C string or null; the program's is empty.
+    let is_program = info.name.is_null() || unsafe { *info.name } == 0;
+    Some(LoadedObject { is_program, loaded: Loaded::new(info.bias, dynamic), extent, relro, removed: info.removed })
 }
 
 #[cfg(test)]

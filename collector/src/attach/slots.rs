@@ -9,7 +9,7 @@
 
 use super::objects::{LoadedObject, Range};
 use super::{Hook, Hooks};
-use crate::sys;
+use crate::{real, sys};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -19,6 +19,8 @@ const DT_SYMTAB: u64 = 6;
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 const DT_JMPREL: u64 = 23;
+/// Relocations at the start of `DT_RELA` that have no symbol.
+const DT_RELACOUNT: u64 = 0x6fff_fff9;
 
 const R_X86_64_64: u32 = 1;
 const R_X86_64_GLOB_DAT: u32 = 6;
@@ -61,53 +63,90 @@ struct Symbol {
 struct Place {
     slot: *const AtomicUsize,
     hook: &'static Hook,
-    /// It holds the way to the loader's resolver until the first call.
-    may_be_unbound: bool,
+    /// Where it leads to the loader's resolver until the first call; empty when it does not.
+    unbound: Range,
+}
+
+/// Where a call through a place goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    ToOriginal,
+    /// Not bound yet.
+    ToResolver,
+    /// To the hook.
+    Here,
+    /// To another function of that name.
+    Elsewhere,
+    /// The function is not there, or its place is not looked at.
+    Nowhere,
+}
+
+impl Place {
+    fn leads(&self) -> Leads {
+        // SAFETY: a place that the object's relocations name, in its mapped data.
+        let holds = unsafe { &*self.slot }.load(Ordering::Relaxed);
+        let original = self.hook.original();
+        if holds == 0 || original == 0 || holds == self.hook.stub() {
+            Leads::Nowhere
+        } else if holds == self.hook.address() {
+            Leads::Here
+        } else if holds == original {
+            Leads::ToOriginal
+        } else if self.unbound.contains(holds) {
+            Leads::ToResolver
+        } else if self.hook.of_allocator {
+            Leads::Nowhere
+        } else {
+            Leads::Elsewhere
+        }
+    }
 }
 
 /// Leads the object's calls to the hooks.
 pub fn patch(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
-    places(object, hooks, |place| {
-        // SAFETY: a place that the object's relocations name, in its mapped data.
-        let holds = unsafe { &*place.slot }.load(Ordering::Relaxed);
-        let original = place.hook.original();
-        if holds == 0 || holds == place.hook.address() {
-            return;
-        }
-        let is_unbound = place.may_be_unbound && object.extent.contains(holds);
-        if original != 0 && (holds == original || is_unbound) {
-            store(&place, object, place.hook.address(), counts);
-        } else if original != 0 && !place.hook.of_allocator && holds != place.hook.stub() {
-            counts.foreign += 1;
-        }
+    // One that has an allocator of its own somewhere keeps it everywhere: what is not bound yet may be bound to that too.
+    let mut has_own = false;
+    places(object, hooks, |place| has_own |= place.leads() == Leads::Elsewhere);
+    let mut pages = Pages::of(object);
+    places(object, hooks, |place| match place.leads() {
+        Leads::ToOriginal => pages.store(place.slot, place.hook.address(), counts),
+        Leads::ToResolver if !has_own => pages.store(place.slot, place.hook.address(), counts),
+        Leads::ToResolver | Leads::Elsewhere => counts.foreign += 1,
+        Leads::Here | Leads::Nowhere => {}
     });
+    pages.close();
 }
 
 /// Leads the object's calls back.
 pub fn undo(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
+    let mut pages = Pages::of(object);
     places(object, hooks, |place| {
-        // SAFETY: as in `patch`.
-        if unsafe { &*place.slot }.load(Ordering::Relaxed) == place.hook.address() {
-            store(&place, object, place.hook.original(), counts);
+        if place.leads() == Leads::Here {
+            pages.store(place.slot, place.hook.original(), counts);
         }
     });
+    pages.close();
 }
 
 fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place)) {
-    let tags = [DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_JMPREL, DT_PLTRELSZ];
-    let [strings, symbols, rela, rela_bytes, plt, plt_bytes] = object.loaded.dynamic(tags);
+    let tags = [DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_RELACOUNT, DT_JMPREL, DT_PLTRELSZ];
+    let [strings, symbols, rela, rela_bytes, relative, plt, plt_bytes] = object.loaded.dynamic(tags);
     // The vdso's are not relocated, and it calls nobody.
     if !object.extent.contains(strings) || !object.extent.contains(symbols) {
         return;
     }
-    for (table, bytes) in [(rela, rela_bytes), (plt, plt_bytes)] {
+    let beginnings = hooks.beginnings();
+    let is_libc = object.extent.contains(real::errno_location());
+    // What an allocator calls of its own is part of the call that it was asked for.
+    let is_led = |hook: &Hook| is_libc || object.is_program || !object.extent.contains(hook.original());
+    for (table, bytes, skipped) in [(rela, rela_bytes, relative), (plt, plt_bytes, 0)] {
         let end = table.saturating_add(bytes);
         if bytes == 0 || !object.extent.contains(table) || end > object.extent.end {
             continue;
         }
         // SAFETY: the loader's own table of an object that is loaded.
         let table = unsafe { core::slice::from_raw_parts(table as *const Relocation, bytes / size_of::<Relocation>()) };
-        for relocation in table {
+        for relocation in table.iter().skip(skipped) {
             let is_of_function = matches!(relocation.kind, R_X86_64_64 | R_X86_64_GLOB_DAT | R_X86_64_JUMP_SLOT);
             if !is_of_function || relocation.symbol == 0 || relocation.addend != 0 {
                 continue;
@@ -115,57 +154,94 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place)) {
             // SAFETY: the relocation's symbol, and its name, in the object's own tables.
             let (symbol, name) = unsafe {
                 let symbol = &*(symbols as *const Symbol).add(relocation.symbol as usize);
-                (symbol, CStr::from_ptr((strings as *const c_char).add(symbol.name as usize)))
+                let name = (strings as *const c_char).add(symbol.name as usize);
+                if !beginnings.may_have(name) {
+                    continue;
+                }
+                (symbol, CStr::from_ptr(name))
             };
             let slot = object.loaded.bias.wrapping_add(usize::try_from(relocation.offset).unwrap_or(0));
             if !slot.is_multiple_of(align_of::<AtomicUsize>()) || !object.extent.contains(slot) {
                 continue;
             }
-            if let Some(hook) = hooks.named(name) {
-                let own = object.loaded.bias.wrapping_add(usize::try_from(symbol.value).unwrap_or(0));
-                // An object with a definition of its own may be bound to that, whatever comes first in the order.
-                let binds_to_original = symbol.section == 0 || own == hook.original();
-                let may_be_unbound = relocation.kind == R_X86_64_JUMP_SLOT && binds_to_original;
-                look(Place { slot: slot as *const AtomicUsize, hook, may_be_unbound });
+            if let Some(hook) = hooks.named(name).filter(|hook| is_led(hook)) {
+                // An object with a definition of its own may be bound to that. The C library is not.
+                let binds_by_order = symbol.section == 0 || is_libc;
+                let is_lazy = relocation.kind == R_X86_64_JUMP_SLOT && binds_by_order;
+                let unbound = if is_lazy { object.extent } else { Range::default() };
+                look(Place { slot: slot as *const AtomicUsize, hook, unbound });
             }
         }
     }
 }
 
-fn store(place: &Place, object: &LoadedObject, value: usize, counts: &mut Counts) {
-    let page_bytes = sys::page_bytes();
-    let address = place.slot as usize;
-    let page = address & !(page_bytes - 1);
-    // SAFETY: as in `patch`; whether it can be written is asked first.
-    let write = || unsafe { &*place.slot }.store(value, Ordering::Release);
-    if !protected(object.relro, page_bytes).contains(address) {
-        if is_writable(address) {
-            write();
-            counts.patched += 1;
-        } else {
-            counts.refused += 1;
-        }
-        return;
-    }
-    if is_writable(address) {
-        counts.early += 1;
-        return;
-    }
-    // SAFETY: a page of data that the loader has finished with; it stays readable all the time, and is as it was after.
-    unsafe {
-        if !sys::protect(page, page_bytes, sys::PROT_RW) {
-            counts.refused += 1;
-            return;
-        }
-        write();
-        sys::protect(page, page_bytes, sys::PROT_READ);
-    }
-    counts.patched += 1;
+/// An object's pages, one of them at a time made ready to be written to.
+struct Pages {
+    page_bytes: usize,
+    /// What the loader protects, in whole pages, as it rounds them.
+    protected: Range,
+    page: usize,
+    access: Access,
 }
 
-/// The whole pages of what is protected, as the loader rounds it.
-fn protected(relro: Range, page_bytes: usize) -> Range {
-    Range { start: relro.start & !(page_bytes - 1), end: relro.end & !(page_bytes - 1) }
+/// How a page stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Writable,
+    /// Made writable for the moment.
+    Opened,
+    /// The loader's yet.
+    Early,
+    Refused,
+}
+
+impl Pages {
+    fn of(object: &LoadedObject) -> Pages {
+        let page_bytes = sys::page_bytes();
+        let whole = |address: usize| address & !(page_bytes - 1);
+        let protected = Range { start: whole(object.relro.start), end: whole(object.relro.end) };
+        Pages { page_bytes, protected, page: 0, access: Access::Refused }
+    }
+
+    fn store(&mut self, slot: *const AtomicUsize, value: usize, counts: &mut Counts) {
+        let page = slot.addr() & !(self.page_bytes - 1);
+        if page != self.page {
+            self.close();
+            (self.page, self.access) = (page, self.open(page));
+        }
+        match self.access {
+            Access::Writable | Access::Opened => {
+                // SAFETY: a place as in `leads`, on a page that can be written.
+                unsafe { &*slot }.store(value, Ordering::Release);
+                counts.patched += 1;
+            }
+            Access::Early => counts.early += 1,
+            Access::Refused => counts.refused += 1,
+        }
+    }
+
+    fn open(&self, page: usize) -> Access {
+        match (self.protected.contains(page), is_writable(page)) {
+            (true, true) => Access::Early,
+            (false, true) => Access::Writable,
+            (false, false) => Access::Refused,
+            // SAFETY: a page of data that the loader has finished with; it stays readable all the time.
+            (true, false) => match unsafe { sys::protect(page, self.page_bytes, sys::PROT_RW) } {
+                true => Access::Opened,
+                false => Access::Refused,
+            },
+        }
+    }
+
+    /// Leaves the present page as it was.
+    fn close(&mut self) {
+        if self.access == Access::Opened {
+            // SAFETY: as in `open`; nobody but the loader has written there, or will.
+            unsafe { sys::protect(self.page, self.page_bytes, sys::PROT_READ) };
+        }
+        self.access = Access::Refused;
+        self.page = 0;
+    }
 }
 
 /// Whether the word at an address can be written, asked of the kernel.

@@ -1,5 +1,7 @@
 //! Attaching to processes that were started without any thought of Heapline, and leaving them as they were.
 
+use crate::providers::{PROVIDERS, installed};
+use crate::support::python::pythons;
 use crate::support::stepped::{Background, Stepped, attach_command, detach, ended};
 use crate::support::trace::{ctl_ok, kill, report_on, stats};
 use crate::support::victim::{self, line_of};
@@ -322,4 +324,86 @@ fn ctl_detach_leaves_too() {
     ended(aggregator);
     assert_eq!(victim.line(b'a'), address);
     assert_eq!(victim.finish(), 0);
+}
+
+/// CPython's allocators are hooked under its lock, while other threads have it, and are its own again afterwards.
+#[test]
+fn an_untouched_interpreter_is_traced_by_line() {
+    let script = victim::source("python/attached.py");
+    for python in pythons() {
+        let name = format!("3.{}", python.minor);
+        let mut victim = Stepped::start(Command::new(&python.program).arg(&script));
+        let own = victim.line(b'a');
+        for round in 0..3 {
+            let snapshot = victim.snapshot_path("a.snap.zst");
+            let aggregator = victim.attach(&snapshot, &[]);
+            victim.steps("kfk");
+            assert_ne!(victim.line(b'a'), own, "{name}: hooked in round {round}");
+            detach(aggregator);
+            assert_eq!(victim.line(b'a'), own, "{name}: its own again in round {round}");
+            let line = line_of("python/attached.py", "# LINE kept");
+            let live = report_on(&snapshot, &["--domain", "python"]);
+            live.assert_exact();
+            assert_eq!(live.at_line("attached.py", line), (10_033, 1), "{name}: live in round {round}");
+            let total = report_on(&snapshot, &["--domain", "python", "--at", "total"]);
+            let (bytes, blocks) = total.at_line("attached.py", line);
+            assert!(bytes >= 20_066 && blocks >= 2, "{name}: ever in round {round}: {bytes} in {blocks}");
+            victim.steps("f");
+        }
+        assert_eq!(victim.finish(), 0, "{name}");
+    }
+}
+
+/// The victim's own lines under another allocator: each block is counted once, whichever function made it.
+#[test]
+fn other_allocators_are_hooked_where_they_are() {
+    for library in PROVIDERS {
+        let Some(path) = installed(library) else { continue };
+        let program = victim::build("attached.c", &["-O1"]);
+        let mut victim = Stepped::start(Command::new(program).arg(plugin()).env("LD_PRELOAD", &path));
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let aggregator = victim.attach(&snapshot, &[]);
+        victim.steps("mMrpfmM");
+        detach(aggregator);
+        let report = report_on(&snapshot, &["--at", "total"]);
+        report.assert_exact();
+        let rows = |marker| report.at_line("attached.c", line_of("attached.c", marker));
+        assert_eq!(
+            [rows("// LINE kept"), rows("// LINE found"), rows("// LINE moved")],
+            [(2000, 2), (1400, 2), (5000, 1)],
+            "{library}"
+        );
+        victim.steps("fmMf");
+        assert_eq!(victim.finish(), 0, "{library}");
+    }
+}
+
+/// Operators new and delete, which the C++ library passes on to malloc, and other allocators do not.
+#[test]
+fn operators_are_counted_once_under_every_allocator() {
+    let program = victim::build("attached.cpp", &["-O1"]);
+    let preloads = PROVIDERS.iter().filter_map(|library| installed(library).map(Some));
+    for preload in preloads.chain([None]) {
+        let mut command = Command::new(&program);
+        if let Some(library) = &preload {
+            command.env("LD_PRELOAD", library);
+        }
+        let mut victim = Stepped::start(&mut command);
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let aggregator = victim.attach(&snapshot, &[]);
+        victim.steps("nnadn");
+        detach(aggregator);
+        let report = report_on(&snapshot, &["--at", "total"]);
+        report.assert_exact();
+        let rows = |marker| report.at_line("attached.cpp", line_of("attached.cpp", marker));
+        assert_eq!([rows("// LINE one"), rows("// LINE array")], [(3 * 48, 3), (640, 1)], "{preload:?}");
+        let live = report_on(&snapshot, &[]);
+        let rows = |marker| live.at_line("attached.cpp", line_of("attached.cpp", marker));
+        assert_eq!(
+            [rows("// LINE one"), rows("// LINE array")],
+            [(48, 1), (0, 0)],
+            "{preload:?}: two were deleted, and the array"
+        );
+        assert_eq!(victim.finish(), 0, "{preload:?}");
+    }
 }

@@ -3,10 +3,10 @@
 use crate::support::{Outcome, Trace, skip, victim};
 use std::path::PathBuf;
 
-const PROVIDERS: [&str; 3] = ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2"];
+pub const PROVIDERS: [&str; 3] = ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2"];
 
 /// Where the loader finds `library`.
-fn installed(library: &str) -> Option<PathBuf> {
+pub fn installed(library: &str) -> Option<PathBuf> {
     let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
     let found = folders.iter().map(|f| PathBuf::from(f).join(library)).find(|p| p.exists());
     if found.is_none() {

@@ -31,6 +31,8 @@ pub struct Gadgets {
     pub system_call: u64,
     /// `mov rax, 15; syscall`: where the C library has signal handlers return to.
     pub sigreturn: u64,
+    /// `__errno_location`.
+    pub errno_location: u64,
 }
 
 /// What is known of the process's C library.
@@ -112,14 +114,15 @@ impl Map {
         };
         let image = Image::read(memory, libc.start).map_err(InjectError::Memory)?;
         let functions = Functions::of(memory, &image).map_err(InjectError::Memory)?;
-        let too_old = InjectError::NoGlibc("its version is older");
+        let too_old = || InjectError::NoGlibc("its version is older");
         let (Some(dlopen), Some(dlerror)) = (functions.address("dlopen"), functions.address("dlerror")) else {
-            return Err(too_old);
+            return Err(too_old());
         };
         if functions.address("_dl_find_object").is_none() {
-            return Err(too_old);
+            return Err(too_old());
         }
-        let gadgets = self.gadgets(memory, libc)?;
+        let errno_location = functions.address("__errno_location").ok_or_else(too_old)?;
+        let gadgets = self.gadgets(memory, libc, errno_location)?;
         let program = self.objects().next().map(|(_, range)| range);
         let brings_malloc =
             |range: &Range| Image::read(memory, range.start).is_ok_and(|image| image.defines(memory, "malloc"));
@@ -128,10 +131,11 @@ impl Map {
         let has_own_malloc = program.is_some_and(|program| allocators.contains(&program));
         let allocators = allocators.into_iter().filter(|range| Some(*range) != program).collect();
         let stacks = Stacks::default();
+        self.objects().for_each(|(_, range)| stacks.prepare(memory, range.start));
         Ok(Loader { dlopen, dlerror, gadgets, libc, interpreter, allocators, has_own_malloc, functions, stacks })
     }
 
-    fn gadgets(&self, memory: &Memory, libc: Range) -> Result<Gadgets, InjectError> {
+    fn gadgets(&self, memory: &Memory, libc: Range, errno_location: u64) -> Result<Gadgets, InjectError> {
         const SYSTEM_CALL: [u8; 3] = [0x0f, 0x05, 0xc3];
         const SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
         let mut found = (None, None);
@@ -145,7 +149,7 @@ impl Map {
             found = (found.0.or_else(|| find(&SYSTEM_CALL)), found.1.or_else(|| find(&SIGRETURN)));
         }
         match found {
-            (Some(system_call), Some(sigreturn)) => Ok(Gadgets { system_call, sigreturn }),
+            (Some(system_call), Some(sigreturn)) => Ok(Gadgets { system_call, sigreturn, errno_location }),
             _ => Err(InjectError::NoGlibc("its code is not as glibc's is")),
         }
     }

@@ -114,9 +114,14 @@ pub fn is_there(pid: u32) -> bool {
     Map::read(pid).is_ok_and(|map| map.library(LIBRARY_NAME).is_some())
 }
 
-/// ptrace belongs to a thread: when this one ends, for whatever reason, the kernel lets all that it traced go on.
+/// ptrace belongs to a thread: when this one ends, for whatever reason, the kernel lets all that it traced go on. A process
+/// that waits for it waits for nobody else, if the system allows that.
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, InjectError> + Send) -> Result<T, InjectError> {
-    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let urgently = || {
+        crate::sys::be_urgent();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(urgently).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn run(pid: u32, function: &str, request: Request) -> Result<Injected, InjectError> {

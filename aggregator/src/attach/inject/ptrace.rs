@@ -167,7 +167,7 @@ pub fn wait(tid: u32, limit: Duration) -> io::Result<Option<Stop>> {
                 let error = io::Error::last_os_error();
                 return if error.raw_os_error() == Some(libc::ECHILD) { Ok(Some(Stop::Gone)) } else { Err(error) };
             }
-            0 if begun.elapsed() > limit => return Ok(None),
+            0 if begun.elapsed() >= limit => return Ok(None),
             0 if begun.elapsed() > AWAKE => std::thread::sleep(NAP),
             0 => std::thread::yield_now(),
             _ if !libc::WIFSTOPPED(status) => return Ok(Some(Stop::Gone)),

@@ -35,6 +35,7 @@ const CALLS: &[(i64, &str)] = &[
     (libc::SYS_sigaltstack, "sigaltstack"),
     (libc::SYS_getcwd, "getcwd"),
     (libc::SYS_readlink, "readlink"),
+    (libc::SYS_ppoll, "ppoll"),
     (libc::SYS_restart_syscall, "restart_syscall"),
 ];
 

@@ -43,6 +43,11 @@ enum Step {
 }
 
 impl Stacks {
+    /// Reads the tables of an object ahead, while nobody waits.
+    pub fn prepare(&self, memory: &Memory, base: u64) {
+        self.tables.borrow_mut().entry(base).or_insert_with(|| Tables::read(memory, base));
+    }
+
     /// The addresses that a stopped thread stands at, innermost first: its own, and behind each call in progress.
     pub fn walk(&self, map: &Map, memory: &Memory, registers: &Registers) -> Result<Vec<u64>, String> {
         let r = registers;

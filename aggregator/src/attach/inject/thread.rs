@@ -8,7 +8,8 @@ use super::ptrace::{self, Registers, Stop};
 use super::step::{self, Step};
 use super::{InjectError, explain};
 use std::io;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// For its calls: code, then data, then a stack.
 const AREA_BYTES: u64 = 512 << 10;
@@ -23,9 +24,36 @@ const PLAIN_FLAGS: u64 = 0x202;
 /// Not in a system call: the kernel shall not repeat one.
 const NO_SYSTEM_CALL: u64 = u64::MAX;
 
-/// `call rbx; mov [r12], rax; 6: mov eax, 15; syscall; jmp 6b`: a call, its result, and the way back.
-const CODE: [u8; 15] = [0xff, 0xd3, 0x49, 0x89, 0x04, 0x24, 0xb8, 15, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
-const WAY_BACK: u64 = 6;
+/// A call that leaves `errno` as it was, a note that it is done with its result, a wait for whoever wants more of the thread,
+/// and the way back.
+const CODE: [u8; 70] = [
+    0x41, 0xff, 0xd6, // call r14
+    0x44, 0x8b, 0x28, // mov r13d, [rax]
+    0x49, 0x89, 0xc6, // mov r14, rax
+    0x49, 0x8b, 0x7c, 0x24, 0x20, // mov rdi, [r12 + 32]
+    0x49, 0x8b, 0x74, 0x24, 0x28, // mov rsi, [r12 + 40]
+    0x49, 0x8b, 0x54, 0x24, 0x30, // mov rdx, [r12 + 48]
+    0xff, 0xd3, // call rbx
+    0x49, 0x89, 0x04, 0x24, // mov [r12], rax
+    0x45, 0x89, 0x2e, // mov [r14], r13d
+    0x49, 0xc7, 0x44, 0x24, 0x08, 1, 0, 0, 0, // mov qword ptr [r12 + 8], 1
+    // ppoll, since the kernel keeps nothing of it when it is interrupted: the program's own call may be kept.
+    0xb8, 0x0f, 0x01, 0, 0, // mov eax, 271
+    0x31, 0xff, // xor edi, edi
+    0x31, 0xf6, // xor esi, esi
+    0x49, 0x8d, 0x54, 0x24, 0x10, // lea rdx, [r12 + 16]
+    0x4d, 0x31, 0xd2, // xor r10, r10
+    0x0f, 0x05, // syscall
+    // The way back.
+    0xb8, 15, 0, 0, 0, // mov eax, 15
+    0x0f, 0x05, // syscall
+    0xeb, 0xf7, // jmp to the way back
+];
+const WAY_BACK: u64 = CODE.len() as u64 - 9;
+/// How long the thread waits, in nanoseconds, for an aggregator that may be gone.
+const WAITS: u64 = 200_000_000;
+/// Between two looks whether a call is done.
+const LOOK: Duration = Duration::from_micros(20);
 
 /// Why a call was not made.
 #[derive(Debug)]
@@ -158,21 +186,23 @@ impl<'a> Borrowed<'a> {
 
     /// Has the thread make a system call.
     pub fn system_call(&mut self, what: &'static str, number: i64, arguments: [u64; 6]) -> Result<u64, CallError> {
+        // A call before may have pushed its return address there.
+        self.memory.write(self.area_frame, &(self.area + WAY_BACK).to_le_bytes())?;
         ptrace::set_registers(self.tid, &self.at_system_call(number, arguments, self.area_frame))?;
         self.system_call_result(what)
     }
 
     /// Has the thread call a C function.
     pub fn call(&mut self, what: &'static str, function: u64, arguments: [u64; 3]) -> Result<u64, CallError> {
-        let result = self.place(&[0; 8])?;
-        let [rdi, rsi, rdx] = arguments;
+        // The result, whether it is there, how long to wait then, and the arguments.
+        let [first, second, third] = arguments;
+        let words = [0, 0, 0, WAITS, first, second, third];
+        let result = self.place(&words.map(u64::to_le_bytes).concat())?;
         let registers = Registers {
             rip: self.area,
             rbx: function,
             r12: result,
-            rdi,
-            rsi,
-            rdx,
+            r14: self.gadgets.errno_location,
             rax: 0,
             rbp: 0,
             rsp: self.area_frame + 8,
@@ -181,15 +211,36 @@ impl<'a> Borrowed<'a> {
             ..self.original
         };
         ptrace::set_registers(self.tid, &registers)?;
-        let code = self.area..self.area + CODE.len() as u64;
-        let returns = |r: &Registers, enters: bool| {
-            enters && r.orig_rax.cast_signed() == libc::SYS_rt_sigreturn && code.contains(&r.rip)
-        };
-        let at_end = self.run(what, returns)?;
-        // It shall not go back yet; the code tries again when nobody has anything else for it.
-        ptrace::set_registers(self.tid, &Registers { orig_rax: NO_SYSTEM_CALL, ..at_end })?;
-        self.run(what, |_, enters| !enters)?;
+        self.run_freely(what, result + 8)?;
         Ok(self.memory.word(result)?)
+    }
+
+    /// Lets the thread run, without a stop at each of its system calls, until it has noted that it is done; then it stops.
+    fn run_freely(&mut self, what: &'static str, done_at: u64) -> Result<(), CallError> {
+        let begun = Instant::now();
+        let mut signal = 0;
+        let mut is_asked = false;
+        loop {
+            ptrace::resume(self.tid, signal)?;
+            let stop = loop {
+                if let Some(stop) = ptrace::wait(self.tid, Duration::ZERO)? {
+                    break stop;
+                }
+                if !is_asked && self.memory.word(done_at)? == 1 {
+                    ptrace::interrupt(self.tid)?;
+                    is_asked = true;
+                }
+                if begun.elapsed() > LONGEST_CALL {
+                    self.let_go();
+                    return Err(CallError::Late(what));
+                }
+                thread::sleep(LOOK);
+            };
+            match stop {
+                Stop::Event { .. } if is_asked => return self.is_here(what),
+                stop => signal = self.pass(what, stop)?,
+            }
+        }
     }
 
     fn at_system_call(&self, number: i64, arguments: [u64; 6], stack_pointer: u64) -> Registers {
@@ -222,6 +273,17 @@ impl<'a> Borrowed<'a> {
         }
     }
 
+    /// A thread that waited too long for us is back in the program: nothing of it may be touched any more.
+    fn is_here(&mut self, what: &'static str) -> Result<(), CallError> {
+        let code = self.area..self.area + CODE.len() as u64;
+        if code.contains(&ptrace::registers(self.tid)?.rip) {
+            return Ok(());
+        }
+        self.is_gone = true;
+        ptrace::detach(self.tid, 0)?;
+        Err(CallError::Late(what))
+    }
+
     /// Lets the thread run until it enters or leaves a system call at which it `is_done`.
     fn run(&mut self, what: &'static str, is_done: impl Fn(&Registers, bool) -> bool) -> Result<Registers, CallError> {
         let mut signal = 0;
@@ -235,22 +297,27 @@ impl<'a> Borrowed<'a> {
                         return Ok(registers);
                     }
                 }
-                Some(Stop::Event { .. }) => {}
-                Some(Stop::Signal(
-                    libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS,
-                )) => {
-                    // The process did not do that. It goes on as if nothing had been.
-                    return Err(CallError::Failed { what, reason: "it crashed there, and was put back".to_owned() });
-                }
-                Some(Stop::Signal(other)) => signal = other,
-                Some(Stop::Gone) => {
-                    self.is_gone = true;
-                    return Err(CallError::Gone);
-                }
+                Some(stop) => signal = self.pass(what, stop)?,
                 None => {
                     self.let_go();
                     return Err(CallError::Late(what));
                 }
+            }
+        }
+    }
+
+    /// What a stop that nobody waits for means. Returns the signal to go on with.
+    fn pass(&mut self, what: &'static str, stop: Stop) -> Result<libc::c_int, CallError> {
+        match stop {
+            Stop::Event { .. } | Stop::SystemCall => Ok(0),
+            Stop::Signal(libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS) => {
+                // The process did not do that. It goes on as if nothing had been.
+                Err(CallError::Failed { what, reason: "it crashed there, and was put back".to_owned() })
+            }
+            Stop::Signal(other) => Ok(other),
+            Stop::Gone => {
+                self.is_gone = true;
+                Err(CallError::Gone)
             }
         }
     }
@@ -281,9 +348,7 @@ impl<'a> Borrowed<'a> {
             ptrace::resume(self.tid, signal)?;
             match ptrace::wait(self.tid, LONGEST_CALL)? {
                 Some(Stop::Event { .. }) => break,
-                Some(Stop::Signal(other)) => signal = other,
-                Some(Stop::SystemCall) => signal = 0,
-                Some(Stop::Gone) => return Err(CallError::Gone),
+                Some(stop) => signal = self.pass("going on", stop)?,
                 None => {
                     self.let_go();
                     return Err(CallError::Late("going on"));
