@@ -6,6 +6,7 @@
 //! - [`arena`]: the memory file that both map: header, thread slots, segment pool;
 //! - [`ring`]: one single-producer single-consumer ring per thread, made of segments of the pool;
 //! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
+//!   [`mapping`]: how another changed the address space;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
 //! Guarantees: every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned; a
@@ -18,6 +19,7 @@
 pub mod arena;
 pub mod code;
 pub mod event;
+pub mod mapping;
 pub mod query;
 pub mod ring;
 #[cfg(feature = "snapshot")]
