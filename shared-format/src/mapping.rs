@@ -49,7 +49,7 @@ impl Pages {
     /// page, or the end beyond the last address.
     #[inline]
     pub const fn covering(start: u64, bytes: u64) -> Option<Pages> {
-        if start % PAGE_BYTES != 0 || start > END_OF_ADDRESSES || bytes > END_OF_ADDRESSES - start {
+        if !start.is_multiple_of(PAGE_BYTES) || start > END_OF_ADDRESSES || bytes > END_OF_ADDRESSES - start {
             return None;
         }
         // Start and the last address are multiples of a page, so this does not pass it.
@@ -140,7 +140,7 @@ pub const fn remapped(first: u64, old: Pages, new: Pages, stays: bool, stack: u3
 #[inline(never)]
 pub(crate) fn decode(rest: &[u64]) -> Result<(Mapping, usize), DecodeError> {
     let &[second, third, ref rest @ ..] = rest else { return Err(DecodeError::Cut) };
-    let pages = whole_pages(second & (1 << WHAT_SHIFT) - 1, third)?;
+    let pages = whole_pages(second & ((1 << WHAT_SHIFT) - 1), third)?;
     if pages.is_empty() {
         return Err(DecodeError::Malformed);
     }

@@ -283,7 +283,10 @@ fn golden_words() {
         mapping::remapped(event::mapping(stamp), old.expect("a page"), new.expect("pages"), true, stack),
         [0x0123_4567_89ab_cdef, 0x0600_7f05_0000_0000, 0x1234_5678_9000, 0x1_dead_beef, 0x7f01_0203_0000, 0x1000]
     );
-    assert_eq!(mapping::map(0xf, old.expect("a page"), true, stack), [0xf, 0x0100_7f01_0203_0000, 0x1000, 0x1_dead_beef]);
+    assert_eq!(
+        mapping::map(0xf, old.expect("a page"), true, stack),
+        [0xf, 0x0100_7f01_0203_0000, 0x1000, 0x1_dead_beef]
+    );
     assert_eq!(event::unload(stamp, 0x40_0000), [0x0123_4567_89ab_cde8, 0x40_0000]);
     assert_eq!(
         event::thread(stamp, *b"worker-1\0\0\0\0\0\0\0\0"),

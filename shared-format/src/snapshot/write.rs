@@ -46,11 +46,8 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
         sections.table(section::MIXED, &s.mixed, mixed)?;
     }
     sections.table(section::THREADS, &s.threads, threads)?;
-    let ((domain_rows, reserved_domains), (live_rows, reserved_live), (totals_rows, reserved_totals)) = (
-        split(&s.domains, |row| row.domain),
-        split(&s.live, |row| row.domain),
-        split(&s.totals, |row| row.domain),
-    );
+    let ((domain_rows, reserved_domains), (live_rows, reserved_live), (totals_rows, reserved_totals)) =
+        (split(&s.domains, |row| row.domain), split(&s.live, |row| row.domain), split(&s.totals, |row| row.domain));
     sections.table(section::DOMAINS, domain_rows, domains)?;
     sections.table(section::LIVE, live_rows, live)?;
     sections.table(section::TOTALS, totals_rows, totals)?;
