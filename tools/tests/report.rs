@@ -317,7 +317,7 @@ fn what_is_missing_is_said_before_the_figures() {
         "LOST: 3 events missing (slots 3)",
         "Contradictions: 2 events resolved by rule (double free 2)",
         "5 frees of blocks older than the tracing",
-        "1 block inside realloc at the end",
+        "1 call of realloc, munmap or mremap had not returned at the end",
         "Note: A sentence\\nfor everybody \\u{1b}[31m",
     ] {
         let at = text.find(expected).unwrap_or_else(|| panic!("{expected}\n{text}"));

@@ -18,6 +18,7 @@ mod gdb;
 mod invisible;
 mod kill;
 mod lines;
+mod mappings;
 mod modules;
 mod providers;
 mod python;

@@ -82,7 +82,7 @@ fn domain(row: &DomainTotals) -> String {
         "{}: current {} in {}, peak {}; {} allocated ({}), {} freed since the start",
         row.domain,
         format_size(row.current.into(), false),
-        counted(row.blocks, "block"),
+        counted(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }),
         format_size(row.peak.into(), false),
         row.allocs,
         format_size(row.allocated_bytes.into(), false),
@@ -113,7 +113,10 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
             say(format!("{} of blocks older than the tracing", counted(meta.untracked_frees, "free")));
         }
         if meta.in_realloc > 0 {
-            say(format!("{} inside realloc at the end, counted with the old size", counted(meta.in_realloc, "block")));
+            say(format!(
+                "{} of realloc, munmap or mremap had not returned at the end: its memory is counted as before it",
+                counted(meta.in_realloc, "call")
+            ));
         }
         meta.notes.iter().for_each(|note| say(format!("Note: {note}")));
     }
