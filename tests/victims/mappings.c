@@ -135,6 +135,11 @@ static void steps(void) {
     step();
 }
 
+#ifdef EARLY
+// As a library whose constructor comes before the program's, and before the collector's.
+static void __attribute__((constructor)) early(void) { failures(), split(), moves(), reserved(), program_break(); }
+#endif
+
 int main(int argc, char **argv) {
     check(argc == 2, "usage: mappings MODE");
     struct { const char *name; void (*run)(void); } modes[] = {

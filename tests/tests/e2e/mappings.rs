@@ -1,12 +1,13 @@
 //! What a program maps: ranges that are cut, mapped over, moved, reserved, against the victim's own account.
 
-use crate::support::report::{Domain, Report};
+use crate::support::report::{Domain, Report, Stat};
 use crate::support::trace::{ctl_ok, report_on, stats};
 use crate::support::victim::{self, line_of};
-use crate::support::{Outcome, Running, Trace, find_in_path, rounds, skip, wait_for};
+use crate::support::{Outcome, Running, Trace, find_in_path, programs, rounds, skip, stdout_of};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Command;
 
 const PAGE: u64 = 4096;
 
@@ -232,6 +233,36 @@ fn another_providers_own_mappings_are_its_own_lines() {
     assert!(memory.current >= report.native().current, "{memory:?}");
 }
 
+/// A preloaded library may map memory before anything was looked up, and before libc has an environment.
+#[test]
+fn what_is_mapped_before_the_collectors_start_works_as_ever() {
+    let early = victim::build("mappings.c", &["-O1", "-shared", "-fPIC", "-DEARLY"]);
+    let trace = Trace::of(victim::build("mappings.c", &["-O0"])).arg("reserved").env("LD_PRELOAD", &early);
+    let outcome = trace.run().expect_code(0);
+    let report = outcome.report(&["--domain", "mmap", "--by", "traceback"]);
+    report.assert_exact();
+    let is_programs = |stat: &&Stat| stat.traceback.iter().any(|frame| frame.function.as_deref() == Some("main"));
+    let size: u64 = report.stats.iter().filter(is_programs).map(|stat| stat.size).sum();
+    assert_eq!(size, outcome.printed()["pages"] * PAGE);
+}
+
+/// Entries that pass on all six arguments have a frame of their own, which no traceback shows and no walk stumbles over.
+#[test]
+fn tracebacks_are_walked_as_by_gimli() {
+    let trace = Trace::of(victim::build("mapthreads.c", &["-O2", "-fomit-frame-pointer"])).args(["2", "3000", "7"]);
+    let outcome = trace.env("HEAPLINE_VERIFY", "1").run().expect_code(0);
+    let notes = outcome.snapshot().meta.notes;
+    assert!(notes.iter().any(|note| note.contains("fresh walk, 0 of them differed")), "{notes:?}");
+    for mode in ["split", "moves", "reserved", "break"] {
+        let report = run(mode, "-O2").report(&["--domain", "mmap", "--by", "traceback", "--at", "total"]);
+        for stat in &report.stats {
+            let functions: Vec<_> = stat.traceback.iter().filter_map(|frame| frame.function.as_deref()).collect();
+            assert!(functions.contains(&"main"), "{functions:?}");
+            assert_eq!(stat.most_recent().file(), "mappings.c", "{functions:?}");
+        }
+    }
+}
+
 /// What the interpreter maps for its objects is blamed on Python's line.
 #[test]
 fn pythons_arenas_are_below_its_blocks() {
@@ -253,6 +284,11 @@ fn pythons_arenas_are_below_its_blocks() {
 fn a_program_with_its_own_malloc_is_still_said_to_have_no_records() {
     let program = victim::build("mappings.c", &["-O0"]);
     let outcome = Trace::of(program).arg("split").run().expect_code(0);
-    assert!(outcome.stderr().contains("NOTHING WAS RECORDED"), "{}", outcome.stderr());
-    wait_for("the snapshot", || outcome.snapshot_path().exists().then_some(()));
+    let said = outcome.stderr();
+    assert!(said.contains("NOTHING WAS RECORDED, but what it mapped (report --domain mmap): "), "{said}");
+    for (domain, is_said) in [("native", true), ("mmap", false)] {
+        let mut report = Command::new(&programs().report);
+        let text = stdout_of(report.arg(outcome.snapshot_path()).args(["--domain", domain]));
+        assert_eq!(text.contains("NO RECORDS: nothing but mappings (--domain mmap)"), is_said, "{text}");
+    }
 }

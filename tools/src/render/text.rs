@@ -94,11 +94,12 @@ fn domain(row: &DomainTotals) -> String {
 pub fn concerns(report: &Report<'_>) -> Vec<String> {
     let mut texts = Vec::new();
     if report.has_no_records() {
-        texts.push(
-            "NO RECORDS: nothing was recorded in this process. Usual reasons: the executable brings its own malloc, \
+        let ranges = report.snapshot.domains.iter().any(|row| row.domain.is_of_ranges());
+        let what = if ranges { "nothing but mappings (--domain mmap)" } else { "nothing" };
+        texts.push(format!(
+            "NO RECORDS: {what} was recorded in this process. Usual reasons: the executable brings its own malloc, \
              is static, or the loader ignored the preload (setuid); or the process never allocated"
-                .to_string(),
-        );
+        ));
     }
     let sides = [Some((report.snapshot, "")), report.old.map(|old| (old, "old snapshot: "))];
     for (Snapshot { meta, .. }, side) in sides.into_iter().flatten() {
