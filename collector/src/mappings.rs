@@ -29,13 +29,18 @@ fn is_reserved(protection: c_int) -> bool {
     protection & READ_WRITE_EXECUTE == 0
 }
 
-/// Records that `pages` are mapped anew.
-fn record_map(pages: Option<Pages>, reserved: bool, entry: Entry) {
+/// Records what `asked_for` makes of pages that a call was given; none where there is nothing to record. Apart, since a walk
+/// is much code, and these calls are no part of any inner loop.
+#[inline(never)]
+fn record_given(asked_for: AskedFor, pages: Option<Pages>, reserved: bool, entry: Entry) {
     let Some(pages) = pages.filter(|pages| !pages.is_empty()) else { return };
     record(entry.slot, |thread| {
-        thread.publish_with_stack(entry, |stamp, stack| mapping::map(event::mapping(stamp), pages, reserved, stack))
+        thread.publish_with_stack(entry, |stamp, stack| asked_for(event::mapping(stamp), pages, reserved, stack))
     });
 }
+
+/// [`mapping::map`] or [`mapping::protect`].
+type AskedFor = fn(u64, Pages, bool, u32) -> [u64; 4];
 
 /// Makes a call that takes `pages` away, between the records for that; `failed` tells by its result whether it did.
 fn take_away<R>(pages: Option<Pages>, slot: usize, call: impl FnOnce() -> R, failed: impl FnOnce(&R) -> bool) -> R {
@@ -47,10 +52,12 @@ fn take_away<R>(pages: Option<Pages>, slot: usize, call: impl FnOnce() -> R, fai
     result
 }
 
+#[inline(never)]
 fn record_leaving(pages: Pages, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| mapping::unmap(event::mapping(stamp), pages)));
 }
 
+#[inline(never)]
 fn record_left(pages: Pages, failed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| mapping::unmap_ended(event::mapping(stamp), pages, failed)));
 }
@@ -108,7 +115,8 @@ pub unsafe fn mmap64(
 
 fn record_mmap(mapped: usize, bytes: usize, protection: c_int, flags: c_int, entry: Entry) {
     if mapped != FAILED && !process::is_quiet() {
-        record_map(Pages::covering(mapped as u64, mapped_bytes(bytes, flags)), is_reserved(protection), entry);
+        let pages = Pages::covering(mapped as u64, mapped_bytes(bytes, flags));
+        record_given(mapping::map, pages, is_reserved(protection), entry);
     }
 }
 
@@ -173,12 +181,10 @@ pub unsafe fn pkey_mprotect(address: usize, bytes: usize, protection: c_int, key
 }
 
 fn record_protect(status: c_int, address: usize, bytes: usize, protection: c_int, entry: Entry) {
-    let pages = Pages::covering(address as u64, bytes as u64);
-    let Some(pages) = pages.filter(|pages| status == 0 && !pages.is_empty() && !process::is_quiet()) else { return };
-    let reserved = is_reserved(protection);
-    record(entry.slot, |thread| {
-        thread.publish_with_stack(entry, |stamp, stack| mapping::protect(event::mapping(stamp), pages, reserved, stack))
-    });
+    if status == 0 && !process::is_quiet() {
+        let pages = Pages::covering(address as u64, bytes as u64);
+        record_given(mapping::protect, pages, is_reserved(protection), entry);
+    }
 }
 
 /// `brk`.
@@ -222,7 +228,7 @@ fn move_break<R>(
     }
     let result = call();
     if !failed(&result) && !process::is_quiet() {
-        record_map(Pages::covering(from, to - from), false, entry);
+        record_given(mapping::map, Pages::covering(from, to - from), false, entry);
     }
     result
 }
