@@ -46,7 +46,7 @@ fn decode_all(words: &[u64]) {
 
 fn check(pages: Pages) {
     assert!(pages.start() <= pages.end() && pages.end() <= 1 << event::ADDRESS_BITS, "{pages:?}");
-    assert!((pages.start() | pages.end()) % mapping::PAGE_BYTES == 0, "{pages:?}");
+    assert!((pages.start() | pages.end()).is_multiple_of(mapping::PAGE_BYTES), "{pages:?}");
 }
 
 const GEOMETRY: Geometry = Geometry { slots: 2, segments: MIN_SEGMENTS };

@@ -117,7 +117,9 @@ mod tests {
     #[test]
     fn what_is_taken_cuts_the_rest() {
         let mut intervals = Intervals::default();
-        [piece(0, 10, 'a'), piece(10, 20, 'b'), piece(30, 40, 'c')].map(|piece| intervals.insert(piece));
+        [piece(0, 10, 'a'), piece(10, 20, 'b'), piece(30, 40, 'c')]
+            .into_iter()
+            .for_each(|piece| intervals.insert(piece));
         let mut taken = Vec::new();
         intervals.take_if(5, 35, |&what| what != 'b', |part| taken.push(part.inside));
         assert_eq!(taken, [piece(30, 35, 'c'), piece(5, 10, 'a')]);

@@ -239,7 +239,7 @@ impl World {
 
     /// The kernel carries an open call out.
     fn act(&mut self, from: usize, to: usize, what: u8, new: usize, n: usize, owner: Owner) -> End {
-        let in_place = what % 3 == 0;
+        let in_place = what.is_multiple_of(3);
         let new = if in_place { from } else { new };
         let n = n.min(PAGES - new);
         let overlaps = !in_place && new < to && from < new + n;
