@@ -23,7 +23,7 @@ fn text_is_the_pretty_top_below_a_head() {
 Process 4711 (victim --grow), exited with status 0
 Snapshot of 2025-11-21T00:37:00Z, exact, up to 64 frames a traceback
 native: current 10107 B in 13 blocks, peak 29.6 KiB; 52 allocated (39.5 KiB), 39 freed since the start
-mmap: current 4096 B in 1 block, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
+mmap: current 4096 B in 1 range, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
 Heapline's own: 64.0 KiB in the target, 1024 KiB outside
 
 Top line: native memory live at the snapshot

@@ -1,7 +1,7 @@
 //! What a program maps: ranges that are cut, mapped over, moved, reserved, against the victim's own account.
 
 use crate::support::report::{Domain, Report, Stat};
-use crate::support::trace::{ctl_ok, report_on, stats};
+use crate::support::trace::{ctl, ctl_ok, report_on, stats};
 use crate::support::victim::{self, line_of};
 use crate::support::{Outcome, Running, Trace, find_in_path, programs, rounds, skip, stdout_of};
 use std::collections::BTreeMap;
@@ -165,6 +165,10 @@ fn a_running_program_can_be_asked_for_its_ranges() {
     assert_eq!((steps.current("mmap"), steps.current("mmap:reserved")), ((2, 3, 2), (70, 70, 2)));
     assert!(steps.lookup(moved + 49 * PAGE).starts_with(&format!("{moved:#x}: 204800 bytes (mmap:reserved)")));
     assert!(steps.lookup(moved + 50 * PAGE).starts_with(&format!("{:#x}: 81920 bytes", moved + 50 * PAGE)));
+    for page in [kept, kept + PAGE, kept + 2 * PAGE, moving, moved, moved + 69 * PAGE] {
+        let found = ctl(pid, &["lookup", &format!("{page:#x}")]).status.success();
+        assert_eq!(found, is_mapped(pid, page), "{page:#x}: what the kernel says");
+    }
     ctl_ok(pid, &["reset-peak"]);
     assert_eq!(steps.current("mmap"), (2, 2, 2));
     assert_diff(&steps, &before);
@@ -179,6 +183,14 @@ fn a_running_program_can_be_asked_for_its_ranges() {
     assert_eq!(stats(pid).contradictions(), 0);
     steps.step();
     steps.running.finish().expect_code(0);
+}
+
+/// Whether `/proc/PID/maps` has the address.
+fn is_mapped(pid: i32, address: u64) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a running process");
+    let hex = |text: &str| u64::from_str_radix(text, 16).expect("an address");
+    let mut ranges = maps.lines().filter_map(|line| line.split_once(' ')?.0.split_once('-'));
+    ranges.any(|(start, end)| (hex(start)..hex(end)).contains(&address))
 }
 
 fn assert_diff(steps: &Steps, before: &Path) {
