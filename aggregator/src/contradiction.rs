@@ -22,6 +22,8 @@ pub enum Contradiction {
     DoubleFree,
     /// A realloc that began inside another of the same thread, or failed although its block was gone.
     Realloc,
+    /// A thread has begun more calls that take pages away than it can be in. The oldest is taken for one that failed.
+    Unmap,
     /// An allocation by a stack that its thread never defined. It is booked on an empty stack.
     UnknownStack,
     /// More distinct stacks or modules than the tables hold. Booked on an empty stack, or without module.
@@ -29,13 +31,14 @@ pub enum Contradiction {
 }
 
 impl Contradiction {
-    const ALL: [(Contradiction, &'static str); 8] = [
+    const ALL: [(Contradiction, &'static str); 9] = [
         (Contradiction::Corrupt, "corrupt"),
         (Contradiction::Clock, "clock"),
         (Contradiction::Late, "late"),
         (Contradiction::AllocOverLive, "alloc_over_live"),
         (Contradiction::DoubleFree, "double_free"),
         (Contradiction::Realloc, "realloc"),
+        (Contradiction::Unmap, "unmap"),
         (Contradiction::UnknownStack, "unknown_stack"),
         (Contradiction::Full, "full"),
     ];

@@ -12,7 +12,7 @@ use crate::table::live::Block;
 use crate::table::modules::Modules;
 use crate::table::stacks::Tree;
 use crate::table::threads::Thread;
-use crate::table::totals::StackAmounts;
+use crate::table::totals::{StackAmounts, Totals};
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::snapshot::{Domain, DomainTotals};
 use std::collections::BTreeMap;
@@ -32,9 +32,9 @@ pub struct Figures {
     pub contradictions: Contradictions,
     /// Frees of blocks that are older than the trace.
     pub untracked_frees: u64,
-    /// Blocks inside realloc.
+    /// Blocks inside realloc, and calls that may take pages away.
     pub in_realloc: u64,
-    /// Calls that were recorded.
+    /// Calls of allocators that were recorded.
     pub records: u64,
     /// Questions of the target's own tracemalloc that were answered.
     pub queries: u64,
@@ -120,10 +120,11 @@ impl Figures {
         Figures {
             image,
             taken: SystemTime::now(),
-            domains: table.heaps().map(|(domain, heap)| totals(domain, heap)).collect(),
+            domains: sums(table).collect(),
             contradictions: table.contradictions(),
-            untracked_frees: table.heaps().map(|(_, heap)| heap.untracked_frees()).sum(),
-            in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum(),
+            untracked_frees: table.heaps().map(|(_, heap)| heap.untracked_frees()).sum::<u64>()
+                + table.ranges().untracked_frees(),
+            in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum::<u64>() + table.ranges().open_calls(),
             records: table.records(),
             queries: table.queries(),
             lost: now.lost_since(before),
@@ -146,8 +147,13 @@ impl Figures {
     }
 }
 
-fn totals(domain: Domain, heap: &Heap) -> DomainTotals {
-    let totals = heap.totals();
+/// The sums of each domain, reserved ranges last.
+fn sums(table: &Table) -> impl Iterator<Item = DomainTotals> {
+    let ranges = table.ranges().layers().map(|(domain, layer)| totals(domain, layer.totals()));
+    table.heaps().map(|(domain, heap)| totals(domain, heap.totals())).chain(ranges)
+}
+
+fn totals(domain: Domain, totals: &Totals) -> DomainTotals {
     let (current, total) = (totals.current(), totals.total());
     DomainTotals {
         domain,
@@ -163,6 +169,17 @@ fn totals(domain: Domain, heap: &Heap) -> DomainTotals {
 impl Layer {
     fn of(domain: Domain, heap: &Heap) -> Layer {
         Layer { domain, live: heap.live(), stacks: heap.totals().stacks().collect() }
+    }
+
+    /// Every domain's, reserved ranges last.
+    fn all(table: &Table) -> Vec<Layer> {
+        let ranges = table.ranges();
+        let mapped = ranges.layers().map(|(domain, layer)| {
+            let mut stacks: Vec<_> = layer.stacks().collect();
+            stacks.sort_unstable_by_key(|&(stack, _)| stack);
+            Layer { domain, live: ranges.live(domain), stacks }
+        });
+        table.heaps().map(|(domain, heap)| Layer::of(domain, heap)).chain(mapped).collect()
     }
 }
 
@@ -181,7 +198,7 @@ impl Cut {
             modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
             codes: table.codes().clone(),
-            layers: table.heaps().map(|(domain, heap)| Layer::of(domain, heap)).collect(),
+            layers: Layer::all(table),
         }
     }
 
@@ -190,7 +207,7 @@ impl Cut {
         let nothing = Heap::new(0);
         let figures = Figures {
             image,
-            domains: vec![totals(Domain::Native, &nothing)],
+            domains: vec![totals(Domain::Native, nothing.totals())],
             contradictions: Contradictions::default(),
             untracked_frees: 0,
             in_realloc: 0,

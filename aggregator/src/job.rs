@@ -174,7 +174,9 @@ impl Job {
             obstacle(program).unwrap_or_else(|| "the program made no allocation while it was traced".to_owned())
         };
         let rest = if archived.iter().any(|program| program.records > 0) { " of the last program" } else { "" };
-        format!("NOTHING WAS RECORDED{rest}: {reason}")
+        let ranges = cut.figures.domains.iter().any(|sums| sums.domain.is_of_ranges());
+        let but = if ranges { ", but what it mapped (report --domain mmap)" } else { "" };
+        format!("NOTHING WAS RECORDED{rest}{but}: {reason}")
     }
 }
 

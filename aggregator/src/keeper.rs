@@ -317,9 +317,10 @@ impl Keeper {
     }
 
     fn lookup(&self, address: u64) -> Option<FoundBlock> {
-        // An object that has a native block to itself has its address too: the outer layer knows more.
+        // An object that has a native block to itself has its address too: the outer layer knows more. A range has all the
+        // addresses in it, and knows least.
         let found = self.table.heaps().filter_map(|(domain, heap)| Some((domain, heap.block(address)?)));
-        let (domain, block) = found.last()?;
+        let (domain, block) = found.last().or_else(|| self.table.ranges().find(address))?;
         let thread = self.table.threads().get(block.thread)?;
         let tree = self.table.stacks().tree();
         let modules = self.table.modules();

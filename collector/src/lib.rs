@@ -9,7 +9,7 @@
 //! - when something is wrong with tracing, tracing stops.
 //!
 //! The crate exports no libc name: `preload/` does, and is nothing but the exported symbols over [`hooks`],
-//! [`cxx`], [`exec`] and [`loader`]. What is written where is `shared-format`'s matter.
+//! [`cxx`], [`mappings`], [`exec`] and [`loader`]. What is written where is `shared-format`'s matter.
 //!
 //! ```text
 //! hooks ──> thread (ring, in-flight mark, stamps) ──> shared_format::ring
@@ -17,6 +17,7 @@
 //!   └──> real (whoever provides malloc)
 //! python (CPython's allocators) ──> thread
 //! attach (a process that runs already) ──> hooks
+//! mappings (mmap and its family) ──> hooks::record
 //! ```
 //!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
@@ -32,6 +33,7 @@ pub mod exec;
 pub mod fail;
 pub mod hooks;
 pub mod loader;
+pub mod mappings;
 pub mod modules;
 pub mod process;
 pub mod python;

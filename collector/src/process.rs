@@ -367,11 +367,15 @@ impl Process {
         header.progress.waiters.fetch_add(1, Ordering::AcqRel);
         let taken = self.wait_for(list, epoch, waits_for_slot);
         header.progress.waiters.fetch_sub(1, Ordering::AcqRel);
-        if taken.is_none() && header.session.epoch.load(Ordering::Relaxed) == epoch {
-            self.no_slots_until.store(sys::monotonic() + SLOT_WAIT_NANOSECONDS, Ordering::Relaxed);
-        }
         if taken.is_none() {
-            self.count_loss(loss);
+            let is_same = header.session.epoch.load(Ordering::Relaxed) == epoch;
+            if is_same {
+                self.no_slots_until.store(sys::monotonic() + SLOT_WAIT_NANOSECONDS, Ordering::Relaxed);
+            }
+            // What has no stamp when the aggregator ends the session comes after its end.
+            if is_same || header.target.end_cause.load(Ordering::Acquire) != 0 {
+                self.count_loss(loss);
+            }
         }
         taken
     }

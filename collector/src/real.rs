@@ -8,7 +8,7 @@
 //! A look-up that fails allocates for certain (the text for `dlerror`), and the program would see that. So what a
 //! provider may lack is not looked up: the sized frees of C23 go to `free`, as the standard allows.
 
-use crate::{attach, thread, tls};
+use crate::{attach, mappings, thread, tls};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -163,6 +163,7 @@ fn resolve() -> bool {
             let errno_before = errno();
             tls::set_starting(thread::stack_pointer());
             let found = Real::look_up();
+            mappings::look_up();
             tls::set_starting(0);
             REAL.set(found, boot::was_used());
             set_errno(errno_before);

@@ -33,6 +33,7 @@ mod nr {
     pub const MPROTECT: usize = 10;
     pub const MUNMAP: usize = 11;
     pub const RT_SIGPROCMASK: usize = 14;
+    pub const MREMAP: usize = 25;
     pub const MADVISE: usize = 28;
     pub const GETPID: usize = 39;
     pub const FCNTL: usize = 72;
@@ -48,6 +49,7 @@ mod nr {
     pub const CLOCK_GETTIME: usize = 228;
     pub const MEMFD_CREATE: usize = 319;
     pub const MEMBARRIER: usize = 324;
+    pub const PKEY_MPROTECT: usize = 329;
 }
 
 /// # Safety
@@ -68,6 +70,55 @@ unsafe fn call(nr: usize, args: [usize; 6]) -> Result<usize, i32> {
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "errors are -4095..-1")]
     if (-4095..0).contains(&result) { Err((-result) as i32) } else { Ok(result as usize) }
+}
+
+/// The program's own mmap; so for the four below, which are as the system calls of their names.
+///
+/// # Safety
+/// As the system call's.
+pub unsafe fn mmap(
+    address: usize,
+    bytes: usize,
+    protection: i32,
+    flags: i32,
+    fd: i32,
+    offset: isize,
+) -> Result<usize, i32> {
+    // SAFETY: the caller's promise; so for those below.
+    unsafe { call(nr::MMAP, [address, bytes, word(protection), word(flags), word(fd), offset.cast_unsigned()]) }
+}
+
+/// # Safety
+/// As the system call's.
+pub unsafe fn munmap(address: usize, bytes: usize) -> Result<usize, i32> {
+    // SAFETY: passed on.
+    unsafe { call(nr::MUNMAP, [address, bytes, 0, 0, 0, 0]) }
+}
+
+/// # Safety
+/// As the system call's.
+pub unsafe fn mremap(old: usize, old_bytes: usize, bytes: usize, flags: i32, wanted: usize) -> Result<usize, i32> {
+    // SAFETY: passed on.
+    unsafe { call(nr::MREMAP, [old, old_bytes, bytes, word(flags), wanted, 0]) }
+}
+
+/// # Safety
+/// As the system call's.
+pub unsafe fn mprotect(address: usize, bytes: usize, protection: i32) -> Result<usize, i32> {
+    // SAFETY: passed on.
+    unsafe { call(nr::MPROTECT, [address, bytes, word(protection), 0, 0, 0]) }
+}
+
+/// # Safety
+/// As the system call's.
+pub unsafe fn pkey_mprotect(address: usize, bytes: usize, protection: i32, key: i32) -> Result<usize, i32> {
+    // SAFETY: passed on.
+    unsafe { call(nr::PKEY_MPROTECT, [address, bytes, word(protection), word(key), 0, 0]) }
+}
+
+/// An int as the kernel is given it.
+fn word(value: i32) -> usize {
+    (value as isize).cast_unsigned()
 }
 
 /// Fresh zeroed private memory.
@@ -104,7 +155,7 @@ pub fn map_file(fd: i32, bytes: usize) -> Option<*mut u8> {
 /// Nobody uses the range any more, and it is the caller's.
 pub unsafe fn unmap(memory: *mut u8, bytes: usize) {
     // SAFETY: the caller's promise.
-    let _ = unsafe { call(nr::MUNMAP, [memory as usize, bytes, 0, 0, 0, 0]) };
+    let _ = unsafe { munmap(memory as usize, bytes) };
 }
 
 /// Changes what may be done with whole pages. False when the system refuses.
@@ -113,7 +164,7 @@ pub unsafe fn unmap(memory: *mut u8, bytes: usize) {
 /// Nobody relies on what may be done with them now and not after.
 pub unsafe fn protect(address: usize, bytes: usize, protection: i32) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { call(nr::MPROTECT, [address, bytes, protection as usize, 0, 0, 0]) }.is_ok()
+    unsafe { mprotect(address, bytes, protection) }.is_ok()
 }
 
 /// Lets the kernel page the range out again.

@@ -41,6 +41,8 @@
 //!              | number of the query, 32                    | what is asked ([`super::query`]) |
 //!              | argument                                                                 |
 //!              | argument                                                                 |
+//! MAPPING      | stamp                                                                    | 15 |
+//!              | what the program did to its address space ([`super::mapping`]) ...           |
 //! ```
 //!
 //! A frame is a return address, or bit 63 with a Python code object's id (30 bits) and the offset of the instruction in it
@@ -49,6 +51,7 @@
 //! A stack is the ring's last definition, cut to the frames kept, plus the new ones. With `more` set it is only that,
 //! and defines no id yet: a definition that does not fit one record is several.
 
+use crate::mapping::{self, Mapping};
 use core::ops::Range;
 
 /// Bits of a stamp.
@@ -132,6 +135,7 @@ pub mod kind {
     pub const REUSE: u64 = 12;
     pub const TRACK: u64 = 13;
     pub const QUERY: u64 = 14;
+    pub const MAPPING: u64 = 15;
 }
 
 /// The word that skips `words` words (the rest of a segment).
@@ -237,6 +241,12 @@ pub const fn query(stamp: u64, number: u32, asked: u32, arguments: [u64; 2]) -> 
     [stamped(kind::QUERY, stamp), (number as u64) << 32 | asked as u64, arguments[0], arguments[1]]
 }
 
+/// The first word of a MAPPING record.
+#[inline(always)]
+pub const fn mapping(stamp: u64) -> u64 {
+    stamped(kind::MAPPING, stamp)
+}
+
 /// The head of a MODULE record, and how many words of text follow.
 #[inline]
 pub const fn module_head(
@@ -293,6 +303,7 @@ pub enum Event<'a> {
     Track { stamp: u64, domain: u32, address: u64, size: u64, stack: u32 },
     Untrack { stamp: u64, domain: u32, address: u64 },
     Query { stamp: u64, number: u32, asked: u32, arguments: [u64; 2] },
+    Mapping { stamp: u64, mapping: Mapping },
     Module { stamp: u64, start: u64, end: u64, bias: u64, is_program: bool, build_id: Text<'a>, path: Text<'a> },
     Unload { stamp: u64, start: u64 },
     Thread { stamp: u64, name: [u8; 16] },
@@ -313,6 +324,7 @@ impl Event<'_> {
             | Event::Track { stamp, .. }
             | Event::Untrack { stamp, .. }
             | Event::Query { stamp, .. }
+            | Event::Mapping { stamp, .. }
             | Event::Module { stamp, .. }
             | Event::Unload { stamp, .. }
             | Event::Thread { stamp, .. } => Some(stamp),
@@ -368,7 +380,7 @@ impl core::error::Error for DecodeError {}
 #[inline(always)]
 pub const fn stamp(first: u64) -> Option<u64> {
     match first & 15 {
-        kind::ALLOC..=kind::REALLOC_END | kind::MODULE..=kind::THREAD | kind::REUSE..=kind::QUERY => Some(first >> 4),
+        kind::ALLOC..=kind::REALLOC_END | kind::MODULE..=kind::THREAD | kind::REUSE..=kind::MAPPING => Some(first >> 4),
         _ => None,
     }
 }
@@ -507,6 +519,10 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
             let event =
                 Event::Query { stamp, number: low32(what >> 32), asked: low32(what), arguments: [first, second] };
             (event, 4)
+        }
+        kind::MAPPING => {
+            let (mapping, words) = mapping::decode(rest)?;
+            (Event::Mapping { stamp, mapping }, 1 + words)
         }
         kind::UNLOAD => (Event::Unload { stamp, start: one()? }, 2),
         kind::THREAD => {

@@ -7,6 +7,7 @@
 //! - [`ring`]: one single-producer single-consumer ring per thread, made of segments of the pool;
 //! - [`inject`]: what is said when a collector is brought into a running process;
 //! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
+//!   [`mapping`]: how another changed the address space;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
 //! Guarantees: every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned; a
@@ -20,6 +21,7 @@ pub mod arena;
 pub mod code;
 pub mod event;
 pub mod inject;
+pub mod mapping;
 pub mod query;
 pub mod ring;
 #[cfg(feature = "snapshot")]

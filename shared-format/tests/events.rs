@@ -4,6 +4,7 @@
 use heapline_shared_format::event::{
     self, DecodeError, Event, MAX_BUILD_ID_BYTES, MAX_PATH_BYTES, MAX_RECORD_WORDS, MAX_STACK_FRAMES, decode,
 };
+use heapline_shared_format::mapping::{self, Mapping, Pages};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -129,6 +130,36 @@ proptest! {
     }
 
     #[test]
+    fn mappings_come_back(
+        stamp in STAMP,
+        pages in pages(1),
+        old in pages(0),
+        (flag, stack) in any::<(bool, u32)>(),
+    ) {
+        let first = event::mapping(stamp);
+        prop_assert_eq!(event::stamp(first), Some(stamp));
+        let event = |mapping| Event::Mapping { stamp, mapping };
+        let reserved = flag;
+        comes_back(&mapping::map(first, pages, flag, stack), event(Mapping::Map { pages, reserved, stack }))?;
+        comes_back(&mapping::protect(first, pages, flag, stack), event(Mapping::Protect { pages, reserved, stack }))?;
+        comes_back(&mapping::unmap(first, pages), event(Mapping::Unmap { pages }))?;
+        comes_back(&mapping::unmap_ended(first, pages, false), event(Mapping::Unmapped { pages }))?;
+        comes_back(&mapping::unmap_ended(first, pages, true), event(Mapping::Kept { pages }))?;
+        let remapped = Mapping::Remapped { old, new: pages, stays: flag, stack };
+        comes_back(&mapping::remapped(first, old, pages, flag, stack), event(remapped))?;
+    }
+
+    #[test]
+    fn pages_are_whole_and_inside_the_address_space(start: u64, bytes: u64, near in 0_u64..3) {
+        let end = 1_u64 << event::ADDRESS_BITS;
+        for (start, bytes) in [(start, bytes), (start & (end - 1) & !4095, bytes & (end - 1)), (end - (near << 12), bytes & 0x3fff)] {
+            let wanted = (start % 4096 == 0 && start.checked_add(bytes).is_some_and(|last| last <= end))
+                .then(|| (start, (start + bytes).div_ceil(4096) * 4096));
+            prop_assert_eq!(Pages::covering(start, bytes).map(|pages| (pages.start(), pages.end())), wanted);
+        }
+    }
+
+    #[test]
     fn any_words_end_or_advance(words in vec(any_word(), 0..64)) {
         let mut rest = &words[..];
         while let Ok((event, n)) = decode(rest) {
@@ -142,12 +173,18 @@ proptest! {
     }
 }
 
+/// Whole pages, at least so many.
+fn pages(least: u64) -> impl Strategy<Value = Pages> {
+    (0_u64..1 << 35, least..1 << 35).prop_map(|(page, n)| Pages::covering(page << 12, n << 12).expect("whole pages"))
+}
+
 /// Words that look like the start of a record more often than chance would have it.
 fn any_word() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
         (0_u64..16, 0_u64..64).prop_map(|(kind, low)| low << 4 | kind),
         (0_u64..80, 0_u64..80).prop_map(|(path, build_id)| path << 48 | build_id << 32),
+        (0_u64..8, 0_u64..80).prop_map(|(what, page)| what << 56 | page << 12),
     ]
 }
 
@@ -165,7 +202,24 @@ fn a_pad_skips_exactly_its_words() {
 #[test]
 fn numbers_that_no_collector_writes_are_refused() {
     assert_eq!(decode(&[]), Err(DecodeError::Cut));
-    assert_eq!(decode(&[15, 0, 0]), Err(DecodeError::UnknownKind(15)));
+    let kind = event::kind::MAPPING;
+    for (words, why) in [
+        ([kind, 1 << 56, 0, 0], "a range without bytes"),
+        ([kind, 1 << 56 | 0x1001, 0x1000, 0], "a range that begins inside a page"),
+        ([kind, 1 << 56 | 0x1000, 0xfff, 0], "a range that ends inside a page"),
+        ([kind, 1 << 56 | 0xffff_ffff_f000, 0x2000, 0], "a range beyond the last address"),
+        ([kind, 1 << 56 | 0x1000, 1 << 63, 0], "a range beyond all addresses"),
+        ([kind, 1 << 56 | 1 << 48, 0x1000, 0], "unknown bits beside the address"),
+        ([kind, 1 << 56 | 0x1000, 0x1000, 2 << 32], "an unknown flag"),
+        ([kind, 0x1000, 0x1000, 0], "nothing that is done to ranges"),
+        ([kind, 7 << 56 | 0x1000, 0x1000, 0], "nothing that this version knows"),
+    ] {
+        assert_eq!(decode(&words), Err(DecodeError::Malformed), "{why}");
+    }
+    let whole = Pages::covering(0x1000, 1).expect("a page");
+    let mut old_inside_a_page = mapping::remapped(event::mapping(0), whole, whole, false, 0);
+    old_inside_a_page[4] += 8;
+    assert_eq!(decode(&old_inside_a_page), Err(DecodeError::Malformed));
     assert_eq!(decode(&[event::kind::TRACK, 0, 0, 2 << 32]), Err(DecodeError::Malformed), "neither tracked nor gone");
     assert_eq!(decode(&[event::kind::REALLOC_END, 2 << 48]), Err(DecodeError::Malformed), "neither failed nor freed");
     let mut long = vec![0; 3 + MAX_STACK_FRAMES + 1];
@@ -223,6 +277,15 @@ fn golden_words() {
             u64::from_le_bytes(*b"\xab\xab\xab/lib/"),
             u64::from_le_bytes(*b"x.so\0\0\0\0"),
         ]
+    );
+    let (old, new) = (Pages::covering(0x7f01_0203_0000, 1), Pages::covering(0x7f05_0000_0000, 0x1234_5678_9000));
+    assert_eq!(
+        mapping::remapped(event::mapping(stamp), old.expect("a page"), new.expect("pages"), true, stack),
+        [0x0123_4567_89ab_cdef, 0x0600_7f05_0000_0000, 0x1234_5678_9000, 0x1_dead_beef, 0x7f01_0203_0000, 0x1000]
+    );
+    assert_eq!(
+        mapping::map(0xf, old.expect("a page"), true, stack),
+        [0xf, 0x0100_7f01_0203_0000, 0x1000, 0x1_dead_beef]
     );
     assert_eq!(event::unload(stamp, 0x40_0000), [0x0123_4567_89ab_cde8, 0x40_0000]);
     assert_eq!(

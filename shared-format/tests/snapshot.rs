@@ -4,7 +4,9 @@
 
 mod snapshot_samples;
 
-use heapline_shared_format::snapshot::{MAGIC, ReadError, Snapshot, read, write};
+use heapline_shared_format::snapshot::{
+    Domain, DomainTotals, LiveGroup, MAGIC, ReadError, Snapshot, StackTotals, read, write,
+};
 use proptest::prelude::*;
 use snapshot_samples::{arbitrary, sample};
 use std::io::{self, Read, Write};
@@ -174,6 +176,39 @@ fn an_unknown_section_is_skipped_and_checked() {
     newer[live + 20] ^= 1;
     let error = read_error(&compressed(&newer));
     assert!(matches!(&error, ReadError::Checksum { section } if section.contains("HIST")), "{error:?}");
+}
+
+/// Reserved ranges in a file that an earlier reader, to whom the section is unknown, reads without them.
+#[test]
+fn reserved_ranges_are_an_unknown_section_to_earlier_readers() {
+    let mut snapshot = sample();
+    let domain = Domain::Reserved;
+    snapshot.domains.push(DomainTotals { domain, ..snapshot.domains[0] });
+    snapshot.live.push(LiveGroup { domain, ..snapshot.live[1] });
+    snapshot.totals.push(StackTotals { domain, ..snapshot.totals[1] });
+    let mut content = decompressed(&to_file(&snapshot));
+    assert_eq!(read(&compressed(&content)[..]).unwrap(), snapshot);
+    let at = start_of(&content, "RSVD");
+    content[at..at + 4].copy_from_slice(b"XXXX");
+    assert_eq!(read(&compressed(&content)[..]).unwrap(), sample());
+
+    let native = snapshot.live[1];
+    snapshot.live.push(native);
+    let error = write(&snapshot, Vec::new(), &mut |_| {}).expect_err("a row that is out of order");
+    assert!(error.to_string().contains("row 4 of section LIVE stands behind reserved ranges"), "{error}");
+}
+
+#[test]
+fn a_domain_stands_in_its_own_section_only() {
+    // A count, and the first column of a row: 2^32 and what is added, as LEB128.
+    let row = |added: u8| [[1, 0x80 | added, 0x80, 0x80, 0x80, 0x10].as_slice(), &[0; 6]].concat();
+    let error = read_error(&with_payload("DOMS", &row(2)));
+    assert!(error.to_string().contains("row 0 names an unknown domain"), "{error}");
+    let content = decompressed(&to_file(&sample()));
+    let (end, native) = (start_of(&content, "END "), [row(0), vec![0, 0]].concat());
+    let strayed = [&content[..end], &section(b"RSVD", 1, &native), &section(b"END ", 1, &[10])].concat();
+    let error = read_error(&compressed(&strayed));
+    assert!(error.to_string().contains("row 0 is not about reserved ranges"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use heapline_shared_format::arena::{Arena, Geometry, MIN_SEGMENTS, PAGE_BYTES};
 use heapline_shared_format::event::{self, Event};
+use heapline_shared_format::mapping::{self, Mapping, Pages};
 use heapline_shared_format::ring::{Consumer, Ledger};
 use heapline_shared_format::snapshot;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -32,11 +33,20 @@ fn decode_all(words: &[u64]) {
                 assert!(path.bytes().count() <= event::MAX_PATH_BYTES);
             }
             Event::Code { text, .. } => assert!(text.bytes().count() <= event::MAX_CODE_BYTES),
+            Event::Mapping { mapping: Mapping::Remapped { old, new, .. }, .. } => {
+                [old, new].into_iter().for_each(check)
+            }
+            Event::Mapping { mapping: Mapping::Map { pages, .. }, .. } => check(pages),
             Event::Stack { frames, .. } => assert!(frames.len() <= event::MAX_STACK_FRAMES),
             _ => {}
         }
         rest = &rest[n..];
     }
+}
+
+fn check(pages: Pages) {
+    assert!(pages.start() <= pages.end() && pages.end() <= 1 << event::ADDRESS_BITS, "{pages:?}");
+    assert!((pages.start() | pages.end()).is_multiple_of(mapping::PAGE_BYTES), "{pages:?}");
 }
 
 const GEOMETRY: Geometry = Geometry { slots: 2, segments: MIN_SEGMENTS };

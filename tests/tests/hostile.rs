@@ -31,8 +31,9 @@ impl Random {
 
     /// Words of which many are small, and look like kinds, lengths, indices.
     fn words(&mut self, most: usize) -> Vec<u8> {
-        let word = |r: &mut Random| match r.below(4) {
+        let word = |r: &mut Random| match r.below(5) {
             0 => r.next(),
+            4 => (r.next() & 7) << 56 | (r.next() & 0x7f) << 12,
             1 => r.next() & 0xff,
             2 => (r.next() & 0x3f) << 4 | r.next() & 0xf,
             _ => (r.next() & 0xff) << 48 | (r.next() & 0x7f) << 32,

@@ -2,6 +2,7 @@
 //   m  a kept block of 1,000 bytes     M  a kept block of 700 bytes, by the function that dlsym finds
 //   f  both are freed                  p  PLUGIN's `grab`, kept: loaded at the first time
 //   a  a line with the address that the program's own table has for malloc
+//   v  65,536 bytes are mapped, kept     w  and unmapped
 //   z  PLUGIN is closed                r  a realloc'ed block, kept
 // Its vector registers, errno and signal mask are looked at after each wait: an attach must leave them alone.
 #define _GNU_SOURCE
@@ -12,8 +13,9 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
-static void *kept, *found, *plugged[16], *moved;
+static void *mapped, *kept, *found, *plugged[16], *moved;
 static int plugs;
 static void *library;
 
@@ -71,6 +73,13 @@ int main(int argc, char **argv) {
             break;
         case 'r':
             moved = realloc(moved, 5000); // LINE moved
+            break;
+        case 'v':
+            mapped = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); // LINE mapped
+            check(mapped != MAP_FAILED, "mmap");
+            break;
+        case 'w':
+            check(munmap(mapped, 65536) == 0, "munmap");
             break;
         case 'p':
             check(argc > 1, "a plugin");

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Let --filter and --exclude look at every frame
     #[arg(long)]
     all_frames: bool,
-    /// Layer: python, native, mmap, track:N or tracemalloc's number [default: python in a CPython process, else native]
+    /// Layer: python, native, mmap, mmap:reserved, track:N or tracemalloc's number [default: python in a CPython process, else native]
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<Domain>,
     /// Print the source line under each frame whose file is there

@@ -119,9 +119,12 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Whether nothing at all was recorded, in any domain.
+    /// Whether nothing at all was recorded, in any domain of blocks or the one that is looked at. Ranges say little: also a
+    /// program whose allocator was not found maps memory.
     pub fn has_no_records(&self) -> bool {
-        self.snapshot.domains.iter().all(|row| row.allocs == 0) && self.snapshot.live.is_empty()
+        let counts = |domain: Domain| !domain.is_of_ranges() || domain == self.view.domain;
+        let mut domains = self.snapshot.domains.iter().filter(|row| counts(row.domain));
+        domains.all(|row| row.allocs == 0) && !self.snapshot.live.iter().any(|row| counts(row.domain))
     }
 }
 

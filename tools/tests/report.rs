@@ -23,7 +23,7 @@ fn text_is_the_pretty_top_below_a_head() {
 Process 4711 (victim --grow), exited with status 0
 Snapshot of 2025-11-21T00:37:00Z, exact, up to 64 frames a traceback
 native: current 10107 B in 13 blocks, peak 29.6 KiB; 52 allocated (39.5 KiB), 39 freed since the start
-mmap: current 4096 B in 1 block, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
+mmap: current 4096 B in 1 range, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
 Heapline's own: 64.0 KiB in the target, 1024 KiB outside
 
 Top line: native memory live at the snapshot
@@ -317,7 +317,7 @@ fn what_is_missing_is_said_before_the_figures() {
         "LOST: 3 events missing (slots 3)",
         "Contradictions: 2 events resolved by rule (double free 2)",
         "5 frees of blocks older than the tracing",
-        "1 block inside realloc at the end",
+        "1 call of realloc, munmap or mremap had not returned at the end",
         "Note: A sentence\\nfor everybody \\u{1b}[31m",
     ] {
         let at = text.find(expected).unwrap_or_else(|| panic!("{expected}\n{text}"));

@@ -6,9 +6,12 @@
 pub mod blocks;
 pub mod codes;
 pub mod heap;
+pub mod intervals;
 pub mod live;
+mod mapping;
 pub mod modules;
 pub mod program;
+pub mod ranges;
 mod resolvers;
 pub mod shared;
 pub mod stacks;
@@ -26,6 +29,7 @@ use heapline_shared_format::snapshot::Domain;
 use live::Block;
 use modules::{Loaded, Modules, Object};
 use program::Text;
+use ranges::Ranges;
 use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
 use std::collections::BTreeMap;
@@ -39,6 +43,8 @@ pub struct Table {
     python: Option<Box<Heap>>,
     /// What programs track by hand, by tracemalloc's number.
     tracked: BTreeMap<u32, Heap>,
+    /// What the program has mapped.
+    ranges: Ranges,
     resolvers: usize,
     stacks: Stacks,
     codes: Codes,
@@ -89,6 +95,8 @@ pub struct Ring {
     code: Partial,
     /// By domain: an inner layer's realloc may be part of an outer one's.
     realloc: [Option<Call>; domain::COUNT],
+    /// Calls that take pages away, the oldest first: a signal handler's may come between another's two records.
+    unmaps: Vec<ranges::Call>,
 }
 
 impl Table {
@@ -99,6 +107,7 @@ impl Table {
             heap: Heap::new(resolvers),
             python: None,
             tracked: BTreeMap::new(),
+            ranges: Ranges::default(),
             resolvers,
             stacks: Stacks::new(nframe),
             codes: Codes::default(),
@@ -120,6 +129,7 @@ impl Table {
             definitions: Definitions::default(),
             code: Partial::default(),
             realloc: [None; domain::COUNT],
+            unmaps: Vec::new(),
         }
     }
 
@@ -128,12 +138,14 @@ impl Table {
         self.catch_up();
         let (heaps, shared) = self.parts();
         heaps.for_each(|heap| heap.clear(shared));
+        self.ranges.clear();
     }
 
     /// The peak becomes what is live now.
     pub fn reset_peak(&mut self) {
         let (heaps, shared) = self.parts();
         heaps.for_each(|heap| heap.reset_peak(shared));
+        self.ranges.reset_peak();
     }
 
     /// Native blocks and sums.
@@ -141,7 +153,12 @@ impl Table {
         &self.heap
     }
 
-    /// All layers that were recorded; the native one always is.
+    /// What the program has mapped.
+    pub fn ranges(&self) -> &Ranges {
+        &self.ranges
+    }
+
+    /// All layers of blocks that were recorded; the native one always is.
     pub fn heaps(&self) -> impl Iterator<Item = (Domain, &Heap)> {
         let python = self.python.as_deref().map(|heap| (Domain::Python, heap));
         let tracked = self.tracked.iter().map(|(&number, heap)| (Domain::Track(number), heap));
@@ -195,7 +212,7 @@ impl Table {
         self.answer.take()
     }
 
-    /// Calls that were recorded.
+    /// Calls of allocators that were recorded.
     pub fn records(&self) -> u64 {
         self.records
     }
@@ -203,12 +220,18 @@ impl Table {
     /// The block, and the domain that its stack was defined for.
     #[inline]
     fn block(&mut self, ring: &Ring, address: u64, size: u64, stack: u32) -> (Block, u8) {
-        let (stack, domain) = ring.definitions.get(stack).unwrap_or_else(|| {
-            self.contradictions.count(Contradiction::UnknownStack);
-            (stacks::EMPTY, domain::NATIVE)
-        });
+        let (stack, domain) = self.stack(ring, stack);
         let in_program = domain != domain::NATIVE && self.shared.program.is_on() && !ring.hides;
         (Block { address, size, stack, thread: ring.thread, in_program }, domain)
+    }
+
+    /// A ring's stack, and the domain that it was defined for.
+    #[inline]
+    fn stack(&mut self, ring: &Ring, stack: u32) -> (u32, u8) {
+        ring.definitions.get(stack).unwrap_or_else(|| {
+            self.contradictions.count(Contradiction::UnknownStack);
+            (stacks::EMPTY, domain::NATIVE)
+        })
     }
 
     /// The heap of a domain that a record names, and what moves with it.
@@ -462,6 +485,7 @@ impl Table {
                 self.queries += 1;
                 self.answer = Some(Answered { number, answer: self.query(asked, arguments).ok_or(Corrupt)? });
             }
+            Event::Mapping { mapping, .. } => self.mapping(ring, mapping),
             // The others are the inner loop's.
             Event::Pad | Event::Alloc { .. } | Event::Free { .. } => {}
         }

@@ -102,6 +102,46 @@ impl Totals {
         self.frees += 1;
     }
 
+    /// This stack was given so many bytes, which come piece by piece ([`Totals::come`]).
+    pub fn count_alloc(&mut self, stack: u32, size: u64) {
+        self.row(stack).total.add(size);
+        self.total.add(size);
+    }
+
+    /// A call has given back, which goes piece by piece ([`Totals::go`]).
+    pub fn count_free(&mut self) {
+        self.frees += 1;
+    }
+
+    /// A piece of what this stack was given comes.
+    pub fn come(&mut self, stack: u32, size: u64) {
+        let epoch = self.epoch;
+        let row = self.row(stack);
+        row.save(epoch);
+        row.current.add(size);
+        self.current.add(size);
+        if self.current.size > self.peak {
+            self.peak = self.current.size;
+            self.epoch += 1;
+        }
+    }
+
+    /// A piece of what this stack was given goes.
+    pub fn go(&mut self, stack: u32, size: u64) {
+        let epoch = self.epoch;
+        let row = self.row(stack);
+        row.save(epoch);
+        row.current.sub(size);
+        self.current.sub(size);
+    }
+
+    fn row(&mut self, stack: u32) -> &mut Row {
+        if stack as usize >= self.rows.len() {
+            self.rows.resize(stack as usize + 1, Row::default());
+        }
+        &mut self.rows[stack as usize]
+    }
+
     /// A block that is live has become this stack's.
     #[inline]
     pub fn join(&mut self, stack: u32, size: u64) {

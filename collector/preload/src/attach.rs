@@ -1,6 +1,6 @@
 //! What an aggregator calls in a process that it has brought the library into, and where calls are led to there.
 
-use crate::{cxx, exec, malloc};
+use crate::{cxx, exec, malloc, mappings};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -58,7 +58,7 @@ macro_rules! hook {
 }
 
 /// All that calls are led to. What the preload exports must be here: loaded later, nobody finds it by name.
-static HOOKS: Hooks = Hooks(&[&MALLOC, &EXEC, &LOADER, &cxx::HOOKS]);
+static HOOKS: Hooks = Hooks(&[&MALLOC, &MAPPINGS, &EXEC, &LOADER, &cxx::HOOKS]);
 
 static MALLOC: [Hook; 13] = hooks![
     malloc::malloc,
@@ -74,6 +74,17 @@ static MALLOC: [Hook; 13] = hooks![
     malloc::pvalloc,
     malloc::free_sized,
     malloc::free_aligned_sized,
+];
+
+static MAPPINGS: [Hook; 8] = hooks![
+    mappings::mmap,
+    mappings::mmap64,
+    mappings::munmap,
+    mappings::mremap,
+    mappings::mprotect,
+    mappings::pkey_mprotect,
+    mappings::brk,
+    mappings::sbrk,
 ];
 
 static EXEC: [Hook; 9] = hooks![

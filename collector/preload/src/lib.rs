@@ -6,8 +6,10 @@
 
 mod attach;
 mod cxx;
+mod entry;
 mod exec;
 mod malloc;
+mod mappings;
 
 use core::ffi::{c_int, c_ulong, c_void};
 use heapline_collector::{fail, loader, process, real, thread};

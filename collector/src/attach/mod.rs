@@ -85,8 +85,8 @@ impl Hooks {
 struct Beginnings(u64);
 
 impl Beginnings {
-    /// No hooked name is shorter.
-    const BYTES: usize = 4;
+    /// The shortest hooked name is `brk`.
+    const BYTES: usize = 3;
 
     fn bit(name: &[u8]) -> u64 {
         let word = name.iter().take(Beginnings::BYTES).fold(0u32, |word, &byte| word << 8 | u32::from(byte));

@@ -3,7 +3,7 @@
 //! The writer asks before it writes and the reader after each table, so a snapshot that was written can be read, and
 //! who holds a snapshot that was read may index without a check.
 
-use super::model::{DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals};
+use super::model::{Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals};
 use super::section;
 use std::collections::HashSet;
 
@@ -25,7 +25,25 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     mixed(&s.mixed, s.stacks.len()).map_err(in_section(section::MIXED))?;
     domains(&s.domains).map_err(in_section(section::DOMAINS))?;
     live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
-    totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))
+    totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))?;
+    reserved_last(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
+    reserved_last(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
+    reserved_last(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
+}
+
+/// Reserved ranges have a section of their own in the file, so in a table they stand behind all else.
+fn reserved_last<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
+    let others = rows.partition_point(|row| domain(row) != Domain::Reserved);
+    let stray = rows[others..].iter().position(|row| domain(row) != Domain::Reserved);
+    stray.map_or(Ok(()), |row| Err(BadRow { row: (others + row) as u64, what: "stands behind reserved ranges" }))
+}
+
+pub(super) fn none_reserved<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
+    each(rows, |_, row| if domain(row) == Domain::Reserved { Err("names an unknown domain") } else { Ok(()) })
+}
+
+pub(super) fn all_reserved<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
+    each(rows, |_, row| if domain(row) == Domain::Reserved { Ok(()) } else { Err("is not about reserved ranges") })
 }
 
 pub(super) fn modules(rows: &[Module]) -> Result<(), BadRow> {

@@ -49,6 +49,8 @@ mod section {
     pub const DOMAINS: [u8; 4] = *b"DOMS";
     pub const LIVE: [u8; 4] = *b"LIVE";
     pub const TOTALS: [u8; 4] = *b"TOTS";
+    /// Rows of DOMS, LIVE and TOTS that are about reserved ranges, a domain that came later; only where there are any.
+    pub const RESERVED: [u8; 4] = *b"RSVD";
     pub const END: [u8; 4] = *b"END ";
 
     /// What every snapshot has between its head and its end.

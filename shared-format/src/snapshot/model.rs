@@ -18,8 +18,10 @@ pub enum Domain {
     Track(u32),
     /// malloc and its family.
     Native,
-    /// Mapped ranges.
+    /// Ranges that the program has mapped (mmap, mremap, sbrk) and may use.
     Mmap,
+    /// Ranges that it has only reserved (`PROT_NONE`).
+    Reserved,
 }
 
 impl Domain {
@@ -30,6 +32,7 @@ impl Domain {
             Domain::Track(n) => n as u64,
             Domain::Native => 1 << 32,
             Domain::Mmap => (1 << 32) + 1,
+            Domain::Reserved => (1 << 32) + 2,
         }
     }
 
@@ -40,8 +43,14 @@ impl Domain {
             n if n < 1 << 32 => Some(Domain::Track(u32::try_from(n).ok()?)),
             n if n == Domain::Native.code() => Some(Domain::Native),
             n if n == Domain::Mmap.code() => Some(Domain::Mmap),
+            n if n == Domain::Reserved.code() => Some(Domain::Reserved),
             _ => None,
         }
+    }
+
+    /// Whether its blocks are ranges of pages.
+    pub const fn is_of_ranges(self) -> bool {
+        matches!(self, Domain::Mmap | Domain::Reserved)
     }
 }
 
@@ -52,6 +61,7 @@ impl fmt::Display for Domain {
             Domain::Track(n) => write!(f, "track:{n}"),
             Domain::Native => f.write_str("native"),
             Domain::Mmap => f.write_str("mmap"),
+            Domain::Reserved => f.write_str("mmap:reserved"),
         }
     }
 }
@@ -70,8 +80,9 @@ impl FromStr for Domain {
             "python" => Ok(Domain::Python),
             "native" => Ok(Domain::Native),
             "mmap" => Ok(Domain::Mmap),
+            "mmap:reserved" => Ok(Domain::Reserved),
             _ => s.strip_prefix("track:").and_then(number).or_else(|| number(s)).ok_or_else(|| {
-                format!("no domain is called {s:?}: use python, native, mmap, track:N or tracemalloc's number")
+                format!("no domain is called {s:?}: use python, native, mmap, mmap:reserved, track:N or tracemalloc's number")
             }),
         }
     }
@@ -120,7 +131,7 @@ pub struct Meta {
     pub contradictions: std::collections::BTreeMap<String, u64>,
     /// Frees of blocks that were older than the tracing.
     pub untracked_frees: u64,
-    /// Blocks that were inside `realloc` at the end.
+    /// Blocks that were inside `realloc`, and calls of `munmap` and `mremap` that had not returned, at the end.
     pub in_realloc: u64,
     /// What Heapline itself used in the target (collector's own memory and rings), in bytes.
     pub target_bytes: u64,
@@ -224,7 +235,8 @@ pub struct Thread {
     pub alive: bool,
 }
 
-/// Sums of a domain.
+/// Sums of a domain. Where blocks are ranges, parts of one are taken back, so its sums of calls are what it says and no more:
+/// `allocs` less `frees` are not its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainTotals {
     /// Which.

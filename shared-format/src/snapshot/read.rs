@@ -81,7 +81,7 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    section::REQUIRED.contains(&tag) || [section::CODES, section::MIXED, section::END].contains(&tag)
+    section::REQUIRED.contains(&tag) || [section::CODES, section::MIXED, section::RESERVED, section::END].contains(&tag)
 }
 
 /// A wrong checksum explains a bad row, so it is compared first.
@@ -176,17 +176,19 @@ impl Tables {
             section::DOMAINS => {
                 self.domains = rows(payload, domain_totals)?;
                 check::domains(&self.domains)?;
+                check::none_reserved(&self.domains, |row| row.domain)?;
             }
             section::LIVE => {
-                let mut columns = <[Delta; 3]>::default();
-                self.live = rows(payload, |p, _| live(p, &mut columns))?;
+                self.live = live_rows(payload)?;
                 check::live(&self.live, self.stacks.len(), self.threads.len())?;
+                check::none_reserved(&self.live, |row| row.domain)?;
             }
             section::TOTALS => {
-                let mut columns = <[Delta; 2]>::default();
-                self.totals = rows(payload, |p, _| stack_totals(p, &mut columns))?;
+                self.totals = totals_rows(payload)?;
                 check::totals(&self.totals, self.stacks.len())?;
+                check::none_reserved(&self.totals, |row| row.domain)?;
             }
+            section::RESERVED => self.reserved(payload)?,
             _ => {
                 let stored = payload.number().map_err(outside_rows)?;
                 if stored != count {
@@ -194,6 +196,23 @@ impl Tables {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The rows of reserved ranges follow those of the other domains.
+    fn reserved<R: Read>(&mut self, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
+        let domains = rows(payload, domain_totals)?;
+        check::all_reserved(&domains, |row| row.domain)?;
+        check::domains(&domains)?;
+        self.domains.extend(domains);
+        let live = live_rows(payload)?;
+        check::all_reserved(&live, |row| row.domain)?;
+        check::live(&live, self.stacks.len(), self.threads.len())?;
+        self.live.extend(live);
+        let totals = totals_rows(payload)?;
+        check::all_reserved(&totals, |row| row.domain)?;
+        check::totals(&totals, self.stacks.len())?;
+        self.totals.extend(totals);
         Ok(())
     }
 
@@ -225,6 +244,16 @@ fn rows<R: Read, T>(
         })?);
     }
     Ok(table)
+}
+
+fn live_rows<R: Read>(payload: &mut Payload<'_, R>) -> Result<Vec<LiveGroup>, Failure> {
+    let mut columns = <[Delta; 3]>::default();
+    rows(payload, |p, _| live(p, &mut columns))
+}
+
+fn totals_rows<R: Read>(payload: &mut Payload<'_, R>) -> Result<Vec<StackTotals>, Failure> {
+    let mut columns = <[Delta; 2]>::default();
+    rows(payload, |p, _| stack_totals(p, &mut columns))
 }
 
 fn optional(value: u64) -> Result<Option<u32>, Problem> {

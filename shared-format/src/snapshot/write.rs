@@ -4,7 +4,9 @@
 //! it; the compressor gets it in pieces, so that a caller can show progress. Row order is kept: sorted tables (live by
 //! domain, stack, thread, size; totals by domain, stack) make the smallest files.
 
-use super::model::{Code, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread};
+use super::model::{
+    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread,
+};
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
 use std::io::{self, Write};
@@ -44,9 +46,19 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
         sections.table(section::MIXED, &s.mixed, mixed)?;
     }
     sections.table(section::THREADS, &s.threads, threads)?;
-    sections.table(section::DOMAINS, &s.domains, domains)?;
-    sections.table(section::LIVE, &s.live, live)?;
-    sections.table(section::TOTALS, &s.totals, totals)?;
+    let ((domain_rows, reserved_domains), (live_rows, reserved_live), (totals_rows, reserved_totals)) =
+        (split(&s.domains, |row| row.domain), split(&s.live, |row| row.domain), split(&s.totals, |row| row.domain));
+    sections.table(section::DOMAINS, domain_rows, domains)?;
+    sections.table(section::LIVE, live_rows, live)?;
+    sections.table(section::TOTALS, totals_rows, totals)?;
+    if reserved_domains.len() + reserved_live.len() + reserved_totals.len() > 0 {
+        sections.section(section::RESERVED, |out| {
+            table(out, reserved_domains, domains);
+            table(out, reserved_live, live);
+            table(out, reserved_totals, totals);
+            Ok(())
+        })?;
+    }
     let count = sections.count;
     sections.section(section::END, |out| {
         put(out, count);
@@ -71,8 +83,7 @@ impl<W: Write> Sections<'_, W> {
 
     fn table<T>(&mut self, tag: [u8; 4], rows: &[T], encode: fn(&mut Vec<u8>, &[T])) -> io::Result<()> {
         self.section(tag, |out| {
-            put(out, rows.len() as u64);
-            encode(out, rows);
+            table(out, rows, encode);
             Ok(())
         })
     }
@@ -99,6 +110,16 @@ impl<W: Write> Sections<'_, W> {
         self.written += bytes.len() as u64;
         Ok(())
     }
+}
+
+fn table<T>(out: &mut Vec<u8>, rows: &[T], encode: fn(&mut Vec<u8>, &[T])) {
+    put(out, rows.len() as u64);
+    encode(out, rows);
+}
+
+/// The rows of the domains that the first version knew, and behind them those of reserved ranges.
+fn split<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> (&[T], &[T]) {
+    rows.split_at(rows.partition_point(|row| domain(row) != Domain::Reserved))
 }
 
 /// 0 for none, the index plus one otherwise.

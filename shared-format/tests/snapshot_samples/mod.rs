@@ -132,7 +132,13 @@ fn index(len: usize) -> BoxedStrategy<u32> {
 }
 
 fn domain() -> impl Strategy<Value = Domain> {
-    prop_oneof![Just(Domain::Python), Just(Domain::Native), Just(Domain::Mmap), (1..=u32::MAX).prop_map(Domain::Track),]
+    prop_oneof![
+        Just(Domain::Python),
+        Just(Domain::Native),
+        Just(Domain::Mmap),
+        Just(Domain::Reserved),
+        (1..=u32::MAX).prop_map(Domain::Track),
+    ]
 }
 
 prop_compose! {
@@ -210,18 +216,11 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
             vec((domain(), index(stacks), any::<[u64; 4]>()).prop_map(stack_totals), 0..40),
         );
         (Just(meta), tables).prop_map(
-            |(meta, ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, live, totals))| Snapshot {
-                meta,
-                modules,
-                codes,
-                frames,
-                nodes,
-                stacks,
-                mixed,
-                threads,
-                domains,
-                live,
-                totals,
+            |(meta, ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, mut live, mut totals))| {
+                // Reserved ranges stand behind the rest.
+                live.sort_by_key(|row: &LiveGroup| row.domain == Domain::Reserved);
+                totals.sort_by_key(|row: &StackTotals| row.domain == Domain::Reserved);
+                Snapshot { meta, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals }
             },
         )
     })

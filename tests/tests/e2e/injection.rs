@@ -58,7 +58,7 @@ fn an_untouched_process_is_traced_exactly_and_left_as_it_was() {
         let now = stats(victim.pid());
         assert_eq!((now.native().allocs, now.native().current), (3, 6700), "{flags:?}");
         assert_eq!(now.snapshot.untracked_frees, 3, "{flags:?}");
-        victim.steps("mf");
+        victim.steps("mfvwv");
         let said = detach(aggregator);
         assert!(said.contains("stopped for"), "{said}");
         let report = report_on(&snapshot, &["--at", "total"]);
@@ -69,6 +69,9 @@ fn an_untouched_process_is_traced_exactly_and_left_as_it_was() {
             [rows("// LINE kept"), rows("// LINE found"), rows("// LINE moved")],
             [(2000, 2), (700, 1), (5000, 1)]
         );
+        let mapped = report_on(&snapshot, &["--domain", "mmap"]);
+        let line = line_of("attached.c", "// LINE mapped");
+        assert_eq!(mapped.at_line("attached.c", line), (65_536, 1), "{flags:?}");
         assert_eq!(victim.line(b'a'), address, "{flags:?}: malloc is malloc again");
         assert_eq!(protections(victim.pid()), protected, "{flags:?}");
         victim.steps("mMpf");
@@ -204,7 +207,8 @@ fn a_busy_process_with_many_threads_is_borrowed_from_for_a_moment() {
     let program = victim::build("busy.c", &["-O1"]);
     let mut victim = Stepped::start(Command::new(program).args(["100", "1"]));
     let snapshot = victim.snapshot_path("a.snap.zst");
-    let aggregator = victim.attach(&snapshot, &[]);
+    // So little room that threads wait for it when the session ends: what they wait with comes after the end.
+    let aggregator = victim.attach(&snapshot, &["--max-target-memory", "1M"]);
     std::thread::sleep(Duration::from_millis(300));
     victim.step(b'.');
     let said = detach(aggregator);

@@ -19,6 +19,7 @@ mod injection;
 mod invisible;
 mod kill;
 mod lines;
+mod mappings;
 mod modules;
 mod providers;
 mod python;

@@ -82,7 +82,7 @@ fn domain(row: &DomainTotals) -> String {
         "{}: current {} in {}, peak {}; {} allocated ({}), {} freed since the start",
         row.domain,
         format_size(row.current.into(), false),
-        counted(row.blocks, "block"),
+        counted(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }),
         format_size(row.peak.into(), false),
         row.allocs,
         format_size(row.allocated_bytes.into(), false),
@@ -94,11 +94,12 @@ fn domain(row: &DomainTotals) -> String {
 pub fn concerns(report: &Report<'_>) -> Vec<String> {
     let mut texts = Vec::new();
     if report.has_no_records() {
-        texts.push(
-            "NO RECORDS: nothing was recorded in this process. Usual reasons: the executable brings its own malloc, \
+        let ranges = report.snapshot.domains.iter().any(|row| row.domain.is_of_ranges());
+        let what = if ranges { "nothing but mappings (--domain mmap)" } else { "nothing" };
+        texts.push(format!(
+            "NO RECORDS: {what} was recorded in this process. Usual reasons: the executable brings its own malloc, \
              is static, or the loader ignored the preload (setuid); or the process never allocated"
-                .to_string(),
-        );
+        ));
     }
     let sides = [Some((report.snapshot, "")), report.old.map(|old| (old, "old snapshot: "))];
     for (Snapshot { meta, .. }, side) in sides.into_iter().flatten() {
@@ -113,7 +114,10 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
             say(format!("{} of blocks older than the tracing", counted(meta.untracked_frees, "free")));
         }
         if meta.in_realloc > 0 {
-            say(format!("{} inside realloc at the end, counted with the old size", counted(meta.in_realloc, "block")));
+            say(format!(
+                "{} of realloc, munmap or mremap had not returned at the end: its memory is counted as before it",
+                counted(meta.in_realloc, "call")
+            ));
         }
         meta.notes.iter().for_each(|note| say(format!("Note: {note}")));
     }

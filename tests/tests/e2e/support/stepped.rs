@@ -71,8 +71,15 @@ impl Stepped {
 
     /// An aggregator that has attached, when this returns.
     pub fn attach(&self, snapshot: &Path, options: &[&str]) -> Child {
-        let child = attach_command(self.pid(), snapshot).args(options).spawn().expect("it starts");
-        wait_for("the attached aggregator", || ctl(self.pid(), &["stats"]).status.success().then_some(()));
+        let mut child = attach_command(self.pid(), snapshot).args(options).spawn().expect("it starts");
+        wait_for("the attached aggregator", || {
+            if child.try_wait().expect("ours").is_some() {
+                let mut said = String::new();
+                child.stderr.as_mut().expect("piped").read_to_string(&mut said).expect("text");
+                panic!("it did not attach: {said}");
+            }
+            ctl(self.pid(), &["stats"]).status.success().then_some(())
+        });
         child
     }
 

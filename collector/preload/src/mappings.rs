@@ -1,0 +1,70 @@
+//! mmap and its family.
+
+use crate::entry::entry;
+use core::arch::naked_asm;
+use core::ffi::c_int;
+use heapline_collector::mappings;
+use heapline_collector::unwind::Entry;
+
+/// An entry of a function whose arguments take all six registers: the place of the return address and rbp go behind them
+/// on the stack.
+macro_rules! full_entry {
+    ($name:ident, $hook:ident($($arg:ident: $type:ty),*) -> $result:ty, $call:expr) => {
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
+            naked_asm!(
+                // A signal may come right here, and its handler may allocate: the walk must find its way through.
+                ".cfi_startproc",
+                "mov rax, rsp",
+                // Keeps the stack aligned over the call.
+                "sub rsp, 8",
+                ".cfi_adjust_cfa_offset 8",
+                "push rbp",
+                ".cfi_adjust_cfa_offset 8",
+                "push rax",
+                ".cfi_adjust_cfa_offset 8",
+                "call {hook}",
+                "add rsp, 24",
+                ".cfi_adjust_cfa_offset -24",
+                "ret",
+                ".cfi_endproc",
+                hook = sym $hook,
+            )
+        }
+
+        unsafe extern "C" fn $hook($($arg: $type,)* slot: usize, rbp: usize) -> $result {
+            let call: unsafe fn($($type,)* Entry) -> $result = $call;
+            // SAFETY: the caller's call, passed on.
+            unsafe { call($($arg,)* Entry { slot, rbp }) }
+        }
+    };
+}
+
+// All that is exported of the family, each with the hook that a call of it must come to: the symbol itself, since it knows
+// where it was entered.
+full_entry!(mmap, hook_mmap(
+    address: usize, bytes: usize, protection: c_int, flags: c_int, fd: c_int, offset: isize
+) -> usize, mappings::mmap);
+full_entry!(mmap64, hook_mmap64(
+    address: usize, bytes: usize, protection: c_int, flags: c_int, fd: c_int, offset: isize
+) -> usize, mappings::mmap64);
+// Its fifth argument is a variable one, and nothing is the sixth.
+full_entry!(mremap, hook_mremap(
+    old: usize, old_bytes: usize, bytes: usize, flags: c_int, wanted: usize, _nothing: usize
+) -> usize, |old, old_bytes, bytes, flags, wanted, _, entry| {
+    // SAFETY: passed on.
+    unsafe { mappings::mremap(old, old_bytes, bytes, flags, wanted, entry) }
+});
+entry!(mappings::mprotect, hook_mprotect(address: usize, bytes: usize, protection: c_int) -> c_int, "rcx", "r8");
+entry!(
+    mappings::pkey_mprotect,
+    hook_pkey_mprotect(address: usize, bytes: usize, protection: c_int, key: c_int) -> c_int,
+    "r8",
+    "r9"
+);
+entry!(mappings::munmap, hook_munmap(address: usize, bytes: usize) -> c_int, "rdx", "rcx");
+entry!(mappings::brk, hook_brk(end: usize) -> c_int, "rsi", "rdx");
+entry!(mappings::sbrk, hook_sbrk(increment: isize) -> usize, "rsi", "rdx");
