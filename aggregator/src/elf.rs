@@ -20,6 +20,8 @@ pub enum Obstacle {
     Static,
     /// Runs as another user than its caller: the loader ignores LD_PRELOAD.
     SetId,
+    /// Runs under a sanitizer, which is its allocator and insists on coming first.
+    Sanitizer,
     /// Brings its own malloc, which comes before any preloaded one.
     OwnMalloc,
 }
@@ -27,7 +29,7 @@ pub enum Obstacle {
 impl Obstacle {
     /// Whether nothing can be recorded, for certain.
     pub fn is_certain(self) -> bool {
-        matches!(self, Obstacle::Bits32 | Obstacle::OtherMachine | Obstacle::Static)
+        matches!(self, Obstacle::Bits32 | Obstacle::OtherMachine | Obstacle::Static | Obstacle::Sanitizer)
     }
 
     /// The reason in words, to follow the program's name.
@@ -37,6 +39,9 @@ impl Obstacle {
             Obstacle::OtherMachine => "is a program for another processor",
             Obstacle::Static => "is statically linked, so no collector can be loaded into it",
             Obstacle::SetId => "is setuid or setgid, so the loader ignores the collector: run it as its owner",
+            Obstacle::Sanitizer => {
+                "is built with a sanitizer (ASan, TSan, MSan), which checks every block itself: trace a build without it"
+            }
             Obstacle::OwnMalloc => "brings its own malloc, which takes precedence over the collector's",
         }
     }
@@ -96,17 +101,26 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     if found.mode() & libc::S_ISUID != 0 && own || found.mode() & libc::S_ISGID != 0 && group {
         return Some(Obstacle::SetId);
     }
-    defines_malloc(header, endian, &data).then_some(Obstacle::OwnMalloc)
+    own_allocator(header, endian, &data)
 }
 
-fn defines_malloc(header: &elf::FileHeader64<Endianness>, endian: Endianness, data: &ReadCache<File>) -> bool {
-    let Ok(sections) = header.sections(endian, data) else { return false };
-    let Ok(symbols) = sections.symbols(endian, data, elf::SHT_DYNSYM) else { return false };
-    // Only what the dynamic table exports takes precedence over a preloaded library.
+/// A sanitizer, or a malloc, among the symbols that take precedence over a preloaded library: those of the dynamic table.
+fn own_allocator(
+    header: &elf::FileHeader64<Endianness>,
+    endian: Endianness,
+    data: &ReadCache<File>,
+) -> Option<Obstacle> {
+    const SANITIZERS: [&[u8]; 4] = [b"__asan_init", b"__tsan_init", b"__msan_init", b"__hwasan_init"];
+    let sections = header.sections(endian, data).ok()?;
+    let symbols = sections.symbols(endian, data, elf::SHT_DYNSYM).ok()?;
     let strings = symbols.strings();
-    symbols.iter().any(|symbol| {
-        symbol.st_shndx(endian) != elf::SHN_UNDEF && symbol.name(endian, strings).is_ok_and(|name| name == b"malloc")
-    })
+    let name = |symbol: &elf::Sym64<Endianness>| symbol.name(endian, strings).unwrap_or_default();
+    if symbols.iter().any(|symbol| SANITIZERS.contains(&name(symbol))) {
+        return Some(Obstacle::Sanitizer);
+    }
+    let is_malloc =
+        |symbol: &elf::Sym64<Endianness>| symbol.st_shndx(endian) != elf::SHN_UNDEF && name(symbol) == b"malloc";
+    symbols.iter().any(is_malloc).then_some(Obstacle::OwnMalloc)
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use crate::providers::{PROVIDERS, installed};
 use crate::support::python::pythons;
 use crate::support::stepped::{Background, Stepped, attach_command, detach, ended};
-use crate::support::trace::{ctl_ok, kill, report_on, stats};
+use crate::support::trace::{ctl, ctl_ok, kill, report_on, stats};
 use crate::support::victim::{self, line_of};
-use crate::support::{Random, has, is_root, rounds, wait_for};
+use crate::support::{Random, has, is_root, programs, rounds, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -328,6 +328,66 @@ fn ctl_detach_leaves_too() {
     ended(aggregator);
     assert_eq!(victim.line(b'a'), address);
     assert_eq!(victim.finish(), 0);
+}
+
+#[test]
+fn a_sanitizer_is_refused_in_one_line() {
+    let program = victim::build("attached.c", &["-O1", "-fsanitize=address"]);
+    let victim = Stepped::start(&mut Command::new(&program));
+    let said = refusal(&victim.pid().to_string());
+    assert!(said.contains("sanitizer"), "{said}");
+    assert_eq!(victim.finish(), 0);
+    let run = Command::new(&programs().aggregator).args(["run", "--"]).arg(&program).output().expect("it runs");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.code() == Some(125) && said.contains("sanitizer") && said.lines().count() == 1, "{said}");
+}
+
+/// A program in namespaces of its own, and one whose root has neither /proc nor anything else.
+#[test]
+fn walls_around_a_process_do_not_matter() {
+    if !is_root() || !has("unshare") {
+        return;
+    }
+    let program = victim::build("attached.c", &["-O1"]);
+    let root = tempfile::TempDir::new().expect("a folder");
+    let put = |from: &str| {
+        let to = root.path().join(from.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+        std::fs::copy(from, to).expect("copied");
+    };
+    put("/lib64/ld-linux-x86-64.so.2");
+    put("/lib/x86_64-linux-gnu/libc.so.6");
+    std::fs::copy(&program, root.path().join("attached")).expect("copied");
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let path = program.to_str().expect("text");
+    let walls = [
+        words(&format!("unshare --mount {path}")),
+        words(&format!("unshare --user --map-root-user {path}")),
+        words(&format!("unshare --pid --fork --mount-proc {path}")),
+        words(&format!("chroot {} /attached", root.path().display())),
+    ];
+    for wall in walls {
+        let mut victim = Stepped::start(Command::new(&wall[0]).args(&wall[1..]));
+        // unshare --fork waits for the program.
+        let children = format!("/proc/{0}/task/{0}/children", victim.pid());
+        let child =
+            std::fs::read_to_string(children).ok().and_then(|pids| pids.split_whitespace().next()?.parse().ok());
+        let pid: i32 = child.unwrap_or_else(|| victim.pid());
+        let snapshot = victim.snapshot_path("a.snap.zst");
+        let mut aggregator = attach_command(pid, &snapshot).spawn().expect("it starts");
+        wait_for("the attached aggregator", || {
+            assert!(aggregator.try_wait().expect("ours").is_none(), "{wall:?}: it attaches");
+            ctl(pid, &["stats"]).status.success().then_some(())
+        });
+        victim.steps("mMf");
+        detach(aggregator);
+        let report = report_on(&snapshot, &[]);
+        report.assert_exact();
+        assert_eq!((report.native().allocs, report.native().frees), (2, 2), "{wall:?}");
+        assert_eq!(victim.finish(), 0, "{wall:?}");
+    }
+    let left: Vec<_> = std::fs::read_dir(root.path()).expect("it is there").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left.len(), 3, "nothing is left behind: {left:?}");
 }
 
 /// CPython's allocators are hooked under its lock, while other threads have it, and are its own again afterwards.

@@ -5,6 +5,7 @@ use super::InjectError;
 use super::memory::Memory;
 use super::stack::Stacks;
 use super::symbols::{Functions, Image};
+use heapline_shared_format::inject::LIBRARY_NAME;
 use std::fs;
 use std::io;
 
@@ -74,10 +75,12 @@ impl Map {
         Map { pid, mappings: text.lines().filter_map(mapping).collect() }
     }
 
-    /// Where a library that was loaded from a memory file of this name begins.
-    pub fn library(&self, name: &str) -> Option<u64> {
-        let path = format!("/memfd:{name} (deleted)");
-        self.mappings.iter().find(|mapping| mapping.path == path && mapping.offset == 0).map(|mapping| mapping.start)
+    /// Where the collector's library begins, if it was injected.
+    pub fn collector(&self) -> Option<u64> {
+        let by_memory = format!("/memfd:{LIBRARY_NAME} (deleted)");
+        let by_root = format!("/.{LIBRARY_NAME}-");
+        let is_ours = |path: &str| path == by_memory || path.contains(&by_root);
+        self.mappings.iter().find(|mapping| mapping.offset == 0 && is_ours(&mapping.path)).map(|mapping| mapping.start)
     }
 
     /// The object that an address belongs to.
@@ -189,7 +192,7 @@ mod tests {
         assert_eq!(map.object_at(0x401fff), Some(Range { start: 0x400000, end: 0x402000 }));
         assert_eq!(map.object_at(0x402000), None);
         assert_eq!(map.object_at(0x9000), None);
-        assert_eq!(map.library("heapline-collector"), Some(0x7000));
+        assert_eq!(map.collector(), Some(0x7000));
         assert_eq!(map.mappings[1].path, "/bin/a program");
         assert!(map.mappings[1].is_code && !map.mappings[0].is_code);
         assert_eq!(map.objects().count(), 2);

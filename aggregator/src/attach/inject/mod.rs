@@ -15,6 +15,7 @@
 //! - Everything waits for a limited time, and what takes longer is left to the thread.
 
 mod frame;
+mod library;
 mod map;
 mod memory;
 mod point;
@@ -25,13 +26,9 @@ mod step;
 mod symbols;
 mod thread;
 
-use crate::collector::LIBRARY;
-use heapline_shared_format::inject::{
-    ATTACH_SYMBOL, DETACH_SYMBOL, LIBRARY_NAME, ORIGIN_SYMBOL, Request, origin, status,
-};
+use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, Request, status};
 use map::Map;
 use memory::Memory;
-use object::{Object, ObjectSegment, ObjectSymbol};
 use std::io;
 use std::time::{Duration, Instant};
 use step::Step;
@@ -41,9 +38,6 @@ use thread::{Borrowed, CallError};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a program may take to load the C library.
 const TO_LOAD: Duration = Duration::from_millis(100);
-const MFD_CLOEXEC: u64 = 1;
-const MFD_EXEC: u64 = 0x10;
-const RTLD_NOW: u64 = 2;
 
 /// Why the collector was not brought in.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +105,7 @@ pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
 
 /// Whether an injected collector is in the process.
 pub fn is_there(pid: u32) -> bool {
-    Map::read(pid).is_ok_and(|map| map.library(LIBRARY_NAME).is_some())
+    Map::read(pid).is_ok_and(|map| map.collector().is_some())
 }
 
 /// ptrace belongs to a thread: when this one ends, for whatever reason, the kernel lets all that it traced go on. A process
@@ -200,12 +194,12 @@ fn work(
     function: &str,
     request: Request,
 ) -> Result<Request, CallError> {
-    let base = match map.library(LIBRARY_NAME) {
+    let base = match map.collector() {
         Some(base) => base,
-        None => load(thread, pid, loader)?,
+        None => library::load(thread, pid, loader)?,
     };
     let offset =
-        exported(LIBRARY, function).ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
+        library::function(function).ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
     let at = thread.place(&request.to_bytes())?;
     step::pass(Step::Loaded);
     thread.call("the collector", base + offset, [at, 0, 0])?;
@@ -232,100 +226,5 @@ fn refusal(answer: u64) -> Option<&'static str> {
             Some("the system gives it no shared memory file (ulimit -f, ulimit -v, seccomp or its cgroup)")
         }
         _ => Some("the collector has failed (please report this)"),
-    }
-}
-
-/// Has the process load the library from a memory file. Returns where it lies.
-fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Result<u64, CallError> {
-    let name = thread.place(format!("{LIBRARY_NAME}\0").as_bytes())?;
-    let mut fd = thread.system_call("memfd_create", libc::SYS_memfd_create, [name, MFD_CLOEXEC | MFD_EXEC, 0, 0, 0, 0]);
-    if fd.is_err() {
-        // A kernel before 6.3 does not know the second flag, and needs none.
-        fd = thread.system_call("memfd_create", libc::SYS_memfd_create, [name, MFD_CLOEXEC, 0, 0, 0, 0]);
-    }
-    let fd = fd?;
-    step::pass(Step::Opened);
-    let loaded = write_library(pid, fd).and_then(|()| {
-        step::pass(Step::Written);
-        let path = thread.place(format!("/proc/self/fd/{fd}\0").as_bytes())?;
-        let handle = thread.call("dlopen", loader.dlopen, [path, RTLD_NOW, 0])?;
-        if handle != 0 {
-            return Ok(());
-        }
-        let text = thread.call("dlerror", loader.dlerror, [0, 0, 0])?;
-        Err(CallError::Failed { what: "dlopen", reason: thread.text(text) })
-    });
-    let closed = thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
-    loaded?;
-    closed?;
-    let map = Map::read(pid).map_err(CallError::Ptrace)?;
-    map.library(LIBRARY_NAME).ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
-}
-
-/// Fills the process's memory file, and seals it: nobody changes the code under the process.
-fn write_library(pid: u32, fd: u64) -> Result<(), CallError> {
-    use std::io::Write;
-    use std::os::fd::AsRawFd;
-    let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
-    let mut file = std::fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
-    file.write_all(&injected_library()).map_err(refused).map(|()| {
-        // Sealing is not allowed for files that were not made for it; then nothing is lost but the seal.
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
-        // SAFETY: a plain fcntl on an open descriptor.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
-    })
-}
-
-/// The library, with a note in it how it came.
-fn injected_library() -> Vec<u8> {
-    let mut bytes = LIBRARY.to_vec();
-    if let Some(at) = exported(LIBRARY, ORIGIN_SYMBOL).and_then(|address| file_offset(LIBRARY, address))
-        && let Some(word) = bytes.get_mut(at..at + 4)
-    {
-        word.copy_from_slice(&origin::INJECTED.to_le_bytes());
-    }
-    bytes
-}
-
-/// Address of a symbol that a library exports, from its base.
-fn exported(library: &[u8], name: &str) -> Option<u64> {
-    let file = object::File::parse(library).ok()?;
-    file.dynamic_symbols()
-        .find(|symbol| symbol.name() == Ok(name) && symbol.is_definition())
-        .map(|symbol| symbol.address())
-}
-
-/// Where in the file the bytes at an address are.
-fn file_offset(library: &[u8], address: u64) -> Option<usize> {
-    let file = object::File::parse(library).ok()?;
-    file.segments().find_map(|segment| {
-        let (offset, bytes) = segment.file_range();
-        let into = address.checked_sub(segment.address()).filter(|&into| into < bytes)?;
-        usize::try_from(offset + into).ok()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_library_that_is_sent_knows_how_it_came() {
-        let differing: Vec<usize> = injected_library()
-            .iter()
-            .zip(LIBRARY)
-            .enumerate()
-            .filter_map(|(at, (sent, carried))| (sent != carried).then_some(at))
-            .collect();
-        assert_eq!(differing.len(), 1, "one byte of one word");
-        let at = differing[0];
-        assert_eq!((LIBRARY[at], injected_library()[at]), (1, 2));
-    }
-
-    #[test]
-    fn both_functions_are_exported() {
-        for name in [ATTACH_SYMBOL, DETACH_SYMBOL] {
-            assert!(exported(LIBRARY, name).is_some_and(|address| address > 0), "{name}");
-        }
     }
 }

@@ -9,7 +9,6 @@ use super::InjectError;
 use super::map::{Loader, Map};
 use super::memory::Memory;
 use super::ptrace::{self, Registers, Stop};
-use heapline_shared_format::inject::LIBRARY_NAME;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -209,7 +208,7 @@ fn judge(registers: &Registers, map: &Map, memory: &Memory, loader: &Loader) -> 
         return Err("it runs 32-bit code".to_owned());
     }
     let addresses = loader.stacks.walk(map, memory, registers)?;
-    let collector = map.library(LIBRARY_NAME).and_then(|base| map.object_at(base));
+    let collector = map.collector().and_then(|base| map.object_at(base));
     let mut kinds = Vec::with_capacity(addresses.len());
     for (depth, &address) in addresses.iter().enumerate() {
         let inside = address.wrapping_sub(u64::from(depth > 0));

@@ -1,0 +1,186 @@
+//! The collector's library on its way into a process: by a memory file, which leaves no trace, or by a file in the process's
+//! own root where that has no /proc.
+
+use super::failed;
+use super::map::{self, Map};
+use super::step::{self, Step};
+use super::thread::{Borrowed, CallError};
+use crate::collector::LIBRARY;
+use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
+use object::{Object, ObjectSegment, ObjectSymbol};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+
+const MFD_CLOEXEC: u64 = 1;
+const MFD_EXEC: u64 = 0x10;
+const RTLD_NOW: u64 = 2;
+/// Where programs may write, nearly everywhere.
+const FOLDERS: [&str; 4] = ["dev/shm", "tmp", "var/tmp", "."];
+
+/// Where a function of the library's lies, from its base.
+pub fn function(name: &str) -> Option<u64> {
+    exported(LIBRARY, name)
+}
+
+/// Has the process load the library. Returns where it lies.
+pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Result<u64, CallError> {
+    match load_by_memory_file(thread, pid, loader)? {
+        Ok(()) => {}
+        Err(reason) => load_by_root(thread, pid, loader).ok_or(CallError::Failed { what: "dlopen", reason })??,
+    }
+    let map = Map::read(pid).map_err(CallError::Ptrace)?;
+    map.collector().ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
+}
+
+/// The inner error is the loader's.
+fn load_by_memory_file(
+    thread: &mut Borrowed<'_>,
+    pid: u32,
+    loader: &map::Loader,
+) -> Result<Result<(), String>, CallError> {
+    let name = thread.place(format!("{LIBRARY_NAME}\0").as_bytes())?;
+    let mut create = |flags| thread.system_call("memfd_create", libc::SYS_memfd_create, [name, flags, 0, 0, 0, 0]);
+    // A kernel before 6.3 does not know the second flag, and needs none.
+    let fd = create(MFD_CLOEXEC | MFD_EXEC).or_else(|_| create(MFD_CLOEXEC))?;
+    step::pass(Step::Opened);
+    let loaded = write_to_memory_file(pid, fd).and_then(|()| {
+        step::pass(Step::Written);
+        open(thread, loader, &format!("/proc/self/fd/{fd}"))
+    });
+    let closed = thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
+    let loaded = loaded?;
+    closed?;
+    Ok(loaded)
+}
+
+/// None where no file can be written to the process's root.
+fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Option<Result<(), CallError>> {
+    let root = File::open(format!("/proc/{pid}/root")).ok()?;
+    let name = format!(".{LIBRARY_NAME}-{}", unpredictable().ok()?);
+    let (path, mut file) = FOLDERS.iter().find_map(|folder| {
+        let path = format!("{folder}/{name}");
+        Some((path.clone(), create_below(&root, &path).ok()?))
+    })?;
+    let written =
+        file.write_all(&injected_library()).map_err(|error| failed("writing the library", &error.to_string()));
+    drop(file);
+    let loaded = written.and_then(|()| {
+        step::pass(Step::Written);
+        open(thread, loader, &format!("/{path}"))?.map_err(|reason| CallError::Failed { what: "dlopen", reason })
+    });
+    remove_below(&root, &path);
+    Some(loaded)
+}
+
+/// `dlopen`. The inner error is what the loader says.
+fn open(thread: &mut Borrowed<'_>, loader: &map::Loader, path: &str) -> Result<Result<(), String>, CallError> {
+    let path = thread.place(format!("{path}\0").as_bytes())?;
+    if thread.call("dlopen", loader.dlopen, [path, RTLD_NOW, 0])? != 0 {
+        return Ok(Ok(()));
+    }
+    let text = thread.call("dlerror", loader.dlerror, [0, 0, 0])?;
+    Ok(Err(thread.text(text)))
+}
+
+/// Fills the process's memory file.
+fn write_to_memory_file(pid: u32, fd: u64) -> Result<(), CallError> {
+    let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
+    let mut file = OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
+    file.write_all(&injected_library()).map_err(refused)
+}
+
+/// A name that nobody can have put there before.
+fn unpredictable() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
+/// A new file below a folder. The process may be hostile: no link of its making leads out of there.
+fn create_below(root: &File, path: &str) -> io::Result<File> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // The process may run as a user that is not ours.
+    let fd = open_in_root(root, path, flags, 0o644)?;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn open_in_root(root: &File, path: &str, flags: libc::c_int, mode: u64) -> io::Result<libc::c_int> {
+    let path = std::ffi::CString::new(path)?;
+    // SAFETY: zeros are a valid open_how.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::from(flags.unsigned_abs());
+    how.mode = mode;
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    let bytes = size_of::<libc::open_how>();
+    // SAFETY: a C string and a description of that size, which outlive the call.
+    let fd = unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, bytes) };
+    crate::sys::check(i32::try_from(fd).map_err(io::Error::other)?)
+}
+
+fn remove_below(root: &File, path: &str) {
+    let Some((folder, name)) = path.rsplit_once('/') else { return };
+    let Ok(fd) = open_in_root(root, folder, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) else { return };
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let folder = unsafe { File::from_raw_fd(fd) };
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // SAFETY: a C string that outlives the call.
+        unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) };
+    }
+}
+
+/// The library, with a note in it how it came.
+fn injected_library() -> Vec<u8> {
+    let mut bytes = LIBRARY.to_vec();
+    if let Some(at) = exported(LIBRARY, ORIGIN_SYMBOL).and_then(|address| file_offset(LIBRARY, address))
+        && let Some(word) = bytes.get_mut(at..at + 4)
+    {
+        word.copy_from_slice(&origin::INJECTED.to_le_bytes());
+    }
+    bytes
+}
+
+/// Address of a symbol that a library exports, from its base.
+fn exported(library: &[u8], name: &str) -> Option<u64> {
+    let file = object::File::parse(library).ok()?;
+    file.dynamic_symbols()
+        .find(|symbol| symbol.name() == Ok(name) && symbol.is_definition())
+        .map(|symbol| symbol.address())
+}
+
+/// Where in the file the bytes at an address are.
+fn file_offset(library: &[u8], address: u64) -> Option<usize> {
+    let file = object::File::parse(library).ok()?;
+    file.segments().find_map(|segment| {
+        let (offset, bytes) = segment.file_range();
+        let into = address.checked_sub(segment.address()).filter(|&into| into < bytes)?;
+        usize::try_from(offset + into).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_that_is_sent_knows_how_it_came() {
+        let differing: Vec<usize> = injected_library()
+            .iter()
+            .zip(LIBRARY)
+            .enumerate()
+            .filter_map(|(at, (sent, carried))| (sent != carried).then_some(at))
+            .collect();
+        assert_eq!(differing.len(), 1, "one byte of one word");
+        let at = differing[0];
+        assert_eq!((LIBRARY[at], injected_library()[at]), (1, 2));
+    }
+
+    #[test]
+    fn both_functions_are_exported() {
+        use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL};
+        for name in [ATTACH_SYMBOL, DETACH_SYMBOL] {
+            assert!(function(name).is_some_and(|address| address > 0), "{name}");
+        }
+    }
+}
