@@ -15,7 +15,7 @@ use crate::loader::Next;
 use crate::real;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 static HOOKS: AtomicPtr<Hooks> = AtomicPtr::new(core::ptr::null_mut());
 static DLOPEN: Next = Next::new(c"dlopen");
@@ -51,13 +51,12 @@ impl Seen {
 
 struct Shared(UnsafeCell<Seen>);
 
-// SAFETY: used by whoever has set `LOOKING` only.
+// SAFETY: used inside of `objects::each` only, which lets one thread in at a time.
 unsafe impl Sync for Shared {}
 
 static SEEN: Shared = Shared(UnsafeCell::new(Seen { objects: [0; Seen::MOST], count: 0, removed: 0 }));
 
-/// How many want a look at all objects: who raises it from 0 looks, until it is 0 again.
-static LOOKING: AtomicU32 = AtomicU32::new(0);
+/// The program's `dlopen` was jumped to, and may have loaded something since the last look.
 static IS_STALE: AtomicBool = AtomicBool::new(false);
 
 /// From now on these hooks are led to.
@@ -73,30 +72,29 @@ pub(super) fn hooks() -> Option<&'static Hooks> {
 
 /// Looks at every object, also those that are known.
 pub fn patch_all() -> Counts {
-    let mut counts = Counts::default();
-    exclusively(|seen| {
-        seen.count = 0;
-        counts = patch_new(seen);
-    });
-    counts
+    patch(true)
 }
 
 /// Leads everything back.
 pub fn undo_all(hooks: &Hooks) -> Counts {
     let mut counts = Counts::default();
-    exclusively(|seen| {
-        seen.count = 0;
-        counts = Counts::default();
-        objects::each(|object| slots::undo(object, hooks, &mut counts));
-    });
+    objects::each(|object| slots::undo(object, hooks, &mut counts));
     counts
 }
 
-fn patch_new(seen: &mut Seen) -> Counts {
+/// Looks at the objects that were not looked at yet, or at `all`. When this returns they are done, whichever thread did it.
+fn patch(all: bool) -> Counts {
     let mut counts = Counts::default();
-    let Some(hooks) = hooks().filter(|_| is_attached()) else { return counts };
+    let Some(hooks) = hooks() else { return counts };
+    let mut forgets = all;
     objects::each(|object| {
-        if seen.knows(object) {
+        // SAFETY: one thread at a time is in here.
+        let seen = unsafe { &mut *SEEN.0.get() };
+        if core::mem::take(&mut forgets) {
+            seen.count = 0;
+        }
+        // Asked in here: whoever detaches says so before it comes in here itself.
+        if !is_attached() || seen.knows(object) {
             return;
         }
         let early = counts.early;
@@ -108,27 +106,10 @@ fn patch_new(seen: &mut Seen) -> Counts {
     counts
 }
 
-/// Runs `look` unless another thread does; then that one repeats it.
-fn exclusively(mut look: impl FnMut(&mut Seen)) {
-    if LOOKING.fetch_add(1, Ordering::AcqRel) != 0 {
-        return;
-    }
-    loop {
-        let wanted = LOOKING.load(Ordering::Acquire);
-        // SAFETY: the count was raised from 0 by this thread, which lets go of it last.
-        look(unsafe { &mut *SEEN.0.get() });
-        if LOOKING.compare_exchange(wanted, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return;
-        }
-    }
-}
-
 /// Looks at what is new, if something may be.
 pub fn look_again() {
     if is_attached() && IS_STALE.swap(false, Ordering::AcqRel) {
-        exclusively(|seen| {
-            patch_new(seen);
-        });
+        patch(false);
     }
 }
 
@@ -166,8 +147,7 @@ pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void
     let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(file, mode) };
     if !handle.is_null() {
         let errno = real::errno();
-        IS_STALE.store(true, Ordering::Release);
-        look_again();
+        patch(false);
         real::set_errno(errno);
     }
     handle

@@ -111,7 +111,8 @@ pub fn all(mut look: impl FnMut(&Objects)) {
     });
 }
 
-/// Calls `look` for each loaded object in the loader's order, ours left out.
+/// Calls `look` for each loaded object in the loader's order, ours left out. The loader's lock is held over all of them, so
+/// one thread at a time is in here.
 pub fn each(mut look: impl FnMut(&LoadedObject)) {
     unsafe extern "C" fn callback<F: FnMut(&LoadedObject)>(info: *mut Info, _: usize, data: *mut c_void) -> c_int {
         // SAFETY: the loader's own description, and the function that `each` passes.

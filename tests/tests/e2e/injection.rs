@@ -235,6 +235,26 @@ fn signals_that_rain_on_it_are_all_delivered() {
     }
 }
 
+/// Forks, libraries that come and go, and threads that start and end, under attaches and detaches.
+#[test]
+fn what_never_stands_still_is_attached_to() {
+    let program = victim::build("churning.c", &["-O1"]);
+    for mode in ["fork", "dlopen", "threads"] {
+        let mut victim = Stepped::start(Command::new(&program).arg(mode).arg(plugin()));
+        for round in 0..rounds("HEAPLINE_ATTACHES", 3) {
+            let snapshot = victim.snapshot_path("a.snap.zst");
+            let aggregator = victim.attach(&snapshot, &[]);
+            std::thread::sleep(Duration::from_millis(150));
+            detach(aggregator);
+            let report = report_on(&snapshot, &[]);
+            report.assert_exact();
+            assert!(report.native().allocs > 0, "{mode}, round {round}");
+            victim.step(b'.');
+        }
+        assert_eq!(victim.finish(), 0, "{mode}");
+    }
+}
+
 fn refusal(pid: &str) -> String {
     let folder = tempfile::TempDir::new().expect("a folder");
     let mut command = attach_command(pid.parse().expect("a pid"), &folder.path().join("x.snap.zst"));
