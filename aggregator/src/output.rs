@@ -209,6 +209,7 @@ mod tests {
         };
         Snapshot {
             meta,
+            origin: None,
             modules: Vec::new(),
             codes: Vec::new(),
             frames: Vec::new(),

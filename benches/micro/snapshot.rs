@@ -72,6 +72,7 @@ fn synthetic() -> Snapshot {
     };
     Snapshot {
         meta: meta(),
+        origin: None,
         modules: Vec::new(),
         codes: Vec::new(),
         frames: (0..STACKS).map(|n| Frame { address: 0x55_0000_0000 + u64::from(mix(n)), module: None }).collect(),

@@ -6,6 +6,7 @@
 //! - [`arena`]: the memory file that both map: header, thread slots, segment pool;
 //! - [`ring`]: one single-producer single-consumer ring per thread, made of segments of the pool;
 //! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
+//! - [`tree`]: how a child process reports itself;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
 //! Guarantees: every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned; a
@@ -22,6 +23,7 @@ pub mod query;
 pub mod ring;
 #[cfg(feature = "snapshot")]
 pub mod snapshot;
+pub mod tree;
 
 /// The atomics of the shared memory; loom's under `--cfg loom`, so that the ring's model test runs the real code.
 pub(crate) mod sync {

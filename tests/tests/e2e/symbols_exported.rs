@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The C half of what the preload may export; the C++ half are mangled operators.
-const HOOKS: [&str; 25] = [
+const HOOKS: [&str; 30] = [
     "malloc",
     "calloc",
     "realloc",
@@ -29,6 +29,12 @@ const HOOKS: [&str; 25] = [
     "execvp",
     "execvpe",
     "fexecve",
+    // What makes children.
+    "fork",
+    "popen",
+    "posix_spawn",
+    "posix_spawnp",
+    "system",
     // What changes the ground that the collector stands on.
     "dlclose",
     "mlockall",

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! What the program does with it (start, clear, reset) changes what the program sees, and nothing that the operator sees. A
-//! process that is not traced when it first imports the module gets CPython's own; so does a forked child, which is not
-//! traced: its trace begins anew with its first question. When the aggregator goes away the module says that nothing is
+//! process that is not traced when it first imports the module gets CPython's own; so does a forked child, whose trace
+//! begins anew with its first question. When the aggregator goes away the module says that nothing is
 //! traced.
 //!
 //! The interpreter's lock is held wherever this runs, but in [`track`].
@@ -190,6 +190,7 @@ fn own_init() -> Object {
             // SAFETY: with the interpreter's lock.
             unsafe { teller.ignore() }
         });
+        super::note_unseen_reuse();
     }
     // SAFETY: what stood in the table of built-in modules.
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> Object>(OWN_INIT.load(Ordering::Acquire))() }
