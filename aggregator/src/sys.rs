@@ -104,6 +104,25 @@ pub fn await_readable(fd: &OwnedFd, timeout: Duration) -> bool {
     ready > 0 && poll.revents & libc::POLLIN != 0
 }
 
+/// Waits until one of the descriptors has something to say.
+pub fn poll(fds: &mut [libc::pollfd]) {
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+    // SAFETY: so many pollfds, valid for reads and writes. A signal ends the wait early, which is no harm.
+    unsafe { libc::poll(fds.as_mut_ptr(), count, -1) };
+}
+
+/// Lets this process have as many descriptors as it may.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the write and the read; what is refused stays as it was.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
 /// Turns -1 into the error that `errno` names.
 pub fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -240,7 +240,7 @@ fn a_free_list_changes_its_tag_with_every_step() {
 
 #[test]
 fn a_list_that_was_filled_gives_the_lowest_first() {
-    let mut memory = Memory::zeroed(SMALL.bytes());
+    let memory = Memory::zeroed(SMALL.bytes());
     // SAFETY: fresh zeroed pages of the geometry's size, used by nobody else.
     let arena = unsafe { Arena::create(memory.base(), SMALL) };
     let free = arena.free_segments();

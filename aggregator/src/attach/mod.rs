@@ -2,19 +2,20 @@
 
 mod find;
 
-use crate::archive::{self, Place};
+use crate::archive::{self, Place, Spot};
 use crate::arena_map::{ArenaMap, ArenaMapError};
 use crate::clock::Clock;
 use crate::control;
 use crate::drain::{Image, Stop, Tasks};
 use crate::elf::Obstacle;
 use crate::job::{Ending, Job, JobError};
-use crate::launch::default_output;
-use crate::output::{Destination, OutputError};
+use crate::output::OutputError;
+use crate::outputs::Outputs;
 use crate::procfs;
 use crate::session::{SessionError, Settings};
 use crate::sys;
-use crate::tracer::{TraceError, Tracer};
+use crate::tracer::{Plan, TraceError, Tracer};
+use crate::tree::Tree;
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use heapline_shared_format::snapshot::End;
 use std::io;
@@ -39,6 +40,8 @@ pub struct AttachConfig {
     pub max_target_memory: u64,
     /// Detach after that long.
     pub duration: Option<Duration>,
+    /// Whether the processes that it starts from now on are traced too.
+    pub follows: bool,
 }
 
 /// Why a process is not traced.
@@ -64,7 +67,10 @@ pub enum AttachError {
     NoCollector { pid: u32 },
     #[error("process {pid} has closed the collector's descriptor, so only root can find it: attach as root")]
     Closed { pid: u32 },
-    #[error("process {pid} was forked from the traced process {other}: forked children are not traced yet")]
+    #[error(
+        "process {pid} was forked from process {other} and has not begun to be traced: attach to {other} with --follow, \
+         and it joins with its next allocation"
+    )]
     Forked { pid: u32, other: u32 },
     #[error("cannot trace process {pid}: {error}")]
     Session { pid: u32, error: SessionError },
@@ -92,8 +98,7 @@ pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
         return Err(AttachError::Forked { pid, other });
     }
     let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
-    let output = config.output.clone().unwrap_or_else(|| default_output(&name, pid));
-    let destination = Destination::check(&output)?;
+    let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
     // Before the session: a process that ends from now on is noticed.
     let process = sys::pidfd(pid).map_err(system)?;
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -107,18 +112,29 @@ pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
     };
-    let begun = Tracer::start(Arc::clone(&map), settings, Image::default(), Some(tasks), archive.clone());
+    let follows = config.follows && outputs.can_follow();
+    let (destination, folder) = outputs.settle(pid)?;
+    let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose().map_err(system)?;
+    let tree = tree.zip(folder);
+    let kin = tree.as_ref().map(|(tree, _)| tree.root());
+    let (launched, target, replaced) = (Image::default(), Some(tasks), Some(archive.clone()));
+    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, kin });
     let tracer = begun.map_err(|error| match error {
         TraceError::Session(error) => AttachError::Session { pid, error },
         other => AttachError::Trace(other),
     })?;
-    let place = place.get_or_init(|| Place { destination, pid }).clone();
+    if let Some((tree, folder)) = &tree {
+        tree.set_root(pid, Arc::clone(folder));
+        tree.open(&map);
+    }
+    let place = place.get_or_init(|| Place { spot: Spot::File(destination), pid }).clone();
     let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), None));
     let control = control::serve(&job);
     let (how, end) = wait(&job, config.duration, &interrupted, |timeout| sys::await_readable(&process, timeout));
     // From here on a signal interrupts the writing.
     interrupted.store(false, Ordering::Relaxed);
     let mut lines = job.finish(how, Ending { end, exit_status: None })?.lines;
+    lines.extend(tree.into_iter().flat_map(|(tree, folder)| tree.finish(folder.path())));
     lines.extend(clamped(config, &map));
     lines.extend(control.err().map(|error| format!("aggregator ctl did not work: {error}")));
     Ok(lines)

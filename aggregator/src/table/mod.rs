@@ -5,6 +5,7 @@
 
 pub mod blocks;
 pub mod codes;
+pub mod forks;
 pub mod heap;
 pub mod live;
 pub mod modules;
@@ -19,6 +20,7 @@ use crate::contradiction::{Contradiction, Contradictions};
 use crate::order::{Corrupt, Sink};
 use blocks::Call;
 use codes::{Codes, Partial};
+use forks::Forks;
 use heap::Heap;
 use heapline_shared_format::event::{Event, domain};
 use heapline_shared_format::query;
@@ -50,6 +52,8 @@ pub struct Table {
     records: u64,
     /// Path of the program, as it told itself.
     program: Option<String>,
+    /// Where copies for forked children go.
+    forks: Option<Forks>,
 }
 
 /// What the target asked last, and the answer.
@@ -109,7 +113,61 @@ impl Table {
             contradictions: Contradictions::default(),
             records: 0,
             program: None,
+            forks: None,
         }
+    }
+
+    /// Forks are to be heeded from now on.
+    pub fn set_forks(&mut self, forks: Option<Forks>) {
+        self.forks = forks;
+    }
+
+    /// Its place in the tree, for the table of the process's next program.
+    pub fn take_forks(&mut self) -> Option<Forks> {
+        self.forks.take()
+    }
+
+    /// The table that a child begins with which is forked now.
+    pub fn inherited(&mut self) -> Table {
+        let Table { heap, python, tracked, shared, .. } = self;
+        let heap = heap.inherited(shared);
+        let python = python.as_deref_mut().map(|heap| Box::new(heap.inherited(shared)));
+        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.inherited(shared))).collect();
+        let mut threads = shared.threads.clone();
+        threads.end_all();
+        Table {
+            heap,
+            python,
+            tracked,
+            resolvers: 0,
+            stacks: self.stacks.clone(),
+            codes: self.codes.clone(),
+            modules: self.modules.clone(),
+            shared: Shared { threads, ..Shared::default() },
+            program: self.program.clone(),
+            queries: 0,
+            answer: None,
+            contradictions: Contradictions::default(),
+            records: 0,
+            forks: None,
+        }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub fn bytes(&self) -> usize {
+        self.heaps().map(|(_, heap)| heap.bytes()).sum::<usize>() + self.stacks.bytes() + self.codes.bytes()
+    }
+
+    /// What the process says of its forks.
+    fn forked(&mut self, what: u32, arguments: [u64; 2]) {
+        let Some(mut forks) = self.forks.take() else { return };
+        let [number, second] = arguments;
+        match what {
+            query::FORK => forks.begin(number, self),
+            query::FORKED => forks.end(number, self.records),
+            _ => forks.child(number, second),
+        }
+        self.forks = Some(forks);
     }
 
     /// A thread begins a ring.
@@ -453,6 +511,9 @@ impl Table {
             Event::Untrack { domain, address, .. } => self.untrack(domain, address),
             Event::Query { asked: query::HIDE, .. } => ring.hides = true,
             Event::Query { asked: query::SHOW, .. } => ring.hides = false,
+            Event::Query { asked: what @ (query::FORK | query::FORKED | query::CHILD), arguments, .. } => {
+                self.forked(what, arguments);
+            }
             Event::Query { number, asked, arguments, .. } => {
                 // Who asks waits for the answer.
                 if self.answer.is_some() {
