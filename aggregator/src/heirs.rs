@@ -55,6 +55,8 @@ struct State {
     bytes: usize,
     /// Whose children need no copy.
     forgone: HashSet<Fork>,
+    /// Whose children have asked, and are about to take it.
+    wanted: HashSet<Fork>,
 }
 
 /// Forks that have come by. Two threads that fork at one time may do so in either order.
@@ -131,25 +133,33 @@ impl Heirs {
         self.changed.notify_all();
     }
 
+    /// The child of a fork will claim what it begins with.
+    pub fn want(&self, fork: Fork) {
+        self.state().wanted.insert(fork);
+    }
+
     /// What the child of a fork begins with, once its parent's table has come to the fork. None where that is not known.
     pub fn claim(&self, fork: Fork) -> Option<Estate> {
         let until = Instant::now() + PATIENCE;
         let mut state = self.state();
-        loop {
-            if let Some(estate) = state.take(fork) {
-                return Some(estate);
-            }
+        let estate = loop {
+            let estate = state.take(fork);
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || !state.may_come(fork) {
-                return None;
+            if estate.is_some() || left.is_zero() || !state.may_come(fork) {
+                break estate;
             }
             (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-        }
+        };
+        state.wanted.remove(&fork);
+        estate
     }
 
-    /// The child of a fork will never ask.
+    /// The child of a fork will never ask, if it has not done so.
     pub fn forgo(&self, fork: Fork) {
         let mut state = self.state();
+        if state.wanted.contains(&fork) {
+            return;
+        }
         let taken = state.take(fork);
         if taken.is_none() && state.may_come(fork) && state.forgone.len() < MAX_FORGONE {
             state.forgone.insert(fork);
@@ -260,6 +270,10 @@ mod tests {
         assert!(!heirs.is_waiting((1, 2)) && heirs.state().bytes == 0);
         heirs.forgo((1, 2));
         assert!(heirs.state().forgone.is_empty(), "it cannot come any more");
+        heirs.reach(1, 3, nothing);
+        heirs.want((1, 3));
+        heirs.forgo((1, 3));
+        assert!(heirs.claim((1, 3)).is_some(), "it has asked before it ended");
     }
 
     #[test]

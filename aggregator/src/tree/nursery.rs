@@ -261,6 +261,7 @@ impl Nursery {
         }
         let seen = if pid == 0 { hello.pid } else { pid };
         let inherits = fork.filter(|_| hello.birth == Birth::Fork);
+        inherits.into_iter().for_each(|fork| self.heirs.want(fork));
         let kin = Kin { heirs: Arc::clone(&self.heirs), key: hello.key, adopted: Some(inherits) };
         let plan = Plan {
             settings: self.common.settings,
