@@ -145,14 +145,14 @@ impl Job {
 
     fn write_replaced(&self) -> Result<Summary, JobError> {
         self.tracer.stop(Stop::Ended)?;
-        if self.origin.is_none_or(|(_, birth)| birth != Birth::Fork) {
-            let cut = self.tracer.cut()?;
-            self.write_earlier(cut)?;
-        }
+        self.write_earlier(self.tracer.cut()?)?;
         Ok(Summary { lines: Vec::new(), is_exact: true })
     }
 
     fn write_earlier(&self, cut: Cut) -> Result<(), JobError> {
+        if self.origin.is_some_and(|(_, birth)| birth == Birth::Fork) {
+            return Ok(());
+        }
         let n = self.earlier + 1;
         let destination = self.place.of(&cut.figures.image)?.replaced(n);
         let about = self.about(End::Exited, None, vec![archive::note(n)]);

@@ -165,9 +165,10 @@ pub unsafe fn serve() -> bool {
     is_served
 }
 
-/// Begins with the number of frames that `-X tracemalloc` or `PYTHONTRACEMALLOC` gave, if any. Whether that was taken over.
+/// Begins with the number of frames that `-X tracemalloc` or `PYTHONTRACEMALLOC` gave, if any. Whether that was taken over;
+/// one that is too large is CPython's to refuse.
 pub fn begin_as_configured(nframe: c_int) -> bool {
-    u64::try_from(nframe).is_ok_and(|nframe| nframe > 0 && begin(nframe))
+    u64::try_from(nframe).is_ok_and(|nframe| (1..=MAX_NFRAME.into()).contains(&nframe) && begin(nframe))
 }
 
 /// In the place of `PyInit__tracemalloc`.
