@@ -73,8 +73,8 @@ pub fn monotonic() -> u64 {
     nanos & ((1 << STAMP_BITS) - 1)
 }
 
-/// User id of whoever is at the other end of a socket.
-pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+/// Process and user id of whoever is at the other end of a socket; process 0 where it cannot be seen from here.
+pub fn peer(stream: &UnixStream) -> io::Result<(u32, u32)> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     #[expect(clippy::cast_possible_truncation, reason = "twelve bytes")]
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
@@ -82,7 +82,7 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     // SAFETY: the option's value is a ucred, for which there is room.
     let result =
         unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut length) };
-    check(result).map(|_| credentials.uid)
+    check(result).map(|_| (u32::try_from(credentials.pid).unwrap_or(0), credentials.uid))
 }
 
 /// A descriptor that becomes readable when the process ends.

@@ -47,9 +47,9 @@ pub fn own_number() -> u64 {
 }
 
 unsafe extern "C" fn prepare() {
-    tls::set_fork(0);
     // A child that has not begun is to have a table of its own before it has children.
-    let process = process::get().or_else(|| process::get_or_start(stack_pointer()));
+    let process = process::get_or_start(stack_pointer());
+    tls::set_fork(0);
     let Some(process) = process.filter(|process| process.is_traced() && process.is_self()) else { return };
     let header = process.header();
     if header.tree.follows.load(Ordering::Acquire) == 0 {

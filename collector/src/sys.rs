@@ -41,6 +41,7 @@ mod nr {
     pub const MADVISE: usize = 28;
     pub const GETPID: usize = 39;
     pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
     pub const SENDMSG: usize = 46;
     pub const SETSOCKOPT: usize = 54;
     pub const FCNTL: usize = 72;

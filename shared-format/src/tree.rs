@@ -1,7 +1,7 @@
 //! How the processes of a followed tree find their aggregator.
 //!
 //! A process that is to be traced from its start makes an arena of its own, begins a session in it, and sends the memory
-//! file in one message ([`Hello`]) to the aggregator's socket, a datagram socket in the abstract namespace. So nothing
+//! file in one message ([`Hello`]) to the aggregator's socket, a stream socket in the abstract namespace. So nothing
 //! of it is lost, however short its life is. A forked child finds the way in its parent's arena
 //! ([`crate::arena::Tree`]), a program that exec began in its environment ([`Way`], as text in [`ENV_TREE`]).
 //!

@@ -182,14 +182,22 @@ static void spawned(char *const argv[], int how) {
     wait_all();
 }
 
+// Returns once the daemon is there.
 static void daemonized(void) {
-    if (fork() > 0) return;
+    int pipes[2];
+    char byte;
+    check(pipe(pipes) == 0, "pipe");
+    if (fork() > 0) {
+        check(read(pipes[0], &byte, 1) == 1, "read");
+        return;
+    }
     take(901, 2);
     setsid();
     if (fork() > 0) _exit(0);
     take(902, 3);
     int fd = open("/dev/null", O_RDWR);
     dup2(fd, 0), dup2(fd, 1), dup2(fd, 2);
+    check(write(pipes[1], "x", 1) == 1, "write");
     sleep(30);
     _exit(0);
 }

@@ -74,7 +74,7 @@ pub fn answer_apart(job: &Arc<Job>, stream: UnixStream) {
 fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let uid = sys::peer_uid(&stream)?;
+    let (_, uid) = sys::peer(&stream)?;
     let reply = if uid != 0 && uid != sys::geteuid() {
         Reply::Error("only the aggregator's own user and root may use its socket".to_owned())
     } else {

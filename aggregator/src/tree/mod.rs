@@ -1,7 +1,7 @@
 //! The processes that a traced one starts, each traced in its own right.
 //!
 //! ```text
-//! child ──(arena, in one datagram)──> tree thread ──> a tracer and a job of its own
+//! child ──(arena, in one message)──> tree thread  ──> a tracer and a job of its own
 //!                                        │ its end (pidfd)
 //!                                        └──> scribes ──> FOLDER/heapline-<name>-<pid>.snap.zst
 //! ```

@@ -24,9 +24,13 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 /// Processes that are traced at one time, or wait to be written. Each takes two threads and about a megabyte.
 const MAX_MEMBERS: usize = 1000;
+
+/// Between two attempts to hear of processes while the system refuses.
+const BREATHER: Duration = Duration::from_millis(10);
 
 /// What all children have in common.
 pub struct Common {
@@ -44,12 +48,16 @@ struct Member {
     process: Option<OwnedFd>,
     job: Arc<Job>,
     control: Option<(UnixListener, Server)>,
+    /// Since the last wait: its descriptors may have numbers that others had then.
+    is_new: bool,
 }
 
 /// A process that may still ask for what it inherits.
 struct Awaited {
     process: OwnedFd,
     fork: Fork,
+    /// As a member's.
+    is_new: bool,
 }
 
 /// See the module.
@@ -103,14 +111,18 @@ impl Nursery {
     }
 
     /// Waits for something to happen; the descriptors that it happened to.
-    fn wait(&self) -> Vec<RawFd> {
+    fn wait(&mut self) -> Vec<RawFd> {
+        self.members.iter_mut().for_each(|member| member.is_new = false);
+        self.awaited.iter_mut().for_each(|awaited| awaited.is_new = false);
         let members = self.members.iter().flat_map(|member| {
             let control = member.control.as_ref().map(|(listener, _)| listener.as_raw_fd());
             [member.process.as_ref().map(AsRawFd::as_raw_fd), control]
         });
         let awaited = self.awaited.iter().map(|awaited| awaited.process.as_raw_fd());
-        let fds = [self.socket.as_raw_fd(), self.woken.as_raw_fd()].into_iter();
-        let mut polled: Vec<libc::pollfd> = fds
+        let mut polled: Vec<libc::pollfd> = self
+            .socket
+            .descriptors()
+            .chain([self.woken.as_raw_fd()])
             .chain(members.flatten())
             .chain(awaited)
             .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
@@ -150,7 +162,7 @@ impl Nursery {
         // Of another namespace, the number says nothing here; such copies go when there are too many.
         let is_child = parent.is_some_and(|&parent| procfs::parent(pid) == Some(parent));
         match sys::pidfd(pid) {
-            Ok(process) if is_child => self.awaited.push(Awaited { process, fork }),
+            Ok(process) if is_child => self.awaited.push(Awaited { process, fork, is_new: true }),
             // It has ended, and what it may have said has been heard.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
                 self.hear_all();
@@ -165,6 +177,10 @@ impl Nursery {
         let mut ended = Vec::new();
         let mut i = 0;
         while let Some(member) = self.members.get(i) {
+            if member.is_new {
+                i += 1;
+                continue;
+            }
             if let Some((listener, _)) = &member.control
                 && is_ready(listener.as_raw_fd())
                 && let Ok((stream, _)) = listener.accept()
@@ -179,7 +195,7 @@ impl Nursery {
         }
         let heirs = &self.heirs;
         self.awaited.retain(|awaited| {
-            let has_ended = is_ready(awaited.process.as_raw_fd());
+            let has_ended = !awaited.is_new && is_ready(awaited.process.as_raw_fd());
             if has_ended {
                 heirs.forgo(awaited.fork);
             }
@@ -200,7 +216,9 @@ impl Nursery {
                 Ok(Some(message)) => self.hear(message),
                 Ok(None) => return,
                 Err(error) => {
+                    // Out of descriptors, say: they come back as processes end.
                     tracing::warn!(%error, "cannot hear of child processes");
+                    std::thread::sleep(BREATHER);
                     return;
                 }
             }
@@ -280,7 +298,7 @@ impl Nursery {
         self.pids.insert(hello.key, seen);
         let place = Place { spot: Spot::In(folder), pid: seen };
         let job = Job::of_child(tracer, place, origin, earlier, Arc::clone(&self.common.interrupted));
-        let mut member = Member { key: hello.key, pid, process, job: Arc::new(job), control: None };
+        let mut member = Member { key: hello.key, pid, process, job: Arc::new(job), control: None, is_new: true };
         if member.process.is_none() && pid != 0 {
             // Gone by now; its arena has all that it did.
             return self.retire(member, Reason::Ended);
