@@ -295,7 +295,9 @@ fn self_ended(outcome: &Outcome, end: End) -> (End, Vec<String>) {
 
 fn untold(figures: &Figures) -> Option<String> {
     let n = figures.untold;
-    (n > 0).then(|| format!("{n} of its child processes could not be followed (closed in, or by system() beside other threads)"))
+    (n > 0).then(|| {
+        format!("{n} of its child processes could not be followed (closed in, or by system() beside other threads)")
+    })
 }
 
 fn losses(figures: &Figures) -> Option<String> {

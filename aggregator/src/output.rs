@@ -325,7 +325,9 @@ mod tests {
         let image = Image { executable: "/usr/bin/cc1".to_owned(), ..Image::default() };
         let names: Vec<PathBuf> = [7, 8, 7]
             .into_iter()
-            .map(|pid| tree.place(&image, pid).expect("writable").path().strip_prefix(tree.path()).expect("in it").into())
+            .map(|pid| {
+                tree.place(&image, pid).expect("writable").path().strip_prefix(tree.path()).expect("in it").into()
+            })
             .collect();
         let wanted = ["heapline-cc1-7.snap.zst", "heapline-cc1-8.snap.zst", "heapline-cc1-7-2.snap.zst"];
         assert_eq!(names, wanted.map(PathBuf::from));

@@ -2,10 +2,10 @@
 //! questions on, ends both.
 
 use crate::archive::Replaced;
-use crate::heirs::{Fork, Heirs};
 use crate::arena_map::ArenaMap;
 use crate::cut::{Cut, Figures};
 use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks};
+use crate::heirs::{Fork, Heirs};
 use crate::keeper::{Answer, Desk, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request};
 use crate::queue::queue;
 use crate::session::{Session, SessionError, Settings};

@@ -214,7 +214,11 @@ pub fn random() -> u64 {
     let mut word = 0u64;
     // SAFETY: the kernel writes at most eight bytes.
     let got = unsafe { call(nr::GETRANDOM, [(&raw mut word) as usize, size_of::<u64>(), GRND_NONBLOCK, 0, 0, 0]) };
-    if got == Ok(size_of::<u64>()) { word } else { monotonic().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(getpid()) }
+    if got == Ok(size_of::<u64>()) {
+        word
+    } else {
+        monotonic().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(getpid())
+    }
 }
 
 /// Closes a descriptor of ours.

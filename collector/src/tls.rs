@@ -90,10 +90,4 @@ word!(
     u64,
     "The Python stack, its id and above it the epoch, that was read inside of the call of one of CPython's allocators; else 0."
 );
-word!(
-    "64",
-    fork,
-    set_fork,
-    u64,
-    "The fork that the thread makes or was made by ([`crate::fork`]), else 0."
-);
+word!("64", fork, set_fork, u64, "The fork that the thread makes or was made by ([`crate::fork`]), else 0.");

@@ -95,8 +95,16 @@ fn ring_drain_while_scribbled() {
 fn tree_hello() {
     let birth = heapline_shared_format::tree::Birth::Fork;
     let (executable, arguments) = (&b"/bin/true"[..], &b"true\0"[..]);
-    let hello =
-        heapline_shared_format::tree::Hello { token: [1, 2], key: 3, parent: 4, fork: 5, birth, pid: 6, executable, arguments };
+    let hello = heapline_shared_format::tree::Hello {
+        token: [1, 2],
+        key: 3,
+        parent: 4,
+        fork: 5,
+        birth,
+        pid: 6,
+        executable,
+        arguments,
+    };
     let good = [&hello.head()[..], executable, arguments].concat();
     run("tree_hello", hostile::tree_hello, |r| r.mutate(&good));
 }

@@ -141,7 +141,9 @@ impl Tally {
             ));
         }
         if refused > 0 {
-            lines.push(format!("{refused} child processes were not traced: too many at one time, or of another version"));
+            lines.push(format!(
+                "{refused} child processes were not traced: too many at one time, or of another version"
+            ));
         }
         lines.extend(errors);
         lines

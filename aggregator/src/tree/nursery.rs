@@ -102,7 +102,8 @@ impl Nursery {
             }
         }
         for member in std::mem::take(&mut self.members) {
-            let has_ended = member.process.as_ref().is_some_and(|process| sys::await_readable(process, Default::default()));
+            let has_ended =
+                member.process.as_ref().is_some_and(|process| sys::await_readable(process, Default::default()));
             self.retire(member, if has_ended { Reason::Ended } else { Reason::LetGo });
         }
         // Whoever waits for a copy gets it, or learns that it does not come; no more children are taken meanwhile.
@@ -317,7 +318,8 @@ impl Nursery {
 }
 
 fn bind(pid: u32) -> Option<(UnixListener, Server)> {
-    let bound = control::bind(pid).inspect_err(|error| tracing::warn!(pid, %error, "aggregator ctl does not work")).ok()?;
+    let bound =
+        control::bind(pid).inspect_err(|error| tracing::warn!(pid, %error, "aggregator ctl does not work")).ok()?;
     bound.0.set_nonblocking(true).ok()?;
     Some(bound)
 }

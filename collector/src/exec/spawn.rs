@@ -12,8 +12,7 @@ use core::ptr;
 
 const ENOSYS: c_int = 38;
 
-type Spawn =
-    unsafe extern "C" fn(*mut c_int, *const c_char, *const c_void, *const c_void, List, List) -> c_int;
+type Spawn = unsafe extern "C" fn(*mut c_int, *const c_char, *const c_void, *const c_void, List, List) -> c_int;
 
 /// What `posix_spawn` is given besides the environment.
 #[expect(missing_docs, reason = "the C function's arguments, in its order")]
@@ -51,9 +50,7 @@ unsafe fn spawn(next: &Next, program: Program, request: Request, environment: Li
     // SAFETY: the C function of that name, with the caller's arguments.
     unsafe {
         let next: Spawn = core::mem::transmute(next);
-        with_following(program, environment, |environment| {
-            next(pid, path, actions, attributes, arguments, environment)
-        })
+        with_following(program, environment, |environment| next(pid, path, actions, attributes, arguments, environment))
     }
 }
 

@@ -203,7 +203,8 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals } = self;
+        let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals } =
+            self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals })
     }

@@ -3,7 +3,8 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin, Snapshot, Stack, StackTotals, Thread,
+    Birth, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin, Snapshot, Stack,
+    StackTotals, Thread,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -222,19 +223,8 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
             vec((domain(), index(stacks), any::<[u64; 4]>()).prop_map(stack_totals), 0..40),
         );
         (Just(about), tables).prop_map(
-            |((meta, origin), ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, live, totals))| Snapshot {
-                meta,
-                origin,
-                modules,
-                codes,
-                frames,
-                nodes,
-                stacks,
-                mixed,
-                threads,
-                domains,
-                live,
-                totals,
+            |((meta, origin), ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, live, totals))| {
+                Snapshot { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals }
             },
         )
     })

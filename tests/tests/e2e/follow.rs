@@ -75,10 +75,18 @@ fn a_storm_of_forks_leaves_an_exact_snapshot_of_each() {
         assert_eq!(origin.inherited.as_ref().expect("known").get("native"), Some(&INHERITED));
         let native = &child.domains[0];
         let of_the_first = u64::from(native.frees == 0) * 77;
-        assert_eq!(native.peak, INHERITED * 1000 + of_the_first, "it begins with what it has inherited, and then shrinks");
+        assert_eq!(
+            native.peak,
+            INHERITED * 1000 + of_the_first,
+            "it begins with what it has inherited, and then shrinks"
+        );
     }
     assert_eq!(by_freed(&children), (0..100).map(|k| (k, 5)).collect(), "each frees what its number says");
-    assert_eq!(sizes(&outcome.snapshot(), &[77, 1000]), BTreeMap::from([(1000, INHERITED)]), "none of it is the parent's");
+    assert_eq!(
+        sizes(&outcome.snapshot(), &[77, 1000]),
+        BTreeMap::from([(1000, INHERITED)]),
+        "none of it is the parent's"
+    );
     assert!(outcome.stderr().contains("500 child processes"), "{}", outcome.stderr());
 }
 
@@ -179,7 +187,11 @@ fn programs_are_followed_however_they_are_started() {
     for child in &children {
         assert_exact(child);
         let native = &child.domains[0];
-        assert_eq!((native.allocs, native.frees), (said["allocs"], said["frees"]), "the whole program and nothing else");
+        assert_eq!(
+            (native.allocs, native.frees),
+            (said["allocs"], said["frees"]),
+            "the whole program and nothing else"
+        );
         assert!(child.meta.executable.ends_with("/counts"), "{}", child.meta.executable);
         let origin = child.origin.as_ref().expect("a child");
         assert_eq!((origin.parent, origin.birth), (outcome.snapshot().meta.pid, Birth::Exec));
@@ -254,7 +266,10 @@ fn make_and_all_that_it_runs() {
         assert_eq!(*parent, child.origin.as_ref().map(|origin| origin.parent));
         assert_eq!([*current, *peak, *blocks], [row.current, row.peak, row.blocks]);
         assert_eq!([*allocs, *frees, *allocated_bytes], [row.allocs, row.frees, row.allocated_bytes]);
-        assert_eq!((process.end.as_str(), process.domain.as_str(), process.inherited_blocks), ("exited", "native", None));
+        assert_eq!(
+            (process.end.as_str(), process.domain.as_str(), process.inherited_blocks),
+            ("exited", "native", None)
+        );
     }
 }
 
@@ -302,7 +317,8 @@ fn a_daemon_is_let_go_when_the_command_ends() {
 #[test]
 fn the_environment_of_children_is_the_same_byte_for_byte() {
     let shell = |script: &str| Trace::of("/bin/sh").args(["-c", script]).env("A_LONG_ONE", "x".repeat(5000));
-    let scripts = ["env | cat; true", "env -0 | cat; env", "(env; (env; true); true); true", "env -i /bin/sh -c 'env; env'"];
+    let scripts =
+        ["env | cat; true", "env -0 | cat; env", "(env; (env; true); true); true", "env -i /bin/sh -c 'env; env'"];
     for preload in [None, Some("/lib/x86_64-linux-gnu/libm.so.6"), Some("")] {
         for script in scripts {
             let trace = match preload {
@@ -324,7 +340,8 @@ fn the_environment_of_children_is_the_same_byte_for_byte() {
 
 #[test]
 fn no_descriptor_of_ours_is_in_a_child() {
-    let listing = Trace::of("/bin/sh").args(["-c", "ls -l /proc/self/fd | wc -l; (ls /proc/self/fd; true) | cat; true"]);
+    let listing =
+        Trace::of("/bin/sh").args(["-c", "ls -l /proc/self/fd | wc -l; (ls /proc/self/fd; true) | cat; true"]);
     let alone = listing.untraced().stdout;
     let traced = listing.run().expect_code(0);
     assert_eq!(traced.stdout(), String::from_utf8_lossy(&alone));
@@ -398,7 +415,10 @@ fn all_goes_into_a_folder_that_is_named() {
     programs.sort();
     assert_eq!(programs, ["/bin/sh", "ls"]);
     let report: TreeReport = tree_report(&place, &[]);
-    assert_eq!(report.processes.iter().map(|process| process.birth.as_deref()).collect::<Vec<_>>(), [None, Some("exec")]);
+    assert_eq!(
+        report.processes.iter().map(|process| process.birth.as_deref()).collect::<Vec<_>>(),
+        [None, Some("exec")]
+    );
 }
 
 #[test]
@@ -427,9 +447,7 @@ fn a_preloaded_process_is_followed_from_the_attach_on() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("it starts");
-    wait_for("the aggregator", || {
-        crate::support::trace::ctl(pid, &["stats"]).status.success().then_some(())
-    });
+    wait_for("the aggregator", || crate::support::trace::ctl(pid, &["stats"]).status.success().then_some(()));
     let mut stdin = child.stdin.take().expect("piped");
     std::io::Write::write_all(&mut stdin, b"1\n2\n").expect("written");
     drop(stdin);

@@ -8,8 +8,8 @@ use super::{format_size, printable};
 use crate::frames::Frame;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
-use crate::view::At;
 use crate::tree::{Process, totals};
+use crate::view::At;
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -46,7 +46,11 @@ fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "Compared with {what} of process {}, {}", old.pid, printable(&old.taken_at))?;
     }
     for row in &snapshot.domains {
-        writeln!(out, "{}", domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" }))?;
+        writeln!(
+            out,
+            "{}",
+            domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" })
+        )?;
     }
     let own = |bytes: u64| format_size(bytes.into(), false);
     writeln!(out, "Heapline's own: {} in the target, {} outside", own(meta.target_bytes), own(meta.aggregator_bytes))?;
