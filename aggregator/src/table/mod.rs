@@ -127,49 +127,6 @@ impl Table {
         self.forks.take()
     }
 
-    /// The table that a child begins with which is forked now.
-    pub fn inherited(&mut self) -> Table {
-        let Table { heap, python, tracked, shared, .. } = self;
-        let heap = heap.inherited(shared);
-        let python = python.as_deref_mut().map(|heap| Box::new(heap.inherited(shared)));
-        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.inherited(shared))).collect();
-        let mut threads = shared.threads.clone();
-        threads.end_all();
-        Table {
-            heap,
-            python,
-            tracked,
-            resolvers: 0,
-            stacks: self.stacks.clone(),
-            codes: self.codes.clone(),
-            modules: self.modules.clone(),
-            shared: Shared { threads, ..Shared::default() },
-            program: self.program.clone(),
-            queries: 0,
-            answer: None,
-            contradictions: Contradictions::default(),
-            records: 0,
-            forks: None,
-        }
-    }
-
-    /// Bytes that it takes, roughly.
-    pub fn bytes(&self) -> usize {
-        self.heaps().map(|(_, heap)| heap.bytes()).sum::<usize>() + self.stacks.bytes() + self.codes.bytes()
-    }
-
-    /// What the process says of its forks.
-    fn forked(&mut self, what: u32, arguments: [u64; 2]) {
-        let Some(mut forks) = self.forks.take() else { return };
-        let [number, second] = arguments;
-        match what {
-            query::FORK => forks.begin(number, self),
-            query::FORKED => forks.end(number, self.records),
-            _ => forks.child(number, second),
-        }
-        self.forks = Some(forks);
-    }
-
     /// A thread begins a ring.
     pub fn ring(&mut self, tid: u32, side: bool) -> Ring {
         Ring {
