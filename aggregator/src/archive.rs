@@ -1,7 +1,8 @@
 //! Writes the last state of programs that exec has replaced, on a thread of its own: `FILE.exec1`, `FILE.exec2` ...
 
 use crate::cut::Cut;
-use crate::output::Destination;
+use crate::drain::Image;
+use crate::output::{Destination, Folder, OutputError};
 use crate::snapshot::{About, build};
 use heapline_shared_format::snapshot::End;
 use std::io;
@@ -33,9 +34,28 @@ pub struct Archived {
 #[derive(Clone, Debug)]
 pub struct Place {
     /// `FILE`.
-    pub destination: Destination,
+    pub spot: Spot,
     /// Process id of the target.
     pub pid: u32,
+}
+
+/// How the file's name is found.
+#[derive(Clone, Debug)]
+pub enum Spot {
+    /// It is known.
+    File(Destination),
+    /// After the program, in the folder of a tree's snapshots.
+    In(Arc<Folder>),
+}
+
+impl Place {
+    /// Where the snapshot of a program goes.
+    pub fn of(&self, image: &Image) -> Result<Destination, OutputError> {
+        match &self.spot {
+            Spot::File(destination) => Ok(destination.clone()),
+            Spot::In(folder) => folder.place(image, self.pid),
+        }
+    }
 }
 
 /// Starts the thread. It ends when all senders are gone.
@@ -61,10 +81,15 @@ pub fn start(place: Arc<OnceLock<Place>>, interrupted: Arc<AtomicBool>) -> io::R
 fn write(cut: Cut, before: usize, place: &OnceLock<Place>, interrupted: &AtomicBool) -> Option<Archived> {
     let place = place.wait();
     let n = u32::try_from(before).ok()? + 1;
-    let destination = place.destination.replaced(n);
-    let notes = vec![format!("exec has replaced this program by another; it was number {n} of the process")];
+    let destination = place.of(&cut.figures.image).ok()?.replaced(n);
     let records = cut.figures.records;
-    let snapshot = build(cut, About { pid: place.pid, end: End::Exited, exit_status: None, notes });
+    let notes = vec![note(n)];
+    let snapshot = build(cut, About { pid: place.pid, end: End::Exited, exit_status: None, notes, origin: None });
     let error = destination.write(&snapshot, interrupted).err().map(|error| error.to_string());
     Some(Archived { destination, records, error })
+}
+
+/// What a snapshot of a program says that was the `n`th of its process.
+pub fn note(n: u32) -> String {
+    format!("exec has replaced this program by another; it was number {n} of the process")
 }

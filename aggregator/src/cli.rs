@@ -25,6 +25,9 @@ struct Typed {
     /// Detach after so many seconds; without it Ctrl-C detaches
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach")]
     duration: Option<Duration>,
+    /// Trace the processes that it starts from now on too, each in its own right
+    #[arg(long, requires = "attach")]
+    follow: bool,
     #[command(flatten)]
     trace: TraceOptions,
     #[command(subcommand)]
@@ -33,8 +36,9 @@ struct Typed {
 
 #[derive(Debug, Args)]
 struct TraceOptions {
-    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]
-    #[arg(short, long, value_name = "FILE")]
+    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]. With --follow: a folder for the snapshots of all
+    /// processes; or a FILE.snap.zst for the first one's, and FILE/ takes those of its children
+    #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Frames kept per traceback
     #[arg(long, value_name = "N", default_value_t = DEFAULT_NFRAME,
@@ -51,6 +55,12 @@ enum TypedCommand {
     Run {
         #[command(flatten)]
         trace: TraceOptions,
+        /// Trace the processes that it starts too, each in its own right (the default)
+        #[arg(long, overrides_with = "no_follow")]
+        follow: bool,
+        /// Trace the command alone
+        #[arg(long, overrides_with = "follow")]
+        no_follow: bool,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<OsString>,
@@ -140,6 +150,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             nframe: typed.trace.nframe,
             max_target_memory: typed.trace.max_target_memory,
             duration: typed.duration,
+            follows: typed.follow,
         })),
         (None, None) => {
             Err(Usage::Wrong("nothing to do: use run -- COMMAND, --attach PID or ctl PID; see --help".to_owned()))
@@ -150,11 +161,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 impl TypedCommand {
     fn meaning(self) -> Invocation {
         match self {
-            TypedCommand::Run { trace, command } => Invocation::Run(RunConfig {
+            // Of the two the last one is set.
+            TypedCommand::Run { trace, follow, no_follow, command } => Invocation::Run(RunConfig {
                 command,
                 output: trace.output,
                 nframe: trace.nframe,
                 max_target_memory: trace.max_target_memory,
+                follows: follow || !no_follow,
             }),
             TypedCommand::Collector { output } => Invocation::Collector { output },
             TypedCommand::Ctl { pid, ask } => {
@@ -238,6 +251,20 @@ mod tests {
             parsed("aggregator ctl 5 lookup 0xff --format json"),
             Ok(Invocation::Ctl { pid: 5, ask: Ask::Lookup(255), json: true })
         ));
+    }
+
+    #[test]
+    fn children_are_followed_unless_that_is_refused() {
+        let follows = |line: &str| match parsed(line) {
+            Ok(Invocation::Run(config)) => config.follows,
+            Ok(Invocation::Attach(config)) => config.follows,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert!(follows("aggregator run -- ls") && follows("aggregator run --follow -- ls"));
+        assert!(!follows("aggregator run --no-follow -- ls"));
+        assert!(follows("aggregator run --no-follow --follow -- ls"), "the last one counts");
+        assert!(!follows("aggregator run --follow --no-follow -- ls"));
+        assert!(!follows("aggregator --attach 1") && follows("aggregator --attach 1 --follow"));
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::table::totals::{StackAmounts, Totals};
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::snapshot::{Domain, DomainTotals};
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// The numbers of a cut.
@@ -48,7 +49,29 @@ pub struct Figures {
     pub target_bytes: u64,
     /// Stacks that the target compared with a fresh walk (`HEAPLINE_VERIFY=1`), and how many differed.
     pub verified: (u64, u64),
+    /// Blocks that a forked child began with, by domain.
+    pub inherited: Option<BTreeMap<String, u64>>,
+    /// Children of the process that could not report themselves.
+    pub untold: u64,
 }
+
+/// What a forked child began with.
+#[derive(Clone, Debug)]
+pub struct Inherited {
+    blocks: BTreeMap<String, u64>,
+    doubt: Arc<AtomicU64>,
+}
+
+impl Inherited {
+    /// All of a table; `doubt` counts events that may be missing in it.
+    pub fn of(table: &Table, doubt: Arc<AtomicU64>) -> Inherited {
+        let count = |(domain, heap): (Domain, &Heap)| (domain.to_string(), heap.totals().current().count);
+        Inherited { blocks: table.heaps().map(count).collect(), doubt }
+    }
+}
+
+/// The name of what a child may lack: events of its parent's other threads during the fork.
+const LOST_IN_FORK: &str = "fork";
 
 /// A whole cut.
 #[derive(Clone, Debug)]
@@ -109,13 +132,24 @@ impl Counters {
 
 impl Figures {
     /// The numbers of a table. `before` are the counters when the table was empty.
-    pub fn of(table: &Table, image: &Image, map: &ArenaMap, before: &Counters) -> Figures {
+    pub fn of(
+        table: &Table,
+        image: &Image,
+        map: &ArenaMap,
+        before: &Counters,
+        inherited: Option<&Inherited>,
+    ) -> Figures {
         let now = Counters::read(map);
         let target = &map.arena().header().target;
         let mut image = image.clone();
         // A program that exec began and that ended at once: nobody could ask the kernel about it.
         if let Some(program) = table.program().filter(|_| image.executable.is_empty()) {
             image.executable = program.to_owned();
+        }
+        let mut lost = now.lost_since(before);
+        let doubt = inherited.map_or(0, |inherited| inherited.doubt.load(Ordering::Relaxed));
+        if doubt > 0 {
+            lost.insert(LOST_IN_FORK.to_owned(), doubt);
         }
         Figures {
             image,
@@ -127,11 +161,13 @@ impl Figures {
             in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum::<u64>() + table.ranges().open_calls(),
             records: table.records(),
             queries: table.queries(),
-            lost: now.lost_since(before),
+            lost,
             waits: now.waits.saturating_sub(before.waits),
             stacks_forgotten: now.stacks_forgotten.saturating_sub(before.stacks_forgotten),
             target_bytes: map.touched_bytes() + target.own_bytes.load(Ordering::Relaxed),
             verified: (target.verified.load(Ordering::Relaxed), target.verify_failed.load(Ordering::Relaxed)),
+            inherited: inherited.map(|inherited| inherited.blocks.clone()),
+            untold: map.arena().header().tree.untold.load(Ordering::Relaxed).into(),
         }
     }
 
@@ -216,6 +252,7 @@ impl Cut {
             lost: BTreeMap::new(),
             waits: 0,
             stacks_forgotten: 0,
+            inherited: None,
             ..self.figures.clone()
         };
         Cut {

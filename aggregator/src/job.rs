@@ -1,6 +1,6 @@
 //! One traced process from start to snapshot: what `run`, `--attach` and the control socket share.
 
-use crate::archive::{Archived, Place, Replaced};
+use crate::archive::{self, Archived, Place, Replaced};
 use crate::cut::{Cut, Figures};
 use crate::drain::{Outcome, Stop};
 use crate::elf;
@@ -9,7 +9,7 @@ use crate::output::{Destination, OutputError};
 use crate::snapshot::{About, build};
 use crate::tracer::{TraceError, Tracer};
 use heapline_shared_format::arena::{end_cause, target_flag};
-use heapline_shared_format::snapshot::{DomainTotals, End};
+use heapline_shared_format::snapshot::{Birth, DomainTotals, End};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,13 +47,19 @@ pub struct Ending {
 pub struct Summary {
     /// Lines for standard error, without a prefix.
     pub lines: Vec<String>,
+    /// Nothing was lost, and nothing contradicted.
+    pub is_exact: bool,
 }
 
 /// See the module.
 pub struct Job {
     tracer: Tracer,
     place: Place,
-    archive: SyncSender<Replaced>,
+    /// Writes what exec replaces in the same arena; none for a child, whose programs each have an arena of their own.
+    archive: Option<SyncSender<Replaced>>,
+    origin: Option<(u32, Birth)>,
+    /// Programs of the same process that had arenas of their own before this one.
+    earlier: u32,
     interrupted: Arc<AtomicBool>,
     /// Why the collector may not have been loaded, as far as it was known at the start.
     doubt: Option<String>,
@@ -71,7 +77,18 @@ impl Job {
         interrupted: Arc<AtomicBool>,
         doubt: Option<String>,
     ) -> Job {
-        Job { tracer, place, archive, interrupted, doubt, notes: Vec::new(), finished: Mutex::new(None) }
+        let archive = Some(archive);
+        Job {
+            tracer,
+            place,
+            archive,
+            origin: None,
+            earlier: 0,
+            interrupted,
+            doubt,
+            notes: Vec::new(),
+            finished: Mutex::new(None),
+        }
     }
 
     /// With notes for every snapshot.
@@ -79,9 +96,41 @@ impl Job {
         Job { notes, ..self }
     }
 
+    /// A job for a child: of whom, and how it came to be. It has run `earlier` other programs that were traced.
+    pub fn of_child(
+        tracer: Tracer,
+        place: Place,
+        origin: (u32, Birth),
+        earlier: u32,
+        interrupted: Arc<AtomicBool>,
+    ) -> Job {
+        let origin = Some(origin);
+        Job {
+            tracer,
+            place,
+            archive: None,
+            origin,
+            earlier,
+            interrupted,
+            doubt: None,
+            notes: Vec::new(),
+            finished: Mutex::new(None),
+        }
+    }
+
     /// The tracer.
     pub fn tracer(&self) -> &Tracer {
         &self.tracer
+    }
+
+    /// Of a child: its parent in the tree, and how it came to be.
+    pub fn origin(&self) -> Option<(u32, Birth)> {
+        self.origin
+    }
+
+    /// See [`Job::of_child`].
+    pub fn earlier(&self) -> u32 {
+        self.earlier
     }
 
     /// Process id of the target.
@@ -104,8 +153,7 @@ impl Job {
     pub fn snapshot(&self, destination: &Destination) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
         let line = headline(cut.figures.shown(), destination.path());
-        let about = About { pid: self.place.pid, end: End::Running, exit_status: None, notes: self.notes.clone() };
-        destination.write(&build(cut, about), &self.interrupted)?;
+        destination.write(&build(cut, self.about(End::Running, None, Vec::new())), &self.interrupted)?;
         Ok(line)
     }
 
@@ -115,6 +163,34 @@ impl Job {
         finished.get_or_insert_with(|| self.write_last(how, ending)).clone()
     }
 
+    /// exec has put another program in the place of a child's, in an arena of its own: writes the last state of this one. But
+    /// what a fork began and exec ended is no program of its own, and is not written.
+    pub fn replace(&self) -> Result<Summary, JobError> {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.get_or_insert_with(|| self.write_replaced()).clone()
+    }
+
+    fn write_replaced(&self) -> Result<Summary, JobError> {
+        self.tracer.stop(Stop::Ended)?;
+        self.write_earlier(self.tracer.cut()?)?;
+        Ok(Summary { lines: Vec::new(), is_exact: true })
+    }
+
+    fn write_earlier(&self, cut: Cut) -> Result<(), JobError> {
+        if self.origin.is_some_and(|(_, birth)| birth == Birth::Fork) {
+            return Ok(());
+        }
+        let n = self.earlier + 1;
+        let destination = self.place.of(&cut.figures.image)?.replaced(n);
+        let about = self.about(End::Exited, None, vec![archive::note(n)]);
+        Ok(destination.write(&build(cut, about), &self.interrupted)?)
+    }
+
+    fn about(&self, end: End, exit_status: Option<i32>, notes: Vec<String>) -> About {
+        let notes = self.notes.iter().cloned().chain(notes).collect();
+        About { pid: self.place.pid, end, exit_status, notes, origin: self.origin }
+    }
+
     fn write_last(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
         let outcome = self.tracer.stop(how)?;
         let mut cut = self.tracer.cut()?;
@@ -122,8 +198,11 @@ impl Job {
         if let Some(untraced) = &outcome.untraced {
             let empty = cut.empty_for(untraced.clone());
             let traced = std::mem::replace(&mut cut, empty);
-            // Refused only when the archive's thread is gone, which the report below shows.
-            let _ = self.archive.send(Replaced::Program(Box::new(traced)));
+            match &self.archive {
+                // Refused only when the archive's thread is gone, which the report below shows.
+                Some(archive) => drop(archive.send(Replaced::Program(Box::new(traced)))),
+                None => self.write_earlier(traced)?,
+            }
         }
         let archived = self.archived()?;
         let (end, mut notes) = self_ended(&outcome, ending.end);
@@ -137,21 +216,25 @@ impl Job {
             notes.push(UNSEEN_REUSE.to_owned());
         }
         let figures = cut.figures.clone();
-        let kept = self.notes.iter().chain(&notes).cloned().collect();
-        let about = About { pid: self.place.pid, end, exit_status: ending.exit_status, notes: kept };
-        self.place.destination.write(&build(cut, about), &self.interrupted)?;
-        lines.push(headline(figures.shown(), self.place.destination.path()));
+        let destination = self.place.of(&figures.image)?;
+        let about = self.about(end, ending.exit_status, notes.clone());
+        destination.write(&build(cut, about), &self.interrupted)?;
+        lines.push(headline(figures.shown(), destination.path()));
         lines.extend(notes);
-        lines.extend(losses(&figures));
+        let losses = losses(&figures);
+        let is_exact = losses.is_none() && outcome.end_cause == 0;
+        lines.extend(losses);
+        lines.extend(untold(&figures));
         lines.extend(archived.iter().filter_map(|program| program.error.clone()));
         lines.extend(replaced(&archived));
-        Ok(Summary { lines })
+        Ok(Summary { lines, is_exact })
     }
 
     fn archived(&self) -> Result<Vec<Archived>, JobError> {
         let gone = || JobError("the aggregator has failed: its archive thread is gone (please report this)".to_owned());
+        let Some(archive) = &self.archive else { return Ok(Vec::new()) };
         let (reply, report) = mpsc::channel();
-        self.archive.send(Replaced::Report(reply)).map_err(|_| gone())?;
+        archive.send(Replaced::Report(reply)).map_err(|_| gone())?;
         report.recv().map_err(|_| gone())
     }
 
@@ -200,14 +283,14 @@ fn headline(native: &DomainTotals, path: &Path) -> String {
 }
 
 /// The path as the user can paste it: relative where it is below the current directory.
-fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     let path = relative.filter(|relative| relative.components().next().is_some()).unwrap_or_else(|| path.to_owned());
     format::shell_word(&path.to_string_lossy())
 }
 
 /// `report` beside this program, if it is there.
-fn report_program() -> PathBuf {
+pub fn report_program() -> PathBuf {
     let beside = env::current_exe().ok().map(|own| own.with_file_name("report"));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("report"))
 }
@@ -238,6 +321,13 @@ fn self_ended(outcome: &Outcome, end: End) -> (End, Vec<String>) {
         _ => "of an unknown cause",
     };
     (End::Stalled, vec![format!("TRACING ENDED EARLY: {why}; the numbers are those of that moment")])
+}
+
+fn untold(figures: &Figures) -> Option<String> {
+    let n = figures.untold;
+    (n > 0).then(|| {
+        format!("{n} of its child processes could not be followed (closed in, or by system() beside other threads)")
+    })
 }
 
 fn losses(figures: &Figures) -> Option<String> {

@@ -5,13 +5,16 @@
 
 use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
-use crate::cut::{Counters, Cut, Figures};
+use crate::cut::{Counters, Cut, Figures, Inherited};
 use crate::drain::{Image, Message};
+use crate::heirs::{Fork, Heirs};
 use crate::mailbox::Mailbox;
 use crate::order::Order;
 use crate::queue::Inlet;
+use crate::table::forks::Forks;
 use crate::table::live::Block;
 use crate::table::{Ring, Table};
+use crate::tracer::Kin;
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::event::as_python_frame;
 use heapline_shared_format::snapshot::{Code, Domain};
@@ -100,7 +103,10 @@ pub struct Keeper {
     is_helped: bool,
     waiting: VecDeque<Request>,
     recycled: rtrb::Producer<Vec<u64>>,
-    replaced: SyncSender<Replaced>,
+    replaced: Option<SyncSender<Replaced>>,
+    /// Where the table is to come from.
+    adopted: Option<(Arc<Heirs>, Fork)>,
+    inherited: Option<Inherited>,
 }
 
 /// What came of a look at the messages.
@@ -145,6 +151,11 @@ impl Desk {
     /// Works until nobody can ask any more. `parker` is what those wake who send something.
     pub fn run(&self, parker: &Parker) {
         let _leave = Leave(self);
+        if let Ok(mut papers) = self.0.lock()
+            && let Some(papers) = &mut *papers
+        {
+            papers.keeper.inherit();
+        }
         loop {
             // A helper that has panicked has left the table in any state.
             let Ok(mut papers) = self.0.lock() else { return };
@@ -187,15 +198,21 @@ impl Keeper {
         nframe: u32,
         resolvers: usize,
         recycled: rtrb::Producer<Vec<u64>>,
-        replaced: SyncSender<Replaced>,
+        replaced: Option<SyncSender<Replaced>>,
+        kin: Option<Kin>,
     ) -> Keeper {
-        let counters = Counters::read(&map);
+        let adopted = kin.as_ref().and_then(|kin| Some((Arc::clone(&kin.heirs), kin.adopted.flatten()?)));
+        // A session that goes on has counted from its beginning.
+        let is_new = kin.as_ref().is_none_or(|kin| kin.adopted.is_none());
+        let counters = if is_new { Counters::read(&map) } else { Counters::default() };
+        let mut table = Table::new(nframe, resolvers);
+        table.set_forks(kin.map(|kin| Forks::new(kin.heirs, kin.key)));
         Keeper {
             map,
             nframe,
             resolvers,
             order: Order::default(),
-            table: Table::new(nframe, resolvers),
+            table,
             mailbox: Mailbox::default(),
             image: Image::default(),
             counters,
@@ -205,7 +222,19 @@ impl Keeper {
             waiting: VecDeque::new(),
             recycled,
             replaced,
+            adopted,
+            inherited: None,
         }
+    }
+
+    /// A forked child's table begins with what is live in its parent's at the fork. Waits for that.
+    fn inherit(&mut self) {
+        let Some((heirs, fork)) = self.adopted.take() else { return };
+        let Some(estate) = heirs.claim(fork) else { return };
+        let forks = self.table.take_forks();
+        self.table = estate.table;
+        self.table.set_forks(forks);
+        self.inherited = Some(Inherited::of(&self.table, estate.doubt));
     }
 
     /// Takes all that has come. A drain that has died sends no End.
@@ -251,6 +280,8 @@ impl Keeper {
             Message::End => {
                 self.order.finish(&mut self.table);
                 self.has_ended = true;
+                // Forks that were not seen will not be.
+                self.table.set_forks(None);
             }
         }
     }
@@ -266,10 +297,13 @@ impl Keeper {
     fn finish_image(&mut self) {
         self.order.finish(&mut self.table);
         let cut = self.cut();
-        if self.replaced.send(Replaced::Program(Box::new(cut))).is_err() {
+        let sent = self.replaced.as_ref().map(|replaced| replaced.send(Replaced::Program(Box::new(cut))));
+        if !matches!(sent, Some(Ok(()))) {
             tracing::warn!(image = self.image.number, "nobody writes the snapshot of a replaced program");
         }
+        let forks = self.table.take_forks();
         self.table = Table::new(self.nframe, self.resolvers);
+        self.table.set_forks(forks);
         self.counters = Counters::read(&self.map);
     }
 
@@ -306,7 +340,7 @@ impl Keeper {
     }
 
     fn figures(&self) -> Figures {
-        Figures::of(&self.table, &self.image, &self.map, &self.counters)
+        Figures::of(&self.table, &self.image, &self.map, &self.counters, self.inherited.as_ref())
     }
 
     fn cut(&self) -> Cut {

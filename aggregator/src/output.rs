@@ -3,14 +3,17 @@
 //! A full disk, an interruption or a crash leaves the old file as it was. What is no regular file (a device, a pipe)
 //! is written to directly.
 
+use crate::drain::Image;
 use heapline_shared_format::snapshot::{self, Snapshot};
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Writes that take longer show their progress on a terminal.
@@ -48,13 +51,60 @@ pub enum OutputError {
 pub struct Destination {
     /// As the user named it, made absolute.
     path: PathBuf,
+    /// One of many: it is not waited for until the disk has it.
+    is_one_of_many: bool,
+}
+
+/// The folder that takes the snapshots of a tree's processes; made when the first of them is written.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// A process id may come again, with the same program.
+    given: Mutex<HashSet<String>>,
+}
+
+impl Folder {
+    /// A folder at `path`, which need not be there.
+    pub fn new(path: &Path) -> Result<Folder, OutputError> {
+        let fail = |source| OutputError::Place { path: path.to_owned(), source };
+        Ok(Folder { path: std::path::absolute(path).map_err(fail)?, given: Mutex::default() })
+    }
+
+    /// Makes it now, and checks that it can be written to.
+    pub fn make(&self) -> Result<(), OutputError> {
+        let fail = |source| OutputError::Place { path: self.path.clone(), source };
+        fs::create_dir_all(&self.path).map_err(fail)?;
+        Temporary::beside(&self.path.join("any")).map(drop).map_err(fail)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it by this name.
+    pub fn file(&self, name: &Path) -> Destination {
+        Destination { path: self.path.join(name), is_one_of_many: false }
+    }
+
+    /// Where the snapshot of a process goes that runs this program.
+    pub fn place(&self, image: &Image, pid: u32) -> Result<Destination, OutputError> {
+        let fail = |source| OutputError::Place { path: self.path.clone(), source };
+        fs::create_dir_all(&self.path).map_err(fail)?;
+        let program = Path::new(&image.executable).file_name().map(|name| name.to_string_lossy());
+        let stem = format!("heapline-{}-{pid}", program.unwrap_or("process".into()));
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = (1..).map(|n| if n == 1 { stem.clone() } else { format!("{stem}-{n}") });
+        let name = names.find(|name| given.insert(name.clone())).unwrap_or(stem);
+        Ok(Destination { path: self.path.join(format!("{name}.snap.zst")), is_one_of_many: true })
+    }
 }
 
 impl Destination {
     /// Checks that a snapshot can be written to `path`; nothing that is there is touched.
     pub fn check(path: &Path) -> Result<Destination, OutputError> {
         let fail = |source| OutputError::Place { path: path.to_owned(), source };
-        let destination = Destination { path: std::path::absolute(path).map_err(fail)? };
+        let destination = Destination { path: std::path::absolute(path).map_err(fail)?, is_one_of_many: false };
         match fs::metadata(&destination.path) {
             Ok(found) if found.is_dir() => return Err(OutputError::Directory { path: path.to_owned() }),
             // To open a pipe would wait for its reader.
@@ -74,14 +124,14 @@ impl Destination {
 
     /// Another file in the same folder.
     pub fn beside(&self, name: &Path) -> Destination {
-        Destination { path: self.path.with_file_name(name) }
+        Destination { path: self.path.with_file_name(name), ..self.clone() }
     }
 
     /// The place of the `n`th program that exec has replaced.
     pub fn replaced(&self, n: u32) -> Destination {
         let mut name = OsString::from(&self.path);
         name.push(format!(".exec{n}"));
-        Destination { path: name.into() }
+        Destination { path: name.into(), ..self.clone() }
     }
 
     /// Writes. Ends with an error as soon as `interrupted` is set.
@@ -90,12 +140,12 @@ impl Destination {
         let is_special = fs::metadata(&self.path).is_ok_and(|found| !found.is_file());
         if is_special {
             let file = OpenOptions::new().write(true).open(&self.path).map_err(fail)?;
-            return encode(snapshot, &file, interrupted).map_err(fail);
+            return encode(snapshot, &file, interrupted, true).map_err(fail);
         }
         let place = self.resolved();
         let temporary = Temporary::beside(&place).map_err(fail)?;
-        encode(snapshot, &temporary.file, interrupted).map_err(fail)?;
-        temporary.put(&place).map_err(fail)
+        encode(snapshot, &temporary.file, interrupted, !self.is_one_of_many).map_err(fail)?;
+        temporary.put(&place, !self.is_one_of_many).map_err(fail)
     }
 
     /// The file that a symbolic link stands for: the link itself must stay.
@@ -104,7 +154,7 @@ impl Destination {
     }
 }
 
-fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool) -> io::Result<()> {
+fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool, is_synced: bool) -> io::Result<()> {
     let begun = Instant::now();
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let mut show = |bytes| {
@@ -119,6 +169,9 @@ fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool) -> io::Res
     let written = snapshot::write(snapshot, out, &mut show).and_then(|mut out| out.flush());
     bar.finish_and_clear();
     written?;
+    if !is_synced {
+        return Ok(());
+    }
     match file.sync_all() {
         // A pipe or a device has nothing to sync.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
@@ -161,12 +214,12 @@ impl Temporary {
         Ok(Temporary { file, path: Some(path) })
     }
 
-    fn put(mut self, place: &Path) -> io::Result<()> {
+    fn put(mut self, place: &Path, is_synced: bool) -> io::Result<()> {
         if let Some(path) = &self.path {
             fs::rename(path, place)?;
         }
         self.path = None;
-        if let Some(directory) = place.parent() {
+        if let Some(directory) = place.parent().filter(|_| is_synced) {
             // The rename itself must survive a crash of the machine; a file system that cannot is no failure.
             let _ = File::open(directory).and_then(|directory| directory.sync_all());
         }
@@ -209,6 +262,7 @@ mod tests {
         };
         Snapshot {
             meta,
+            origin: None,
             modules: Vec::new(),
             codes: Vec::new(),
             frames: Vec::new(),
@@ -222,7 +276,7 @@ mod tests {
         }
     }
 
-    fn names(folder: &Path) -> Vec<OsString> {
+    fn names_in(folder: &Path) -> Vec<OsString> {
         let mut names: Vec<OsString> =
             fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
         names.sort();
@@ -238,10 +292,10 @@ mod tests {
         assert_eq!(fs::read(&path).expect("there"), b"old", "checking touches nothing");
         assert!(destination.write(&empty(), &AtomicBool::new(true)).is_err(), "interrupted");
         assert_eq!(fs::read(&path).expect("there"), b"old");
-        assert_eq!(names(folder.path()), ["s"], "nothing is left behind");
+        assert_eq!(names_in(folder.path()), ["s"], "nothing is left behind");
         destination.write(&empty(), &AtomicBool::new(false)).expect("written");
         assert_eq!(snapshot::read(File::open(&path).expect("there")).expect("valid"), empty());
-        assert_eq!(names(folder.path()), ["s"]);
+        assert_eq!(names_in(folder.path()), ["s"]);
     }
 
     #[test]
@@ -261,6 +315,25 @@ mod tests {
         assert!(!fs::metadata("/dev/null").expect("there").is_file());
         assert!(matches!(write(folder.path()), Err(OutputError::Directory { .. })));
         assert!(matches!(write(&folder.path().join("no/file")), Err(OutputError::Place { .. })));
+    }
+
+    #[test]
+    fn the_snapshots_of_a_tree_lie_in_one_folder_each_under_a_name_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let tree = Folder::new(&folder.path().join("a/b")).expect("a path");
+        assert!(!tree.path().exists(), "nothing was written yet");
+        let image = Image { executable: "/usr/bin/cc1".to_owned(), ..Image::default() };
+        let names: Vec<PathBuf> = [7, 8, 7]
+            .into_iter()
+            .map(|pid| {
+                tree.place(&image, pid).expect("writable").path().strip_prefix(tree.path()).expect("in it").into()
+            })
+            .collect();
+        let wanted = ["heapline-cc1-7.snap.zst", "heapline-cc1-8.snap.zst", "heapline-cc1-7-2.snap.zst"];
+        assert_eq!(names, wanted.map(PathBuf::from));
+        let unknown = tree.place(&Image::default(), 9).expect("writable");
+        unknown.write(&empty(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(names_in(tree.path()), ["heapline-process-9.snap.zst"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Taking an arena over, starting a session on it, and giving it back.
+//! Taking an arena over, with a new session or the one that a child process has begun, and giving it back.
 //!
 //! The word `session.owner` says who drains the arena. It is a robust futex of the drain's own thread: when that
 //! thread dies, even by SIGKILL, the kernel marks the word, the target stops tracing, and the next aggregator may
@@ -7,7 +7,7 @@
 use crate::arena_map::ArenaMap;
 use crate::clock::Clock;
 use crate::sys;
-use heapline_shared_format::arena::{Arena, SEGMENT_BYTES, slot_state, state};
+use heapline_shared_format::arena::{Arena, SEGMENT_BYTES, UNCLAIMED, slot_state, state};
 use std::collections::BTreeSet;
 use std::io;
 use std::process;
@@ -82,11 +82,27 @@ impl Session {
         header.session.tick.store(0, Ordering::Relaxed);
         header.session.nframe.store(settings.nframe, Ordering::Relaxed);
         header.target.end_cause.store(0, Ordering::Relaxed);
+        // An earlier aggregator may have followed the target's children.
+        header.tree.follows.store(0, Ordering::Relaxed);
         // A thread that sees the new epoch (Acquire) sees all of the above, and the state.
         header.session.state.store(state::TRACING, Ordering::Release);
         header.session.epoch.fetch_add(1, Ordering::AcqRel);
         tracing::info!(number, segments, "session begun");
         Ok(Session { map, number, generations, segments })
+    }
+
+    /// Takes over the session that a child process has begun itself. Nothing in it is changed: the child records already.
+    pub fn adopt(map: Arc<ArenaMap>) -> Result<Session, SessionError> {
+        let header = map.arena().header();
+        let (owner, owner_pid) = (&header.session.owner, &header.session.owner_pid);
+        sys::own_robustly(owner).map_err(SessionError::Owner)?;
+        let claimed = owner.compare_exchange(UNCLAIMED, sys::gettid(), Ordering::AcqRel, Ordering::Relaxed);
+        claimed.map_err(|_| SessionError::Taken { owner: owner_pid.load(Ordering::Relaxed) })?;
+        owner_pid.store(process::id(), Ordering::Relaxed);
+        let number = header.session.number.load(Ordering::Relaxed);
+        let geometry = map.arena().geometry();
+        tracing::info!(number, segments = geometry.segments, "session adopted");
+        Ok(Session { map, number, generations: vec![0; geometry.slots as usize], segments: geometry.segments })
     }
 
     /// The session's number in the arena.

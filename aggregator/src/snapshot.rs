@@ -9,7 +9,7 @@ use crate::table::threads::Thread as TableThread;
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame};
 use heapline_shared_format::snapshot::{
-    Code, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, StackTotals, Thread,
+    Birth, Code, End, Frame, LiveGroup, Meta, Module, Node, Origin, Snapshot, StackTotals, Thread,
 };
 use std::collections::HashMap;
 
@@ -24,6 +24,8 @@ pub struct About {
     pub exit_status: Option<i32>,
     /// What every report must show.
     pub notes: Vec<String>,
+    /// Of a child process: its parent in the tree, and how it came to be.
+    pub origin: Option<(u32, Birth)>,
 }
 
 /// The snapshot of a cut.
@@ -47,11 +49,14 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         aggregator_bytes: procfs::own_resident_bytes(),
         notes: about.notes.into_iter().chain(notes(figures)).collect(),
     };
+    let inherited = figures.inherited.clone();
+    let origin = about.origin.map(|(parent, birth)| Origin { parent, birth, inherited });
     let is_over = matches!(about.end, End::Exited | End::Killed);
     let (threads, thread_index) = threads(&cut.threads, is_over);
     let (frames, codes) = frames(&cut);
     Snapshot {
         meta,
+        origin,
         modules: modules(&cut),
         codes,
         frames,
@@ -81,6 +86,7 @@ fn notes(figures: &Figures) -> Vec<String> {
             compared,
             format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"),
         ),
+        (figures.untold, format!("{} of its child processes could not be followed", figures.untold)),
     ];
     notes.into_iter().filter(|&(count, _)| count > 0).map(|(_, note)| note).collect()
 }

@@ -80,8 +80,8 @@ pub fn monotonic() -> u64 {
     nanos & ((1 << STAMP_BITS) - 1)
 }
 
-/// User id of whoever is at the other end of a socket.
-pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+/// Process and user id of whoever is at the other end of a socket; process 0 where it cannot be seen from here.
+pub fn peer(stream: &UnixStream) -> io::Result<(u32, u32)> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     #[expect(clippy::cast_possible_truncation, reason = "twelve bytes")]
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
@@ -89,7 +89,7 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     // SAFETY: the option's value is a ucred, for which there is room.
     let result =
         unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut length) };
-    check(result).map(|_| credentials.uid)
+    check(result).map(|_| (u32::try_from(credentials.pid).unwrap_or(0), credentials.uid))
 }
 
 /// A descriptor that becomes readable when the process ends.
@@ -109,6 +109,25 @@ pub fn await_readable(fd: &OwnedFd, timeout: Duration) -> bool {
     // SAFETY: one pollfd, valid for reads and writes.
     let ready = unsafe { libc::poll(&mut poll, 1, timeout) };
     ready > 0 && poll.revents & libc::POLLIN != 0
+}
+
+/// Waits until one of the descriptors has something to say.
+pub fn poll(fds: &mut [libc::pollfd]) {
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+    // SAFETY: so many pollfds, valid for reads and writes. A signal ends the wait early, which is no harm.
+    unsafe { libc::poll(fds.as_mut_ptr(), count, -1) };
+}
+
+/// Lets this process have as many descriptors as it may.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the write and the read; what is refused stays as it was.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
 }
 
 /// Turns -1 into the error that `errno` names.

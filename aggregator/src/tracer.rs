@@ -5,6 +5,7 @@ use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
 use crate::cut::{Cut, Figures};
 use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks};
+use crate::heirs::{Fork, Heirs};
 use crate::keeper::{Answer, Desk, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request};
 use crate::queue::queue;
 use crate::session::{Session, SessionError, Settings};
@@ -45,6 +46,30 @@ pub enum TraceError {
     Gone(&'static str),
 }
 
+/// What a tracer begins with.
+pub struct Plan {
+    /// How to trace.
+    pub settings: Settings,
+    /// What runs in the target, as far as it is known.
+    pub launched: Image,
+    /// The target's threads, once it is there.
+    pub target: Option<Tasks>,
+    /// Where the cuts of programs go that exec replaces in the same arena.
+    pub replaced: Option<SyncSender<Replaced>>,
+    /// Its place among the processes that are followed.
+    pub kin: Option<Kin>,
+}
+
+/// A process of a tree.
+pub struct Kin {
+    /// What children begin with.
+    pub heirs: Arc<Heirs>,
+    /// The process.
+    pub key: u64,
+    /// The session was begun by the target itself; the fork that the process was made by, if it was and that is known.
+    pub adopted: Option<Option<Fork>>,
+}
+
 /// See the module.
 pub struct Tracer {
     settings: Settings,
@@ -61,32 +86,30 @@ enum Drained {
 }
 
 impl Tracer {
-    /// Begins a session on an arena. `launched` says what runs in the target as far as it is known; the cuts of
-    /// programs that exec replaces go to `replaced`.
-    pub fn start(
-        map: Arc<ArenaMap>,
-        settings: Settings,
-        launched: Image,
-        target: Option<Tasks>,
-        replaced: SyncSender<Replaced>,
-    ) -> Result<Tracer, TraceError> {
+    /// Begins a session on an arena, or goes on with the one that a child process has begun.
+    pub fn start(map: Arc<ArenaMap>, plan: Plan) -> Result<Tracer, TraceError> {
+        let Plan { settings, launched, target, replaced, kin } = plan;
+        let is_adopted = kin.as_ref().is_some_and(|kin| kin.adopted.is_some());
         let controls = Arc::new(Controls::new(Arc::clone(&map)));
-        let living = match target {
-            Some(tasks) => {
-                controls.set_target(tasks);
-                tasks.living().unwrap_or_default()
-            }
-            None => BTreeSet::new(),
+        if let Some(tasks) = target {
+            controls.set_target(tasks);
+        }
+        let old = match target {
+            _ if is_adopted => None,
+            Some(tasks) => Some(tasks.living().unwrap_or_default()),
+            None => Some(BTreeSet::new()),
         };
         let (sender, messages) = queue(QUEUE_MESSAGES);
         let (to_drain, recycled) = rtrb::RingBuffer::new(RECYCLED_BUFFERS);
         let (requests, asked) = mpsc::channel();
         let waker = messages.waker();
         let (inlet, parker) = messages.split();
-        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, resolvers(), to_drain, replaced);
+        // Of many children at one time each does with one thread.
+        let resolvers = if is_adopted { 0 } else { resolvers() };
+        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, resolvers, to_drain, replaced, kin);
         let desk = Desk::new(keeper, inlet, asked);
         let outlet = Outlet::new(Arc::clone(&map), sender, recycled, desk.clone());
-        let drain = start_drain(Arc::clone(&map), settings, living, launched, Arc::clone(&controls), outlet)?;
+        let drain = start_drain(Arc::clone(&map), settings, old, launched, Arc::clone(&controls), outlet)?;
         let builder = thread::Builder::new().name("table".to_owned());
         builder.spawn(move || desk.run(&parker)).map_err(TraceError::Thread)?;
         Ok(Tracer {
@@ -174,18 +197,23 @@ impl Tracer {
     }
 }
 
-/// Starts the drain's thread, which takes the arena over itself: the kernel watches over the thread that does.
+/// Starts the drain's thread, which takes the arena over itself: the kernel watches over the thread that does. `old` are the
+/// threads that the target has; none when it has begun the session itself.
 fn start_drain(
     map: Arc<ArenaMap>,
     settings: Settings,
-    living: BTreeSet<u32>,
+    old: Option<BTreeSet<u32>>,
     launched: Image,
     controls: Arc<Controls>,
     outlet: Outlet,
 ) -> Result<JoinHandle<Outcome>, TraceError> {
     let (began, begun) = mpsc::channel();
     let body = move || {
-        let session = match Session::begin(Arc::clone(&map), settings, &living) {
+        let session = match old {
+            Some(living) => Session::begin(Arc::clone(&map), settings, &living),
+            None => Session::adopt(Arc::clone(&map)),
+        };
+        let session = match session {
             Ok(session) => session,
             Err(error) => {
                 let _ = began.send(Err(error));

@@ -9,7 +9,7 @@ use heapline_aggregator::drain::{Image, Stop, Tasks};
 use heapline_aggregator::keeper::FoundFrame;
 use heapline_aggregator::session::{SessionError, Settings};
 use heapline_aggregator::snapshot::{About, build};
-use heapline_aggregator::tracer::{TraceError, Tracer};
+use heapline_aggregator::tracer::{Plan, TraceError, Tracer};
 use heapline_shared_format::arena::{SEGMENT_BYTES, slot_state, state, target_flag};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
@@ -27,7 +27,8 @@ const SETTINGS: Settings = Settings { nframe: 64, max_target_memory: 1 << 20, cl
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let (sender, replaced) = sync_channel(16);
     let launched = Image { command: "fake".to_owned(), ..Image::default() };
-    let tracer = Tracer::start(Arc::clone(map), SETTINGS, launched, None, sender).expect("a session");
+    let plan = Plan { settings: SETTINGS, launched, target: None, replaced: Some(sender), kin: None };
+    let tracer = Tracer::start(Arc::clone(map), plan).expect("a session");
     (tracer, replaced)
 }
 
@@ -175,7 +176,7 @@ fn a_snapshot_says_what_the_tables_hold() {
     two.alloc(0x100, 100, other);
     two.free(0x100);
     tracer.stop(Stop::Ended).expect("stopped");
-    let about = About { pid: 5, end: End::Exited, exit_status: Some(0), notes: Vec::new() };
+    let about = About { pid: 5, end: End::Exited, exit_status: Some(0), notes: Vec::new(), origin: None };
     let snapshot = build(tracer.cut().expect("an answer"), about);
     assert_eq!((snapshot.live.len(), snapshot.live[0].size, snapshot.live[0].count), (1, 8, 3));
     assert_eq!(snapshot.threads[snapshot.live[0].thread as usize].tid, 11);
@@ -322,7 +323,8 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     let stack = thread.define(&[5]);
     thread.alloc(0x10, 100, stack);
     let (sender, _other) = sync_channel(1);
-    let refused = Tracer::start(Arc::clone(&map), SETTINGS, Image::default(), None, sender);
+    let plan = Plan { settings: SETTINGS, launched: Image::default(), target: None, replaced: Some(sender), kin: None };
+    let refused = Tracer::start(Arc::clone(&map), plan);
     assert!(matches!(refused, Err(TraceError::Session(SessionError::Taken { owner })) if owner == process::id()));
     tracer.stop(Stop::Detach).expect("stopped");
     assert_eq!(map.arena().header().session.state.load(Ordering::Relaxed), state::IDLE);

@@ -9,6 +9,7 @@ use heapline_tools::frames::Frames;
 use heapline_tools::report::{Report, Request};
 use heapline_tools::statistics::By;
 use heapline_tools::symbols::Symbolizer;
+use heapline_tools::tree::Subject;
 use heapline_tools::view::At;
 
 const STACKS: u32 = 50_000;
@@ -72,6 +73,7 @@ fn synthetic() -> Snapshot {
     };
     Snapshot {
         meta: meta(),
+        origin: None,
         modules: Vec::new(),
         codes: Vec::new(),
         frames: (0..STACKS).map(|n| Frame { address: 0x55_0000_0000 + u64::from(mix(n)), module: None }).collect(),
@@ -98,9 +100,9 @@ fn snapshots(c: &mut Criterion) {
 
 /// Its addresses are in no module, so this is grouping and sorting alone; symbols are as dear as the files they are in.
 fn reports(c: &mut Criterion) {
-    let snapshot = synthetic();
+    let subject = Subject::process(synthetic());
     let mut group = c.benchmark_group("report");
-    group.throughput(Throughput::Elements(snapshot.live.len() as u64));
+    group.throughput(Throughput::Elements(subject.head().live.len() as u64));
     for (name, by, cumulative) in
         [("lineno", By::Lineno, false), ("lineno, cumulative", By::Lineno, true), ("traceback", By::Traceback, false)]
     {
@@ -116,7 +118,7 @@ fn reports(c: &mut Criterion) {
             limit: 10,
         };
         group.bench_function(name, |b| {
-            b.iter(|| Report::new(request.clone(), &snapshot, None, &mut Symbolizer::new(Vec::new(), None)).total);
+            b.iter(|| Report::new(request.clone(), &subject, None, &mut Symbolizer::new(Vec::new(), None)).total);
         });
     }
     group.finish();

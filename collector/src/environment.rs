@@ -4,6 +4,7 @@
 use core::ffi::{CStr, c_char};
 use core::ptr;
 use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
+use heapline_shared_format::tree::{ENV_TREE, Way};
 
 /// Variable with which tests make a cold path panic.
 pub const ENV_FAULT: &str = "HEAPLINE_FAULT";
@@ -100,6 +101,31 @@ pub fn arena() -> Option<ArenaHandle> {
     numbers.next().is_none().then_some(handle)
 }
 
+/// The way to the aggregator of the tree that the process is a child in.
+pub fn way() -> Option<Way> {
+    let (_, text) = value(ENV_TREE)?;
+    Way::parse(text.to_bytes())
+}
+
+/// Has `call` find another environment, where nobody else can see that: while the process has one thread.
+///
+/// # Safety
+/// 1. `list` is a null-terminated list of C strings.
+/// 2. No other thread runs.
+pub unsafe fn with<R>(list: *const *const c_char, call: impl FnOnce() -> R) -> R {
+    // SAFETY: the caller's promises; the call may change the list that it finds, which is then the process's.
+    unsafe {
+        let before = environ;
+        let ours = list.cast_mut().cast();
+        environ = ours;
+        let result = call();
+        if environ == ours {
+            environ = before;
+        }
+        result
+    }
+}
+
 fn parse(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -112,7 +138,7 @@ fn parse(digits: &[u8]) -> Option<u64> {
 
 /// Removes what the aggregator added and copies the collector's own path into `path`; returns its length.
 pub fn clean(path: &mut [u8]) -> usize {
-    let Some((index, _)) = value(ENV_ARENA) else { return 0 };
+    let Some((index, _)) = value(ENV_ARENA).or_else(|| value(ENV_TREE)) else { return 0 };
     // SAFETY: libc's list, which only this thread uses this early.
     unsafe {
         remove(index);

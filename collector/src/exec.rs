@@ -1,173 +1,118 @@
-//! exec keeps a traced process traced: the new image gets the collector and the arena's descriptor, by the two
-//! variables that the collector had removed.
+//! exec, `posix_spawn` and their kin: a traced process's next program, and its children's, are traced too.
 //!
-//! Only for the process that is traced. In a child (forked or vforked) exec is left as it is, and so is `posix_spawn`.
+//! The new program finds the collector by LD_PRELOAD, and its aggregator by a second variable: the same process by the
+//! descriptor of its arena, which is left open for it; a child, and a process without that descriptor, by the way to the
+//! aggregator's socket ([`heapline_shared_format::tree`]). The new program's collector removes both variables again.
+//!
+//! A vfork child shares its parent's memory and stack: nothing is written there but below its own frames.
 
-use crate::environment::{ArenaHandle, ENV_PRELOAD, find};
+mod list;
+mod program;
+mod spawn;
+
+pub use program::Program;
+pub use spawn::{Request, popen, posix_spawn, posix_spawnp, system};
+
+use crate::environment::ArenaHandle;
 use crate::loader::Next;
 use crate::process::{self, Process};
 use crate::{fail, real, sys};
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
 use core::sync::atomic::Ordering;
-use heapline_shared_format::arena::ENV_ARENA;
+use heapline_shared_format::tree::Way;
 
 /// A null-terminated list of C strings.
 pub type List = *const *const c_char;
 
-/// Room for `HEAPLINE_ARENA=` and three numbers.
-const ARENA_VARIABLE_BYTES: usize = 96;
+/// How a new program finds its aggregator.
+#[derive(Clone, Copy)]
+enum Passage {
+    /// The process's own arena.
+    Arena(ArenaHandle),
+    /// An arena of its own.
+    Way(Way),
+}
+
+impl Passage {
+    /// For a program that a new process runs.
+    fn for_child() -> Option<Passage> {
+        process::way_for_children().map(Passage::Way)
+    }
+
+    /// For the program that exec puts in the place of the present one.
+    fn for_exec() -> Option<Passage> {
+        let own = process::get().filter(|process| process.is_traced() && process.is_self());
+        match own.and_then(Process::arena_fd) {
+            Some(arena) => Some(Passage::Arena(arena)),
+            None => Passage::for_child(),
+        }
+    }
+}
 
 /// Runs an exec call with the environment that keeps the process traced, where that can be; else with its own.
 ///
 /// # Safety
-/// `environment` is a null-terminated list of C strings, or null. `path` is a C string, or null where it is not known.
-pub unsafe fn with_tracing(path: *const c_char, environment: List, call: impl Fn(List) -> c_int) -> c_int {
-    let process = process::get().filter(|p| !p.own_path().is_empty() && p.is_traced() && p.is_self());
-    let Some(process) = process else { return call(environment) };
-    // SAFETY: the caller's promises.
-    let prepared = fail::guard(|| unsafe { Prepared::new(process, path, environment) }).flatten();
+/// `environment` is a null-terminated list of C strings, or null; `program` is what the call is given.
+unsafe fn with_tracing(program: Program, environment: List, call: impl Fn(List) -> c_int) -> c_int {
+    let own = process::get().filter(|process| process.is_traced() && process.is_self());
+    let passage = Passage::for_exec();
     // Counted in any case, so that the aggregator knows of a program that will not be traced.
-    let target = &process.header().target;
-    target.exec_begun.fetch_add(1, Ordering::Release);
-    let status = match &prepared {
-        Some(prepared) => {
-            sys::set_close_on_exec(prepared.arena.fd, false);
-            call(prepared.list)
-        }
+    if let Some(own) = own {
+        own.header().target.exec_begun.fetch_add(1, Ordering::Release);
+    }
+    // SAFETY: the caller's promises.
+    let prepared = passage.filter(|_| fail::guard(|| unsafe { can_follow(program) }) == Some(true));
+    let status = match prepared {
+        // SAFETY: as above.
+        Some(passage) => unsafe { with_passage(passage, environment, call) },
         None => call(environment),
     };
     // Only a failed call returns.
-    let errno = real::errno();
-    target.exec_failed.fetch_add(1, Ordering::Release);
-    if let Some(prepared) = prepared {
-        sys::set_close_on_exec(prepared.arena.fd, true);
-        // SAFETY: the list was for this call only.
-        unsafe { sys::unmap(prepared.memory, prepared.bytes) };
+    if let Some(own) = own {
+        own.header().target.exec_failed.fetch_add(1, Ordering::Release);
     }
-    real::set_errno(errno);
     status
 }
 
-#[derive(Clone, Copy)]
-struct Prepared {
-    arena: ArenaHandle,
-    list: List,
-    memory: *mut u8,
-    bytes: usize,
-}
-
-impl Prepared {
-    /// # Safety
-    /// As [`with_tracing`].
-    unsafe fn new(process: &'static Process, path: *const c_char, environment: List) -> Option<Prepared> {
-        let own_path = process.own_path();
-        let arena = process.arena_fd()?;
-        // SAFETY: the caller's promises; the collector's own path was copied from a C string into zeroed memory.
-        unsafe {
-            if !is_readable(own_path) || (!path.is_null() && !can_preload(path)) {
-                return None;
-            }
-            let count = length(environment);
-            let preload = find(environment, ENV_PRELOAD);
-            let theirs = preload.map_or(&[][..], |(_, value)| CStr::from_ptr(value).to_bytes());
-            let list_bytes = (count + 3) * size_of::<*const c_char>();
-            let preload_bytes = ENV_PRELOAD.len() + 1 + own_path.len() + 1 + theirs.len() + 1;
-            let bytes = list_bytes + ARENA_VARIABLE_BYTES + preload_bytes;
-            let memory = sys::map(bytes)?;
-            let list = memory.cast::<*const c_char>();
-            if count > 0 {
-                ptr::copy_nonoverlapping(environment, list, count);
-            }
-            let arena_variable = memory.add(list_bytes);
-            write_arena_variable(arena_variable, arena);
-            let preload_variable = arena_variable.add(ARENA_VARIABLE_BYTES);
-            let mut writer = Writer(preload_variable);
-            writer.put(ENV_PRELOAD.as_bytes()).put(b"=").put(own_path);
-            if preload.is_some() {
-                writer.put(b":").put(theirs);
-            }
-            // In place of the user's own, or behind the last; the order of all others stays.
-            list.add(preload.map_or(count, |(index, _)| index)).write(preload_variable.cast());
-            list.add(count + usize::from(preload.is_none())).write(arena_variable.cast());
-            Some(Prepared { arena, list, memory, bytes })
-        }
-    }
-}
-
-/// # Safety
-/// `list` is a null-terminated list, or null.
-unsafe fn length(list: List) -> usize {
-    let mut n = 0;
-    // SAFETY: stops at the terminator.
-    unsafe {
-        while !list.is_null() && !(*list.add(n)).is_null() {
-            n += 1;
-        }
-    }
-    n
-}
-
-/// # Safety
-/// A zero byte follows `path`.
-unsafe fn is_readable(path: &[u8]) -> bool {
-    let mut start = [0u8; 1];
-    // SAFETY: the caller's promise.
-    unsafe { sys::read_start(path.as_ptr().cast(), &mut start) == Some(1) }
-}
-
-/// Whether the loader would accept a 64-bit library: a 32-bit program would print an error instead.
+/// Runs a call that starts another process, likewise.
 ///
 /// # Safety
-/// `path` is a C string.
-unsafe fn can_preload(path: *const c_char) -> bool {
-    let mut start = [0u8; 20];
-    // SAFETY: the caller's promise.
-    let Some(n) = (unsafe { sys::read_start(path, &mut start) }) else { return true };
-    const CLASS_64: u8 = 2;
-    const MACHINE_X86_64: u8 = 62;
-    n < start.len() || start[..4] != *b"\x7fELF" || (start[4] == CLASS_64 && start[18] == MACHINE_X86_64)
+/// As [`with_tracing`].
+unsafe fn with_following(program: Program, environment: List, call: impl Fn(List) -> c_int) -> c_int {
+    let passage = Passage::for_child();
+    // SAFETY: the caller's promises.
+    match passage.filter(|_| fail::guard(|| unsafe { can_follow(program) }) == Some(true)) {
+        // SAFETY: as above.
+        Some(passage) => unsafe { with_passage(passage, environment, call) },
+        None => call(environment),
+    }
 }
 
-struct Writer(*mut u8);
-
-impl Writer {
-    /// # Safety
-    /// The memory has room for the bytes and a zero behind them.
-    unsafe fn put(&mut self, bytes: &[u8]) -> &mut Writer {
-        // SAFETY: the caller's promise.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), self.0, bytes.len());
-            self.0 = self.0.add(bytes.len());
-        }
-        self
-    }
+/// Whether the new program will load the collector, and take its variables away again.
+///
+/// # Safety
+/// The program is what a call was given.
+unsafe fn can_follow(program: Program) -> bool {
+    let own_path = process::own_path();
+    // SAFETY: a zero byte follows the path; the caller's promise.
+    !own_path.is_empty() && unsafe { sys::open_program(own_path.as_ptr().cast()).is_some() && program.can_preload() }
 }
 
 /// # Safety
-/// `to` has [`ARENA_VARIABLE_BYTES`] zero bytes.
-unsafe fn write_arena_variable(to: *mut u8, arena: ArenaHandle) {
-    let mut writer = Writer(to);
-    let mut digits = [0u8; 20];
-    // SAFETY: the name, three numbers of at most 20 digits and the separators fit.
+/// `environment` is a null-terminated list of C strings, or null.
+unsafe fn with_passage(passage: Passage, environment: List, call: impl Fn(List) -> c_int) -> c_int {
+    // SAFETY: the caller's promise.
     unsafe {
-        writer.put(ENV_ARENA.as_bytes()).put(b"=");
-        writer.put(decimal(u64::try_from(arena.fd).unwrap_or(0), &mut digits)).put(b":");
-        writer.put(decimal(arena.device, &mut digits)).put(b":");
-        writer.put(decimal(arena.inode, &mut digits));
-    }
-}
-
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        let digit = (number % 10) as u8;
-        digits[at] = b'0' + digit;
-        number /= 10;
-        if number == 0 {
-            return &digits[at..];
-        }
+        list::with(passage, environment, |list| match passage {
+            Passage::Arena(arena) if !ptr::eq(list, environment) => {
+                sys::set_close_on_exec(arena.fd, false);
+                let status = call(list);
+                sys::set_close_on_exec(arena.fd, true);
+                status
+            }
+            _ => call(list),
+        })
     }
 }
 
@@ -182,7 +127,7 @@ pub fn current_environment() -> List {
 /// `arguments` is null-terminated, and a pointer follows the null.
 pub unsafe fn behind(arguments: List) -> List {
     // SAFETY: the caller's promise.
-    unsafe { (*arguments.add(length(arguments) + 1)).cast() }
+    unsafe { (*arguments.add(list::length(arguments) + 1)).cast() }
 }
 
 macro_rules! exec_call {
@@ -214,56 +159,17 @@ const ENOSYS: c_int = 38;
 
 exec_call!(
     /// `execve`.
-    execve(path: *const c_char, arguments: List; environment), path
+    execve(path: *const c_char, arguments: List; environment), Program::At(path)
 );
 exec_call!(
     /// `execvpe`.
-    execvpe(file: *const c_char, arguments: List; environment), ptr::null()
+    execvpe(file: *const c_char, arguments: List; environment), Program::Named(file)
 );
 exec_call!(
     /// `fexecve`.
-    fexecve(fd: c_int, arguments: List; environment), ptr::null()
+    fexecve(fd: c_int, arguments: List; environment), Program::Unknown
 );
 exec_call!(
     /// `execveat`.
-    execveat(directory: c_int, path: *const c_char, arguments: List; environment, flags: c_int), ptr::null()
+    execveat(directory: c_int, path: *const c_char, arguments: List; environment, flags: c_int), Program::Unknown
 );
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_variable_is_what_a_new_image_reads() {
-        let mut memory = [0u8; ARENA_VARIABLE_BYTES];
-        let arena = ArenaHandle { fd: i32::MAX, device: u64::MAX, inode: 0 };
-        // SAFETY: zeroed memory of the size that is asked for.
-        unsafe { write_arena_variable(memory.as_mut_ptr(), arena) };
-        let text = CStr::from_bytes_until_nul(&memory).expect("a zero is left");
-        assert_eq!(text, c"HEAPLINE_ARENA=2147483647:18446744073709551615:0");
-    }
-
-    #[test]
-    fn only_64_bit_programs_and_scripts_are_preloaded() {
-        let directory = std::env::temp_dir().join(std::format!("heapline-exec-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let check = |bytes: &[u8]| {
-            let path = directory.join("file");
-            std::fs::write(&path, bytes).expect("a file");
-            let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no zero");
-            // SAFETY: a C string.
-            unsafe { can_preload(path.as_ptr()) }
-        };
-        let elf = |class, machine| {
-            let mut header = [0u8; 64];
-            header[..5].copy_from_slice(&[0x7f, b'E', b'L', b'F', class]);
-            header[18] = machine;
-            header
-        };
-        assert!(check(&elf(2, 62)));
-        assert!(!check(&elf(1, 3)), "i386");
-        assert!(!check(&elf(2, 183)), "arm64");
-        assert!(check(b"#!/bin/sh\nexec true and more\n"));
-        std::fs::remove_dir_all(&directory).expect("removed");
-    }
-}

@@ -5,11 +5,11 @@
 //!   that it traces (its own memory comes from `mmap`);
 //! - `errno` is what the real function left;
 //! - a panic in here ends tracing, not the program ([`fail`]);
-//! - a forked child finds wiped state and stays untraced ([`process`]);
+//! - a forked child finds wiped state, and begins anew or stays untraced ([`process`]);
 //! - when something is wrong with tracing, tracing stops.
 //!
 //! The crate exports no libc name: `preload/` does, and is nothing but the exported symbols over [`hooks`],
-//! [`cxx`], [`mappings`], [`exec`] and [`loader`]. What is written where is `shared-format`'s matter.
+//! [`cxx`], [`mappings`], [`exec`], [`fork`] and [`loader`]. What is written where is `shared-format`'s matter.
 //!
 //! ```text
 //! hooks ──> thread (ring, in-flight mark, stamps) ──> shared_format::ring
@@ -31,6 +31,7 @@ pub mod elf;
 pub mod environment;
 pub mod exec;
 pub mod fail;
+pub mod fork;
 pub mod hooks;
 pub mod loader;
 pub mod mappings;

@@ -66,16 +66,22 @@ pub unsafe fn mlockall(flags: c_int) -> c_int {
     status
 }
 
-/// `prctl`. Where the program forbids itself the time-stamp counter, a stamp would be SIGSEGV: tracing by it ends.
+/// `prctl`. Before the program restricts its system calls, what we need of them is made. Where the program forbids itself the time-stamp counter, a stamp would be SIGSEGV: tracing by it ends.
 ///
 /// # Safety
 /// As the C function's.
 pub unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     const PR_SET_TSC: c_int = 26;
+    const PR_SET_SECCOMP: c_int = 22;
+    const PR_SET_NO_NEW_PRIVS: c_int = 38;
     const PR_TSC_SIGSEGV: c_ulong = 2;
     static NEXT: Next = Next::new(c"prctl");
     type Function = unsafe extern "C" fn(c_int, ...) -> c_int;
     let Some(next) = NEXT.get() else { return -1 };
+    // The second is what comes before the first, also where that is made by another call.
+    if matches!(option, PR_SET_SECCOMP | PR_SET_NO_NEW_PRIVS) {
+        process::before_sandbox(thread::stack_pointer());
+    }
     if option == PR_SET_TSC
         && a == PR_TSC_SIGSEGV
         && let Some(process) = process::get()

@@ -1,24 +1,24 @@
 //! The process's state: one page run of its own, wiped by fork.
 //!
-//! A forked child finds the pointer but zeros behind it, and stays untraced for its life, whichever way it was
-//! forked. A vfork child shares everything with its parent: what it allocates is the parent's heap, and is recorded
-//! as the parent's.
+//! A forked child finds the pointer but zeros behind it, whichever way it was forked. It begins anew with its first event
+//! where children are followed, and stays untraced otherwise. A vfork child shares everything with its parent: what it
+//! allocates is the parent's heap, and is recorded as the parent's.
 
-use crate::elf;
+mod start;
+
 use crate::environment::{self, ArenaHandle};
 use crate::modules::Known;
 use crate::thread::{self, Thread};
 use crate::unwind::rules::Table;
-use crate::{fail, python, real, sys, tls};
+use crate::{fail, fork, real, sys, tls};
+use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use heapline_shared_format::arena::{
-    Arena, FreeList, Geometry, Header, Loss, MAX_SLOTS, end_cause, state, target_flag,
-};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use heapline_shared_format::arena::{Arena, FreeList, Header, Loss, MAX_SLOTS, end_cause, state};
+use heapline_shared_format::tree::Way;
+use start::Origin;
 
-/// Pool of a collector that was preloaded without an aggregator, in bytes of virtual memory.
-const IDLE_POOL_BYTES: u64 = 64 << 20;
 /// `FUTEX_OWNER_DIED`: the kernel sets it in the owner word when the aggregator's thread ends.
 const OWNER_DIED: u32 = 0x4000_0000;
 /// How long the aggregator may make no progress before the process stops tracing, in nanoseconds.
@@ -31,33 +31,49 @@ const LONGEST_PATH: usize = 4096;
 #[repr(C)]
 pub struct Process {
     is_running: AtomicU32,
+    /// A forked child begins, once.
+    has_begun: AtomicBool,
+    /// The program was begun by fork, not by exec.
+    is_forked: bool,
     pid: u32,
     image: u32,
     fd: i32,
     handle: ArenaHandle,
     arena: MaybeUninit<Arena>,
     rules: MaybeUninit<Table>,
-    verifies: bool,
     /// The session for which the rule table was last cleared.
     rules_session: AtomicU32,
     segments_taken: AtomicU32,
     /// Until when (monotonic nanoseconds) no thread waits for a slot.
     no_slots_until: AtomicU64,
-    own_path_bytes: usize,
-    own_path: [u8; LONGEST_PATH],
     states: [AtomicPtr<Thread>; MAX_SLOTS as usize],
     modules: Known,
 }
 
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
-/// The arena's header, from the moment that there is one: an end must be told even before the start is over.
+/// The arena's header, from the moment that there is one: an end must be told even before the start is over. In a forked
+/// child that has not begun it is the parent's, which both have mapped.
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
+static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// The collector's own path, which children need too.
+static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCell::new([0; LONGEST_PATH]) };
+static VERIFIES: AtomicBool = AtomicBool::new(false);
 /// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
 static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
 static BEFORE_START: AtomicU64 = AtomicU64::new(0);
+/// The program has restricted what system calls it may make: a child that made others might be killed.
+static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
+
+struct OwnPath {
+    bytes: AtomicUsize,
+    text: UnsafeCell<[u8; LONGEST_PATH]>,
+}
+
+// SAFETY: written while the process starts, before its length (Release) says that there is something to read.
+unsafe impl Sync for OwnPath {}
 
 /// The process's state, unless it has none (not started, switched off, failed) or was forked.
 #[inline]
@@ -78,20 +94,65 @@ pub fn is_quiet() -> bool {
 pub fn is_forked() -> bool {
     // SAFETY: as in `get`.
     let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() };
-    process.is_some_and(|process| process.is_running.load(Ordering::Relaxed) == 0)
+    process.is_some_and(|process| process.is_forked || process.is_running.load(Ordering::Relaxed) == 0)
 }
 
-/// A forked child finds its state wiped, and has nothing to do from then on.
-pub fn be_quiet_if_forked() {
+/// The way that leads children of this process to the aggregator; none while they are not followed. A forked child that has
+/// not begun knows its parent's.
+pub fn way_for_children() -> Option<Way> {
+    let (header, fork) = match get() {
+        Some(process) => (process.header(), 0),
+        // SAFETY: an arena's header, mapped as long as this points to it.
+        None if is_forked() => unsafe { (HEADER.load(Ordering::Acquire).as_ref()?, fork::own_number()) },
+        None => return None,
+    };
+    start::way_from(header, fork)
+}
+
+/// A child will not be traced, and cannot say so itself.
+pub fn count_untold() {
+    // SAFETY: as above.
+    if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
+        header.tree.untold.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The program is about to restrict its system calls. A forked child makes those that it needs before that; later ones
+/// make none.
+pub fn before_sandbox(slot: usize) {
     if is_forked() {
-        STATE.store((&raw const NEVER).cast_mut(), Ordering::Relaxed);
+        let _ = get_or_start(slot);
+    }
+    IS_SANDBOXED.store(true, Ordering::Relaxed);
+}
+
+/// The collector's own path, as the loader was given it.
+pub fn own_path() -> &'static [u8] {
+    // SAFETY: see `OwnPath`; a zero byte follows.
+    unsafe { &(&*OWN_PATH.text.get())[..OWN_PATH.bytes.load(Ordering::Acquire)] }
+}
+
+/// Sets it in a process that runs already, where it may be another at each attach. A longer one than there is room for is none.
+pub fn set_own_path(path: &[u8]) {
+    if own_path() == path {
+        return;
+    }
+    OWN_PATH.bytes.store(0, Ordering::Release);
+    // SAFETY: see `OwnPath`. A thread that copies the earlier one in this moment, for a program that it begins, copies bytes of
+    // both; the loader then finds no such file, and that program is not traced.
+    let text = unsafe { &mut *OWN_PATH.text.get() };
+    text.fill(0);
+    // The last byte stays zero.
+    if let Some(place) = text[..LONGEST_PATH - 1].get_mut(..path.len()) {
+        place.copy_from_slice(path);
+        OWN_PATH.bytes.store(path.len(), Ordering::Release);
     }
 }
 
 /// Likewise; starts the collector at the first call that finds libc ready. `slot` is where the hook was entered.
 pub fn get_or_start(slot: usize) -> Option<&'static Process> {
     if HAS_STARTED.load(Ordering::Acquire) {
-        return get();
+        return get().or_else(|| begin_in_child(slot));
     }
     if !environment::is_up() || HAS_STARTED.swap(true, Ordering::AcqRel) {
         BEFORE_START.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +173,7 @@ pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
 fn start_from(slot: usize, origin: Origin) {
     let errno = real::errno();
     tls::set_starting(slot);
-    let started = fail::guard(|| start(origin)).flatten();
+    let started = fail::guard(|| start::start(origin)).flatten();
     tls::set_starting(0);
     let state = match started {
         Some(process) => {
@@ -124,6 +185,38 @@ fn start_from(slot: usize, origin: Origin) {
     };
     STATE.store(state.cast_mut(), Ordering::Release);
     real::set_errno(errno);
+}
+
+/// A forked child that is followed begins with its first event; another has nothing to do from then on.
+#[cold]
+fn begin_in_child(slot: usize) -> Option<&'static Process> {
+    let process = PROCESS.load(Ordering::Acquire);
+    // SAFETY: as in `get`.
+    let seen = unsafe { process.as_ref() }?;
+    // A signal handler may interrupt the beginning.
+    if seen.has_begun.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let errno = real::errno();
+    tls::set_recovery(0);
+    tls::set_starting(slot);
+    // A failure in here is none of the parent's.
+    let parent = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
+    let bytes = ARENA_BYTES.load(Ordering::Relaxed);
+    // SAFETY: the wiped state, which nobody uses before it runs; the parent's arena is mapped until below.
+    let begun = fail::guard(|| unsafe { start::begin_in_child(process, parent.as_ref()?) }).flatten();
+    tls::set_starting(0);
+    let state = match begun {
+        Some(()) => get().map(|process| &raw const process.header().session.state),
+        None => None,
+    };
+    STATE.store(state.unwrap_or(&raw const NEVER).cast_mut(), Ordering::Release);
+    if state.is_some() {
+        // SAFETY: the child has an arena of its own, and nothing points into the parent's any more.
+        unsafe { sys::unmap(parent.cast(), bytes) };
+    }
+    real::set_errno(errno);
+    get()
 }
 
 /// Ends tracing from inside the target, for an `end_cause`.
@@ -164,97 +257,7 @@ pub unsafe fn unmap_own(memory: *mut u8, bytes: usize) {
     }
 }
 
-/// When the collector came into the process.
-#[derive(Clone, Copy)]
-enum Origin {
-    /// With the program, by the loader.
-    Start,
-    /// Later, by an aggregator that wants this much room.
-    Injection { pool_bytes: u64 },
-}
-
-fn start(origin: Origin) -> Option<*mut Process> {
-    let is_disabled = environment::is_disabled();
-    let handle = environment::arena();
-    if let Some(name) = environment::fault() {
-        fail::arm(name);
-    }
-    let verifies = environment::verifies();
-    let sees_python = environment::sees_python();
-    let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
-    // SAFETY: zeroed memory of that size; zeros are a valid Process.
-    let process = unsafe { &mut *memory.cast::<Process>() };
-    let arena = match origin {
-        // The environment is the program's, which may be reading it.
-        Origin::Injection { pool_bytes } => process.create_idle(pool_bytes)?,
-        Origin::Start => {
-            process.own_path_bytes = environment::clean(&mut process.own_path);
-            if is_disabled {
-                return None;
-            }
-            match handle {
-                Some(handle) => process.adopt(handle)?,
-                None => process.create_idle(IDLE_POOL_BYTES)?,
-            }
-        }
-    };
-    HEADER.store((&raw const *arena.header()).cast_mut(), Ordering::Release);
-    fail::point(fail::Site::Init);
-    process.arena = MaybeUninit::new(arena);
-    process.rules = MaybeUninit::new(Table::map()?);
-    process.pid = sys::getpid();
-    process.verifies = verifies;
-    let target = &arena.header().target;
-    target.pid.store(process.pid, Ordering::Relaxed);
-    target.own_bytes.fetch_add((size_of::<Process>() + Table::BYTES) as u64, Ordering::Relaxed);
-    target.before_start.store(BEFORE_START.load(Ordering::Relaxed), Ordering::Relaxed);
-    let mut flags = 0;
-    if sys::register_membarrier() {
-        flags |= target_flag::MEMBARRIER;
-    }
-    if !elf::can_find_objects() {
-        flags |= target_flag::OLD_GLIBC;
-    }
-    if sees_python && matches!(origin, Origin::Start) {
-        flags |= python::prepare();
-    }
-    target.flags.store(flags, Ordering::Relaxed);
-    process.image = target.images.fetch_add(1, Ordering::Release) + 1;
-    if flags & target_flag::OLD_GLIBC != 0 {
-        return None;
-    }
-    process.is_running.store(1, Ordering::Release);
-    Some(process)
-}
-
 impl Process {
-    /// Maps the arena that the aggregator made.
-    fn adopt(&mut self, handle: ArenaHandle) -> Option<Arena> {
-        let file = sys::file_id(handle.fd)?;
-        if (file.device, file.inode) != (handle.device, handle.inode) {
-            return None;
-        }
-        let bytes = usize::try_from(file.bytes).ok()?;
-        let base = NonNull::new(sys::map_file(handle.fd, bytes)?)?;
-        self.fd = handle.fd;
-        self.handle = handle;
-        sys::set_close_on_exec(handle.fd, true);
-        // SAFETY: mapped just now, never unmapped, sealed by its creator.
-        unsafe { Arena::open(base, bytes) }.ok()
-    }
-
-    /// Makes an arena of our own, for an aggregator that may come later.
-    fn create_idle(&mut self, pool_bytes: u64) -> Option<Arena> {
-        let geometry = Geometry::for_memory(pool_bytes);
-        let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
-        let base = NonNull::new(sys::map_file(fd, geometry.bytes())?)?;
-        let file = sys::file_id(fd)?;
-        self.fd = fd;
-        self.handle = ArenaHandle { fd, device: file.device, inode: file.inode };
-        // SAFETY: fresh zeros, mapped just now, never unmapped, sealed.
-        Some(unsafe { Arena::create(base, geometry) })
-    }
-
     /// The arena.
     #[inline]
     pub fn arena(&self) -> &Arena {
@@ -284,7 +287,7 @@ impl Process {
 
     /// Whether every stack is to be compared with a fresh walk.
     pub fn verifies(&self) -> bool {
-        self.verifies
+        VERIFIES.load(Ordering::Relaxed)
     }
 
     /// The objects that were announced.
@@ -300,11 +303,6 @@ impl Process {
     /// Whether this is the process that was started, and not a vfork child of it.
     pub fn is_self(&self) -> bool {
         sys::getpid() == self.pid
-    }
-
-    /// The collector's own path, as the loader was given it; empty when the user preloaded it.
-    pub fn own_path(&self) -> &[u8] {
-        &self.own_path[..self.own_path_bytes]
     }
 
     /// The arena's descriptor, if it is still open and still the arena's.

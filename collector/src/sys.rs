@@ -2,6 +2,12 @@
 //!
 //! Results are as the kernel gives them: an error is `Err` with the positive error number.
 
+mod files;
+mod socket;
+
+pub use files::{Program, fill_from_file, open_program, read_at};
+pub use socket::send_with_file;
+
 use core::arch::asm;
 
 /// `EFAULT`.
@@ -34,19 +40,28 @@ mod nr {
     pub const MUNMAP: usize = 11;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const MREMAP: usize = 25;
+    pub const PREAD: usize = 17;
     pub const MADVISE: usize = 28;
     pub const GETPID: usize = 39;
+    pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
+    pub const SENDMSG: usize = 46;
+    pub const SETSOCKOPT: usize = 54;
     pub const FCNTL: usize = 72;
     pub const FTRUNCATE: usize = 77;
     pub const GETCWD: usize = 79;
     pub const READLINK: usize = 89;
     pub const GETRLIMIT: usize = 97;
+    pub const GETEUID: usize = 107;
+    pub const GETEGID: usize = 108;
     pub const SIGALTSTACK: usize = 131;
     pub const MUNLOCK: usize = 150;
     pub const PRCTL: usize = 157;
     pub const GETTID: usize = 186;
+    pub const FGETXATTR: usize = 193;
     pub const FUTEX: usize = 202;
     pub const CLOCK_GETTIME: usize = 228;
+    pub const GETRANDOM: usize = 318;
     pub const MEMFD_CREATE: usize = 319;
     pub const MEMBARRIER: usize = 324;
     pub const PKEY_MPROTECT: usize = 329;
@@ -266,6 +281,25 @@ pub fn register_membarrier() -> bool {
     unsafe { call(nr::MEMBARRIER, [REGISTER_GLOBAL_EXPEDITED, 0, 0, 0, 0, 0]) }.is_ok()
 }
 
+/// Sixty-four random bits, or bits that are hard to guess where the kernel gives none.
+pub fn random() -> u64 {
+    const GRND_NONBLOCK: usize = 1;
+    let mut word = 0u64;
+    // SAFETY: the kernel writes at most eight bytes.
+    let got = unsafe { call(nr::GETRANDOM, [(&raw mut word) as usize, size_of::<u64>(), GRND_NONBLOCK, 0, 0, 0]) };
+    if got == Ok(size_of::<u64>()) {
+        word
+    } else {
+        monotonic().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(getpid())
+    }
+}
+
+/// Closes a descriptor of ours.
+pub fn close(fd: i32) {
+    // SAFETY: no memory is involved.
+    let _ = unsafe { call(nr::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
 /// What identifies an open file, and its size.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
@@ -331,19 +365,4 @@ pub fn executable(buffer: &mut [u8]) -> Option<usize> {
     let link = c"/proc/self/exe".as_ptr() as usize;
     // SAFETY: a C string; the kernel writes at most the buffer's length.
     unsafe { call(nr::READLINK, [link, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) }.ok()
-}
-
-/// The first bytes of a file, as many as the buffer takes.
-///
-/// # Safety
-/// `path` is a C string.
-pub unsafe fn read_start(path: *const core::ffi::c_char, buffer: &mut [u8]) -> Option<usize> {
-    const O_RDONLY_CLOEXEC_NONBLOCK: usize = 0o2_004_000;
-    // SAFETY: the caller's promise for the path; the kernel writes at most the buffer's length.
-    unsafe {
-        let fd = call(nr::OPEN, [path as usize, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]).ok()?;
-        let n = call(nr::READ, [fd, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]);
-        let _ = call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
-        n.ok()
-    }
 }

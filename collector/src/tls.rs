@@ -12,8 +12,8 @@ global_asm!(
     ".globl heapline_tls",
     ".hidden heapline_tls",
     ".type heapline_tls,@object",
-    ".size heapline_tls,64",
-    "heapline_tls: .zero 64",
+    ".size heapline_tls,72",
+    "heapline_tls: .zero 72",
     ".popsection",
 );
 
@@ -90,3 +90,4 @@ word!(
     u64,
     "The Python stack, its id and above it the epoch, that was read inside of the call of one of CPython's allocators; else 0."
 );
+word!("64", fork, set_fork, u64, "The fork that the thread makes or was made by ([`crate::fork`]), else 0.");

@@ -58,6 +58,11 @@ pub mod python {
 pub struct Request {
     /// Asked: room for records, in bytes, if the process has no arena yet.
     pub pool_bytes: u64,
+    /// Asked: address of the path of a file with the library, for the programs that this one begins; 0 when they could not read
+    /// one.
+    pub path: u64,
+    /// Asked: bytes of that path.
+    pub path_bytes: u64,
     /// Answered: [`status`].
     pub status: u64,
     /// Answered: places that lead to the collector now (attach), or that were led back (detach).
@@ -76,7 +81,8 @@ impl Request {
 
     /// As it lies in memory.
     pub fn to_bytes(self) -> [u8; Request::BYTES] {
-        let words = [self.pool_bytes, self.status, self.patched, self.foreign, self.refused, self.python];
+        let Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python } = self;
+        let words = [pool_bytes, path, path_bytes, status, patched, foreign, refused, python];
         let mut bytes = [0; Request::BYTES];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -90,8 +96,8 @@ impl Request {
         for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = place.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         }
-        let [pool_bytes, status, patched, foreign, refused, python] = words;
-        Request { pool_bytes, status, patched, foreign, refused, python }
+        let [pool_bytes, path, path_bytes, status, patched, foreign, refused, python] = words;
+        Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python }
     }
 }
 
@@ -101,7 +107,8 @@ mod tests {
 
     #[test]
     fn a_request_is_read_as_it_was_written() {
-        let request = Request { pool_bytes: u64::MAX, status: 2, patched: 3, foreign: 4, refused: 5, python: 6 };
+        let asked = Request { pool_bytes: u64::MAX, path: 1, path_bytes: 7, ..Request::default() };
+        let request = Request { status: 2, patched: 3, foreign: 4, refused: 5, python: 6, ..asked };
         assert_eq!(Request::from_bytes(&request.to_bytes()), request);
         // SAFETY: the type is plain words without padding.
         let memory: [u8; Request::BYTES] = unsafe { core::mem::transmute(request) };

@@ -8,6 +8,7 @@
 //! - [`inject`]: what is said when a collector is brought into a running process;
 //! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
 //!   [`mapping`]: how another changed the address space;
+//! - [`tree`]: how a child process reports itself;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
 //! Guarantees: every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned; a
@@ -26,6 +27,7 @@ pub mod query;
 pub mod ring;
 #[cfg(feature = "snapshot")]
 pub mod snapshot;
+pub mod tree;
 
 /// The atomics of the shared memory; loom's under `--cfg loom`, so that the ring's model test runs the real code.
 pub(crate) mod sync {

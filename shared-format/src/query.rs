@@ -2,7 +2,7 @@
 //!
 //! A question is a QUERY record in the asking thread's ring, so it is answered for its own place in the order of events.
 //! The answer lies in the arena ([`crate::arena::Mail`]): up to four words, or the first bytes of a text, whose rest is
-//! asked for piece by piece ([`MORE`]).
+//! asked for piece by piece ([`MORE`]). What a process says of its forks comes the same way, for the sake of that place.
 //!
 //! The text is little-endian words of 32 bits:
 //!
@@ -36,6 +36,14 @@ pub const OWN_MEMORY: u32 = 9;
 pub const HIDE: u32 = 10;
 /// The end of that. No answer.
 pub const SHOW: u32 = 11;
+
+/// The process is about to fork; first argument: the number of that fork. The child begins with what is live at this place
+/// in the order of events. No answer.
+pub const FORK: u32 = 12;
+/// It has forked, or failed to. No answer.
+pub const FORKED: u32 = 13;
+/// Second argument: the child's process id, 0 when there is none. No answer.
+pub const CHILD: u32 = 14;
 
 /// Words of a text's head.
 pub const HEAD_WORDS: usize = 5;

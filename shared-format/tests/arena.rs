@@ -6,7 +6,7 @@ mod common;
 use common::{Memory, fresh_arena};
 use heapline_shared_format::arena::{
     Arena, ArenaError, Geometry, Header, Identity, Loss, MAGIC, MAIL_BYTES, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS,
-    Mail, PAGE_BYTES, Progress, SEGMENT_BYTES, SEGMENT_WORDS, Session, Slot, Target, VERSION,
+    Mail, PAGE_BYTES, Progress, SEGMENT_BYTES, SEGMENT_WORDS, Session, Slot, Target, Tree, VERSION,
 };
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
@@ -60,6 +60,15 @@ fn golden_offsets() {
     assert_eq!(mail + offset_of!(Mail, bytes), 904);
     assert_eq!(mail + offset_of!(Mail, numbers), 912);
 
+    let tree = offset_of!(Header, tree);
+    assert_eq!(tree + offset_of!(Tree, follows), 1024);
+    assert_eq!(tree + offset_of!(Tree, segments), 1028);
+    assert_eq!(tree + offset_of!(Tree, name), 1032);
+    assert_eq!(tree + offset_of!(Tree, token), 1048);
+    assert_eq!(tree + offset_of!(Tree, key), 1064);
+    assert_eq!(tree + offset_of!(Tree, forks), 1072);
+    assert_eq!(tree + offset_of!(Tree, untold), 1076);
+
     assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (256, 128));
     assert_eq!(offset_of!(Slot, head), 0);
     assert_eq!(offset_of!(Slot, in_flight), 8);
@@ -78,7 +87,7 @@ fn golden_identity() {
     unsafe { Arena::create(memory.base(), SMALL) };
     let bytes = memory.bytes();
     assert_eq!(&bytes[..8], b"HEAPLARN");
-    assert_eq!(bytes[8..12], 4_u32.to_le_bytes(), "version");
+    assert_eq!(bytes[8..12], 5_u32.to_le_bytes(), "version");
     assert_eq!(bytes[12..16], 3_u32.to_le_bytes(), "slots");
     assert_eq!(bytes[16..20], 64_u32.to_le_bytes(), "segments");
     assert_eq!(bytes[24..32], (73728_u64 + 64 * 8192).to_le_bytes(), "bytes");
@@ -227,4 +236,18 @@ fn a_free_list_changes_its_tag_with_every_step() {
     top.store(0xffff_ffff << 32 | 1, Ordering::Relaxed);
     arena.free_slots().pop();
     assert_eq!(top.load(Ordering::Relaxed) >> 32, 0, "the tag wraps");
+}
+
+#[test]
+fn a_list_that_was_filled_gives_the_lowest_first() {
+    let memory = Memory::zeroed(SMALL.bytes());
+    // SAFETY: fresh zeroed pages of the geometry's size, used by nobody else.
+    let arena = unsafe { Arena::create(memory.base(), SMALL) };
+    let free = arena.free_segments();
+    for count in [0, 1, 64, 1000] {
+        free.fill(count);
+        let given: Vec<u32> = std::iter::from_fn(|| free.pop()).collect();
+        assert_eq!(given, (0..count.min(64)).collect::<Vec<_>>());
+        assert!(free.is_empty());
+    }
 }

@@ -8,6 +8,7 @@ use heapline_shared_format::event::{self, Event};
 use heapline_shared_format::mapping::{self, Mapping, Pages};
 use heapline_shared_format::ring::{Consumer, Ledger};
 use heapline_shared_format::snapshot;
+use heapline_shared_format::tree::{Hello, MAX_HELLO_BYTES, Way};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,6 +83,19 @@ pub fn ring_drain_while_scribbled(bytes: &[u8]) {
             (0..GEOMETRY.slots).for_each(|slot| drain_slot(&arena.arena, slot));
         }
     });
+}
+
+/// What a child says of itself, and the way that a program is told: what is read is what would be written.
+pub fn tree_hello(bytes: &[u8]) {
+    if let Ok(hello) = Hello::parse(bytes) {
+        assert!(bytes.len() <= MAX_HELLO_BYTES);
+        assert_eq!([&hello.head()[..], hello.executable, hello.arguments].concat(), bytes);
+    }
+    if let Some(way) = Way::parse(bytes) {
+        let mut text = [0; heapline_shared_format::tree::WAY_BYTES];
+        let n = way.write(&mut text);
+        assert_eq!(Way::parse(&text[..n]), Some(way));
+    }
 }
 
 fn any_of(words: &[AtomicU64], choice: u64) -> &AtomicU64 {

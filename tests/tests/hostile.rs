@@ -93,6 +93,24 @@ fn ring_drain_while_scribbled() {
 }
 
 #[test]
+fn tree_hello() {
+    let birth = heapline_shared_format::tree::Birth::Fork;
+    let (executable, arguments) = (&b"/bin/true"[..], &b"true\0"[..]);
+    let hello = heapline_shared_format::tree::Hello {
+        token: [1, 2],
+        key: 3,
+        parent: 4,
+        fork: 5,
+        birth,
+        pid: 6,
+        executable,
+        arguments,
+    };
+    let good = [&hello.head()[..], executable, arguments].concat();
+    run("tree_hello", hostile::tree_hello, |r| r.mutate(&good));
+}
+
+#[test]
 fn snapshot_reader() {
     run("snapshot_reader", hostile::snapshot_reader, |r| r.mutate(SNAPSHOT));
 }

@@ -18,9 +18,12 @@ const DEFAULT_LIMIT: usize = 10;
 #[command(name = "report", version, max_term_width = 100)]
 pub struct Arguments {
     /// Snapshot that the aggregator wrote
-    #[arg(value_name = "SNAP")]
-    snapshot: PathBuf,
-    /// Show what changed since this older snapshot
+    #[arg(value_name = "SNAP", required_unless_present = "tree", conflicts_with = "tree")]
+    snapshot: Option<PathBuf>,
+    /// Sum up all processes whose snapshots lie in this folder, and the first one's beside it
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+    /// Show what changed since this older snapshot (with --tree: since this folder's processes)
     #[arg(long, value_name = "OLD")]
     diff: Option<PathBuf>,
     /// Group blocks by this (size and thread are known of live blocks only) [default: lineno]
@@ -83,10 +86,12 @@ pub enum Format {
 /// What `report` is to do; all options are compatible with each other.
 #[derive(Debug)]
 pub struct Config {
-    /// The (new) snapshot.
+    /// The (new) snapshot, or the folder of a tree's.
     pub snapshot: PathBuf,
-    /// The snapshot to compare with.
+    /// What to compare with, of the same kind.
     pub old: Option<PathBuf>,
+    /// Whether these are trees.
+    pub is_tree: bool,
     /// What the report is about.
     pub request: Request,
     /// How it is written.
@@ -123,8 +128,11 @@ impl Arguments {
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
-        let Arguments { snapshot, diff: old, format, source, output, .. } = self;
-        Ok(Config { snapshot, old, request, format, source, output, debug_dirs })
+        let Arguments { snapshot, tree, diff: old, format, source, output, .. } = self;
+        let is_tree = tree.is_some();
+        // clap sees to it that there is one of the two.
+        let snapshot = tree.or(snapshot).unwrap_or_default();
+        Ok(Config { snapshot, old, is_tree, request, format, source, output, debug_dirs })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -233,11 +241,15 @@ mod tests {
             (&["--format", "folded", "--by", "size"], "by traceback"),
             (&["--frobnicate"], "unexpected argument '--frobnicate'"),
             (&["b.snap.zst"], "unexpected argument 'b.snap.zst'"),
+            (&["--tree", "d"], "cannot be used with"),
         ] {
             let error = config(arguments).expect_err("refused");
             assert!(error.contains(reason), "{arguments:?}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+        let tree = Arguments::try_parse_from(["report", "--tree", "d", "--diff", "e"]).expect("two trees");
+        let tree = tree.into_config().expect("compared");
+        assert!(tree.is_tree && tree.snapshot.ends_with("d") && tree.old.is_some_and(|old| old.ends_with("e")));
         let nothing = Arguments::try_parse_from(["report"]).expect_err("a snapshot is needed");
         assert!(one_line(&nothing).contains("<SNAP>"), "{}", one_line(&nothing));
     }

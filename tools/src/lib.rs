@@ -2,7 +2,8 @@
 //!
 //! Works offline: it reads snapshot files, and the modules and debug files that they name where those are there. It
 //! speaks tracemalloc's words with tracemalloc's meaning: grouping, cumulation, filters and sort orders are CPython's,
-//! and the tests compare them with CPython's. The order of work is that of the modules: read, look at a domain
+//! and the tests compare them with CPython's. The order of work is that of the modules: read (one process, or
+//! a [`tree`]), look at a domain
 //! ([`view`]), name the frames ([`symbols`], [`frames`]), [`filter`], group ([`statistics`], [`diff`]), show ([`render`],
 //! [`export`]).
 //!
@@ -21,4 +22,5 @@ pub mod render;
 pub mod report;
 pub mod statistics;
 pub mod symbols;
+pub mod tree;
 pub mod view;

@@ -1,10 +1,11 @@
-//! A report: one snapshot, or two of them compared, seen through a request.
+//! A report: one process or a tree of them, or two of either compared, seen through a request.
 
 use crate::diff::{Change, compare_to};
 use crate::filter::{Filters, Matcher};
 use crate::frames::{Frames, Tracebacks, resolve};
 use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
 use crate::symbols::Symbolizer;
+use crate::tree::Subject;
 use crate::view::{At, View};
 use heapline_shared_format::snapshot::{Domain, Snapshot};
 use std::collections::HashMap;
@@ -54,7 +55,9 @@ pub struct Row {
 pub struct Report<'s> {
     /// What it is about.
     pub request: Request,
-    /// The (new) snapshot.
+    /// The processes.
+    pub subject: &'s Subject,
+    /// Their figures: those of the (new) snapshot, or of all together.
     pub snapshot: &'s Snapshot,
     /// The snapshot that it is compared with.
     pub old: Option<&'s Snapshot>,
@@ -76,15 +79,15 @@ impl<'s> Report<'s> {
     /// Makes the report.
     pub fn new(
         request: Request,
-        snapshot: &'s Snapshot,
-        old: Option<&'s Snapshot>,
+        subject: &'s Subject,
+        old: Option<&'s Subject>,
         symbolizer: &mut Symbolizer,
     ) -> Report<'s> {
-        let domain = request.domain.unwrap_or_else(|| View::default_domain(snapshot));
+        let domain = request.domain.unwrap_or_else(|| View::default_domain(subject.first()));
         let view = View { domain, at: request.at };
         let mut tracebacks = Tracebacks::default();
-        let mut side = |snapshot| Side::new(snapshot, view, &request, symbolizer, &mut tracebacks);
-        let (new, before) = (side(snapshot), old.map(&mut side));
+        let mut side = |subject| Side::new(subject, view, &request, symbolizer, &mut tracebacks);
+        let (new, before) = (side(subject), old.map(&mut side));
         let rows: Vec<Row> = match &before {
             None => {
                 let rows = sorted(&tracebacks, new.groups(&request, &tracebacks));
@@ -99,7 +102,8 @@ impl<'s> Report<'s> {
         let nothing_matched = rows.is_empty() && (new.dropped || before.is_some_and(|side| side.dropped));
         let total = new.total(rows.len());
         let warnings = symbolizer.take_warnings();
-        Report { request, snapshot, old, view, rows, total, nothing_matched, tracebacks, warnings }
+        let (snapshot, old) = (subject.head(), old.map(Subject::head));
+        Report { request, subject, snapshot, old, view, rows, total, nothing_matched, tracebacks, warnings }
     }
 
     /// The rows within the limit.
@@ -124,11 +128,12 @@ impl<'s> Report<'s> {
     pub fn has_no_records(&self) -> bool {
         let counts = |domain: Domain| !domain.is_of_ranges() || domain == self.view.domain;
         let mut domains = self.snapshot.domains.iter().filter(|row| counts(row.domain));
-        domains.all(|row| row.allocs == 0) && !self.snapshot.live.iter().any(|row| counts(row.domain))
+        let is_empty = |part: &Snapshot| !part.live.iter().any(|row| counts(row.domain));
+        domains.all(|row| row.allocs == 0) && self.subject.parts().iter().all(is_empty)
     }
 }
 
-/// What the request keeps of one snapshot.
+/// What the request keeps of one side.
 struct Side {
     traces: Vec<Trace>,
     /// Whether the filters dropped something.
@@ -137,15 +142,18 @@ struct Side {
 
 impl Side {
     fn new(
-        snapshot: &Snapshot,
+        subject: &Subject,
         view: View,
         request: &Request,
         symbolizer: &mut Symbolizer,
         tracebacks: &mut Tracebacks,
     ) -> Side {
-        let resolved =
-            resolve(snapshot, &view.stacks(snapshot), request.frames, request.raw_frames, symbolizer, tracebacks);
-        let mut traces = view.traces(snapshot, &resolved, tracebacks);
+        let mut traces = Vec::new();
+        for snapshot in subject.parts() {
+            let wanted = view.stacks(snapshot);
+            let resolved = resolve(snapshot, &wanted, request.frames, request.raw_frames, symbolizer, tracebacks);
+            traces.extend(view.traces(snapshot, &resolved, tracebacks));
+        }
         let before = traces.len();
         if !request.filters.is_empty() {
             let mut matcher = Matcher::new(&request.filters);

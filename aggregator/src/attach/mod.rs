@@ -4,19 +4,20 @@ mod find;
 mod inject;
 mod presence;
 
-use crate::archive::{self, Place};
+use crate::archive::{self, Place, Spot};
 use crate::arena_map::{ArenaMap, ArenaMapError};
 use crate::clock::Clock;
 use crate::control;
 use crate::drain::{Image, Stop, Tasks};
 use crate::elf::Obstacle;
 use crate::job::{Ending, Job, JobError};
-use crate::launch::default_output;
-use crate::output::{Destination, OutputError};
+use crate::output::OutputError;
+use crate::outputs::Outputs;
 use crate::procfs;
 use crate::session::{SessionError, Settings};
 use crate::sys;
-use crate::tracer::{TraceError, Tracer};
+use crate::tracer::{Plan, TraceError, Tracer};
+use crate::tree::Tree;
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use heapline_shared_format::snapshot::End;
 use inject::InjectError;
@@ -44,6 +45,8 @@ pub struct AttachConfig {
     pub max_target_memory: u64,
     /// Detach after that long.
     pub duration: Option<Duration>,
+    /// Whether the processes that it starts from now on are traced too.
+    pub follows: bool,
 }
 
 /// Why a process is not traced.
@@ -70,7 +73,10 @@ pub enum AttachError {
     Traced { pid: u32, by: u32, tracer: String },
     #[error("process {pid} has closed the collector's descriptor, so only root can find it: attach as root")]
     Closed { pid: u32 },
-    #[error("process {pid} was forked from the traced process {other}: forked children are not traced yet")]
+    #[error(
+        "process {pid} was forked from process {other} and has not begun to be traced: attach to {other} with --follow, \
+         and it joins with its next allocation"
+    )]
     Forked { pid: u32, other: u32 },
     #[error("cannot trace process {pid}: {error}")]
     Session { pid: u32, error: SessionError },
@@ -93,8 +99,7 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
     let system = |source| AttachError::System { pid, source };
     find::check(pid)?;
     let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
-    let output = config.output.clone().unwrap_or_else(|| default_output(&name, pid));
-    let destination = Destination::check(&output)?;
+    let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
     // Before the session: a process that ends from now on is noticed.
     let process = sys::pidfd(pid).map_err(system)?;
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -102,7 +107,7 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(system)?;
     }
     let presence = Presence::establish(config)?;
-    let traced = trace(config, &presence, destination, process, &interrupted, say);
+    let traced = trace(config, &presence, outputs, process, &interrupted, say);
     let left = presence.leave();
     let mut lines = traced?;
     lines.extend(left);
@@ -113,7 +118,7 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
 fn trace(
     config: &AttachConfig,
     presence: &Presence,
-    destination: Destination,
+    outputs: Outputs,
     process: OwnedFd,
     interrupted: &Arc<AtomicBool>,
     say: impl Fn(&str),
@@ -133,12 +138,22 @@ fn trace(
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
     };
-    let begun = Tracer::start(Arc::clone(&map), settings, Image::default(), Some(tasks), archive.clone());
+    let follows = config.follows && outputs.can_follow();
+    let (destination, folder) = outputs.settle(pid)?;
+    let tree = follows.then(|| Tree::start(settings, Arc::clone(interrupted))).transpose().map_err(system)?;
+    let tree = tree.zip(folder);
+    let kin = tree.as_ref().map(|(tree, _)| tree.root());
+    let (launched, target, replaced) = (Image::default(), Some(tasks), Some(archive.clone()));
+    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, kin });
     let tracer = begun.map_err(|error| match error {
         TraceError::Session(error) => AttachError::Session { pid, error },
         other => AttachError::Trace(other),
     })?;
-    let place = place.get_or_init(|| Place { destination, pid }).clone();
+    if let Some((tree, folder)) = &tree {
+        tree.set_root(pid, Arc::clone(folder));
+        tree.open(&map);
+    }
+    let place = place.get_or_init(|| Place { spot: Spot::File(destination), pid }).clone();
     let job = Job::new(tracer, place, archive, Arc::clone(interrupted), None).with_notes(presence.unseen());
     let job = Arc::new(job);
     let control = control::serve(&job);
@@ -147,6 +162,7 @@ fn trace(
     // From here on a signal interrupts the writing.
     interrupted.store(false, Ordering::Relaxed);
     let mut lines = job.finish(how, Ending { end, exit_status: None })?.lines;
+    lines.extend(tree.into_iter().flat_map(|(tree, folder)| tree.finish(folder.path())));
     lines.extend(clamped(config, &map));
     lines.extend(control.err().map(|error| format!("aggregator ctl did not work: {error}")));
     Ok(lines)

@@ -4,8 +4,11 @@ use super::find;
 use super::inject::{self, InjectError, Injected};
 use super::{AttachConfig, AttachError};
 use crate::arena_map::ArenaMap;
+use crate::collector;
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -33,7 +36,8 @@ impl Presence {
             // It was started with the collector.
             Ok(_) if !inject::is_there(pid) => None,
             Ok(_) | Err(AttachError::NoArena { .. }) => {
-                let injected = inject::attach(pid, config.max_target_memory);
+                let path = collector::install().ok().filter(|path| is_readable_in(pid, path));
+                let injected = inject::attach(pid, config.max_target_memory, path.as_deref());
                 Some(injected.map_err(|error| AttachError::Inject { pid, error })?)
             }
             Err(error) => return Err(error),
@@ -128,4 +132,11 @@ impl Presence {
             Err(error) => Some(format!("the process goes on with idle hooks, at a few ns a call: {error}")),
         }
     }
+}
+
+/// Whether a process finds the same file at a path as we do: it may have another root.
+fn is_readable_in(pid: u32, path: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    let there = PathBuf::from(format!("/proc/{pid}/root{}", path.display()));
+    identity(path).is_some_and(|own| identity(&there) == Some(own))
 }

@@ -3,7 +3,7 @@
 use super::protocol::{Found, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::format::size;
-use crate::launch::default_output;
+use crate::outputs::default_output;
 use crate::{procfs, sys};
 use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs;

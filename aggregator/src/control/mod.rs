@@ -5,7 +5,7 @@ mod protocol;
 mod server;
 
 pub use client::{Ask, ask};
-pub use server::{Server, serve};
+pub use server::{Server, answer_apart, bind, serve};
 
 use crate::private_dir::{self, PrivateDirError};
 use std::io;

@@ -34,8 +34,18 @@ impl Drop for Server {
 
 /// Serves a job's socket on a thread of its own.
 pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
+    let (listener, server) = bind(job.pid())?;
+    let system = |source| ControlError::System { path: server.path.clone(), source };
+    let job = Arc::clone(job);
+    let accept = move || listener.incoming().flatten().for_each(|stream| answer_apart(&job, stream));
+    thread::Builder::new().name("control".to_owned()).spawn(accept).map_err(system)?;
+    Ok(server)
+}
+
+/// The socket of a process, for whoever waits for clients by himself.
+pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
     private_dir::open()?;
-    let path = socket_path(sys::geteuid(), job.pid());
+    let path = socket_path(sys::geteuid(), pid);
     let system = |source| ControlError::System { path: path.clone(), source };
     // The arena has one owner, so a socket that is there belongs to one that is gone.
     match fs::remove_file(&path) {
@@ -45,28 +55,26 @@ pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
     let listener = UnixListener::bind(&path).map_err(system)?;
     let server = Server { path: path.clone() };
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(system)?;
+    Ok((listener, server))
+}
+
+/// Answers a client on a thread of its own.
+pub fn answer_apart(job: &Arc<Job>, stream: UnixStream) {
     let job = Arc::clone(job);
-    let accept = move || {
-        for stream in listener.incoming().flatten() {
-            let job = Arc::clone(&job);
-            let answer = move || {
-                if let Err(error) = answer(&job, stream) {
-                    tracing::debug!(%error, "a client left");
-                }
-            };
-            if let Err(error) = thread::Builder::new().name("client".to_owned()).spawn(answer) {
-                tracing::warn!(%error, "no thread for a client");
-            }
+    let answer = move || {
+        if let Err(error) = answer(&job, stream) {
+            tracing::debug!(%error, "a client left");
         }
     };
-    thread::Builder::new().name("control".to_owned()).spawn(accept).map_err(system)?;
-    Ok(server)
+    if let Err(error) = thread::Builder::new().name("client".to_owned()).spawn(answer) {
+        tracing::warn!(%error, "no thread for a client");
+    }
 }
 
 fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let uid = sys::peer_uid(&stream)?;
+    let (_, uid) = sys::peer(&stream)?;
     let reply = if uid != 0 && uid != sys::geteuid() {
         Reply::Error("only the aggregator's own user and root may use its socket".to_owned())
     } else {

@@ -30,7 +30,9 @@ impl Drain {
     /// Programs before `images` that have left rings, and the present one.
     fn older_images(&self, images: u32) -> BTreeSet<u32> {
         let arena = self.map.arena();
-        let slots = (0..arena.geometry().slots).filter_map(|index| Some((index, arena.slot(index)?)));
+        // To look at the others would give them memory.
+        let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
+        let slots = (0..high).filter_map(|index| Some((index, arena.slot(index)?)));
         let ours = slots.filter(|(index, slot)| {
             let word = slot.state.0.load(Ordering::Acquire);
             word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
@@ -59,7 +61,9 @@ impl Drain {
             mail.asking.store(0, Ordering::Relaxed);
             mail.answered.store(0, Ordering::Relaxed);
         }
-        let running = self.controls.tasks().and_then(|tasks| running_image(tasks, number));
+        // What a child has said of itself holds, whatever runs by now.
+        let tasks = self.controls.tasks().filter(|_| !self.launched.is_read);
+        let running = tasks.and_then(|tasks| running_image(tasks, number));
         // What was read is this program only if no other had begun meanwhile.
         let images = self.map.arena().header().target.images.load(Ordering::Acquire);
         let running = running.filter(|_| images == number && !self.is_exec_open());

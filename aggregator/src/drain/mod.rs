@@ -179,7 +179,7 @@ impl Drain {
             Stop::Detach => self.detach(),
         }
         self.outlet.send(Message::End);
-        self.outcome()
+        self.outcome(stop)
     }
 
     fn detach(&mut self) {
@@ -202,8 +202,9 @@ impl Drain {
         }
     }
 
-    fn outcome(self) -> Outcome {
-        let target = &self.map.arena().header().target;
+    fn outcome(self, stop: Stop) -> Outcome {
+        let header = self.map.arena().header();
+        let target = &header.target;
         let images = target.images.load(Ordering::Acquire);
         let untraced = match &self.untraced {
             None => self.is_exec_open().then(Image::default),
@@ -215,7 +216,10 @@ impl Drain {
             flags: target.flags.load(Ordering::Relaxed),
             untraced,
         };
-        self.session.stop();
+        // A child of a process that has ended finds its way in this arena, if it has not begun yet.
+        if stop == Stop::Detach || header.tree.follows.load(Ordering::Relaxed) == 0 {
+            self.session.stop();
+        }
         self.session.give_up();
         outcome
     }

@@ -6,7 +6,7 @@ mod wait;
 
 pub use child::StartError;
 
-use crate::archive::{self, Place};
+use crate::archive::{self, Place, Spot};
 use crate::arena_map::{ArenaMap, ArenaMapError};
 use crate::clock::Clock;
 use crate::collector::{self, CollectorError};
@@ -14,9 +14,11 @@ use crate::control;
 use crate::drain::{Image, Stop, Tasks};
 use crate::elf::{self, Obstacle};
 use crate::job::{Ending, Job};
-use crate::output::{Destination, OutputError};
+use crate::output::{Folder, OutputError};
+use crate::outputs::Outputs;
 use crate::session::Settings;
-use crate::tracer::{TraceError, Tracer};
+use crate::tracer::{Plan, TraceError, Tracer};
+use crate::tree::Tree;
 use child::Command;
 use heapline_shared_format::snapshot::End;
 use std::ffi::OsString;
@@ -37,6 +39,8 @@ pub struct RunConfig {
     pub nframe: u32,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
+    /// Whether the processes that it starts are traced too.
+    pub follows: bool,
 }
 
 /// Why the command was not run.
@@ -83,8 +87,7 @@ pub struct Ran {
 pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let doubt = find_obstacle(config)?;
     let name = command_name(config);
-    let wanted = config.output.clone().unwrap_or_else(|| default_output(&name, 0));
-    let destination = Destination::check(&wanted)?;
+    let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
     let library = collector::install()?;
     let map = Arc::new(ArenaMap::create(config.max_target_memory)?);
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -96,17 +99,23 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
     };
-    let tracer = Tracer::start(Arc::clone(&map), settings, launched(config), None, archive.clone())?;
+    let follows = config.follows && outputs.can_follow();
+    let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();
+    let tree = tree.map_err(system("listen to child processes"))?;
+    let kin = tree.as_ref().map(Tree::root);
+    let plan = Plan { settings, launched: launched(config), target: None, replaced: Some(archive.clone()), kin };
+    let tracer = Tracer::start(Arc::clone(&map), plan)?;
+    if let Some(tree) = &tree {
+        tree.open(&map);
+    }
     let command = Command::new(&config.command, &library, &map)?;
     let mut signals = Signals::take().map_err(system("take the signals over"))?;
     let child = command.fork()?;
     let pid = child.pid().unsigned_abs();
     tracer.set_target(Tasks::of(pid));
-    let destination = match config.output {
-        Some(_) => destination,
-        None => destination.beside(&default_output(&name, pid)),
-    };
-    let place = place.get_or_init(|| Place { destination, pid }).clone();
+    let (destination, folder) = outputs.settle(pid)?;
+    let tree = tree.zip(folder).inspect(|(tree, folder)| tree.set_root(pid, Arc::clone(folder)));
+    let place = place.get_or_init(|| Place { spot: Spot::File(destination), pid }).clone();
     let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), doubt));
     // Whoever sees the command can ask about it.
     let control = control::serve(&job);
@@ -114,16 +123,17 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     child.begin()?;
     let exit = signals.wait_for(child_pid).map_err(system("wait for the command"))?;
     interrupt_on_signals(&interrupted).map_err(system("take the signals over"))?;
-    Ok(finish(&job, exit, control.err().map(|error| error.to_string())))
+    Ok(finish(&job, tree, exit, control.err().map(|error| error.to_string())))
 }
 
-fn finish(job: &Job, exit: Exit, control_error: Option<String>) -> Ran {
+fn finish(job: &Job, tree: Option<(Tree, Arc<Folder>)>, exit: Exit, control_error: Option<String>) -> Ran {
     let end = match exit {
         Exit::Status(_) => End::Exited,
         Exit::Signal(_) => End::Killed,
     };
     let finished = job.finish(Stop::Ended, Ending { end, exit_status: Some(exit.status()) });
     let mut lines = finished.map_or_else(|error| vec![error.to_string()], |summary| summary.lines);
+    lines.extend(tree.into_iter().flat_map(|(tree, folder)| tree.finish(folder.path())));
     lines.extend(control_error.map(|error| format!("aggregator ctl did not work during this run: {error}")));
     Ran { status: exit.status(), lines }
 }
@@ -158,9 +168,4 @@ fn launched(config: &RunConfig) -> Image {
 fn command_name(config: &RunConfig) -> String {
     let name = config.command.first().and_then(|name| Path::new(name).file_name());
     name.map_or_else(|| "command".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// `heapline-<name>-<pid>.snap.zst`
-pub fn default_output(name: &str, pid: u32) -> PathBuf {
-    PathBuf::from(format!("heapline-{}-{pid}.snap.zst", name.replace('/', "_")))
 }

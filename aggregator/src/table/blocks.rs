@@ -84,8 +84,15 @@ pub struct Blocks {
 
 impl Default for Blocks {
     fn default() -> Blocks {
+        Blocks::of(Live::default())
+    }
+}
+
+impl Blocks {
+    /// These live blocks, with nothing going on.
+    pub fn of(live: Live) -> Blocks {
         Blocks {
-            live: Live::default(),
+            live,
             in_realloc: Vec::new(),
             in_realloc_untracked: Vec::new(),
             recent_frees: vec![0; RECENT_FREES].into_boxed_slice(),
@@ -94,9 +101,7 @@ impl Default for Blocks {
             contradictions: Contradictions::default(),
         }
     }
-}
 
-impl Blocks {
     /// Says that something will soon happen at an address.
     #[inline]
     pub fn prefetch(&self, address: u64) {

@@ -58,6 +58,11 @@ impl Codes {
         Ok(true)
     }
 
+    /// Bytes that the entries take; their texts are shared with copies.
+    pub fn bytes(&self) -> usize {
+        self.by_id.len() * ENTRY_BYTES
+    }
+
     /// The code object of a number.
     pub fn get(&self, id: u32) -> Option<&Arc<Code>> {
         self.by_id.get(&id)

@@ -5,7 +5,7 @@
 //! batch before anyone looks. Where there are cores enough, resolvers look up (`resolvers.rs`).
 
 use super::blocks::{Blocks, Call, Change, Move};
-use super::live::Block;
+use super::live::{Block, Live};
 use super::resolvers::{self, Resolvers};
 use super::shared::Shared;
 use super::totals::Totals;
@@ -35,13 +35,40 @@ impl Heap {
     /// An empty heap whose blocks are looked up by so many threads besides the calling one.
     pub fn new(resolvers: usize) -> Heap {
         let spread = Resolvers::start(resolvers).map(Place::Spread);
-        Heap {
-            place: spread.unwrap_or_else(|| Place::Here(Blocks::default())),
-            totals: Totals::default(),
-            calls: 0,
-            batch: Vec::with_capacity(BATCH),
-            changes: Vec::with_capacity(2 * BATCH),
-        }
+        Heap::with(spread.unwrap_or_else(|| Place::Here(Blocks::default())), Totals::default())
+    }
+
+    fn with(place: Place, totals: Totals) -> Heap {
+        let (batch, changes) = (Vec::with_capacity(BATCH), Vec::with_capacity(2 * BATCH));
+        Heap { place, totals, calls: 0, batch, changes }
+    }
+
+    /// What a forked child begins with: the live blocks, looked up by the calling thread alone; calls of realloc that other
+    /// threads are in never end there.
+    pub fn inherited(&mut self, shared: &mut Shared) -> Heap {
+        self.catch_up(shared);
+        let mut live = match &self.place {
+            Place::Here(blocks) => blocks.live().clone(),
+            Place::Spread(resolvers) => {
+                let mut all = Live::default();
+                resolvers.parts().for_each(|blocks| {
+                    for block in blocks.live().iter() {
+                        all.insert(block);
+                    }
+                });
+                all
+            }
+        };
+        live.leave_program();
+        let place = Place::Here(Blocks::of(live));
+        Heap::with(place, self.totals.inherited())
+    }
+
+    /// Bytes that the blocks and sums take.
+    pub fn bytes(&self) -> usize {
+        let mut bytes = self.totals.bytes();
+        self.for_each_part(|blocks| bytes += blocks.live().bytes());
+        bytes
     }
 
     /// A block was allocated.

@@ -97,6 +97,7 @@ impl Row {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Live {
     shards: Box<[Shard]>,
     /// Blocks that fit no row.
@@ -225,6 +226,7 @@ impl Bucket {
 }
 
 /// Some of the blocks. A row lies in the first bucket from its home on that had room for it.
+#[derive(Clone)]
 struct Shard {
     buckets: Box<[Bucket]>,
     /// Rows that each bucket has passed on: where there are none, a search ends.

@@ -5,6 +5,7 @@
 
 pub mod blocks;
 pub mod codes;
+pub mod forks;
 pub mod heap;
 pub mod intervals;
 pub mod live;
@@ -22,6 +23,7 @@ use crate::contradiction::{Contradiction, Contradictions};
 use crate::order::{Corrupt, Sink};
 use blocks::Call;
 use codes::{Codes, Partial};
+use forks::Forks;
 use heap::Heap;
 use heapline_shared_format::event::{Event, domain};
 use heapline_shared_format::query;
@@ -56,6 +58,8 @@ pub struct Table {
     records: u64,
     /// Path of the program, as it told itself.
     program: Option<String>,
+    /// Where copies for forked children go.
+    forks: Option<Forks>,
 }
 
 /// What the target asked last, and the answer.
@@ -118,7 +122,18 @@ impl Table {
             contradictions: Contradictions::default(),
             records: 0,
             program: None,
+            forks: None,
         }
+    }
+
+    /// Forks are to be heeded from now on.
+    pub fn set_forks(&mut self, forks: Option<Forks>) {
+        self.forks = forks;
+    }
+
+    /// Its place in the tree, for the table of the process's next program.
+    pub fn take_forks(&mut self) -> Option<Forks> {
+        self.forks.take()
     }
 
     /// A thread begins a ring.
@@ -476,6 +491,9 @@ impl Table {
             Event::Untrack { domain, address, .. } => self.untrack(domain, address),
             Event::Query { asked: query::HIDE, .. } => ring.hides = true,
             Event::Query { asked: query::SHOW, .. } => ring.hides = false,
+            Event::Query { asked: what @ (query::FORK | query::FORKED | query::CHILD), arguments, .. } => {
+                self.forked(what, arguments);
+            }
             Event::Query { number, asked, arguments, .. } => {
                 // Who asks waits for the answer.
                 if self.answer.is_some() {

@@ -129,6 +129,24 @@ impl Layer {
     }
 }
 
+impl Ranges {
+    /// What a forked child begins with: the same ranges; calls that other threads are in never end there.
+    pub fn inherited(&self) -> Ranges {
+        let layer = |layer: &Layer| Layer {
+            rows: layer.rows.clone(),
+            stacks: layer.stacks.clone(),
+            totals: layer.totals.inherited(),
+            is_used: layer.is_used,
+        };
+        let [memory, reserved] = &self.layers;
+        Ranges {
+            places: Places { live: self.places.live.clone(), ..Places::default() },
+            layers: [layer(memory), layer(reserved)],
+            ..Ranges::default()
+        }
+    }
+}
+
 /// One record's changes to the sums. A thread keeps what goes until the end, since one without ranges may be given up.
 struct Edit<'t> {
     layers: &'t mut [Layer; 2],

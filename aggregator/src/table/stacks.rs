@@ -67,6 +67,7 @@ impl Tree {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Stacks {
     tree: Tree,
     /// Frames of modules that are loaded, and of code that belongs to none.
@@ -163,6 +164,13 @@ impl Stacks {
         };
         stacks.stack((NONE, 0, true, NONE));
         stacks
+    }
+
+    /// Bytes that the tables take, roughly.
+    pub fn bytes(&self) -> usize {
+        let Tree { frames, nodes, stacks, mixed } = &self.tree;
+        // Each has an entry in a hash table too.
+        2 * (size_of_val(&frames[..]) + size_of_val(&nodes[..]) + size_of_val(&stacks[..])) + size_of_val(&mixed[..])
     }
 
     /// The tables.

@@ -621,3 +621,46 @@ mod program {
         assert!(bench.table.contradictions().of(Contradiction::Full) > 0);
     }
 }
+
+/// What a child begins with, whoever looked blocks up in the parent.
+fn assert_inherited(resolvers: usize) {
+    let mut bench = Bench::with_resolvers(2, resolvers);
+    bench.alloc(0, 0x10, 100, 0);
+    bench.alloc(1, 0x20, 1000, 1);
+    bench.alloc(1, 0x30, 7, 2);
+    bench.free(1, 0x30);
+    bench.apply(1, Event::Realloc { stamp: 0, address: 0x20, domain: 0 });
+    let child = bench.table.inherited();
+    let sums = |table: &Table| {
+        let totals = table.heap().totals();
+        (totals.current().size, totals.peak(), totals.total().count, totals.frees())
+    };
+    assert_eq!(sums(&bench.table), (1100, 1107, 3, 1));
+    assert_eq!(sums(&child), (1100, 1100, 0, 0), "the peak is what was inherited, and nothing was asked for yet");
+    assert_eq!((child.records(), child.heap().in_realloc()), (0, 0), "the other thread's call never ends there");
+    let names: Vec<bool> = child.threads().rows().iter().map(|thread| thread.is_alive()).collect();
+    assert_eq!(names, [false, false], "its threads are not the parent's");
+
+    // From here on each goes its own way.
+    let mut child = Bench { rings: Vec::new(), table: child, looks_at_each: true };
+    child.rings.push(child.table.ring(9, false));
+    child.define(0, 0, &[0x1000, 0x2001]);
+    assert_eq!(child.frames(0x20), [0x2001, 0x1000], "with its traceback");
+    child.free(0, 0x20);
+    child.free(0, 0x10);
+    child.alloc(0, 0x10, 5, 0);
+    assert_eq!(sums(&child.table), (5, 1100, 1, 2));
+    assert_eq!(child.table.threads().rows().iter().filter(|thread| thread.is_needed()).count(), 1);
+    assert_eq!(child.table.contradictions().total() + child.table.heap().untracked_frees(), 0);
+    let peaks: Vec<_> = child.table.heap().totals().stacks().map(|(_, amounts)| amounts.peak.size).collect();
+    assert_eq!(peaks.iter().sum::<u64>(), 1100, "what was live at the peak: {peaks:?}");
+    assert_eq!(bench.current(), (1100, 2), "nothing of it is the parent's");
+    bench.apply(1, Event::Reallocated { stamp: 0, address: 0x40, size: 4, stack: 1 });
+    assert_eq!(bench.current(), (104, 2));
+}
+
+#[test]
+fn a_child_begins_with_what_is_live() {
+    assert_inherited(0);
+    assert_inherited(2);
+}

@@ -85,6 +85,16 @@ impl Threads {
         }
     }
 
+    /// No thread lives any more; what they own does. So it is in a forked child.
+    pub fn end_all(&mut self) {
+        self.alive.clear();
+        for index in 0..self.rows.len() {
+            if std::mem::take(&mut self.rows[index].rings) > 0 {
+                self.give_up_unneeded(u32::try_from(index).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
     /// All blocks are forgotten.
     pub fn lose_all(&mut self) {
         for index in 0..self.rows.len() {

@@ -167,9 +167,20 @@ impl Totals {
         self.epoch += 1;
     }
 
+    /// The sums of a child that begins with what is live here: current and peak are that, and nothing was allocated yet.
+    pub fn inherited(&self) -> Totals {
+        let rows = self.rows.iter().map(|row| Row { current: row.current, ..Row::default() }).collect();
+        Totals { rows, current: self.current, peak: self.current.size, ..Totals::default() }
+    }
+
     /// Forgets everything (tracemalloc.clear_traces).
     pub fn clear(&mut self) {
         *self = Totals::default();
+    }
+
+    /// Bytes that the rows take.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.rows[..])
     }
 
     /// Live now.

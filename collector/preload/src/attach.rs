@@ -87,7 +87,11 @@ static MAPPINGS: [Hook; 8] = hooks![
     mappings::sbrk,
 ];
 
-static EXEC: [Hook; 9] = hooks![
+static EXEC: [Hook; 13] = hooks![
+    exec::posix_spawn,
+    exec::posix_spawnp,
+    exec::system,
+    exec::popen,
     exec::execl,
     exec::execle,
     exec::execlp,
@@ -99,7 +103,8 @@ static EXEC: [Hook; 9] = hooks![
     exec::fexecve,
 ];
 
-static LOADER: [Hook; 5] = [
+static LOADER: [Hook; 6] = [
+    hook!(fork, crate::fork),
     hook!(dlclose, crate::dlclose),
     hook!(mlockall, crate::mlockall),
     hook!(prctl, crate::prctl),

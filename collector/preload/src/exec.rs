@@ -1,8 +1,8 @@
-//! exec and its family. The variadic ones spill their register arguments below those on the stack, which makes a list.
+//! exec and its family, and what starts a program in a new process. The variadic ones spill their register arguments below those on the stack, which makes a list.
 
 use core::arch::naked_asm;
-use core::ffi::{c_char, c_int};
-use heapline_collector::exec::{self, List};
+use core::ffi::{c_char, c_int, c_void};
+use heapline_collector::exec::{self, List, Request};
 
 /// # Safety
 /// As the C function; so for all below.
@@ -97,3 +97,41 @@ variadic!(execl, hook_execl, |path, list| unsafe { exec::execve(path, list, exec
 variadic!(execlp, hook_execlp, |file, list| unsafe { exec::execvpe(file, list, exec::current_environment()) });
 // SAFETY: as above, and the environment follows the null.
 variadic!(execle, hook_execle, |path, list| unsafe { exec::execve(path, list, exec::behind(list)) });
+
+macro_rules! spawn {
+    ($name:ident) => {
+        /// # Safety
+        /// As the C function.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            pid: *mut c_int,
+            program: *const c_char,
+            actions: *const c_void,
+            attributes: *const c_void,
+            arguments: List,
+            environment: List,
+        ) -> c_int {
+            // SAFETY: passed on.
+            unsafe { exec::$name(Request { pid, program, actions, attributes, arguments }, environment) }
+        }
+    };
+}
+
+spawn!(posix_spawn);
+spawn!(posix_spawnp);
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
+    // SAFETY: passed on.
+    unsafe { exec::system(command) }
+}
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void {
+    // SAFETY: passed on.
+    unsafe { exec::popen(command, kind) }
+}

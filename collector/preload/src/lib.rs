@@ -12,7 +12,7 @@ mod malloc;
 mod mappings;
 
 use core::ffi::{c_int, c_ulong, c_void};
-use heapline_collector::{fail, loader, process, real, thread};
+use heapline_collector::{fail, fork, loader, process, real, thread};
 
 #[link(name = "c")]
 unsafe extern "C" {}
@@ -35,6 +35,7 @@ static START: extern "C" fn() = {
         }
         let _ = real::malloc_address();
         let _ = process::get_or_start(thread::stack_pointer());
+        fork::watch();
     }
     start
 };
@@ -61,4 +62,12 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
 pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     // SAFETY: passed on.
     unsafe { loader::prctl(option, a, b, c, d) }
+}
+
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> c_int {
+    // SAFETY: passed on.
+    unsafe { heapline_collector::fork::fork() }
 }

@@ -1,8 +1,8 @@
 //! What is loaded or looked up after the attach.
 //!
 //! The program's own `dlopen` and `dlsym` lead here. Both ask who calls them: `dlopen` for the caller's search path,
-//! `dlsym` with a pseudo-handle for its place in the order. So where that matters they are jumped to, and the new
-//! objects are looked at in the next call that comes by. (The preloaded library needs none of this: the loader itself
+//! `dlsym` with a pseudo-handle for its place in the order. So where that matters they are jumped to, and what is new is
+//! looked at in the next call that comes by; so is what was being loaded during the attach. (The preloaded library needs none of this: the loader itself
 //! binds later objects to it.)
 //!
 //! What the C library loads by itself (name services, character sets) is met in the same way, by the next call.
@@ -15,7 +15,8 @@ use crate::loader::Next;
 use crate::real;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 static HOOKS: AtomicPtr<Hooks> = AtomicPtr::new(core::ptr::null_mut());
 static DLOPEN: Next = Next::new(c"dlopen");
@@ -25,19 +26,31 @@ static DLSYM: Next = Next::new(c"dlsym");
 struct Seen {
     objects: [usize; Seen::MOST],
     count: usize,
-    removed: u64,
+    /// The loader's counts at the last look.
+    history: (u64, u64),
+    /// Nothing was left for another look.
+    is_complete: bool,
 }
 
 impl Seen {
     /// Objects beyond that are looked at each time.
     const MOST: usize = 4096;
 
-    fn knows(&mut self, object: &LoadedObject) -> bool {
-        if self.removed != object.removed {
+    /// Whether there is anything to look at, with these counts now.
+    fn is_current(&mut self, history: (u64, u64)) -> bool {
+        if self.is_complete && self.history == history {
+            return true;
+        }
+        if self.history.1 != history.1 {
             // Another object may lie where one was.
             self.count = 0;
-            self.removed = object.removed;
         }
+        self.history = history;
+        self.is_complete = true;
+        false
+    }
+
+    fn knows(&self, object: &LoadedObject) -> bool {
         self.objects[..self.count].contains(&object.extent.start)
     }
 
@@ -54,10 +67,8 @@ struct Shared(UnsafeCell<Seen>);
 // SAFETY: used inside of `objects::each` only, which lets one thread in at a time.
 unsafe impl Sync for Shared {}
 
-static SEEN: Shared = Shared(UnsafeCell::new(Seen { objects: [0; Seen::MOST], count: 0, removed: 0 }));
-
-/// The program's `dlopen` was jumped to, and may have loaded something since the last look.
-static IS_STALE: AtomicBool = AtomicBool::new(false);
+static SEEN: Shared =
+    Shared(UnsafeCell::new(Seen { objects: [0; Seen::MOST], count: 0, history: (0, 0), is_complete: false }));
 
 /// From now on these hooks are led to.
 pub fn begin(hooks: &'static Hooks) {
@@ -86,29 +97,36 @@ pub fn undo_all(hooks: &Hooks) -> Counts {
 fn patch(all: bool) -> Counts {
     let mut counts = Counts::default();
     let Some(hooks) = hooks() else { return counts };
-    let mut forgets = all;
-    objects::each(|object| {
+    let mut is_first = true;
+    objects::until(|object| {
         // SAFETY: one thread at a time is in here.
         let seen = unsafe { &mut *SEEN.0.get() };
-        if core::mem::take(&mut forgets) {
-            seen.count = 0;
+        if core::mem::take(&mut is_first) {
+            if all {
+                (seen.count, seen.is_complete) = (0, false);
+            }
+            // Asked in here: whoever detaches says so before it comes in here itself.
+            if !is_attached() || seen.is_current(object.history) {
+                return ControlFlow::Break(());
+            }
         }
-        // Asked in here: whoever detaches says so before it comes in here itself.
-        if !is_attached() || seen.knows(object) {
-            return;
+        if !seen.knows(object) {
+            let early = counts.early;
+            slots::patch(object, hooks, &mut counts);
+            if counts.early == early {
+                seen.note(object);
+            } else {
+                seen.is_complete = false;
+            }
         }
-        let early = counts.early;
-        slots::patch(object, hooks, &mut counts);
-        if counts.early == early {
-            seen.note(object);
-        }
+        ControlFlow::Continue(())
     });
     counts
 }
 
-/// Looks at what is new, if something may be.
+/// Looks at what is new, if something is.
 pub fn look_again() {
-    if is_attached() && IS_STALE.swap(false, Ordering::AcqRel) {
+    if is_attached() {
         patch(false);
     }
 }
@@ -124,7 +142,6 @@ pub unsafe extern "C" fn jump_to_dlopen(file: *const c_char, caller: usize) -> *
     let is_searched = !name.is_empty() && !name.contains(&b'/');
     let asks_for_caller = name.contains(&b'$') || (is_searched && has_search_path(caller));
     if asks_for_caller || !is_attached() {
-        IS_STALE.store(true, Ordering::Release);
         return DLOPEN.get().unwrap_or(core::ptr::null_mut());
     }
     core::ptr::null_mut()

@@ -15,7 +15,7 @@ pub mod late;
 pub mod objects;
 mod slots;
 
-use crate::{environment, process, python};
+use crate::{environment, fork, process, python};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use heapline_shared_format::inject::{Request, status};
@@ -137,6 +137,10 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
         request.status = status::NO_MEMORY;
         return;
     }
+    if is_new {
+        fork::watch();
+    }
+    process::set_own_path(path(request));
     IS_ATTACHED.store(true, Ordering::Release);
     // Twice: a call that is bound for the first time meanwhile may overwrite its place with the original.
     let counts = late::patch_all();
@@ -147,6 +151,16 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
     request.refused = again.refused;
     request.python = python::join();
     request.status = status::DONE;
+}
+
+/// The path in a request.
+fn path(request: &Request) -> &[u8] {
+    let (Ok(at), Ok(bytes)) = (usize::try_from(request.path), usize::try_from(request.path_bytes)) else { return &[] };
+    if at == 0 {
+        return &[];
+    }
+    // SAFETY: the aggregator has put it there for this call.
+    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(at), bytes) }
 }
 
 /// Leads all calls back to where they went.

@@ -5,6 +5,7 @@
 
 use crate::elf::{self, Loaded};
 use core::ffi::{c_char, c_int, c_void};
+use core::ops::ControlFlow;
 
 /// `struct dl_phdr_info` of `<link.h>`.
 #[repr(C)]
@@ -69,8 +70,8 @@ pub struct LoadedObject {
     pub is_program: bool,
     /// What the loader protects once the object is relocated.
     pub relro: Range,
-    /// How often an object has been unloaded in this process.
-    pub removed: u64,
+    /// How often an object has been loaded, and unloaded, in this process.
+    pub history: (u64, u64),
 }
 
 /// All loaded objects, which stay while this exists.
@@ -114,23 +115,31 @@ pub fn all(mut look: impl FnMut(&Objects)) {
 /// Calls `look` for each loaded object in the loader's order, ours left out. The loader's lock is held over all of them, so
 /// one thread at a time is in here.
 pub fn each(mut look: impl FnMut(&LoadedObject)) {
-    unsafe extern "C" fn callback<F: FnMut(&LoadedObject)>(info: *mut Info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: the loader's own description, and the function that `each` passes.
+    until(|object| {
+        look(object);
+        ControlFlow::Continue(())
+    });
+}
+
+/// Likewise, until it breaks off.
+pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
+    unsafe extern "C" fn callback<F: FnMut(&LoadedObject) -> ControlFlow<()>>(
+        info: *mut Info,
+        _: usize,
+        data: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader's own description, and the function that `until` passes.
         let (info, look) = unsafe { (&*info, &mut *data.cast::<F>()) };
-        if let Some(object) = describe(info) {
-            look(&object);
-        }
-        0
+        let then = describe(info).map_or(ControlFlow::Continue(()), |object| look(&object));
+        c_int::from(then.is_break())
     }
-    fn instance<F: FnMut(&LoadedObject)>(look: &mut F) {
+    fn instance<F: FnMut(&LoadedObject) -> ControlFlow<()>>(look: &mut F) {
         // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
         unsafe { dl_iterate_phdr(callback::<F>, (&raw mut *look).cast()) };
     }
     let own = own_bias();
     instance(&mut |object: &LoadedObject| {
-        if Some(object.loaded.bias) != own {
-            look(object);
-        }
+        if Some(object.loaded.bias) == own { ControlFlow::Continue(()) } else { look(object) }
     });
 }
 
@@ -148,7 +157,13 @@ fn describe(info: &Info) -> Option<LoadedObject> {
     let relro = of_kind(PT_GNU_RELRO).next().unwrap_or_default();
     // SAFETY: the loader's name of the object, a C string or null; the program's is empty.
     let is_program = info.name.is_null() || unsafe { *info.name } == 0;
-    Some(LoadedObject { is_program, loaded: Loaded::new(info.bias, dynamic), extent, relro, removed: info.removed })
+    Some(LoadedObject {
+        is_program,
+        loaded: Loaded::new(info.bias, dynamic),
+        extent,
+        relro,
+        history: (info.added, info.removed),
+    })
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! the other. Where the loader has protected it, it is made writable for the moment of the store.
 //!
 //! An object may be at the point of being relocated by another thread: the loader then writes to its places, and
-//! protects them last. So a place that will be protected and is still writable belongs to the loader, and is left alone;
-//! who loads that object looks again when it is there.
+//! protects them last. So one whose pages are to be protected and can still be written belongs to the loader, and is left
+//! alone until the next look.
 
 use super::objects::{LoadedObject, Range};
 use super::{Hook, Hooks};
@@ -35,7 +35,7 @@ pub struct Counts {
     pub foreign: u64,
     /// Places that the system does not let us write.
     pub refused: u64,
-    /// Places that still belong to the loader.
+    /// Objects that still belong to the loader.
     pub early: u64,
 }
 
@@ -104,10 +104,14 @@ impl Place {
 
 /// Leads the object's calls to the hooks.
 pub fn patch(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
+    let mut pages = Pages::of(object);
+    if pages.are_early() {
+        counts.early += 1;
+        return;
+    }
     // One that has an allocator of its own somewhere keeps it everywhere: what is not bound yet may be bound to that too.
     let mut has_own = false;
     places(object, hooks, |place| has_own |= place.leads() == Leads::Elsewhere);
-    let mut pages = Pages::of(object);
     places(object, hooks, |place| match place.leads() {
         Leads::ToOriginal => pages.store(place.slot, place.hook.address(), counts),
         Leads::ToResolver if !has_own => pages.store(place.slot, place.hook.address(), counts),
@@ -190,8 +194,6 @@ enum Access {
     Writable,
     /// Made writable for the moment.
     Opened,
-    /// The loader's yet.
-    Early,
     Refused,
 }
 
@@ -201,6 +203,11 @@ impl Pages {
         let whole = |address: usize| address & !(page_bytes - 1);
         let protected = Range { start: whole(object.relro.start), end: whole(object.relro.end) };
         Pages { page_bytes, protected, page: 0, access: Access::Refused }
+    }
+
+    /// Whether the loader is not done with the object: what it will protect can be written.
+    fn are_early(&self) -> bool {
+        self.protected.start < self.protected.end && is_writable(self.protected.start)
     }
 
     fn store(&mut self, slot: *const AtomicUsize, value: usize, counts: &mut Counts) {
@@ -215,15 +222,13 @@ impl Pages {
                 unsafe { &*slot }.store(value, Ordering::Release);
                 counts.patched += 1;
             }
-            Access::Early => counts.early += 1,
             Access::Refused => counts.refused += 1,
         }
     }
 
     fn open(&self, page: usize) -> Access {
         match (self.protected.contains(page), is_writable(page)) {
-            (true, true) => Access::Early,
-            (false, true) => Access::Writable,
+            (_, true) => Access::Writable,
             (false, false) => Access::Refused,
             // SAFETY: a page of data that the loader has finished with; it stays readable all the time.
             (true, false) => match unsafe { sys::protect(page, self.page_bytes, sys::PROT_RW) } {

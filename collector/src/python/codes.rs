@@ -50,6 +50,15 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
+/// A forked child begins, with a table of its own: another thread of the parent may have been at the one that it inherits, and
+/// to clear that would copy it. Numbers go on.
+pub fn in_child() {
+    CODES.store(core::ptr::null_mut(), Ordering::Relaxed);
+    IS_STALE.store(false, Ordering::Relaxed);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    IS_BUSY.store(false, Ordering::Release);
+}
+
 /// The number of a code object that was described in this session.
 #[inline]
 pub fn known(code: usize, session: u32) -> Option<u32> {

@@ -142,6 +142,11 @@ pub fn is_running() -> bool {
     IS_INSTALLED.load(Ordering::Relaxed)
 }
 
+/// A forked child begins.
+pub fn in_child() {
+    codes::in_child();
+}
+
 fn api() -> Option<&'static Api> {
     // SAFETY: see `Shared`.
     unsafe { (*API.0.get()).as_ref() }

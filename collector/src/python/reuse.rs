@@ -96,7 +96,11 @@ impl Teller {
     /// With the interpreter's lock.
     pub unsafe fn ignore(self) {
         match self {
-            Teller::Flag { .. } => lower_flag(),
+            Teller::Flag { .. } => {
+                lower_flag();
+                // It is CPython's own from here on.
+                FLAG.store(ptr::null_mut(), Ordering::Release);
+            }
             // SAFETY: see `listen`.
             Teller::Tracer(set) => drop(unsafe { set(None, ptr::null_mut()) }),
         }

@@ -66,10 +66,7 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
         tls::set_starting(0);
         tls::set_recovery(0);
     }
-    let Some(process) = process::get_or_start(slot) else {
-        process::be_quiet_if_forked();
-        return None;
-    };
+    let process = process::get_or_start(slot)?;
     if !process.is_traced() {
         return None;
     }

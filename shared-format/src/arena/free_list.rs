@@ -50,6 +50,16 @@ impl FreeList<'_> {
         self.top.store((top & !INDEX_MASK).wrapping_add(1 << 32), Ordering::Release);
     }
 
+    /// Fills the list with the indices below `count`, the lowest on top. Only for whoever owns both ends, before a session.
+    pub fn fill(&self, count: u32) {
+        let count = count.min(u32::try_from(self.links.len()).unwrap_or(u32::MAX));
+        for (index, link) in (1..=count).zip(self.links) {
+            link.store(if index == count { 0 } else { index + 1 }, Ordering::Relaxed);
+        }
+        let top = self.top.load(Ordering::Relaxed);
+        self.top.store((top & !INDEX_MASK).wrapping_add(1 << 32) | u64::from(count.min(1)), Ordering::Release);
+    }
+
     /// Whether nothing is left, at this moment.
     pub fn is_empty(&self) -> bool {
         self.top.load(Ordering::Relaxed) & INDEX_MASK == 0

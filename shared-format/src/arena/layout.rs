@@ -32,6 +32,9 @@ pub mod clock {
     pub const MONOTONIC: u32 = 1;
 }
 
+/// [`Session::owner`]: the aggregator will come.
+pub const UNCLAIMED: u32 = 0x3fff_ffff;
+
 /// [`Session::tick`]: about to be given to its owner, who must not use it yet.
 pub const TICK_PENDING: u64 = 1;
 
@@ -99,6 +102,8 @@ pub struct Header {
     pub free_segments: Line<AtomicU64>,
     /// Answers to the target's questions; written by the aggregator.
     pub mail: Mail,
+    /// Where child processes report themselves.
+    pub tree: Tree,
 }
 
 /// A value on cache lines of its own (two, since the hardware fetches them in pairs).
@@ -136,7 +141,8 @@ pub struct Session {
     pub clock: AtomicU32,
     /// Frames kept per traceback.
     pub nframe: AtomicU32,
-    /// The aggregator's thread id: a robust futex, so the kernel sets `FUTEX_OWNER_DIED` in it when that dies.
+    /// The aggregator's thread id: a robust futex, so the kernel sets `FUTEX_OWNER_DIED` in it when that dies. 0 for none,
+    /// [`UNCLAIMED`] in a session that the target has begun itself.
     pub owner: AtomicU32,
     /// The aggregator's process id, for messages.
     pub owner_pid: AtomicU32,
@@ -180,6 +186,25 @@ pub struct Mail {
     pub bytes: AtomicU64,
     /// The answer, where it is numbers.
     pub numbers: [AtomicU64; 2],
+}
+
+/// See [`Header::tree`]; [`crate::tree`] says what becomes of it.
+#[repr(C, align(128))]
+pub struct Tree {
+    /// Not 0 while child processes are followed. Release by whoever writes the others, after them.
+    pub follows: AtomicU32,
+    /// Segments of a child's pool.
+    pub segments: AtomicU32,
+    /// Name of the aggregator's socket.
+    pub name: [AtomicU64; 2],
+    /// What a message to it must know.
+    pub token: [AtomicU64; 2],
+    /// This process in the tree.
+    pub key: AtomicU64,
+    /// Forks of this process so far; written by the target.
+    pub forks: AtomicU32,
+    /// Children that could not report themselves, or were not let; written by them and by the target.
+    pub untold: AtomicU32,
 }
 
 /// See [`Header::target`].
@@ -252,6 +277,7 @@ const _: () = {
     assert!(offset_of!(Header, free_slots) == 640);
     assert!(offset_of!(Header, free_segments) == 768);
     assert!(offset_of!(Header, mail) == 896);
+    assert!(offset_of!(Header, tree) == 1024);
     assert!(size_of::<Slot>() == 256);
     assert!(offset_of!(Slot, state) == 128);
     assert!(SEGMENT_BYTES.is_multiple_of(PAGE_BYTES));

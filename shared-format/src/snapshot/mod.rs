@@ -37,6 +37,8 @@ pub const VERSION: u32 = 1;
 mod section {
     /// [`Meta`](super::Meta) as JSON.
     pub const META: [u8; 4] = *b"META";
+    /// [`Origin`](super::Origin) as JSON; only of child processes that were followed.
+    pub const ORIGIN: [u8; 4] = *b"ORIG";
     pub const MODULES: [u8; 4] = *b"MODS";
     /// Only where there are Python frames.
     pub const CODES: [u8; 4] = *b"CODE";

@@ -141,6 +141,28 @@ pub struct Meta {
     pub notes: Vec<String>,
 }
 
+/// How a process came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Birth {
+    /// It was forked: a copy of its parent.
+    Fork,
+    /// exec began its program, in a process that was not traced before.
+    Exec,
+}
+
+/// What a process has of another of the same followed tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Process id of its parent in the tree.
+    pub parent: u32,
+    /// See [`Birth`].
+    pub birth: Birth,
+    /// Blocks that were live at the fork, by domain: they are in no sum of allocations. None for a program that exec began,
+    /// and where they are not known.
+    pub inherited: Option<std::collections::BTreeMap<String, u64>>,
+}
+
 /// A loaded object. A library that was unloaded and loaded again elsewhere, or from another file, is two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
@@ -292,6 +314,8 @@ pub struct StackTotals {
 #[expect(missing_docs, reason = "the types say it")]
 pub struct Snapshot {
     pub meta: Meta,
+    /// Of a child process that was followed.
+    pub origin: Option<Origin>,
     pub modules: Vec<Module>,
     pub codes: Vec<Code>,
     pub frames: Vec<Frame>,

@@ -81,7 +81,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    section::REQUIRED.contains(&tag) || [section::CODES, section::MIXED, section::RESERVED, section::END].contains(&tag)
+    let optional = [section::ORIGIN, section::CODES, section::MIXED, section::RESERVED, section::END];
+    section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
 /// A wrong checksum explains a bad row, so it is compared first.
@@ -126,6 +127,7 @@ fn outside_rows(problem: Problem) -> Failure {
 #[derive(Default)]
 struct Tables {
     meta: Option<super::model::Meta>,
+    origin: Option<super::model::Origin>,
     modules: Vec<Module>,
     codes: Vec<Code>,
     frames: Vec<Frame>,
@@ -142,11 +144,8 @@ impl Tables {
     /// Decodes the known section `tag`; `count` sections stood before it.
     fn decode<R: Read>(&mut self, tag: [u8; 4], count: u64, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
         match tag {
-            section::META => {
-                let json = payload.rest().map_err(outside_rows)?;
-                let meta = serde_json::from_slice(&json);
-                self.meta = Some(meta.map_err(|error| Failure::Content(format!("its JSON is wrong ({error})")))?);
-            }
+            section::META => self.meta = Some(json(payload)?),
+            section::ORIGIN => self.origin = Some(json(payload)?),
             section::MODULES => {
                 self.modules = rows(payload, module)?;
                 check::modules(&self.modules)?;
@@ -224,10 +223,16 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals } = self;
+        let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals } =
+            self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
-        Ok(Snapshot { meta, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals })
+        Ok(Snapshot { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals })
     }
+}
+
+fn json<R: Read, T: serde::de::DeserializeOwned>(payload: &mut Payload<'_, R>) -> Result<T, Failure> {
+    let json = payload.rest().map_err(outside_rows)?;
+    serde_json::from_slice(&json).map_err(|error| Failure::Content(format!("its JSON is wrong ({error})")))
 }
 
 /// A count and so many rows. The count is only believed row by row: each takes at least one byte.

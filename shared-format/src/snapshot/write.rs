@@ -35,6 +35,9 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
     sections.head()?;
     let s = snapshot;
     sections.section(section::META, |out| serde_json::to_writer(out, &s.meta).map_err(io::Error::from))?;
+    if let Some(origin) = &s.origin {
+        sections.section(section::ORIGIN, |out| serde_json::to_writer(out, origin).map_err(io::Error::from))?;
+    }
     sections.table(section::MODULES, &s.modules, modules)?;
     if !s.codes.is_empty() {
         sections.table(section::CODES, &s.codes, codes)?;

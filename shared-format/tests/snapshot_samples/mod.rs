@@ -3,7 +3,8 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread,
+    Birth, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin, Snapshot, Stack,
+    StackTotals, Thread,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,6 +16,7 @@ pub fn sample() -> Snapshot {
     let frame = |address, module| Frame { address, module };
     Snapshot {
         meta: sample_meta(),
+        origin: None,
         modules: vec![
             Module {
                 path: "/usr/bin/victim".to_string(),
@@ -159,6 +161,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn origin()(
+        parent in any::<u32>(),
+        birth in prop::sample::select(vec![Birth::Fork, Birth::Exec]),
+        inherited in any::<Option<BTreeMap<String, u64>>>(),
+    ) -> Origin {
+        Origin { parent, birth, inherited }
+    }
+}
+
+prop_compose! {
     fn module()(
         path in any::<String>(),
         build_id in vec(any::<u8>(), 0..40),
@@ -196,7 +208,8 @@ fn frame(modules: usize, codes: usize) -> BoxedStrategy<Frame> {
 /// A valid snapshot whose tables have at least one row each, in any order.
 pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
     let sizes = (1..8_usize, 0..4_usize, 1..20_usize, 1..30_usize, 1..10_usize, 1..5_usize);
-    (sizes, meta()).prop_flat_map(|((modules, codes, frames, nodes, stacks, threads), meta)| {
+    let about = (meta(), prop::option::of(origin()));
+    (sizes, about).prop_flat_map(|((modules, codes, frames, nodes, stacks, threads), about)| {
         let frame = frame(modules, codes);
         let node = (any::<prop::sample::Index>(), any::<bool>(), index(frames));
         let stack = (prop::option::of(index(nodes)), any::<u16>(), any::<bool>())
@@ -215,12 +228,15 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
             vec(live, 0..40),
             vec((domain(), index(stacks), any::<[u64; 4]>()).prop_map(stack_totals), 0..40),
         );
-        (Just(meta), tables).prop_map(
-            |(meta, ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, mut live, mut totals))| {
+        (Just(about), tables).prop_map(
+            |(
+                (meta, origin),
+                ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, mut live, mut totals),
+            )| {
                 // Reserved ranges stand behind the rest.
                 live.sort_by_key(|row: &LiveGroup| row.domain == Domain::Reserved);
                 totals.sort_by_key(|row: &StackTotals| row.domain == Domain::Reserved);
-                Snapshot { meta, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals }
+                Snapshot { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals }
             },
         )
     })

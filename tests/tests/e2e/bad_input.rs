@@ -122,8 +122,14 @@ fn an_output_that_cannot_be_written_is_found_before_the_start() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let marker = folder.path().join("ran");
     let marker = marker.to_str().expect("UTF-8");
-    for place in ["/nonexistent/folder/s.snap.zst", "/proc/s.snap.zst", folder.path().to_str().expect("UTF-8")] {
-        let output = aggregator(&["run", "-o", place, "--", "touch", marker]);
+    let here = folder.path().to_str().expect("UTF-8");
+    for (place, follow) in [
+        ("/nonexistent/folder/s.snap.zst", "--follow"),
+        ("/proc/s.snap.zst", "--follow"),
+        ("/proc/folder", "--follow"),
+        (here, "--no-follow"),
+    ] {
+        let output = aggregator(&["run", follow, "-o", place, "--", "touch", marker]);
         assert_refused(&output, 125, &[place]);
         assert!(!Path::new(marker).exists(), "the command did not start");
     }

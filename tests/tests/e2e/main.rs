@@ -13,6 +13,7 @@ mod collector_faults;
 mod contract;
 mod counts;
 mod exec;
+mod follow;
 mod fork;
 mod gdb;
 mod injection;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The C half of what the preload may export; the C++ half are mangled operators.
-const HOOKS: [&str; 33] = [
+const HOOKS: [&str; 38] = [
     "malloc",
     "calloc",
     "realloc",
@@ -37,6 +37,12 @@ const HOOKS: [&str; 33] = [
     "execvp",
     "execvpe",
     "fexecve",
+    // What makes children.
+    "fork",
+    "popen",
+    "posix_spawn",
+    "posix_spawnp",
+    "system",
     // What changes the ground that the collector stands on.
     "dlclose",
     "mlockall",

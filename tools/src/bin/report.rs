@@ -12,7 +12,9 @@ use heapline_tools::output::{Output, WriteError};
 use heapline_tools::render::{Sources, csv, json, printable, text};
 use heapline_tools::report::Report;
 use heapline_tools::symbols::{Symbolizer, default_cache_dir};
+use heapline_tools::tree::Subject;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 enum Failure {
@@ -57,10 +59,13 @@ fn main() -> ExitCode {
 /// Makes and writes the report; returns what is to be said beside it.
 fn run(config: Config) -> Result<Vec<String>, Failure> {
     let output = Output::open(config.output.as_deref())?;
-    let snapshot = load(&config.snapshot)?;
-    let old = config.old.as_deref().map(load).transpose()?;
+    let subject = |path: &Path| match config.is_tree {
+        true => Subject::load_tree(path).map_err(Error::from),
+        false => load(path).map(Subject::process).map_err(Error::from),
+    };
+    let subjects = (subject(&config.snapshot)?, config.old.as_deref().map(subject).transpose()?);
     let mut symbolizer = Symbolizer::new(config.debug_dirs, default_cache_dir());
-    let report = Report::new(config.request, &snapshot, old.as_ref(), &mut symbolizer);
+    let report = Report::new(config.request, &subjects.0, subjects.1.as_ref(), &mut symbolizer);
     let mut sources = config.source.then(Sources::default);
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), out),

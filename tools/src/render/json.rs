@@ -3,7 +3,8 @@
 use crate::frames::{Frame, Tracebacks};
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
-use heapline_shared_format::snapshot::{DomainTotals, End, Meta};
+use crate::tree::totals;
+use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -14,6 +15,8 @@ const VERSION: u32 = 1;
 struct Document<'r> {
     heapline_report: u32,
     snapshot: Taken<'r>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    processes: Vec<ProcessFields<'r>>,
     own: Own,
     domains: Vec<DomainSums>,
     view: String,
@@ -36,6 +39,19 @@ struct Taken<'r> {
     lost: &'r BTreeMap<String, u64>,
     contradictions: u64,
     untracked_frees: u64,
+}
+
+/// A process of a tree, with its figures in the view's domain.
+#[derive(Serialize)]
+struct ProcessFields<'r> {
+    pid: u32,
+    parent: Option<u32>,
+    birth: Option<Birth>,
+    command: &'r str,
+    end: End,
+    inherited_blocks: Option<u64>,
+    #[serde(flatten)]
+    sums: DomainSums,
 }
 
 #[derive(Serialize)]
@@ -104,6 +120,7 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let document = Document {
         heapline_report: VERSION,
         snapshot: taken(meta),
+        processes: report.subject.processes().map(|process| fields(process.snapshot, report.view.domain)).collect(),
         own: Own { target_bytes: meta.target_bytes, aggregator_bytes: meta.aggregator_bytes },
         domains: report.snapshot.domains.iter().map(domain).collect(),
         view: report.view.domain.to_string(),
@@ -129,6 +146,20 @@ fn taken(meta: &Meta) -> Taken<'_> {
         lost: &meta.lost,
         contradictions: meta.contradictions.values().fold(0, |sum, &count| sum.saturating_add(count)),
         untracked_frees: meta.untracked_frees,
+    }
+}
+
+fn fields(snapshot: &Snapshot, view: Domain) -> ProcessFields<'_> {
+    let origin = snapshot.origin.as_ref();
+    let inherited = origin.and_then(|origin| origin.inherited.as_ref());
+    ProcessFields {
+        pid: snapshot.meta.pid,
+        parent: origin.map(|origin| origin.parent),
+        birth: origin.map(|origin| origin.birth),
+        command: &snapshot.meta.command,
+        end: snapshot.meta.end,
+        inherited_blocks: inherited.map(|blocks| blocks.get(&view.to_string()).copied().unwrap_or(0)),
+        sums: domain(&totals(snapshot, view)),
     }
 }
 

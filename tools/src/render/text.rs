@@ -8,8 +8,9 @@ use super::{format_size, printable};
 use crate::frames::Frame;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
+use crate::tree::{Process, totals};
 use crate::view::At;
-use heapline_shared_format::snapshot::{Domain, DomainTotals, End, Meta, Snapshot};
+use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -35,17 +36,68 @@ pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut d
 
 fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (snapshot, meta) = (report.snapshot, &report.snapshot.meta);
-    writeln!(out, "Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta))?;
+    match report.subject.processes().count() {
+        0 => writeln!(out, "Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta))?,
+        count => processes(report, count, out)?,
+    }
     writeln!(out, "Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))?;
     if let Some(old) = report.old.map(|old| &old.meta) {
-        writeln!(out, "Compared with that of process {}, {}", old.pid, printable(&old.taken_at))?;
+        let what = if report.subject.processes().count() > 0 { "the tree" } else { "that" };
+        writeln!(out, "Compared with {what} of process {}, {}", old.pid, printable(&old.taken_at))?;
     }
     for row in &snapshot.domains {
-        writeln!(out, "{}", domain(row))?;
+        writeln!(
+            out,
+            "{}",
+            domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" })
+        )?;
     }
     let own = |bytes: u64| format_size(bytes.into(), false);
     writeln!(out, "Heapline's own: {} in the target, {} outside", own(meta.target_bytes), own(meta.aggregator_bytes))?;
     concerns(report).iter().chain(&unknown_lines(report)).try_for_each(|text| writeln!(out, "{}", printable(text)))
+}
+
+/// Processes of a tree that are shown where the rows have a limit.
+const MAX_PROCESSES: usize = 40;
+
+/// The processes of a tree, each below its parent.
+fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "Tree of {}, {} memory:", counted(count as u64, "process"), report.view.domain)?;
+    let most = if report.request.limit == 0 { count } else { MAX_PROCESSES };
+    for Process { snapshot, depth } in report.subject.processes().take(most) {
+        let meta = &snapshot.meta;
+        let row = totals(snapshot, report.view.domain);
+        let birth = match snapshot.origin.as_ref().map(|origin| origin.birth) {
+            None => "",
+            Some(Birth::Fork) => ", forked",
+            Some(Birth::Exec) => ", started",
+        };
+        writeln!(
+            out,
+            "{:indent$}{} {}: current {} in {}, peak {}{birth}, {}",
+            "",
+            meta.pid,
+            shortened(&printable(&meta.command)),
+            format_size(row.current.into(), false),
+            counted(row.blocks, "block"),
+            format_size(row.peak.into(), false),
+            end(meta),
+            indent = 2 + 2 * depth.min(20),
+        )?;
+    }
+    match count.saturating_sub(most) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {more} more: --limit 0 shows all"),
+    }
+}
+
+/// A command's first words.
+fn shortened(command: &str) -> String {
+    const MOST: usize = 60;
+    match command.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &command[..end]),
+        None => command.to_string(),
+    }
 }
 
 /// What helps when a module without debug information has become one single row.
@@ -77,9 +129,9 @@ fn mode(meta: &Meta) -> String {
     }
 }
 
-fn domain(row: &DomainTotals) -> String {
+fn domain(row: &DomainTotals, peak: &str) -> String {
     format!(
-        "{}: current {} in {}, peak {}; {} allocated ({}), {} freed since the start",
+        "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed since the start",
         row.domain,
         format_size(row.current.into(), false),
         counted(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }),
@@ -253,5 +305,6 @@ fn total_change(report: &Report<'_>) -> String {
 }
 
 fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    let ending = if noun.ends_with('s') { "es" } else { "s" };
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}{ending}") }
 }

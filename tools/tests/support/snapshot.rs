@@ -33,6 +33,7 @@ impl Builder {
         ];
         let snapshot = Snapshot {
             meta: meta(),
+            origin: None,
             modules: program.into_iter().map(module).collect(),
             codes: Vec::new(),
             frames: Vec::new(),

@@ -30,6 +30,8 @@ use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, Request, stat
 use map::Map;
 use memory::Memory;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use step::Step;
 use thread::{Borrowed, CallError};
@@ -91,8 +93,11 @@ pub struct Injected {
 }
 
 /// Brings the collector into the process, unless it is there, and leads the process's calls to it.
-pub fn attach(pid: u32, pool_bytes: u64) -> Result<Injected, InjectError> {
-    on_own_thread(|| run(pid, ATTACH_SYMBOL, Request { pool_bytes, ..Request::default() }))
+///
+/// `path` is a file with the library for the programs that this one begins.
+pub fn attach(pid: u32, pool_bytes: u64, path: Option<&Path>) -> Result<Injected, InjectError> {
+    let request = Request { pool_bytes, ..Request::default() };
+    on_own_thread(|| run(&Errand { pid, function: ATTACH_SYMBOL, request, path }))
 }
 
 /// Leads the process's calls back to where they went. None when no injected collector is there.
@@ -100,7 +105,8 @@ pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
     if !is_there(pid) {
         return Ok(None);
     }
-    on_own_thread(|| run(pid, DETACH_SYMBOL, Request::default())).map(Some)
+    let errand = Errand { pid, function: DETACH_SYMBOL, request: Request::default(), path: None };
+    on_own_thread(|| run(&errand)).map(Some)
 }
 
 /// Whether an injected collector is in the process.
@@ -118,7 +124,17 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, InjectError> + Send) 
     std::thread::scope(|scope| scope.spawn(urgently).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn run(pid: u32, function: &str, request: Request) -> Result<Injected, InjectError> {
+/// What a thread of the process is borrowed for.
+struct Errand<'a> {
+    pid: u32,
+    /// The collector's function to call.
+    function: &'a str,
+    request: Request,
+    path: Option<&'a Path>,
+}
+
+fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
+    let pid = errand.pid;
     if crate::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
         return Err(InjectError::ShadowStack);
     }
@@ -144,7 +160,7 @@ fn run(pid: u32, function: &str, request: Request) -> Result<Injected, InjectErr
         }
         for &tid in &tids {
             match point::stop_at(tid, &map, &memory, &loader, round) {
-                Ok(stopped) => return use_thread(&stopped, &map, &memory, &loader, function, request),
+                Ok(stopped) => return use_thread(&stopped, &map, &memory, &loader, errand),
                 Err(point::NotHere::Not(why)) => last = why,
                 Err(point::NotHere::Error(error)) => return Err(error),
             }
@@ -163,12 +179,11 @@ fn use_thread(
     map: &Map,
     memory: &Memory,
     loader: &map::Loader,
-    function: &str,
-    request: Request,
+    errand: &Errand<'_>,
 ) -> Result<Injected, InjectError> {
     step::pass(Step::Stopped);
     let mut thread = Borrowed::new(stopped, memory, loader.gadgets)?;
-    let worked = work(&mut thread, stopped.pid, map, memory, loader, function, request);
+    let worked = work(&mut thread, map, memory, loader, errand);
     let left = thread.give_back();
     let answer = worked.map_err(|error| explain(error, stopped.tid))?;
     left.map_err(|error| explain(error, stopped.tid))?;
@@ -187,19 +202,20 @@ fn explain(error: CallError, tid: u32) -> InjectError {
 
 fn work(
     thread: &mut Borrowed<'_>,
-    pid: u32,
     map: &Map,
     memory: &Memory,
     loader: &map::Loader,
-    function: &str,
-    request: Request,
+    errand: &Errand<'_>,
 ) -> Result<Request, CallError> {
     let base = match map.collector() {
         Some(base) => base,
-        None => library::load(thread, pid, loader)?,
+        None => library::load(thread, errand.pid, loader)?,
     };
-    let offset =
-        library::function(function).ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
+    let function = library::function(errand.function);
+    let offset = function.ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
+    let path = errand.path.map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
+    let path_at = if path.is_empty() { 0 } else { thread.place(path)? };
+    let request = Request { path: path_at, path_bytes: path.len() as u64, ..errand.request };
     let at = thread.place(&request.to_bytes())?;
     step::pass(Step::Loaded);
     thread.call("the collector", base + offset, [at, 0, 0])?;

@@ -111,7 +111,6 @@ const STREAMS: &[&str] = &[
 
 /// A thread that is stopped at a safe point.
 pub struct Stopped {
-    pub pid: u32,
     pub tid: u32,
     pub registers: Registers,
     pub since: Instant,
@@ -161,7 +160,7 @@ pub fn stop_at(tid: u32, map: &Map, memory: &Memory, loader: &Loader, round: u32
     ptrace::interrupt(tid)?;
     let registers = stopped(tid)?;
     match judge(&registers, map, memory, loader) {
-        Ok(()) => Ok(Stopped { pid, tid, registers, since }),
+        Ok(()) => Ok(Stopped { tid, registers, since }),
         Err(why) => {
             ptrace::detach(tid, 0)?;
             Err(NotHere::Not(format!("thread {tid}: {why}")))

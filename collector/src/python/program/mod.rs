@@ -6,8 +6,8 @@
 //! ```
 //!
 //! What the program does with it (start, clear, reset) changes what the program sees, and nothing that the operator sees. A
-//! process that is not traced when it first imports the module gets CPython's own; so does a forked child, which is not
-//! traced: its trace begins anew with its first question. When the aggregator goes away the module says that nothing is
+//! process that is not traced when it first imports the module gets CPython's own; so does a forked child, whose trace
+//! begins anew with its first question. When the aggregator goes away the module says that nothing is
 //! traced.
 //!
 //! The interpreter's lock is held wherever this runs, but in [`track`].
@@ -165,9 +165,10 @@ pub unsafe fn serve() -> bool {
     is_served
 }
 
-/// Begins with the number of frames that `-X tracemalloc` or `PYTHONTRACEMALLOC` gave, if any. Whether that was taken over.
+/// Begins with the number of frames that `-X tracemalloc` or `PYTHONTRACEMALLOC` gave, if any. Whether that was taken over;
+/// one that is too large is CPython's to refuse.
 pub fn begin_as_configured(nframe: c_int) -> bool {
-    u64::try_from(nframe).is_ok_and(|nframe| nframe > 0 && begin(nframe))
+    u64::try_from(nframe).is_ok_and(|nframe| (1..=MAX_NFRAME.into()).contains(&nframe) && begin(nframe))
 }
 
 /// In the place of `PyInit__tracemalloc`.
@@ -190,6 +191,7 @@ fn own_init() -> Object {
             // SAFETY: with the interpreter's lock.
             unsafe { teller.ignore() }
         });
+        super::note_unseen_reuse();
     }
     // SAFETY: what stood in the table of built-in modules.
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> Object>(OWN_INIT.load(Ordering::Acquire))() }

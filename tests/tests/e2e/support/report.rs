@@ -19,6 +19,38 @@ pub struct Report {
     pub stats: Vec<Stat>,
 }
 
+/// `report --tree --format json`: a report with the processes that it is about.
+#[derive(Debug, Deserialize)]
+pub struct TreeReport {
+    pub processes: Vec<Process>,
+    pub domains: Vec<Domain>,
+    pub stats: Vec<Stat>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    pub pid: u32,
+    pub parent: Option<u32>,
+    pub birth: Option<String>,
+    pub command: String,
+    pub end: String,
+    pub inherited_blocks: Option<u64>,
+    pub domain: String,
+    pub current: u64,
+    pub peak: u64,
+    pub blocks: u64,
+    pub allocs: u64,
+    pub frees: u64,
+    pub allocated_bytes: u64,
+}
+
+impl TreeReport {
+    pub fn native(&self) -> &Domain {
+        native(&self.domains)
+    }
+}
+
 /// `ctl PID stats --format json`: the first parts of a report, without an end.
 #[derive(Debug, Deserialize)]
 pub struct Stats {

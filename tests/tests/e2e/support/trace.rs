@@ -1,6 +1,6 @@
 //! Commands run under `aggregator run`, and what comes of them.
 
-use super::report::{Report, Stats};
+use super::report::{Report, Stats, TreeReport};
 use super::{PATIENCE, programs, wait_for};
 use heapline_shared_format::snapshot::{self, Domain, Snapshot};
 use std::collections::BTreeMap;
@@ -244,6 +244,17 @@ pub fn report_on(snapshot: &Path, options: &[&str]) -> Report {
     });
     assert_eq!(report.version, 1);
     report
+}
+
+/// `report --tree FOLDER --format json --limit 0 OPTIONS`, parsed.
+pub fn tree_report(folder: &Path, options: &[&str]) -> TreeReport {
+    let mut command = Command::new(&programs().report);
+    command.arg("--tree").arg(folder).args(["--format", "json", "--limit", "0"]).args(options);
+    command.env("XDG_CACHE_HOME", folder.with_file_name("cache"));
+    let output = command.output().expect("report runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
 /// `aggregator ctl PID ...`.

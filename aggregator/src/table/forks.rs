@@ -1,0 +1,106 @@
+//! The forks of one process: at each, its table is copied for the child.
+//!
+//! Between the two records of a fork lies the real one. What other threads do in between may or may not have happened in
+//! the child's memory; that is counted, and is 0 for a process with one thread.
+
+use super::Table;
+use super::shared::Shared;
+use crate::contradiction::Contradictions;
+use crate::heirs::Heirs;
+use heapline_shared_format::query;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Forks that have begun at one time. A process that claims more has none of them counted.
+const MAX_OPEN: usize = 64;
+
+/// See the module.
+pub struct Forks {
+    heirs: Arc<Heirs>,
+    key: u64,
+    /// Those that have begun: number, records by then, and where the difference goes.
+    open: Vec<(u64, u64, Arc<AtomicU64>)>,
+}
+
+impl Drop for Forks {
+    fn drop(&mut self) {
+        // Whoever waits for a copy waits in vain.
+        self.heirs.over(self.key);
+    }
+}
+
+impl Forks {
+    /// Of the process with this key.
+    pub fn new(heirs: Arc<Heirs>, key: u64) -> Forks {
+        heirs.begin(key);
+        Forks { heirs, key, open: Vec::new() }
+    }
+
+    /// The process is about to fork, with `table` as it is now.
+    pub(super) fn begin(&mut self, number: u64, table: &mut Table) {
+        let doubt = Arc::new(AtomicU64::new(0));
+        if self.open.len() < MAX_OPEN {
+            self.open.push((number, table.records(), Arc::clone(&doubt)));
+        }
+        self.heirs.reach(self.key, number, || (table.inherited(), doubt));
+    }
+
+    /// It has forked.
+    pub(super) fn end(&mut self, number: u64, records: u64) {
+        if let Some(place) = self.open.iter().position(|&(open, ..)| open == number) {
+            let (_, before, doubt) = self.open.swap_remove(place);
+            doubt.store(records.saturating_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    /// The child is this process.
+    pub(super) fn child(&self, number: u64, pid: u64) {
+        self.heirs.born(self.key, number, u32::try_from(pid).unwrap_or(0));
+    }
+}
+
+impl Table {
+    /// The table that a child begins with which is forked now.
+    pub fn inherited(&mut self) -> Table {
+        let Table { heap, python, tracked, shared, .. } = self;
+        let heap = heap.inherited(shared);
+        let python = python.as_deref_mut().map(|heap| Box::new(heap.inherited(shared)));
+        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.inherited(shared))).collect();
+        let mut threads = shared.threads.clone();
+        threads.end_all();
+        Table {
+            heap,
+            python,
+            tracked,
+            ranges: self.ranges.inherited(),
+            resolvers: 0,
+            stacks: self.stacks.clone(),
+            codes: self.codes.clone(),
+            modules: self.modules.clone(),
+            shared: Shared { threads, ..Shared::default() },
+            program: self.program.clone(),
+            queries: 0,
+            answer: None,
+            contradictions: Contradictions::default(),
+            records: 0,
+            forks: None,
+        }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub fn bytes(&self) -> usize {
+        self.heaps().map(|(_, heap)| heap.bytes()).sum::<usize>() + self.stacks.bytes() + self.codes.bytes()
+    }
+
+    /// What the process says of its forks.
+    pub(super) fn forked(&mut self, what: u32, arguments: [u64; 2]) {
+        let Some(mut forks) = self.forks.take() else { return };
+        let [number, second] = arguments;
+        match what {
+            query::FORK => forks.begin(number, self),
+            query::FORKED => forks.end(number, self.records),
+            _ => forks.child(number, second),
+        }
+        self.forks = Some(forks);
+    }
+}

@@ -1,0 +1,115 @@
+//! Calls that start a program in a new process.
+//!
+//! `system` and `popen` start theirs inside libc, with the process's own environment: they find another in its place, while
+//! the process has one thread. With several, another thread could see it, so what they start is not traced then, and counted.
+
+use super::{List, Passage, Program, can_follow, list, with_following};
+use crate::loader::Next;
+use crate::{environment, fail, process, real};
+use core::cell::Cell;
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr;
+
+const ENOSYS: c_int = 38;
+
+type Spawn = unsafe extern "C" fn(*mut c_int, *const c_char, *const c_void, *const c_void, List, List) -> c_int;
+
+/// What `posix_spawn` is given besides the environment.
+#[expect(missing_docs, reason = "the C function's arguments, in its order")]
+pub struct Request {
+    pub pid: *mut c_int,
+    pub program: *const c_char,
+    pub actions: *const c_void,
+    pub attributes: *const c_void,
+    pub arguments: List,
+}
+
+/// `posix_spawn`.
+///
+/// # Safety
+/// As the C function's; so for all below.
+pub unsafe fn posix_spawn(request: Request, environment: List) -> c_int {
+    static NEXT: Next = Next::new(c"posix_spawn");
+    // SAFETY: the caller's promise.
+    unsafe { spawn(&NEXT, Program::At(request.program), request, environment) }
+}
+
+/// `posix_spawnp`.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn posix_spawnp(request: Request, environment: List) -> c_int {
+    static NEXT: Next = Next::new(c"posix_spawnp");
+    // SAFETY: the caller's promise.
+    unsafe { spawn(&NEXT, Program::Named(request.program), request, environment) }
+}
+
+unsafe fn spawn(next: &Next, program: Program, request: Request, environment: List) -> c_int {
+    let Some(next) = next.get() else { return ENOSYS };
+    let Request { pid, program: path, actions, attributes, arguments } = request;
+    // SAFETY: the C function of that name, with the caller's arguments.
+    unsafe {
+        let next: Spawn = core::mem::transmute(next);
+        with_following(program, environment, |environment| next(pid, path, actions, attributes, arguments, environment))
+    }
+}
+
+/// `system`.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn system(command: *const c_char) -> c_int {
+    static NEXT: Next = Next::new(c"system");
+    let Some(next) = NEXT.get() else { return -1 };
+    // SAFETY: the C function of that name, with the caller's argument.
+    unsafe {
+        let next: unsafe extern "C" fn(*const c_char) -> c_int = core::mem::transmute(next);
+        with_shell(|| next(command))
+    }
+}
+
+/// `popen`.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void {
+    static NEXT: Next = Next::new(c"popen");
+    let Some(next) = NEXT.get() else {
+        real::set_errno(ENOSYS);
+        return ptr::null_mut();
+    };
+    // SAFETY: the C function of that name, with the caller's arguments.
+    unsafe {
+        let next: unsafe extern "C" fn(*const c_char, *const c_char) -> *mut c_void = core::mem::transmute(next);
+        with_shell(|| next(command, kind))
+    }
+}
+
+/// Calls what starts a shell inside libc.
+fn with_shell<R: Copy>(call: impl Fn() -> R) -> R {
+    // SAFETY: the path of libc's shell.
+    let can_follow = || unsafe { can_follow(Program::At(c"/bin/sh".as_ptr())) };
+    let Some(passage) = Passage::for_child().filter(|_| fail::guard(can_follow) == Some(true)) else { return call() };
+    if !has_one_thread() {
+        process::count_untold();
+        return call();
+    }
+    let result = Cell::new(None);
+    // SAFETY: libc's own list; no other thread is there to see another.
+    unsafe {
+        list::with(passage, environment::current(), |list| {
+            result.set(Some(environment::with(list, &call)));
+            0
+        });
+    }
+    result.get().unwrap_or_else(call)
+}
+
+/// Whether libc is sure that no other thread runs.
+fn has_one_thread() -> bool {
+    unsafe extern "C" {
+        static __libc_single_threaded: u8;
+    }
+    // SAFETY: libc's byte, in every glibc since 2.32.
+    unsafe { (&raw const __libc_single_threaded).read_volatile() != 0 }
+}

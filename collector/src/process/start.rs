@@ -1,0 +1,273 @@
+//! How a process begins: with the arena that the aggregator made, with one of its own that waits for an aggregator, or, as
+//! a child in a followed tree, with one of its own and a session that it begins itself.
+//!
+//! Such a child records from its first event on and reports itself at once ([`Hello`]); the aggregator adopts its session
+//! when it comes to that. Nothing is lost if the child is gone by then.
+
+use super::{ARENA_BYTES, BEFORE_START, HEADER, IS_SANDBOXED, OWN_PATH, Process, VERIFIES};
+use crate::environment::{self, ArenaHandle};
+use crate::unwind::rules::Table;
+use crate::{elf, fail, fork, python, sys, tls};
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+use heapline_shared_format::arena::{
+    Arena, Geometry, Header, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS, UNCLAIMED, state, target_flag,
+};
+use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTABLE_BYTES, Way};
+
+/// Pool of a collector that was preloaded without an aggregator, in bytes of virtual memory.
+const IDLE_POOL_BYTES: u64 = 64 << 20;
+/// How long a child waits when the aggregator's queue is full.
+const PATIENCE_NANOSECONDS: u64 = 1_000_000_000;
+
+/// When the collector came into the process.
+#[derive(Clone, Copy)]
+pub(super) enum Origin {
+    /// With the program, by the loader.
+    Start,
+    /// Later, by an aggregator that wants this much room for records.
+    Injection {
+        /// In bytes.
+        pool_bytes: u64,
+    },
+}
+
+/// The first start in a program.
+pub(super) fn start(origin: Origin) -> Option<*mut Process> {
+    let is_disabled = environment::is_disabled();
+    let handle = environment::arena();
+    let way = environment::way();
+    if let Some(name) = environment::fault() {
+        fail::arm(name);
+    }
+    VERIFIES.store(environment::verifies(), Ordering::Relaxed);
+    let sees_python = environment::sees_python();
+    let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
+    // SAFETY: zeroed memory of that size; zeros are a valid Process.
+    let process = unsafe { &mut *memory.cast::<Process>() };
+    // The environment of a program that runs is its own, which may be reading it.
+    if matches!(origin, Origin::Start) {
+        find_own_path();
+    }
+    if is_disabled {
+        return None;
+    }
+    let mut flags = process.begin();
+    let arena = match (origin, handle, way) {
+        (Origin::Injection { pool_bytes }, ..) => process.create_idle(pool_bytes)?,
+        (_, Some(handle), _) => process.adopt(handle)?,
+        (_, None, Some(way)) => Beginning { way, birth: Birth::Exec, session: 1 }.make(process, flags)?,
+        (_, None, None) => process.create_idle(IDLE_POOL_BYTES)?,
+    };
+    process.take_arena(arena);
+    fail::point(fail::Site::Init);
+    process.rules = MaybeUninit::new(Table::map()?);
+    if sees_python && matches!(origin, Origin::Start) {
+        flags |= python::prepare();
+    }
+    let target = &arena.header().target;
+    target.flags.store(flags, Ordering::Relaxed);
+    if process.image == 0 {
+        process.image = target.images.fetch_add(1, Ordering::Release) + 1;
+    }
+    if flags & target_flag::OLD_GLIBC != 0 {
+        return None;
+    }
+    process.is_running.store(1, Ordering::Release);
+    Some(process)
+}
+
+/// The path that the aggregator gave; where the user preloaded the collector, what the loader says.
+fn find_own_path() {
+    // SAFETY: the process starts, and nobody reads yet.
+    let text = unsafe { &mut *OWN_PATH.text.get() };
+    // The last byte stays zero.
+    let most = text.len() - 1;
+    let mut bytes = environment::clean(&mut text[..most]);
+    if bytes == 0
+        && let Some(own) = elf::find_object(find_own_path as fn() as usize)
+        && own.path().starts_with(b"/")
+        && let Some(place) = text[..most].get_mut(..own.path().len())
+    {
+        place.copy_from_slice(own.path());
+        bytes = own.path().len();
+    }
+    OWN_PATH.bytes.store(bytes, Ordering::Release);
+}
+
+/// The way for children of the process with this arena, while it is traced.
+pub(super) fn way_from(header: &Header, fork: u64) -> Option<Way> {
+    let session = &header.session;
+    let is_traced =
+        session.state.load(Ordering::Acquire) == state::TRACING && header.target.end_cause.load(Ordering::Relaxed) == 0;
+    if !is_traced {
+        return None;
+    }
+    let (nframe, clock) = (session.nframe.load(Ordering::Relaxed), session.clock.load(Ordering::Relaxed));
+    Way::of(&header.tree, fork, nframe, clock)
+}
+
+/// A forked child's beginning; `parent` is its parent's arena.
+///
+/// # Safety
+/// 1. `process` is the wiped state, and nobody else uses it.
+/// 2. The calling thread is the only one of the child that traces.
+pub(super) unsafe fn begin_in_child(process: *mut Process, parent: &Header) -> Option<()> {
+    let way = way_from(parent, fork::own_number())?;
+    // Another than the parent's: what is kept of that one (numbers of code objects) was never told in this one.
+    let session = parent.session.number.load(Ordering::Relaxed).wrapping_add(1).max(1);
+    // SAFETY: promise 1.
+    let process = unsafe { &mut *process };
+    let begun = if IS_SANDBOXED.load(Ordering::Relaxed) { None } else { process.begin_again(way, session) };
+    if begun.is_none() {
+        parent.tree.untold.fetch_add(1, Ordering::Relaxed);
+    }
+    begun
+}
+
+/// What the calling thread remembers of its life in the parent.
+fn forget_thread() {
+    tls::set_pending(0);
+    tls::set_pending_epoch(0);
+    tls::set_read_stack(0);
+    tls::set_fork(0);
+}
+
+impl Process {
+    /// What every beginning needs. Returns the [`target_flag`]s.
+    fn begin(&mut self) -> u32 {
+        self.pid = sys::getpid();
+        self.fd = -1;
+        let membarrier = if sys::register_membarrier() { target_flag::MEMBARRIER } else { 0 };
+        let glibc = if elf::can_find_objects() { 0 } else { target_flag::OLD_GLIBC };
+        membarrier | glibc
+    }
+
+    fn begin_again(&mut self, way: Way, session: u32) -> Option<()> {
+        forget_thread();
+        python::in_child();
+        let flags = self.begin();
+        self.is_forked = true;
+        self.rules = MaybeUninit::new(Table::map()?);
+        // It is empty.
+        self.rules_session.store(session, Ordering::Relaxed);
+        let arena = Beginning { way, birth: Birth::Fork, session }.make(self, flags)?;
+        self.take_arena(arena);
+        self.is_running.store(1, Ordering::Release);
+        Some(())
+    }
+
+    fn take_arena(&mut self, arena: Arena) {
+        HEADER.store((&raw const *arena.header()).cast_mut(), Ordering::Release);
+        ARENA_BYTES.store(arena.geometry().bytes(), Ordering::Relaxed);
+        self.arena = MaybeUninit::new(arena);
+        let target = &arena.header().target;
+        target.pid.store(self.pid, Ordering::Relaxed);
+        target.own_bytes.fetch_add((size_of::<Process>() + Table::BYTES) as u64, Ordering::Relaxed);
+        target.before_start.store(BEFORE_START.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Maps the arena that the aggregator made.
+    fn adopt(&mut self, handle: ArenaHandle) -> Option<Arena> {
+        let file = sys::file_id(handle.fd)?;
+        if (file.device, file.inode) != (handle.device, handle.inode) {
+            return None;
+        }
+        let bytes = usize::try_from(file.bytes).ok()?;
+        let base = NonNull::new(sys::map_file(handle.fd, bytes)?)?;
+        self.fd = handle.fd;
+        self.handle = handle;
+        sys::set_close_on_exec(handle.fd, true);
+        // SAFETY: mapped just now, never unmapped, sealed by its creator.
+        unsafe { Arena::open(base, bytes) }.ok()
+    }
+
+    /// Makes an arena of our own, for an aggregator that may come later.
+    fn create_idle(&mut self, pool_bytes: u64) -> Option<Arena> {
+        let geometry = Geometry::for_memory(pool_bytes);
+        let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
+        let base = NonNull::new(sys::map_file(fd, geometry.bytes())?)?;
+        let file = sys::file_id(fd)?;
+        self.fd = fd;
+        self.handle = ArenaHandle { fd, device: file.device, inode: file.inode };
+        // SAFETY: fresh zeros, mapped just now, never unmapped, sealed.
+        Some(unsafe { Arena::create(base, geometry) })
+    }
+}
+
+/// A session that the process begins itself.
+struct Beginning {
+    way: Way,
+    birth: Birth,
+    /// Number of the session.
+    session: u32,
+}
+
+impl Beginning {
+    /// Makes the arena, begins the session and reports the process. None, and nothing is left, when there is no memory or
+    /// nobody to report to.
+    fn make(&self, process: &mut Process, flags: u32) -> Option<Arena> {
+        if flags & target_flag::OLD_GLIBC != 0 {
+            return None;
+        }
+        let segments = self.way.segments.clamp(MIN_SEGMENTS, MAX_SEGMENTS);
+        let geometry = Geometry { slots: MAX_SLOTS, segments };
+        let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
+        let base = sys::map_file(fd, geometry.bytes()).and_then(NonNull::new);
+        let arena = base.and_then(|base| {
+            // SAFETY: fresh zeros, mapped just now, sealed; unmapped below only when nobody knows them.
+            let arena = unsafe { Arena::create(base, geometry) };
+            let key = sys::random();
+            self.begin(&arena, key, flags);
+            process.image = 1;
+            if self.tell(process.pid, key, fd) {
+                return Some(arena);
+            }
+            // SAFETY: as above.
+            unsafe { sys::unmap(base.as_ptr(), geometry.bytes()) };
+            None
+        });
+        // The program finds no descriptor of ours. The aggregator has it; exec gives the next program an arena of its own.
+        sys::close(fd);
+        arena
+    }
+
+    fn begin(&self, arena: &Arena, key: u64, flags: u32) {
+        arena.free_slots().fill(arena.geometry().slots);
+        arena.free_segments().fill(arena.geometry().segments);
+        let header = arena.header();
+        let session = &header.session;
+        session.number.store(self.session, Ordering::Relaxed);
+        session.clock.store(self.way.clock, Ordering::Relaxed);
+        session.nframe.store(self.way.nframe, Ordering::Relaxed);
+        session.owner.store(UNCLAIMED, Ordering::Relaxed);
+        session.epoch.store(1, Ordering::Relaxed);
+        header.target.flags.store(flags, Ordering::Relaxed);
+        header.target.images.store(1, Ordering::Relaxed);
+        self.way.open(&header.tree, key);
+        session.state.store(state::TRACING, Ordering::Release);
+    }
+
+    /// Sends the arena to the aggregator.
+    fn tell(&self, pid: u32, key: u64, fd: i32) -> bool {
+        const SCRATCH_BYTES: usize = MAX_EXECUTABLE_BYTES + MAX_ARGUMENT_BYTES;
+        // Not on the stack, which may be a small one.
+        let Some(memory) = sys::map(SCRATCH_BYTES) else { return false };
+        // SAFETY: fresh memory of that size, unmapped below.
+        let scratch = unsafe { core::slice::from_raw_parts_mut(memory, SCRATCH_BYTES) };
+        let (executable, arguments) = scratch.split_at_mut(MAX_EXECUTABLE_BYTES);
+        let n = sys::executable(executable).filter(|&n| n < MAX_EXECUTABLE_BYTES).unwrap_or(0);
+        let executable = &executable[..n];
+        let n = sys::fill_from_file(c"/proc/self/cmdline", arguments);
+        let arguments = &arguments[..n];
+        let Way { address, parent, fork, .. } = self.way;
+        let birth = self.birth;
+        let hello = Hello { token: address.token, key, parent, fork, birth, pid, executable, arguments };
+        let parts = [&hello.head()[..], executable, arguments];
+        let is_told = sys::send_with_file(&address.socket_name(), parts, fd, PATIENCE_NANOSECONDS);
+        // SAFETY: nobody uses it any more.
+        unsafe { sys::unmap(memory, SCRATCH_BYTES) };
+        is_told
+    }
+}

@@ -1,0 +1,75 @@
+//! Files that are looked at: the start of a program, what the kernel says of this process.
+
+use super::{call, close, nr};
+use core::ffi::{CStr, c_char};
+
+const O_RDONLY_CLOEXEC_NONBLOCK: usize = 0o2_004_000;
+
+/// An open file that may be a program.
+pub struct Program {
+    fd: usize,
+    /// `st_mode`.
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "descriptors are small")]
+        close(self.fd as i32);
+    }
+}
+
+impl Program {
+    /// Whether exec would change who runs it, or what it may do: the loader distrusts the environment then.
+    pub fn changes_rights(&self) -> bool {
+        const SET_UID: u32 = 0o4000;
+        const SET_GID: u32 = 0o2000;
+        // SAFETY: no memory is involved.
+        let id = |nr| unsafe { call(nr, [0; 6]) }.unwrap_or(0);
+        self.mode & SET_UID != 0 && self.uid as usize != id(nr::GETEUID)
+            || self.mode & SET_GID != 0 && self.gid as usize != id(nr::GETEGID)
+            || self.has_capabilities()
+    }
+
+    fn has_capabilities(&self) -> bool {
+        let name = c"security.capability".as_ptr() as usize;
+        // SAFETY: a C string; with no room the kernel only tells the size.
+        unsafe { call(nr::FGETXATTR, [self.fd, name, 0, 0, 0, 0]) }.is_ok()
+    }
+}
+
+/// Opens a file to look at it; none where that cannot be done.
+///
+/// # Safety
+/// `path` is a C string.
+pub unsafe fn open_program(path: *const c_char) -> Option<Program> {
+    let mut stat = [0u32; 36];
+    // SAFETY: the caller's promise for the path; the kernel writes a struct stat of 144 bytes.
+    unsafe {
+        let fd = call(nr::OPEN, [path as usize, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]).ok()?;
+        let mut program = Program { fd, mode: 0, uid: 0, gid: 0 };
+        call(nr::FSTAT, [fd, stat.as_mut_ptr() as usize, 0, 0, 0, 0]).ok()?;
+        (program.mode, program.uid, program.gid) = (stat[6], stat[7], stat[8]);
+        Some(program)
+    }
+}
+
+/// Bytes of a file from `offset` on, as many as there are and the buffer takes.
+pub fn read_at(program: &Program, buffer: &mut [u8], offset: usize) -> usize {
+    // SAFETY: the kernel writes at most the buffer's length.
+    unsafe { call(nr::PREAD, [program.fd, buffer.as_mut_ptr() as usize, buffer.len(), offset, 0, 0]) }.unwrap_or(0)
+}
+
+/// The first bytes of a file, as many as the buffer takes. 0 where it cannot be read.
+pub fn fill_from_file(path: &CStr, buffer: &mut [u8]) -> usize {
+    // SAFETY: a C string; the kernel writes at most the buffer's length.
+    unsafe {
+        let path = path.as_ptr() as usize;
+        let Ok(fd) = call(nr::OPEN, [path, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]) else { return 0 };
+        let n = call(nr::READ, [fd, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]).unwrap_or(0);
+        let _ = call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
+        n
+    }
+}

@@ -1,0 +1,240 @@
+//! What a report is about: one process, or a tree of them whose snapshots lie in one folder.
+//!
+//! A tree's figures are sums over its processes, each at its own end (or peak). What a child has inherited by fork counts in both
+//! processes, as each of them has it.
+
+use crate::load::{LoadError, load};
+use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Snapshot};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// See the module. There is at least one process.
+#[derive(Debug)]
+pub struct Subject {
+    /// In the order of [`Subject::processes`].
+    parts: Vec<Snapshot>,
+    /// Of a tree: its figures, without tables.
+    sum: Option<Box<Snapshot>>,
+    depths: Vec<usize>,
+}
+
+/// A process of a tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Process<'s> {
+    /// Its snapshot.
+    pub snapshot: &'s Snapshot,
+    /// How far below the first process it is.
+    pub depth: usize,
+}
+
+/// Why there is no tree.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// A snapshot could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The folder could not be read.
+    #[error("cannot read {}: {error}; give the folder of a process tree's snapshots", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It has no snapshot.
+    #[error("there is no *.snap.zst in {}: give the folder of a process tree's snapshots", path.display())]
+    Nothing {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+const SUFFIX: &str = ".snap.zst";
+
+impl Subject {
+    /// One process.
+    pub fn process(snapshot: Snapshot) -> Subject {
+        Subject { parts: vec![snapshot], sum: None, depths: vec![0] }
+    }
+
+    /// The processes whose snapshots lie in a folder, and the first one's, which may lie beside it under the folder's name. Either
+    /// of the two may be given.
+    ///
+    /// # Errors
+    ///
+    /// See [`TreeError`].
+    pub fn load_tree(path: &Path) -> Result<Subject, TreeError> {
+        let files = files(path)?;
+        if files.is_empty() {
+            return Err(TreeError::Nothing { path: path.to_path_buf() });
+        }
+        let snapshots = files.iter().map(|file| load(file)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Subject::tree(snapshots))
+    }
+
+    /// A tree of these processes, of which there is at least one.
+    pub fn tree(snapshots: Vec<Snapshot>) -> Subject {
+        let (parts, depths) = in_order(snapshots);
+        let sum = Some(Box::new(sum(&parts)));
+        Subject { parts, sum, depths }
+    }
+
+    /// The figures: of the process, or summed up.
+    pub fn head(&self) -> &Snapshot {
+        self.sum.as_deref().unwrap_or(&self.parts[0])
+    }
+
+    /// The first process.
+    pub fn first(&self) -> &Snapshot {
+        &self.parts[0]
+    }
+
+    /// The snapshots.
+    pub fn parts(&self) -> &[Snapshot] {
+        &self.parts
+    }
+
+    /// The processes of a tree, each behind its parent; none where it is about one process.
+    pub fn processes(&self) -> impl Iterator<Item = Process<'_>> {
+        let parts = if self.sum.is_some() { &self.parts[..] } else { &[] };
+        parts.iter().zip(&self.depths).map(|(snapshot, &depth)| Process { snapshot, depth })
+    }
+}
+
+/// A domain's row of a snapshot; zeros when it has none.
+pub fn totals(snapshot: &Snapshot, domain: Domain) -> DomainTotals {
+    let none = DomainTotals { domain, current: 0, peak: 0, blocks: 0, allocs: 0, frees: 0, allocated_bytes: 0 };
+    snapshot.domains.iter().find(|row| row.domain == domain).copied().unwrap_or(none)
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>, TreeError> {
+    let is_file = fs::metadata(path).is_ok_and(|found| found.is_file());
+    let name = path.as_os_str().to_string_lossy().trim_end_matches('/').to_string();
+    let (folder, beside) = if is_file {
+        let stem = name.strip_suffix(SUFFIX).or_else(|| name.strip_suffix(".zst"));
+        (PathBuf::from(stem.map_or_else(|| format!("{name}.tree"), str::to_string)), vec![path.to_path_buf()])
+    } else {
+        let of_file = name.strip_suffix(".tree").map(str::to_string);
+        let named = [format!("{name}{SUFFIX}"), format!("{name}.zst")].into_iter().chain(of_file);
+        let beside = named.map(PathBuf::from).find(|file| file.is_file());
+        (path.to_path_buf(), beside.into_iter().collect())
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        // A process without children.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !beside.is_empty() => return Ok(beside),
+        Err(error) => return Err(TreeError::Folder { path: folder, error }),
+    };
+    let mut files = beside;
+    for entry in entries {
+        let entry = entry.map_err(|error| TreeError::Folder { path: folder.clone(), error })?;
+        if entry.file_name().to_string_lossy().ends_with(SUFFIX) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// Each process behind its parent, siblings by process id; and how deep each is. A parent that is not there makes no difference.
+fn in_order(snapshots: Vec<Snapshot>) -> (Vec<Snapshot>, Vec<usize>) {
+    let mut by_pid: Vec<usize> = (0..snapshots.len()).collect();
+    by_pid.sort_by_key(|&index| (snapshots[index].meta.pid, index));
+    let known: HashMap<u32, usize> = by_pid.iter().rev().map(|&index| (snapshots[index].meta.pid, index)).collect();
+    let parent = |index: usize| {
+        let origin = snapshots[index].origin.as_ref()?;
+        known.get(&origin.parent).copied().filter(|&parent| parent != index)
+    };
+    let mut children: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut waiting: Vec<(usize, usize)> = Vec::new();
+    for &index in by_pid.iter().rev() {
+        match parent(index) {
+            Some(parent) => children.entry(parent).or_default().push(index),
+            None => waiting.push((index, 0)),
+        }
+    }
+    // The one that nobody started comes first.
+    waiting.sort_by_key(|&(index, _)| snapshots[index].origin.is_none());
+    let mut order = Vec::with_capacity(snapshots.len());
+    let mut placed = vec![false; snapshots.len()];
+    let mut left = by_pid.iter();
+    loop {
+        while let Some((index, depth)) = waiting.pop() {
+            if !std::mem::replace(&mut placed[index], true) {
+                order.push((index, depth));
+                waiting.extend(children.get(&index).into_iter().flatten().map(|&child| (child, depth + 1)));
+            }
+        }
+        // Process ids that came again may name each other in a circle.
+        match left.find(|&&index| !placed[index]) {
+            Some(&index) => waiting.push((index, 0)),
+            None => break,
+        }
+    }
+    let mut snapshots: Vec<Option<Snapshot>> = snapshots.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|(index, depth)| Some((snapshots[index].take()?, depth))).unzip()
+}
+
+fn sum(parts: &[Snapshot]) -> Snapshot {
+    let mut domains: BTreeMap<Domain, DomainTotals> = BTreeMap::new();
+    for row in parts.iter().flat_map(|part| &part.domains) {
+        let nothing = totals(&parts[0], row.domain);
+        let sum = domains.entry(row.domain).or_insert(DomainTotals {
+            current: 0,
+            peak: 0,
+            blocks: 0,
+            allocs: 0,
+            frees: 0,
+            allocated_bytes: 0,
+            ..nothing
+        });
+        sum.current = sum.current.saturating_add(row.current);
+        sum.peak = sum.peak.saturating_add(row.peak);
+        sum.blocks = sum.blocks.saturating_add(row.blocks);
+        sum.allocs = sum.allocs.saturating_add(row.allocs);
+        sum.frees = sum.frees.saturating_add(row.frees);
+        sum.allocated_bytes = sum.allocated_bytes.saturating_add(row.allocated_bytes);
+    }
+    let mut meta = parts[0].meta.clone();
+    for part in &parts[1..] {
+        add(&mut meta, &part.meta);
+    }
+    let native_first = |row: &DomainTotals| (row.domain != Domain::Native, row.domain);
+    let mut domains: Vec<DomainTotals> = domains.into_values().collect();
+    domains.sort_by_key(native_first);
+    Snapshot {
+        meta,
+        origin: None,
+        modules: Vec::new(),
+        codes: Vec::new(),
+        frames: Vec::new(),
+        nodes: Vec::new(),
+        stacks: Vec::new(),
+        mixed: Vec::new(),
+        threads: Vec::new(),
+        domains,
+        live: Vec::new(),
+        totals: Vec::new(),
+    }
+}
+
+fn add(sum: &mut Meta, other: &Meta) {
+    for (counts, others) in [(&mut sum.lost, &other.lost), (&mut sum.contradictions, &other.contradictions)] {
+        for (name, count) in others {
+            let sum: &mut u64 = counts.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+    for (sum, other) in [
+        (&mut sum.untracked_frees, other.untracked_frees),
+        (&mut sum.in_realloc, other.in_realloc),
+        (&mut sum.target_bytes, other.target_bytes),
+    ] {
+        *sum = sum.saturating_add(other);
+    }
+    // One aggregator for all.
+    sum.aggregator_bytes = sum.aggregator_bytes.max(other.aggregator_bytes);
+    let note = |note: &String| format!("process {}: {note}", other.pid);
+    sum.notes.extend(other.notes.iter().map(note));
+}
