@@ -1,5 +1,6 @@
 //! What can be known of a program before it runs: whether the loader will bring the collector in.
 
+use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::{Endianness, ReadCache, elf};
 use std::fs::File;
@@ -7,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::{env, ffi};
+use std::{env, ffi, iter};
 
 /// Why a program cannot be traced, or may turn out not to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,10 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
         return Some(Obstacle::OtherMachine);
     }
     let segments = header.program_headers(endian, &data).ok()?;
+    if carries_collector(segments, endian, &data) {
+        // Its own allocator records; nothing has to be loaded.
+        return None;
+    }
     if !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_INTERP) {
         return Some(Obstacle::Static);
     }
@@ -97,6 +102,19 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
         return Some(Obstacle::SetId);
     }
     defines_malloc(header, endian, &data).then_some(Obstacle::OwnMalloc)
+}
+
+/// Whether the program has the collector in itself (`heapline_collector::Traced`), as a note says that no `strip` removes.
+fn carries_collector(
+    segments: &[elf::ProgramHeader64<Endianness>],
+    endian: Endianness,
+    data: &ReadCache<File>,
+) -> bool {
+    segments.iter().filter_map(|segment| segment.notes(endian, data).ok().flatten()).any(|mut notes| {
+        // A note that is broken ends the list.
+        iter::from_fn(|| notes.next().ok().flatten())
+            .any(|note| note.name_bytes() == NOTE_NAME && note.n_type(endian) == elf::NoteType(NOTE_KIND))
+    })
 }
 
 fn defines_malloc(header: &elf::FileHeader64<Endianness>, endian: Endianness, data: &ReadCache<File>) -> bool {

@@ -53,6 +53,7 @@ static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 /// The arena's header, from the moment that there is one: an end must be told even before the start is over.
 static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 /// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
+#[cfg_attr(feature = "embedded", unsafe(export_name = "heapline_embedded_state"))]
 static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
@@ -72,6 +73,18 @@ pub fn get() -> Option<&'static Process> {
 pub fn is_quiet() -> bool {
     // SAFETY: a static, or a word of the arena, which is never unmapped.
     unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::IDLE }
+}
+
+/// The word behind [`is_quiet`]; none before the start.
+pub fn state() -> Option<&'static AtomicU32> {
+    let state = STATE.load(Ordering::Relaxed);
+    // SAFETY: a static, or a word of the arena, which is never unmapped.
+    (!ptr::eq(state, &raw const NOT_STARTED)).then(|| unsafe { &*state })
+}
+
+/// Makes [`is_quiet`] look at another collector's state, or for good where there is none.
+pub fn follow(state: Option<&'static AtomicU32>) {
+    STATE.store(ptr::from_ref(state.unwrap_or(&NEVER)).cast_mut(), Ordering::Relaxed);
 }
 
 /// Whether this is a forked child. (A vfork child finds its parent's state.)
@@ -188,7 +201,7 @@ fn start() -> Option<*mut Process> {
     if !elf::can_find_objects() {
         flags |= target_flag::OLD_GLIBC;
     }
-    if sees_python {
+    if sees_python && !cfg!(feature = "embedded") {
         flags |= python::prepare();
     }
     target.flags.store(flags, Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod exec;
 mod malloc;
 
 use core::ffi::{c_int, c_ulong, c_void};
+use heapline_collector::joint::{self, Preloaded};
 use heapline_collector::{fail, loader, process, real, thread};
 
 #[link(name = "c")]
@@ -30,6 +31,10 @@ static START: extern "C" fn() = {
     }
     start
 };
+
+/// For a collector that the program carries in itself.
+#[unsafe(export_name = "heapline_preloaded")]
+pub static PRELOADED: &Preloaded = &joint::PRELOADED;
 
 /// # Safety
 /// As the C function.

@@ -21,7 +21,7 @@ mod patch;
 mod program;
 mod reuse;
 mod stack;
-mod symbols;
+pub(crate) mod symbols;
 
 pub use stack::PythonStack;
 
@@ -116,7 +116,7 @@ impl Api {
 /// Whether the process runs an interpreter of ours to look at.
 #[inline(always)]
 pub fn is_running() -> bool {
-    IS_INSTALLED.load(Ordering::Relaxed)
+    !cfg!(feature = "embedded") && IS_INSTALLED.load(Ordering::Relaxed)
 }
 
 fn api() -> Option<&'static Api> {

@@ -26,5 +26,6 @@ mod story;
 mod surroundings;
 mod symbols_exported;
 mod threads;
+mod traced;
 mod tracemalloc;
 mod verify;

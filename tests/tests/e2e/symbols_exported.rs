@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The C half of what the preload may export; the C++ half are mangled operators.
-const HOOKS: [&str; 25] = [
+const HOOKS: [&str; 26] = [
     "malloc",
     "calloc",
     "realloc",
@@ -33,6 +33,8 @@ const HOOKS: [&str; 25] = [
     "dlclose",
     "mlockall",
     "prctl",
+    // By which a collector that the program carries in itself finds this one.
+    "heapline_preloaded",
 ];
 
 /// Names of the functions and variables that a file defines, without version.
