@@ -266,7 +266,8 @@ pub struct Section<'a> {
     pub bytes: &'a [u8],
 }
 
-fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
+/// The GNU build-id among notes.
+pub fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
     const NT_GNU_BUILD_ID: u32 = 3;
     loop {
         let word = |i: usize| Some(u32::from_le_bytes(notes.get(i..i + 4)?.try_into().ok()?));

@@ -108,10 +108,20 @@ pub fn fault() -> Option<&'static [u8]> {
 /// The arena that was handed on, if one was.
 pub fn arena() -> Option<ArenaHandle> {
     let (_, text) = value(ENV_ARENA)?;
-    let mut numbers = text.to_bytes().split(|b| *b == b':').map(parse);
-    let handle =
-        ArenaHandle { fd: i32::try_from(numbers.next()??).ok()?, device: numbers.next()??, inode: numbers.next()?? };
-    numbers.next().is_none().then_some(handle)
+    ArenaHandle::parse(text.to_bytes())
+}
+
+impl ArenaHandle {
+    /// From `FD:DEV:INO`.
+    pub fn parse(text: &[u8]) -> Option<ArenaHandle> {
+        let mut numbers = text.split(|b| *b == b':').map(parse);
+        let handle = ArenaHandle {
+            fd: i32::try_from(numbers.next()??).ok()?,
+            device: numbers.next()??,
+            inode: numbers.next()??,
+        };
+        numbers.next().is_none().then_some(handle)
+    }
 }
 
 fn parse(digits: &[u8]) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! `aggregator --attach PID`: a process that runs already, with the collector in it but idle.
 
-mod find;
+pub mod find;
 
 use crate::archive::{self, Place};
 use crate::arena_map::{ArenaMap, ArenaMapError};
@@ -85,7 +85,12 @@ pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
     let pid = config.pid;
     let system = |source| AttachError::System { pid, source };
     find::check(pid)?;
+    // Before anything else of it: a process that ends from now on is noticed, and so is another that gets its number.
+    let process = sys::pidfd(pid).map_err(system)?;
     let map = Arc::new(ArenaMap::open(find::arena(pid)?)?);
+    if sys::await_readable(&process, Duration::ZERO) {
+        return Err(AttachError::Ended { pid });
+    }
     let tasks = Tasks::of(pid);
     let other = map.arena().header().target.pid.load(Ordering::Relaxed);
     if other != tasks.inner_pid() {
@@ -94,8 +99,6 @@ pub fn attach(config: &AttachConfig) -> Result<Vec<String>, AttachError> {
     let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
     let output = config.output.clone().unwrap_or_else(|| default_output(&name, pid));
     let destination = Destination::check(&output)?;
-    // Before the session: a process that ends from now on is noticed.
-    let process = sys::pidfd(pid).map_err(system)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(system)?;

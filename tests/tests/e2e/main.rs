@@ -23,6 +23,7 @@ mod providers;
 mod python;
 mod signals;
 mod story;
+mod strangers;
 mod surroundings;
 mod symbols_exported;
 mod threads;

@@ -65,8 +65,10 @@ fn once(name: &str, identity: impl Hash, compile: impl FnOnce(&Path) -> Command)
         return built;
     }
     std::fs::create_dir_all(&directory).expect("a folder for victims");
-    // Another test may compile the same: whoever is last puts an equal file in place.
-    let mine = directory.join(format!("{stem}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    // Another test may compile the same: whoever is last puts an equal file in place. A folder each, since rustc has files of
+    // its own beside what it makes.
+    let own = tempfile::TempDir::new_in(&directory).expect("a folder within it");
+    let mine = own.path().join(stem);
     let mut command = compile(&mine);
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}, which the tests need: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
