@@ -27,7 +27,7 @@ unsafe extern "C" {
 /// ```
 ///
 /// Such a program is traced by `aggregator --attach PID` and `aggregator run`, also when it is statically linked or when `A` never
-/// calls `malloc`. Until then a call costs a load and a comparison.
+/// calls `malloc`. Until then a call costs two loads and a comparison.
 ///
 /// Guarantees, beyond the crate's:
 /// - sizes are those of the [`Layout`]s; a block that is reallocated stays live until the call has succeeded;
