@@ -3,11 +3,12 @@
 //!
 //! A file that could shrink under the mapping would be a SIGBUS here, so nothing is mapped before the seals are seen.
 
-use heapline_shared_format::arena::{Arena, ArenaError, Geometry, MEMFD_NAME};
+use heapline_shared_format::arena::{Arena, ArenaError, Geometry, MAX_SEGMENTS, MAX_SLOTS, MEMFD_NAME};
 use memmap2::{MmapOptions, MmapRaw};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
@@ -77,13 +78,17 @@ impl ArenaMap {
     pub fn open(file: File) -> Result<ArenaMap, ArenaMapError> {
         // SAFETY: a plain fcntl on an open descriptor.
         let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-        if seals == -1 || seals & SEALS != SEALS {
+        if seals == -1 || seals & SEALS != SEALS || !is_plain_memory(&file) {
             return Err(ArenaMapError::NotSealed);
         }
         let metadata = file.metadata().map_err(|source| ArenaMapError::System { what: "inspect", source })?;
         let bytes = usize::try_from(metadata.len()).map_err(|_| ArenaError::Geometry)?;
         if bytes == 0 {
             return Err(ArenaError::TooSmall { bytes }.into());
+        }
+        const LARGEST: Geometry = Geometry { slots: MAX_SLOTS, segments: MAX_SEGMENTS };
+        if bytes > LARGEST.bytes() {
+            return Err(ArenaError::Geometry.into());
         }
         let map = map(&file, bytes)?;
         // SAFETY: the mapping is page-aligned and `bytes` long, the seals keep it so, and it lives as long as the
@@ -130,6 +135,16 @@ fn memfd() -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// Whether the file's pages are ordinary memory. Huge pages, which can be sealed too, may be missing when they are touched, and
+/// that is a SIGBUS.
+fn is_plain_memory(file: &File) -> bool {
+    let mut found = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `found` is valid for the write, and read only after it has succeeded.
+    unsafe {
+        libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) == 0 && found.assume_init().f_type == libc::TMPFS_MAGIC
+    }
+}
+
 fn map(file: &File, bytes: usize) -> Result<MmapRaw, ArenaMapError> {
     MmapOptions::new().len(bytes).map_raw(file).map_err(|source| ArenaMapError::System { what: "map", source })
 }
@@ -143,4 +158,41 @@ fn file_size_limit() -> u64 {
     // SAFETY: `limit` is valid for the write.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
     if result == 0 { limit.rlim_cur } else { u64::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory_file(flags: libc::c_uint, bytes: u64, seals: libc::c_int) -> File {
+        // SAFETY: the name is a C string.
+        let fd = unsafe { libc::memfd_create(c"heapline-arena".as_ptr(), flags | libc::MFD_ALLOW_SEALING) };
+        // SAFETY: just opened, and nobody else's.
+        let file = unsafe { File::from_raw_fd(crate::sys::check(fd).expect("a memory file")) };
+        file.set_len(bytes).expect("sized");
+        // SAFETY: a plain fcntl.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        file
+    }
+
+    fn refusal(file: File) -> String {
+        ArenaMap::open(file).err().expect("no arena").to_string()
+    }
+
+    #[test]
+    fn a_file_that_could_become_a_sigbus_is_not_mapped() {
+        for seals in [0, libc::F_SEAL_SHRINK, libc::F_SEAL_GROW] {
+            assert!(refusal(memory_file(0, 1 << 20, seals)).contains("not sealed"));
+        }
+        // Huge pages: sealed as it should be, and a page that is not there all the same.
+        assert!(refusal(memory_file(libc::MFD_HUGETLB, 2 << 20, SEALS)).contains("not sealed"));
+        assert!(refusal(File::open("/proc/self/exe").expect("there")).contains("not sealed"));
+    }
+
+    #[test]
+    fn a_file_of_any_size_costs_nothing_before_it_is_known() {
+        assert!(refusal(memory_file(0, 1 << 60, SEALS)).contains("contradicts its size"));
+        assert!(refusal(memory_file(0, 0, SEALS)).contains("0 bytes"));
+        assert!(refusal(memory_file(0, 1 << 30, SEALS)).contains("no Heapline arena"));
+    }
 }

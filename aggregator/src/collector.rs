@@ -1,12 +1,11 @@
 //! The collector's library, which travels inside the aggregator.
 
+use crate::output::Temporary;
 use crate::private_dir::{self, PrivateDirError};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 
 /// The library's bytes.
 pub static LIBRARY: &[u8] = include_bytes!(env!("HEAPLINE_PRELOAD"));
@@ -41,23 +40,13 @@ pub fn install() -> Result<PathBuf, CollectorError> {
     Ok(path)
 }
 
-/// Writes the library to a file.
+/// Writes the library to a file. Whatever the umask says, everybody may read it: a program that drops its privileges must be
+/// able to load it.
 pub fn write_to(path: &Path) -> Result<(), CollectorError> {
-    let fail = |source| CollectorError::Write { path: path.to_owned(), source };
-    let mut name = path.file_name().ok_or_else(|| fail(io::ErrorKind::IsADirectory.into()))?.to_owned();
-    name.push(format!(".{}.tmp", process::id()));
-    let temporary = path.with_file_name(name);
-    let written = write_new(&temporary).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|error| {
-        // The first error is the one that matters.
-        let _ = fs::remove_file(&temporary);
-        fail(error)
-    })
-}
-
-fn write_new(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-    file.write_all(LIBRARY)?;
-    // Whatever the umask says: a program that drops its privileges must be able to load it.
-    file.set_permissions(fs::Permissions::from_mode(0o644))
+    let absolute = std::path::absolute(path).and_then(|path| match path.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => Ok(path),
+    });
+    let written = absolute.and_then(|path| Temporary::fill(&path, LIBRARY, 0o644));
+    written.map_err(|source| CollectorError::Write { path: path.to_owned(), source })
 }

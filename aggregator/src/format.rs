@@ -1,5 +1,6 @@
 //! Text for people: sizes, times, paths for a shell.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 /// `12.3 MiB`, as tracemalloc prints sizes.
@@ -39,6 +40,17 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// `text` without control characters. Names, paths and command lines come from the target, which may be hostile: nothing in
+/// them may reach a terminal as a command, or make two lines of one.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        text.chars().map(escape).collect::<String>().into()
+    } else {
+        text.into()
+    }
+}
+
 /// A word that a shell reads as this text.
 pub fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+=:,@%".contains(c);
@@ -65,6 +77,12 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59.000Z");
         assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59.000Z");
+    }
+
+    #[test]
+    fn nothing_printable_is_a_command_to_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}m"), "a\\u{1b}[2Jb\\n\\u{9b}m");
+        assert_eq!(printable("plain ünïcode"), "plain ünïcode");
     }
 
     #[test]

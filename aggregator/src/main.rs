@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use heapline_aggregator::cli::{self, Invocation, Usage};
+use heapline_aggregator::format::printable;
 use heapline_aggregator::{attach, collector, control, launch};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -70,7 +71,7 @@ fn say(lines: &[String]) {
     let mut err = io::stderr().lock();
     for line in lines {
         // Whoever closed standard error does not want to know.
-        let _ = writeln!(err, "heapline: {line}");
+        let _ = writeln!(err, "heapline: {}", printable(line));
     }
 }
 

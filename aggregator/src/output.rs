@@ -4,15 +4,16 @@
 //! is written to directly.
 
 use crate::drain::Image;
+use crate::sys;
 use heapline_shared_format::snapshot::{self, Snapshot};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,17 @@ pub enum OutputError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Another user's link, pipe or device is there.
+    #[error(
+        "cannot write the snapshot to {}: it is a link, pipe or device of user {owner}; remove it, or name another file \
+         with --output", path.display()
+    )]
+    Planted {
+        /// What is there.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
     },
     /// Writing failed half-way.
     #[error("the snapshot {} was not written: {source}; what was there before is unchanged", path.display())]
@@ -105,16 +117,20 @@ impl Destination {
     pub fn check(path: &Path) -> Result<Destination, OutputError> {
         let fail = |source| OutputError::Place { path: path.to_owned(), source };
         let destination = Destination { path: std::path::absolute(path).map_err(fail)?, is_one_of_many: false };
-        match fs::metadata(&destination.path) {
-            Ok(found) if found.is_dir() => return Err(OutputError::Directory { path: path.to_owned() }),
+        match destination.resolved()? {
             // To open a pipe would wait for its reader.
-            Ok(found) if !found.is_file() => return Ok(destination),
-            Ok(_) => drop(OpenOptions::new().write(true).open(&destination.path).map_err(fail)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(fail(error)),
+            Place::Special(_) => Ok(destination),
+            Place::File(place) => {
+                match fs::symlink_metadata(&place) {
+                    Ok(found) if found.is_dir() => return Err(OutputError::Directory { path: path.to_owned() }),
+                    Ok(_) => drop(OpenOptions::new().write(true).open(&place).map_err(fail)?),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(fail(error)),
+                }
+                Temporary::beside(&place).map_err(fail)?;
+                Ok(destination)
+            }
         }
-        Temporary::beside(&destination.resolved()).map_err(fail)?;
-        Ok(destination)
     }
 
     /// The place.
@@ -137,21 +153,54 @@ impl Destination {
     /// Writes. Ends with an error as soon as `interrupted` is set.
     pub fn write(&self, snapshot: &Snapshot, interrupted: &AtomicBool) -> Result<(), OutputError> {
         let fail = |source| OutputError::Write { path: self.path.clone(), source };
-        let is_special = fs::metadata(&self.path).is_ok_and(|found| !found.is_file());
-        if is_special {
-            let file = OpenOptions::new().write(true).open(&self.path).map_err(fail)?;
-            return encode(snapshot, &file, interrupted, true).map_err(fail);
+        let is_synced = !self.is_one_of_many;
+        match self.resolved()? {
+            Place::Special(path) => {
+                let file = OpenOptions::new().write(true).open(&path).map_err(fail)?;
+                encode(snapshot, &file, interrupted, true).map_err(fail)
+            }
+            Place::File(place) => {
+                let temporary = Temporary::beside(&place).map_err(fail)?;
+                encode(snapshot, &temporary.file, interrupted, is_synced).map_err(fail)?;
+                temporary.put(&place, is_synced).map_err(fail)
+            }
         }
-        let place = self.resolved();
-        let temporary = Temporary::beside(&place).map_err(fail)?;
-        encode(snapshot, &temporary.file, interrupted, !self.is_one_of_many).map_err(fail)?;
-        temporary.put(&place, !self.is_one_of_many).map_err(fail)
     }
 
-    /// The file that a symbolic link stands for: the link itself must stay.
-    fn resolved(&self) -> PathBuf {
-        fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone())
+    /// What the path stands for. Links of ours and of root are followed, and stay; another user's are not, and neither is a pipe
+    /// or a device of another user written to: names of snapshots can be guessed, and folders be shared.
+    fn resolved(&self) -> Result<Place, OutputError> {
+        const MOST_LINKS: usize = 40;
+        let fail = |source| OutputError::Place { path: self.path.clone(), source };
+        let mut path = self.path.clone();
+        for _ in 0..MOST_LINKS {
+            let found = match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Place::File(path)),
+                found => found.map_err(fail)?,
+            };
+            if found.is_file() || found.is_dir() {
+                return Ok(Place::File(path));
+            }
+            if ![0, sys::geteuid()].contains(&found.uid()) {
+                return Err(OutputError::Planted { path, owner: found.uid() });
+            }
+            // Also a link of /proc to what has no path, such as the pipe that is standard output.
+            if !found.is_symlink() || fs::metadata(&path).is_ok_and(|target| !target.is_file() && !target.is_dir()) {
+                return Ok(Place::Special(path));
+            }
+            let target = fs::read_link(&path).map_err(fail)?;
+            path = path.parent().unwrap_or(Path::new("/")).join(target);
+        }
+        Err(fail(io::Error::from_raw_os_error(libc::ELOOP)))
     }
+}
+
+/// Where a snapshot's bytes go.
+enum Place {
+    /// Into a file, which is replaced as a whole.
+    File(PathBuf),
+    /// Into what cannot be replaced.
+    Special(PathBuf),
 }
 
 fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool, is_synced: bool) -> io::Result<()> {
@@ -199,19 +248,34 @@ impl Write for Interruptible<'_> {
 }
 
 /// A file that is gone when it is dropped, unless it was put in its place.
-struct Temporary {
+pub(crate) struct Temporary {
     file: File,
     path: Option<PathBuf>,
 }
 
 impl Temporary {
+    /// A new file, which its owner alone may read: a snapshot tells where everything is in a process that runs.
+    ///
+    /// Its name cannot be guessed, so nobody can be there first, and what is there is never opened.
     fn beside(place: &Path) -> io::Result<Temporary> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
+        const ATTEMPTS: usize = 16;
         let directory = place.parent().unwrap_or(Path::new("/"));
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!(".heapline-{}-{count}.tmp", process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(Temporary { file, path: Some(path) })
+        for _ in 0..ATTEMPTS {
+            let path = directory.join(format!(".heapline-{:016x}.tmp", sys::random()?));
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                opened => return Ok(Temporary { file: opened?, path: Some(path) }),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Writes a whole file to `place`, with these permissions.
+    pub(crate) fn fill(place: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        let mut temporary = Temporary::beside(place)?;
+        temporary.file.write_all(bytes)?;
+        temporary.file.set_permissions(Permissions::from_mode(mode))?;
+        temporary.put(place, true)
     }
 
     fn put(mut self, place: &Path, is_synced: bool) -> io::Result<()> {
@@ -334,6 +398,38 @@ mod tests {
         let unknown = tree.place(&Image::default(), 9).expect("writable");
         unknown.write(&empty(), &AtomicBool::new(false)).expect("written");
         assert_eq!(names_in(tree.path()), ["heapline-process-9.snap.zst"]);
+    }
+
+    #[test]
+    fn a_snapshot_is_its_owners_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("s");
+        let destination = Destination::check(&path).expect("writable");
+        destination.write(&empty(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
+    }
+
+    /// What another user has put where the snapshot is expected.
+    #[test]
+    fn links_and_pipes_of_others_are_not_followed() {
+        if sys::geteuid() != 0 {
+            eprintln!("skipped: only root can give files away");
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (file, link, pipe) = (folder.path().join("file"), folder.path().join("link"), folder.path().join("pipe"));
+        fs::write(&file, "precious").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        std::os::unix::fs::lchown(&link, Some(12345), None).expect("given away");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+        std::os::unix::fs::chown(&pipe, Some(12345), None).expect("given away");
+        for planted in [&link, &pipe] {
+            assert!(matches!(Destination::check(planted), Err(OutputError::Planted { owner: 12345, .. })));
+        }
+        // One that was put there after the check.
+        let late = Destination::check(&file).expect("writable").beside(Path::new("link"));
+        assert!(late.write(&empty(), &AtomicBool::new(false)).is_err());
+        assert_eq!(fs::read(&file).expect("there"), b"precious");
     }
 
     #[test]

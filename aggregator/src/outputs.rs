@@ -75,9 +75,12 @@ impl Outputs {
     }
 }
 
-/// `heapline-<name>-<pid>.snap.zst`
+/// `heapline-<name>-<pid>.snap.zst`. A process gives itself any name, so what a shell or a terminal would take for more than a
+/// name is left out.
 pub fn default_output(name: &str, pid: u32) -> PathBuf {
-    PathBuf::from(format!("heapline-{}-{pid}.snap.zst", name.replace('/', "_")))
+    let is_plain = |c: char| !c.is_control() && c != '/';
+    let name: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    PathBuf::from(format!("heapline-{name}-{pid}.snap.zst"))
 }
 
 /// The folder that belongs to a snapshot.

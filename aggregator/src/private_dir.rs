@@ -49,6 +49,15 @@ pub fn open() -> Result<PathBuf, PrivateDirError> {
     Ok(path)
 }
 
+/// Whether a user has a folder. An error where there is something in its place that is not to be trusted.
+pub fn is_there(uid: u32) -> Result<bool, PrivateDirError> {
+    match verify(&path_for(uid), uid) {
+        Ok(()) => Ok(true),
+        Err(PrivateDirError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn verify(path: &Path, uid: u32) -> Result<(), PrivateDirError> {
     // Of the entry itself: a symbolic link is not followed.
     let found =

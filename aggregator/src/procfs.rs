@@ -1,31 +1,77 @@
 //! What `/proc` says about a process.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 /// Path of the executable; none for kernel threads, zombies, and processes that are not ours to read.
 pub fn executable(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
-/// Arguments joined by spaces; empty when there are none.
+/// Most bytes of a command line that are kept.
+const MAX_COMMAND_BYTES: u64 = 64 << 10;
+/// How long the kernel may take to read a command line: it lies in the process's own memory, and a process can make every
+/// reader of a page wait (a file of its own FUSE, userfaultfd).
+const COMMAND_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Arguments joined by spaces; empty when there are none, or the process lets nobody read them.
 pub fn command(pid: u32) -> String {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let (found, command) = mpsc::channel();
+    let read = move || {
+        let mut bytes = Vec::new();
+        let opened = File::open(format!("/proc/{pid}/cmdline"));
+        if opened.and_then(|file| file.take(MAX_COMMAND_BYTES).read_to_end(&mut bytes)).is_ok() {
+            // Whoever asked may have left.
+            let _ = found.send(bytes);
+        }
+    };
+    let bytes = match thread::Builder::new().name("command".to_owned()).spawn(read) {
+        Ok(_) => command.recv_timeout(COMMAND_PATIENCE).unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    parse_command(&bytes)
+}
+
+/// The arguments in `/proc/PID/cmdline`.
+pub fn parse_command(bytes: &[u8]) -> String {
     let arguments = bytes.split(|&b| b == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
     arguments.join(" ").trim_end().to_owned()
 }
 
 /// The process's name as the kernel knows it.
 pub fn name(pid: u32) -> Option<String> {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(name.trim_end_matches('\n').to_owned())
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
 }
 
 /// A line of `/proc/PID/status`, without its name.
 pub fn status(pid: u32, field: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    Some(line.trim().to_owned())
+    parse_status(&fs::read(format!("/proc/{pid}/status")).ok()?, field)
+}
+
+/// A line of `/proc/PID/status`, without its name. The process's own name stands there too, and is any bytes.
+pub fn parse_status(status: &[u8], field: &str) -> Option<String> {
+    let mut lines = status.split(|&b| b == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(field.as_bytes())?.strip_prefix(b":"))?;
+    Some(String::from_utf8_lossy(value).trim().to_owned())
+}
+
+/// The flags of the process in `/proc/PID/stat`.
+pub fn parse_stat_flags(stat: &[u8]) -> Option<u64> {
+    let stat = String::from_utf8_lossy(stat);
+    // The name, in parentheses, may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(6)?.parse().ok()
+}
+
+/// The lines of `/proc/PID/maps`, one by one: a process may have a great many.
+pub fn mappings(pid: u32) -> io::Result<impl Iterator<Item = String>> {
+    let file = BufReader::new(File::open(format!("/proc/{pid}/maps"))?);
+    Ok(file.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()))
 }
 
 /// Real user id of the process.
@@ -43,4 +89,27 @@ pub fn own_resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
     pages * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_this_tests_own() {
+        let first = std::env::args().next().expect("a program has a name");
+        assert!(command(std::process::id()).starts_with(&first));
+        assert_eq!(command(u32::MAX), "");
+        assert_eq!(parse_command(b"a b\0c\0\0"), "a b c");
+    }
+
+    /// A name with a line break and one that is no text: they are the process's choice.
+    #[test]
+    fn a_name_cannot_hide_or_forge_a_line() {
+        let status = b"Name:\tx\xff\\nUid:\t0\nState:\tS (sleeping)\nUid:\t1000\t1000\n";
+        assert_eq!(parse_status(status, "Uid").as_deref(), Some("1000\t1000"));
+        assert_eq!(parse_status(status, "State").as_deref(), Some("S (sleeping)"));
+        assert_eq!(parse_status(status, "PPid"), None);
+        assert_eq!(parse_stat_flags(b"7 (a) R 1 \xff) S 1 2 3 4 5 2129984 8"), Some(2_129_984));
+    }
 }

@@ -3,26 +3,29 @@
 //! `_dl_find_object` is glibc's own lock-free lookup for unwinders: unlike `dl_iterate_phdr` it may be called inside
 //! `malloc` while another thread sits in `dlopen` with the loader's lock.
 
+use crate::alone;
 use core::arch::global_asm;
 use core::ffi::{CStr, c_char};
+use core::ptr;
 
 global_asm!(
     // Weak, so that the library loads with an older glibc and can say why it stays passive.
     ".weak _dl_find_object",
     ".pushsection .text.heapline_find_object,\"ax\",@progbits",
-    ".globl heapline_find_object_address",
-    ".hidden heapline_find_object_address",
-    ".type heapline_find_object_address,@function",
-    "heapline_find_object_address:",
+    concat!(".globl ", symbol!("find_object_address")),
+    concat!(".hidden ", symbol!("find_object_address")),
+    concat!(".type ", symbol!("find_object_address"), ",@function"),
+    concat!(symbol!("find_object_address"), ":"),
     "mov rax, qword ptr [rip + _dl_find_object@GOTPCREL]",
     "ret",
-    ".size heapline_find_object_address, . - heapline_find_object_address",
+    concat!(".size ", symbol!("find_object_address"), ", . - ", symbol!("find_object_address")),
     ".popsection",
 );
 
 type FindObject = unsafe extern "C" fn(address: usize, result: *mut DlFindObject) -> i32;
 
 unsafe extern "C" {
+    #[link_name = symbol!("find_object_address")]
     fn heapline_find_object_address() -> Option<FindObject>;
 }
 
@@ -79,7 +82,7 @@ impl Loaded {
 
 /// All loaded objects in the loader's order, the program first. The list must not change meanwhile.
 pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
-    let here = find_object(loaded as fn() -> Option<_> as usize)?;
+    let here = find_object(loaded as fn() -> Option<_> as usize).filter(|object| !object.link_map.is_null())?;
     let mut first = here.link_map;
     // SAFETY: the loader's list, which the caller knows to be at rest.
     unsafe {
@@ -105,14 +108,19 @@ pub struct Object {
     eh_frame_hdr: *const u8,
 }
 
-/// Whether the C library can find objects at all (glibc 2.35).
+/// Whether objects can be found at all (glibc 2.35, or a program without a loader).
 pub fn can_find_objects() -> bool {
     // SAFETY: returns the address of a weak symbol.
-    unsafe { heapline_find_object_address() }.is_some()
+    alone::is_alone() || unsafe { heapline_find_object_address() }.is_some()
 }
 
 /// The object whose mapping holds the address.
 pub fn find_object(address: usize) -> Option<Object> {
+    if cfg!(feature = "embedded")
+        && let Some(program) = alone::find(address)
+    {
+        return Some(program);
+    }
     // SAFETY: zeros are a valid DlFindObject.
     let mut found: DlFindObject = unsafe { core::mem::zeroed() };
     // SAFETY: the function has glibc's signature, takes any address and fills the result.
@@ -131,17 +139,17 @@ pub fn find_object(address: usize) -> Option<Object> {
     })
 }
 
-/// A program header.
+/// A program header, `Elf64_Phdr`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct ProgramHeader {
-    kind: u32,
+pub(crate) struct ProgramHeader {
+    pub kind: u32,
     flags: u32,
-    offset: u64,
-    address: u64,
+    pub offset: u64,
+    pub address: u64,
     physical: u64,
     file_bytes: u64,
-    memory_bytes: u64,
+    pub memory_bytes: u64,
     align: u64,
 }
 
@@ -150,6 +158,11 @@ const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 
 impl Object {
+    /// The program of a process without a loader.
+    pub(crate) fn alone(start: usize, end: usize, bias: usize, eh_frame_hdr: usize) -> Object {
+        Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8 }
+    }
+
     /// The handle under which `dlsym` searches this object and what it depends on.
     pub fn handle(&self) -> *const u8 {
         self.link_map.cast()
@@ -163,6 +176,9 @@ impl Object {
 
     /// The path by which the loader knows it; empty for the program itself.
     pub fn path(&self) -> &[u8] {
+        if self.link_map.is_null() {
+            return &[];
+        }
         // SAFETY: the loader keeps the name for as long as the object is loaded.
         unsafe {
             let name = (*self.link_map).name;
@@ -261,7 +277,8 @@ pub struct Section<'a> {
     pub bytes: &'a [u8],
 }
 
-fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
+/// The GNU build-id among notes.
+pub fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
     const NT_GNU_BUILD_ID: u32 = 3;
     loop {
         let word = |i: usize| Some(u32::from_le_bytes(notes.get(i..i + 4)?.try_into().ok()?));

@@ -1,7 +1,7 @@
 //! The collector's own variables in the environment: read once, then removed, so that the program and its children
 //! see what they would see without Heapline, byte for byte.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::{CStr, c_char, c_ulong};
 use core::ptr;
 use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
 use heapline_shared_format::tree::{ENV_TREE, Way};
@@ -67,7 +67,21 @@ pub unsafe fn find(list: *const *const c_char, name: &str) -> Option<(usize, *co
     }
 }
 
+/// Whether the program runs with rights that its caller has not: then its environment is a stranger's, who must not name
+/// the memory that we write to.
+fn is_a_strangers() -> bool {
+    const AT_SECURE: c_ulong = 23;
+    unsafe extern "C" {
+        fn getauxval(kind: c_ulong) -> c_ulong;
+    }
+    // SAFETY: takes any number.
+    unsafe { getauxval(AT_SECURE) != 0 }
+}
+
 fn value(name: &str) -> Option<(usize, &'static CStr)> {
+    if is_a_strangers() {
+        return None;
+    }
     // SAFETY: libc's list; the strings live for as long as the process does not change them.
     unsafe { find(current(), name).map(|(i, v)| (i, CStr::from_ptr(v))) }
 }
@@ -95,10 +109,20 @@ pub fn fault() -> Option<&'static [u8]> {
 /// The arena that was handed on, if one was.
 pub fn arena() -> Option<ArenaHandle> {
     let (_, text) = value(ENV_ARENA)?;
-    let mut numbers = text.to_bytes().split(|b| *b == b':').map(parse);
-    let handle =
-        ArenaHandle { fd: i32::try_from(numbers.next()??).ok()?, device: numbers.next()??, inode: numbers.next()?? };
-    numbers.next().is_none().then_some(handle)
+    ArenaHandle::parse(text.to_bytes())
+}
+
+impl ArenaHandle {
+    /// From `FD:DEV:INO`.
+    pub fn parse(text: &[u8]) -> Option<ArenaHandle> {
+        let mut numbers = text.split(|b| *b == b':').map(parse);
+        let handle = ArenaHandle {
+            fd: i32::try_from(numbers.next()??).ok()?,
+            device: numbers.next()??,
+            inode: numbers.next()??,
+        };
+        numbers.next().is_none().then_some(handle)
+    }
 }
 
 /// The way to the aggregator of the tree that the process is a child in.

@@ -14,10 +14,10 @@ use heapline_shared_format::arena::end_cause;
 global_asm!(
     // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or 1 after a panic
     ".pushsection .text.heapline_guard,\"ax\",@progbits",
-    ".globl heapline_guard",
-    ".hidden heapline_guard",
-    ".type heapline_guard,@function",
-    "heapline_guard:",
+    concat!(".globl ", symbol!("guard")),
+    concat!(".hidden ", symbol!("guard")),
+    concat!(".type ", symbol!("guard"), ",@function"),
+    concat!(symbol!("guard"), ":"),
     ".cfi_startproc",
     "push rbp",
     ".cfi_adjust_cfa_offset 8",
@@ -40,7 +40,7 @@ global_asm!(
     "mov rdi, rsi",
     "call rax",
     "xor eax, eax",
-    "heapline_guard_out:",
+    concat!(symbol!("guard_out"), ":"),
     "pop rdx",
     ".cfi_adjust_cfa_offset -8",
     "mov qword ptr [rdx], 0",
@@ -60,21 +60,23 @@ global_asm!(
     ".cfi_restore rbp",
     "ret",
     ".cfi_endproc",
-    ".size heapline_guard, . - heapline_guard",
+    concat!(".size ", symbol!("guard"), ", . - ", symbol!("guard")),
     // fn(saved: usize) -> !
-    ".globl heapline_guard_return",
-    ".hidden heapline_guard_return",
-    ".type heapline_guard_return,@function",
-    "heapline_guard_return:",
+    concat!(".globl ", symbol!("guard_return")),
+    concat!(".hidden ", symbol!("guard_return")),
+    concat!(".type ", symbol!("guard_return"), ",@function"),
+    concat!(symbol!("guard_return"), ":"),
     "mov rsp, rdi",
     "mov eax, 1",
-    "jmp heapline_guard_out",
-    ".size heapline_guard_return, . - heapline_guard_return",
+    concat!("jmp ", symbol!("guard_out")),
+    concat!(".size ", symbol!("guard_return"), ", . - ", symbol!("guard_return")),
     ".popsection",
 );
 
 unsafe extern "C" {
+    #[link_name = symbol!("guard")]
     fn heapline_guard(function: extern "C" fn(*mut u8), argument: *mut u8, save_at: *mut usize) -> u32;
+    #[link_name = symbol!("guard_return")]
     fn heapline_guard_return(saved: usize) -> !;
 }
 

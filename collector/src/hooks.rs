@@ -38,11 +38,13 @@ pub fn record_free(block: *mut u8, slot: usize) {
     }
 }
 
-fn record_realloc_begins(block: *mut u8, slot: usize) {
+/// Records that a block is about to be reallocated.
+pub(crate) fn record_realloc_begins(block: *mut u8, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc(stamp, block.addr() as u64)));
 }
 
-fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
+/// Records where it is now.
+pub(crate) fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
     record(entry.slot, |thread| {
         thread.publish_with_stack(entry, |stamp, stack| {
             event::reallocated(stamp, block.addr() as u64, size as u64, stack)
@@ -50,7 +52,8 @@ fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
     });
 }
 
-fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
+/// Records that there is no new block: the old one lives on, or was freed.
+pub(crate) fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed)));
 }
 

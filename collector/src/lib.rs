@@ -20,19 +20,41 @@
 //! mappings (mmap and its family) ──> hooks::record
 //! ```
 //!
+//! Two libraries are made of it. `preload/` is brought into a program by the loader and hooks `malloc`. `embedded/` is
+//! linked into a program that wraps its own allocator in [`Traced`] (feature `traced`, on by default), where nothing can be
+//! preloaded or `malloc` is not what the program uses.
+//!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
 #![cfg_attr(not(test), no_std)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+/// The name of a symbol that assembly defines. The embedded collector's are others: in a program that carries it, this crate
+/// may be linked in a second time, as the library around [`Traced`].
+#[cfg(not(feature = "embedded"))]
+macro_rules! symbol {
+    ($name:literal) => {
+        concat!("heapline_", $name)
+    };
+}
+#[cfg(feature = "embedded")]
+macro_rules! symbol {
+    ($name:literal) => {
+        concat!("heapline_embedded_", $name)
+    };
+}
+
+pub mod alone;
 pub mod attach;
 pub mod clock;
 pub mod cxx;
 pub mod elf;
+pub mod embedded;
 pub mod environment;
 pub mod exec;
 pub mod fail;
 pub mod fork;
 pub mod hooks;
+pub mod joint;
 pub mod loader;
 pub mod mappings;
 pub mod modules;
@@ -45,3 +67,8 @@ pub mod sys;
 pub mod thread;
 pub mod tls;
 pub mod unwind;
+
+#[cfg(feature = "traced")]
+mod traced;
+#[cfg(feature = "traced")]
+pub use traced::Traced;

@@ -59,6 +59,7 @@ static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
 static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCell::new([0; LONGEST_PATH]) };
 static VERIFIES: AtomicBool = AtomicBool::new(false);
 /// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
+#[cfg_attr(feature = "embedded", unsafe(export_name = "heapline_embedded_state"))]
 static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
@@ -88,6 +89,18 @@ pub fn get() -> Option<&'static Process> {
 pub fn is_quiet() -> bool {
     // SAFETY: a static, or a word of the arena, which is never unmapped.
     unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::IDLE }
+}
+
+/// The word behind [`is_quiet`]; none before the start.
+pub fn state() -> Option<&'static AtomicU32> {
+    let state = STATE.load(Ordering::Relaxed);
+    // SAFETY: a static, or a word of the arena, which is never unmapped.
+    (!ptr::eq(state, &raw const NOT_STARTED)).then(|| unsafe { &*state })
+}
+
+/// Makes [`is_quiet`] look at another collector's state, or for good where there is none.
+pub fn follow(state: Option<&'static AtomicU32>) {
+    STATE.store(ptr::from_ref(state.unwrap_or(&NEVER)).cast_mut(), Ordering::Relaxed);
 }
 
 /// Whether this is a forked child. (A vfork child finds its parent's state.)

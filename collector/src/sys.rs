@@ -353,6 +353,15 @@ pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
     }
 }
 
+/// Whether a file can neither shrink nor grow any more.
+pub fn is_sealed(fd: i32) -> bool {
+    const F_GET_SEALS: usize = 1034;
+    const SHRINK_GROW: usize = 2 | 4;
+    // SAFETY: no memory is involved.
+    let seals = unsafe { call(nr::FCNTL, [fd as usize, F_GET_SEALS, 0, 0, 0, 0]) };
+    seals.is_ok_and(|seals| seals & SHRINK_GROW == SHRINK_GROW)
+}
+
 /// The working directory with its final zero byte; the number of bytes before that.
 pub fn current_directory(buffer: &mut [u8]) -> Option<usize> {
     // SAFETY: the kernel writes at most the buffer's length.

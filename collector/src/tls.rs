@@ -9,11 +9,11 @@ use core::arch::{asm, global_asm};
 global_asm!(
     ".pushsection .tbss.heapline,\"awT\",@nobits",
     ".p2align 3",
-    ".globl heapline_tls",
-    ".hidden heapline_tls",
-    ".type heapline_tls,@object",
-    ".size heapline_tls,72",
-    "heapline_tls: .zero 72",
+    concat!(".globl ", symbol!("tls")),
+    concat!(".hidden ", symbol!("tls")),
+    concat!(".type ", symbol!("tls"), ",@object"),
+    concat!(".size ", symbol!("tls"), ",72"),
+    concat!(symbol!("tls"), ": .zero 72"),
     ".popsection",
 );
 
@@ -26,7 +26,7 @@ macro_rules! word {
             // SAFETY: reads this thread's own word.
             unsafe {
                 asm!(
-                    "mov {v}, qword ptr [rip + heapline_tls@GOTTPOFF]",
+                    concat!("mov {v}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
                     concat!("mov {v}, qword ptr fs:[{v} + ", $offset, "]"),
                     v = out(reg) value,
                     options(nostack, preserves_flags, readonly)
@@ -41,7 +41,7 @@ macro_rules! word {
             // SAFETY: writes this thread's own word, which nothing else gives a meaning.
             unsafe {
                 asm!(
-                    "mov {t}, qword ptr [rip + heapline_tls@GOTTPOFF]",
+                    concat!("mov {t}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
                     concat!("mov qword ptr fs:[{t} + ", $offset, "], {v}"),
                     t = out(reg) _,
                     v = in(reg) value,

@@ -125,6 +125,15 @@ impl Producer {
         unsafe { self.publish(n) };
     }
 
+    /// The last `N` words of the present segment, where that many were written.
+    pub fn last<const N: usize>(&self) -> Option<[u64; N]> {
+        if self.is_closed() || SEGMENT_WORDS - self.room < N {
+            return None;
+        }
+        // SAFETY: an open ring's segment is mapped, and N words of it lie before the cursor.
+        Some(core::array::from_fn(|i| unsafe { (*self.cursor.sub(N - i)).load(Ordering::Relaxed) }))
+    }
+
     /// # Safety
     /// `n` words were written at the cursor, and `room() >= n`.
     #[inline(always)]

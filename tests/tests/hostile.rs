@@ -1,7 +1,9 @@
 //! The fuzz targets on seeded bytes, with a stable compiler, for a bounded time: `HEAPLINE_FUZZ_SECONDS` each, 2 by
 //! default. A failing input is kept in a file that `fuzz/` can minimise.
 
+use heapline_shared_format::{code, event};
 use heapline_tests::hostile;
+use heapline_tools::symbols;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +15,9 @@ fn limit() -> Duration {
     let seconds = std::env::var("HEAPLINE_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(2))
 }
+
+/// Inputs that `HEAPLINE_FUZZ_SEEDS=FOLDER` writes for each target, for a fuzzer to begin with; and that run in any case.
+const SEEDS: u64 = 100;
 
 /// xorshift64*: the same inputs on every machine.
 struct Random(u64);
@@ -65,8 +70,13 @@ fn run(name: &str, target: fn(&[u8]), mut input: impl FnMut(&mut Random) -> Vec<
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let end = Instant::now() + limit();
     let mut runs = 0_u64;
-    while Instant::now() < end || runs < 100 {
+    let seeds = std::env::var_os("HEAPLINE_FUZZ_SEEDS").map(|folder| PathBuf::from(folder).join(name));
+    while Instant::now() < end || runs < SEEDS {
         let bytes = input(&mut random);
+        if let Some(seeds) = seeds.as_ref().filter(|_| runs < SEEDS) {
+            std::fs::create_dir_all(seeds).expect("a folder for seeds");
+            std::fs::write(seeds.join(format!("seed{runs}")), &bytes).expect("a seed can be written");
+        }
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(&bytes))) {
             let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{runs}"));
             std::fs::write(&kept, &bytes).expect("the failing input can be kept");
@@ -119,6 +129,138 @@ fn snapshot_reader() {
 fn snapshot_payload() {
     let content = zstd::decode_all(SNAPSHOT).expect("the fixture is a zstd file");
     run("snapshot_payload", hostile::snapshot_payload, |r| r.mutate(&content));
+}
+
+#[test]
+fn report() {
+    let content = zstd::decode_all(SNAPSHOT).expect("the fixture is a zstd file");
+    run("report", hostile::report, |r| r.mutate(&content));
+}
+
+#[test]
+fn arena_open() {
+    let mut header = vec![0_u8; 4096];
+    header[..8].copy_from_slice(b"HEAPLARN");
+    run("arena_open", hostile::arena_open, |r| r.mutate(&header));
+}
+
+#[test]
+fn table() {
+    run("table", hostile::table, records);
+}
+
+/// Pieces of one or more good records, a few words of which are then changed.
+fn records(random: &mut Random) -> Vec<u8> {
+    let mut words: Vec<u64> = Vec::new();
+    let mut stamp = 1;
+    for _ in 0..random.below(60) {
+        let mut piece: Vec<u64> = Vec::new();
+        for _ in 0..=random.below(3) {
+            stamp += random.next() & 7;
+            let (address, id) = (random.next() & 0xff0, (random.next() & 3) as u32);
+            match random.below(12) {
+                0..=3 => piece.extend(event::alloc(stamp, address, random.next() & 0xffff, id)),
+                4..=5 => piece.extend(event::free(stamp, address)),
+                6 => piece.extend(event::realloc(stamp, address)),
+                7 => piece.extend(event::reallocated(stamp, address, 64, id)),
+                8 => piece.extend(event::realloc_end(stamp, address, id == 0)),
+                9 => piece.extend(event::unload(stamp, address)),
+                10 => piece.extend(event::query(stamp, id, (random.next() & 15) as u32, [address, 0])),
+                _ => {
+                    let head = event::stack_head(2, (random.next() & 1) as u32, id, 2, false, false);
+                    let domain = u8::try_from(random.below(2)).expect("two");
+                    piece.extend(event::stack_of_domain(head, domain));
+                    piece.extend([random.next() & 0xffff, 1 << 63 | random.next() & 0xff]);
+                }
+            }
+        }
+        let head = piece.len() as u64 | (random.next() & 3) << 6 | (random.next() & 0xff) << 8 | stamp << 16;
+        words.push(head);
+        words.extend(piece);
+    }
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    if random.below(2) == 0 {
+        let at = random.below(bytes.len().max(1));
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte ^= 1 << random.below(8);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn code_description() {
+    let head = code::Head {
+        lines: code::LineFormat::Locations,
+        file_kind: 1,
+        name_kind: 2,
+        first_line: 7,
+        file_length: 4,
+        name_length: 2,
+        table_bytes: 6,
+    };
+    let texts = *b"a.pyf\0g\0\x80\x01\xe8\x0b\xf0\x50";
+    let good: Vec<u8> = head.to_bytes().into_iter().chain(texts).collect();
+    run("code_description", hostile::code_description, |r| r.mutate(&good));
+}
+
+#[test]
+fn control_request() {
+    let good = br#"{"request":"snapshot","output":"/tmp/a.snap.zst"}"#;
+    run("control_request", hostile::control_request, |r| r.mutate(good));
+}
+
+#[test]
+fn control_reply() {
+    let good = r#"{"found":{"address":"0x10","domain":"native","size":5,"tid":7,"thread":"a\u001b[2J","traceback":[
+        {"address":"0x1","module":"/lib/a","offset":"0x2"},{"address":"","module":"a.py","offset":"","line":3,
+        "function":"f"}],"total_nframe":2}}"#;
+    run("control_reply", hostile::control_reply, |r| r.mutate(good.as_bytes()));
+}
+
+#[test]
+fn proc_files() {
+    let good = b"Name:\tcat\nState:\tS (sleeping)\nTgid:\t7\nUid:\t0\t0\t0\t0\nNSpid:\t7\t1\n\
+        7 (c) t) S 1 2 3 4 5 2129984 8\n7f00-7f10 rw-s 0 00:01 2 /memfd:heapline-arena (deleted)\n3:1:2";
+    run("proc_files", hostile::proc_files, |r| r.mutate(good));
+}
+
+/// A small program with debug information, compiled here, and what the symbol cache keeps of it.
+fn program() -> Vec<u8> {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let (source, built) = (folder.path().join("a.c"), folder.path().join("a"));
+    std::fs::write(&source, "static inline int f(int x) { return x * 3; }\nint g(int x) { return f(x) + 1; }\n")
+        .expect("written");
+    let flags = ["-g", "-O1", "-shared", "-nostdlib", "-fPIC", "-o"];
+    let gcc = std::process::Command::new("gcc").args(flags).arg(&built).arg(&source).status();
+    assert!(gcc.expect("gcc, which the tests need").success());
+    std::fs::read(built).expect("compiled")
+}
+
+#[test]
+fn elf_program() {
+    let good = program();
+    run("elf_program", hostile::elf_program, |r| r.mutate(&good));
+}
+
+#[test]
+fn elf_notes() {
+    let good = b"\x04\0\0\0\x08\0\0\0\x01\0\0\0GNU\0abcdefgh\x04\0\0\0\x04\0\0\0\x03\0\0\0GNU\0abcd";
+    run("elf_notes", hostile::elf_notes, |r| r.mutate(good));
+}
+
+#[test]
+fn symbols_elf() {
+    let good = program();
+    assert!(symbols::in_elf(&good, &[0]).is_some(), "the good program gets through");
+    run("symbols_elf", hostile::symbols_elf, |r| r.mutate(&good));
+}
+
+#[test]
+fn symbols_cache() {
+    let good = symbols::entry_of(&program()).expect("the good program has a table");
+    assert!(symbols::in_entry(good.clone(), &[0]).is_some());
+    run("symbols_cache", hostile::symbols_cache, |r| r.mutate(&good));
 }
 
 /// The good snapshot gets through, else the two tests above test the first check only.

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod diff;
 pub mod export;
 pub mod filter;
+mod foreign;
 pub mod frames;
 pub mod glob;
 pub mod load;

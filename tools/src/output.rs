@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -36,15 +36,14 @@ impl Output {
     }
 
     fn at(path: &Path) -> io::Result<Output> {
-        match fs::metadata(path) {
+        let path = resolved(path)?;
+        match fs::metadata(&path) {
             Ok(meta) if !meta.is_file() => {
-                let file = OpenOptions::new().write(true).open(path)?;
-                Ok(Output::Device(path.to_path_buf(), BufWriter::new(file)))
+                let file = OpenOptions::new().write(true).open(&path)?;
+                Ok(Output::Device(path, BufWriter::new(file)))
             }
             Ok(meta) if meta.permissions().readonly() => Err(io::ErrorKind::PermissionDenied.into()),
             _ => {
-                // A link stays, and what it leads to is replaced.
-                let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
                 let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 // The umask decides, as for any other file.
                 let file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
@@ -73,6 +72,32 @@ impl Output {
     }
 }
 
+/// What the path stands for: a link of ours, or of root, stays, and what it leads to is replaced. Another user's link, pipe or
+/// device is not used: in a folder that is shared it may wait for a name that can be guessed.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    const MOST_LINKS: usize = 40;
+    let own = rustix::process::geteuid().as_raw();
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let found = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            found => found?,
+        };
+        if found.is_file() || found.is_dir() {
+            return Ok(path);
+        }
+        if ![0, own].contains(&found.uid()) {
+            return Err(io::Error::other(format!("it is a link, pipe or device of user {}", found.uid())));
+        }
+        // Also a link of /proc to what has no path, such as the pipe that is standard output.
+        if !found.is_symlink() || fs::metadata(&path).is_ok_and(|target| !target.is_file() && !target.is_dir()) {
+            return Ok(path);
+        }
+        path = path.parent().unwrap_or(Path::new(".")).join(fs::read_link(&path)?);
+    }
+    Err(io::ErrorKind::InvalidInput.into())
+}
+
 /// Why a report could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -88,5 +113,26 @@ impl WriteError {
     /// Whether who read the output has seen enough.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, WriteError::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_links_are_followed_and_those_of_others_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        Output::open(Some(&link)).unwrap().write(|out| out.write_all(b"report")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"report");
+        Output::open(Some(Path::new("/dev/null"))).unwrap().write(|out| out.write_all(b"report")).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(&link, Some(12345), None).unwrap();
+            assert!(Output::open(Some(&link)).is_err());
+            assert_eq!(fs::read(&file).unwrap(), b"report");
+        }
     }
 }

@@ -6,6 +6,8 @@ use crate::{procfs, sys};
 use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Flag of kernel threads in `/proc/PID/stat`.
@@ -49,19 +51,13 @@ pub fn has_own_malloc(pid: u32) -> bool {
 }
 
 fn is_kernel_thread(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may contain anything.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let flags = fields.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    procfs::parse_stat_flags(&stat).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// The arena of a process in which the collector runs.
 pub fn arena(pid: u32) -> Result<File, AttachError> {
-    let open = |path: &Path| {
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        file.map_err(|source| AttachError::System { pid, source })
-    };
+    let open = |path: &Path| open_arena(path).map_err(|source| AttachError::System { pid, source });
     if let Some(path) = descriptor(pid).map_err(|source| AttachError::System { pid, source })? {
         return open(&path);
     }
@@ -74,6 +70,18 @@ pub fn arena(pid: u32) -> Result<File, AttachError> {
             opened => opened,
         },
     }
+}
+
+/// Opens what was an arena when it was looked at. The process may have put anything in its place since, and merely to open a
+/// device or a file of its own file system can do harm or take for ever; so the file is held first, and opened only once
+/// it is known to be what it was.
+fn open_arena(path: &Path) -> io::Result<File> {
+    let held = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    let own_path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    if !fs::read_link(&own_path)?.to_str().is_some_and(is_arena) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    OpenOptions::new().read(true).write(true).open(&own_path)
 }
 
 fn is_arena(target: &str) -> bool {
@@ -94,12 +102,15 @@ fn descriptor(pid: u32) -> io::Result<Option<PathBuf>> {
 
 /// The arena among the process's mappings, for a program that has closed its descriptors.
 fn mapping(pid: u32) -> Option<PathBuf> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    maps.lines().find_map(|line| {
-        let (range, rest) = line.split_once(' ')?;
-        let target = &rest[rest.find("/memfd:")?..];
-        is_arena(target).then(|| PathBuf::from(format!("/proc/{pid}/map_files/{range}")))
-    })
+    let range = procfs::mappings(pid).ok()?.find_map(|line| parse_mapping(&line).map(str::to_owned))?;
+    Some(PathBuf::from(format!("/proc/{pid}/map_files/{range}")))
+}
+
+/// The range of addresses in a line of `/proc/PID/maps`, if an arena is mapped there.
+pub fn parse_mapping(line: &str) -> Option<&str> {
+    let (range, rest) = line.split_once(' ')?;
+    let is_range = range.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    (is_range && is_arena(&rest[rest.find("/memfd:")?..])).then_some(range)
 }
 
 #[cfg(test)]
@@ -115,6 +126,18 @@ mod tests {
         if procfs::name(2).as_deref() == Some("kthreadd") && sys::geteuid() == 0 {
             assert!(matches!(check(2), Err(AttachError::KernelThread { .. })));
         }
+    }
+
+    #[test]
+    fn what_is_no_arena_any_more_is_not_opened() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = folder.path().join("memfd:heapline-arena");
+        assert!(process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+        // To open it for good would wait for its other end, or be a device's business.
+        assert_eq!(open_arena(&pipe).expect_err("no arena").kind(), io::ErrorKind::NotFound);
+        assert_eq!(open_arena(Path::new("/dev/null")).expect_err("no arena").kind(), io::ErrorKind::NotFound);
+        assert_eq!(parse_mapping("7f00-7f01 rw-s 00000000 00:01 2 /memfd:heapline-arena (deleted)"), Some("7f00-7f01"));
+        assert_eq!(parse_mapping("../../x rw-s 0 00:01 2 /memfd:heapline-arena (deleted)"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `aggregator --attach PID`: a process that runs already, with the collector in it, idle, or without any.
 
-mod find;
+pub mod find;
 mod inject;
 mod presence;
 
@@ -98,10 +98,10 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
     let pid = config.pid;
     let system = |source| AttachError::System { pid, source };
     find::check(pid)?;
+    // Before anything else of it: a process that ends from now on is noticed, and so is another that gets its number.
+    let process = sys::pidfd(pid).map_err(system)?;
     let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
     let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
-    // Before the session: a process that ends from now on is noticed.
-    let process = sys::pidfd(pid).map_err(system)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(system)?;

@@ -2,12 +2,12 @@
 
 use super::protocol::{Found, Reply, Request, Stats};
 use super::{ControlError, socket_path};
-use crate::format::size;
+use crate::format::{printable, size};
 use crate::outputs::default_output;
-use crate::{procfs, sys};
+use crate::{private_dir, procfs, sys};
 use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How long an aggregator gets to answer what it has in memory: a thread of the target that is held in the middle of
 /// an event delays it by two seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest reply: the traceback of a block, at its deepest.
+const MAX_REPLY: u64 = 64 << 20;
 
 /// What to ask.
 #[derive(Clone, Debug)]
@@ -53,16 +56,22 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
     match exchange(pid, &request)? {
         Reply::Error(text) => Err(ControlError::Refused(text)),
         Reply::Found(None) => Err(ControlError::NotLive { address }),
-        Reply::Stats(stats) if json => encoded(&stats),
+        Reply::Stats(stats) if json => encoded(&stats).map(|json| plain_json(&json)),
         Reply::Stats(stats) => Ok(stats_text(&stats)),
-        Reply::Found(Some(found)) if json => encoded(&found),
+        Reply::Found(Some(found)) if json => encoded(&found).map(|json| plain_json(&json)),
         Reply::Found(Some(found)) => Ok(found_text(&found)),
-        Reply::Done(lines) => Ok(lines.join("\n")),
+        Reply::Done(lines) => Ok(lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")),
     }
 }
 
 fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
     serde_json::to_string(value).map_err(|error| ControlError::Garbled(error.to_string()))
+}
+
+/// The same document without the control characters that JSON leaves as they are; they stand inside strings only.
+fn plain_json(json: &str) -> String {
+    let plain = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(plain).collect()
 }
 
 fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
@@ -77,9 +86,10 @@ fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
     let mut line = encoded(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(system)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(system)?;
-    serde_json::from_str(&line).map_err(|error| ControlError::Garbled(error.to_string()))
+    // root may be talking to a program of the target's user: how much it says is its choice.
+    let mut line = Vec::new();
+    BufReader::new(stream.take(MAX_REPLY)).read_until(b'\n', &mut line).map_err(system)?;
+    serde_json::from_slice(&line).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
 /// How long a process that carries the collector may be without an aggregator that answers: one that has just started
@@ -99,7 +109,7 @@ fn connect(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
 }
 
 fn carries_collector(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(MEMFD_NAME))
+    procfs::mappings(pid).is_ok_and(|mut lines| lines.any(|line| line.contains(MEMFD_NAME)))
 }
 
 fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
@@ -107,12 +117,26 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     // root may also ask an aggregator of the target's user.
     let others = procfs::uid(pid).filter(|&uid| own == 0 && uid != 0);
     for uid in [Some(own), others].into_iter().flatten() {
+        // In a folder that somebody else has put there, somebody else would answer.
+        if !private_dir::is_there(uid)? {
+            continue;
+        }
         let path = socket_path(uid, pid);
         match UnixStream::connect(&path) {
-            Ok(stream) => return Ok((stream, path)),
+            Ok(stream) => {
+                let peer = sys::peer(&stream);
+                let (_, peer) = peer.map_err(|source| ControlError::System { path: path.clone(), source })?;
+                if peer != uid && peer != 0 {
+                    return Err(ControlError::Impostor { path, peer });
+                }
+                return Ok((stream, path));
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                // Its aggregator was killed. Whether it can be removed makes no difference here.
-                let _ = fs::remove_file(&path);
+                // Its aggregator was killed. Whether it can be removed makes no difference here; in another user's folder
+                // nothing is touched.
+                if uid == own {
+                    let _ = fs::remove_file(&path);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(ControlError::System { path, source }),
@@ -121,13 +145,15 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     Err(ControlError::Nobody { pid })
 }
 
+/// What a person reads. Whatever the target called itself is made harmless here, and field by field: a name must not look like
+/// a line of ours.
 fn stats_text(stats: &Stats) -> String {
     let session = &stats.snapshot;
-    let mut lines = vec![format!("process {}: {}", session.pid, session.command)];
+    let mut lines = vec![format!("process {}: {}", session.pid, printable(&session.command))];
     lines.extend(stats.domains.iter().map(|domain| {
         format!(
             "{}: {} in {} blocks live, peak {}; {} allocations of {}, {} frees since the start",
-            domain.domain,
+            printable(&domain.domain),
             size(domain.current),
             domain.blocks,
             size(domain.peak),
@@ -141,7 +167,7 @@ fn stats_text(stats: &Stats) -> String {
         size(stats.own.target_bytes),
         size(stats.own.aggregator_bytes)
     ));
-    let lost: Vec<String> = session.lost.iter().map(|(cause, n)| format!("{n} {cause}")).collect();
+    let lost: Vec<String> = session.lost.iter().map(|(cause, n)| format!("{n} {}", printable(cause))).collect();
     let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
     lines.push(format!(
         "lost: {lost}; contradictions: {}; untracked frees: {}",
@@ -154,14 +180,48 @@ fn found_text(found: &Found) -> String {
     let mut lines = vec![
         format!(
             "{}: {} bytes ({}), allocated by thread {} ({})",
-            found.address, found.size, found.domain, found.tid, found.thread
+            printable(&found.address),
+            found.size,
+            printable(&found.domain),
+            found.tid,
+            printable(&found.thread)
         ),
         "Traceback (most recent call last):".to_owned(),
     ];
-    lines.extend(found.traceback.iter().map(|frame| match (frame.module.as_str(), frame.line, &frame.function) {
-        (file, Some(line), Some(function)) => format!("  File \"{file}\", line {line}, in {function}"),
-        ("", ..) => format!("  {}", frame.address),
-        (module, ..) => format!("  {module}+{}", frame.offset),
+    lines.extend(found.traceback.iter().map(|frame| {
+        let module = printable(&frame.module);
+        match (&*module, frame.line, &frame.function) {
+            (file, Some(line), Some(function)) => {
+                format!("  File \"{file}\", line {line}, in {}", printable(function))
+            }
+            ("", ..) => format!("  {}", printable(&frame.address)),
+            (module, ..) => format!("  {module}+{}", printable(&frame.offset)),
+        }
     }));
     lines.join("\n")
+}
+
+/// A reply as [`ask`] shows it: for the fuzzer, which asks nobody.
+pub fn shown(line: &[u8]) -> Option<String> {
+    match serde_json::from_slice(line).ok()? {
+        Reply::Stats(stats) => Some(stats_text(&stats)),
+        Reply::Found(found) => found.map(|found| found_text(&found)),
+        Reply::Done(lines) => Some(lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")),
+        Reply::Error(text) => Some(printable(&text).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_target_are_shown_and_do_nothing() {
+        let reply = r#"{"found":{"address":"0x10","domain":"native","size":5,"tid":7,"thread":"a\u001b]0;x\u0007",
+            "traceback":[{"address":"0x1","module":"/lib\n#1: fake","offset":"0x2"}],"total_nframe":1}}"#;
+        let shown = shown(reply.as_bytes()).expect("a reply");
+        assert_eq!(shown.lines().count(), 3);
+        assert_eq!(plain_json("{\"a\":\"\u{7f}\u{9b}é\"}"), "{\"a\":\"\\u007f\\u009bé\"}");
+        assert!(shown.contains(r"a\u{1b}]0;x\u{7}") && shown.contains(r"/lib\n#1: fake+0x2"), "{shown}");
+    }
 }

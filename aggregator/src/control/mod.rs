@@ -4,7 +4,8 @@ mod client;
 mod protocol;
 mod server;
 
-pub use client::{Ask, ask};
+pub use client::{Ask, ask, shown};
+pub use protocol::Request;
 pub use server::{Server, answer_apart, bind, serve};
 
 use crate::private_dir::{self, PrivateDirError};
@@ -38,6 +39,14 @@ pub enum ControlError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Whoever listens is neither the folder's user nor root.
+    #[error("{} is served by user {peer}, who is not to be trusted with it: remove it", path.display())]
+    Impostor {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens.
+        peer: u32,
     },
     /// The aggregator could not do it.
     #[error("{0}")]

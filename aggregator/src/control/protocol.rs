@@ -36,6 +36,13 @@ pub enum Request {
     Detach,
 }
 
+impl Request {
+    /// The request in a line.
+    pub fn parse(line: &[u8]) -> Result<Request, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+}
+
 /// The answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -78,9 +78,9 @@ fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
     let reply = if uid != 0 && uid != sys::geteuid() {
         Reply::Error("only the aggregator's own user and root may use its socket".to_owned())
     } else {
-        let mut line = String::new();
-        BufReader::new((&stream).take(MAX_LINE)).read_line(&mut line)?;
-        match serde_json::from_str(&line) {
+        let mut line = Vec::new();
+        BufReader::new((&stream).take(MAX_LINE)).read_until(b'\n', &mut line)?;
+        match Request::parse(&line) {
             Ok(request) => carry_out(job, &request),
             Err(error) => Reply::Error(format!("the aggregator does not understand the request: {error}")),
         }

@@ -1,5 +1,6 @@
 //! The threads of the target that are alive, as the target numbers them.
 
+use crate::procfs;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -58,13 +59,12 @@ impl Tasks {
         if self.is_foreign {
             return None;
         }
-        let name = fs::read_to_string(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
-        Some(name.trim_end_matches('\n').to_owned())
+        let name = fs::read(format!("/proc/{}/task/{tid}/comm", self.pid)).ok()?;
+        Some(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
     }
 
     fn inner_id(self, tid: u32) -> Option<u32> {
-        let status = fs::read_to_string(format!("/proc/{}/task/{tid}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        line.split_whitespace().next_back()?.parse().ok()
+        let status = fs::read(format!("/proc/{}/task/{tid}/status", self.pid)).ok()?;
+        procfs::parse_status(&status, "NSpid")?.split_whitespace().next_back()?.parse().ok()
     }
 }

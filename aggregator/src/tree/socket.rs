@@ -6,7 +6,7 @@
 use crate::sys;
 use heapline_shared_format::tree::{Address, MAX_HELLO_BYTES};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
@@ -41,10 +41,8 @@ const CONTROL_WORDS: usize = 8;
 impl Socket {
     /// A socket with a random name and a random token.
     pub fn open() -> io::Result<Socket> {
-        let mut random = [0; 32];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let word = |i: usize| random[8 * i..8 * i + 8].iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
-        let address = Address { name: [word(0), word(1)], token: [word(2), word(3)] };
+        let two_words = || Ok::<_, io::Error>([sys::random()?, sys::random()?]);
+        let address = Address { name: two_words()?, token: two_words()? };
         let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(address.socket_name())?)?;
         listener.set_nonblocking(true)?;
         // SAFETY: a plain call on a descriptor that listens already.

@@ -12,6 +12,7 @@ mod malloc;
 mod mappings;
 
 use core::ffi::{c_int, c_ulong, c_void};
+use heapline_collector::joint::{self, Preloaded};
 use heapline_collector::{fail, fork, loader, process, real, thread};
 
 #[link(name = "c")]
@@ -39,6 +40,10 @@ static START: extern "C" fn() = {
     }
     start
 };
+
+/// For a collector that the program carries in itself.
+#[unsafe(export_name = "heapline_preloaded")]
+pub static PRELOADED: &Preloaded = &joint::PRELOADED;
 
 /// # Safety
 /// As the C function.

@@ -63,7 +63,7 @@ pub(super) fn start(origin: Origin) -> Option<*mut Process> {
     process.take_arena(arena);
     fail::point(fail::Site::Init);
     process.rules = MaybeUninit::new(Table::map()?);
-    if sees_python && matches!(origin, Origin::Start) {
+    if sees_python && matches!(origin, Origin::Start) && !cfg!(feature = "embedded") {
         flags |= python::prepare();
     }
     let target = &arena.header().target;
@@ -175,11 +175,15 @@ impl Process {
             return None;
         }
         let bytes = usize::try_from(file.bytes).ok()?;
+        if !sys::is_sealed(handle.fd) {
+            // Whoever could cut it could make any of our accesses a SIGBUS.
+            return None;
+        }
         let base = NonNull::new(sys::map_file(handle.fd, bytes)?)?;
         self.fd = handle.fd;
         self.handle = handle;
         sys::set_close_on_exec(handle.fd, true);
-        // SAFETY: mapped just now, never unmapped, sealed by its creator.
+        // SAFETY: mapped just now, never unmapped, and sealed.
         unsafe { Arena::open(base, bytes) }.ok()
     }
 

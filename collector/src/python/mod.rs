@@ -139,7 +139,7 @@ impl Api {
 /// Whether the process runs an interpreter of ours to look at.
 #[inline(always)]
 pub fn is_running() -> bool {
-    IS_INSTALLED.load(Ordering::Relaxed)
+    !cfg!(feature = "embedded") && IS_INSTALLED.load(Ordering::Relaxed)
 }
 
 /// A forked child begins.

@@ -100,6 +100,11 @@ impl Thread {
         self.frames.capacity
     }
 
+    /// The last words that the thread has written.
+    fn last_words<const N: usize>(&self) -> Option<[u64; N]> {
+        self.ring.last()
+    }
+
     fn begin(&mut self, ring: Producer, slot: u32, process: &'static Process, epoch: u32, session: u32) {
         self.header = process.header();
         self.epoch = epoch;
@@ -155,4 +160,10 @@ impl Thread {
         // SAFETY: an open ring's arena is mapped for as long as the process lives.
         unsafe { &*self.header }
     }
+}
+
+/// The last words that the calling thread has recorded, outside of a hook.
+pub fn last_record<const N: usize>() -> Option<[u64; N]> {
+    // SAFETY: the word points to this thread's state, which nobody else writes to.
+    unsafe { tls::thread().as_ref() }?.last_words()
 }

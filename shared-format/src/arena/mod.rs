@@ -61,6 +61,12 @@ pub const ENV_ARENA: &str = "HEAPLINE_ARENA";
 /// Environment variable that switches a collector off entirely when it is `1`.
 pub const ENV_DISABLE: &str = "HEAPLINE_DISABLE";
 
+/// Name of the ELF note of a program that carries the collector in itself, with its final zero. The note's
+/// content is [`VERSION`].
+pub const NOTE_NAME: [u8; 9] = *b"Heapline\0";
+/// Kind of that note.
+pub const NOTE_KIND: u32 = 1;
+
 /// Sizes and offsets of an arena, computed in one place from its two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {

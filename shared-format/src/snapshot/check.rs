@@ -57,10 +57,15 @@ pub(super) fn frames(rows: &[Frame], modules: usize, codes: usize) -> Result<(),
     })
 }
 
+/// No traceback is deeper than 65535 frames: with a chain of any length, a small file would take for ever to look at.
 pub(super) fn nodes(rows: &[Node], frames: usize) -> Result<(), BadRow> {
+    let mut depths: Vec<u16> = Vec::with_capacity(rows.len());
     each(rows, |index, row| {
         optional(row.parent, index, "names a parent that does not stand before it")?;
-        within(row.frame, frames, "names a frame that is not there")
+        within(row.frame, frames, "names a frame that is not there")?;
+        let above = row.parent.map_or(0, |parent| depths[parent as usize]);
+        depths.push(above.checked_add(1).ok_or("is deeper than 65535 frames")?);
+        Ok(())
     })
 }
 

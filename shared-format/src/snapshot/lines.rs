@@ -73,7 +73,7 @@ fn locations(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
             10..=12 => Some(i64::from(kind) - 10),
             _ => Some(0),
         };
-        line += delta.unwrap_or(0);
+        line = line.saturating_add(delta.unwrap_or(0));
         end += (i64::from(first & 7) + 1) * CODE_UNIT;
         if end > offset {
             return delta.map(|_| line);
@@ -129,6 +129,14 @@ mod tests {
             [Some(100), Some(100), Some(101), Some(96), None, Some(136)]
         );
         assert_eq!(at(12), None, "beyond the code");
+    }
+
+    #[test]
+    fn lines_beyond_all_numbers_are_none() {
+        // No columns (13), with the largest number that ten groups of six bits hold, over and over.
+        let entry = [0xe8, 0x7e, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x3f];
+        let code = code(LineFormat::Locations, 1, &entry.repeat(64));
+        assert_eq!(code.line(126), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Cursor, Read};
 
 const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 /// Decompressed bytes that any file may have ...
-const FREE_BYTES: u64 = 32 << 20;
+const FREE_BYTES: u64 = 8 << 20;
 /// ... and how many more for each byte of the file. Snapshots are below 50; zstd itself ends near 32,000.
 const MAX_RATIO: u64 = 500;
 

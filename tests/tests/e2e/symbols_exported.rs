@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The C half of what the preload may export; the C++ half are mangled operators.
-const HOOKS: [&str; 38] = [
+const HOOKS: [&str; 39] = [
     "malloc",
     "calloc",
     "realloc",
@@ -47,6 +47,8 @@ const HOOKS: [&str; 38] = [
     "dlclose",
     "mlockall",
     "prctl",
+    // By which a collector that the program carries in itself finds this one.
+    "heapline_preloaded",
 ];
 
 /// What an aggregator calls and changes in a process that runs already.

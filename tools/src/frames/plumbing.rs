@@ -58,6 +58,9 @@ const PATTERNS: &[&str] = &[
     "<hashbrown::*alloc::inner::*",
     "allocator_api2::*::alloc::*",
     "<allocator_api2::*::alloc::*",
+    // Heapline's own wrapper of an allocator
+    "heapline_collector::*",
+    "<heapline_collector::*",
     // CPython
     "PyObject_Malloc",
     "PyObject_Calloc",
@@ -74,12 +77,27 @@ const PATTERNS: &[&str] = &[
 
 static GLOBS: LazyLock<Vec<Glob>> = LazyLock::new(|| PATTERNS.iter().map(|pattern| Glob::new(pattern)).collect());
 
-/// Rust's own files of the kind: where only line tables are kept, an inlined function has no path to be known by.
+/// Rust's own files of the kind, without the folder of the compiler's version.
+const RUST_FILES: &[&str] = &[
+    "/library/alloc/src/alloc.rs",
+    "/library/alloc/src/raw_vec.rs",
+    "/library/alloc/src/raw_vec/mod.rs",
+    "/library/core/src/alloc/*",
+    "/library/std/src/alloc.rs",
+    "/library/std/src/sys/alloc/*",
+];
+
+static FILES: LazyLock<Vec<Glob>> = LazyLock::new(|| {
+    let rust = RUST_FILES.iter().map(|file| Glob::new(&format!("/rustc/*{file}")));
+    // Of a checkout, and of a registry.
+    let own = ["*/collector/src/traced.rs", "*/heapline-collector-*/src/traced.rs"].map(Glob::new);
+    rust.chain(own).collect()
+});
+
+/// Whether only allocators are in this file: where no more than line tables are kept, an inlined function has no path to be
+/// known by.
 pub(super) fn is_allocator_file(file: &str) -> bool {
-    file.starts_with("/rustc/")
-        && ["/library/alloc/src/alloc.rs", "/library/alloc/src/raw_vec.rs", "/library/alloc/src/raw_vec/mod.rs"]
-            .iter()
-            .any(|end| file.ends_with(end))
+    FILES.iter().any(|glob| glob.matches(file))
 }
 
 /// Whether the demangled `function` is an allocator's.
@@ -119,7 +137,7 @@ fn ends_with_operator(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_allocator, is_collector, without_arguments};
+    use super::{is_allocator, is_allocator_file, is_collector, without_arguments};
 
     #[test]
     fn allocators_are_plumbing() {
@@ -151,6 +169,8 @@ mod tests {
             "hashbrown::raw::alloc::inner::do_alloc",
             "<hashbrown::alloc::inner::Global as hashbrown::alloc::inner::Allocator>::allocate",
             "allocator_api2::stable::alloc::global::Global::alloc_impl",
+            "heapline_collector::traced::Traced<A>::allocated",
+            "<heapline_collector::traced::Traced<std::alloc::System> as core::alloc::global::GlobalAlloc>::alloc",
             "PyObject_Malloc",
             "PyMem_RawMalloc",
             "_PyMem_DebugRawAlloc",
@@ -181,6 +201,23 @@ mod tests {
             "libfoo.so+0x1234",
         ] {
             assert!(!is_allocator(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn files_of_allocators_are_plumbing() {
+        for file in [
+            "/rustc/59807616e1fa/library/alloc/src/raw_vec/mod.rs",
+            "/rustc/59807616e1fa/library/std/src/sys/alloc/unix.rs",
+            "/home/me/heapline/collector/src/traced.rs",
+            "/home/me/.cargo/registry/src/index/heapline-collector-0.1.0/src/traced.rs",
+        ] {
+            assert!(is_allocator_file(file), "{file}");
+        }
+        for file in
+            ["/rustc/59807616e1fa/library/alloc/src/vec/mod.rs", "/home/me/library/alloc/src/alloc.rs", "src/traced.rs"]
+        {
+            assert!(!is_allocator_file(file), "{file}");
         }
     }
 

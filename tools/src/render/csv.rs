@@ -1,5 +1,6 @@
 //! The report for spreadsheets: a head row, then one row per group. Quoted as RFC 4180 says, with plain newlines.
 
+use super::printable;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
 use std::borrow::Cow;
@@ -33,28 +34,32 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
-    let names = &report.tracebacks;
     let stat = &row.stat;
+    let text = |id| harmless(report.tracebacks.text(id));
     let mut cells = vec![stat.size.to_string(), stat.count.to_string()];
     if let Some(change) = row.change {
         cells.extend([change.size.to_string(), change.count.to_string()]);
     }
     match stat.key {
-        Key::Text(text) => cells.push(names.text(text).to_string()),
+        Key::Text(name) => cells.push(text(name)),
         Key::Size(size) => cells.push(size.to_string()),
-        Key::Line(file, lineno) => cells.extend([
-            names.text(file).to_string(),
-            lineno.to_string(),
-            names.text(stat.frame.function).to_string(),
-            names.text(stat.frame.module).to_string(),
-        ]),
+        Key::Line(file, lineno) => {
+            cells.extend([text(file), lineno.to_string(), text(stat.frame.function), text(stat.frame.module)])
+        }
         Key::Traceback(id) => {
-            let frames = names.oldest_first(id);
-            let places = frames.iter().map(|frame| format!("{}:{}", names.text(frame.filename), frame.lineno));
+            let frames = report.tracebacks.oldest_first(id);
+            let places = frames.iter().map(|frame| format!("{}:{}", text(frame.filename), frame.lineno));
             cells.extend([stat.total_nframe.to_string(), places.collect::<Vec<_>>().join(";")]);
         }
     }
     cells
+}
+
+/// A name as it is, but for what would be a command to a terminal, and with an apostrophe before what would be a formula to a
+/// spreadsheet.
+fn harmless(name: &str) -> String {
+    let is_formula = name.starts_with(['=', '+', '-', '@']);
+    format!("{}{}", if is_formula { "'" } else { "" }, printable(name))
 }
 
 fn quoted(cell: &str) -> Cow<'_, str> {
@@ -67,7 +72,14 @@ fn quoted(cell: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{harmless, quoted};
+
+    #[test]
+    fn names_do_nothing() {
+        assert_eq!(harmless("f<a, b>"), "f<a, b>");
+        assert_eq!(harmless("=HYPERLINK(1)"), "'=HYPERLINK(1)");
+        assert_eq!(harmless("a\u{1b}[2J\nb"), "a\\u{1b}[2J\\nb");
+    }
 
     #[test]
     fn cells_are_quoted_where_they_must_be() {

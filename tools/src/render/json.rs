@@ -130,8 +130,52 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         total: Sums { groups: report.total.groups, size: report.total.size, count: report.total.count },
         stats: report.shown().iter().map(|row| stat(report, row)).collect(),
     };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
+    serde_json::to_writer_pretty(Escaping { out: &mut *out, held: false }, &document)?;
     writeln!(out)
+}
+
+/// Escapes the control characters that JSON leaves as they are (U+007F to U+009F): names come from the target, and the document may
+/// be looked at on a terminal. They stand inside strings only, so the document stays the same.
+struct Escaping<'o> {
+    out: &'o mut dyn Write,
+    /// Whether the last byte was the first of two that may be one of them.
+    held: bool,
+}
+
+/// First byte of U+0080 to U+00BF in UTF-8.
+const LEAD: u8 = 0xc2;
+
+impl Write for Escaping<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut rest = bytes;
+        while let Some((&first, behind)) = rest.split_first() {
+            if std::mem::take(&mut self.held) {
+                match first {
+                    0x80..=0x9f => write!(self.out, "\\u{first:04x}")?,
+                    _ => self.out.write_all(&[LEAD, first])?,
+                }
+                rest = behind;
+                continue;
+            }
+            let plain = rest.iter().take_while(|&&byte| byte != LEAD && byte != 0x7f).count();
+            match rest.get(plain) {
+                Some(0x7f) => {
+                    self.out.write_all(&rest[..plain])?;
+                    self.out.write_all(b"\\u007f")?;
+                }
+                found => {
+                    self.out.write_all(&rest[..plain])?;
+                    self.held = found.is_some();
+                }
+            }
+            rest = rest.get(plain + 1..).unwrap_or_default();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn taken(meta: &Meta) -> Taken<'_> {
@@ -204,5 +248,25 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row) -> Stat<'r> {
         key,
         traceback,
         total_nframe: (report.request.by == By::Traceback).then_some(row.stat.total_nframe),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_wherever_the_bytes_are_split() {
+        let text = "a\u{7f}\u{80}é\u{9b}31m\u{bf}z\u{1b}";
+        let json = serde_json::to_string(text).unwrap();
+        for size in 1..json.len() {
+            let mut out = Vec::new();
+            let mut escaping = Escaping { out: &mut out, held: false };
+            json.as_bytes().chunks(size).for_each(|chunk| escaping.write_all(chunk).unwrap());
+            let escaped = String::from_utf8(out).unwrap();
+            assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), text);
+            assert!(!escaped.chars().any(char::is_control), "{escaped:?}");
+            assert!(escaped.contains("é") && escaped.contains('\u{bf}'));
+        }
     }
 }

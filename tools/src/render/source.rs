@@ -1,7 +1,8 @@
 //! Source lines, where the files are there (tracemalloc: `linecache`).
 
+use crate::foreign;
 use std::collections::HashMap;
-use std::fs;
+use std::path::Path;
 
 /// Larger files are no source code that somebody wrote.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -24,8 +25,6 @@ impl Sources {
 }
 
 fn lines(filename: &str) -> Vec<String> {
-    // A pipe would block, a device might never end.
-    let is_source = fs::metadata(filename).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE_BYTES);
-    let bytes = if is_source { fs::read(filename).unwrap_or_default() } else { Vec::new() };
+    let bytes = foreign::open(Path::new(filename)).and_then(|file| file.text(MAX_FILE_BYTES)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).lines().map(|line| line.trim().to_string()).collect()
 }

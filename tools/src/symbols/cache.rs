@@ -9,10 +9,10 @@
 
 use super::Location;
 use super::demangle::demangle;
-use super::find::Identity;
+use super::find::{Identity, Source};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use symbolic_common::ByteView;
 use symbolic_debuginfo::SymbolMap;
@@ -23,6 +23,8 @@ use symbolic_symcache::{SourceLocation, SymCache, SymCacheConverter};
 const MAGIC: [u8; 8] = *b"HLSYMC01";
 /// A multiple of the alignment that symcache wants.
 const HEAD_BYTES: usize = 32;
+/// Functions at one address at most. A table that was made by hand may be a ring.
+const DEEPEST_INLINE: usize = 1024;
 /// Flag: made from debug information, not from symbol names alone.
 const HAS_LINES: u32 = 1;
 /// Flag: some of the debug information could not be read.
@@ -41,8 +43,10 @@ pub(super) struct Cache {
 }
 
 impl Cache {
+    /// A folder that others can write to, or that is another user's (sudo keeps HOME), is no cache: who puts a file there
+    /// would give functions their names.
     pub(super) fn new(dir: Option<PathBuf>) -> Cache {
-        Cache { dir }
+        Cache { dir: dir.filter(|dir| dir.ancestors().all(|part| is_safe(part, part == dir))) }
     }
 
     /// The entry of `identity`, if there is a sound one.
@@ -55,10 +59,12 @@ impl Cache {
     ///
     /// Lines are the same wherever the build-id is. Names alone say only what this file has: a copy that was not
     /// stripped may have more.
-    pub(super) fn convert(&self, identity: &Identity, file: &ByteView<'static>) -> Result<Table, String> {
-        let entry = convert(file)?;
+    ///
+    /// Neither is a build-id proof of anything in a file that anybody may have written: its table serves its own path.
+    pub(super) fn convert(&self, identity: &Identity, file: &Source) -> Result<Table, String> {
+        let entry = convert(&file.view)?;
         let table = Table::new(ByteView::from_vec(entry.clone()))?;
-        let by_build_id = self.by_build_id(identity).filter(|_| table.has_lines());
+        let by_build_id = self.by_build_id(identity).filter(|_| table.has_lines() && file.is_trusted);
         // A cache is a help: without one the report is only slower.
         if let Some(path) = by_build_id.or_else(|| self.by_file(identity)) {
             let _ = store(&path, &entry);
@@ -80,11 +86,11 @@ impl Cache {
     }
 }
 
-/// Goes unit by unit: one that is malformed costs its own lines, and the symbol table names its functions still.
+/// An entry from the content of an ELF file. Goes unit by unit: one that is malformed costs its own lines, and the symbol table names its functions still.
 ///
 /// The debug information names what it describes, as in gdb: of the several symbols that one address has in a symbol
 /// table, symbolic would take any.
-fn convert(file: &ByteView<'static>) -> Result<Vec<u8>, String> {
+pub(super) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
     let elf = ElfObject::parse(file).map_err(|error| chain(&error))?;
     let mut converter = SymCacheConverter::new();
     let mut flags = if elf.has_debug_info() { HAS_LINES } else { 0 };
@@ -101,13 +107,18 @@ fn convert(file: &ByteView<'static>) -> Result<Vec<u8>, String> {
 
     let mut entry = vec![0; HEAD_BYTES];
     converter.serialize(&mut entry).map_err(|error| error.to_string())?;
-    let (head, rest) = entry.split_at_mut(HEAD_BYTES);
+    entry[8..16].copy_from_slice(&load_address.to_le_bytes());
+    entry[16..20].copy_from_slice(&flags.to_le_bytes());
+    mend_entry(&mut entry);
+    Ok(entry)
+}
+
+/// Makes magic, checksum and length of an entry those of its content.
+pub fn mend_entry(entry: &mut [u8]) {
+    let Some((head, rest)) = entry.split_first_chunk_mut::<HEAD_BYTES>() else { return };
     head[..8].copy_from_slice(&MAGIC);
-    head[8..16].copy_from_slice(&load_address.to_le_bytes());
-    head[16..20].copy_from_slice(&flags.to_le_bytes());
     head[20..24].copy_from_slice(&crc32fast::hash(rest).to_le_bytes());
     head[24..].copy_from_slice(&(rest.len() as u64).to_le_bytes());
-    Ok(entry)
 }
 
 /// Errors of symbolic keep what went wrong in their sources.
@@ -116,10 +127,20 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// Whether others can put nothing into a folder, nor anything in its place; also when it is not there yet.
+fn is_safe(dir: &Path, is_cache: bool) -> bool {
+    const WRITABLE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let Ok(found) = fs::metadata(dir) else { return true };
+    let own = rustix::process::geteuid().as_raw();
+    let is_private = found.mode() & WRITABLE == 0 || (found.mode() & STICKY != 0 && !is_cache);
+    found.is_dir() && is_private && (found.uid() == own || (found.uid() == 0 && !is_cache))
+}
+
 /// Other reports see the old entry or the new one, never a part.
 fn store(path: &Path, entry: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(entry)?;
     file.persist(path)?;
@@ -134,7 +155,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(entry: ByteView<'static>) -> Result<Table, String> {
+    pub(super) fn new(entry: ByteView<'static>) -> Result<Table, String> {
         let malformed = || "the table is malformed".to_string();
         let (head, rest) = entry.split_first_chunk::<HEAD_BYTES>().ok_or_else(malformed)?;
         let word = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte));
@@ -163,7 +184,7 @@ impl Table {
             return addresses.map(|_| Vec::new()).collect();
         };
         let lookup = |address: u64| match address.checked_sub(self.load_address) {
-            Some(offset) => symcache.lookup(offset).map(|location| describe(&location)).collect(),
+            Some(offset) => symcache.lookup(offset).take(DEEPEST_INLINE).map(|location| describe(&location)).collect(),
             None => Vec::new(),
         };
         addresses.map(lookup).collect()
@@ -175,4 +196,30 @@ fn describe(location: &SourceLocation<'_, '_>) -> Location {
     let name = Some(function.name()).filter(|name| !name.is_empty() && *name != "?");
     let line = location.file().filter(|_| location.line() > 0).map(|file| (file.full_path(), location.line()));
     Location { function: name.map(|name| demangle(name, function.language())), line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    #[test]
+    fn a_folder_of_others_is_no_cache() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("cache");
+        let is_used = || Cache::new(Some(dir.clone())).dir.is_some();
+        assert!(is_used(), "it is not there yet");
+        fs::create_dir(&dir).unwrap();
+        assert!(is_used());
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_used(), "anybody may put a table there");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            chown(&dir, Some(12345), None).unwrap();
+            assert!(!is_used(), "another user's");
+            chown(&dir, Some(0), None).unwrap();
+            chown(base.path(), Some(12345), None).unwrap();
+            assert!(!is_used(), "another user can put a folder of his in its place");
+        }
+    }
 }

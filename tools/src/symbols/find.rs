@@ -6,8 +6,8 @@
 //! Not followed: .gnu_debugaltlink, by which dwz shares debug information between files; symbolic does not read it, so
 //! names that stand only there are missing. Nothing is downloaded.
 
+use crate::foreign;
 use heapline_shared_format::snapshot::Module;
-use std::fs;
 use std::path::{Path, PathBuf};
 use symbolic_common::ByteView;
 use symbolic_debuginfo::elf::ElfObject;
@@ -54,9 +54,16 @@ impl Identity {
     }
 }
 
+/// A file that may describe a module.
+pub(super) struct Source {
+    pub(super) view: ByteView<'static>,
+    /// Whether only we and root can have written it, so that its build-id is to be believed.
+    pub(super) is_trusted: bool,
+}
+
 /// The files to try, the best first, and what is wrong with the module's own.
 pub(super) struct Found {
-    pub(super) files: Vec<ByteView<'static>>,
+    pub(super) files: Vec<Source>,
     pub(super) problem: Option<String>,
 }
 
@@ -67,10 +74,11 @@ pub(super) fn find(identity: &Identity, debug_dirs: &[PathBuf]) -> Found {
         Err(problem) => (None, Some(problem)),
     };
     let mut files = Vec::new();
-    let own_has_lines = own.as_ref().and_then(parse).is_some_and(|elf| elf.has_debug_info());
+    let own_elf = own.as_ref().and_then(|own| parse(&own.view));
+    let own_has_lines = own_elf.is_some_and(|elf| elf.has_debug_info());
     if !own_has_lines {
         files.extend(identity.by_build_id(debug_dirs).iter().filter_map(|path| debug_file(identity, path)));
-        if let Some(elf) = own.as_ref().and_then(parse) {
+        if let Some(elf) = own.as_ref().and_then(|own| parse(&own.view)) {
             files.extend(linked_file(identity, &elf, debug_dirs));
         }
     }
@@ -83,34 +91,34 @@ pub(super) fn separate_file_exists(identity: &Identity, debug_dirs: &[PathBuf]) 
     if identity.by_build_id(debug_dirs).iter().any(|path| path.exists()) {
         return true;
     }
-    let Ok(view) = own_file(identity) else { return false };
-    let Some(elf) = parse(&view) else { return false };
+    let Ok(own) = own_file(identity) else { return false };
+    let Some(elf) = parse(&own.view) else { return false };
     link(&elf).is_some_and(|(name, _)| identity.by_link(&name, debug_dirs).iter().any(|path| path.exists()))
 }
 
-fn own_file(identity: &Identity) -> Result<ByteView<'static>, String> {
-    let view = open(&identity.path)?;
-    match parse(&view) {
+fn own_file(identity: &Identity) -> Result<Source, String> {
+    let own = open(&identity.path)?;
+    match parse(&own.view) {
         None => Err("the file is no ELF file any more".to_string()),
         Some(elf) if !identity.is(&elf) => {
             Err("the file has changed since the snapshot (its build-id differs)".to_string())
         }
-        Some(_) => Ok(view),
+        Some(_) => Ok(own),
     }
 }
 
-fn debug_file(identity: &Identity, path: &Path) -> Option<ByteView<'static>> {
-    let view = open(path).ok()?;
-    let fits = parse(&view).is_some_and(|elf| identity.is(&elf) && elf.has_debug_info());
-    fits.then_some(view)
+fn debug_file(identity: &Identity, path: &Path) -> Option<Source> {
+    let file = open(path).ok()?;
+    let fits = parse(&file.view).is_some_and(|elf| identity.is(&elf) && elf.has_debug_info());
+    fits.then_some(file)
 }
 
-fn linked_file(identity: &Identity, elf: &ElfObject<'_>, debug_dirs: &[PathBuf]) -> Option<ByteView<'static>> {
+fn linked_file(identity: &Identity, elf: &ElfObject<'_>, debug_dirs: &[PathBuf]) -> Option<Source> {
     let (name, crc) = link(elf)?;
     identity.by_link(&name, debug_dirs).iter().find_map(|path| {
-        let view = open(path).ok()?;
-        let fits = crc32fast::hash(&view) == crc && parse(&view).is_some_and(|elf| elf.has_debug_info());
-        fits.then_some(view)
+        let file = open(path).ok()?;
+        let fits = crc32fast::hash(&file.view) == crc && parse(&file.view).is_some_and(|elf| elf.has_debug_info());
+        fits.then_some(file)
     })
 }
 
@@ -122,16 +130,15 @@ fn link(elf: &ElfObject<'_>) -> Option<(String, u32)> {
     (!name.is_empty() && !name.contains('/')).then(|| (name.to_string(), link.crc()))
 }
 
-fn open(path: &Path) -> Result<ByteView<'static>, String> {
+fn open(path: &Path) -> Result<Source, String> {
     let says = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => "the file is gone".to_string(),
+        std::io::ErrorKind::Other => error.to_string(),
         _ => format!("the file cannot be read ({error})"),
     };
-    // A pipe of that name would block for ever.
-    if !fs::metadata(path).map_err(says)?.is_file() {
-        return Err("it is no regular file".to_string());
-    }
-    ByteView::open(path).map_err(says)
+    let file = foreign::open(path).map_err(says)?;
+    let is_trusted = file.is_trusted();
+    Ok(Source { view: file.view().map_err(says)?, is_trusted })
 }
 
 fn parse<'v>(view: &'v ByteView<'static>) -> Option<ElfObject<'v>> {

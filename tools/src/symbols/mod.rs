@@ -16,6 +16,27 @@ use find::{Found, Identity};
 use heapline_shared_format::snapshot::Module;
 use std::collections::HashSet;
 use std::path::PathBuf;
+use symbolic_common::ByteView;
+
+/// What the content of an ELF file says about its own addresses; none where it cannot be read.
+pub fn in_elf(content: &[u8], addresses: &[u64]) -> Option<Vec<Vec<Location>>> {
+    entry_of(content).and_then(|entry| in_entry(entry, addresses))
+}
+
+/// The entry of the cache that a file's content becomes.
+pub fn entry_of(content: &[u8]) -> Option<Vec<u8>> {
+    guard::fenced(|| cache::convert(content)).and_then(Result::ok)
+}
+
+/// The same of an entry of the cache.
+pub fn in_entry(entry: Vec<u8>, addresses: &[u64]) -> Option<Vec<Vec<Location>>> {
+    let located = guard::fenced(|| {
+        Table::new(ByteView::from_vec(entry)).ok().map(|table| table.locate(addresses.iter().copied()))
+    });
+    located.flatten()
+}
+
+pub use cache::mend_entry;
 
 /// Where distributions keep separate debug files.
 pub const DEBUG_DIR: &str = "/usr/lib/debug";

@@ -9,7 +9,7 @@ use crate::collector::LIBRARY;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 
 const MFD_CLOEXEC: u64 = 1;
@@ -57,7 +57,7 @@ fn load_by_memory_file(
 /// None where no file can be written to the process's root.
 fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Option<Result<(), CallError>> {
     let root = File::open(format!("/proc/{pid}/root")).ok()?;
-    let name = format!(".{LIBRARY_NAME}-{}", unpredictable().ok()?);
+    let name = format!(".{LIBRARY_NAME}-{:016x}", crate::sys::random().ok()?);
     let (path, mut file) = FOLDERS.iter().find_map(|folder| {
         let path = format!("{folder}/{name}");
         Some((path.clone(), create_below(&root, &path).ok()?))
@@ -88,13 +88,6 @@ fn write_to_memory_file(pid: u32, fd: u64) -> Result<(), CallError> {
     let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
     let mut file = OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
     file.write_all(&injected_library()).map_err(refused)
-}
-
-/// A name that nobody can have put there before.
-fn unpredictable() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }
 
 /// A new file below a folder. The process may be hostile: no link of its making leads out of there.

@@ -31,24 +31,40 @@ pub fn programs() -> &'static Programs {
     })
 }
 
+/// The library of the collector, for programs that carry it (`heapline_collector::Traced`).
+pub fn collector_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let artifacts = cargo_build(&["-p", "heapline-collector", "--lib"]);
+        let files = artifacts.iter().filter(|m| m["target"]["name"] == "heapline_collector");
+        files
+            .flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default())
+            .find_map(|file| file.as_str().filter(|file| file.ends_with(".rlib")).map(PathBuf::from))
+            .expect("cargo built the library")
+    })
+}
+
 fn build() -> Programs {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(workspace())
-        .args(["build", "--release", "-p", "heapline-aggregator", "-p", "heapline-tools", "--bins"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .stderr(Stdio::inherit());
-    let output = command.output().expect("cargo runs");
-    assert!(output.status.success(), "the programs do not build");
-    let messages = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
+    let artifacts = cargo_build(&["-p", "heapline-aggregator", "-p", "heapline-tools", "--bins"]);
     let find = |name: &str| {
-        messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|m| m["reason"] == "compiler-artifact" && m["target"]["name"] == name)
-            .find_map(|m| m["executable"].as_str().map(PathBuf::from))
+        let named = artifacts.iter().filter(|m| m["target"]["name"] == name);
+        named
+            .filter_map(|m| m["executable"].as_str().map(PathBuf::from))
+            .next()
             .unwrap_or_else(|| panic!("cargo built no program called {name}"))
     };
     Programs { aggregator: find("aggregator"), report: find("report") }
+}
+
+/// What cargo says of each thing that it has built, or found built.
+fn cargo_build(what: &[&str]) -> Vec<serde_json::Value> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace()).args(["build", "--release"]).args(what);
+    command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = command.output().expect("cargo runs");
+    assert!(output.status.success(), "{what:?} does not build");
+    let messages = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    messages.filter(|m| m["reason"] == "compiler-artifact").collect()
 }

@@ -1,5 +1,6 @@
-//! Victims: tiny programs in C and C++ under `tests/victims`, compiled when a test first needs them.
+//! Victims: tiny programs in C, C++ and Rust under `tests/victims`, compiled when a test first needs them.
 
+use super::programs;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,33 @@ pub fn build(name: &str, flags: &[&str]) -> PathBuf {
     let compiler = if name.ends_with(".cpp") { "g++" } else { "gcc" };
     let source = source(name);
     let text = std::fs::read(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    once(name, (&text, flags, compiler, "-fno-builtin"), |program| {
+        let mut command = Command::new(compiler);
+        command.args(["-g", "-Wall", "-Wno-unused-result", "-fno-builtin", "-o"]).arg(program);
+        command.arg(&source).args(flags).arg("-pthread");
+        command
+    })
+}
+
+/// Compiles the Rust source `name`, which uses the collector's library, with `flags`.
+pub fn build_rust(name: &str, flags: &[&str]) -> PathBuf {
+    let library = programs::collector_library();
+    let source = source(name);
+    let [text, linked] = [&source, library].map(|path| std::fs::read(path).expect("a readable file"));
+    once(name, (&text, flags, &linked), |program| {
+        let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        command.current_dir(programs::workspace()).args(["--edition", "2024", "-g", "-o"]).arg(program);
+        command.arg("--extern").arg(format!("heapline_collector={}", library.display()));
+        command.arg("-L").arg(format!("dependency={}", library.with_file_name("deps").display()));
+        command.arg(source.canonicalize().expect("it was just read")).args(flags);
+        command
+    })
+}
+
+/// The program that `compile` makes at a path, made once for each `identity`.
+fn once(name: &str, identity: impl Hash, compile: impl FnOnce(&Path) -> Command) -> PathBuf {
     let mut hash = DefaultHasher::new();
-    (&text, flags, compiler, "-fno-builtin").hash(&mut hash);
+    identity.hash(&mut hash);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("victims").join(format!("{:016x}", hash.finish()));
     let stem = name.split('.').next().expect("a name");
     let built = directory.join(stem);
@@ -39,16 +65,12 @@ pub fn build(name: &str, flags: &[&str]) -> PathBuf {
         return built;
     }
     std::fs::create_dir_all(&directory).expect("a folder for victims");
-    // Another test may compile the same: whoever is last puts an equal file in place.
-    let mine = directory.join(format!("{stem}.{}.{:?}", std::process::id(), std::thread::current().id()));
-    let mut command = Command::new(compiler);
-    command
-        .args(["-g", "-Wall", "-Wno-unused-result", "-fno-builtin", "-o"])
-        .arg(&mine)
-        .arg(&source)
-        .args(flags)
-        .arg("-pthread");
-    let output = command.output().unwrap_or_else(|e| panic!("{compiler}, which the tests need: {e}"));
+    // Another test may compile the same: whoever is last puts an equal file in place. A folder each, since rustc has files of
+    // its own beside what it makes.
+    let own = tempfile::TempDir::new_in(&directory).expect("a folder within it");
+    let mine = own.path().join(stem);
+    let mut command = compile(&mine);
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}, which the tests need: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
     std::fs::rename(&mine, &built).expect("within one folder");
     built

@@ -3,11 +3,20 @@
 //! A function returns when the bytes were read or refused, and panics when a promise is broken. It never expects the
 //! bytes to be good.
 
+mod files;
+mod snapshots;
+mod table;
+mod texts;
+
+pub use files::{elf_notes, elf_program, symbols_cache, symbols_elf};
+pub use snapshots::{report, snapshot_payload, snapshot_reader};
+pub use table::{code_description, table};
+pub use texts::{control_reply, control_request, proc_files};
+
 use heapline_shared_format::arena::{Arena, Geometry, MIN_SEGMENTS, PAGE_BYTES};
 use heapline_shared_format::event::{self, Event};
 use heapline_shared_format::mapping::{self, Mapping, Pages};
 use heapline_shared_format::ring::{Consumer, Ledger};
-use heapline_shared_format::snapshot;
 use heapline_shared_format::tree::{Hello, MAX_HELLO_BYTES, Way};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
@@ -48,6 +57,27 @@ fn decode_all(words: &[u64]) {
 fn check(pages: Pages) {
     assert!(pages.start() <= pages.end() && pages.end() <= 1 << event::ADDRESS_BITS, "{pages:?}");
     assert!((pages.start() | pages.end()).is_multiple_of(mapping::PAGE_BYTES), "{pages:?}");
+}
+
+/// A memory file that a process calls an arena, of any size: what is accepted has the geometry that it claims, inside its size.
+pub fn arena_open(bytes: &[u8]) {
+    let Some((pages, content)) = bytes.split_first() else { return };
+    let size = (1 + usize::from(*pages) * 16) * PAGE_BYTES;
+    let layout = Layout::from_size_align(size, PAGE_BYTES).expect("a few pages");
+    // SAFETY: the size is not zero.
+    let raw = unsafe { alloc_zeroed(layout) };
+    let Some(base) = NonNull::new(raw) else { handle_alloc_error(layout) };
+    let content = &content[..content.len().min(size)];
+    // SAFETY: page-aligned bytes of that size, ours alone, kept until the end of this function.
+    unsafe {
+        base.as_ptr().copy_from_nonoverlapping(content.as_ptr(), content.len());
+        if let Ok(arena) = Arena::open(base, size) {
+            assert!(arena.geometry().is_valid() && arena.geometry().bytes() == size);
+            assert!(arena.slot(arena.geometry().slots).is_none() && arena.segment(arena.geometry().segments).is_none());
+            assert!(arena.segment(arena.geometry().segments - 1).is_some());
+        }
+        dealloc(base.as_ptr(), layout);
+    }
 }
 
 const GEOMETRY: Geometry = Geometry { slots: 2, segments: MIN_SEGMENTS };
@@ -175,50 +205,4 @@ impl Drop for ScribbledArena {
         // SAFETY: allocated in `new` with this layout; the arena is not used any more.
         unsafe { dealloc(self.base.as_ptr(), Self::layout()) }
     }
-}
-
-/// The bytes as a snapshot file. What is accepted can be written and read again, and is then the same.
-pub fn snapshot_reader(bytes: &[u8]) {
-    if let Ok(first) = snapshot::read(bytes) {
-        let again = snapshot::write(&first, Vec::new(), &mut |_| {}).expect("a vector takes everything");
-        assert_eq!(snapshot::read(again.as_slice()).expect("what was just written"), first);
-    }
-}
-
-/// The bytes as what is inside a snapshot's zstd frame, with every section's checksum made right: random changes of a
-/// good snapshot would never get past them otherwise.
-pub fn snapshot_payload(bytes: &[u8]) {
-    let mut content = bytes.to_vec();
-    mend_checksums(&mut content);
-    snapshot_reader(&zstd_frame(&content));
-}
-
-/// Layout of a section: tag, version, length in 8 bytes, payload, CRC-32 of the payload.
-fn mend_checksums(content: &mut [u8]) {
-    let mut rest = content.get_mut(snapshot::MAGIC.len() + 4..).unwrap_or_default();
-    while let Some((head, behind)) = rest.split_at_mut_checked(16) {
-        let length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
-        let split = usize::try_from(length).ok().and_then(|n| behind.split_at_mut_checked(n));
-        let Some((payload, behind)) = split else { return };
-        let Some((crc, behind)) = behind.split_at_mut_checked(4) else { return };
-        crc.copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
-        rest = behind;
-    }
-}
-
-/// A zstd frame that stores `bytes` as they are: header without a size, raw blocks.
-fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
-    // Magic; no flags: neither size, nor checksum, nor dictionary; window of 1 MiB.
-    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
-    let mut blocks = bytes.chunks(100_000).peekable();
-    if blocks.peek().is_none() {
-        frame.extend([1, 0, 0]);
-    }
-    while let Some(block) = blocks.next() {
-        let last = u32::from(blocks.peek().is_none());
-        let size = u32::try_from(block.len()).expect("chunks of 100,000");
-        frame.extend(&(size << 3 | last).to_le_bytes()[..3]);
-        frame.extend(block);
-    }
-    frame
 }

@@ -1,0 +1,98 @@
+//! The collector that `heapline_collector::Traced` links into a program: its entries, and nothing else.
+//!
+//! It is an object of its own, not code of the crate around it, for the same reasons as the preload: a panic in it must end
+//! tracing and not the program, whatever the program does with panics, so it has its own handler; and it runs as fast in a
+//! program that is built without optimisation.
+//!
+//! Each entry hands on where its return address lies, and rbp, as the preload's do.
+#![no_std]
+
+use core::arch::naked_asm;
+use core::sync::atomic::AtomicU8;
+use heapline_collector::{embedded, fail, thread};
+use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME, VERSION};
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    fail::panicked()
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = {
+    extern "C" fn start() {
+        embedded::start(thread::stack_pointer());
+    }
+    start
+};
+
+/// What tells an aggregator, before it runs the program, that a collector is in it.
+#[repr(C, align(4))]
+struct Note {
+    name_bytes: u32,
+    content_bytes: u32,
+    kind: u32,
+    name: [u8; NOTE_NAME.len()],
+    padding: [u8; 3],
+    arena_version: u32,
+}
+
+#[used]
+#[unsafe(link_section = ".note.heapline")]
+static NOTE: Note = Note {
+    name_bytes: NOTE_NAME.len() as u32,
+    content_bytes: 4,
+    kind: NOTE_KIND,
+    name: NOTE_NAME,
+    padding: [0; 3],
+    arena_version: VERSION,
+};
+
+const _: () = assert!(core::mem::offset_of!(Note, arena_version) == 12 + NOTE_NAME.len().next_multiple_of(4));
+
+macro_rules! entry {
+    ($name:ident, $hook:ident($($arg:ident: $type:ty),*), $slot:literal $(, $rbp:literal)?) => {
+        /// # Safety
+        /// `way` points to the caller's `Traced`.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) {
+            naked_asm!(
+                ".cfi_startproc",
+                concat!("mov ", $slot, ", rsp"),
+                $(concat!("mov ", $rbp, ", rbp"),)?
+                "jmp {hook}",
+                ".cfi_endproc",
+                hook = sym $hook,
+            )
+        }
+    };
+}
+
+type Block = *mut u8;
+
+entry!(heapline_embedded_allocated, allocated(block: Block, size: usize, way: &AtomicU8), "rcx", "r8");
+entry!(heapline_embedded_freeing, freeing(block: Block, way: &AtomicU8), "rdx");
+entry!(heapline_embedded_reallocating, reallocating(block: Block, way: &AtomicU8), "rdx");
+entry!(
+    heapline_embedded_reallocated,
+    reallocated(old: Block, block: Block, size: usize, way: &AtomicU8),
+    "r8",
+    "r9"
+);
+
+extern "C" fn allocated(block: Block, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
+    embedded::allocated(block, size, way, slot, rbp);
+}
+
+extern "C" fn freeing(block: Block, way: &AtomicU8, slot: usize) {
+    embedded::freeing(block, way, slot);
+}
+
+extern "C" fn reallocating(block: Block, way: &AtomicU8, slot: usize) {
+    embedded::reallocating(block, way, slot);
+}
+
+extern "C" fn reallocated(old: Block, block: Block, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
+    embedded::reallocated(old, block, size, way, slot, rbp);
+}

@@ -1,0 +1,75 @@
+//! A program without a loader: where it lies, from what the kernel told it at its start.
+//!
+//! In a static program `_dl_find_object` knows the code only and not the ELF header before it, or is not there at all (musl).
+
+use crate::elf::{Object, ProgramHeader};
+use core::ffi::c_ulong;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// First and last address, load bias, `.eh_frame_hdr` of the program; zeros while it is not known to be alone.
+static PROGRAM: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+
+unsafe extern "C" {
+    fn getauxval(kind: c_ulong) -> c_ulong;
+}
+
+const AT_PHDR: c_ulong = 3;
+const AT_PHENT: c_ulong = 4;
+const AT_PHNUM: c_ulong = 5;
+const PT_LOAD: u32 = 1;
+const PT_INTERP: u32 = 3;
+const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+const PAGE: usize = 4096;
+
+/// Whether the process has no loader; remembers where the program lies.
+pub fn look() -> bool {
+    let Some(headers) = headers() else { return false };
+    if headers.iter().any(|header| header.kind == PT_INTERP) {
+        return false;
+    }
+    let of = |kind: u32| headers.iter().filter(move |header| header.kind == kind);
+    // The ELF header is the first of what is loaded; the program headers follow it in the same page.
+    let Some(first) = of(PT_LOAD).find(|header| header.offset == 0) else { return false };
+    let start = headers.as_ptr().addr() & !(PAGE - 1);
+    let Ok(bias) = usize::try_from(first.address).map(|address| start.wrapping_sub(address)) else { return false };
+    let at = |address: u64| usize::try_from(address).map_or(0, |address| bias.wrapping_add(address));
+    let end = of(PT_LOAD).map(|header| at(header.address.wrapping_add(header.memory_bytes))).max().unwrap_or(0);
+    let unwind = of(PT_GNU_EH_FRAME).next().map_or(0, |header| at(header.address));
+    for (place, value) in PROGRAM.iter().zip([start, end, bias, unwind]).rev() {
+        // The start comes last, for those that read meanwhile.
+        place.store(value, Ordering::Release);
+    }
+    true
+}
+
+fn headers() -> Option<&'static [ProgramHeader]> {
+    // SAFETY: takes any number.
+    let [table, bytes, count] = [AT_PHDR, AT_PHENT, AT_PHNUM].map(|kind| unsafe { getauxval(kind) });
+    let (table, count) = (usize::try_from(table).ok()?, usize::try_from(count).ok()?);
+    let is_sound = table != 0 && table.is_multiple_of(8) && bytes == size_of::<ProgramHeader>() as c_ulong;
+    // SAFETY: the kernel says that the program's headers lie there, which stay mapped.
+    (is_sound && count <= PAGE / size_of::<ProgramHeader>())
+        .then(|| unsafe { core::slice::from_raw_parts(table as *const ProgramHeader, count) })
+}
+
+/// The program, if it is alone and the address lies in it.
+pub fn find(address: usize) -> Option<Object> {
+    let [start, end, bias, unwind] = [0, 1, 2, 3].map(|i| PROGRAM[i].load(Ordering::Acquire));
+    (start != 0 && (start..end).contains(&address)).then(|| Object::alone(start, end, bias, unwind))
+}
+
+/// Whether the process is known to have no loader.
+pub fn is_alone() -> bool {
+    PROGRAM[0].load(Ordering::Acquire) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_program_with_a_loader_is_not_alone() {
+        assert!(super::headers().is_some_and(|headers| headers.len() > 4));
+        assert!(!super::look());
+        assert!(!super::is_alone());
+        assert!(super::find(a_program_with_a_loader_is_not_alone as *const () as usize).is_none());
+    }
+}

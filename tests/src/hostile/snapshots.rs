@@ -1,0 +1,97 @@
+//! Snapshot files, and reports about them.
+
+use super::texts::assert_harmless;
+use heapline_shared_format::snapshot;
+use heapline_tools::export::folded;
+use heapline_tools::filter::Filters;
+use heapline_tools::frames::Frames;
+use heapline_tools::render::{csv, json, text};
+use heapline_tools::report::{Report, Request};
+use heapline_tools::statistics::By;
+use heapline_tools::symbols::Symbolizer;
+use heapline_tools::tree::Subject;
+use heapline_tools::view::At;
+
+/// The bytes as a snapshot file. What is accepted can be written and read again, and is then the same.
+pub fn snapshot_reader(bytes: &[u8]) {
+    if let Ok(first) = snapshot::read(bytes) {
+        let again = snapshot::write(&first, Vec::new(), &mut |_| {}).expect("a vector takes everything");
+        assert_eq!(snapshot::read(again.as_slice()).expect("what was just written"), first);
+    }
+}
+
+/// The bytes as what is inside a snapshot's zstd frame, with every section's checksum made right: random changes of a
+/// good snapshot would never get past them otherwise.
+pub fn snapshot_payload(bytes: &[u8]) {
+    let mut content = bytes.to_vec();
+    mend_checksums(&mut content);
+    snapshot_reader(&zstd_frame(&content));
+}
+
+/// Layout of a section: tag, version, length in 8 bytes, payload, CRC-32 of the payload.
+fn mend_checksums(content: &mut [u8]) {
+    let mut rest = content.get_mut(snapshot::MAGIC.len() + 4..).unwrap_or_default();
+    while let Some((head, behind)) = rest.split_at_mut_checked(16) {
+        let length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+        let split = usize::try_from(length).ok().and_then(|n| behind.split_at_mut_checked(n));
+        let Some((payload, behind)) = split else { return };
+        let Some((crc, behind)) = behind.split_at_mut_checked(4) else { return };
+        crc.copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+        rest = behind;
+    }
+}
+
+/// A zstd frame that stores `bytes` as they are: header without a size, raw blocks.
+fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+    // Magic; no flags: neither size, nor checksum, nor dictionary; window of 1 MiB.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
+    let mut blocks = bytes.chunks(100_000).peekable();
+    if blocks.peek().is_none() {
+        frame.extend([1, 0, 0]);
+    }
+    while let Some(block) = blocks.next() {
+        let last = u32::from(blocks.peek().is_none());
+        let size = u32::try_from(block.len()).expect("chunks of 100,000");
+        frame.extend(&(size << 3 | last).to_le_bytes()[..3]);
+        frame.extend(block);
+    }
+    frame
+}
+
+/// The bytes as the content of a snapshot, and what is accepted as every kind of report: each ends, and shows nothing that a
+/// terminal obeys.
+pub fn report(bytes: &[u8]) {
+    let mut content = bytes.to_vec();
+    mend_checksums(&mut content);
+    let Ok(mut snapshot) = snapshot::read(zstd_frame(&content).as_slice()) else { return };
+    // What is on this machine is no part of the input.
+    snapshot.modules.iter_mut().for_each(|module| module.path.insert(0, '?'));
+    let subject = Subject::process(snapshot);
+    let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Size, By::Thread];
+    for by in all {
+        let at = if by.is_of_live_blocks() { At::Live } else { [At::Live, At::Peak, At::Total][bytes.len() % 3] };
+        let request = Request {
+            by,
+            at,
+            domain: None,
+            cumulative: bytes.len().is_multiple_of(2) && !matches!(by, By::Traceback | By::Size | By::Thread),
+            filters: Filters::default(),
+            frames: [Frames::Mixed, Frames::Native, Frames::Python][bytes.len() % 3],
+            raw_frames: bytes.len().is_multiple_of(5),
+            limit: 3,
+        };
+        let report = Report::new(request, &subject, Some(&subject), &mut Symbolizer::new(Vec::new(), None));
+        let shown = |write: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| {
+            let mut out = Vec::new();
+            write(&mut out).expect("a vector takes everything");
+            let shown = String::from_utf8(out).expect("reports are text");
+            assert_harmless(&shown);
+            shown
+        };
+        shown(&|out| text::write(&report, None, out));
+        shown(&|out| csv::write(&report, out));
+        shown(&|out| folded::write(&report, out));
+        let document = shown(&|out| json::write(&report, out));
+        serde_json::from_str::<serde::de::IgnoredAny>(&document).expect("JSON");
+    }
+}

@@ -1,0 +1,85 @@
+//! Records as the aggregator applies them, through to the snapshot.
+
+use super::to_words;
+use heapline_aggregator::arena_map::ArenaMap;
+use heapline_aggregator::cut::{Counters, Cut, Figures};
+use heapline_aggregator::drain::Image;
+use heapline_aggregator::order::{Mark, Order};
+use heapline_aggregator::snapshot::{About, build};
+use heapline_aggregator::table::Table;
+use heapline_aggregator::table::codes::{Codes, Partial};
+use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::event::NOT_BEGUN;
+use heapline_shared_format::snapshot::{self, Code, End};
+use std::cell::OnceCell;
+use std::time::Duration;
+
+/// Records of three rings, in pieces, with polls in between. Whatever they say, the sums are those of the blocks, and what is
+/// written can be read.
+pub fn table(bytes: &[u8]) {
+    let words = to_words(bytes);
+    let mut order = Order::default();
+    let mut table = Table::new(8, 0);
+    for slot in 0..3 {
+        order.open(slot, table.ring(10 + slot, slot == 2));
+    }
+    let mut rest = words.as_slice();
+    // The first word of each piece says how long it is, whose, and what the poll before it has seen.
+    while let Some((&head, behind)) = rest.split_first() {
+        let length = usize::try_from(head & 63).expect("six bits").min(behind.len());
+        let slot = u32::try_from(head >> 6 & 3).expect("two bits");
+        let (piece, behind) = behind.split_at(length);
+        order.push(slot, piece.to_vec(), &mut table);
+        let flagged = (0..3).filter(|slot| head >> (8 + slot) & 1 == 1).collect();
+        let mark = Mark { time: head >> 16, wall: Duration::from_millis(head >> 32 & 0xfff), flagged };
+        order.advance(&mark, &mut table);
+        match head >> 11 & 31 {
+            0 => order.close(slot),
+            1 => order.open(slot, table.ring(20, false)),
+            2 => table.reset_peak(),
+            3 => table.clear_traces(),
+            _ => {}
+        }
+        let _ = table.take_answer();
+        rest = behind;
+    }
+    order.finish(&mut table);
+    check(&table);
+}
+
+fn check(table: &Table) {
+    thread_local!(static MAP: OnceCell<ArenaMap> = const { OnceCell::new() });
+    let figures = MAP.with(|map| {
+        let map = map.get_or_init(|| ArenaMap::create(1).expect("an arena"));
+        Figures::of(table, &Image::default(), map, &Counters::read(map), None)
+    });
+    for totals in &figures.domains {
+        assert!(totals.peak >= totals.current, "{totals:?}");
+        assert!(totals.allocs >= totals.frees && totals.allocs - totals.frees >= totals.blocks, "{totals:?}");
+    }
+    let about = About { pid: 1, end: End::Exited, exit_status: None, notes: Vec::new(), origin: None };
+    let snapshot = build(Cut::of(table, figures, 8), about);
+    let file = snapshot::write(&snapshot, Vec::new(), &mut |_| {}).expect("what the table holds is a snapshot");
+    assert_eq!(snapshot::read(file.as_slice()).expect("what was just written"), snapshot);
+}
+
+/// The description of a code object, in pieces, and its line table in every format.
+pub fn code_description(bytes: &[u8]) {
+    let (mut codes, mut partial) = (Codes::default(), Partial::default());
+    let (first, rest) = bytes.split_at(bytes.len() / 3);
+    let begun = codes.describe(&mut partial, 5, true, first.iter().copied());
+    let ended = codes.describe(&mut partial, 5, false, rest.iter().copied());
+    if let (Ok(_), Ok(true), Some(code)) = (begun, ended, codes.get(5)) {
+        assert!(code.filename.len() + code.name.len() + code.line_table.len() <= 4 * bytes.len());
+    }
+    let known = codes.get(5).map(|code| Code::clone(code));
+    for lines in [LineFormat::Lnotab, LineFormat::LineTable, LineFormat::Locations] {
+        let any =
+            Code { filename: String::new(), name: String::new(), first_line: 7, lines, line_table: bytes.to_vec() };
+        for code in [Some(&any), known.as_ref()].into_iter().flatten() {
+            for offset in [0, 1, 2, 100, 70_000, NOT_BEGUN] {
+                let _ = code.line(offset);
+            }
+        }
+    }
+}
