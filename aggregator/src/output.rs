@@ -85,7 +85,10 @@ impl Folder {
     /// Makes it now, and checks that it can be written to.
     pub fn make(&self) -> Result<(), OutputError> {
         let fail = |source| OutputError::Place { path: self.path.clone(), source };
-        fs::create_dir_all(&self.path).map_err(fail)?;
+        match fs::create_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
+            _ => {}
+        }
         Temporary::beside(&self.path.join("any")).map(drop).map_err(fail)
     }
 

@@ -85,6 +85,15 @@ enum Drained {
     Over(Outcome),
 }
 
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // The table's thread sleeps until something comes: it has to learn that nothing will.
+        let (last, _) = mpsc::channel();
+        *self.requests.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        self.keeper.unpark();
+    }
+}
+
 impl Tracer {
     /// Begins a session on an arena, or goes on with the one that a child process has begun.
     pub fn start(map: Arc<ArenaMap>, plan: Plan) -> Result<Tracer, TraceError> {

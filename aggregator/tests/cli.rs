@@ -45,7 +45,8 @@ fn bad_input_is_one_line_and_the_right_status() {
     for (arguments, status, part) in [
         (&["run", "--", "no-such-command-here"][..], 127, "No such file"),
         (&["run", "--", "./not-executable"], 126, "Permission denied"),
-        (&["run", "-o", "d", "--", "true"], 125, "is a directory"),
+        (&["run", "--no-follow", "-o", "d", "--", "true"], 125, "is a directory"),
+        (&["run", "-o", "missing/file.zst", "--", "true"], 125, "No such file"),
         (&["run", "-o", "missing/file", "--", "true"], 125, "No such file"),
         (&["run", "--nframe", "0", "--", "true"], 2, "1..=65535"),
         (&["run"], 2, "COMMAND"),

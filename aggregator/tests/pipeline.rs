@@ -456,3 +456,28 @@ fn a_file_without_seals_is_no_arena() {
     let again: File = map.file().try_clone().expect("a descriptor");
     assert_eq!(ArenaMap::open(again).expect("an arena").arena().geometry(), map.arena().geometry());
 }
+
+/// One of thousands of processes must leave nothing behind.
+#[test]
+fn a_tracer_that_is_dropped_ends_its_threads() {
+    let tables = || {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("our threads");
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("comm")).ok().filter(|name| name == "table\n")
+        };
+        tasks.filter_map(name).count()
+    };
+    let tracers: Vec<_> = (0..20).map(|_| traced(&new_arena())).collect();
+    assert!(tables() >= 20);
+    for (tracer, _) in &tracers {
+        tracer.stop(Stop::Ended).expect("it ends");
+    }
+    let before = tables();
+    drop(tracers);
+    let begun = Instant::now();
+    // Other tests have theirs.
+    while tables() + 20 > before && begun.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(tables() + 10 < before, "{} of {before} threads of tables are left", tables());
+}

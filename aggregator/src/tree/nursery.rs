@@ -50,6 +50,8 @@ struct Member {
     control: Option<(UnixListener, Server)>,
     /// Since the last wait: its descriptors may have numbers that others had then.
     is_new: bool,
+    /// It had ended before it was heard of. It may have said more, which is heard before the next wait.
+    is_gone: bool,
 }
 
 /// A process that may still ask for what it inherits.
@@ -102,8 +104,8 @@ impl Nursery {
             }
         }
         for member in std::mem::take(&mut self.members) {
-            let has_ended =
-                member.process.as_ref().is_some_and(|process| sys::await_readable(process, Default::default()));
+            let has_ended = member.is_gone
+                || member.process.as_ref().is_some_and(|process| sys::await_readable(process, Default::default()));
             self.retire(member, if has_ended { Reason::Ended } else { Reason::LetGo });
         }
         // Whoever waits for a copy gets it, or learns that it does not come; no more children are taken meanwhile.
@@ -178,6 +180,10 @@ impl Nursery {
         let mut ended = Vec::new();
         let mut i = 0;
         while let Some(member) = self.members.get(i) {
+            if member.is_gone {
+                ended.push(self.members.swap_remove(i));
+                continue;
+            }
             if member.is_new {
                 i += 1;
                 continue;
@@ -299,13 +305,11 @@ impl Nursery {
         self.pids.insert(hello.key, seen);
         let place = Place { spot: Spot::In(folder), pid: seen };
         let job = Job::of_child(tracer, place, origin, earlier, Arc::clone(&self.common.interrupted));
-        let mut member = Member { key: hello.key, pid, process, job: Arc::new(job), control: None, is_new: true };
-        if member.process.is_none() && pid != 0 {
-            // Gone by now; its arena has all that it did.
-            return self.retire(member, Reason::Ended);
-        }
-        member.control = bind(seen);
-        self.members.push(member);
+        // Its arena has all that it did.
+        let is_gone = process.is_none() && pid != 0;
+        let control = if is_gone { None } else { bind(seen) };
+        let (key, job) = (hello.key, Arc::new(job));
+        self.members.push(Member { key, pid, process, job, control, is_new: true, is_gone });
     }
 
     fn origin(&self, hello: &Hello<'_>) -> ((u32, snapshot::Birth), u32) {

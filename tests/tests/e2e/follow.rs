@@ -405,7 +405,7 @@ fn children_outlive_a_killed_aggregator_unharmed() {
 #[test]
 fn all_goes_into_a_folder_that_is_named() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let place = folder.path().join("runs/today");
+    let place = folder.path().join("today");
     let mut run = std::process::Command::new(&crate::support::programs().aggregator);
     run.args(["run", "-o"]).arg(&place).args(["--", "/bin/sh", "-c", "ls >/dev/null; true"]);
     let output = run.current_dir(folder.path()).output().expect("it runs");
