@@ -14,23 +14,35 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client may keep us waiting for its line.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client that is being answered may delay the end: it may have asked for just that.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A socket that is served; removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    /// Counts the clients by its copies.
+    clients: Arc<()>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // A client that finds it refused says so too.
         let _ = fs::remove_file(&self.path);
+        let begun = Instant::now();
+        while Arc::strong_count(&self.clients) > ONLY_OURS && begun.elapsed() < LAST_ANSWERS {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
+
+/// Those of the server and of the thread that accepts.
+const ONLY_OURS: usize = 2;
 
 /// Serves a job's socket on a thread of its own.
 pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
@@ -43,13 +55,15 @@ pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
         _ => {}
     }
     let listener = UnixListener::bind(&path).map_err(system)?;
-    let server = Server { path: path.clone() };
+    let clients = Arc::new(());
+    let server = Server { path: path.clone(), clients: Arc::clone(&clients) };
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(system)?;
     let job = Arc::clone(job);
     let accept = move || {
         for stream in listener.incoming().flatten() {
-            let job = Arc::clone(&job);
+            let (job, client) = (Arc::clone(&job), Arc::clone(&clients));
             let answer = move || {
+                let _client = client;
                 if let Err(error) = answer(&job, stream) {
                     tracing::debug!(%error, "a client left");
                 }
