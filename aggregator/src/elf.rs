@@ -41,7 +41,9 @@ impl Obstacle {
             Obstacle::Bits32 => "is a 32-bit program, and Heapline traces 64-bit ones",
             Obstacle::OtherMachine => "is a program for another processor",
             Obstacle::Static => "is statically linked, so no collector can be loaded into it",
-            Obstacle::SetId => "is setuid or setgid, so the loader ignores the collector: run it as its owner",
+            Obstacle::SetId => {
+                "is setuid or setgid, so it takes no collector and no arena from its caller: run it as its owner"
+            }
             Obstacle::Sanitizer => {
                 "is built with a sanitizer (ASan, TSan, MSan), which checks every block itself: trace a build without it"
             }
@@ -93,10 +95,10 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     let is_set_id = found.mode() & libc::S_ISUID != 0 && own || found.mode() & libc::S_ISGID != 0 && group;
     match judged {
         Judged::Obstacle(obstacle) if obstacle.is_certain() => Some(obstacle),
-        Judged::CarriesCollector => None,
+        // Nor does a collector in the program itself take an arena from its caller then.
         _ if is_set_id => Some(Obstacle::SetId),
         Judged::Obstacle(obstacle) => Some(obstacle),
-        Judged::Nothing => None,
+        Judged::Nothing | Judged::CarriesCollector => None,
     }
 }
 

@@ -12,23 +12,46 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client may keep us waiting for its line.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client that is being answered may delay the end: it may have asked for just that.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A socket that is served; removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    /// Counts the clients by its copies.
+    clients: Arc<()>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // A client that finds it refused says so too.
         let _ = fs::remove_file(&self.path);
+        let begun = Instant::now();
+        while Arc::strong_count(&self.clients) > ONLY_OURS && begun.elapsed() < LAST_ANSWERS {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// That of the server.
+const ONLY_OURS: usize = 1;
+
+/// Counts the clients that are being answered.
+#[derive(Clone, Debug)]
+pub struct Clients(Weak<()>);
+
+impl Server {
+    /// For whoever answers its clients.
+    pub fn clients(&self) -> Clients {
+        Clients(Arc::downgrade(&self.clients))
     }
 }
 
@@ -36,8 +59,8 @@ impl Drop for Server {
 pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
     let (listener, server) = bind(job.pid())?;
     let system = |source| ControlError::System { path: server.path.clone(), source };
-    let job = Arc::clone(job);
-    let accept = move || listener.incoming().flatten().for_each(|stream| answer_apart(&job, stream));
+    let (job, clients) = (Arc::clone(job), server.clients());
+    let accept = move || listener.incoming().flatten().for_each(|stream| answer_apart(&job, stream, &clients));
     thread::Builder::new().name("control".to_owned()).spawn(accept).map_err(system)?;
     Ok(server)
 }
@@ -53,15 +76,16 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
         _ => {}
     }
     let listener = UnixListener::bind(&path).map_err(system)?;
-    let server = Server { path: path.clone() };
+    let server = Server { path: path.clone(), clients: Arc::new(()) };
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(system)?;
     Ok((listener, server))
 }
 
 /// Answers a client on a thread of its own.
-pub fn answer_apart(job: &Arc<Job>, stream: UnixStream) {
-    let job = Arc::clone(job);
+pub fn answer_apart(job: &Arc<Job>, stream: UnixStream, clients: &Clients) {
+    let (job, client) = (Arc::clone(job), clients.0.upgrade());
     let answer = move || {
+        let _client = client;
         if let Err(error) = answer(&job, stream) {
             tracing::debug!(%error, "a client left");
         }

@@ -188,11 +188,11 @@ impl Nursery {
                 i += 1;
                 continue;
             }
-            if let Some((listener, _)) = &member.control
+            if let Some((listener, server)) = &member.control
                 && is_ready(listener.as_raw_fd())
                 && let Ok((stream, _)) = listener.accept()
             {
-                control::answer_apart(&member.job, stream);
+                control::answer_apart(&member.job, stream, &server.clients());
             }
             if member.process.as_ref().is_some_and(|process| is_ready(process.as_raw_fd())) {
                 ended.push(self.members.swap_remove(i));
