@@ -154,10 +154,21 @@ impl Session {
     }
 }
 
+/// Process id of the aggregator that drains an arena now.
+pub fn owner(arena: &Arena) -> Option<u32> {
+    let session = &arena.header().session;
+    let owner = session.owner.load(Ordering::Acquire);
+    is_owned(owner).then(|| session.owner_pid.load(Ordering::Relaxed))
+}
+
+fn is_owned(owner: u32) -> bool {
+    owner != 0 && owner & OWNER_DIED == 0
+}
+
 fn claim(owner: &AtomicU32, owner_pid: &AtomicU32) -> Result<(), SessionError> {
     let found = owner.load(Ordering::Acquire);
     let taken = |owner_pid: &AtomicU32| SessionError::Taken { owner: owner_pid.load(Ordering::Relaxed) };
-    if found != 0 && found & OWNER_DIED == 0 {
+    if is_owned(found) {
         return Err(taken(owner_pid));
     }
     sys::own_robustly(owner).map_err(SessionError::Owner)?;

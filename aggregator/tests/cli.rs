@@ -169,11 +169,6 @@ fn an_idle_process_is_attached_asked_and_left() {
     let folder = folder();
     let mut target = idle_target(&folder);
     let pid = target.id().to_string();
-    let plain = Command::new("sleep").arg("60").spawn().expect("sleep runs");
-    let (text, _) = failure(&aggregator(&folder, &["--attach", &plain.id().to_string()]));
-    assert!(text.contains("without the collector"), "{text}");
-    let mut plain = plain;
-    plain.kill().and_then(|()| plain.wait()).expect("ended");
     let attached = Command::new(AGGREGATOR)
         .args(["--attach", &pid, "-o", "s.zst"])
         .current_dir(&folder)

@@ -108,7 +108,11 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
     }
     let presence = Presence::establish(config)?;
     let traced = trace(config, &presence, outputs, process, &interrupted, say);
-    let left = presence.leave();
+    let left = match &traced {
+        // Another was faster: its hooks are not ours to undo.
+        Err(AttachError::Session { error: SessionError::Taken { .. }, .. }) => None,
+        _ => presence.leave(),
+    };
     let mut lines = traced?;
     lines.extend(left);
     Ok(lines)

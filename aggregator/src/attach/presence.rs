@@ -5,8 +5,10 @@ use super::inject::{self, InjectError, Injected};
 use super::{AttachConfig, AttachError};
 use crate::arena_map::ArenaMap;
 use crate::collector;
+use crate::session::{self, SessionError};
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +34,11 @@ impl Presence {
     pub fn establish(config: &AttachConfig) -> Result<Presence, AttachError> {
         let pid = config.pid;
         let begun = Instant::now();
-        let injected = match find::arena(pid) {
+        let found = find::arena(pid);
+        if let Ok(arena) = &found {
+            refuse_if_taken(pid, arena)?;
+        }
+        let injected = match found {
             // It was started with the collector.
             Ok(_) if !inject::is_there(pid) => None,
             Ok(_) | Err(AttachError::NoArena { .. }) => {
@@ -131,6 +137,16 @@ impl Presence {
             Err(InjectError::Gone) => None,
             Err(error) => Some(format!("the process goes on with idle hooks, at a few ns a call: {error}")),
         }
+    }
+}
+
+/// Another aggregator's session is not to be disturbed.
+fn refuse_if_taken(pid: u32, arena: &File) -> Result<(), AttachError> {
+    let file = arena.try_clone().map_err(|source| AttachError::System { pid, source })?;
+    let map = ArenaMap::open(file)?;
+    match session::owner(map.arena()) {
+        Some(owner) => Err(AttachError::Session { pid, error: SessionError::Taken { owner } }),
+        None => Ok(()),
     }
 }
 

@@ -338,6 +338,23 @@ fn a_process_that_gets_no_shared_memory_goes_on() {
     }
 }
 
+/// The one that has the process keeps it, hooks and all.
+#[test]
+fn a_second_aggregator_does_not_disturb_the_first() {
+    let mut victim = victim();
+    let snapshot = victim.snapshot_path("a.snap.zst");
+    let aggregator = victim.attach(&snapshot, &[]);
+    victim.steps("m");
+    let said = refusal(&victim.pid().to_string());
+    assert!(said.contains(&format!("traced by aggregator {}", aggregator.id())), "{said}");
+    victim.steps("fmM");
+    detach(aggregator);
+    let report = report_on(&snapshot, &[]);
+    report.assert_exact();
+    assert_eq!((report.native().allocs, report.native().frees), (3, 1));
+    assert_eq!(victim.finish(), 0);
+}
+
 #[test]
 fn ctl_detach_leaves_too() {
     let mut victim = victim();
