@@ -107,6 +107,9 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(system)?;
     }
     let presence = Presence::establish(config)?;
+    if sys::await_readable(&process, Duration::ZERO) {
+        return Err(AttachError::Ended { pid });
+    }
     let traced = trace(config, &presence, outputs, process, &interrupted, say);
     let left = match &traced {
         // Another was faster: its hooks are not ours to undo.

@@ -9,6 +9,9 @@ use heapline_shared_format::inject::LIBRARY_NAME;
 use std::fs;
 use std::io;
 
+/// No C library has more code.
+const MOST_CODE_BYTES: u64 = 64 << 20;
+
 /// A line of `/proc/PID/maps`.
 #[derive(Clone, Debug)]
 pub struct Mapping {
@@ -143,7 +146,7 @@ impl Map {
         const SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
         let mut found = (None, None);
         for mapping in self.mappings.iter().filter(|mapping| mapping.is_code && libc.contains(mapping.start)) {
-            let length = usize::try_from(mapping.end - mapping.start).unwrap_or(0);
+            let length = usize::try_from((mapping.end - mapping.start).min(MOST_CODE_BYTES)).unwrap_or(0);
             let code = memory.bytes(mapping.start, length).map_err(InjectError::Memory)?;
             let find = |pattern: &[u8]| {
                 let at = code.windows(pattern.len()).position(|window| window == pattern)?;

@@ -11,13 +11,13 @@ use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
     X86_64,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 /// Deeper stacks are not walked: there are other threads.
 const DEEPEST: usize = 2048;
-/// No object has more unwind information.
-const MOST_SECTION_BYTES: u64 = 256 << 20;
+/// What is read of unwind information, of all objects together.
+const MOST_BYTES: u64 = 512 << 20;
 const REGISTERS: usize = 17;
 const RSP: usize = 7;
 const RETURN: usize = 16;
@@ -25,6 +25,7 @@ const RETURN: usize = 16;
 /// Unwind tables that were read once.
 #[derive(Default)]
 pub struct Stacks {
+    taken: Cell<u64>,
     tables: RefCell<HashMap<u64, Option<Tables>>>,
 }
 
@@ -45,7 +46,7 @@ enum Step {
 impl Stacks {
     /// Reads the tables of an object ahead, while nobody waits.
     pub fn prepare(&self, memory: &Memory, base: u64) {
-        self.tables.borrow_mut().entry(base).or_insert_with(|| Tables::read(memory, base));
+        self.tables.borrow_mut().entry(base).or_insert_with(|| self.read(memory, base));
     }
 
     /// The addresses that a stopped thread stands at, innermost first: its own, and behind each call in progress.
@@ -71,21 +72,32 @@ impl Stacks {
         Err("its stack is too deep".to_owned())
     }
 
+    fn read(&self, memory: &Memory, base: u64) -> Option<Tables> {
+        let left = MOST_BYTES.saturating_sub(self.taken.get());
+        let tables = Tables::read(memory, base, left)?;
+        self.taken.set(self.taken.get() + (tables.header.len() + tables.frames.len()) as u64);
+        Some(tables)
+    }
+
     fn step(&self, map: &Map, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Step, String> {
         let unknown = || format!("code at {address:#x} has no unwind information");
         let object = map.object_at(address).ok_or_else(unknown)?;
         let mut tables = self.tables.borrow_mut();
-        let tables = tables.entry(object.start).or_insert_with(|| Tables::read(memory, object.start));
+        let tables = tables.entry(object.start).or_insert_with(|| self.read(memory, object.start));
         let tables = tables.as_ref().ok_or_else(unknown)?;
         tables.step(memory, address, now)?.ok_or_else(unknown)
     }
 }
 
 impl Tables {
-    fn read(memory: &Memory, base: u64) -> Option<Tables> {
+    /// None where they take more than `most` bytes.
+    fn read(memory: &Memory, base: u64, most: u64) -> Option<Tables> {
         let image = Image::read(memory, base).ok()?;
         let (header_at, header_bytes) = image.unwind?;
-        let read = |at, bytes: u64| memory.bytes(at, usize::try_from(bytes.min(MOST_SECTION_BYTES)).ok()?).ok();
+        let read = |at, bytes: u64| {
+            let bytes = usize::try_from(bytes).ok().filter(|_| bytes <= most / 2)?;
+            memory.bytes(at, bytes).ok()
+        };
         let header = read(header_at, header_bytes)?;
         let bases = BaseAddresses::default().set_eh_frame_hdr(header_at);
         let parsed = EhFrameHdr::new(&header, LittleEndian).parse(&bases, 8).ok()?;
