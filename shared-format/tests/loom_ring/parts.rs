@@ -1,7 +1,7 @@
 //! An arena made of loom's atomics, whose layout is not the file's: each part lies on the heap by itself.
 
 use heapline_shared_format::arena::{
-    Arena, Geometry, Header, Identity, Line, Mail, Progress, SEGMENT_WORDS, Session, Slot, Target,
+    Arena, Geometry, Header, Identity, Line, Mail, Progress, SEGMENT_WORDS, Session, Slot, Target, Tree,
 };
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 use std::ptr::NonNull;
@@ -114,6 +114,15 @@ fn header() -> Header {
             asking: u32_zero(),
             bytes: u64_zero(),
             numbers: std::array::from_fn(|_| u64_zero()),
+        },
+        tree: Tree {
+            follows: u32_zero(),
+            segments: u32_zero(),
+            name: std::array::from_fn(|_| u64_zero()),
+            token: std::array::from_fn(|_| u64_zero()),
+            key: u64_zero(),
+            forks: u32_zero(),
+            untold: u32_zero(),
         },
     }
 }
