@@ -16,6 +16,7 @@ mod exec;
 mod follow;
 mod fork;
 mod gdb;
+mod hostile_target;
 mod injection;
 mod invisible;
 mod kill;
