@@ -44,10 +44,11 @@ pub fn table(bytes: &[u8]) {
         rest = behind;
     }
     order.finish(&mut table);
-    check(&table);
+    check(&table, bytes.len().is_multiple_of(64));
 }
 
-fn check(table: &Table) {
+/// The way through the file takes a hundred times longer than all the rest, so not every input goes it.
+fn check(table: &Table, writes: bool) {
     thread_local!(static MAP: OnceCell<ArenaMap> = const { OnceCell::new() });
     let figures = MAP.with(|map| {
         let map = map.get_or_init(|| ArenaMap::create(1).expect("an arena"));
@@ -56,6 +57,9 @@ fn check(table: &Table) {
     for totals in &figures.domains {
         assert!(totals.peak >= totals.current, "{totals:?}");
         assert!(totals.allocs >= totals.frees && totals.allocs - totals.frees >= totals.blocks, "{totals:?}");
+    }
+    if !writes {
+        return;
     }
     let about = About { pid: 1, end: End::Exited, exit_status: None, notes: Vec::new(), origin: None };
     let snapshot = build(Cut::of(table, figures, 8), about);

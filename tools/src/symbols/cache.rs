@@ -8,6 +8,7 @@
 //! ```
 
 use super::Location;
+use super::compressed;
 use super::demangle::demangle;
 use super::find::{Identity, Source};
 use std::fs;
@@ -91,6 +92,9 @@ impl Cache {
 /// The debug information names what it describes, as in gdb: of the several symbols that one address has in a symbol
 /// table, symbolic would take any.
 pub(super) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
+    if !compressed::is_credible(file) {
+        return Err("its sections claim to expand beyond measure".to_string());
+    }
     let elf = ElfObject::parse(file).map_err(|error| chain(&error))?;
     let mut converter = SymCacheConverter::new();
     let mut flags = if elf.has_debug_info() { HAS_LINES } else { 0 };

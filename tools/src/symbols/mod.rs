@@ -5,6 +5,7 @@
 //! its names, not the report, and is said once.
 
 mod cache;
+mod compressed;
 mod demangle;
 mod find;
 mod guard;
