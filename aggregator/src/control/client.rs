@@ -6,7 +6,6 @@ use crate::format::{printable, size};
 use crate::outputs::default_output;
 use crate::{private_dir, procfs, sys};
 use heapline_shared_format::arena::MEMFD_NAME;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -131,13 +130,8 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
                 }
                 return Ok((stream, path));
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                // Its aggregator was killed. Whether it can be removed makes no difference here; in another user's folder
-                // nothing is touched.
-                if uid == own {
-                    let _ = fs::remove_file(&path);
-                }
-            }
+            // Its aggregator was killed. It stays for the next one to replace: that may have just done so.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(ControlError::System { path, source }),
         }

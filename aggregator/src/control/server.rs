@@ -70,15 +70,37 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
     private_dir::open()?;
     let path = socket_path(sys::geteuid(), pid);
     let system = |source| ControlError::System { path: path.clone(), source };
-    // The arena has one owner, so a socket that is there belongs to one that is gone.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(error)),
-        _ => {}
+    remove_stale(&path);
+    // Under another name until it listens: whoever finds it is answered. The arena has one owner, so a socket that is there
+    // belongs to one that is gone.
+    let early = path.with_extension(format!("{}.new", std::process::id()));
+    let placed = || {
+        let listener = UnixListener::bind(&early)?;
+        fs::set_permissions(&early, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&early, &path)?;
+        Ok(listener)
+    };
+    let listener = placed().map_err(|error| {
+        // The first error is the one that matters.
+        let _ = fs::remove_file(&early);
+        system(error)
+    })?;
+    Ok((listener, Server { path, clients: Arc::new(()) }))
+}
+
+/// Removes the sockets of processes that are gone from the folder of this one: their aggregators were killed.
+fn remove_stale(path: &Path) {
+    let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
+    for socket in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let pid = socket.file_name().and_then(|name| name.to_str()?.split('.').next()?.parse::<u32>().ok());
+        let is_ours = socket.extension().is_some_and(|extension| extension == "sock" || extension == "new");
+        let is_gone = pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+        // A process that is not seen may be one of another container's that has the folder too.
+        if is_ours && is_gone && UnixStream::connect(&socket).is_err() {
+            // Another may be faster.
+            let _ = fs::remove_file(socket);
+        }
     }
-    let listener = UnixListener::bind(&path).map_err(system)?;
-    let server = Server { path: path.clone(), clients: Arc::new(()) };
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(system)?;
-    Ok((listener, server))
 }
 
 /// Answers a client on a thread of its own.
