@@ -1,6 +1,7 @@
 //! The fuzz targets on seeded bytes, with a stable compiler, for a bounded time: `HEAPLINE_FUZZ_SECONDS` each, 2 by
 //! default. A failing input is kept in a file that `fuzz/` can minimise.
 
+use heapline_shared_format::mapping::{self, Pages};
 use heapline_shared_format::{code, event};
 use heapline_tests::hostile;
 use heapline_tools::symbols;
@@ -158,7 +159,7 @@ fn records(random: &mut Random) -> Vec<u8> {
         for _ in 0..=random.below(3) {
             stamp += random.next() & 7;
             let (address, id) = (random.next() & 0xff0, (random.next() & 3) as u32);
-            match random.below(12) {
+            match random.below(14) {
                 0..=3 => piece.extend(event::alloc(stamp, address, random.next() & 0xffff, id)),
                 4..=5 => piece.extend(event::free(stamp, address)),
                 6 => piece.extend(event::realloc(stamp, address)),
@@ -166,6 +167,7 @@ fn records(random: &mut Random) -> Vec<u8> {
                 8 => piece.extend(event::realloc_end(stamp, address, id == 0)),
                 9 => piece.extend(event::unload(stamp, address)),
                 10 => piece.extend(event::query(stamp, id, (random.next() & 15) as u32, [address, 0])),
+                11 | 12 => piece.extend(mapping_record(random, stamp, id)),
                 _ => {
                     let head = event::stack_head(2, (random.next() & 1) as u32, id, 2, false, false);
                     let domain = u8::try_from(random.below(2)).expect("two");
@@ -186,6 +188,23 @@ fn records(random: &mut Random) -> Vec<u8> {
         }
     }
     bytes
+}
+
+fn mapping_record(random: &mut Random, stamp: u64, id: u32) -> Vec<u64> {
+    let first = event::mapping(stamp);
+    let mut some = || {
+        let start = random.next() & 0xf000;
+        Pages::covering(start, 0x1000 + (random.next() & 0x7000)).expect("pages")
+    };
+    let (pages, other) = (some(), some());
+    let flag = random.below(2) == 0;
+    match random.below(6) {
+        0 | 1 => mapping::map(first, pages, flag, id).to_vec(),
+        2 => mapping::protect(first, pages, flag, id).to_vec(),
+        3 => mapping::unmap(first, pages).to_vec(),
+        4 => mapping::unmap_ended(first, pages, flag).to_vec(),
+        _ => mapping::remapped(first, pages, other, flag, id).to_vec(),
+    }
 }
 
 #[test]
@@ -227,12 +246,15 @@ fn proc_files() {
 
 /// A small program with debug information, compiled here, and what the symbol cache keeps of it.
 fn program() -> Vec<u8> {
+    compile("static inline int f(int x) { return x * 3; }\nint g(int x) { return f(x) + 1; }\n", &["-g", "-O1"])
+}
+
+fn compile(source: &str, options: &[&str]) -> Vec<u8> {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let (source, built) = (folder.path().join("a.c"), folder.path().join("a"));
-    std::fs::write(&source, "static inline int f(int x) { return x * 3; }\nint g(int x) { return f(x) + 1; }\n")
-        .expect("written");
-    let flags = ["-g", "-O1", "-shared", "-nostdlib", "-fPIC", "-o"];
-    let gcc = std::process::Command::new("gcc").args(flags).arg(&built).arg(&source).status();
+    let (file, built) = (folder.path().join("a.c"), folder.path().join("a"));
+    std::fs::write(&file, source).expect("written");
+    let flags = ["-shared", "-nostdlib", "-fPIC", "-w", "-o"];
+    let gcc = std::process::Command::new("gcc").args(options).args(flags).arg(&built).arg(&file).status();
     assert!(gcc.expect("gcc, which the tests need").success());
     std::fs::read(built).expect("compiled")
 }
@@ -241,6 +263,45 @@ fn program() -> Vec<u8> {
 fn elf_program() {
     let good = program();
     run("elf_program", hostile::elf_program, |r| r.mutate(&good));
+}
+
+/// A C library in the small, as it lies in memory from address 0 on, with a thread inside of its `dlerror`.
+fn process() -> Vec<u8> {
+    let source = r#"
+        int dlopen(int x) { return x + 1; }
+        __attribute__((noinline)) int dlerror(int x) { volatile char room[40] = {0}; room[x] = 1; return room[7]; }
+        int _dl_find_object(int x) { return dlerror(x) + 1; }
+        int __errno_location(void) { asm volatile("syscall; ret"); return 0; }
+        int poll(int x) { asm volatile(".byte 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05"); return _dl_find_object(x) + 2; }
+    "#;
+    let file = compile(source, &["-O1", "-Wl,-z,max-page-size=4096", "-Wl,--hash-style=gnu"]);
+    let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("eight")) as usize;
+    let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
+    let mut memory = vec![0; 0x5000];
+    for header in (0..count).map(|i| 64 + i * 56).filter(|&header| file[header] == 1) {
+        let (offset, address, bytes) = (word(header + 8), word(header + 16), word(header + 32));
+        memory[address..address + bytes].copy_from_slice(&file[offset..offset + bytes]);
+    }
+    let maps = "0-5000 r-xp 00000000 fe:00 1 /lib/libc.so.6\n100000-110000 r-xp 0 fe:00 2 /lib/ld-linux-x86-64.so.2\n";
+    let at = memory.windows(3).position(|code| code == [0x0f, 0x05, 0xc3]).expect("the gadget") as u64;
+    let registers = [at, 0x4f00, 0x4f80, 0].map(u64::to_le_bytes).concat();
+    let length = u16::try_from(maps.len()).expect("two lines").to_le_bytes();
+    [&registers[..], &length, maps.as_bytes(), &memory].concat()
+}
+
+#[test]
+fn injected_process() {
+    let good = process();
+    run("injected_process", hostile::injected_process, |r| r.mutate(&good));
+}
+
+#[test]
+fn injected_answers() {
+    let op = |code: u16, yes: u8, no: u8, k: u32| [&code.to_le_bytes()[..], &[yes, no], &k.to_le_bytes()].concat();
+    let good = [op(0x20, 0, 0, 4), op(0x15, 1, 0, 0xc000_003e), op(6, 0, 0, 0), op(0x20, 0, 0, 0), op(6, 0, 0, 1 << 16)];
+    let good = [good.concat(), vec![0; 64]].concat();
+    assert_eq!(heapline_aggregator::attach::inject::forbidden_by(&good[..40]), 0, "the good filter forbids nothing");
+    run("injected_answers", hostile::injected_answers, |r| r.mutate(&good));
 }
 
 #[test]

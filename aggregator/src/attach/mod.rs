@@ -1,7 +1,7 @@
 //! `aggregator --attach PID`: a process that runs already, with the collector in it, idle, or without any.
 
 pub mod find;
-mod inject;
+pub mod inject;
 mod presence;
 
 use crate::archive::{self, Place, Spot};

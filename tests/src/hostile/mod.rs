@@ -4,11 +4,13 @@
 //! bytes to be good.
 
 mod files;
+mod processes;
 mod snapshots;
 mod table;
 mod texts;
 
 pub use files::{elf_notes, elf_program, symbols_cache, symbols_elf};
+pub use processes::{injected_answers, injected_process};
 pub use snapshots::{report, snapshot_payload, snapshot_reader};
 pub use table::{code_description, table};
 pub use texts::{control_reply, control_request, proc_files};

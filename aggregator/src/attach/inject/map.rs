@@ -74,7 +74,8 @@ impl Map {
         Ok(Map::parse(pid, &fs::read_to_string(format!("/proc/{pid}/maps"))?))
     }
 
-    fn parse(pid: u32, text: &str) -> Map {
+    /// The text of `/proc/PID/maps`.
+    pub fn parse(pid: u32, text: &str) -> Map {
         Map { pid, mappings: text.lines().filter_map(mapping).collect() }
     }
 

@@ -18,6 +18,11 @@ impl Memory {
         Ok(Memory { file: OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))? })
     }
 
+    /// What a file holds, each byte at its own offset, as if it were a process.
+    pub fn of_file(file: File) -> Memory {
+        Memory { file }
+    }
+
     /// Reads exactly that many bytes.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(bytes, address)

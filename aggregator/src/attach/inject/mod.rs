@@ -29,6 +29,7 @@ mod thread;
 use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, Request, status};
 use map::Map;
 use memory::Memory;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -43,6 +44,7 @@ const TO_LOAD: Duration = Duration::from_millis(100);
 
 /// Why the collector was not brought in.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message says what each means")]
 pub enum InjectError {
     #[error("cannot trace it by ptrace: {0}{hint}", hint = ptrace_hint(.0))]
     Ptrace(io::Error),
@@ -113,6 +115,19 @@ pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
 pub fn is_there(pid: u32) -> bool {
     Map::read(pid).is_ok_and(|map| map.collector().is_some())
 }
+
+/// Reads all that an injection reads of a process, but no process: for tests of the readers. The thread has these registers:
+/// rip, rsp, rbp, rbx. Returns whether it could be borrowed.
+pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> bool {
+    let (map, memory) = (Map::parse(0, maps), Memory::of_file(memory));
+    let Ok(loader) = map.loader(&memory) else { return false };
+    // SAFETY: registers are plain integers.
+    let none: ptrace::Registers = unsafe { std::mem::zeroed() };
+    let registers = ptrace::Registers { rip, rsp, rbp, rbx, cs: point::CODE_64, ..none };
+    point::judge(&registers, &map, &memory, &loader).is_ok()
+}
+
+pub use seccomp::forbidden_by;
 
 /// ptrace belongs to a thread: when this one ends, for whatever reason, the kernel lets all that it traced go on. A process
 /// that waits for it waits for nobody else, if the system allows that.

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 const TO_STOP: Duration = Duration::from_millis(20);
 /// From this round on threads are tried that run their own code.
 const RUNNING_ROUND: u32 = 1;
-const CODE_64: u64 = 0x33;
+/// Code segment of 64-bit programs.
+pub const CODE_64: u64 = 0x33;
 
 /// Functions that hold no lock of the C library while they wait.
 const WAITS: &[&str] = &[
@@ -202,7 +203,7 @@ fn stopped(tid: u32) -> Result<Registers, NotHere> {
 }
 
 /// Whether a thread with these registers is at a safe point; else why not.
-fn judge(registers: &Registers, map: &Map, memory: &Memory, loader: &Loader) -> Result<(), String> {
+pub fn judge(registers: &Registers, map: &Map, memory: &Memory, loader: &Loader) -> Result<(), String> {
     if registers.cs != CODE_64 {
         return Err("it runs 32-bit code".to_owned());
     }

@@ -54,15 +54,28 @@ pub fn check(pid: u32) -> Result<(), InjectError> {
         Ok(filters) => filters,
         Err(error) => return refused(&format!("the filter cannot be read ({error}): attach as root")),
     };
-    let forbidden: Vec<&str> = CALLS
-        .iter()
-        .filter(|(number, _)| !filters.iter().all(|filter| filter.allows(*number)))
-        .map(|(_, name)| *name)
-        .collect();
+    let forbidden = forbidden(&filters);
     if forbidden.is_empty() {
         return Ok(());
     }
     refused(&format!("it forbids {}; allow these calls, or start it with aggregator run", forbidden.join(", ")))
+}
+
+/// Those of the calls that not all filters let through.
+fn forbidden(filters: &[Filter]) -> Vec<&'static str> {
+    let is_allowed = |number| filters.iter().all(|filter| filter.allows(number));
+    CALLS.iter().filter(|(number, _)| !is_allowed(*number)).map(|(_, name)| *name).collect()
+}
+
+/// How many of the calls a filter's program forbids, given as the kernel lays it out.
+pub fn forbidden_by(program: &[u8]) -> usize {
+    let instruction = |bytes: &[u8; 8]| libc::sock_filter {
+        code: u16::from_le_bytes([bytes[0], bytes[1]]),
+        jt: bytes[2],
+        jf: bytes[3],
+        k: u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+    };
+    forbidden(&[Filter(program.as_chunks().0.iter().map(instruction).collect())]).len()
 }
 
 /// All filters of the process's first thread, which must be stopped for that.

@@ -8,7 +8,7 @@ use super::memory::Memory;
 use super::ptrace::Registers;
 use super::symbols::Image;
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
+    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
     X86_64,
 };
 use std::cell::{Cell, RefCell};
@@ -89,8 +89,14 @@ impl Stacks {
     }
 }
 
+/// How `.eh_frame_hdr` begins with all linkers: version 1, where `.eh_frame` is by 4 bytes from here, a count of 4 bytes, then
+/// pairs of 4 bytes each from the header's beginning.
+const FORM: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+const ROWS: usize = 12;
+const ROW_BYTES: usize = 8;
+
 impl Tables {
-    /// None where they take more than `most` bytes.
+    /// None where they take more than `most` bytes, or have another form.
     fn read(memory: &Memory, base: u64, most: u64) -> Option<Tables> {
         let image = Image::read(memory, base).ok()?;
         let (header_at, header_bytes) = image.unwind?;
@@ -99,24 +105,33 @@ impl Tables {
             memory.bytes(at, bytes).ok()
         };
         let header = read(header_at, header_bytes)?;
-        let bases = BaseAddresses::default().set_eh_frame_hdr(header_at);
-        let parsed = EhFrameHdr::new(&header, LittleEndian).parse(&bases, 8).ok()?;
-        let gimli::Pointer::Direct(frames_at) = parsed.eh_frame_ptr() else { return None };
+        if header.get(..FORM.len())? != FORM {
+            return None;
+        }
+        let frames_at = distant(header_at.wrapping_add(4), &header, 4)?;
         let frames = read(frames_at, image.rest_of_segment(frames_at)?)?;
         Some(Tables { header, header_at, frames, frames_at })
+    }
+
+    /// Where the description of the function with this address should be, from the beginning of `.eh_frame`.
+    fn find(&self, address: u64) -> Option<usize> {
+        let count = usize::try_from(distant(0, &self.header, 8)?).ok()?;
+        let rows = self.header.get(ROWS..)?;
+        let rows = rows.get(..count.checked_mul(ROW_BYTES)?)?.as_chunks::<ROW_BYTES>().0;
+        let behind = rows.partition_point(|row| distant(self.header_at, row, 0).is_some_and(|start| start <= address));
+        let description = distant(self.header_at, rows.get(behind.checked_sub(1)?)?, 4)?;
+        usize::try_from(description.checked_sub(self.frames_at)?).ok().filter(|&at| at < self.frames.len())
     }
 
     /// None without a description of the address.
     fn step(&self, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
         let bases = BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at);
         let frames = EhFrame::new(&self.frames, LittleEndian);
-        let header = EhFrameHdr::new(&self.header, LittleEndian);
-        let Some(description) = header.parse(&bases, 8).ok().and_then(|parsed| {
-            let table = parsed.table()?;
-            table.fde_for_address(&frames, &bases, address, EhFrame::cie_from_offset).ok()
-        }) else {
-            return Ok(None);
-        };
+        let description = self.find(address).and_then(|at| {
+            let description = frames.fde_from_offset(&bases, EhFrameOffset(at), EhFrame::cie_from_offset).ok()?;
+            description.contains(address).then_some(description)
+        });
+        let Some(description) = description else { return Ok(None) };
         if description.is_signal_trampoline() {
             return Err("it is in a signal handler".to_owned());
         }
@@ -126,6 +141,12 @@ impl Tables {
         };
         caller(row, memory, now).map(Some)
     }
+}
+
+/// What the 4 signed bytes at `at` say, counted from an address.
+fn distant(from: u64, bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(from.wrapping_add_signed(i64::from(i32::from_le_bytes(bytes.try_into().ok()?))))
 }
 
 fn caller(row: &gimli::UnwindTableRow<usize>, memory: &Memory, now: &[u64; REGISTERS]) -> Result<Step, String> {
