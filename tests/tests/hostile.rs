@@ -298,7 +298,8 @@ fn injected_process() {
 #[test]
 fn injected_answers() {
     let op = |code: u16, yes: u8, no: u8, k: u32| [&code.to_le_bytes()[..], &[yes, no], &k.to_le_bytes()].concat();
-    let good = [op(0x20, 0, 0, 4), op(0x15, 1, 0, 0xc000_003e), op(6, 0, 0, 0), op(0x20, 0, 0, 0), op(6, 0, 0, 1 << 16)];
+    let good =
+        [op(0x20, 0, 0, 4), op(0x15, 1, 0, 0xc000_003e), op(6, 0, 0, 0), op(0x20, 0, 0, 0), op(6, 0, 0, 1 << 16)];
     let good = [good.concat(), vec![0; 64]].concat();
     assert_eq!(heapline_aggregator::attach::inject::forbidden_by(&good[..40]), 0, "the good filter forbids nothing");
     run("injected_answers", hostile::injected_answers, |r| r.mutate(&good));
