@@ -59,6 +59,14 @@ impl Contradictions {
         self.0.iter_mut().zip(others.0).for_each(|(n, other)| *n += other);
     }
 
+    /// Takes back at most so many of a kind, which have another reason. Returns how many.
+    pub fn excuse(&mut self, kind: Contradiction, most: u64) -> u64 {
+        let count = &mut self.0[kind as usize];
+        let excused = most.min(*count);
+        *count -= excused;
+        excused
+    }
+
     /// How many of a kind.
     pub fn of(&self, kind: Contradiction) -> u64 {
         self.0[kind as usize]

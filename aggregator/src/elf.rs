@@ -47,7 +47,9 @@ impl Obstacle {
             Obstacle::Sanitizer => {
                 "is built with a sanitizer (ASan, TSan, MSan), which checks every block itself: trace a build without it"
             }
-            Obstacle::OwnMalloc => "brings its own malloc, which takes precedence over the collector's",
+            Obstacle::OwnMalloc => {
+                "brings its own malloc, which takes precedence over the collector's (attach to it while it runs: aggregator --attach PID)"
+            }
         }
     }
 }

@@ -191,12 +191,12 @@ impl Desk {
 pub const RECYCLED_BUFFERS: usize = 64;
 
 impl Keeper {
-    /// A keeper of an empty table, with so many threads to look blocks up. Emptied buffers go to `recycled`, the last
+    /// A keeper of an empty table, with so many threads to look blocks up, for a process with so many. Emptied buffers go to `recycled`, the last
     /// state of programs that exec has replaced to `replaced`.
     pub fn new(
         map: Arc<ArenaMap>,
         nframe: u32,
-        resolvers: usize,
+        (resolvers, threads): (usize, usize),
         recycled: rtrb::Producer<Vec<u64>>,
         replaced: Option<SyncSender<Replaced>>,
         kin: Option<Kin>,
@@ -204,7 +204,7 @@ impl Keeper {
         let adopted = kin.as_ref().and_then(|kin| Some((Arc::clone(&kin.heirs), kin.adopted.flatten()?)));
         // A session that goes on has counted from its beginning.
         let is_new = kin.as_ref().is_none_or(|kin| kin.adopted.is_none());
-        let counters = if is_new { Counters::read(&map) } else { Counters::default() };
+        let counters = if is_new { Counters::read(&map).amid(threads) } else { Counters::default() };
         let mut table = Table::new(nframe, resolvers);
         table.set_forks(kin.map(|kin| Forks::new(kin.heirs, kin.key)));
         Keeper {

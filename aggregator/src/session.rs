@@ -7,8 +7,8 @@
 use crate::arena_map::ArenaMap;
 use crate::clock::Clock;
 use crate::sys;
-use heapline_shared_format::arena::{Arena, SEGMENT_BYTES, UNCLAIMED, slot_state, state};
-use std::collections::BTreeSet;
+use heapline_shared_format::arena::{Arena, SEGMENT_BYTES, Slot, UNCLAIMED, slot_state, state};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl Session {
             session.tick.store(0, Ordering::SeqCst);
         }
         slot.in_flight.store(0, Ordering::Relaxed);
-        slot.state.0.store(free_state(*generation), Ordering::Release);
+        slot.state.0.store(word(*generation, slot_state::FREE), Ordering::Release);
         self.map.arena().free_slots().push(index);
     }
 
@@ -201,27 +201,55 @@ fn settled(arena: &Arena, living: &BTreeSet<u32>) -> Result<(), u32> {
 
 /// Frees all slots. Returns their generations.
 ///
-/// A thread that has slept since an earlier session still has its old slot, and touches that slot's flag once when it
-/// wakes, before it sees the new epoch. Its slot goes to the bottom of the list, where no other thread meets it.
+/// A thread that has slept since an earlier session still has the last slot that it took, with all that belongs to it, and
+/// uses both when it wakes, before it sees the new epoch. So that slot stays the thread's.
 fn reset_slots(arena: &Arena, living: &BTreeSet<u32>) -> Vec<u32> {
     let free = arena.free_slots();
     free.clear();
     let mut generations = vec![0; arena.geometry().slots as usize];
     let mut fresh = Vec::new();
+    let held = held_slots(arena, living);
     for (index, generation) in (0..).zip(&mut generations) {
         let Some(slot) = arena.slot(index) else { continue };
-        let before = slot.state.0.load(Ordering::Relaxed);
-        *generation = u32::try_from(before >> 32).unwrap_or_default().wrapping_add(1);
-        slot.in_flight.store(0, Ordering::Relaxed);
-        slot.state.0.store(free_state(*generation), Ordering::Release);
-        if is_active(before) && living.contains(&slot.tid.load(Ordering::Relaxed)) {
-            free.push(index);
-        } else {
+        let before = slot.state.0.load(Ordering::Acquire);
+        *generation = generation_of(before);
+        if Slot::kind(before) == slot_state::CLAIMED {
+            continue;
+        }
+        *generation = generation.wrapping_add(1);
+        let kind = if held.contains(&index) { slot_state::HELD } else { slot_state::FREE };
+        // A thread that is about to claim it sees another generation, or is seen.
+        let changed =
+            slot.state.0.compare_exchange(before, word(*generation, kind), Ordering::AcqRel, Ordering::Relaxed);
+        if kind == slot_state::FREE && changed.is_ok() {
+            slot.in_flight.store(0, Ordering::Relaxed);
             fresh.push(index);
         }
     }
     fresh.into_iter().rev().for_each(|index| free.push(index));
     generations
+}
+
+/// The slots that living threads may still use: of those that a thread has taken, the ones of its last session.
+fn held_slots(arena: &Arena, living: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut last: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
+    for index in 0..arena.geometry().slots {
+        let Some(slot) = arena.slot(index) else { continue };
+        let kind = Slot::kind(slot.state.0.load(Ordering::Acquire));
+        let tid = slot.tid.load(Ordering::Relaxed);
+        if !matches!(kind, slot_state::ACTIVE | slot_state::HELD) || !living.contains(&tid) {
+            continue;
+        }
+        let session = slot.session.load(Ordering::Relaxed);
+        let (newest, slots) = last.entry(tid).or_insert((session, Vec::new()));
+        if session > *newest {
+            (*newest, *slots) = (session, Vec::new());
+        }
+        if session == *newest {
+            slots.push(index);
+        }
+    }
+    last.into_values().flat_map(|(_, slots)| slots).collect()
 }
 
 /// Fills the pool up to the ceiling, low segments on top. Returns their number.
@@ -236,9 +264,13 @@ fn fill_pool(arena: &Arena, max_bytes: u64) -> u32 {
 }
 
 fn is_active(word: u64) -> bool {
-    word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
+    Slot::kind(word) == slot_state::ACTIVE
 }
 
-fn free_state(generation: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(slot_state::FREE)
+fn generation_of(word: u64) -> u32 {
+    u32::try_from(word >> 32).unwrap_or_default()
+}
+
+fn word(generation: u32, kind: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(kind)
 }

@@ -115,7 +115,8 @@ impl Tracer {
         let (inlet, parker) = messages.split();
         // Of many children at one time each does with one thread.
         let resolvers = if is_adopted { 0 } else { resolvers() };
-        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, resolvers, to_drain, replaced, kin);
+        let threads = old.as_ref().map_or(0, BTreeSet::len);
+        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, (resolvers, threads), to_drain, replaced, kin);
         let desk = Desk::new(keeper, inlet, asked);
         let outlet = Outlet::new(Arc::clone(&map), sender, recycled, desk.clone());
         let drain = start_drain(Arc::clone(&map), settings, old, launched, Arc::clone(&controls), outlet)?;

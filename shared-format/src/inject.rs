@@ -11,6 +11,10 @@ pub const ORIGIN_SYMBOL: &str = "heapline_origin";
 pub const ATTACH_SYMBOL: &str = "heapline_attach";
 /// Name of the exported `extern "C" fn(*mut Request)` that undoes the hooks.
 pub const DETACH_SYMBOL: &str = "heapline_detach";
+/// Name of the exported word that is the aggregator's: where the jumps to the hooks are that direct calls are led to, or 0.
+pub const STUBS_SYMBOL: &str = "heapline_stubs";
+/// How the names of the functions begin that direct calls of `malloc` and so on are led to.
+pub const DIRECT_PREFIX: &str = "heapline_direct_";
 /// Name of the collector's memory file in a process that it was injected into.
 pub const LIBRARY_NAME: &str = "heapline-collector";
 

@@ -275,7 +275,10 @@ fn process() -> Vec<u8> {
         int poll(int x) { asm volatile(".byte 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05"); return _dl_find_object(x) + 2; }
     "#;
     let file = compile(source, &["-O1", "-Wl,-z,max-page-size=4096", "-Wl,--hash-style=gnu"]);
-    let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("eight")) as usize;
+    let word = |at: usize| {
+        let word = u64::from_le_bytes(file[at..at + 8].try_into().expect("eight"));
+        usize::try_from(word).expect("a small file")
+    };
     let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
     let mut memory = vec![0; 0x5000];
     for header in (0..count).map(|i| 64 + i * 56).filter(|&header| file[header] == 1) {

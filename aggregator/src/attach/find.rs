@@ -1,7 +1,7 @@
 //! Whether a process may be traced, and where its arena is.
 
 use super::AttachError;
-use crate::elf::{self, Obstacle};
+use crate::elf;
 use crate::{procfs, sys};
 use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs::{self, File, OpenOptions};
@@ -43,11 +43,6 @@ pub fn check(pid: u32) -> Result<(), AttachError> {
 
 fn executable(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/exe"))
-}
-
-/// Whether the program of a process brings its own malloc.
-pub fn has_own_malloc(pid: u32) -> bool {
-    elf::examine_binary(&executable(pid)) == Some(Obstacle::OwnMalloc)
 }
 
 fn is_kernel_thread(pid: u32) -> bool {

@@ -1,14 +1,15 @@
 //! The collector in the process: there from its start, or brought in now, and then led away again at the end.
 
 use super::find;
-use super::inject::{self, InjectError, Injected};
+use super::inject::{self, InjectError, Injected, Led};
 use super::{AttachConfig, AttachError};
 use crate::arena_map::ArenaMap;
 use crate::collector;
 use crate::session::{self, SessionError};
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Presence {
     /// Its arena.
     pub map: Arc<ArenaMap>,
     pid: u32,
+    /// Kept from others until the process is left.
+    _lock: File,
     injected: Option<Injected>,
     /// How long all took.
     took: Duration,
@@ -48,8 +51,10 @@ impl Presence {
             }
             Err(error) => return Err(error),
         };
-        let map = Arc::new(ArenaMap::open(find::arena(pid)?)?);
-        let presence = Presence { map, pid, injected, took: begun.elapsed() };
+        let arena = find::arena(pid)?;
+        let lock = lock(pid, &arena)?;
+        let map = Arc::new(ArenaMap::open(arena)?);
+        let presence = Presence { map, pid, _lock: lock, injected, took: begun.elapsed() };
         presence.await_python();
         Ok(presence)
     }
@@ -87,7 +92,8 @@ impl Presence {
     /// What a report of this process cannot know.
     pub fn unseen(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let Some(Injected { answer, .. }) = &self.injected else { return notes };
+        let Some(injected) = &self.injected else { return notes };
+        let answer = &injected.answer;
         notes.push(
             "attached while it ran: blocks from before are not known (frees of them are counted apart), nor calls through \
              pointers to malloc that it had kept"
@@ -105,12 +111,7 @@ impl Presence {
                 answer.refused
             ));
         }
-        if find::has_own_malloc(self.pid) {
-            notes.push(
-                "the program brings its own malloc: only calls from its libraries, and through its own tables, are seen"
-                    .to_owned(),
-            );
-        }
+        notes.extend(injected.calls.and_then(of_own_malloc));
         let is_hooked = self.flags() & target_flag::PYTHON_HOOKED != 0;
         match answer.python {
             python::WAITING if !is_hooked => notes.push(
@@ -140,13 +141,45 @@ impl Presence {
     }
 }
 
-/// Another aggregator's session is not to be disturbed.
+/// What is not seen of a program that brings its own malloc.
+fn of_own_malloc(led: Led) -> Option<String> {
+    let Led { changed, left } = led;
+    let seen = format!("the program brings its own malloc: {changed} direct calls of it were led to the collector");
+    match (changed, left) {
+        (_, 0) => None,
+        (0, _) => Some(
+            "the program brings its own malloc: only calls from its libraries, and through its own tables, are seen"
+                .to_owned(),
+        ),
+        _ => Some(format!("{seen}, {left} were not (inside of the allocator, or out of reach) and are not seen")),
+    }
+}
+
+/// Another aggregator's session is not to be disturbed, nor one that is just leaving: it undoes the hooks.
 fn refuse_if_taken(pid: u32, arena: &File) -> Result<(), AttachError> {
+    drop(lock(pid, arena)?);
     let file = arena.try_clone().map_err(|source| AttachError::System { pid, source })?;
     let map = ArenaMap::open(file)?;
     match session::owner(map.arena()) {
         Some(owner) => Err(AttachError::Session { pid, error: SessionError::Taken { owner } }),
         None => Ok(()),
+    }
+}
+
+/// The lock on an arena that an attached aggregator has from its first look to its last.
+fn lock(pid: u32, arena: &File) -> Result<File, AttachError> {
+    let system = |source| AttachError::System { pid, source };
+    // The lock belongs to the open file, so this one is opened anew.
+    let path = format!("/proc/self/fd/{}", arena.as_raw_fd());
+    let file = File::open(path).map_err(system)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let map = ArenaMap::open(arena.try_clone().map_err(system)?)?;
+            let owner = map.arena().header().session.owner_pid.load(Ordering::Relaxed);
+            Err(AttachError::Session { pid, error: SessionError::Taken { owner } })
+        }
+        Err(TryLockError::Error(source)) => Err(system(source)),
     }
 }
 

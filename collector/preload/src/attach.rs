@@ -3,7 +3,7 @@
 use crate::{cxx, exec, malloc, mappings};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use heapline_collector::attach::{self, Hook, Hooks, late};
 use heapline_collector::fail;
 use heapline_shared_format::inject::{Request, origin, status};
@@ -11,6 +11,10 @@ use heapline_shared_format::inject::{Request, origin, status};
 /// How the library came into the process. An aggregator that injects it changes the value in the file.
 #[unsafe(no_mangle)]
 pub static heapline_origin: AtomicU32 = AtomicU32::new(origin::PRELOADED);
+
+/// See `heapline_shared_format::inject::STUBS_SYMBOL`: kept here, since it is needed for as long as the library is.
+#[unsafe(no_mangle)]
+pub static heapline_stubs: AtomicU64 = AtomicU64::new(0);
 
 /// Whether the loader brought the library in after the program had begun.
 pub fn is_injected() -> bool {

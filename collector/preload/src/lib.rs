@@ -6,10 +6,12 @@
 
 mod attach;
 mod cxx;
+mod direct;
 mod entry;
 mod exec;
 mod malloc;
 mod mappings;
+mod memory;
 
 use core::ffi::{c_int, c_ulong, c_void};
 use heapline_collector::joint::{self, Preloaded};

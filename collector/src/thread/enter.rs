@@ -5,7 +5,7 @@ use crate::process::{self, Process};
 use crate::unwind::memory::Window;
 use crate::{fail, sys, tls, unwind};
 use core::sync::atomic::Ordering;
-use heapline_shared_format::arena::{Loss, slot_state};
+use heapline_shared_format::arena::{Loss, Slot, slot_state};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
@@ -85,16 +85,31 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
             return Some(thread);
         }
     }
-    start_thread(process, slot, false)
+    // SAFETY: as above.
+    start_thread(process, slot, false, unsafe { tls::thread().as_ref() })
 }
 
-/// Gives the calling thread a slot, a ring and a state, taken for the hook entered at `slot`.
+/// Gives the calling thread a slot, a ring and a state, taken for the hook entered at `slot`. `before` is what it had in an
+/// earlier session.
 #[expect(clippy::mut_from_ref, reason = "the state is found through a slot that only this thread has")]
-fn start_thread(process: &'static Process, slot: usize, side: bool) -> Option<&'static mut Thread> {
+fn start_thread(
+    process: &'static Process,
+    slot: usize,
+    side: bool,
+    before: Option<&Thread>,
+) -> Option<&'static mut Thread> {
     tls::set_starting(slot);
+    let before = before.map(|thread| Before { slot: thread.slot, session: thread.session, side: thread.side });
     let started = fail::guard(|| {
         fail::point(fail::Site::Thread);
-        claim(process, side)
+        loop {
+            match claim(process, side, before) {
+                Claim::Done(state) => return Some(state),
+                // An object was unloaded, or the session has ended.
+                Claim::Stale if process.is_traced() => {}
+                Claim::Stale | Claim::Lost => return None,
+            }
+        }
     });
     // SAFETY: a state that was claimed for this thread just now.
     let thread = started.flatten().map(|thread| unsafe { &mut *thread });
@@ -112,67 +127,124 @@ fn start_thread(process: &'static Process, slot: usize, side: bool) -> Option<&'
     None
 }
 
-fn claim(process: &'static Process, side: bool) -> Option<*mut Thread> {
+/// What a thread had in an earlier session.
+#[derive(Clone, Copy)]
+struct Before {
+    slot: u32,
+    /// 0 when it had nothing.
+    session: u32,
+    side: *mut Thread,
+}
+
+/// What became of an attempt to take a slot.
+enum Claim {
+    Done(*mut Thread),
+    /// What was taken is another epoch's, and was not touched.
+    Stale,
+    /// There is none; the loss is counted.
+    Lost,
+}
+
+fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim {
     let header = process.header();
     let epoch = header.session.epoch.load(Ordering::Acquire);
     let session = header.session.number.load(Ordering::Relaxed);
     let arena = process.arena();
-    let (index, segment) = take_pending(process, epoch)?;
-    let slot = arena.slot(index)?;
-    let give_up = || {
-        tls::set_pending(0);
-        arena.free_slots().push(index);
-        arena.free_segments().push(segment);
-        None
+    let own = before.filter(|before| before.session != 0 && before.session != session);
+    let (index, segment) = match take_pending(process, epoch, own) {
+        Ok(taken) => taken,
+        Err(failed) => return failed,
     };
-    let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
-    let Some(state) = process.state_for_slot(index, nframe) else {
-        process.count_loss(Loss::Memory);
-        return give_up();
-    };
-    // From here the slot is in flight, so that a session that begins meanwhile leaves it alone.
+    let Some(slot) = arena.slot(index) else { return Claim::Lost };
+    // From here the slot is in flight, so that a session that begins meanwhile waits.
     slot.in_flight.store(1, Ordering::Relaxed);
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
-    if header.session.epoch.load(Ordering::Acquire) != epoch {
-        slot.in_flight.store(0, Ordering::Release);
+    let settle = || {
         tls::set_pending(0);
-        return None;
+        slot.in_flight.store(0, Ordering::Release);
+    };
+    if header.session.epoch.load(Ordering::Acquire) != epoch {
+        slot.unclaim();
+        settle();
+        return Claim::Stale;
     }
+    let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
+    let state = process.state_for_slot(index, nframe);
     // SAFETY: the arena is never unmapped; slot and segment came from the free lists.
-    let ring = unsafe { Producer::open(arena, index, segment) }?;
+    let opened = state.zip(unsafe { Producer::open(arena, index, segment) });
+    let Some((state, ring)) = opened else {
+        process.count_loss(Loss::Memory);
+        slot.unclaim();
+        arena.free_slots().push(index);
+        arena.free_segments().push(segment);
+        settle();
+        return Claim::Lost;
+    };
     slot.tid.store(sys::gettid(), Ordering::Relaxed);
     slot.image.store(process.image(), Ordering::Relaxed);
     slot.session.store(session, Ordering::Relaxed);
     slot.side.store(u32::from(side), Ordering::Relaxed);
     header.target.slots_high.fetch_max(index + 1, Ordering::Relaxed);
+    // Before the slot is anybody's to see: from then on a session that ends leaves the state to this thread.
+    let own_side = own.filter(|own| own.slot == index).map_or(core::ptr::null_mut(), |own| own.side);
+    // SAFETY: the state belongs to the slot, which is ours now.
+    unsafe { (*state).begin(ring, index, process, (epoch, session), own_side) };
     let generation = slot.state.0.load(Ordering::Relaxed) >> 32;
     slot.state.0.store(generation << 32 | u64::from(slot_state::ACTIVE), Ordering::Release);
-    slot.in_flight.store(0, Ordering::Release);
-    // SAFETY: the state belongs to the slot, which is ours now.
-    unsafe { (*state).begin(ring, index, process, epoch, session) };
-    tls::set_pending(0);
-    Some(state)
+    settle();
+    Claim::Done(state)
 }
 
 /// A slot and a segment. What a start has taken that a signal handler left for good is taken up by the next one, so
 /// that nothing leaks and a storm of such handlers cannot hold the thread up for ever.
-fn take_pending(process: &'static Process, epoch: u32) -> Option<(u32, u32)> {
+fn take_pending(process: &'static Process, epoch: u32, own: Option<Before>) -> Result<(u32, u32), Claim> {
     let arena = process.arena();
     if tls::pending_epoch() != u64::from(epoch) {
+        if let Some((slot, _)) = pending() {
+            // Its segment went with the epoch.
+            arena.slot(slot).into_iter().for_each(Slot::unclaim);
+        }
         tls::set_pending(0);
         tls::set_pending_epoch(u64::from(epoch));
     }
-    if tls::pending() == 0 {
-        let slot = process.take(&arena.free_slots(), epoch, Loss::Slots)?;
+    if pending().is_none() {
+        let held = own.map(|own| own.slot).filter(|&index| takes(process, index, epoch, slot_state::HELD));
+        let slot = match held {
+            Some(index) => index,
+            None => {
+                let index = process.take(&arena.free_slots(), epoch, Loss::Slots).ok_or(Claim::Lost)?;
+                if !takes(process, index, epoch, slot_state::FREE) {
+                    return Err(Claim::Stale);
+                }
+                index
+            }
+        };
         tls::set_pending(u64::from(slot) + 1);
     }
-    if tls::pending() >> 32 == 0 {
-        let segment = process.take(&arena.free_segments(), epoch, Loss::Ended)?;
-        tls::set_pending(tls::pending() | (u64::from(segment) + 1) << 32);
+    let (slot, segment) = pending().ok_or(Claim::Lost)?;
+    if let Some(segment) = segment {
+        return Ok((slot, segment));
     }
+    let segment = process.take(&arena.free_segments(), epoch, Loss::Ended).ok_or(Claim::Lost)?;
+    tls::set_pending(tls::pending() | (u64::from(segment) + 1) << 32);
+    Ok((slot, segment))
+}
+
+/// What is pending: a slot, and its segment.
+fn pending() -> Option<(u32, Option<u32>)> {
+    let word = tls::pending();
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
-    let (slot, segment) = (tls::pending() as u32 - 1, (tls::pending() >> 32) as u32 - 1);
-    Some((slot, segment))
+    let (slot, segment) = (word as u32, (word >> 32) as u32);
+    Some((slot.checked_sub(1)?, segment.checked_sub(1)))
+}
+
+/// Makes a slot this thread's that is in that state in this epoch. It may be another's by now.
+fn takes(process: &'static Process, index: u32, epoch: u32, kind: u32) -> bool {
+    let Some(slot) = process.arena().slot(index) else { return false };
+    let seen = slot.state.0.load(Ordering::Acquire);
+    // A session that begins after this look changes the slot's generation, so the claim fails.
+    let is_now = process.header().session.epoch.load(Ordering::Acquire) == epoch;
+    Slot::kind(seen) == kind && is_now && slot.claim(seen)
 }
 
 impl Thread {
@@ -195,7 +267,9 @@ impl Thread {
     #[expect(clippy::mut_from_ref, reason = "only this thread knows its side state")]
     fn side(&mut self, process: &'static Process, slot: usize) -> Option<&'static mut Thread> {
         // SAFETY: only this thread knows its side state.
-        if let Some(side) = unsafe { self.side.as_mut() }
+        let side = unsafe { self.side.as_mut() };
+        if let Some(side) = side
+            && side.session == self.session
             && !side.ring.is_closed()
         {
             if side.busy == 0 {
@@ -211,7 +285,8 @@ impl Thread {
                 return Some(side);
             }
         }
-        let side = start_thread(process, slot, true)?;
+        // SAFETY: as above.
+        let side = start_thread(process, slot, true, unsafe { self.side.as_ref() })?;
         self.side = side;
         Some(side)
     }

@@ -105,7 +105,15 @@ impl Thread {
         self.ring.last()
     }
 
-    fn begin(&mut self, ring: Producer, slot: u32, process: &'static Process, epoch: u32, session: u32) {
+    /// `side` is the state for its signal handlers, of an earlier session.
+    fn begin(
+        &mut self,
+        ring: Producer,
+        slot: u32,
+        process: &'static Process,
+        (epoch, session): (u32, u32),
+        side: *mut Thread,
+    ) {
         self.header = process.header();
         self.epoch = epoch;
         self.session = session;
@@ -120,7 +128,7 @@ impl Thread {
         self.stacks.clear();
         self.verifies = process.verifies();
         self.busy = 0;
-        self.side = ptr::null_mut();
+        self.side = side;
         self.context = MaybeUninit::new(cfi::Context::new_in());
         self.ring = ring;
     }

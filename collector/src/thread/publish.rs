@@ -103,17 +103,16 @@ impl Thread {
         let segment = process.take(&arena.free_segments(), self.epoch, Loss::Ended)?;
         // Linked in under the in-flight mark and only in the epoch that it was taken in, as records are written.
         // SAFETY: the ring is open, and the segment came from the free list.
-        let linked = unsafe {
+        unsafe {
             self.ring.take_off();
             let linked = session.epoch.load(Ordering::Acquire) == self.epoch && self.ring.extend(arena, segment);
+            if !linked && process.is_traced() && session.number.load(Ordering::Acquire) == self.session {
+                // Only a module went: the segment is still this session's, and while the mark is up no other begins.
+                arena.free_segments().push(segment);
+            }
             self.ring.settle();
-            linked
-        };
-        if !linked && process.is_traced() && session.number.load(Ordering::Acquire) == self.session {
-            // Only a module went: the segment is still this session's.
-            arena.free_segments().push(segment);
+            linked.then_some(())
         }
-        linked.then_some(())
     }
 
     /// The id of the stack that the hook was called from; defines it when it is new. `Err` when the definition could

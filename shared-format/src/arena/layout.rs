@@ -2,7 +2,7 @@
 
 #[cfg(not(loom))]
 use super::{PAGE_BYTES, SEGMENT_BYTES};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// [`Session::state`]: what the collector is to do.
 pub mod state {
@@ -238,10 +238,35 @@ pub struct Target {
 
 /// [`Slot::state`], low half; the high half is the generation.
 pub mod slot_state {
-    /// In the free list.
+    /// In the free list, or about to be: nobody knows of it.
     pub const FREE: u32 = 0;
     /// A thread writes to it.
     pub const ACTIVE: u32 = 1;
+    /// A thread that lives had it in an earlier session, and may not know yet that this is over: until it does, it uses
+    /// what belongs to the slot. So it alone can take it again.
+    pub const HELD: u32 = 2;
+    /// A thread has taken it and is about to make it ACTIVE. No session that begins meanwhile changes it.
+    pub const CLAIMED: u32 = 3;
+}
+
+impl Slot {
+    /// Takes the slot, which was seen in this state ([`slot_state::FREE`] or HELD). False when it is another session's by now,
+    /// or another thread's.
+    pub fn claim(&self, seen: u64) -> bool {
+        let claimed = seen & !0xffff_ffff | u64::from(slot_state::CLAIMED);
+        self.state.0.compare_exchange(seen, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Undoes [`Slot::claim`]: it is nobody's.
+    pub fn unclaim(&self) {
+        let generation = self.state.0.load(Ordering::Relaxed) & !0xffff_ffff;
+        self.state.0.store(generation | u64::from(slot_state::FREE), Ordering::Release);
+    }
+
+    /// What the slot is ([`slot_state`]), of all its state.
+    pub const fn kind(state: u64) -> u32 {
+        (state & 0xffff_ffff) as u32
+    }
 }
 
 /// One thread's end of its ring. The producer's words and the consumer's are on lines of their own.

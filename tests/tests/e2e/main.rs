@@ -23,6 +23,7 @@ mod kill;
 mod lines;
 mod mappings;
 mod modules;
+mod own_heap;
 mod providers;
 mod python;
 mod signals;

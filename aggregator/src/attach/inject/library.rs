@@ -8,6 +8,7 @@ use super::thread::{Borrowed, CallError};
 use crate::collector::LIBRARY;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
 use object::{Object, ObjectSegment, ObjectSymbol};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -21,6 +22,13 @@ const FOLDERS: [&str; 4] = ["dev/shm", "tmp", "var/tmp", "."];
 /// Where a function of the library's lies, from its base.
 pub fn function(name: &str) -> Option<u64> {
     exported(LIBRARY, name)
+}
+
+/// All functions that it exports, by their names, in order; likewise.
+pub fn functions() -> BTreeMap<String, u64> {
+    let Ok(file) = object::File::parse(LIBRARY) else { return BTreeMap::new() };
+    let named = |symbol: object::Symbol<'_, '_>| Some((symbol.name().ok()?.to_owned(), symbol.address()));
+    file.dynamic_symbols().filter(ObjectSymbol::is_definition).filter_map(named).collect()
 }
 
 /// Has the process load the library. Returns where it lies.

@@ -102,6 +102,18 @@ impl Map {
         Some(Range { start: first.start, end: last.last()?.end })
     }
 
+    /// The program itself, which lies below its libraries.
+    pub fn program(&self) -> Option<Range> {
+        self.objects().next().map(|(_, range)| range)
+    }
+
+    /// An address where nothing is, so far below an object, and not below `lowest`.
+    pub fn room_below(&self, object: Range, distance: u64, lowest: u64) -> Option<u64> {
+        let before = self.mappings.iter().map(|mapping| mapping.end).filter(|&end| end <= object.start).max();
+        let at = object.start.checked_sub(distance)?;
+        (at >= before.unwrap_or(0).max(lowest)).then_some(at)
+    }
+
     /// Where each object begins.
     fn objects(&self) -> impl Iterator<Item = (&Mapping, Range)> {
         let begins = |mapping: &&Mapping| mapping.offset == 0 && mapping.path.starts_with('/');
@@ -130,7 +142,7 @@ impl Map {
         }
         let errno_location = functions.address("__errno_location").ok_or_else(too_old)?;
         let gadgets = self.gadgets(memory, libc, errno_location)?;
-        let program = self.objects().next().map(|(_, range)| range);
+        let program = self.program();
         let brings_malloc =
             |range: &Range| Image::read(memory, range.start).is_ok_and(|image| image.defines(memory, "malloc"));
         let others = self.objects().map(|(_, range)| range).filter(|range| *range != libc && *range != interpreter);
@@ -170,13 +182,9 @@ fn mapping(line: &str) -> Option<Mapping> {
     let offset = fields.next()?;
     let path = fields.nth(2).unwrap_or_default().trim_start();
     let hex = |digits| u64::from_str_radix(digits, 16).ok();
-    Some(Mapping {
-        start: hex(start)?,
-        end: hex(end)?,
-        is_code: permissions.contains('x'),
-        offset: hex(offset)?,
-        path: path.to_owned(),
-    })
+    let (start, end) = (hex(start)?, hex(end)?);
+    (start < end).then_some(())?;
+    Some(Mapping { start, end, is_code: permissions.contains('x'), offset: hex(offset)?, path: path.to_owned() })
 }
 
 #[cfg(test)]

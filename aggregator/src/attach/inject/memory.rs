@@ -46,7 +46,10 @@ impl Memory {
     pub fn text(&self, address: u64) -> String {
         let mut text = Vec::new();
         let mut byte = [0];
-        while text.len() < LONGEST_TEXT && self.read(address + text.len() as u64, &mut byte).is_ok() && byte[0] != 0 {
+        while text.len() < LONGEST_TEXT
+            && self.read(address.wrapping_add(text.len() as u64), &mut byte).is_ok()
+            && byte[0] != 0
+        {
             text.push(byte[0]);
         }
         String::from_utf8_lossy(&text).into_owned()

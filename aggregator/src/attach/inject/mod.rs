@@ -4,17 +4,21 @@
 //! [`map`]      what is loaded in the process: objects, their symbols, their unwind tables     (the process runs)
 //! [`seccomp`]  whether a filter would kill it for what the collector does
 //! [`point`]    a thread that is outside of the allocator, the loader and signal handlers      (that thread stops)
+//! [`calls`]    the direct calls of an allocator that is part of the program              (all stop while they are changed)
 //! [`thread`]   it makes calls for us: mmap, memfd_create, dlopen, heapline_attach
 //!              and goes on where it was
 //! ```
 //!
-//! One thread is stopped, for the time of these calls; all others run on. What makes that safe for the process:
+//! One thread is stopped, for the time of these calls; all others run on, but in a program with an allocator of its own. What makes that safe for the process:
 //! - The thread never stands anywhere without a way back: whatever it is sent to do ends in `rt_sigreturn` with a frame
 //!   that holds all its registers ([`frame`]). When this aggregator dies at any instant the thread goes on by itself.
-//! - Nothing of the process's own memory is written but what lies unused below the thread's stack.
+//! - Nothing of the process's own memory is written but what lies unused below the thread's stack, and the distances in direct
+//!   calls.
 //! - Everything waits for a limited time, and what takes longer is left to the thread.
 
+mod calls;
 mod frame;
+mod frozen;
 mod library;
 mod map;
 mod memory;
@@ -26,6 +30,8 @@ mod step;
 mod symbols;
 mod thread;
 
+pub use calls::Led;
+use calls::Survey;
 use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, Request, status};
 use map::Map;
 use memory::Memory;
@@ -90,6 +96,8 @@ fn ptrace_hint(error: &io::Error) -> String {
 pub struct Injected {
     /// What the collector says.
     pub answer: Request,
+    /// Direct calls of an allocator that is part of the program; none when it has no such.
+    pub calls: Option<Led>,
     /// How long the borrowed thread was kept from its work.
     pub stopped: Duration,
 }
@@ -120,6 +128,7 @@ pub fn is_there(pid: u32) -> bool {
 /// rip, rsp, rbp, rbx. Returns whether it could be borrowed.
 pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> bool {
     let (map, memory) = (Map::parse(0, maps), Memory::of_file(memory));
+    let _ = Survey::of(&map, &memory);
     let Ok(loader) = map.loader(&memory) else { return false };
     // SAFETY: registers are plain integers.
     let none: ptrace::Registers = unsafe { std::mem::zeroed() };
@@ -166,6 +175,8 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
             Err(error) => return Err(error),
         }
     };
+    let survey = Survey::of(&map, &memory);
+    let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
     let mut last;
     let mut round = 0;
     loop {
@@ -175,7 +186,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         }
         for &tid in &tids {
             match point::stop_at(tid, &map, &memory, &loader, round) {
-                Ok(stopped) => return use_thread(&stopped, &map, &memory, &loader, errand),
+                Ok(stopped) => return use_thread(&stopped, &place, errand),
                 Err(point::NotHere::Not(why)) => last = why,
                 Err(point::NotHere::Error(error)) => return Err(error),
             }
@@ -189,21 +200,24 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     }
 }
 
-fn use_thread(
-    stopped: &point::Stopped,
-    map: &Map,
-    memory: &Memory,
-    loader: &map::Loader,
-    errand: &Errand<'_>,
-) -> Result<Injected, InjectError> {
+/// What was found out about the process while it ran.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    map: &'a Map,
+    memory: &'a Memory,
+    loader: &'a map::Loader,
+    survey: Option<&'a Survey>,
+}
+
+fn use_thread(stopped: &point::Stopped, place: &Place<'_>, errand: &Errand<'_>) -> Result<Injected, InjectError> {
     step::pass(Step::Stopped);
-    let mut thread = Borrowed::new(stopped, memory, loader.gadgets)?;
-    let worked = work(&mut thread, map, memory, loader, errand);
+    let mut thread = Borrowed::new(stopped, place.memory, place.loader.gadgets)?;
+    let worked = work(&mut thread, place, errand);
     let left = thread.give_back();
-    let answer = worked.map_err(|error| explain(error, stopped.tid))?;
+    let (answer, calls) = worked.map_err(|error| explain(error, stopped.tid))?;
     left.map_err(|error| explain(error, stopped.tid))?;
     step::pass(Step::Restored);
-    Ok(Injected { answer, stopped: stopped.since.elapsed() })
+    Ok(Injected { answer, calls, stopped: stopped.since.elapsed() })
 }
 
 fn explain(error: CallError, tid: u32) -> InjectError {
@@ -217,11 +231,10 @@ fn explain(error: CallError, tid: u32) -> InjectError {
 
 fn work(
     thread: &mut Borrowed<'_>,
-    map: &Map,
-    memory: &Memory,
-    loader: &map::Loader,
+    place: &Place<'_>,
     errand: &Errand<'_>,
-) -> Result<Request, CallError> {
+) -> Result<(Request, Option<Led>), CallError> {
+    let &Place { map, memory, loader, survey } = place;
     let base = match map.collector() {
         Some(base) => base,
         None => library::load(thread, errand.pid, loader)?,
@@ -238,10 +251,14 @@ fn work(
     let mut bytes = [0; Request::BYTES];
     memory.read(at, &mut bytes).map_err(CallError::Ptrace)?;
     let answer = Request::from_bytes(&bytes);
-    match refusal(answer.status) {
-        None => Ok(answer),
-        Some(reason) => Err(failed("starting the collector", reason)),
+    if let Some(reason) = refusal(answer.status) {
+        return Err(failed("starting the collector", reason));
     }
+    let calls = survey.map(|survey| match errand.function {
+        DETACH_SYMBOL => survey.lead_back(thread, map, memory),
+        _ => survey.lead(thread, map, memory, base),
+    });
+    Ok((answer, calls.transpose()?))
 }
 
 fn failed(what: &'static str, reason: &str) -> CallError {

@@ -174,13 +174,15 @@ fn is_stopped() -> InjectError {
     InjectError::Refused { what: "finding a thread that runs", reason }
 }
 
-fn is_ours(pid: u32, tid: u32) -> bool {
+/// Whether this thread traces it.
+pub fn is_ours(pid: u32, tid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).and_then(|id| id.trim().parse().ok());
     tracer == Some(crate::sys::gettid()) || tracer == Some(std::process::id())
 }
 
-fn state(pid: u32, tid: u32) -> Option<char> {
+/// The letter that `/proc` has for what a thread does.
+pub fn state(pid: u32, tid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }

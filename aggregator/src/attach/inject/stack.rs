@@ -3,13 +3,13 @@
 //! Strict, since a thread is borrowed on its word: a frame without unwind information, or with rules that are more than
 //! "a register plus an offset", ends the walk without a result.
 
-use super::map::Map;
+use super::map::{Map, Range};
 use super::memory::Memory;
 use super::ptrace::Registers;
 use super::symbols::Image;
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
-    X86_64,
+    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry, LittleEndian, Register,
+    RegisterRule, UnwindContext, UnwindSection, X86_64,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,6 +21,8 @@ const MOST_BYTES: u64 = 512 << 20;
 const REGISTERS: usize = 17;
 const RSP: usize = 7;
 const RETURN: usize = 16;
+
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
 /// Unwind tables that were read once.
 #[derive(Default)]
@@ -47,6 +49,13 @@ impl Stacks {
     /// Reads the tables of an object ahead, while nobody waits.
     pub fn prepare(&self, memory: &Memory, base: u64) {
         self.tables.borrow_mut().entry(base).or_insert_with(|| self.read(memory, base));
+    }
+
+    /// The functions of an object that have unwind information.
+    pub fn functions(&self, memory: &Memory, base: u64) -> Vec<Range> {
+        self.prepare(memory, base);
+        let tables = self.tables.borrow();
+        tables.get(&base).and_then(Option::as_ref).map(Tables::functions).unwrap_or_default()
     }
 
     /// The addresses that a stopped thread stands at, innermost first: its own, and behind each call in progress.
@@ -113,30 +122,55 @@ impl Tables {
         Some(Tables { header, header_at, frames, frames_at })
     }
 
-    /// Where the description of the function with this address should be, from the beginning of `.eh_frame`.
-    fn find(&self, address: u64) -> Option<usize> {
+    fn bases(&self) -> BaseAddresses {
+        BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at)
+    }
+
+    fn description(&self, at: usize) -> Option<FrameDescriptionEntry<Bytes<'_>>> {
+        EhFrame::new(&self.frames, LittleEndian)
+            .fde_from_offset(&self.bases(), EhFrameOffset(at), EhFrame::cie_from_offset)
+            .ok()
+    }
+
+    fn rows(&self) -> Option<&[[u8; ROW_BYTES]]> {
         let count = usize::try_from(distant(0, &self.header, 8)?).ok()?;
         let rows = self.header.get(ROWS..)?;
-        let rows = rows.get(..count.checked_mul(ROW_BYTES)?)?.as_chunks::<ROW_BYTES>().0;
-        let behind = rows.partition_point(|row| distant(self.header_at, row, 0).is_some_and(|start| start <= address));
-        let description = distant(self.header_at, rows.get(behind.checked_sub(1)?)?, 4)?;
+        Some(rows.get(..count.checked_mul(ROW_BYTES)?)?.as_chunks().0)
+    }
+
+    fn functions(&self) -> Vec<Range> {
+        let range = |row| {
+            let description = self.description(self.offset(row)?)?;
+            let start = description.initial_address();
+            Some(Range { start, end: start.checked_add(description.len())? })
+        };
+        self.rows().unwrap_or_default().iter().filter_map(range).filter(|range| range.start < range.end).collect()
+    }
+
+    /// Where the description that a row names is, from the beginning of `.eh_frame`.
+    fn offset(&self, row: &[u8; ROW_BYTES]) -> Option<usize> {
+        let description = distant(self.header_at, row, 4)?;
         usize::try_from(description.checked_sub(self.frames_at)?).ok().filter(|&at| at < self.frames.len())
+    }
+
+    /// Where the description of the function with this address should be, from the beginning of `.eh_frame`.
+    fn find(&self, address: u64) -> Option<usize> {
+        let rows = self.rows()?;
+        let behind = rows.partition_point(|row| distant(self.header_at, row, 0).is_some_and(|start| start <= address));
+        self.offset(rows.get(behind.checked_sub(1)?)?)
     }
 
     /// None without a description of the address.
     fn step(&self, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
-        let bases = BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at);
-        let frames = EhFrame::new(&self.frames, LittleEndian);
-        let description = self.find(address).and_then(|at| {
-            let description = frames.fde_from_offset(&bases, EhFrameOffset(at), EhFrame::cie_from_offset).ok()?;
-            description.contains(address).then_some(description)
-        });
+        let description = self.find(address).and_then(|at| self.description(at));
+        let description = description.filter(|description| description.contains(address));
         let Some(description) = description else { return Ok(None) };
         if description.is_signal_trampoline() {
             return Err("it is in a signal handler".to_owned());
         }
+        let frames = EhFrame::new(&self.frames, LittleEndian);
         let mut context = UnwindContext::new();
-        let Ok(row) = description.unwind_info_for_address(&frames, &bases, &mut context, address) else {
+        let Ok(row) = description.unwind_info_for_address(&frames, &self.bases(), &mut context, address) else {
             return Ok(None);
         };
         caller(row, memory, now).map(Some)

@@ -26,6 +26,8 @@ pub enum Step {
     Loaded,
     /// The collector has done its part.
     Called,
+    /// All threads are stopped, and a page of direct calls is changed.
+    Frozen,
     /// The memory to work in is gone.
     Unmapped,
     /// Its signals come again.

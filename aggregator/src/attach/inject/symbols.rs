@@ -78,8 +78,8 @@ impl Image {
         let bias = self.bias;
         let moved = |value: u64| if value < bias { value.wrapping_add(bias) } else { value };
         for entry in 0..u64::from(MOST_ENTRIES) {
-            let tag = memory.word(at + entry * 16)?;
-            let value = memory.word(at + entry * 16 + 8)?;
+            let tag = memory.word(at.wrapping_add(entry * 16))?;
+            let value = memory.word(at.wrapping_add(entry * 16 + 8))?;
             match tag {
                 0 => break,
                 DT_STRTAB => self.strings = moved(value),
@@ -95,12 +95,17 @@ impl Image {
     /// The rest of the segment that an address lies in: how many bytes.
     pub fn rest_of_segment(&self, address: u64) -> Option<u64> {
         let holds = |&&(start, bytes): &&(u64, u64)| address >= start && address - start < bytes;
-        self.segments.iter().find(holds).map(|&(start, bytes)| start + bytes - address)
+        self.segments.iter().find(holds).map(|&(start, bytes)| bytes - (address - start))
     }
 
     /// Whether the object defines a function of this name.
     pub fn defines(&self, memory: &Memory, name: &str) -> bool {
-        self.find(memory, name).ok().flatten().is_some()
+        self.place(memory, name).is_some()
+    }
+
+    /// Where the object has the function of this name.
+    pub fn place(&self, memory: &Memory, name: &str) -> Option<u64> {
+        self.find(memory, name).ok().flatten()
     }
 
     fn find(&self, memory: &Memory, name: &str) -> io::Result<Option<u64>> {
@@ -121,7 +126,7 @@ impl Image {
             let hash = half(memory, table.chain(index))?;
             if (hash ^ wanted) >> 1 == 0 {
                 let symbol = Symbol::read(memory, self.symbols, index)?;
-                if symbol.is_defined() && memory.text(self.strings + u64::from(symbol.name)) == name {
+                if symbol.is_defined() && memory.text(self.strings.wrapping_add(u64::from(symbol.name))) == name {
                     return Ok(Some(self.bias.wrapping_add(symbol.value)));
                 }
             }
@@ -159,15 +164,16 @@ struct Hashes {
 
 impl Hashes {
     fn read(memory: &Memory, at: u64) -> io::Result<Hashes> {
-        Ok(Hashes { at, buckets: half(memory, at)?, first: half(memory, at + 4)?, bloom_words: half(memory, at + 8)? })
+        let [buckets, first, bloom_words] = [0, 4, 8].map(|offset| half(memory, at.wrapping_add(offset)));
+        Ok(Hashes { at, buckets: buckets?, first: first?, bloom_words: bloom_words? })
     }
 
     fn bucket(&self, number: u32) -> u64 {
-        self.at + 16 + u64::from(self.bloom_words) * 8 + u64::from(number) * 4
+        self.at.wrapping_add(16 + u64::from(self.bloom_words) * 8 + u64::from(number) * 4)
     }
 
     fn chain(&self, index: u32) -> u64 {
-        self.bucket(self.buckets) + u64::from(index - self.first) * 4
+        self.bucket(self.buckets).wrapping_add(u64::from(index - self.first) * 4)
     }
 }
 
@@ -182,7 +188,7 @@ struct Symbol {
 impl Symbol {
     fn read(memory: &Memory, table: u64, index: u32) -> io::Result<Symbol> {
         let mut bytes = [0; SYMBOL_BYTES];
-        memory.read(table + u64::from(index) * SYMBOL_BYTES as u64, &mut bytes)?;
+        memory.read(table.wrapping_add(u64::from(index) * SYMBOL_BYTES as u64), &mut bytes)?;
         Ok(Symbol::parse(&bytes))
     }
 

@@ -167,6 +167,11 @@ impl<'a> Borrowed<'a> {
         Ok(())
     }
 
+    /// Which one it is.
+    pub fn tid(&self) -> u32 {
+        self.tid
+    }
+
     /// Puts bytes into the process's memory for a call. Returns their address.
     pub fn place(&mut self, bytes: &[u8]) -> Result<u64, CallError> {
         let at = self.area + PAGE + self.used;

@@ -1,0 +1,308 @@
+//! Direct calls of an allocator that is part of the program.
+//!
+//! A program that was linked with a malloc of its own calls it without a table in between: the distance is in the
+//! instruction. So the instructions are changed, and nothing of the allocator is.
+//!
+//! ```text
+//! [`Survey`]   all functions of the program, from its unwind tables, and the calls and jumps that leave them   (all run)
+//! [`Stubs`]    jumps to the hooks, near enough to be called: a page that stays                        (one thread stops)
+//! [`Survey::lead`], [`Survey::lead_back`]   the distances                                           (all threads stop)
+//! ```
+//!
+//! - A thread is never inside an instruction, so whichever one stands before a call makes the old or the new one.
+//! - What the allocator calls of its own belongs to the call that it was asked for. So calls stay as they are in every function
+//!   that can be reached from the allocator's own by direct calls.
+//! - Caller and function may have agreed on more than the calling convention says, so the hooks' entries for direct calls keep
+//!   all registers (`collector/preload/src/direct.rs`).
+//! - The page of a call is written at once: an aggregator that dies leaves whole distances. A distance that lies on two
+//!   pages is left alone.
+
+use super::frozen::Frozen;
+use super::library;
+use super::map::{Map, Range};
+use super::memory::Memory;
+use super::stack::Stacks;
+use super::step::{self, Step};
+use super::symbols::Image;
+use super::thread::{Borrowed, CallError};
+use heapline_shared_format::inject::{DIRECT_PREFIX, STUBS_SYMBOL};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+use std::collections::{HashMap, HashSet};
+
+const PAGE: u64 = 4096;
+const STUB_BYTES: u64 = 16;
+/// `jmp [rip]`, the address behind it.
+const STUB: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+/// How far a call reaches, less what the program may be long.
+const REACH: u64 = 1 << 30;
+/// What is read of a program's code.
+const MOST_CODE_BYTES: u64 = 512 << 20;
+/// The stubs' place is that far below the program, if nothing is there.
+const BELOW: u64 = 256 << 10;
+const LOWEST: u64 = 64 << 10;
+
+/// What came of it, in calls that the program's code makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Led {
+    /// To the collector, or back.
+    pub changed: usize,
+    /// As they were: the allocator's own, or out of reach.
+    pub left: usize,
+}
+
+/// A call or jump to the allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Call {
+    /// Address of its distance, which is counted from the end of these four bytes.
+    distance_at: u64,
+    /// The function, in the order of [`hooks`].
+    hook: usize,
+    /// The allocator's function.
+    original: u64,
+}
+
+/// See the module.
+pub struct Survey {
+    program: Range,
+    calls: Vec<Call>,
+    left: usize,
+}
+
+/// The functions that direct calls can be led to, and their places in the library; always in the same order.
+fn hooks() -> impl Iterator<Item = (String, u64)> {
+    let named = |(name, place): (String, u64)| Some((name.strip_prefix(DIRECT_PREFIX)?.to_owned(), place));
+    library::functions().into_iter().filter_map(named)
+}
+
+impl Survey {
+    /// Looks through the program's code. None when it has no allocator of its own.
+    pub fn of(map: &Map, memory: &Memory) -> Option<Survey> {
+        let program = map.program()?;
+        let image = Image::read(memory, program.start).ok()?;
+        if !image.defines(memory, "malloc") {
+            return None;
+        }
+        let place = |name: &str| image.place(memory, name);
+        let originals: Vec<Option<u64>> = hooks().map(|(name, _)| place(&name)).collect();
+        let stubs = Stubs::find(map, memory);
+        let functions = Stacks::default().functions(memory, program.start);
+        let code = Code::read(map, memory, program, functions);
+        Some(Survey::judge(program, &code, &originals, stubs.as_ref()))
+    }
+
+    fn judge(program: Range, code: &Code, originals: &[Option<u64>], stubs: Option<&Stubs>) -> Survey {
+        let mut hooks: HashMap<u64, usize> = HashMap::new();
+        for (hook, original) in originals.iter().enumerate() {
+            if let Some(original) = original {
+                hooks.entry(*original).or_insert(hook);
+            }
+        }
+        let hook_of = |target| hooks.get(&target).copied().or_else(|| stubs?.hook_at(target));
+        let original_of = |hook: usize| originals.get(hook).copied().flatten();
+        let resolved = |target| hook_of(target).and_then(original_of).unwrap_or(target);
+        let allocators = code.reachable(hooks.keys().copied(), resolved);
+        let knows_all = hooks.keys().all(|&original| code.function_at(original).is_some());
+        let mut survey = Survey { program, calls: Vec::new(), left: 0 };
+        for branch in &code.branches {
+            let Some((hook, original)) = hook_of(branch.target).and_then(|hook| Some((hook, original_of(hook)?)))
+            else {
+                continue;
+            };
+            let is_whole = branch.distance_at % PAGE <= PAGE - 4;
+            if knows_all && is_whole && !allocators.contains(&branch.function) {
+                survey.calls.push(Call { distance_at: branch.distance_at, hook, original });
+            } else {
+                survey.left += 1;
+            }
+        }
+        survey
+    }
+
+    /// Leads the calls to the collector at `base`.
+    pub fn lead(&self, thread: &mut Borrowed<'_>, map: &Map, memory: &Memory, base: u64) -> Result<Led, CallError> {
+        if self.calls.is_empty() {
+            return Ok(Led { changed: 0, left: self.left });
+        }
+        let Some(stubs) = Stubs::establish(thread, map, memory, self.program, base)? else {
+            return Ok(Led { changed: 0, left: self.left + self.calls.len() });
+        };
+        self.change(thread.tid(), map, memory, |call| stubs.place(call.hook))
+    }
+
+    /// Leads them back.
+    pub fn lead_back(&self, thread: &Borrowed<'_>, map: &Map, memory: &Memory) -> Result<Led, CallError> {
+        self.change(thread.tid(), map, memory, |call| call.original)
+    }
+
+    fn change(&self, tid: u32, map: &Map, memory: &Memory, target: impl Fn(&Call) -> u64) -> Result<Led, CallError> {
+        let mut led = Led { changed: 0, left: self.left };
+        let Some(_all) = Frozen::others(map.pid, tid)? else {
+            led.left += self.calls.len();
+            return Ok(led);
+        };
+        for calls in self.calls.chunk_by(|a, b| a.distance_at / PAGE == b.distance_at / PAGE) {
+            let page = calls[0].distance_at & !(PAGE - 1);
+            let mut bytes = memory.bytes(page, index(PAGE))?;
+            for call in calls {
+                let distance = target(call).wrapping_sub(call.distance_at.wrapping_add(4)).cast_signed();
+                let Ok(distance) = i32::try_from(distance) else {
+                    led.left += 1;
+                    continue;
+                };
+                let at = index(call.distance_at - page);
+                bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+                led.changed += 1;
+            }
+            memory.write(page, &bytes)?;
+            step::pass(Step::Frozen);
+        }
+        Ok(led)
+    }
+}
+
+/// How far one address is from another, as an index.
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
+}
+
+/// A call or jump out of a function.
+#[derive(Clone, Copy, Debug)]
+struct Branch {
+    /// The function that it is in.
+    function: usize,
+    distance_at: u64,
+    target: u64,
+}
+
+/// What a program's functions call.
+struct Code {
+    /// In order, apart.
+    functions: Vec<Range>,
+    /// In the order of the code.
+    branches: Vec<Branch>,
+}
+
+impl Code {
+    fn read(map: &Map, memory: &Memory, program: Range, mut functions: Vec<Range>) -> Code {
+        functions.sort_by_key(|function| function.start);
+        functions.dedup_by(|next, last| next.start < last.end);
+        let mut code = Code { functions, branches: Vec::new() };
+        let mut left = MOST_CODE_BYTES;
+        for mapping in map.mappings.iter().filter(|mapping| mapping.is_code && program.contains(mapping.start)) {
+            let length = mapping.end - mapping.start;
+            if length > left {
+                break;
+            }
+            left -= length;
+            if let Ok(bytes) = memory.bytes(mapping.start, index(length)) {
+                code.decode(mapping.start, &bytes);
+            }
+        }
+        code
+    }
+
+    /// Adds what the functions in these bytes call.
+    fn decode(&mut self, start: u64, bytes: &[u8]) {
+        let end = start + bytes.len() as u64;
+        let first = self.functions.partition_point(|function| function.start < start);
+        let mut instruction = Instruction::default();
+        for (number, function) in self.functions.iter().enumerate().skip(first) {
+            if function.end > end {
+                break;
+            }
+            let code = &bytes[index(function.start - start)..index(function.end - start)];
+            let mut decoder = Decoder::with_ip(64, code, function.start, DecoderOptions::NONE);
+            while decoder.can_decode() {
+                decoder.decode_out(&mut instruction);
+                if instruction.op0_kind() != OpKind::NearBranch64 || function.contains(instruction.near_branch64()) {
+                    continue;
+                }
+                let place = decoder.get_constant_offsets(&instruction);
+                if place.immediate_size() == 4 {
+                    let distance_at = instruction.ip() + place.immediate_offset() as u64;
+                    self.branches.push(Branch { function: number, distance_at, target: instruction.near_branch64() });
+                }
+            }
+        }
+    }
+
+    fn function_at(&self, address: u64) -> Option<usize> {
+        let behind = self.functions.partition_point(|function| function.start <= address);
+        let number = behind.checked_sub(1)?;
+        self.functions[number].contains(address).then_some(number)
+    }
+
+    /// The functions with these addresses, and all that they call.
+    fn reachable(&self, from: impl Iterator<Item = u64>, resolved: impl Fn(u64) -> u64) -> HashSet<usize> {
+        let mut found = HashSet::new();
+        let mut open: Vec<usize> = from.filter_map(|address| self.function_at(address)).collect();
+        while let Some(function) = open.pop() {
+            if found.insert(function) {
+                let first = self.branches.partition_point(|branch| branch.function < function);
+                let own = self.branches[first..].iter().take_while(|branch| branch.function == function);
+                open.extend(own.filter_map(|branch| self.function_at(resolved(branch.target))));
+            }
+        }
+        found
+    }
+}
+
+/// A page of jumps to the hooks.
+struct Stubs {
+    page: u64,
+}
+
+impl Stubs {
+    /// That of an earlier attach.
+    fn find(map: &Map, memory: &Memory) -> Option<Stubs> {
+        let page = memory.word(Stubs::noted_at(map.collector()?)?).ok()?;
+        (page != 0 && page.is_multiple_of(PAGE)).then_some(Stubs { page })
+    }
+
+    /// Where the collector keeps its address.
+    fn noted_at(base: u64) -> Option<u64> {
+        Some(base + library::function(STUBS_SYMBOL)?)
+    }
+
+    /// None where there is no room near the program.
+    fn establish(
+        thread: &mut Borrowed<'_>,
+        map: &Map,
+        memory: &Memory,
+        program: Range,
+        base: u64,
+    ) -> Result<Option<Stubs>, CallError> {
+        let Some(noted_at) = Stubs::noted_at(base) else { return Ok(None) };
+        let noted = memory.word(noted_at)?;
+        if noted != 0 {
+            return Ok(Some(Stubs { page: noted }));
+        }
+        let Some(wanted) = map.room_below(program, BELOW, LOWEST) else { return Ok(None) };
+        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+        let page = thread.system_call("mmap", libc::SYS_mmap, [wanted, PAGE, protection, flags, u64::MAX, 0]);
+        let Ok(page) = page else { return Ok(None) };
+        let far = |address: u64| page.abs_diff(address) > REACH;
+        if far(program.start) || far(program.end) {
+            thread.system_call("munmap", libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0])?;
+            return Ok(None);
+        }
+        let stub = |(_, place)| {
+            let jump = [&STUB[..], &u64::to_le_bytes(base + place)].concat();
+            jump.into_iter().chain([0xcc; 2]).collect::<Vec<u8>>()
+        };
+        memory.write(page, &hooks().flat_map(stub).collect::<Vec<u8>>())?;
+        memory.write(noted_at, &page.to_le_bytes())?;
+        Ok(Some(Stubs { page }))
+    }
+
+    fn place(&self, hook: usize) -> u64 {
+        self.page + hook as u64 * STUB_BYTES
+    }
+
+    fn hook_at(&self, address: u64) -> Option<usize> {
+        let offset =
+            address.checked_sub(self.page).filter(|&offset| offset < PAGE && offset.is_multiple_of(STUB_BYTES))?;
+        usize::try_from(offset / STUB_BYTES).ok()
+    }
+}

@@ -1,0 +1,197 @@
+//! Entries for direct calls of an allocator that is part of the program.
+//!
+//! Compiled together, caller and function may agree on more than the calling convention says: which registers the function
+//! leaves alone although it may change them, and how far the stack is aligned. So these keep every register but the result,
+//! align the stack, and call the hook from a frame of their own; the hook is told where the caller's ends.
+//!
+//! The upper halves of vector registers are kept by being left alone: the collector is built for SSE2, and has the few
+//! functions that its compiler calls from [`crate::memory`].
+
+/// On the stack: eight registers, then sixteen vector registers.
+macro_rules! keep {
+    () => {
+        "
+        .cfi_startproc
+        push rbp
+        .cfi_def_cfa_offset 16
+        .cfi_offset rbp, -16
+        mov rbp, rsp
+        .cfi_def_cfa_register rbp
+        and rsp, -16
+        sub rsp, 336
+        mov qword ptr [rsp], rax
+        mov qword ptr [rsp + 8], rcx
+        mov qword ptr [rsp + 16], rdx
+        mov qword ptr [rsp + 24], rsi
+        mov qword ptr [rsp + 32], rdi
+        mov qword ptr [rsp + 40], r8
+        mov qword ptr [rsp + 48], r9
+        mov qword ptr [rsp + 56], r10
+        mov qword ptr [rsp + 64], r11
+        movaps xmmword ptr [rsp + 80], xmm0
+        movaps xmmword ptr [rsp + 96], xmm1
+        movaps xmmword ptr [rsp + 112], xmm2
+        movaps xmmword ptr [rsp + 128], xmm3
+        movaps xmmword ptr [rsp + 144], xmm4
+        movaps xmmword ptr [rsp + 160], xmm5
+        movaps xmmword ptr [rsp + 176], xmm6
+        movaps xmmword ptr [rsp + 192], xmm7
+        movaps xmmword ptr [rsp + 208], xmm8
+        movaps xmmword ptr [rsp + 224], xmm9
+        movaps xmmword ptr [rsp + 240], xmm10
+        movaps xmmword ptr [rsp + 256], xmm11
+        movaps xmmword ptr [rsp + 272], xmm12
+        movaps xmmword ptr [rsp + 288], xmm13
+        movaps xmmword ptr [rsp + 304], xmm14
+        movaps xmmword ptr [rsp + 320], xmm15
+        "
+    };
+}
+
+/// Back to the caller, with what is in rax.
+macro_rules! restore {
+    () => {
+        "
+        mov rcx, qword ptr [rsp + 8]
+        mov rdx, qword ptr [rsp + 16]
+        mov rsi, qword ptr [rsp + 24]
+        mov rdi, qword ptr [rsp + 32]
+        mov r8, qword ptr [rsp + 40]
+        mov r9, qword ptr [rsp + 48]
+        mov r10, qword ptr [rsp + 56]
+        mov r11, qword ptr [rsp + 64]
+        movaps xmm0, xmmword ptr [rsp + 80]
+        movaps xmm1, xmmword ptr [rsp + 96]
+        movaps xmm2, xmmword ptr [rsp + 112]
+        movaps xmm3, xmmword ptr [rsp + 128]
+        movaps xmm4, xmmword ptr [rsp + 144]
+        movaps xmm5, xmmword ptr [rsp + 160]
+        movaps xmm6, xmmword ptr [rsp + 176]
+        movaps xmm7, xmmword ptr [rsp + 192]
+        movaps xmm8, xmmword ptr [rsp + 208]
+        movaps xmm9, xmmword ptr [rsp + 224]
+        movaps xmm10, xmmword ptr [rsp + 240]
+        movaps xmm11, xmmword ptr [rsp + 256]
+        movaps xmm12, xmmword ptr [rsp + 272]
+        movaps xmm13, xmmword ptr [rsp + 288]
+        movaps xmm14, xmmword ptr [rsp + 304]
+        movaps xmm15, xmmword ptr [rsp + 320]
+        mov rsp, rbp
+        pop rbp
+        .cfi_def_cfa rsp, 8
+        ret
+        .cfi_endproc
+        "
+    };
+}
+
+/// A function whose hook gets the place of the return address, and rbp, in these registers.
+macro_rules! direct {
+    ($symbol:expr, $hook:path, $slot:literal, $rbp:literal) => {
+        const _: () = {
+            /// # Safety
+            /// As the function that it stands for.
+            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
+            #[unsafe(naked)]
+            unsafe extern "C" fn direct() {
+                core::arch::naked_asm!(
+                    $crate::direct::keep!(),
+                    concat!("lea ", $slot, ", [rbp + 8]"),
+                    concat!("mov ", $rbp, ", qword ptr [rbp]"),
+                    "call {hook}",
+                    $crate::direct::restore!(),
+                    hook = sym $hook,
+                )
+            }
+        };
+    };
+}
+
+/// A function without a result, whose hook gets the place of the return address.
+macro_rules! direct_free {
+    ($symbol:expr, $hook:path) => {
+        const _: () = {
+            /// # Safety
+            /// As the function that it stands for.
+            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
+            #[unsafe(naked)]
+            unsafe extern "C" fn direct() {
+                core::arch::naked_asm!(
+                    $crate::direct::keep!(),
+                    "lea rsi, [rbp + 8]",
+                    "call {hook}",
+                    "mov rax, qword ptr [rsp]",
+                    $crate::direct::restore!(),
+                    hook = sym $hook,
+                )
+            }
+        };
+    };
+}
+
+/// The C++ operator with this number: the real one, with the arguments as they came, then the record.
+macro_rules! direct_new {
+    ($index:literal, $symbol:literal) => {
+        const _: () = {
+            /// # Safety
+            /// As the C++ operator.
+            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
+            #[unsafe(naked)]
+            unsafe extern "C" fn direct() {
+                core::arch::naked_asm!(
+                    $crate::direct::keep!(),
+                    "mov edi, {index}",
+                    "mov rsi, qword ptr [rbp + 8]",
+                    "call {resolve}",
+                    "mov rdi, qword ptr [rsp + 32]",
+                    "mov rsi, qword ptr [rsp + 24]",
+                    "mov rdx, qword ptr [rsp + 16]",
+                    "call rax",
+                    "mov rdi, rax",
+                    "mov rsi, qword ptr [rsp + 32]",
+                    "lea rdx, [rbp + 8]",
+                    "mov rcx, qword ptr [rbp]",
+                    "call {record}",
+                    $crate::direct::restore!(),
+                    index = const $index,
+                    resolve = sym heapline_collector::cxx::resolve,
+                    record = sym heapline_collector::cxx::record_new,
+                )
+            }
+        };
+    };
+}
+
+/// Likewise: the record, then the real one.
+macro_rules! direct_delete {
+    ($index:literal, $symbol:literal) => {
+        const _: () = {
+            /// # Safety
+            /// As the C++ operator.
+            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
+            #[unsafe(naked)]
+            unsafe extern "C" fn direct() {
+                core::arch::naked_asm!(
+                    $crate::direct::keep!(),
+                    "mov edi, {index}",
+                    "mov rsi, qword ptr [rbp + 8]",
+                    "call {resolve}",
+                    "mov qword ptr [rsp + 72], rax",
+                    "mov rdi, qword ptr [rsp + 32]",
+                    "call {record}",
+                    "mov rdi, qword ptr [rsp + 32]",
+                    "mov rsi, qword ptr [rsp + 24]",
+                    "mov rdx, qword ptr [rsp + 16]",
+                    "call qword ptr [rsp + 72]",
+                    "mov rax, qword ptr [rsp]",
+                    $crate::direct::restore!(),
+                    index = const $index,
+                    resolve = sym heapline_collector::cxx::resolve,
+                    record = sym heapline_collector::cxx::record_delete,
+                )
+            }
+        };
+    };
+}
+
+pub(crate) use {direct, direct_delete, direct_free, direct_new, keep, restore};
