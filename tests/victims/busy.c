@@ -32,7 +32,7 @@ static void *work(void *argument) {
     return NULL;
 }
 
-static pthread_t threads[1024];
+static pthread_t threads[4096];
 static int count;
 
 static void *rain(void *argument) {

@@ -32,6 +32,7 @@ int main(int argc, char **argv) {
     if (strcmp(filter, "futex") == 0) forbid(SYS_futex, SECCOMP_RET_KILL_PROCESS);
     if (strcmp(filter, "memfd") == 0) forbid(SYS_memfd_create, SECCOMP_RET_TRAP);
     if (strcmp(filter, "nomemfd") == 0) forbid(SYS_memfd_create, SECCOMP_RET_ERRNO | 1);
+    if (strcmp(filter, "nommap") == 0) forbid(SYS_mmap, SECCOMP_RET_ERRNO | 12);
     if (strcmp(filter, "fsize") == 0) {
         struct rlimit limit = {1 << 20, 1 << 20};
         check(setrlimit(RLIMIT_FSIZE, &limit) == 0, "setrlimit");

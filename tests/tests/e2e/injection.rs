@@ -323,8 +323,10 @@ fn a_seccomp_filter_that_would_kill_is_respected() {
 #[test]
 fn a_process_that_gets_no_shared_memory_goes_on() {
     let program = victim::build("filtered.c", &["-O1"]);
-    for (filter, reason) in [("nomemfd", "memfd_create"), ("fsize", "shared memory file")] {
-        if filter == "nomemfd" && !is_root() {
+    let cases = [("nomemfd", "memfd_create"), ("fsize", "shared memory file"), ("nommap", "mmap")];
+    let rounds = rounds("HEAPLINE_FAULTS", 1);
+    for (filter, reason) in (0..rounds).flat_map(|_| cases) {
+        if filter != "fsize" && !is_root() {
             continue;
         }
         let mut child = Command::new(&program);
@@ -336,6 +338,31 @@ fn a_process_that_gets_no_shared_memory_goes_on() {
         drop(child.stdin.take());
         assert_eq!(child.wait().expect("it ends").code(), Some(0), "{filter}: it goes on");
     }
+}
+
+/// The snapshot cannot be written: that is said, and the process is left as it was all the same.
+#[test]
+fn a_full_disk_is_the_aggregators_trouble_only() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let mount = |arguments: &[&str]| Command::new("mount").args(arguments).arg(folder.path()).status();
+    assert!(mount(&["-t", "tmpfs", "-o", "size=4k", "none"]).expect("mount runs").success(), "root may mount");
+    let snapshot = folder.path().join("a.snap.zst");
+    std::fs::write(folder.path().join("all"), [1; 4096]).expect("room for one page");
+    let mut victim = victim();
+    let address = victim.line(b'a');
+    for round in 0..rounds("HEAPLINE_FAULTS", 2) {
+        let mut once = attach_command(victim.pid(), &snapshot);
+        let output = once.args(["--duration", "0.05"]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("No space left on device"), "round {round}: {said}");
+        assert_eq!(victim.line(b'a'), address, "round {round}: malloc is malloc again");
+        victim.steps("mMf");
+    }
+    assert!(Command::new("umount").arg(folder.path()).status().expect("umount runs").success());
+    assert_eq!(victim.finish(), 0);
 }
 
 /// The one that has the process keeps it, hooks and all.
