@@ -1,8 +1,9 @@
 //! The command line: what was typed, and what it means.
 
 use crate::attach::AttachConfig;
-use crate::control::Ask;
+use crate::control::{Ask, Change};
 use crate::launch::RunConfig;
+use crate::session::Sampling;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -47,6 +48,12 @@ struct TraceOptions {
     /// Ceiling for what the rings take in the target, in bytes; K, M and G are 1024, 1024^2 and 1024^3
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
     max_target_memory: u64,
+    /// Record samples, one in so many allocated bytes on average, and estimate from them; K, M and G as above
+    #[arg(long, value_name = "BYTES", value_parser = distance)]
+    sample: Option<u64>,
+    /// Adapt the distance of samples to so many a second; begins with --sample, or 512K
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    samples_per_second: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,6 +103,12 @@ enum TypedAsk {
     },
     /// Make the peak what is live now; traces stay
     ResetPeak,
+    /// Change how far apart samples are: sample=BYTES, or samples-per-second=N
+    Set {
+        /// What, and to which value
+        #[arg(value_name = "NAME=VALUE", value_parser = change)]
+        change: Change,
+    },
     /// Forget all traces; tracing goes on
     ClearTraces,
     /// Show where the live block at ADDR was allocated
@@ -115,6 +128,16 @@ enum TypedAsk {
 enum Format {
     Text,
     Json,
+}
+
+/// The distance of samples that is adapted when no other is given.
+const DEFAULT_DISTANCE: u64 = 512 << 10;
+
+impl TraceOptions {
+    fn sampling(&self) -> Option<Sampling> {
+        let interval = self.sample.or(self.samples_per_second.map(|_| DEFAULT_DISTANCE))?;
+        Some(Sampling { interval, per_second: self.samples_per_second })
+    }
 }
 
 /// What is to be done.
@@ -146,6 +169,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         (Some(command), _) => Ok(command.meaning()),
         (None, Some(pid)) => Ok(Invocation::Attach(AttachConfig {
             pid,
+            sampling: typed.trace.sampling(),
             output: typed.trace.output,
             nframe: typed.trace.nframe,
             max_target_memory: typed.trace.max_target_memory,
@@ -164,6 +188,7 @@ impl TypedCommand {
             // Of the two the last one is set.
             TypedCommand::Run { trace, follow, no_follow, command } => Invocation::Run(RunConfig {
                 command,
+                sampling: trace.sampling(),
                 output: trace.output,
                 nframe: trace.nframe,
                 max_target_memory: trace.max_target_memory,
@@ -175,6 +200,7 @@ impl TypedCommand {
                     TypedAsk::Stats { format } => (Ask::Stats, format),
                     TypedAsk::Snapshot { output } => (Ask::Snapshot(output), Format::Text),
                     TypedAsk::ResetPeak => (Ask::ResetPeak, Format::Text),
+                    TypedAsk::Set { change } => (Ask::Set(change), Format::Text),
                     TypedAsk::ClearTraces => (Ask::ClearTraces, Format::Text),
                     TypedAsk::Lookup { address, format } => (Ask::Lookup(address), format),
                     TypedAsk::Detach => (Ask::Detach, Format::Text),
@@ -190,6 +216,24 @@ fn one_line(message: &str) -> String {
     let first = message.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.split_whitespace().collect();
     format!("{}; see --help", words.join(" "))
+}
+
+fn distance(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err("one in 0 bytes cannot be: leave it out to record everything".to_owned()),
+        distance => Ok(distance),
+    }
+}
+
+fn change(text: &str) -> Result<Change, String> {
+    match text.split_once('=') {
+        Some(("sample", value)) => distance(value).map(Change::Sample),
+        Some(("samples-per-second", value)) => match value.parse() {
+            Ok(n) if n > 0 => Ok(Change::SamplesPerSecond(n)),
+            _ => Err(format!("{value:?} is no number of samples: use samples-per-second=1000, say")),
+        },
+        _ => Err("what can be set is sample=BYTES and samples-per-second=N".to_owned()),
+    }
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

@@ -4,6 +4,7 @@
 
 use crate::arena_map::ArenaMap;
 use crate::contradiction::{Contradiction, Contradictions};
+use crate::counted::Counted;
 use crate::drain::Image;
 use crate::table::Table;
 use crate::table::codes::Codes;
@@ -14,7 +15,8 @@ use crate::table::stacks::Tree;
 use crate::table::threads::Thread;
 use crate::table::totals::{StackAmounts, Totals};
 use heapline_shared_format::arena::Loss;
-use heapline_shared_format::snapshot::{Domain, DomainTotals};
+use heapline_shared_format::event::domain;
+use heapline_shared_format::snapshot::{Domain, DomainTotals, weight};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +55,8 @@ pub struct Figures {
     pub inherited: Option<BTreeMap<String, u64>>,
     /// Children of the process that could not report themselves.
     pub untold: u64,
+    /// Mean distance of samples now, in bytes; 0 when everything is recorded.
+    pub sample_interval: u64,
 }
 
 /// What a forked child began with.
@@ -179,7 +183,43 @@ impl Figures {
             target_bytes: map.touched_bytes() + target.own_bytes.load(Ordering::Relaxed),
             verified: (target.verified.load(Ordering::Relaxed), target.verify_failed.load(Ordering::Relaxed)),
             inherited: inherited.map(|inherited| inherited.blocks.clone()),
+            sample_interval: 0,
             untold: map.arena().header().tree.untold.load(Ordering::Relaxed).into(),
+        }
+    }
+
+    /// Samples were recorded: calls are what threads have counted, and numbers of live blocks are estimates, as their bytes are.
+    pub fn estimate(&mut self, table: &Table, interval: u64, counted: &Counted) {
+        self.sample_interval = interval;
+        let stacks = table.stacks();
+        for (domain, heap) in table.heaps() {
+            let Some(calls) = counted.0.get(match domain {
+                Domain::Native => usize::from(domain::NATIVE),
+                Domain::Python => usize::from(domain::PYTHON),
+                _ => continue,
+            }) else {
+                continue;
+            };
+            let blocks = heap.totals().stacks().map(|(stack, amounts)| {
+                let weight = stacks.sample(stack).map_or(1.0, |sample| weight::blocks(sample.size, sample.interval));
+                amounts.current.count as f64 * weight
+            });
+            let blocks = blocks.sum::<f64>().round();
+            for row in self.domains.iter_mut().filter(|row| row.domain == domain) {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "saturates; is not negative"
+                )]
+                let blocks = blocks as u64;
+                *row = DomainTotals {
+                    blocks,
+                    allocs: calls.allocs,
+                    frees: calls.frees,
+                    allocated_bytes: calls.bytes,
+                    ..*row
+                };
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
+use crate::counted::Counted;
 use crate::cut::{Counters, Cut, Figures, Inherited};
 use crate::drain::{Image, Message};
 use crate::heirs::{Fork, Heirs};
@@ -18,7 +19,8 @@ use crate::tracer::Kin;
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::event::as_python_frame;
 use heapline_shared_format::snapshot::{Code, Domain};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -97,6 +99,10 @@ pub struct Keeper {
     image: Image,
     /// When the table was empty.
     counters: Counters,
+    /// The rings that are open: whose, and what was counted in their slots before.
+    open: HashMap<u32, (u32, Counted)>,
+    /// Calls of threads that have ended.
+    counted: Counted,
     watermark: u64,
     has_ended: bool,
     /// Another thread than its own is at it.
@@ -216,6 +222,8 @@ impl Keeper {
             mailbox: Mailbox::default(),
             image: Image::default(),
             counters,
+            open: HashMap::new(),
+            counted: Counted::default(),
             watermark: 0,
             has_ended: false,
             is_helped: false,
@@ -263,11 +271,22 @@ impl Keeper {
     fn take(&mut self, message: Message) {
         match message {
             Message::Begin(image) => self.image = image,
-            Message::Open { slot, tid, side } => self.order.open(slot, self.table.ring(tid, side)),
+            Message::Open { slot, tid, side, before } => {
+                let ring = self.table.ring(tid, side);
+                self.open.insert(slot, (ring.thread(), before));
+                self.order.open(slot, ring);
+            }
             Message::Words { slot, words } => self.order.push(slot, words, &mut self.table),
             Message::Name { tid, name } => self.table.threads_mut().name_by_tid(tid, name),
             Message::Corrupt { slot } => self.order.give_up(slot, &mut self.table),
-            Message::Close { slot } => self.order.close(slot),
+            Message::Close { slot, counted } => {
+                if let Some((thread, before)) = self.open.remove(&slot) {
+                    let calls = counted.since(&before);
+                    self.table.threads_mut().count(thread, &calls);
+                    self.counted = self.counted.and(&calls);
+                }
+                self.order.close(slot);
+            }
             Message::Mark(mark) => {
                 self.watermark = self.order.advance(&mark, &mut self.table);
                 if let Some(answered) = self.table.take_answer() {
@@ -305,6 +324,8 @@ impl Keeper {
         self.table = Table::new(self.nframe, self.resolvers);
         self.table.set_forks(forks);
         self.counters = Counters::read(&self.map);
+        self.open.clear();
+        self.counted = Counted::default();
     }
 
     fn answer_due(&mut self) {
@@ -340,12 +361,30 @@ impl Keeper {
     }
 
     fn figures(&self) -> Figures {
-        Figures::of(&self.table, &self.image, &self.map, &self.counters, self.inherited.as_ref())
+        let mut figures = Figures::of(&self.table, &self.image, &self.map, &self.counters, self.inherited.as_ref());
+        let interval = self.map.arena().header().session.sample.load(Ordering::Relaxed);
+        if interval != 0 {
+            let counted = self.calls().fold(self.counted, |sum, (_, calls)| sum.and(&calls));
+            figures.estimate(&self.table, interval, &counted);
+        }
+        figures
+    }
+
+    /// Threads that have rings, and their calls.
+    fn calls(&self) -> impl Iterator<Item = (u32, Counted)> {
+        self.open.iter().filter_map(|(&slot, (thread, before))| {
+            Some((*thread, Counted::read(self.map.arena().slot(slot)?).since(before)))
+        })
     }
 
     fn cut(&self) -> Cut {
         let begun = Instant::now();
-        let cut = Cut::of(&self.table, self.figures(), self.nframe);
+        let mut cut = Cut::of(&self.table, self.figures(), self.nframe);
+        for (thread, calls) in self.calls() {
+            if let Some(thread) = cut.threads.get_mut(thread as usize) {
+                thread.counted = thread.counted.and(&calls);
+            }
+        }
         tracing::info!(pause = ?begun.elapsed(), blocks = cut.layers.iter().map(|layer| layer.live.len()).sum::<usize>(), "copied the table");
         cut
     }
@@ -370,9 +409,11 @@ impl Keeper {
             let path = object.map(|object| (self.image.path_of(&object.path), object.bias));
             FoundFrame::Native(frame.address, path)
         });
+        // Of a sample the table has the bytes that it stands for.
+        let size = self.table.stacks().sample(block.stack).map_or(block.size, |sample| sample.size);
         Some(FoundBlock {
             domain,
-            block,
+            block: Block { size, ..block },
             thread: (thread.tid, thread.name.clone()),
             frames: frames.collect(),
             total_nframe: tree.stacks.get(block.stack as usize).map_or(0, |stack| stack.total_nframe),

@@ -336,6 +336,8 @@ mod tests {
             nodes: Vec::new(),
             stacks: Vec::new(),
             mixed: Vec::new(),
+            sampled: Vec::new(),
+            calls: Vec::new(),
             threads: Vec::new(),
             domains: Vec::new(),
             live: Vec::new(),

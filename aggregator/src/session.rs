@@ -6,6 +6,7 @@
 
 use crate::arena_map::ArenaMap;
 use crate::clock::Clock;
+use crate::counted::Counted;
 use crate::sys;
 use heapline_shared_format::arena::{Arena, SEGMENT_BYTES, Slot, UNCLAIMED, slot_state, state};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,25 @@ pub struct Settings {
     pub max_target_memory: u64,
     /// Clock of the stamps.
     pub clock: Clock,
+    /// Which samples to record; none to record everything.
+    pub sampling: Option<Sampling>,
+}
+
+/// See [`Settings::sampling`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Mean distance of samples, in bytes; not 0.
+    pub interval: u64,
+    /// Samples a second for which the distance is adapted.
+    pub per_second: Option<u32>,
+}
+
+/// Variable that makes the samples' places the same from run to run.
+const ENV_SEED: &str = "HEAPLINE_SAMPLE_SEED";
+
+fn seed() -> u64 {
+    let given = std::env::var(ENV_SEED).ok().and_then(|text| text.parse().ok());
+    given.or_else(|| sys::random().ok()).unwrap_or(1)
 }
 
 /// Why there is no session.
@@ -57,6 +77,8 @@ pub struct Session {
     number: u32,
     /// Generation of each slot, as given out; what the arena says is not believed.
     generations: Vec<u32>,
+    /// What was counted in each slot before the thread that has it, or will.
+    counted: Vec<Counted>,
     segments: u32,
 }
 
@@ -75,6 +97,8 @@ impl Session {
             return Err(SessionError::InFlight { tid });
         }
         let generations = reset_slots(arena, living);
+        let counted = (0..arena.geometry().slots).map(|index| arena.slot(index).map(Counted::read).unwrap_or_default());
+        let counted = counted.collect();
         let segments = fill_pool(arena, settings.max_target_memory);
         let number = header.session.number.load(Ordering::Relaxed).wrapping_add(1);
         header.session.number.store(number, Ordering::Relaxed);
@@ -85,10 +109,21 @@ impl Session {
         // An earlier aggregator may have followed the target's children.
         header.tree.follows.store(0, Ordering::Relaxed);
         // A thread that sees the new epoch (Acquire) sees all of the above, and the state.
-        header.session.state.store(state::TRACING, Ordering::Release);
+        let state = match settings.sampling {
+            Some(sampling) => {
+                header.session.sample.store(sampling.interval, Ordering::Relaxed);
+                header.session.seed.store(seed(), Ordering::Relaxed);
+                state::SAMPLING
+            }
+            None => {
+                header.session.sample.store(0, Ordering::Relaxed);
+                state::TRACING
+            }
+        };
+        header.session.state.store(state, Ordering::Release);
         header.session.epoch.fetch_add(1, Ordering::AcqRel);
         tracing::info!(number, segments, "session begun");
-        Ok(Session { map, number, generations, segments })
+        Ok(Session { map, number, generations, counted, segments })
     }
 
     /// Takes over the session that a child process has begun itself. Nothing in it is changed: the child records already.
@@ -102,7 +137,9 @@ impl Session {
         let number = header.session.number.load(Ordering::Relaxed);
         let geometry = map.arena().geometry();
         tracing::info!(number, segments = geometry.segments, "session adopted");
-        Ok(Session { map, number, generations: vec![0; geometry.slots as usize], segments: geometry.segments })
+        let slots = geometry.slots as usize;
+        let (generations, counted) = (vec![0; slots], vec![Counted::default(); slots]);
+        Ok(Session { map, number, generations, counted, segments: geometry.segments })
     }
 
     /// The session's number in the arena.
@@ -125,11 +162,19 @@ impl Session {
         self.generations.get(slot as usize).copied()
     }
 
+    /// What was counted in a slot before its present thread.
+    pub fn counted_before(&self, slot: u32) -> Counted {
+        self.counted.get(slot as usize).copied().unwrap_or_default()
+    }
+
     /// Makes a slot free for another thread.
     pub fn free_slot(&mut self, index: u32) {
         let Some(generation) = self.generations.get_mut(index as usize) else { return };
         *generation = generation.wrapping_add(1);
         let Some(slot) = self.map.arena().slot(index) else { return };
+        if let Some(counted) = self.counted.get_mut(index as usize) {
+            *counted = Counted::read(slot);
+        }
         // The next thread on the slot has not been lent anything.
         let session = &self.map.arena().header().session;
         if session.tick_owner.load(Ordering::Relaxed) == index {

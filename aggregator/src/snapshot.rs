@@ -1,5 +1,6 @@
 //! From a cut of the tables to the snapshot that `report` reads.
 
+use crate::counted::{Calls, Counted};
 use crate::cut::{Cut, Figures, Layer};
 use crate::format::rfc3339;
 use crate::procfs;
@@ -7,9 +8,9 @@ use crate::table::live::Block;
 use crate::table::stacks::{CodeFrame, NONE};
 use crate::table::threads::Thread as TableThread;
 use heapline_shared_format::code::LineFormat;
-use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame};
+use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, domain, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, End, Frame, LiveGroup, Meta, Module, Node, Origin, Snapshot, StackTotals, Thread,
+    Birth, Code, Domain, End, Frame, LiveGroup, Meta, Module, Node, Origin, Snapshot, StackTotals, Thread, ThreadCalls,
 };
 use std::collections::HashMap;
 
@@ -37,7 +38,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         executable: figures.image.executable.clone(),
         taken_at: rfc3339(figures.taken),
         heapline: env!("CARGO_PKG_VERSION").to_owned(),
-        sample_interval: 0,
+        sample_interval: figures.sample_interval,
         nframe: cut.nframe,
         end: about.end,
         exit_status: about.exit_status,
@@ -53,6 +54,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     let origin = about.origin.map(|(parent, birth)| Origin { parent, birth, inherited });
     let is_over = matches!(about.end, End::Exited | End::Killed);
     let (threads, thread_index) = threads(&cut.threads, is_over);
+    let calls = if figures.sample_interval == 0 { Vec::new() } else { calls(&cut.threads, &thread_index) };
     let (frames, codes) = frames(&cut);
     Snapshot {
         meta,
@@ -67,6 +69,8 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         live: cut.layers.into_iter().flat_map(|layer| live(layer, &thread_index)).collect(),
         stacks: cut.tree.stacks,
         mixed: cut.tree.mixed,
+        sampled: cut.tree.sampled,
+        calls,
     }
 }
 
@@ -133,15 +137,28 @@ fn nodes(cut: &Cut) -> Vec<Node> {
     cut.tree.nodes.iter().map(|node| Node { parent: parent(node.parent), frame: node.frame }).collect()
 }
 
-/// The threads that are alive or own live blocks, and for each of the table's its place among them.
+/// The threads that are alive, own live blocks or have counted, and for each of the table's its place among them.
 fn threads(rows: &[TableThread], is_over: bool) -> (Vec<Thread>, Vec<u32>) {
     let mut threads = Vec::new();
     let mut index = vec![NONE; rows.len()];
-    for (row, place) in rows.iter().zip(&mut index).filter(|(row, _)| row.is_needed()) {
+    let is_shown = |row: &TableThread| row.is_needed() || row.counted != Counted::default();
+    for (row, place) in rows.iter().zip(&mut index).filter(|(row, _)| is_shown(row)) {
         *place = u32::try_from(threads.len()).unwrap_or(NONE);
         threads.push(Thread { tid: row.tid, name: row.name.clone(), alive: row.is_alive() && !is_over });
     }
     (threads, index)
+}
+
+/// What the threads have counted.
+fn calls(rows: &[TableThread], thread_index: &[u32]) -> Vec<ThreadCalls> {
+    let known = rows.iter().zip(thread_index).filter(|&(_, &index)| index != NONE);
+    let of = |(row, &thread): (&TableThread, &u32)| {
+        [(Domain::Native, domain::NATIVE), (Domain::Python, domain::PYTHON)].map(|(domain, number)| {
+            let Calls { allocs, bytes, frees } = row.counted.0[usize::from(number)];
+            ThreadCalls { thread, domain, allocs, bytes, frees }
+        })
+    };
+    known.flat_map(of).filter(|row| row.allocs + row.frees > 0).collect()
 }
 
 fn live(layer: Layer, thread_index: &[u32]) -> Vec<LiveGroup> {

@@ -8,10 +8,12 @@ use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks
 use crate::heirs::{Fork, Heirs};
 use crate::keeper::{Answer, Desk, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request};
 use crate::queue::queue;
+use crate::rate;
 use crate::session::{Session, SessionError, Settings};
 use crossbeam_utils::sync::Unparker;
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -73,6 +75,8 @@ pub struct Kin {
 /// See the module.
 pub struct Tracer {
     settings: Settings,
+    /// Samples a second that are wanted; 0 when their distance is fixed.
+    rate: Arc<AtomicU32>,
     controls: Arc<Controls>,
     requests: Mutex<mpsc::Sender<Request>>,
     keeper: Unparker,
@@ -122,8 +126,13 @@ impl Tracer {
         let drain = start_drain(Arc::clone(&map), settings, old, launched, Arc::clone(&controls), outlet)?;
         let builder = thread::Builder::new().name("table".to_owned());
         builder.spawn(move || desk.run(&parker)).map_err(TraceError::Thread)?;
+        let rate = Arc::new(AtomicU32::new(settings.sampling.and_then(|sampling| sampling.per_second).unwrap_or(0)));
+        if map.arena().header().session.sample.load(Ordering::Relaxed) != 0 {
+            rate::adapt(Arc::clone(&map), Arc::downgrade(&rate)).map_err(TraceError::Thread)?;
+        }
         Ok(Tracer {
             settings,
+            rate,
             controls,
             requests: Mutex::new(requests),
             keeper: waker,
@@ -174,6 +183,22 @@ impl Tracer {
     /// The peak becomes what is live now.
     pub fn reset_peak(&self) -> Result<(), TraceError> {
         self.ask(Question::ResetPeak).map(drop)
+    }
+
+    /// Whether samples are recorded, and not everything.
+    pub fn samples(&self) -> bool {
+        self.map.arena().header().session.sample.load(Ordering::Relaxed) != 0
+    }
+
+    /// Samples are that far apart from now on, in bytes.
+    pub fn set_interval(&self, bytes: u64) {
+        self.rate.store(0, Ordering::Relaxed);
+        self.map.arena().header().session.sample.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The distance of samples is adapted to so many a second; 0 keeps it.
+    pub fn set_rate(&self, per_second: u32) {
+        self.rate.store(per_second, Ordering::Relaxed);
     }
 
     /// Forgets all traces.

@@ -80,6 +80,8 @@ fn synthetic() -> Snapshot {
         nodes: (0..STACKS).map(|n| Node { parent: parent(n), frame: n }).collect(),
         stacks: (0..STACKS).map(|n| Stack { leaf: Some(n), total_nframe: 64, truncated: false }).collect(),
         mixed: Vec::new(),
+        sampled: Vec::new(),
+        calls: Vec::new(),
         threads: vec![Thread { tid: 1, name: "main".into(), alive: true }],
         domains: vec![native],
         totals: totals.collect(),

@@ -11,18 +11,24 @@
 
 use crate::process;
 use crate::real::{real, set_errno};
+use crate::sampling;
 use crate::thread::{self, Published, Thread};
 use crate::unwind::Entry;
 use core::ffi::c_int;
 use core::ptr;
-use heapline_shared_format::event;
+use heapline_shared_format::event::{self, domain};
 
 const ENOMEM: c_int = 12;
 
 /// Records a block that the real allocator has just returned.
 #[inline(always)]
 pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
-    if !block.is_null() {
+    if block.is_null() {
+        return;
+    }
+    if process::is_sampling() {
+        sampling::native_allocated(block, size, entry);
+    } else {
         record(entry.slot, |thread| {
             thread
                 .publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
@@ -33,7 +39,12 @@ pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
 /// Records that a block is about to be freed, by a hook entered at `slot`.
 #[inline(always)]
 pub fn record_free(block: *mut u8, slot: usize) {
-    if !block.is_null() {
+    if block.is_null() {
+        return;
+    }
+    if process::is_sampling() {
+        sampling::native_freeing(block, slot);
+    } else {
         record(slot, |thread| thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64)));
     }
 }
@@ -139,6 +150,12 @@ unsafe fn traced_realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
         let block = unsafe { real().realloc(old, size) };
         record_alloc(block, size, entry);
         return block;
+    }
+    if process::is_sampling() {
+        let allocated = |block| record_alloc(block, size, entry);
+        // SAFETY: passed on.
+        let call = || unsafe { real().realloc(old, size) };
+        return sampling::reallocating((old, size, domain::NATIVE, entry.slot), call, allocated);
     }
     record_realloc_begins(old, entry.slot);
     // SAFETY: passed on.

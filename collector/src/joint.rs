@@ -43,6 +43,9 @@ extern "C" fn state() -> *const AtomicU32 {
 }
 
 extern "C" fn has_recorded(block: *mut u8) -> bool {
+    if process::is_sampling() {
+        return thread::last_block() == block.addr();
+    }
     let Some(words) = thread::last_record::<3>() else { return false };
     match event::decode(&words) {
         Ok((Event::Alloc { address, size, .. } | Event::Reallocated { address, size, .. }, 3)) => {

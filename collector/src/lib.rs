@@ -61,6 +61,7 @@ pub mod modules;
 pub mod process;
 pub mod python;
 pub mod real;
+pub mod sampling;
 pub mod stacks;
 pub mod symbols;
 pub mod sys;

@@ -91,6 +91,13 @@ pub fn is_quiet() -> bool {
     unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::IDLE }
 }
 
+/// Whether samples are recorded, and not everything.
+#[inline(always)]
+pub fn is_sampling() -> bool {
+    // SAFETY: as above.
+    unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::SAMPLING }
+}
+
 /// The word behind [`is_quiet`]; none before the start.
 pub fn state() -> Option<&'static AtomicU32> {
     let state = STATE.load(Ordering::Relaxed);
@@ -328,7 +335,7 @@ impl Process {
     #[inline]
     pub fn is_traced(&self) -> bool {
         let header = self.header();
-        header.session.state.load(Ordering::Acquire) == state::TRACING
+        header.session.state.load(Ordering::Acquire) != state::IDLE
             && header.target.end_cause.load(Ordering::Relaxed) == 0
     }
 

@@ -45,6 +45,9 @@ pub const FORKED: u32 = 13;
 /// Second argument: the child's process id, 0 when there is none. No answer.
 pub const CHILD: u32 = 14;
 
+/// The blocks that the ring records from here on are samples; first argument: their mean distance in bytes. No answer.
+pub const INTERVAL: u32 = 15;
+
 /// Words of a text's head.
 pub const HEAD_WORDS: usize = 5;
 /// Words of a group.

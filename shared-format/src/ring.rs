@@ -15,7 +15,7 @@
 //! Neither side waits here. [`Producer::room`] tells the thread that it needs a segment; where that comes from, and
 //! what to do when there is none, is the collector's business.
 
-use crate::arena::{Arena, SEGMENT_BYTES, SEGMENT_WORDS, Slot};
+use crate::arena::{Arena, Calls, SEGMENT_BYTES, SEGMENT_WORDS, Slot};
 use crate::event;
 use crate::sync::{AtomicU64, Ordering};
 use core::ptr;
@@ -64,6 +64,16 @@ impl Producer {
     #[inline(always)]
     pub fn is_closed(&self) -> bool {
         self.slot.is_null()
+    }
+
+    /// What the thread has done in a domain.
+    ///
+    /// The ring is open.
+    #[inline(always)]
+    pub fn calls(&self, domain: u8) -> &Calls {
+        debug_assert!(!self.is_closed());
+        // SAFETY: an open ring's slot is mapped; a closed one is not asked.
+        unsafe { &(*self.slot).calls[usize::from(domain) % crate::event::domain::COUNT] }
     }
 
     /// Words that fit without another segment.

@@ -55,15 +55,17 @@ pub struct Way {
     pub nframe: u32,
     /// Clock of the stamps.
     pub clock: u32,
+    /// Mean distance of samples, in bytes; 0 when everything is recorded.
+    pub sample: u64,
 }
 
-const NUMBERS: usize = 9;
+const NUMBERS: usize = 10;
 /// Most bytes of a [`Way`] as text.
 pub const WAY_BYTES: usize = NUMBERS * 17;
 
 impl Way {
     /// The way for children of the process whose arena has `tree`; none while they are not followed.
-    pub fn of(tree: &Tree, fork: u64, nframe: u32, clock: u32) -> Option<Way> {
+    pub fn of(tree: &Tree, fork: u64, (nframe, clock, sample): (u32, u32, u64)) -> Option<Way> {
         // Acquire pairs with the Release of whoever wrote the rest.
         if tree.follows.load(Ordering::Acquire) == 0 {
             return None;
@@ -71,7 +73,7 @@ impl Way {
         let two = |words: &[crate::sync::AtomicU64; 2]| [0, 1].map(|i: usize| words[i].load(Ordering::Relaxed));
         let address = Address { name: two(&tree.name), token: two(&tree.token) };
         let segments = tree.segments.load(Ordering::Relaxed);
-        Some(Way { address, parent: tree.key.load(Ordering::Relaxed), fork, segments, nframe, clock })
+        Some(Way { address, parent: tree.key.load(Ordering::Relaxed), fork, segments, nframe, clock, sample })
     }
 
     /// Lets the children of the process whose arena has `tree` follow; `key` is that process's.
@@ -88,7 +90,7 @@ impl Way {
     fn numbers(&self) -> [u64; NUMBERS] {
         let Address { name, token } = self.address;
         let small = [self.segments, self.nframe, self.clock].map(u64::from);
-        [name[0], name[1], token[0], token[1], self.parent, self.fork, small[0], small[1], small[2]]
+        [name[0], name[1], token[0], token[1], self.parent, self.fork, small[0], small[1], small[2], self.sample]
     }
 
     /// Writes the text of [`ENV_TREE`]: hexadecimal numbers, separated by colons. Returns its length.
@@ -123,6 +125,7 @@ impl Way {
             segments: small(numbers[6])?,
             nframe: small(numbers[7])?,
             clock: small(numbers[8])?,
+            sample: numbers[9],
         };
         parts.next().is_none().then_some(way)
     }

@@ -25,7 +25,7 @@ fn the_socket_is_called_after_the_random_name() {
 #[test]
 fn a_way_is_readable_text() {
     let address = Address { name: [0, u64::MAX], token: [0x10, 2] };
-    let way = Way { address, parent: 0xabc, fork: 7, segments: 8192, nframe: 64, clock: 1 };
+    let way = Way { address, parent: 0xabc, fork: 7, segments: 8192, nframe: 64, clock: 1, sample: 1 << 40 };
     assert_eq!(text(&way), b"0:ffffffffffffffff:10:2:abc:7:2000:40:1");
     for wrong in [
         &b""[..],
@@ -74,7 +74,7 @@ proptest! {
     #[test]
     fn any_way_survives(numbers in any::<([u64; 2], [u64; 2], u64, u64, u32, u32, u32)>()) {
         let (name, token, parent, fork, segments, nframe, clock) = numbers;
-        let way = Way { address: Address { name, token }, parent, fork, segments, nframe, clock };
+        let way = Way { address: Address { name, token }, parent, fork, segments, nframe, clock, sample: fork ^ parent };
         prop_assert_eq!(Way::parse(&text(&way)), Some(way));
     }
 

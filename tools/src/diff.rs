@@ -1,5 +1,6 @@
 //! tracemalloc's `Snapshot.compare_to`: what changed between two snapshots.
 
+use crate::estimate::Estimate;
 use crate::frames::Tracebacks;
 use crate::statistics::{Key, KeyOrder, Statistic};
 use std::cmp::Reverse;
@@ -12,6 +13,8 @@ pub struct Change {
     pub size: i128,
     /// Blocks, new minus old.
     pub count: i128,
+    /// Half of the 95 % interval of `size`; none when both sides are exact.
+    pub doubt: Option<u64>,
 }
 
 /// The groups of the new snapshot with their change, and those that only the old one had, with size and count 0
@@ -24,13 +27,16 @@ pub fn compare_to(
     let mut rows: Vec<(Statistic, Change)> = new
         .into_values()
         .map(|stat| {
-            let (size, count) = old.remove(&stat.key).map_or((0, 0), |old| (old.size, old.count));
-            (stat, Change { size: difference(stat.size, size), count: difference(stat.count, count) })
+            let old = old.remove(&stat.key);
+            let (size, count) = old.map_or((0, 0), |old| (old.size, old.count));
+            let doubt = stat.estimate.size_doubt(&old.map(|old| old.estimate).unwrap_or_default());
+            (stat, Change { size: difference(stat.size, size), count: difference(stat.count, count), doubt })
         })
         .collect();
     rows.extend(old.into_values().map(|stat| {
-        let change = Change { size: difference(0, stat.size), count: difference(0, stat.count) };
-        (Statistic { size: 0, count: 0, ..stat }, change)
+        let doubt = stat.estimate.size_doubt(&Estimate::default());
+        let change = Change { size: difference(0, stat.size), count: difference(0, stat.count), doubt };
+        (Statistic { size: 0, count: 0, estimate: Estimate::default(), ..stat }, change)
     }));
     let keys = KeyOrder::new(tracebacks);
     let order = |(s, c): &(Statistic, Change)| Reverse((c.size.abs(), s.size, c.count.abs(), s.count));

@@ -12,6 +12,7 @@
 
 pub mod cli;
 pub mod diff;
+pub mod estimate;
 pub mod export;
 pub mod filter;
 mod foreign;

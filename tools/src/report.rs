@@ -1,6 +1,7 @@
 //! A report: one process or a tree of them, or two of either compared, seen through a request.
 
 use crate::diff::{Change, compare_to};
+use crate::estimate::Estimate;
 use crate::filter::{Filters, Matcher};
 use crate::frames::{Frames, Tracebacks, resolve};
 use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
@@ -32,7 +33,7 @@ pub struct Request {
 }
 
 /// What all groups have together. Each block counts once, also in a cumulative report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Total {
     /// Groups.
     pub groups: usize,
@@ -40,6 +41,8 @@ pub struct Total {
     pub size: u64,
     /// Blocks.
     pub count: u64,
+    /// How sure both are.
+    pub estimate: Estimate,
 }
 
 /// A row of the report.
@@ -61,6 +64,7 @@ pub struct Report<'s> {
     pub snapshot: &'s Snapshot,
     /// The snapshot that it is compared with.
     pub old: Option<&'s Snapshot>,
+    old_is_sampled: bool,
     /// The view that was taken.
     pub view: View,
     /// All rows, in order; [`Report::shown`] are those within the limit.
@@ -102,8 +106,21 @@ impl<'s> Report<'s> {
         let nothing_matched = rows.is_empty() && (new.dropped || before.is_some_and(|side| side.dropped));
         let total = new.total(rows.len());
         let warnings = symbolizer.take_warnings();
+        let old_is_sampled = old.is_some_and(Subject::is_sampled);
         let (snapshot, old) = (subject.head(), old.map(Subject::head));
-        Report { request, subject, snapshot, old, view, rows, total, nothing_matched, tracebacks, warnings }
+        Report {
+            request,
+            subject,
+            snapshot,
+            old,
+            old_is_sampled,
+            view,
+            rows,
+            total,
+            nothing_matched,
+            tracebacks,
+            warnings,
+        }
     }
 
     /// The rows within the limit.
@@ -121,6 +138,11 @@ impl<'s> Report<'s> {
             0 => self.rows.len(),
             limit => limit.min(self.rows.len()),
         }
+    }
+
+    /// Whether some of the figures are estimates.
+    pub fn is_sampled(&self) -> bool {
+        self.subject.is_sampled() || self.old_is_sampled
     }
 
     /// Whether nothing at all was recorded, in any domain of blocks or the one that is looked at. Ranges say little: also a
@@ -167,11 +189,13 @@ impl Side {
     }
 
     fn total(&self, groups: usize) -> Total {
-        let add = |total: Total, trace: &Trace| Total {
-            size: total.size.saturating_add(trace.size),
-            count: total.count.saturating_add(trace.count),
-            ..total
-        };
-        self.traces.iter().fold(Total { groups, ..Total::default() }, add)
+        let mut total = Total { groups, ..Total::default() };
+        for trace in &self.traces {
+            total.size = total.size.saturating_add(trace.size);
+            total.count = total.count.saturating_add(trace.count);
+            total.estimate.add(&trace.estimate);
+        }
+        total.count = total.estimate.count(total.count);
+        total
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Works on numbers of [`Tracebacks`] throughout; texts are only compared where size and count are equal.
 
+use crate::estimate::Estimate;
 use crate::frames::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
@@ -14,8 +15,10 @@ pub struct Trace {
     pub traceback: TracebackId,
     /// Bytes of all of them.
     pub size: u64,
-    /// How many.
+    /// How many; of samples, those.
     pub count: u64,
+    /// What they stand for.
+    pub estimate: Estimate,
     /// True physical depth of the stack, saturating at 65535.
     pub total_nframe: u16,
     /// Whether the stack could not be walked to its root.
@@ -68,6 +71,8 @@ pub struct Statistic {
     pub size: u64,
     /// Blocks.
     pub count: u64,
+    /// How sure both are.
+    pub estimate: Estimate,
     /// The frame behind the largest part of the group: its function, module and address speak for the others.
     pub frame: Frame,
     /// Whether frames of other functions are in the group too.
@@ -98,6 +103,7 @@ pub fn group(
             }
         }
     }
+    groups.values_mut().for_each(|group: &mut Statistic| group.count = group.estimate.count(group.count));
     groups
 }
 
@@ -130,6 +136,7 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
         key,
         size: 0,
         count: 0,
+        estimate: Estimate::default(),
         frame,
         several_functions: false,
         total_nframe: 0,
@@ -138,6 +145,7 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
     });
     group.size = group.size.saturating_add(trace.size);
     group.count = group.count.saturating_add(trace.count);
+    group.estimate.add(&trace.estimate);
     group.total_nframe = group.total_nframe.max(trace.total_nframe);
     group.truncated |= trace.truncated;
     group.several_functions |= group.frame.function != frame.function;

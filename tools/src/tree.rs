@@ -96,6 +96,11 @@ impl Subject {
         &self.parts
     }
 
+    /// Whether some of the figures are estimates.
+    pub fn is_sampled(&self) -> bool {
+        self.parts.iter().any(|part| part.meta.sample_interval != 0 || !part.sampled.is_empty())
+    }
+
     /// The processes of a tree, each behind its parent; none where it is about one process.
     pub fn processes(&self) -> impl Iterator<Item = Process<'_>> {
         let parts = if self.sum.is_some() { &self.parts[..] } else { &[] };
@@ -212,6 +217,8 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
         nodes: Vec::new(),
         stacks: Vec::new(),
         mixed: Vec::new(),
+        sampled: Vec::new(),
+        calls: Vec::new(),
         threads: Vec::new(),
         domains,
         live: Vec::new(),

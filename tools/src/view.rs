@@ -2,6 +2,7 @@
 //!
 //! Domains are layers of the same memory and never summed, so there is always exactly one.
 
+use crate::estimate::{Estimate, sampled};
 use crate::frames::{TracebackId, Tracebacks};
 use crate::statistics::{Block, Trace};
 use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
@@ -60,9 +61,10 @@ impl View {
     pub fn traces(self, snapshot: &Snapshot, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
         let trace = |stack: u32, size, count, block| {
             let traceback = resolved[stack as usize]?;
+            let estimate = Estimate::of(count, sampled(snapshot, stack));
             let stack = &snapshot.stacks[stack as usize];
             let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
-            Some(Trace { traceback, size, count, total_nframe, truncated, block })
+            Some(Trace { traceback, size, count, estimate, total_nframe, truncated, block })
         };
         if self.at != At::Live {
             return self
@@ -73,7 +75,8 @@ impl View {
         let thread = |t: &heapline_shared_format::snapshot::Thread| names.string(&format!("{} ({})", t.name, t.tid));
         let threads: Vec<_> = snapshot.threads.iter().map(thread).collect();
         let live = |row: &LiveGroup| {
-            let block = Block { size: row.size, thread: threads[row.thread as usize] };
+            let size = sampled(snapshot, row.stack).map_or(row.size, |sampled| sampled.size);
+            let block = Block { size, thread: threads[row.thread as usize] };
             trace(row.stack, row.size.saturating_mul(row.count), row.count, Some(block))
         };
         self.live(snapshot).filter_map(live).collect()

@@ -101,7 +101,15 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
             traceback = Some(tracebacks.push(traceback, frame));
         }
         let traceback = traceback.expect("every stack has a frame");
-        Trace { traceback, size: size * count, count: *count, total_nframe: 0, truncated: false, block: None }
+        Trace {
+            traceback,
+            size: size * count,
+            count: *count,
+            estimate: Default::default(),
+            total_nframe: 0,
+            truncated: false,
+            block: None,
+        }
     };
     blocks.iter().map(trace).collect()
 }

@@ -14,7 +14,7 @@ use crate::job::{Ending, Job, JobError};
 use crate::output::OutputError;
 use crate::outputs::Outputs;
 use crate::procfs;
-use crate::session::{SessionError, Settings};
+use crate::session::{Sampling, SessionError, Settings};
 use crate::sys;
 use crate::tracer::{Plan, TraceError, Tracer};
 use crate::tree::Tree;
@@ -41,6 +41,8 @@ pub struct AttachConfig {
     pub output: Option<PathBuf>,
     /// Frames kept per traceback.
     pub nframe: u32,
+    /// Which samples to record; none to record everything.
+    pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
     /// Detach after that long.
@@ -144,6 +146,7 @@ fn trace(
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
+        sampling: config.sampling,
     };
     let follows = config.follows && outputs.can_follow();
     let (destination, folder) = outputs.settle(pid)?;

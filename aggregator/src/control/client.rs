@@ -1,6 +1,6 @@
 //! `aggregator ctl`: one request to the aggregator of a process.
 
-use super::protocol::{Found, Reply, Request, Stats};
+use super::protocol::{Change, Found, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::format::{printable, size};
 use crate::outputs::default_output;
@@ -28,6 +28,8 @@ pub enum Ask {
     Snapshot(Option<PathBuf>),
     /// See tracemalloc.reset_peak.
     ResetPeak,
+    /// Another distance of samples.
+    Set(Change),
     /// See tracemalloc.clear_traces.
     ClearTraces,
     /// See tracemalloc.get_object_traceback.
@@ -47,6 +49,7 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
             Request::Snapshot { output: std::path::absolute(&output).map_err(source)? }
         }
         Ask::ResetPeak => Request::ResetPeak,
+        Ask::Set(change) => Request::Set(change),
         Ask::ClearTraces => Request::ClearTraces,
         Ask::Lookup(address) => Request::Lookup { address },
         Ask::Detach => Request::Detach,
@@ -144,9 +147,17 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
 fn stats_text(stats: &Stats) -> String {
     let session = &stats.snapshot;
     let mut lines = vec![format!("process {}: {}", session.pid, printable(&session.command))];
+    let is_sampled = session.sample_interval != 0;
+    if is_sampled {
+        lines.push(format!(
+            "sampled, one in {} bytes: what is live and the peak are estimates; calls are exact",
+            session.sample_interval
+        ));
+    }
+    let about = if is_sampled { "about " } else { "" };
     lines.extend(stats.domains.iter().map(|domain| {
         format!(
-            "{}: {} in {} blocks live, peak {}; {} allocations of {}, {} frees since the start",
+            "{}: {about}{} in {about}{} blocks live, peak {about}{}; {} allocations of {}, {} frees since the start",
             printable(&domain.domain),
             size(domain.current),
             domain.blocks,

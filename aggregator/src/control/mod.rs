@@ -5,7 +5,7 @@ mod protocol;
 mod server;
 
 pub use client::{Ask, ask, shown};
-pub use protocol::Request;
+pub use protocol::{Change, Request};
 pub use server::{Server, answer_apart, bind, serve};
 
 use crate::private_dir::{self, PrivateDirError};

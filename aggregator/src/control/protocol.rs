@@ -27,6 +27,8 @@ pub enum Request {
     ResetPeak,
     /// All traces are forgotten.
     ClearTraces,
+    /// What is changed while it goes on.
+    Set(Change),
     /// The live block at an address.
     Lookup {
         /// The address.
@@ -34,6 +36,16 @@ pub enum Request {
     },
     /// Tracing ends, and the last snapshot is written.
     Detach,
+}
+
+/// See [`Request::Set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// The mean distance of samples, in bytes.
+    Sample(u64),
+    /// How many samples a second the distance is adapted to.
+    SamplesPerSecond(u32),
 }
 
 impl Request {
@@ -138,8 +150,8 @@ impl Stats {
                 pid,
                 command: figures.image.command.clone(),
                 taken_at: rfc3339(figures.taken),
-                mode: "exact".to_owned(),
-                sample_interval: 0,
+                mode: if figures.sample_interval == 0 { "exact" } else { "sampled" }.to_owned(),
+                sample_interval: figures.sample_interval,
                 nframe,
                 lost: figures.lost.clone(),
                 contradictions: figures.contradictions.total(),

@@ -1,10 +1,11 @@
 //! The socket on which a running aggregator answers. Only its own user and root are heard.
 
-use super::protocol::{MAX_LINE, Reply, Request, Stats};
+use super::protocol::{Change, MAX_LINE, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::drain::Stop;
 use crate::job::{Ending, Job, JobError};
 use crate::output::Destination;
+use crate::tracer::Tracer;
 use crate::{private_dir, sys};
 use heapline_shared_format::snapshot::End;
 use std::fs;
@@ -150,6 +151,7 @@ fn carry_out(job: &Job, request: &Request) -> Reply {
         Request::ResetPeak => {
             tracer.reset_peak().map(|()| done("the peak is now what is live")).map_err(JobError::from)
         }
+        Request::Set(change) => return set(tracer, *change),
         Request::ClearTraces => {
             tracer.clear_traces().map(|()| done("all traces are forgotten")).map_err(JobError::from)
         }
@@ -160,6 +162,24 @@ fn carry_out(job: &Job, request: &Request) -> Reply {
         }
     };
     result.unwrap_or_else(|error| Reply::Error(error.to_string()))
+}
+
+fn set(tracer: &Tracer, change: Change) -> Reply {
+    if !tracer.samples() {
+        let text = "everything is recorded, and what is live already is not sampled: begin with --sample BYTES";
+        return Reply::Error(text.to_owned());
+    }
+    Reply::Done(vec![match change {
+        Change::Sample(0) => return Reply::Error("one in 0 bytes cannot be: give a distance of samples".to_owned()),
+        Change::Sample(bytes) => {
+            tracer.set_interval(bytes);
+            format!("one in {bytes} bytes is sampled, by each thread from its next sample on")
+        }
+        Change::SamplesPerSecond(n) => {
+            tracer.set_rate(n);
+            format!("the distance of samples is adapted to {n} a second")
+        }
+    }])
 }
 
 fn snapshot(job: &Job, output: &Path) -> Result<Reply, JobError> {

@@ -19,6 +19,7 @@ pub use outlet::{Image, Message, Outlet};
 pub use tasks::Tasks;
 
 use crate::arena_map::ArenaMap;
+use crate::counted::Counted;
 use crate::order::Mark;
 use crate::session::Session;
 use crate::sys;
@@ -296,7 +297,8 @@ impl Drain {
         let side = slot.side.load(Ordering::Relaxed) != 0;
         self.retire_older(tid, side);
         self.by_tid.insert((tid, side), index);
-        self.outlet.send(Message::Open { slot: index, tid, side });
+        let before = self.session.counted_before(index);
+        self.outlet.send(Message::Open { slot: index, tid, side, before });
         let consumer = Consumer::open(slot, &mut self.pool.of(self.map.arena(), index)).ok();
         if consumer.is_none() {
             self.outlet.send(Message::Corrupt { slot: index });
@@ -346,8 +348,9 @@ impl Drain {
             Some(consumer) => consumer.close(&mut self.pool.of(&arena, index)),
             None => self.pool.give_back_all(&arena, index),
         }
+        let counted = Counted::read(slot);
         self.session.free_slot(index);
-        self.outlet.send(Message::Close { slot: index });
+        self.outlet.send(Message::Close { slot: index, counted });
         announce_progress(&self.map);
     }
 

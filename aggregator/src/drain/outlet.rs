@@ -1,6 +1,7 @@
 //! Where the drain's findings go: batches of words and what happened to the rings, over a bounded queue to the table.
 
 use crate::arena_map::ArenaMap;
+use crate::counted::Counted;
 use crate::keeper::Desk;
 use crate::order::Mark;
 use crate::queue::{Closed, Sender};
@@ -53,6 +54,8 @@ pub enum Message {
         tid: u32,
         /// Whether it is a side ring.
         side: bool,
+        /// What was counted in its slot before.
+        before: Counted,
     },
     /// Whole records of a slot's ring.
     Words {
@@ -77,6 +80,8 @@ pub enum Message {
     Close {
         /// The slot.
         slot: u32,
+        /// What is counted in it now.
+        counted: Counted,
     },
     /// A poll has ended.
     Mark(Mark),

@@ -16,7 +16,7 @@ use crate::elf::{self, Obstacle};
 use crate::job::{Ending, Job};
 use crate::output::{Folder, OutputError};
 use crate::outputs::Outputs;
-use crate::session::Settings;
+use crate::session::{Sampling, Settings};
 use crate::tracer::{Plan, TraceError, Tracer};
 use crate::tree::Tree;
 use child::Command;
@@ -37,6 +37,8 @@ pub struct RunConfig {
     pub output: Option<PathBuf>,
     /// Frames kept per traceback.
     pub nframe: u32,
+    /// Which samples to record; none to record everything.
+    pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
     /// Whether the processes that it starts are traced too.
@@ -98,6 +100,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
+        sampling: config.sampling,
     };
     let follows = config.follows && outputs.can_follow();
     let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();

@@ -27,7 +27,7 @@ use forks::Forks;
 use heap::Heap;
 use heapline_shared_format::event::{Event, domain};
 use heapline_shared_format::query;
-use heapline_shared_format::snapshot::Domain;
+use heapline_shared_format::snapshot::{Domain, weight};
 use live::Block;
 use modules::{Loaded, Modules, Object};
 use program::Text;
@@ -95,12 +95,21 @@ pub struct Ring {
     thread: u32,
     /// What it allocates now is none of the program's own trace.
     hides: bool,
+    /// The blocks that it records are samples at this distance; 0 for all.
+    interval: u64,
     definitions: Definitions,
     code: Partial,
     /// By domain: an inner layer's realloc may be part of an outer one's.
     realloc: [Option<Call>; domain::COUNT],
     /// Calls that take pages away, the oldest first: a signal handler's may come between another's two records.
     unmaps: Vec<ranges::Call>,
+}
+
+impl Ring {
+    /// Index of its thread.
+    pub fn thread(&self) -> u32 {
+        self.thread
+    }
 }
 
 impl Table {
@@ -141,6 +150,7 @@ impl Table {
         Ring {
             thread: self.shared.threads.open(tid, side),
             hides: false,
+            interval: 0,
             definitions: Definitions::default(),
             code: Partial::default(),
             realloc: [None; domain::COUNT],
@@ -235,9 +245,33 @@ impl Table {
     /// The block, and the domain that its stack was defined for.
     #[inline]
     fn block(&mut self, ring: &Ring, address: u64, size: u64, stack: u32) -> (Block, u8) {
-        let (stack, domain) = self.stack(ring, stack);
+        let (mut stack, domain) = self.stack(ring, stack);
+        let mut size = size;
+        if ring.interval != 0 {
+            (stack, size) = self.sample(stack, ring.interval, size);
+        }
         let in_program = domain != domain::NATIVE && self.shared.program.is_on() && !ring.hides;
         (Block { address, size, stack, thread: ring.thread, in_program }, domain)
+    }
+
+    /// The stack of a block that is a sample, and the bytes that it stands for.
+    #[cold]
+    fn sample(&mut self, stack: u32, interval: u64, size: u64) -> (u32, u64) {
+        let sampled = self.stacks.sampled(stack, interval, size);
+        if sampled.is_none() {
+            self.contradictions.count(Contradiction::Full);
+        }
+        (sampled.unwrap_or(stack), weight::bytes(size, interval))
+    }
+
+    /// Another stack for a block that may be a sample.
+    fn of_same_kind(&mut self, domain: u8, block: Block) -> Result<Block, Corrupt> {
+        self.catch_up();
+        let (heap, _) = self.heap_of(domain)?;
+        let before = heap.block(block.address);
+        let sample = before.and_then(|before| self.stacks.sample(before.stack));
+        let stack = sample.and_then(|sample| self.stacks.sampled(block.stack, sample.interval, sample.size));
+        Ok(Block { stack: stack.unwrap_or(block.stack), ..block })
     }
 
     /// A ring's stack, and the domain that it was defined for.
@@ -480,15 +514,24 @@ impl Table {
                 }
             }
             Event::Reuse { address, stack, .. } => {
-                let (block, domain) = self.block(ring, address, 0, stack);
+                let interval = std::mem::take(&mut ring.interval);
+                let (mut block, domain) = self.block(ring, address, 0, stack);
+                ring.interval = interval;
+                if interval != 0 {
+                    block = self.of_same_kind(domain, block)?;
+                }
                 let (heap, shared) = self.heap_of(domain)?;
                 heap.reuse(block, shared);
             }
             Event::Track { domain, address, size, stack, .. } => {
+                // All of these are recorded.
+                let interval = std::mem::take(&mut ring.interval);
                 let (block, _) = self.block(ring, address, size, stack);
+                ring.interval = interval;
                 self.track(domain, block);
             }
             Event::Untrack { domain, address, .. } => self.untrack(domain, address),
+            Event::Query { asked: query::INTERVAL, arguments: [interval, _], .. } => ring.interval = interval,
             Event::Query { asked: query::HIDE, .. } => ring.hides = true,
             Event::Query { asked: query::SHOW, .. } => ring.hides = false,
             Event::Query { asked: what @ (query::FORK | query::FORKED | query::CHILD), arguments, .. } => {

@@ -7,7 +7,7 @@ use super::modules::Modules;
 use crate::order::Corrupt;
 use hashbrown::HashTable;
 use heapline_shared_format::event::domain;
-use heapline_shared_format::snapshot::{Mixed, Stack};
+use heapline_shared_format::snapshot::{Mixed, Sampled, Stack};
 use std::collections::HashMap;
 
 /// No parent, or no leaf.
@@ -55,6 +55,8 @@ pub struct Tree {
     pub stacks: Vec<Stack>,
     /// What Python ran at native stacks, by rising stack.
     pub mixed: Vec<Mixed>,
+    /// Stacks of samples, by rising stack.
+    pub sampled: Vec<Sampled>,
 }
 
 impl Tree {
@@ -76,6 +78,8 @@ pub struct Stacks {
     sealed: HashMap<u32, Vec<u32>>,
     node_index: HashTable<u32>,
     stack_index: HashMap<StackKey, u32>,
+    /// By the stack that was walked, interval and size.
+    sampled_index: HashMap<(u32, u64, u64), u32>,
     /// Frames kept of a stack, by domain.
     nframe: [usize; domain::COUNT],
     /// Changes when frames are sealed or come back: nodes that rings remember are then no longer true.
@@ -159,6 +163,7 @@ impl Stacks {
             sealed: HashMap::new(),
             node_index: HashTable::new(),
             stack_index: HashMap::new(),
+            sampled_index: HashMap::new(),
             nframe: [nframe as usize; domain::COUNT],
             generation: 0,
         };
@@ -168,9 +173,10 @@ impl Stacks {
 
     /// Bytes that the tables take, roughly.
     pub fn bytes(&self) -> usize {
-        let Tree { frames, nodes, stacks, mixed } = &self.tree;
+        let Tree { frames, nodes, stacks, mixed, sampled } = &self.tree;
         // Each has an entry in a hash table too.
-        2 * (size_of_val(&frames[..]) + size_of_val(&nodes[..]) + size_of_val(&stacks[..])) + size_of_val(&mixed[..])
+        2 * (size_of_val(&frames[..]) + size_of_val(&nodes[..]) + size_of_val(&stacks[..]) + size_of_val(&sampled[..]))
+            + size_of_val(&mixed[..])
     }
 
     /// The tables.
@@ -205,6 +211,31 @@ impl Stacks {
         }
         ring.set(id, stack.unwrap_or(EMPTY), domain::NATIVE)?;
         Ok(stack.is_some())
+    }
+
+    /// The stack whose blocks are samples of this size, taken at this interval, and were allocated by `stack`. None when the
+    /// tables are full.
+    pub fn sampled(&mut self, stack: u32, interval: u64, size: u64) -> Option<u32> {
+        if let Some(&found) = self.sampled_index.get(&(stack, interval, size)) {
+            return Some(found);
+        }
+        let index = next_index(self.tree.stacks.len())?;
+        let walked = self.tree.stacks[stack as usize];
+        self.tree.stacks.push(walked);
+        self.tree.sampled.push(Sampled { stack: index, interval, size });
+        let mixed = &self.tree.mixed;
+        if let Ok(row) = mixed.binary_search_by_key(&stack, |row| row.stack) {
+            let python = mixed[row].python;
+            self.tree.mixed.push(Mixed { stack: index, python });
+        }
+        self.sampled_index.insert((stack, interval, size), index);
+        Some(index)
+    }
+
+    /// What the blocks of a stack are, if they are samples.
+    pub fn sample(&self, stack: u32) -> Option<Sampled> {
+        let row = self.tree.sampled.binary_search_by_key(&stack, |row| row.stack).ok()?;
+        Some(self.tree.sampled[row])
     }
 
     /// A ring defines a stack. False when the tables are full, and the id stands for the empty stack.

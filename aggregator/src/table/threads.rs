@@ -3,6 +3,7 @@
 //! A row is given up once its thread has ended and none of its blocks is live, so that a million threads in a row
 //! take the room of those that matter.
 
+use crate::counted::Counted;
 use std::collections::HashMap;
 
 /// A thread.
@@ -15,6 +16,8 @@ pub struct Thread {
     /// Rings it has: its own, and side rings of its signal handlers. None when it has ended.
     rings: u32,
     blocks: u64,
+    /// Its calls, while samples are recorded.
+    pub counted: Counted,
 }
 
 impl Thread {
@@ -44,7 +47,7 @@ impl Threads {
             self.rows[index as usize].rings += 1;
             return index;
         }
-        let thread = Thread { tid, name: String::new(), rings: 1, blocks: 0 };
+        let thread = Thread { tid, name: String::new(), rings: 1, blocks: 0, counted: Counted::default() };
         let index = match self.unused.pop() {
             Some(index) => {
                 self.rows[index as usize] = thread;
@@ -102,6 +105,13 @@ impl Threads {
             if std::mem::take(&mut thread.blocks) > 0 {
                 self.give_up_unneeded(u32::try_from(index).unwrap_or(u32::MAX));
             }
+        }
+    }
+
+    /// The thread has made these calls.
+    pub fn count(&mut self, index: u32, calls: &Counted) {
+        if let Some(thread) = self.rows.get_mut(index as usize) {
+            thread.counted = thread.counted.and(calls);
         }
     }
 

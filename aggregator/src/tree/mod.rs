@@ -99,7 +99,8 @@ impl Tree {
     pub fn open(&self, map: &ArenaMap) {
         let segments = Geometry::for_memory(self.settings.max_target_memory).segments;
         let (nframe, clock) = (self.settings.nframe, self.settings.clock.code());
-        let way = Way { address: self.address, parent: 0, fork: 0, segments, nframe, clock };
+        let sample = self.settings.sampling.map_or(0, |sampling| sampling.interval);
+        let way = Way { address: self.address, parent: 0, fork: 0, segments, nframe, clock, sample };
         way.open(&map.arena().header().tree, ROOT);
     }
 

@@ -206,7 +206,15 @@ mod tests {
         assert_eq!(variable(Passage::Arena(arena)), "HEAPLINE_ARENA=2147483647:18446744073709551615:0");
         let most = u64::MAX;
         let address = Address { name: [most; 2], token: [most; 2] };
-        let way = Way { address, parent: most, fork: most, segments: u32::MAX, nframe: u32::MAX, clock: u32::MAX };
+        let way = Way {
+            address,
+            parent: most,
+            fork: most,
+            segments: u32::MAX,
+            nframe: u32::MAX,
+            clock: u32::MAX,
+            sample: most,
+        };
         let text = variable(Passage::Way(way));
         assert_eq!(Way::parse(text.strip_prefix("HEAPLINE_TREE=").expect("its name").as_bytes()), Some(way));
     }

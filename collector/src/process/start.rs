@@ -100,12 +100,12 @@ fn find_own_path() {
 pub(super) fn way_from(header: &Header, fork: u64) -> Option<Way> {
     let session = &header.session;
     let is_traced =
-        session.state.load(Ordering::Acquire) == state::TRACING && header.target.end_cause.load(Ordering::Relaxed) == 0;
+        session.state.load(Ordering::Acquire) != state::IDLE && header.target.end_cause.load(Ordering::Relaxed) == 0;
     if !is_traced {
         return None;
     }
     let (nframe, clock) = (session.nframe.load(Ordering::Relaxed), session.clock.load(Ordering::Relaxed));
-    Way::of(&header.tree, fork, nframe, clock)
+    Way::of(&header.tree, fork, (nframe, clock, session.sample.load(Ordering::Relaxed)))
 }
 
 /// A forked child's beginning; `parent` is its parent's arena.
@@ -245,12 +245,15 @@ impl Beginning {
         session.number.store(self.session, Ordering::Relaxed);
         session.clock.store(self.way.clock, Ordering::Relaxed);
         session.nframe.store(self.way.nframe, Ordering::Relaxed);
+        session.sample.store(self.way.sample, Ordering::Relaxed);
+        session.seed.store(key, Ordering::Relaxed);
         session.owner.store(UNCLAIMED, Ordering::Relaxed);
         session.epoch.store(1, Ordering::Relaxed);
         header.target.flags.store(flags, Ordering::Relaxed);
         header.target.images.store(1, Ordering::Relaxed);
         self.way.open(&header.tree, key);
-        session.state.store(state::TRACING, Ordering::Release);
+        let state = if self.way.sample == 0 { state::TRACING } else { state::SAMPLING };
+        session.state.store(state, Ordering::Release);
     }
 
     /// Sends the arena to the aggregator.

@@ -28,6 +28,7 @@ pub use stack::PythonStack;
 
 use crate::hooks;
 use crate::process;
+use crate::sampling;
 use crate::symbols;
 use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
 use crate::{sys, tls};
@@ -213,7 +214,7 @@ unsafe extern "C" fn first_module() -> *mut c_void {
     {
         let is_debugged = is_debugged(api);
         install(api);
-        if process::is_quiet() {
+        if process::is_quiet() || process::is_sampling() {
             note_unseen_reuse();
         } else {
             // SAFETY: with the interpreter's lock, before its first module.
@@ -403,6 +404,10 @@ unsafe extern "C" fn realloc<const N: usize>(context: *mut c_void, old: *mut u8,
         record_alloc(block, size);
         return block;
     }
+    if process::is_sampling() {
+        let what = (old, size.max(1), domain::PYTHON, stack_pointer());
+        return sampling::reallocating(what, || as_part(call), |block| record_alloc(block, size));
+    }
     let address = old.addr() as u64;
     record(|thread| thread.publish_plain(|stamp| event::in_domain(event::realloc(stamp, address), domain::PYTHON)));
     let block = as_part(call);
@@ -432,7 +437,11 @@ unsafe extern "C" fn free<const N: usize>(context: *mut c_void, block: *mut u8) 
         return call();
     }
     let freed = |stamp| event::in_domain(event::free(stamp, block.addr() as u64), domain::PYTHON);
-    record(|thread| thread.publish_plain(freed));
+    if process::is_sampling() {
+        sampling::freeing(block, domain::PYTHON, stack_pointer(), |thread| thread.publish_plain(freed));
+    } else {
+        record(|thread| thread.publish_plain(freed));
+    }
     as_part(call);
 }
 
@@ -440,9 +449,14 @@ unsafe extern "C" fn free<const N: usize>(context: *mut c_void, block: *mut u8) 
 fn record_alloc(block: *mut u8, size: usize) {
     if !block.is_null() {
         tls::set_new_block(block.addr());
-        record(|thread| {
+        let publish = |thread: &mut Thread| {
             thread.publish_call_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
-        });
+        };
+        if process::is_sampling() {
+            sampling::allocated(block, size, domain::PYTHON, stack_pointer(), publish);
+        } else {
+            record(publish);
+        }
     }
 }
 

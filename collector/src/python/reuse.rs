@@ -8,13 +8,14 @@
 
 use super::patch;
 use crate::hooks;
+use crate::sampling;
 use crate::symbols;
 use crate::thread::stack_pointer;
 use crate::{process, tls};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
-use heapline_shared_format::event;
+use heapline_shared_format::event::{self, domain};
 
 /// Who tells of new objects.
 #[derive(Clone, Copy)]
@@ -154,6 +155,9 @@ unsafe fn record_object(object: *mut u8) {
     if tls::new_block() == block {
         // It was allocated for this object just now.
         tls::set_new_block(0);
+        return;
+    }
+    if process::is_sampling() && !sampling::has(core::ptr::without_provenance_mut(block), domain::PYTHON) {
         return;
     }
     hooks::record(stack_pointer(), |thread| {

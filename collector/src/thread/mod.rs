@@ -16,6 +16,7 @@ pub use publish::Published;
 
 use crate::process::Process;
 use crate::python::PythonStack;
+use crate::sampling::sampler::Sampler;
 use crate::stacks::StackTable;
 use crate::tls;
 use crate::unwind::kept::Kept;
@@ -23,8 +24,9 @@ use crate::unwind::memory::Window;
 use crate::unwind::{cfi, rules};
 use core::mem::MaybeUninit;
 use core::ptr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use heapline_shared_format::arena::Header;
+use heapline_shared_format::event::domain;
 use heapline_shared_format::ring::Producer;
 
 /// A buffer of frames, as many as a traceback keeps.
@@ -54,6 +56,12 @@ pub struct Thread {
     session: u32,
     /// Index of the thread's slot.
     slot: u32,
+    /// While samples are recorded: where they lie, by domain.
+    samplers: [MaybeUninit<Sampler>; domain::COUNT],
+    /// The interval that the ring was told.
+    told: u64,
+    /// The native block that was allocated last.
+    last_block: usize,
     /// What the clock said when it was last read.
     last_read: u64,
     next_stack: u32,
@@ -120,6 +128,14 @@ impl Thread {
         self.slot = slot;
         self.last_read = 0;
         self.clock = process.header().session.clock.load(Ordering::Relaxed);
+        let session_fields = &process.header().session;
+        let (seed, interval) =
+            (session_fields.seed.load(Ordering::Relaxed), session_fields.sample.load(Ordering::Relaxed));
+        for (domain, sampler) in (0..).zip(&mut self.samplers) {
+            *sampler = MaybeUninit::new(Sampler::begin(seed ^ u64::from(slot) << 8 ^ domain, interval));
+        }
+        self.told = 0;
+        self.last_block = 0;
         self.next_stack = 1;
         self.rules = MaybeUninit::new(process.rules_for_session(session));
         self.window = Window::default();
@@ -131,6 +147,48 @@ impl Thread {
         self.side = side;
         self.context = MaybeUninit::new(cfi::Context::new_in());
         self.ring = ring;
+    }
+
+    /// Whether no hook is using the state, and its ring was opened.
+    #[inline(always)]
+    pub fn is_at_rest(&self) -> bool {
+        self.busy == 0 && !self.ring.is_closed()
+    }
+
+    /// Whether what it knows is of the present epoch.
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        self.header().session.epoch.load(Ordering::Acquire) == self.epoch
+    }
+
+    /// Where the samples of a domain lie.
+    #[inline(always)]
+    pub fn sampler(&mut self, domain: u8) -> &mut Sampler {
+        // SAFETY: set by `begin`, before the ring was opened.
+        unsafe { self.samplers[usize::from(domain) % domain::COUNT].assume_init_mut() }
+    }
+
+    /// Counts a block that was allocated. Whether it is a sample.
+    #[inline(always)]
+    pub fn counts(&mut self, block: *mut u8, size: usize, domain: u8) -> bool {
+        if domain == domain::NATIVE {
+            self.last_block = block.addr();
+        }
+        let calls = self.ring.calls(domain);
+        add(&calls.allocs, 1);
+        add(&calls.bytes, size as u64);
+        self.sampler(domain).passes(size)
+    }
+
+    /// Counts a block that is freed.
+    #[inline(always)]
+    pub fn count_free(&mut self, domain: u8) {
+        add(&self.ring.calls(domain).frees, 1);
+    }
+
+    /// The native block that was counted last.
+    pub fn last_block(&self) -> usize {
+        self.last_block
     }
 
     /// Whether it is the thread's own state, and not the one for its signal handlers.
@@ -168,6 +226,18 @@ impl Thread {
         // SAFETY: an open ring's arena is mapped for as long as the process lives.
         unsafe { &*self.header }
     }
+}
+
+/// Adds to a counter that only this thread writes: a handler that comes between load and store may cost a count.
+#[inline(always)]
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+/// The native block that the calling thread has counted last; 0 for none.
+pub fn last_block() -> usize {
+    // SAFETY: the word points to this thread's state, which nobody else writes to.
+    unsafe { tls::thread().as_ref() }.map_or(0, Thread::last_block)
 }
 
 /// The last words that the calling thread has recorded, outside of a hook.

@@ -8,6 +8,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{Loss, TICK_PENDING};
 use heapline_shared_format::event::{self, domain};
+use heapline_shared_format::query;
 use heapline_shared_format::ring::Producer;
 
 /// What became of a record.
@@ -294,6 +295,18 @@ impl Thread {
                 return published;
             }
         }
+    }
+
+    /// Tells the ring's reader how far apart the samples lie that follow.
+    pub fn tell_interval(&mut self, interval: u64) -> Published {
+        if self.told == interval {
+            return Published::Yes;
+        }
+        let published = self.publish_plain(|stamp| event::query(stamp, 0, query::INTERVAL, [interval, 0]));
+        if published == Published::Yes {
+            self.told = interval;
+        }
+        published
     }
 
     /// Announces a module; the path is in two parts.

@@ -2,6 +2,7 @@
 
 #[cfg(not(loom))]
 use super::{PAGE_BYTES, SEGMENT_BYTES};
+use crate::event::domain;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// [`Session::state`]: what the collector is to do.
@@ -10,6 +11,8 @@ pub mod state {
     pub const IDLE: u32 = 0;
     /// Record everything.
     pub const TRACING: u32 = 1;
+    /// Record samples: one in [`Session::sample`](super::Session::sample) bytes.
+    pub const SAMPLING: u32 = 2;
 }
 
 /// [`Target::end_cause`]: why the target stopped tracing by itself. 0 while it has not.
@@ -151,6 +154,10 @@ pub struct Session {
     /// The time of the aggregator's last poll, while only one thread has events; 0, or [`TICK_PENDING`], when all
     /// threads read the clock. Another thread sets it to 0 before its event.
     pub tick: AtomicU64,
+    /// Mean distance of samples, in bytes, for the next that a thread draws; 0 in a session that records everything.
+    pub sample: AtomicU64,
+    /// What the samples' distances begin with.
+    pub seed: AtomicU64,
 }
 
 /// See [`Header::progress`].
@@ -249,6 +256,17 @@ pub mod slot_state {
     pub const CLAIMED: u32 = 3;
 }
 
+/// What a thread has done in a domain. Written by it alone.
+#[repr(C)]
+pub struct Calls {
+    /// Blocks allocated.
+    pub allocs: AtomicU64,
+    /// Bytes allocated.
+    pub bytes: AtomicU64,
+    /// Blocks freed.
+    pub frees: AtomicU64,
+}
+
 impl Slot {
     /// Takes the slot, which was seen in this state ([`slot_state::FREE`] or HELD). False when it is another session's by now,
     /// or another thread's.
@@ -286,6 +304,8 @@ pub struct Slot {
     pub first_segment: AtomicU32,
     /// 1 when it is the side ring for a signal handler that interrupted a hook.
     pub side: AtomicU32,
+    /// While samples are recorded: all calls, by domain. They go on over threads and sessions.
+    pub calls: [Calls; domain::COUNT],
     /// Generation << 32 | [`slot_state`]. ACTIVE is stored by the producer (Release) after all of the above; FREE and
     /// a new generation by the aggregator.
     pub state: Line<AtomicU64>,

@@ -3,7 +3,9 @@
 //! The writer asks before it writes and the reader after each table, so a snapshot that was written can be read, and
 //! who holds a snapshot that was read may index without a check.
 
-use super::model::{Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals};
+use super::model::{
+    Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals, ThreadCalls,
+};
 use super::section;
 use std::collections::HashSet;
 
@@ -23,6 +25,8 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     nodes(&s.nodes, s.frames.len()).map_err(in_section(section::NODES))?;
     stacks(&s.stacks, s.nodes.len()).map_err(in_section(section::STACKS))?;
     mixed(&s.mixed, s.stacks.len()).map_err(in_section(section::MIXED))?;
+    sampled(&s.sampled, s.stacks.len()).map_err(in_section(section::SAMPLED))?;
+    calls(&s.calls, s.threads.len()).map_err(in_section(section::SAMPLED))?;
     domains(&s.domains).map_err(in_section(section::DOMAINS))?;
     live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
     totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))?;
@@ -80,6 +84,18 @@ pub(super) fn mixed(rows: &[Mixed], stacks: usize) -> Result<(), BadRow> {
         let is_next = index == 0 || rows[index - 1].stack < row.stack;
         if is_next { Ok(()) } else { Err("is not behind the row before it") }
     })
+}
+
+pub(super) fn sampled(rows: &[Sampled], stacks: usize) -> Result<(), BadRow> {
+    each(rows, |index, row| {
+        within(row.stack, stacks, "names a stack that is not there")?;
+        let is_next = index == 0 || rows[index - 1].stack < row.stack;
+        if is_next { Ok(()) } else { Err("is not behind the row before it") }
+    })
+}
+
+pub(super) fn calls(rows: &[ThreadCalls], threads: usize) -> Result<(), BadRow> {
+    each(rows, |_, row| within(row.thread, threads, "names a thread that is not there"))
 }
 
 pub(super) fn domains(rows: &[DomainTotals]) -> Result<(), BadRow> {

@@ -21,6 +21,7 @@ mod payload;
 mod read;
 mod stream;
 mod varint;
+pub mod weight;
 mod write;
 
 pub use error::ReadError;
@@ -48,6 +49,8 @@ mod section {
     /// Only where native stacks have Python ones beside them.
     pub const MIXED: [u8; 4] = *b"MIXD";
     pub const THREADS: [u8; 4] = *b"THRD";
+    /// Two tables: stacks of samples, and what threads did; only where samples were recorded.
+    pub const SAMPLED: [u8; 4] = *b"SMPL";
     pub const DOMAINS: [u8; 4] = *b"DOMS";
     pub const LIVE: [u8; 4] = *b"LIVE";
     pub const TOTALS: [u8; 4] = *b"TOTS";

@@ -246,6 +246,32 @@ pub struct Mixed {
     pub python: u32,
 }
 
+/// Blocks of a stack that are samples: each stands for more blocks like it ([`super::weight`]), and its bytes are an estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// The stack, which has blocks of this kind only; each stands in one row at most.
+    pub stack: u32,
+    /// Mean distance of the samples, in bytes.
+    pub interval: u64,
+    /// True size of each block, in bytes.
+    pub size: u64,
+}
+
+/// All calls of a thread while samples were recorded, counted exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadCalls {
+    /// Index of the thread.
+    pub thread: u32,
+    /// Layer.
+    pub domain: Domain,
+    /// Blocks allocated.
+    pub allocs: u64,
+    /// Bytes allocated.
+    pub bytes: u64,
+    /// Blocks freed.
+    pub frees: u64,
+}
+
 /// A thread that has allocated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
@@ -323,6 +349,10 @@ pub struct Snapshot {
     pub stacks: Vec<Stack>,
     /// Native stacks of CPython's threads, by rising stack.
     pub mixed: Vec<Mixed>,
+    /// Stacks of samples, by rising stack.
+    pub sampled: Vec<Sampled>,
+    /// What threads did, where samples were recorded.
+    pub calls: Vec<ThreadCalls>,
     pub threads: Vec<Thread>,
     pub domains: Vec<DomainTotals>,
     pub live: Vec<LiveGroup>,

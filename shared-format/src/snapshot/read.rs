@@ -7,7 +7,8 @@
 use super::check::{self, BadRow};
 use super::error::ReadError;
 use super::model::{
-    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread,
+    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals, Thread,
+    ThreadCalls,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
@@ -81,7 +82,7 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    let optional = [section::ORIGIN, section::CODES, section::MIXED, section::RESERVED, section::END];
+    let optional = [section::ORIGIN, section::CODES, section::MIXED, section::SAMPLED, section::RESERVED, section::END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -134,6 +135,8 @@ struct Tables {
     nodes: Vec<Node>,
     stacks: Vec<Stack>,
     mixed: Vec<Mixed>,
+    sampled: Vec<Sampled>,
+    calls: Vec<ThreadCalls>,
     threads: Vec<Thread>,
     domains: Vec<DomainTotals>,
     live: Vec<LiveGroup>,
@@ -172,6 +175,13 @@ impl Tables {
                 check::mixed(&self.mixed, self.stacks.len())?;
             }
             section::THREADS => self.threads = rows(payload, thread)?,
+            section::SAMPLED => {
+                let mut columns = <[Delta; 2]>::default();
+                self.sampled = rows(payload, |p, _| sampled(p, &mut columns))?;
+                check::sampled(&self.sampled, self.stacks.len())?;
+                self.calls = rows(payload, thread_calls)?;
+                check::calls(&self.calls, self.threads.len())?;
+            }
             section::DOMAINS => {
                 self.domains = rows(payload, domain_totals)?;
                 check::domains(&self.domains)?;
@@ -223,10 +233,25 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals } =
-            self;
+        let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
-        Ok(Snapshot { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals })
+        Ok(Snapshot {
+            meta,
+            origin,
+            modules,
+            codes,
+            frames,
+            nodes,
+            stacks,
+            mixed,
+            sampled,
+            calls,
+            threads,
+            domains,
+            live,
+            totals,
+        })
     }
 }
 
@@ -304,6 +329,16 @@ fn stack<R: Read>(p: &mut Payload<'_, R>, leaf: &mut Delta) -> Result<Stack, Pro
 
 fn mixed<R: Read>(p: &mut Payload<'_, R>, [stack, python]: &mut [Delta; 2]) -> Result<Mixed, Problem> {
     Ok(Mixed { stack: narrow(stack.value(p.number()?))?, python: narrow(python.value(p.number()?))? })
+}
+
+fn sampled<R: Read>(p: &mut Payload<'_, R>, [stack, interval]: &mut [Delta; 2]) -> Result<Sampled, Problem> {
+    let (stack, interval) = (narrow(stack.value(p.number()?))?, interval.value(p.number()?));
+    Ok(Sampled { stack, interval, size: p.number()? })
+}
+
+fn thread_calls<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<ThreadCalls, Problem> {
+    let (thread, domain) = (p.number32()?, domain(p.number()?)?);
+    Ok(ThreadCalls { thread, domain, allocs: p.number()?, bytes: p.number()?, frees: p.number()? })
 }
 
 fn thread<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Thread, Problem> {

@@ -5,7 +5,8 @@
 //! domain, stack, thread, size; totals by domain, stack) make the smallest files.
 
 use super::model::{
-    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Snapshot, Stack, StackTotals, Thread,
+    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals, Thread,
+    ThreadCalls,
 };
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
@@ -49,6 +50,13 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
         sections.table(section::MIXED, &s.mixed, mixed)?;
     }
     sections.table(section::THREADS, &s.threads, threads)?;
+    if s.sampled.len() + s.calls.len() > 0 {
+        sections.section(section::SAMPLED, |out| {
+            table(out, &s.sampled, sampled);
+            table(out, &s.calls, calls);
+            Ok(())
+        })?;
+    }
     let ((domain_rows, reserved_domains), (live_rows, reserved_live), (totals_rows, reserved_totals)) =
         (split(&s.domains, |row| row.domain), split(&s.live, |row| row.domain), split(&s.totals, |row| row.domain));
     sections.table(section::DOMAINS, domain_rows, domains)?;
@@ -181,6 +189,25 @@ fn mixed(out: &mut Vec<u8>, rows: &[Mixed]) {
     for row in rows {
         stack.put(out, row.stack.into());
         python.put(out, row.python.into());
+    }
+}
+
+fn sampled(out: &mut Vec<u8>, rows: &[Sampled]) {
+    let (mut stack, mut interval) = (Delta::default(), Delta::default());
+    for row in rows {
+        stack.put(out, row.stack.into());
+        interval.put(out, row.interval);
+        put(out, row.size);
+    }
+}
+
+fn calls(out: &mut Vec<u8>, rows: &[ThreadCalls]) {
+    for row in rows {
+        put(out, row.thread.into());
+        put(out, row.domain.code());
+        for value in [row.allocs, row.bytes, row.frees] {
+            put(out, value);
+        }
     }
 }
 

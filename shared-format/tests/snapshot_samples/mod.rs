@@ -3,8 +3,8 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin, Snapshot, Stack,
-    StackTotals, Thread,
+    Birth, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin, Sampled, Snapshot,
+    Stack, StackTotals, Thread, ThreadCalls,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -49,6 +49,8 @@ pub fn sample() -> Snapshot {
             Stack { leaf: None, total_nframe: 0, truncated: false },
         ],
         mixed: Vec::new(),
+        sampled: Vec::new(),
+        calls: Vec::new(),
         threads: vec![
             Thread { tid: 4711, name: "victim".to_string(), alive: true },
             Thread { tid: 4712, name: "worker \u{2603}".to_string(), alive: false },
@@ -236,7 +238,32 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                 // Reserved ranges stand behind the rest.
                 live.sort_by_key(|row: &LiveGroup| row.domain == Domain::Reserved);
                 totals.sort_by_key(|row: &StackTotals| row.domain == Domain::Reserved);
-                Snapshot { meta, origin, modules, codes, frames, nodes, stacks, mixed, threads, domains, live, totals }
+                let calls = |thread: usize| {
+                    let thread = u32::try_from(thread).expect("few");
+                    ThreadCalls { thread, domain: Domain::Native, allocs: u64::MAX - 1, bytes: 7, frees: 1 << thread }
+                };
+                let calls: Vec<ThreadCalls> = (0..threads.len().min(3)).map(calls).collect();
+                let sampled = (0..stacks.len()).step_by(3).map(|stack| {
+                    let stack = u32::try_from(stack).expect("few");
+                    Sampled { stack, interval: u64::MAX >> stack, size: u64::from(stack) * 16 }
+                });
+                let sampled = sampled.collect();
+                Snapshot {
+                    meta,
+                    origin,
+                    modules,
+                    codes,
+                    frames,
+                    nodes,
+                    stacks,
+                    mixed,
+                    sampled,
+                    calls,
+                    threads,
+                    domains,
+                    live,
+                    totals,
+                }
             },
         )
     })

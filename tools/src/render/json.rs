@@ -1,9 +1,11 @@
 //! The report that a program reads. Field by field the contract of docs/formats.md; `heapline_report` is its version.
 
+use crate::estimate::{Estimate, of_domain};
 use crate::frames::{Frame, Tracebacks};
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
 use crate::tree::totals;
+use crate::view::At;
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -24,6 +26,8 @@ struct Document<'r> {
     at: &'static str,
     cumulative: bool,
     total: Sums,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    threads: Vec<ThreadFields<'r>>,
     stats: Vec<Stat<'r>>,
 }
 
@@ -69,6 +73,24 @@ struct DomainSums {
     allocs: u64,
     frees: u64,
     allocated_bytes: u64,
+    /// Where samples were recorded; calls and bytes allocated are exact then too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_interval: Option<[u64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_interval: Option<[u64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocks_interval: Option<[u64; 2]>,
+}
+
+/// What a thread has counted, exactly, while samples were recorded.
+#[derive(Serialize)]
+struct ThreadFields<'r> {
+    tid: u32,
+    thread: &'r str,
+    domain: String,
+    allocs: u64,
+    allocated_bytes: u64,
+    frees: u64,
 }
 
 #[derive(Serialize)]
@@ -76,16 +98,42 @@ struct Sums {
     groups: usize,
     size: u64,
     count: u64,
+    #[serde(flatten)]
+    intervals: Intervals,
+}
+
+/// 95 % intervals, from and to, of figures that are estimated from samples.
+#[derive(Serialize)]
+struct Intervals {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_interval: Option<[u64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count_interval: Option<[u64; 2]>,
+}
+
+impl Intervals {
+    fn of(size: u64, estimate: &Estimate) -> Intervals {
+        Intervals { size_interval: pair(estimate.size_interval(size)), count_interval: pair(estimate.count_interval()) }
+    }
+}
+
+fn pair(interval: Option<(u64, u64)>) -> Option<[u64; 2]> {
+    interval.map(<[u64; 2]>::from)
 }
 
 #[derive(Serialize)]
 struct Stat<'r> {
     size: u64,
     count: u64,
+    #[serde(flatten)]
+    intervals: Intervals,
     #[serde(skip_serializing_if = "Option::is_none")]
     size_diff: Option<i128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count_diff: Option<i128>,
+    /// Half of the 95 % interval of `size_diff`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_diff_margin: Option<u64>,
     key: Option<KeyValue<'r>>,
     traceback: Vec<FrameFields<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,12 +170,18 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         snapshot: taken(meta),
         processes: report.subject.processes().map(|process| fields(process.snapshot, report.view.domain)).collect(),
         own: Own { target_bytes: meta.target_bytes, aggregator_bytes: meta.aggregator_bytes },
-        domains: report.snapshot.domains.iter().map(domain).collect(),
+        domains: report.snapshot.domains.iter().map(|row| domain(row, report.subject.parts())).collect(),
         view: report.view.domain.to_string(),
         by: request.by.name(),
         at: request.at.name(),
         cumulative: request.cumulative,
-        total: Sums { groups: report.total.groups, size: report.total.size, count: report.total.count },
+        total: Sums {
+            groups: report.total.groups,
+            size: report.total.size,
+            count: report.total.count,
+            intervals: Intervals::of(report.total.size, &report.total.estimate),
+        },
+        threads: report.subject.parts().iter().flat_map(threads).collect(),
         stats: report.shown().iter().map(|row| stat(report, row)).collect(),
     };
     serde_json::to_writer_pretty(Escaping { out: &mut *out, held: false }, &document)?;
@@ -203,12 +257,30 @@ fn fields(snapshot: &Snapshot, view: Domain) -> ProcessFields<'_> {
         command: &snapshot.meta.command,
         end: snapshot.meta.end,
         inherited_blocks: inherited.map(|blocks| blocks.get(&view.to_string()).copied().unwrap_or(0)),
-        sums: domain(&totals(snapshot, view)),
+        sums: domain(&totals(snapshot, view), std::slice::from_ref(snapshot)),
     }
 }
 
-fn domain(row: &DomainTotals) -> DomainSums {
+fn threads(snapshot: &Snapshot) -> impl Iterator<Item = ThreadFields<'_>> {
+    snapshot.calls.iter().map(|row| {
+        let thread = &snapshot.threads[row.thread as usize];
+        ThreadFields {
+            tid: thread.tid,
+            thread: &thread.name,
+            domain: row.domain.to_string(),
+            allocs: row.allocs,
+            allocated_bytes: row.bytes,
+            frees: row.frees,
+        }
+    })
+}
+
+fn domain(row: &DomainTotals, parts: &[Snapshot]) -> DomainSums {
+    let (live, peak) = (of_domain(parts, row.domain, At::Live), of_domain(parts, row.domain, At::Peak));
     DomainSums {
+        current_interval: pair(live.size_interval(row.current)),
+        peak_interval: pair(peak.size_interval(row.peak)),
+        blocks_interval: pair(live.count_interval()),
         domain: row.domain.to_string(),
         current: row.current,
         peak: row.peak,
@@ -243,6 +315,8 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row) -> Stat<'r> {
     Stat {
         size: row.stat.size,
         count: row.stat.count,
+        intervals: Intervals::of(row.stat.size, &row.stat.estimate),
+        size_diff_margin: row.change.and_then(|change| change.doubt),
         size_diff: row.change.map(|change| change.size),
         count_diff: row.change.map(|change| change.count),
         key,

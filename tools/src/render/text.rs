@@ -5,6 +5,8 @@
 
 use super::source::Sources;
 use super::{format_size, printable};
+use crate::diff::Change;
+use crate::estimate::of_domain;
 use crate::frames::Frame;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
@@ -31,7 +33,10 @@ pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut d
         }
     }
     others(report, out)?;
-    writeln!(out, "Total allocated size: {}{}", format_size(report.total.size.into(), false), total_change(report))
+    calls(report, out)?;
+    let total = &report.total;
+    let size = estimated_size(total.size, total.estimate.size_interval(total.size));
+    writeln!(out, "Total allocated size: {size}{}", total_change(report))
 }
 
 fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
@@ -49,7 +54,11 @@ fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "{}",
-            domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" })
+            domain(
+                row,
+                if report.subject.processes().count() > 0 { "peaks together" } else { "peak" },
+                report.subject.parts()
+            )
         )?;
     }
     let own = |bytes: u64| format_size(bytes.into(), false);
@@ -67,6 +76,7 @@ fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Resu
     for Process { snapshot, depth } in report.subject.processes().take(most) {
         let meta = &snapshot.meta;
         let row = totals(snapshot, report.view.domain);
+        let interval = |at| of_domain([snapshot], report.view.domain, at);
         let birth = match snapshot.origin.as_ref().map(|origin| origin.birth) {
             None => "",
             Some(Birth::Fork) => ", forked",
@@ -78,9 +88,9 @@ fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Resu
             "",
             meta.pid,
             shortened(&printable(&meta.command)),
-            format_size(row.current.into(), false),
-            counted(row.blocks, "block"),
-            format_size(row.peak.into(), false),
+            estimated_size(row.current, interval(At::Live).size_interval(row.current)),
+            estimated_count(row.blocks, "block", interval(At::Live).count_interval()),
+            estimated_size(row.peak, interval(At::Peak).size_interval(row.peak)),
             end(meta),
             indent = 2 + 2 * depth.min(20),
         )?;
@@ -125,22 +135,28 @@ fn mode(meta: &Meta) -> String {
     let frames = format!("up to {} a traceback", counted(meta.nframe.into(), "frame"));
     match meta.sample_interval {
         0 => format!("exact, {frames}"),
-        interval => format!("sampled one in {interval} bytes: figures are estimates; {frames}"),
+        interval => format!(
+            "sampled, one in {interval} bytes: what is marked ~ is an estimate, with its 95 % interval; {frames}"
+        ),
     }
 }
 
-fn domain(row: &DomainTotals, peak: &str) -> String {
+fn domain(row: &DomainTotals, peak: &str, parts: &[Snapshot]) -> String {
+    let (live, at_peak) = (of_domain(parts, row.domain, At::Live), of_domain(parts, row.domain, At::Peak));
     format!(
         "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed since the start",
         row.domain,
-        format_size(row.current.into(), false),
-        counted(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }),
-        format_size(row.peak.into(), false),
+        estimated_size(row.current, live.size_interval(row.current)),
+        estimated_count(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }, live.count_interval()),
+        estimated_size(row.peak, at_peak.size_interval(row.peak)),
         row.allocs,
         format_size(row.allocated_bytes.into(), false),
         row.frees,
     )
 }
+
+/// With as many the greatest of estimates is some per cent too high.
+const FEW_SAMPLES: u64 = 1000;
 
 /// What every reader must know before the figures: losses, contradictions, notes.
 pub fn concerns(report: &Report<'_>) -> Vec<String> {
@@ -151,6 +167,13 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
         texts.push(format!(
             "NO RECORDS: {what} was recorded in this process. Usual reasons: the executable brings its own malloc, \
              is static, or the loader ignored the preload (setuid); or the process never allocated"
+        ));
+    }
+    let at_peak = of_domain(report.subject.parts(), report.view.domain, At::Peak);
+    if (1..FEW_SAMPLES).contains(&at_peak.samples) {
+        texts.push(format!(
+            "The peak rests on {}: the greatest of many estimates, it is too high rather than too low",
+            counted(at_peak.samples, "sample")
         ));
     }
     let sides = [Some((report.snapshot, "")), report.old.map(|old| (old, "old snapshot: "))];
@@ -233,22 +256,76 @@ fn line(report: &Report<'_>, row: &Row, sources: Option<&mut Sources>, out: &mut
 
 /// `419.8 KiB in 12 blocks`, with changes in a diff.
 fn figures(row: &Row) -> String {
-    let size = format_size(row.stat.size.into(), false);
-    let blocks = counted(row.stat.count, "block");
+    let stat = &row.stat;
+    let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
+    let blocks = estimated_count(stat.count, "block", stat.estimate.count_interval());
     match row.change {
         None => format!("{size} in {blocks}"),
-        Some(change) => format!("{size} ({}) in {blocks} ({:+})", format_size(change.size, true), change.count),
+        Some(change) => format!("{size} ({}) in {blocks} ({:+})", changed(&change), change.count),
     }
+}
+
+/// A number of bytes; an estimate with its interval.
+fn estimated_size(size: u64, interval: Option<(u64, u64)>) -> String {
+    let text = |bytes: u64| format_size(bytes.into(), false);
+    match interval {
+        None => text(size),
+        Some((from, to)) => format!("~{} ({} to {})", text(size), text(from), text(to)),
+    }
+}
+
+/// Likewise a number of things.
+fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64)>) -> String {
+    match interval {
+        None => counted(count, noun),
+        Some((from, to)) => format!("~{} ({from} to {to})", counted(count, noun)),
+    }
+}
+
+/// By how much a size has changed.
+fn changed(change: &Change) -> String {
+    let size = format_size(change.size, true);
+    match change.doubt {
+        None => size,
+        Some(doubt) => format!("~{size} \u{b1} {}", format_size(doubt.into(), false)),
+    }
+}
+
+/// What threads have counted, exactly, while samples were recorded.
+fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let domain = report.view.domain;
+    let rows = report.subject.parts().iter().flat_map(|part| part.calls.iter().map(move |row| (part, row)));
+    let mut rows: Vec<_> = rows.filter(|(_, row)| row.domain == domain).collect();
+    if rows.is_empty() || report.request.by != By::Thread {
+        return Ok(());
+    }
+    rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.bytes));
+    writeln!(out, "All calls, counted exactly:")?;
+    let most = if report.request.limit == 0 { rows.len() } else { report.request.limit };
+    for (part, row) in rows.into_iter().take(most) {
+        let thread = &part.threads[row.thread as usize];
+        let bytes = format_size(row.bytes.into(), false);
+        writeln!(
+            out,
+            "  {} ({}): {} allocated ({bytes}), {} freed",
+            printable(&thread.name),
+            thread.tid,
+            row.allocs,
+            row.frees
+        )?;
+    }
+    Ok(())
 }
 
 /// One traceback, the oldest frame first (tracemalloc: `Traceback.format`).
 fn traceback(report: &Report<'_>, row: &Row, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
     let names = &report.tracebacks;
-    let blocks = counted(row.stat.count, "memory block");
-    let size = format_size(row.stat.size.into(), false);
+    let stat = &row.stat;
+    let blocks = estimated_count(stat.count, "memory block", stat.estimate.count_interval());
+    let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
     match row.change {
         None => writeln!(out, "{blocks}: {size}")?,
-        Some(change) => writeln!(out, "{blocks} ({:+}): {size} ({})", change.count, format_size(change.size, true))?,
+        Some(change) => writeln!(out, "{blocks} ({:+}): {size} ({})", change.count, changed(&change))?,
     }
     let cut = u64::from(row.stat.total_nframe).saturating_sub(report.snapshot.meta.nframe.into());
     if row.stat.truncated {
@@ -290,7 +367,9 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let size: i128 = others.iter().map(|row| i128::from(row.stat.size)).sum();
     let change: i128 = others.iter().filter_map(|row| row.change).map(|change| change.size).sum();
     let change = if report.old.is_some() { format!(" ({})", format_size(change, true)) } else { String::new() };
-    writeln!(out, "{} other: {}{change}", others.len(), format_size(size, false))
+    let is_estimate = others.iter().any(|row| row.stat.estimate.samples > 0);
+    let about = if is_estimate { "~" } else { "" };
+    writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(size, false))
 }
 
 /// How much the whole view has changed; each block counts once, so a cumulative diff has no such figure.

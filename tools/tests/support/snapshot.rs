@@ -40,6 +40,8 @@ impl Builder {
             nodes: Vec::new(),
             stacks: Vec::new(),
             mixed: Vec::new(),
+            sampled: Vec::new(),
+            calls: Vec::new(),
             threads,
             domains: Vec::new(),
             live: Vec::new(),

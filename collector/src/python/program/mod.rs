@@ -173,7 +173,8 @@ pub fn begin_as_configured(nframe: c_int) -> bool {
 
 /// In the place of `PyInit__tracemalloc`.
 pub unsafe extern "C" fn init() -> *mut c_void {
-    let is_ours = IS_SERVED.load(Ordering::Acquire) || !process::is_quiet();
+    // Samples cannot answer for every object.
+    let is_ours = IS_SERVED.load(Ordering::Acquire) || !(process::is_quiet() || process::is_sampling());
     match program().filter(|_| is_ours && !process::is_forked()) {
         // SAFETY: a definition that lives for ever, as CPython wants it.
         Some(program) => unsafe { (program.api.create_module)(DEFINITION.0.get().cast(), API_VERSION) },
