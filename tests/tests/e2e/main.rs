@@ -26,6 +26,7 @@ mod modules;
 mod own_heap;
 mod providers;
 mod python;
+mod sampling;
 mod signals;
 mod story;
 mod strangers;

@@ -78,6 +78,7 @@ pub struct Snapshot {
 pub struct LiveSnapshot {
     pub pid: u32,
     pub mode: String,
+    pub sample_interval: u64,
     pub nframe: u32,
     pub lost: BTreeMap<String, u64>,
     pub contradictions: u64,
