@@ -41,7 +41,10 @@ impl Sampler {
         // In (0, 1].
         let uniform = (bits + 1) as f64 / (1_u64 << 53) as f64;
         // The first whole byte at or behind the point; the conversion saturates.
-        self.left = libm::ceil(-libm::log(uniform) * interval as f64).max(1.0) as i64;
+        let distance = libm::ceil(-libm::log(uniform) * interval as f64).max(1.0);
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number, or the largest there is")]
+        let left = distance as i64;
+        self.left = left;
         self.interval = interval;
     }
 }
