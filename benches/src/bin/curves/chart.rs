@@ -3,6 +3,7 @@
 use crate::series::{Series, Spread};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
+use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
@@ -68,7 +69,10 @@ impl Chart {
         let (first, last) = range(self.points().map(|p| p.x));
         let (least, _) = range(self.points().map(|p| p.least).filter(|&y| y > 0.0));
         let (_, most) = range(self.points().map(|p| p.most));
-        let across = (first / 1.15..last * 1.15).log_scale();
+        let mut places: Vec<f64> = self.points().map(|p| p.x).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let across = (first / 1.15..last * 1.15).log_scale().with_key_points(places);
         match self.scale {
             Scale::Linear => self.draw_scaled(area, across, 0.0..most * 1.08),
             Scale::Log => self.draw_scaled(area, across, (least / 1.5..most * 1.5).log_scale()),
@@ -85,7 +89,7 @@ impl Chart {
         let failed = |error: DrawingAreaErrorKind<std::io::Error>| anyhow!("cannot draw {}: {error}", self.name);
         area.fill(&WHITE)?;
         let mut frame = ChartBuilder::on(area)
-            .caption(self.title, (FONT, 16))
+            .caption(self.title, (FONT, 18))
             .margin(8)
             .margin_right(NAMES)
             .x_label_area_size(36)
@@ -103,8 +107,8 @@ impl Chart {
             .y_label_formatter(&label)
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(225, 225, 225))
-            .label_style((FONT, 12))
-            .axis_desc_style((FONT, 13))
+            .label_style((FONT, 14))
+            .axis_desc_style((FONT, 15))
             .draw()
             .map_err(failed)?;
         let mut taken: Vec<i32> = Vec::new();
@@ -119,7 +123,7 @@ impl Chart {
             frame.draw_series(line.points.iter().map(dot)).map_err(failed)?;
             let (x, y) = frame.backend_coord(&(end.x, end.median));
             let y = free_row(&mut taken, y - 7);
-            area.draw(&Text::new(line.name, (x + 10, y), (FONT, 13).into_font().color(&colour)))?;
+            area.draw(&Text::new(line.name, (x + 10, y), (FONT, 15).into_font().color(&colour)))?;
         }
         Ok(())
     }

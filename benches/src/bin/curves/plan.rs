@@ -81,8 +81,8 @@ impl Point {
         match self.curve {
             Curve::Threads => ("churn", vec![x, 8_000_000 / x / shorter, 10, CHURN_LIVE / x]),
             Curve::Frames => ("churn", vec![1, 200_000_000 / (x + 15) / shorter, x - CHURN_FRAMES, CHURN_LIVE]),
-            Curve::Stacks => ("scale", vec![x, STACKS_LIVE, 4_000_000 / shorter]),
-            Curve::Live => ("scale", vec![LIVE_STACKS, x, 4_000_000 / shorter]),
+            Curve::Stacks => ("scale", vec![x, STACKS_LIVE, 2_000_000 / shorter]),
+            Curve::Live => ("scale", vec![LIVE_STACKS, x, 2_000_000 / shorter]),
         }
     }
 

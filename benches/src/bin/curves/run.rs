@@ -7,6 +7,7 @@ use heapline_benches::crate_folder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -205,11 +206,14 @@ impl Bench {
         let cache = tempfile::TempDir::new_in(self.scratch.path())?;
         let mut report = Command::new(self.programs.join("report"));
         report.arg(file).env("XDG_CACHE_HOME", cache.path());
-        report.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let text_file = self.scratch.path().join("report.txt");
+        report.stdin(Stdio::null()).stdout(File::create(&text_file)?).stderr(Stdio::null());
         let begun = Instant::now();
         let child = report.spawn().context("the report")?;
         let ended = process::ended(&child, true).context("the report")?.context("it was waited for")?;
         let report_s = begun.elapsed().as_secs_f64();
+        let text = std::fs::read_to_string(&text_file)?;
+        let notes = text.lines().filter_map(|line| line.strip_prefix("Note: ")).map(str::to_owned);
         let mut report = Command::new(self.programs.join("report"));
         report.arg(file).args([
             "--format",
@@ -228,14 +232,13 @@ impl Bench {
         ensure!(!lost && head["contradictions"] == 0, "the run was not exact: {head}");
         let calls = |domain: &serde_json::Value| Some(domain["allocs"].as_u64()? + domain["frees"].as_u64()?);
         let events = json["domains"].as_array().and_then(|all| all.iter().map(calls).sum::<Option<u64>>());
-        let notes = head["notes"].as_array().into_iter().flatten().filter_map(|note| note.as_str());
         Ok(Snapshot {
             bytes,
             report_s,
             report_peak_bytes: ended.peak_bytes,
             events: events.context("report keeps its contract")?,
             stacks: json["total"]["groups"].as_u64().context("report keeps its contract")?,
-            notes: notes.map(str::to_owned).collect(),
+            notes: notes.collect(),
         })
     }
 }
