@@ -168,7 +168,7 @@ fn sizes(runs: &[Run], curve: Curve) -> Chart {
 }
 
 /// The numbers of all charts, as Markdown.
-pub fn medians(machine: &Machine, load: [f64; 2], charts: &[Chart]) -> String {
+pub fn medians(machine: &Machine, load: [f64; 2], runs: &[Run], charts: &[Chart]) -> String {
     let mut text = format!(
         "{}; {} cores; {:.0} GiB; Linux {}; load before and after {:.1} and {:.1}; medians (least to greatest)\n",
         machine.cpu,
@@ -178,6 +178,9 @@ pub fn medians(machine: &Machine, load: [f64; 2], charts: &[Chart]) -> String {
         load[0],
         load[1]
     );
+    for run in runs.iter().filter(|run| !run.is_exact()) {
+        let _ = write!(text, "\nRound {}, left out: {run}\n", run.round);
+    }
     for chart in charts.iter().filter(|chart| chart.has_points()) {
         let _ = write!(text, "\n## {} ({})\n\n| {} |", chart.title, chart.up, chart.across);
         for line in &chart.lines {

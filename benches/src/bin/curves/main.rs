@@ -3,7 +3,7 @@
 //! Each point of a curve is a run of a workload alone and under Heapline, one right after the other, once in every round; drawn
 //! are medians over the rounds, with whiskers from the least to the greatest. All that was measured goes to `runs.json`, the
 //! medians to `medians.md`, the charts to docs/curves; docs/benchmarks.md shows and explains them. Nothing is asserted about
-//! times; a run that lost events, or that contradicts itself, is none and ends the measurement.
+//! times; a run that lost events, or that contradicts itself, is kept, and is in no median.
 
 #![deny(unsafe_code)]
 
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
         }
     };
     let charts = charts::all(&record.runs);
-    let medians = charts::medians(&record.machine, record.load, &charts);
+    let medians = charts::medians(&record.machine, record.load, &record.runs, &charts);
     write(&folder.join("medians.md"), &medians)?;
     print!("{medians}");
     let pictures = match arguments.charts {

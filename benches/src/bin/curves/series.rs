@@ -51,7 +51,7 @@ impl Series {
     }
 
     fn over(runs: &[Run], name: &'static str, curve: Curve, figure: impl Fn(&Run, &Run) -> Option<f64>) -> Series {
-        let of_curve = || runs.iter().filter(|run| run.curve == curve);
+        let of_curve = || runs.iter().filter(|run| run.curve == curve && run.is_exact());
         let mut places: Vec<u64> = of_curve().map(|run| run.x).collect();
         places.sort_unstable();
         places.dedup();
