@@ -6,7 +6,6 @@
 //! from the target's end until a report can be read. The target's output must be that of the untraced run. Raw
 //! figures go to `runs.json`, medians to `table.md`; `docs/benchmarks.md` explains them.
 
-mod machine;
 mod measure;
 mod redis;
 mod table;
@@ -15,6 +14,7 @@ mod workload;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use heapline_benches::{crate_folder, machine};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use tool::Tool;
@@ -88,11 +88,6 @@ fn main() -> Result<()> {
     print!("{table}");
     eprintln!("raw figures and table: {}", out.display());
     Ok(())
-}
-
-/// This crate's folder in the checkout it was built from: the workloads and the kept runs are there.
-pub fn crate_folder() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn own_folder() -> Result<PathBuf> {

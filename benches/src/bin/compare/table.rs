@@ -1,9 +1,9 @@
 //! Medians, and ratios to the untraced run of the same round, as Markdown.
 
-use crate::machine::Machine;
 use crate::measure;
 use crate::redis;
 use crate::{Figures, Run};
+use heapline_benches::machine::Machine;
 use std::fmt::Write;
 
 /// The tables of a comparison.

@@ -1,7 +1,7 @@
 //! The programs that are measured, and how they are built.
 
-use crate::crate_folder;
 use anyhow::{Context, Result, bail, ensure};
+use heapline_benches::crate_folder;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,19 +1,26 @@
 //! Where the figures come from: without that they mean nothing.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::process::Command;
 
 /// The machine and the versions of what ran on it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
+    /// Day of the measurement, UTC.
     pub date: String,
+    /// Model.
     pub cpu: String,
+    /// Processors that this process may use.
     pub cores: usize,
+    /// Its memory.
     pub memory_bytes: u64,
+    /// Linux's release.
     pub kernel: String,
+    /// First line of what each program says of its version.
     pub versions: Vec<String>,
 }
 
+/// Asks the machine.
 pub fn describe() -> Machine {
     let field = |file: &str, name: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();

@@ -1,0 +1,13 @@
+//! What the programs of this folder have in common: `compare` sets whole programs beside other tools, `curves` shows how
+//! Heapline's cost grows.
+
+#![forbid(unsafe_code)]
+
+pub mod machine;
+
+use std::path::Path;
+
+/// This crate's folder in the checkout it was built from: the workloads and the kept runs are there.
+pub fn crate_folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
