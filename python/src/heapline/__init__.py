@@ -1,0 +1,44 @@
+"""Heapline: exact heap tracing of this process and others, in tracemalloc's words.
+
+    import heapline
+
+    heapline.start()                    # an aggregator attaches to this process
+    ...
+    current, peak = heapline.get_traced_memory()
+    for line in heapline.take_snapshot().statistics("lineno")[:10]:
+        print(line)
+    heapline.stop()
+
+`load` reads any snapshot, `python -m heapline run` traces a program from its first instruction. All sizes are bytes.
+"""
+
+from heapline.domains import MMAP, NATIVE, PYTHON, RESERVED
+from heapline.snapshot import (
+    DomainFigures,
+    DomainFilter,
+    Filter,
+    Frame,
+    Snapshot,
+    Statistic,
+    StatisticDiff,
+    Trace,
+    Traceback,
+    load,
+)
+
+__all__ = [
+    "MMAP",
+    "NATIVE",
+    "PYTHON",
+    "RESERVED",
+    "DomainFigures",
+    "DomainFilter",
+    "Filter",
+    "Frame",
+    "Snapshot",
+    "Statistic",
+    "StatisticDiff",
+    "Trace",
+    "Traceback",
+    "load",
+]
