@@ -25,6 +25,18 @@ from heapline.snapshot import (
     Traceback,
     load,
 )
+from heapline.tracing import (
+    Tracker,
+    clear_traces,
+    get_domains,
+    get_traceback_limit,
+    get_traced_memory,
+    is_tracing,
+    reset_peak,
+    start,
+    stop,
+    take_snapshot,
+)
 
 __all__ = [
     "MMAP",
@@ -40,5 +52,15 @@ __all__ = [
     "StatisticDiff",
     "Trace",
     "Traceback",
+    "Tracker",
+    "clear_traces",
+    "get_domains",
+    "get_traceback_limit",
+    "get_traced_memory",
+    "is_tracing",
     "load",
+    "reset_peak",
+    "start",
+    "stop",
+    "take_snapshot",
 ]
