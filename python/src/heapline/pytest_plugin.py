@@ -1,0 +1,244 @@
+"""The pytest plugin: limits on what a test allocates and on what it leaves behind, and a summary of the hungriest tests.
+
+    @pytest.mark.limit_memory("24 MB")
+    @pytest.mark.limit_leaks("1 MB", warmups=3)
+    pytest --heapline
+
+One aggregator attaches at the first test that is measured, and stays; each worker of xdist has its own. What lived before a test is not
+counted against it. Python's objects and malloc's blocks are layers of the same memory: each has to keep the limit.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import warnings
+from collections.abc import Generator, Iterable
+from typing import Any, NamedTuple, Optional
+
+import pytest
+
+from heapline import domains, tracing
+from heapline._text import Line, format_size, lines_of, parse_size, place_of, shown
+from heapline.snapshot import Snapshot, StatisticDiff, Traceback, load
+
+_LAYERS = (domains.PYTHON, domains.NATIVE)
+_SHOWN_LINES = 5
+_ATTRIBUTE = "heapline"
+"""Of a report: what the test took, as a dict, so that xdist carries it."""
+
+_starts_here = False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("heapline", "memory of tests (heapline)")
+    group.addoption("--heapline", action="store_true", help="measure each test's memory, show the hungriest at the end")
+    group.addoption("--heapline-top", type=int, default=10, metavar="N", help="tests in the summary, 0 for all (default: 10)")
+    group.addoption(
+        "--heapline-nframe", type=int, default=16, metavar="N", help="frames kept per traceback (default: 16)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        'limit_memory(size): fail the test when it has more than size ("24 MB") at any moment beyond what lived before',
+    )
+    config.addinivalue_line(
+        "markers",
+        'limit_leaks(size, warmups=3): fail the test when one place keeps more than size ("1 MB") after it; it is run '
+        "warmups times before",
+    )
+
+
+def pytest_sessionfinish() -> None:
+    global _starts_here
+    if _starts_here:
+        _starts_here = False
+        tracing.stop()
+
+
+class _Limits(NamedTuple):
+    """A test's marks."""
+
+    memory: Optional[int]
+    leaks: Optional[int]
+    warmups: int
+
+
+def _limits(item: pytest.Item) -> _Limits:
+    memory, leaks, warmups = None, None, 0
+    mark = item.get_closest_marker("limit_memory")
+    if mark is not None:
+        memory = _size(mark)
+    mark = item.get_closest_marker("limit_leaks")
+    if mark is not None:
+        leaks = _size(mark)
+        warmups = mark.kwargs.get("warmups", 3)
+        if not isinstance(warmups, int) or warmups < 0:
+            raise pytest.UsageError(f"limit_leaks: warmups is how often the test is run before, not {warmups!r}")
+    return _Limits(memory, leaks, warmups)
+
+
+def _size(mark: pytest.Mark) -> int:
+    others = set(mark.kwargs) - {"warmups"} if mark.name == "limit_leaks" else set(mark.kwargs)
+    if len(mark.args) != 1 or not isinstance(mark.args[0], str) or others:
+        raise pytest.UsageError(f'{mark.name} takes one size, such as @pytest.mark.{mark.name}("24 MB")')
+    try:
+        return parse_size(mark.args[0])
+    except ValueError as error:
+        raise pytest.UsageError(f"{mark.name}: {error}") from None
+
+
+def _is_measured(item: pytest.Item) -> bool:
+    marks = ("limit_memory", "limit_leaks")
+    return item.config.getoption("--heapline") or any(item.get_closest_marker(name) for name in marks)
+
+
+@functools.lru_cache(maxsize=None)
+def _start(nframe: int) -> bool:
+    """Traces this process from its first measured test on. False, with a warning, where it cannot be."""
+    global _starts_here
+    try:
+        if not tracing.is_tracing():
+            tracing.start(nframe)
+            _starts_here = True
+        return True
+    except RuntimeError as error:
+        warnings.warn(pytest.PytestWarning(f"memory is not measured, and limits are not checked: {error}"), stacklevel=1)
+        return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    if not _is_measured(item) or not _start(item.config.getoption("--heapline-nframe")):
+        return (yield)
+    limits = _limits(item)
+    for _ in range(limits.warmups if limits.leaks is not None else 0):
+        item.runtest()
+    has_limit = limits.memory is not None or limits.leaks is not None
+    if limits.leaks is not None:
+        gc.collect()
+    before_file = tracing._take() if has_limit else None
+    try:
+        tracing.reset_peak()
+        before = tracing.get_domains()
+        result = yield
+        after = tracing.get_domains()
+        item.stash[_TAKEN] = _Taken.between(before, after)
+        if before_file is not None:
+            _check(limits, item.stash[_TAKEN], before_file)
+        return result
+    finally:
+        if before_file is not None:
+            os.unlink(before_file)
+
+
+class _Taken(NamedTuple):
+    """What a test took, in bytes, by the larger of both layers; blocks are those of Python's objects."""
+
+    python_peak: int
+    native_peak: int
+    allocated: int
+    allocs: int
+    kept: int
+
+    @staticmethod
+    def between(before: dict[str, Any], after: dict[str, Any]) -> _Taken:
+        def change(domain: int, end: str, start: str) -> int:
+            name = domains.name_of(domain)
+            old = getattr(before[name], start) if name in before else 0
+            return getattr(after[name], end) - old if name in after else 0
+
+        return _Taken(
+            python_peak=change(domains.PYTHON, "peak", "current"),
+            native_peak=change(domains.NATIVE, "peak", "current"),
+            allocated=max(change(layer, "allocated_bytes", "allocated_bytes") for layer in _LAYERS),
+            allocs=change(domains.PYTHON, "allocs", "allocs"),
+            kept=max(change(layer, "current", "current") for layer in _LAYERS),
+        )
+
+    @property
+    def peak(self) -> int:
+        return max(self.python_peak, self.native_peak)
+
+
+_TAKEN = pytest.StashKey[_Taken]()
+
+
+def _check(limits: _Limits, taken: _Taken, before_file: str) -> None:
+    """Fails the test where a limit is not kept."""
+    if limits.memory is not None and taken.peak > limits.memory:
+        layer = domains.PYTHON if taken.python_peak >= taken.native_peak else domains.NATIVE
+        now, before = (_seen(snapshot, layer) for snapshot in (tracing.take_snapshot(), load(before_file)))
+        lines = lines_of(now.view(at="peak").compare_to(before, "lineno"), _SHOWN_LINES)
+        what = f"at its peak the test had {format_size(taken.peak)} more than before, its limit is {format_size(limits.memory)}"
+        _fail("limit_memory", f"{what} ({domains.name_of(layer)} memory)", "most of it then was from", lines)
+    if limits.leaks is not None:
+        gc.collect()
+        now_all, before_all = tracing.take_snapshot(), load(before_file)
+        for layer in _LAYERS:
+            now, before = _seen(now_all, layer), _seen(before_all, layer)
+            places = [place for place in _grown(now, before) if place.size_diff > limits.leaks]
+            if places:
+                what = f"the test keeps more than {format_size(limits.leaks)} from one place ({domains.name_of(layer)} memory)"
+                _fail("limit_leaks", what, "it was allocated at", _with_tracebacks(places[:_SHOWN_LINES]))
+
+
+def _seen(snapshot: Snapshot, layer: int) -> Snapshot:
+    # Native blocks by Python's lines as well: that is what a test's author can change.
+    return snapshot.view(domain=layer)
+
+
+def _grown(now: Snapshot, before: Snapshot) -> Iterable[StatisticDiff]:
+    # The largest change first, and those that have shrunk among them.
+    for difference in now.compare_to(before, "traceback"):
+        if difference.size_diff > 0:
+            yield difference
+
+
+def _with_tracebacks(places: Iterable[StatisticDiff]) -> list[Line]:
+    lines = []
+    for place in places:
+        where, source = place_of(place.traceback)
+        assert isinstance(place.traceback, Traceback)
+        callers = [f"{frame.filename}:{frame.lineno}" for frame in reversed(place.traceback[:-1])][:3]
+        where += "".join(f"\n      called from {caller}" for caller in callers)
+        lines.append(Line(place.size_diff, place.count_diff, where, source))
+    return lines
+
+
+def _fail(limit: str, what: str, heading: str, lines: list[Line]) -> None:
+    pytest.fail("\n".join([f"{limit}: {what}", f"{heading}:", *shown(lines)]), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    taken = item.stash.get(_TAKEN, None)
+    if call.when == "call" and taken is not None:
+        setattr(report, _ATTRIBUTE, taken._asdict())
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not config.getoption("--heapline"):
+        return
+    tests = []
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            taken = getattr(report, _ATTRIBUTE, None)
+            if isinstance(taken, dict):
+                tests.append((_Taken(**taken), report.nodeid))
+    terminalreporter.section("hungriest tests (heapline)")
+    if not tests:
+        terminalreporter.write_line("no test was measured")
+        return
+    tests.sort(reverse=True, key=lambda test: (test[0].peak, test[0].allocated))
+    limit = config.getoption("--heapline-top")
+    terminalreporter.write_line(f"{'peak':>10}  {'allocated':>10}  {'objects':>10}  {'kept':>10}")
+    for taken, nodeid in tests[: limit or None]:
+        peak, allocated = format_size(taken.peak), format_size(taken.allocated)
+        kept = format_size(taken.kept, sign=True)
+        terminalreporter.write_line(f"{peak:>10}  {allocated:>10}  {taken.allocs:>10}  {kept:>10}  {nodeid}")
