@@ -64,3 +64,10 @@ __all__ = [
     "stop",
     "take_snapshot",
 ]
+
+
+def load_ipython_extension(shell: object) -> None:
+    """What IPython's `%load_ext heapline` calls: gives it `%%heapline`."""
+    from heapline.ipython import load_ipython_extension
+
+    load_ipython_extension(shell)

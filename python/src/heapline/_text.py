@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import os
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
-from heapline.snapshot import StatisticDiff, Traceback
+from heapline.snapshot import Frame, StatisticDiff, Traceback
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
@@ -45,41 +46,48 @@ class Line(NamedTuple):
     """file:line, and the function where there is one."""
     source: str
     """The line's text, empty where the file is not there."""
+    callers: tuple[str, ...]
+    """Who called, the nearest first."""
 
 
-def lines_of(differences: Iterable[StatisticDiff], limit: int) -> list[Line]:
-    """The first `limit` of those that have grown."""
-    lines = []
-    for difference in differences:
-        if difference.size_diff > 0:
-            place, source = place_of(difference.traceback)
-            lines.append(Line(difference.size_diff, difference.count_diff, place, source))
-            if len(lines) == limit:
-                break
-    return lines
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_CALLERS = 3
 
 
-def place_of(traceback: object) -> tuple[str, str]:
-    """File, line and function of the most recent frame, and its source."""
+def lines_of(differences: Iterable[StatisticDiff], above: int, limit: int) -> list[Line]:
+    """The first `limit` of those that have grown by more than `above` bytes, without our own."""
+    grown = (difference for difference in differences if difference.size_diff > above)
+    others = (difference for difference in grown if not difference.traceback[-1].filename.startswith(_OWN))
+    return [_line(difference) for difference in itertools.islice(others, limit)]
+
+
+def _line(difference: StatisticDiff) -> Line:
+    traceback = difference.traceback
     assert isinstance(traceback, Traceback)
-    frame = traceback[-1]
+    frame, callers = traceback[-1], reversed(traceback[:-1])
+    source = linecache.getline(frame.filename, frame.lineno).strip()
+    called_from = tuple(_place(caller) for caller in itertools.islice(callers, _CALLERS))
+    return Line(difference.size_diff, difference.count_diff, _place(frame), source, called_from)
+
+
+def _place(frame: Frame) -> str:
     function = f", in {frame.function}" if frame.function else ""
-    place = f"{_short(frame.filename)}:{frame.lineno}{function}"
-    return place, linecache.getline(frame.filename, frame.lineno).strip()
+    return f"{_short(frame.filename)}:{frame.lineno}{function}"
 
 
-def _short(path: str, folder: Optional[str] = None) -> str:
+def _short(path: str) -> str:
     """Relative to the working folder where it is below."""
-    prefix = (folder or os.getcwd()) + os.sep
+    prefix = os.getcwd() + os.sep
     return path[len(prefix) :] if path.startswith(prefix) else path
 
 
 def shown(lines: Iterable[Line]) -> list[str]:
-    """Two lines of text for each: how much and where; what stands there."""
+    """Lines of text for each: how much and where; what stands there; who called."""
     text = []
     for line in lines:
         blocks = f"{line.count} block{'' if line.count == 1 else 's'}"
         text.append(f"  {format_size(line.size)} in {blocks}: {line.place}")
         if line.source:
             text.append(f"      {line.source}")
+        text += [f"    called from {caller}" for caller in line.callers]
     return text

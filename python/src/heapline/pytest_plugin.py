@@ -10,25 +10,26 @@ counted against it. Python's objects and malloc's blocks are layers of the same 
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
-import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import Any, NamedTuple, Optional
 
 import pytest
 
 from heapline import domains, tracing
-from heapline._text import Line, format_size, lines_of, parse_size, place_of, shown
-from heapline.snapshot import Snapshot, StatisticDiff, Traceback, load
+from heapline._text import Line, format_size, lines_of, parse_size, shown
+from heapline.snapshot import Snapshot, load
 
 _LAYERS = (domains.PYTHON, domains.NATIVE)
 _SHOWN_LINES = 5
 _ATTRIBUTE = "heapline"
 """Of a report: what the test took, as a dict, so that xdist carries it."""
 
-_starts_here = False
+_MEASURES = pytest.StashKey[bool]()
+"""Of a configuration: whether its process is traced; unset before the first measured test."""
+_STARTED = pytest.StashKey[bool]()
+"""Whether that was our doing."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,10 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_sessionfinish() -> None:
-    global _starts_here
-    if _starts_here:
-        _starts_here = False
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if config.stash.get(_STARTED, False):
         tracing.stop()
 
 
@@ -96,23 +95,27 @@ def _is_measured(item: pytest.Item) -> bool:
     return item.config.getoption("--heapline") or any(item.get_closest_marker(name) for name in marks)
 
 
-@functools.lru_cache(maxsize=None)
-def _start(nframe: int) -> bool:
+def _measures(config: pytest.Config) -> bool:
     """Traces this process from its first measured test on. False, with a warning, where it cannot be."""
-    global _starts_here
+    if _MEASURES not in config.stash:
+        config.stash[_MEASURES] = tracing.is_tracing() or _start(config)
+    return config.stash[_MEASURES]
+
+
+def _start(config: pytest.Config) -> bool:
     try:
-        if not tracing.is_tracing():
-            tracing.start(nframe)
-            _starts_here = True
-        return True
+        tracing.start(config.getoption("--heapline-nframe"))
     except RuntimeError as error:
-        warnings.warn(pytest.PytestWarning(f"memory is not measured, and limits are not checked: {error}"), stacklevel=1)
+        text = f"memory is not measured, and limits are not checked: {error}"
+        config.issue_config_time_warning(pytest.PytestWarning(text), stacklevel=2)
         return False
+    config.stash[_STARTED] = True
+    return True
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    if not _is_measured(item) or not _start(item.config.getoption("--heapline-nframe")):
+    if not _is_measured(item) or not _measures(item.config):
         return (yield)
     limits = _limits(item)
     for _ in range(limits.warmups if limits.leaks is not None else 0):
@@ -172,45 +175,28 @@ def _check(limits: _Limits, taken: _Taken, before_file: str) -> None:
     if limits.memory is not None and taken.peak > limits.memory:
         layer = domains.PYTHON if taken.python_peak >= taken.native_peak else domains.NATIVE
         now, before = (_seen(snapshot, layer) for snapshot in (tracing.take_snapshot(), load(before_file)))
-        lines = lines_of(now.view(at="peak").compare_to(before, "lineno"), _SHOWN_LINES)
-        what = f"at its peak the test had {format_size(taken.peak)} more than before, its limit is {format_size(limits.memory)}"
-        _fail("limit_memory", f"{what} ({domains.name_of(layer)} memory)", "most of it then was from", lines)
+        lines = lines_of(now.view(at="peak").compare_to(before, "lineno"), taken.peak // 100, _SHOWN_LINES)
+        what = f"at its peak the test had {format_size(taken.peak)} more than before"
+        _fail("limit_memory", what, limits.memory, layer, "most of it then was from", lines)
     if limits.leaks is not None:
         gc.collect()
         now_all, before_all = tracing.take_snapshot(), load(before_file)
         for layer in _LAYERS:
             now, before = _seen(now_all, layer), _seen(before_all, layer)
-            places = [place for place in _grown(now, before) if place.size_diff > limits.leaks]
-            if places:
-                what = f"the test keeps more than {format_size(limits.leaks)} from one place ({domains.name_of(layer)} memory)"
-                _fail("limit_leaks", what, "it was allocated at", _with_tracebacks(places[:_SHOWN_LINES]))
+            lines = lines_of(now.compare_to(before, "traceback"), limits.leaks, _SHOWN_LINES)
+            if lines:
+                what = f"the test keeps {format_size(lines[0].size)} from one place"
+                _fail("limit_leaks", what, limits.leaks, layer, "what is kept was allocated at", lines)
 
 
 def _seen(snapshot: Snapshot, layer: int) -> Snapshot:
-    # Native blocks by Python's lines as well: that is what a test's author can change.
-    return snapshot.view(domain=layer)
+    # Malloc's blocks too by Python's lines: those can be changed by who reads this.
+    return snapshot.view(domain=layer, frames="python")
 
 
-def _grown(now: Snapshot, before: Snapshot) -> Iterable[StatisticDiff]:
-    # The largest change first, and those that have shrunk among them.
-    for difference in now.compare_to(before, "traceback"):
-        if difference.size_diff > 0:
-            yield difference
-
-
-def _with_tracebacks(places: Iterable[StatisticDiff]) -> list[Line]:
-    lines = []
-    for place in places:
-        where, source = place_of(place.traceback)
-        assert isinstance(place.traceback, Traceback)
-        callers = [f"{frame.filename}:{frame.lineno}" for frame in reversed(place.traceback[:-1])][:3]
-        where += "".join(f"\n      called from {caller}" for caller in callers)
-        lines.append(Line(place.size_diff, place.count_diff, where, source))
-    return lines
-
-
-def _fail(limit: str, what: str, heading: str, lines: list[Line]) -> None:
-    pytest.fail("\n".join([f"{limit}: {what}", f"{heading}:", *shown(lines)]), pytrace=False)
+def _fail(mark: str, what: str, limit: int, layer: int, heading: str, lines: list[Line]) -> None:
+    first = f"{mark}: {what}, its limit is {format_size(limit)} ({domains.name_of(layer)} memory)"
+    pytest.fail("\n".join([first, f"{heading}:", *shown(lines)]), pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
