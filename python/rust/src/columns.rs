@@ -48,12 +48,9 @@ pub fn of(content: &Content, traces: &[(Domain, Trace)]) -> Columns {
 impl Columns {
     pub fn into_dict(self, py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let dict = PyDict::new(py);
-        for (name, column) in [
-            ("domain", self.domain),
-            ("filename", self.filename),
-            ("function", self.function),
-            ("thread", self.thread),
-        ] {
+        for (name, column) in
+            [("domain", self.domain), ("filename", self.filename), ("function", self.function), ("thread", self.thread)]
+        {
             dict.set_item(name, (PyBytes::new(py, &column.codes), column.texts))?;
         }
         for (name, column) in [("lineno", self.lineno), ("size", self.size), ("count", self.count)] {

@@ -40,7 +40,8 @@ struct Domain {
 pub fn figures(py: Python<'_>, pid: u32) -> PyResult<(u32, Vec<Figures>)> {
     let answer = py.detach(|| {
         let text = control::ask(pid, Ask::Stats, true).map_err(|error| error.to_string())?;
-        serde_json::from_str::<Stats>(&text).map_err(|error| format!("the aggregator's answer is not understood: {error}"))
+        serde_json::from_str::<Stats>(&text)
+            .map_err(|error| format!("the aggregator's answer is not understood: {error}"))
     });
     let stats = answer.map_err(PyRuntimeError::new_err)?;
     let row = |d: Domain| (d.domain, d.current, d.peak, d.blocks, d.allocs, d.frees, d.allocated_bytes);

@@ -62,8 +62,7 @@ impl Traces {
 
     fn row<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Block<'py>> {
         let group = self.ends.partition_point(|&end| end <= index);
-        let (domain, trace) =
-            self.groups.get(group).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
+        let (domain, trace) = self.groups.get(group).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
         let places = self.content.names().places(py, trace.traceback);
         let (frames, functions) = tuples(py, places)?;
         let size = trace.block.map_or(0, |block| block.size);

@@ -66,8 +66,7 @@ impl Snapshot {
         })?;
         let symbolizer = Symbolizer::new(vec![PathBuf::from(DEBUG_DIR)], default_cache_dir());
         let content = Arc::new(Content { snapshot, names: Mutex::new(Names::new(symbolizer)) });
-        let look =
-            Look { domain: None, at: At::Live, frames: Frames::Mixed, raw_frames: false, stages: Vec::new() };
+        let look = Look { domain: None, at: At::Live, frames: Frames::Mixed, raw_frames: false, stages: Vec::new() };
         Ok(Snapshot { content, look, traces: OnceLock::new() })
     }
 
@@ -103,7 +102,8 @@ impl Snapshot {
     #[getter]
     fn domains(&self) -> Vec<crate::control::Figures> {
         let rows = self.content.snapshot.domains.iter();
-        rows.map(|d| (d.domain.to_string(), d.current, d.peak, d.blocks, d.allocs, d.frees, d.allocated_bytes)).collect()
+        rows.map(|d| (d.domain.to_string(), d.current, d.peak, d.blocks, d.allocs, d.frees, d.allocated_bytes))
+            .collect()
     }
 
     /// The domain that was chosen, or is looked at by default, and the moment.
@@ -295,7 +295,8 @@ fn domain_of(text: &str) -> Result<Domain, String> {
 /// A word of the command line.
 fn chosen<T: clap::ValueEnum>(word: &str, what: &str) -> PyResult<T> {
     T::from_str(word, false).map_err(|_| {
-        let words = T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_string()));
+        let words =
+            T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_string()));
         let words: Vec<String> = words.collect();
         PyValueError::new_err(format!("{what} cannot be {word:?}: use {}", words.join(", ")))
     })

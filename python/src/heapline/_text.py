@@ -41,7 +41,7 @@ class Line(NamedTuple):
     """Where memory came from, and how much more of it there is than before."""
 
     size: int
-    count: int
+    blocks: int
     place: str
     """file:line, and the function where there is one."""
     source: str
@@ -85,7 +85,7 @@ def shown(lines: Iterable[Line]) -> list[str]:
     """Lines of text for each: how much and where; what stands there; who called."""
     text = []
     for line in lines:
-        blocks = f"{line.count} block{'' if line.count == 1 else 's'}"
+        blocks = f"{line.blocks} block{'' if line.blocks == 1 else 's'}"
         text.append(f"  {format_size(line.size)} in {blocks}: {line.place}")
         if line.source:
             text.append(f"      {line.source}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import html
 import os
 import shlex
-from typing import Any, NamedTuple, Optional
+from dataclasses import dataclass
+from typing import Any, Optional
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
@@ -20,7 +21,8 @@ from heapline._text import Line, format_size, lines_of, shown
 from heapline.snapshot import load
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """What a cell did to the memory of one domain; sizes are bytes beyond what lived before it."""
 
     domain: str
@@ -68,14 +70,14 @@ def _row(line: Line, largest: int) -> str:
     source = f"<br><code>{html.escape(line.source)}</code>" if line.source else ""
     cells = [
         f"<td style='text-align:right;{bar}'>{format_size(line.size)}</td>",
-        f"<td style='text-align:right'>{line.count}</td>",
+        f"<td style='text-align:right'>{line.blocks}</td>",
         f"<td style='text-align:left'>{html.escape(line.place)}{source}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
 @magics_class
-class HeaplineMagics(Magics):  # type: ignore[misc]
+class HeaplineMagics(Magics):
     """`%%heapline` and `%heapline`."""
 
     @magic_arguments()
@@ -84,7 +86,7 @@ class HeaplineMagics(Magics):  # type: ignore[misc]
     @argument("--nframe", type=int, default=64, help="frames kept per traceback (default: 64)")
     @argument("-o", "--output", default=None, help="write the snapshot to this file too")
     @argument("statement", nargs="*", help="the code, of %%heapline as a line magic")
-    @line_cell_magic  # type: ignore[misc]
+    @line_cell_magic
     def heapline(self, line: str, cell: Optional[str] = None) -> None:
         """Runs the cell traced, and shows what it took: current, peak, top lines."""
         arguments = parse_argstring(self.heapline, line)
@@ -108,6 +110,7 @@ class HeaplineMagics(Magics):  # type: ignore[misc]
             tracing.reset_peak()
             before = tracing.get_domains().get(arguments.domain)
             # What it raises has been shown.
+            assert self.shell is not None
             if not self.shell.run_cell(code).success:
                 return
             after = tracing.get_domains().get(arguments.domain)

@@ -106,6 +106,8 @@ def _start(config: pytest.Config) -> bool:
     try:
         tracing.start(config.getoption("--heapline-nframe"))
     except RuntimeError as error:
+        if config.getoption("--heapline"):
+            raise pytest.UsageError(f"--heapline: {error}") from None
         text = f"memory is not measured, and limits are not checked: {error}"
         config.issue_config_time_warning(pytest.PytestWarning(text), stacklevel=2)
         return False

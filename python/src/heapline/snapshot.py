@@ -15,7 +15,7 @@ from tracemalloc import BaseFilter, DomainFilter, Filter, Statistic, StatisticDi
 from tracemalloc import Frame as _Frame
 from tracemalloc import Trace as _Trace
 from tracemalloc import Traceback as _Traceback
-from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, Optional, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, Optional, SupportsIndex, TypeVar, Union, overload
 
 from heapline._platform import require_native
 from heapline.domains import Domain, name_of
@@ -76,16 +76,17 @@ class Traceback(_Traceback):
     """tracemalloc's Traceback of `Frame`s: the oldest first."""
 
     __slots__ = ("_functions",)
+    _frames: _Places
 
     def __init__(self, frames: _Places, functions: _Functions, total_nframe: Optional[int] = None) -> None:
         super().__init__(frames, total_nframe)
         self._functions = tuple(reversed(functions))
 
     @overload
-    def __getitem__(self, index: int) -> Frame: ...
+    def __getitem__(self, index: SupportsIndex) -> Frame: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Frame, ...]: ...
-    def __getitem__(self, index: Union[int, slice]) -> Union[Frame, tuple[Frame, ...]]:
+    def __getitem__(self, index: Union[SupportsIndex, slice]) -> Union[Frame, tuple[Frame, ...]]:
         if isinstance(index, slice):
             return tuple(Frame(*pair) for pair in zip(self._frames[index], self._functions[index]))
         return Frame(self._frames[index], self._functions[index])
@@ -110,6 +111,7 @@ class Trace(_Trace):
     """tracemalloc's Trace: a live block."""
 
     __slots__ = ("_functions",)
+    _trace: tuple[int, int, _Places, int]
 
     def __init__(self, domain: int, size: int, frames: _Places, functions: _Functions, total_nframe: int) -> None:
         super().__init__((domain, size, frames, total_nframe))
