@@ -121,7 +121,7 @@ def test_native_memory_is_blamed_on_pythons_lines(new):
 
 
 def test_frames_know_functions(new):
-    row = new.filter_traces([heapline.Filter(True, "*workload.py", 7)]).statistics("traceback")[0]
+    row = new.filter_traces([heapline.Filter(True, "*workload.py", 8)]).statistics("traceback")[0]
     assert [frame.function for frame in row.traceback][-2:] == ["deep", "leaf"]
     assert row.traceback.format()[-2].endswith(", in leaf")
     assert row.traceback.format()[-1] == "    return bytearray(size)"

@@ -47,7 +47,7 @@ class Line(NamedTuple):
     source: str
     """The line's text, empty where the file is not there."""
     callers: tuple[str, ...]
-    """Who called, the nearest first."""
+    """Who called, the nearest first, up to what runs tests."""
 
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -64,10 +64,16 @@ def lines_of(differences: Iterable[StatisticDiff], above: int, limit: int) -> li
 def _line(difference: StatisticDiff) -> Line:
     traceback = difference.traceback
     assert isinstance(traceback, Traceback)
-    frame, callers = traceback[-1], reversed(traceback[:-1])
+    frame = traceback[-1]
+    callers = itertools.takewhile(_is_of_user, reversed(traceback[:-1]))
     source = linecache.getline(frame.filename, frame.lineno).strip()
     called_from = tuple(_place(caller) for caller in itertools.islice(callers, _CALLERS))
     return Line(difference.size_diff, difference.count_diff, _place(frame), source, called_from)
+
+
+def _is_of_user(frame: Frame) -> bool:
+    """Whether a frame is not of what runs tests."""
+    return not any(package in frame.filename for package in ("/_pytest/", "/pluggy/"))
 
 
 def _place(frame: Frame) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from heapline import domains, tracing
 from heapline._text import Line, format_size, lines_of, parse_size, shown
-from heapline.snapshot import Snapshot, load
+from heapline.snapshot import DomainFigures, Snapshot, load
 
 _LAYERS = (domains.PYTHON, domains.NATIVE)
 _SHOWN_LINES = 5
@@ -120,24 +120,60 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     if not _is_measured(item) or not _measures(item.config):
         return (yield)
     limits = _limits(item)
-    for _ in range(limits.warmups if limits.leaks is not None else 0):
-        item.runtest()
-    has_limit = limits.memory is not None or limits.leaks is not None
-    if limits.leaks is not None:
-        gc.collect()
-    before_file = tracing._take() if has_limit else None
+    measure = _Measure(limits)
+    if limits.leaks is None:
+        measure.begin()
+    else:
+        _repeat(item, limits.warmups, measure)
     try:
-        tracing.reset_peak()
-        before = tracing.get_domains()
         result = yield
-        after = tracing.get_domains()
-        item.stash[_TAKEN] = _Taken.between(before, after)
-        if before_file is not None:
-            _check(limits, item.stash[_TAKEN], before_file)
+        item.stash[_TAKEN] = measure.end()
         return result
     finally:
-        if before_file is not None:
-            os.unlink(before_file)
+        measure.forget()
+
+
+def _repeat(item: pytest.Item, warmups: int, measure: _Measure) -> None:
+    """Has the item run its test several times, and the last time measured."""
+    runtest = item.runtest
+
+    def repeated() -> None:
+        del item.runtest
+        for left in reversed(range(warmups + 1)):
+            if left == 0:
+                gc.collect()
+                measure.begin()
+            # The only place that runs it: one line of the test has the same traceback each time.
+            runtest()
+
+    item.runtest = repeated  # type: ignore[method-assign]
+
+
+class _Measure:
+    """One run of a test."""
+
+    def __init__(self, limits: _Limits) -> None:
+        self._limits = limits
+        self._before: Optional[dict[str, DomainFigures]] = None
+        self._before_file: Optional[str] = None
+
+    def begin(self) -> None:
+        if self._limits.memory is not None or self._limits.leaks is not None:
+            self._before_file = tracing._take()
+        tracing.reset_peak()
+        self._before = tracing.get_domains()
+
+    def end(self) -> _Taken:
+        """What it took. Fails the test where a limit is not kept."""
+        after = tracing.get_domains()
+        taken = _Taken.between(self._before or after, after)
+        if self._before_file is not None:
+            _check(self._limits, taken, self._before_file)
+        return taken
+
+    def forget(self) -> None:
+        if self._before_file is not None:
+            os.unlink(self._before_file)
 
 
 class _Taken(NamedTuple):
@@ -150,11 +186,11 @@ class _Taken(NamedTuple):
     kept: int
 
     @staticmethod
-    def between(before: dict[str, Any], after: dict[str, Any]) -> _Taken:
+    def between(before: dict[str, DomainFigures], after: dict[str, DomainFigures]) -> _Taken:
         def change(domain: int, end: str, start: str) -> int:
             name = domains.name_of(domain)
-            old = getattr(before[name], start) if name in before else 0
-            return getattr(after[name], end) - old if name in after else 0
+            old = int(getattr(before[name], start)) if name in before else 0
+            return int(getattr(after[name], end)) - old if name in after else 0
 
         return _Taken(
             python_peak=change(domains.PYTHON, "peak", "current"),
