@@ -16,6 +16,13 @@ pub struct Pattern {
     lineno: Option<u32>,
 }
 
+impl Pattern {
+    /// `filename` is a glob, whatever it contains; without a line, any line matches.
+    pub fn new(filename: &str, lineno: Option<u32>) -> Pattern {
+        Pattern { glob: Glob::new(normalize(filename)), lineno }
+    }
+}
+
 impl FromStr for Pattern {
     type Err = String;
 
@@ -29,7 +36,7 @@ impl FromStr for Pattern {
         };
         match glob {
             "" => Err("the pattern is empty; use GLOB or GLOB:LINE, such as '*/table.c:12'".to_string()),
-            glob => Ok(Pattern { glob: Glob::new(normalize(glob)), lineno }),
+            glob => Ok(Pattern::new(glob, lineno)),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The list is closed on purpose. A container's own members (`std::vector::reserve`) are not on it: they asked.
 
 use crate::glob::Glob;
+use heapline_shared_format::inject::LIBRARY_NAME;
 use std::sync::LazyLock;
 
 /// Names without template arguments, as `fnmatch` patterns.
@@ -106,9 +107,11 @@ pub(super) fn is_allocator(function: &str) -> bool {
     GLOBS.iter().any(|glob| glob.matches(&name))
 }
 
-/// Whether the module at `path` is Heapline's own library in the target.
+/// Whether the module at `path` is Heapline's own library in the target: preloaded, or brought in by an attach, as a memory file
+/// whose descriptor is all that the loader knows of it, or as a file of that name.
 pub(super) fn is_collector(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|name| name.contains("libheapline"))
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.contains("libheapline") || name.contains(LIBRARY_NAME) || path.starts_with("/proc/self/fd/")
 }
 
 /// `name` without template arguments, which may contain anything, and without parameters, if it has some.
@@ -234,6 +237,8 @@ mod tests {
     #[test]
     fn the_collector_is_known_by_its_file() {
         assert!(is_collector("/tmp/x/libheapline_preload.so"));
+        assert!(is_collector("/proc/self/fd/3"));
+        assert!(is_collector("/tmp/.heapline-collector-0123456789abcdef"));
         assert!(!is_collector("/opt/libheapline/bin/app"));
     }
 }

@@ -7,7 +7,7 @@
 //! or all of a library without debug information would be one place.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// A string in [`Tracebacks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,8 +44,8 @@ struct Place {
 /// See the module's header.
 #[derive(Default)]
 pub struct Tracebacks {
-    strings: Vec<Rc<str>>,
-    string_ids: HashMap<Rc<str>, StringId>,
+    strings: Vec<Arc<str>>,
+    string_ids: HashMap<Arc<str>, StringId>,
     nodes: Vec<(Option<TracebackId>, Frame)>,
     node_ids: HashMap<(Option<TracebackId>, Place), TracebackId>,
 }
@@ -57,8 +57,8 @@ impl Tracebacks {
             return id;
         }
         let id = StringId(number(self.strings.len()));
-        let text: Rc<str> = text.into();
-        self.strings.push(Rc::clone(&text));
+        let text: Arc<str> = text.into();
+        self.strings.push(Arc::clone(&text));
         self.string_ids.insert(text, id);
         id
     }

@@ -81,8 +81,8 @@ impl Symbolizer {
     }
 
     fn table(&mut self, module: &Module) -> Option<Table> {
-        // "[vdso]" and the like have no file.
-        if !module.path.starts_with('/') {
+        // "[vdso]" and the like have no file. What was a descriptor of the process that was traced is one of our own here.
+        if !module.path.starts_with('/') || module.path.starts_with("/proc/self/") {
             return None;
         }
         let identity = Identity::of(module);

@@ -1,0 +1,120 @@
+//! Strings, frames and tracebacks of one snapshot, on both sides of the border.
+
+use heapline_tools::frames::{Frame, StringId, TracebackId, Tracebacks};
+use heapline_tools::statistics::{Key, Statistic};
+use heapline_tools::symbols::Symbolizer;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+use std::collections::HashMap;
+
+/// What gives names to a snapshot's stacks, and what it has named so far.
+///
+/// It stands behind a mutex. Whoever waits for the interpreter's lock must not hold that one, so Python objects that the garbage
+/// collector sees are made after it was given back.
+pub struct Names {
+    pub tracebacks: Tracebacks,
+    pub symbolizer: Symbolizer,
+    /// Each text becomes a Python string once.
+    strings: HashMap<StringId, Py<PyString>>,
+}
+
+/// A frame as Python gets it: file, line, function where there is one to speak of.
+pub type Place = (Py<PyString>, u32, Option<Py<PyString>>);
+
+impl Names {
+    pub fn new(symbolizer: Symbolizer) -> Names {
+        Names { tracebacks: Tracebacks::default(), symbolizer, strings: HashMap::new() }
+    }
+
+    /// A text as a Python string.
+    pub fn string(&mut self, py: Python<'_>, id: StringId) -> Py<PyString> {
+        let text = || PyString::new(py, self.tracebacks.text(id)).unbind();
+        self.strings.entry(id).or_insert_with(text).clone_ref(py)
+    }
+
+    /// The frames of a traceback, the most recent first.
+    pub fn places(&mut self, py: Python<'_>, id: TracebackId) -> Vec<Place> {
+        let frames: Vec<Frame> = self.tracebacks.frames(id).collect();
+        frames.into_iter().map(|frame| self.place(py, frame)).collect()
+    }
+
+    /// What a group is about, as tracemalloc shows it: one frame, or a traceback, the most recent frame first.
+    pub fn places_of_group(&mut self, py: Python<'_>, group: &Statistic) -> Vec<Place> {
+        match group.key {
+            Key::Traceback(id) => self.places(py, id),
+            Key::Line(..) if !group.several_functions => vec![self.place(py, group.frame)],
+            Key::Line(filename, lineno) => vec![(self.string(py, filename), lineno, None)],
+            Key::Text(filename) => vec![(self.string(py, filename), 0, None)],
+            Key::Size(_) => Vec::new(),
+        }
+    }
+
+    fn place(&mut self, py: Python<'_>, frame: Frame) -> Place {
+        (self.string(py, frame.filename), frame.lineno, Some(self.string(py, frame.function)))
+    }
+}
+
+/// Two tuples of equal length: (file, line) of each frame, as tracemalloc has them, and the functions.
+pub fn tuples<'py>(py: Python<'py>, places: Vec<Place>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
+    let functions: Vec<Option<Py<PyString>>> =
+        places.iter().map(|place| place.2.as_ref().map(|name| name.clone_ref(py))).collect();
+    let frames: Vec<(Py<PyString>, u32)> = places.into_iter().map(|(file, line, _)| (file, line)).collect();
+    Ok((PyTuple::new(py, frames)?, PyTuple::new(py, functions)?))
+}
+
+/// Takes groups of one snapshot into the names of another, so that equal keys are equal numbers.
+pub struct Translation<'n> {
+    pub from: &'n Tracebacks,
+    pub into: &'n mut Tracebacks,
+    strings: HashMap<StringId, StringId>,
+    tracebacks: HashMap<TracebackId, TracebackId>,
+}
+
+impl<'n> Translation<'n> {
+    pub fn new(from: &'n Tracebacks, into: &'n mut Tracebacks) -> Translation<'n> {
+        Translation { from, into, strings: HashMap::new(), tracebacks: HashMap::new() }
+    }
+
+    pub fn group(&mut self, mut group: Statistic) -> Statistic {
+        group.key = match group.key {
+            Key::Text(text) => Key::Text(self.string(text)),
+            Key::Line(filename, lineno) => Key::Line(self.string(filename), lineno),
+            Key::Traceback(id) => Key::Traceback(self.traceback(id)),
+            Key::Size(size) => Key::Size(size),
+        };
+        group.frame = self.frame(group.frame);
+        group
+    }
+
+    fn string(&mut self, id: StringId) -> StringId {
+        *self.strings.entry(id).or_insert_with(|| self.into.string(self.from.text(id)))
+    }
+
+    fn frame(&mut self, frame: Frame) -> Frame {
+        let Frame { filename, function, module, .. } = frame;
+        let (filename, function, module) = (self.string(filename), self.string(function), self.string(module));
+        Frame { filename, function, module, ..frame }
+    }
+
+    /// From the oldest frame on that is not known yet.
+    fn traceback(&mut self, id: TracebackId) -> TracebackId {
+        let mut unknown = Vec::new();
+        let mut next = Some(id);
+        let mut known = None;
+        while let Some(id) = next {
+            if let Some(&there) = self.tracebacks.get(&id) {
+                known = Some(there);
+                break;
+            }
+            unknown.push(id);
+            next = self.from.older(id);
+        }
+        for id in unknown.into_iter().rev() {
+            let frame = self.frame(self.from.most_recent(id));
+            let there = self.into.push(known, frame);
+            self.tracebacks.insert(id, there);
+            known = Some(there);
+        }
+        known.expect("a traceback has a frame")
+    }
+}

@@ -1,0 +1,83 @@
+//! Rows that become Python objects one by one, when they are looked at.
+
+use crate::names::tuples;
+use crate::snapshot::Content;
+use heapline_shared_format::snapshot::Domain;
+use heapline_tools::diff::Change;
+use heapline_tools::statistics::{Key, Statistic, Trace};
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use std::sync::Arc;
+
+/// Groups, in order.
+#[pyclass(frozen, module = "heapline._native")]
+pub struct Statistics {
+    content: Arc<Content>,
+    rows: Vec<(Statistic, Option<Change>)>,
+}
+
+/// (file, line) and function of each frame, the most recent first; true depth; bytes and blocks; how much they changed.
+type Row<'py> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, Option<u16>, u64, u64, Option<i128>, Option<i128>);
+
+#[pymethods]
+impl Statistics {
+    fn __len__(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn row<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Row<'py>> {
+        let (group, change) = self.rows.get(index).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
+        let places = self.content.names().places_of_group(py, group);
+        let (frames, functions) = tuples(py, places)?;
+        let depth = matches!(group.key, Key::Traceback(_)).then_some(group.total_nframe);
+        let (size_diff, count_diff) = (change.map(|change| change.size), change.map(|change| change.count));
+        Ok((frames, functions, depth, group.size, group.count, size_diff, count_diff))
+    }
+}
+
+impl Statistics {
+    pub fn new(content: &Arc<Content>, rows: Vec<(Statistic, Option<Change>)>) -> Statistics {
+        Statistics { content: Arc::clone(content), rows }
+    }
+}
+
+/// Live blocks, one by one.
+#[pyclass(frozen, module = "heapline._native")]
+pub struct Traces {
+    content: Arc<Content>,
+    groups: Arc<Vec<(Domain, Trace)>>,
+    /// How many blocks there are up to the end of each group.
+    ends: Vec<usize>,
+}
+
+/// Domain; bytes; (file, line) and function of each frame, the most recent first; true depth.
+type Block<'py> = (u64, u64, Bound<'py, PyTuple>, Bound<'py, PyTuple>, u16);
+
+#[pymethods]
+impl Traces {
+    fn __len__(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn row<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Block<'py>> {
+        let group = self.ends.partition_point(|&end| end <= index);
+        let (domain, trace) = self.groups.get(group).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
+        let places = self.content.names().places(py, trace.traceback);
+        let (frames, functions) = tuples(py, places)?;
+        let size = trace.block.map_or(0, |block| block.size);
+        Ok((domain.code(), size, frames, functions, trace.total_nframe))
+    }
+}
+
+impl Traces {
+    pub fn new(content: &Arc<Content>, groups: Arc<Vec<(Domain, Trace)>>) -> Traces {
+        let mut end = 0usize;
+        let ends = groups.iter().map(|(_, trace)| {
+            end = end.saturating_add(usize::try_from(trace.count).unwrap_or(usize::MAX));
+            end
+        });
+        let ends = ends.collect();
+        Traces { content: Arc::clone(content), groups, ends }
+    }
+}

@@ -1,0 +1,316 @@
+//! `Snapshot`: one file, and what of it is looked at.
+
+use crate::columns;
+use crate::filters::{Rule, Stage};
+use crate::names::{Names, Translation};
+use crate::rows::{Statistics, Traces};
+use heapline_shared_format::snapshot::{self as format, Domain};
+use heapline_tools::diff::compare_to;
+use heapline_tools::frames::{Frames, resolve};
+use heapline_tools::load::{LoadError, load};
+use heapline_tools::output::Output;
+use heapline_tools::statistics::{By, Key, Statistic, Trace, group, sorted};
+use heapline_tools::symbols::{DEBUG_DIR, Symbolizer, default_cache_dir};
+use heapline_tools::view::{At, View};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A snapshot file in memory, shared by all that look at it.
+pub struct Content {
+    pub snapshot: format::Snapshot,
+    names: Mutex<Names>,
+}
+
+impl Content {
+    /// A panic in the middle of naming leaves names that are incomplete, not wrong.
+    pub fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is looked at.
+#[derive(Clone)]
+struct Look {
+    /// None: tracemalloc's domains in a CPython process, malloc's otherwise.
+    domain: Option<Domain>,
+    at: At,
+    frames: Frames,
+    raw_frames: bool,
+    /// What `filter_traces` was called with, one behind the other.
+    stages: Vec<Arc<Stage>>,
+}
+
+/// A snapshot, seen through a choice of domain and moment and any filters. Nothing is named or grouped before it is asked for.
+#[pyclass(frozen, module = "heapline._native")]
+pub struct Snapshot {
+    content: Arc<Content>,
+    look: Look,
+    traces: OnceLock<Arc<Vec<(Domain, Trace)>>>,
+}
+
+#[pymethods]
+impl Snapshot {
+    /// Reads the file at `path`. OSError where it cannot be opened, ValueError where it is no snapshot.
+    #[staticmethod]
+    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Snapshot> {
+        let snapshot = py.detach(|| load(&path)).map_err(|error| match &error {
+            LoadError::Open { error: source, .. } => match source.raw_os_error() {
+                Some(errno) => PyOSError::new_err((errno, error.to_string())),
+                None => PyOSError::new_err(error.to_string()),
+            },
+            LoadError::Read { .. } => PyValueError::new_err(error.to_string()),
+        })?;
+        let symbolizer = Symbolizer::new(vec![PathBuf::from(DEBUG_DIR)], default_cache_dir());
+        let content = Arc::new(Content { snapshot, names: Mutex::new(Names::new(symbolizer)) });
+        let look = Look { domain: None, at: At::Live, frames: Frames::Mixed, raw_frames: false, stages: Vec::new() };
+        Ok(Snapshot { content, look, traces: OnceLock::new() })
+    }
+
+    /// Writes the whole file again, whatever is looked at.
+    fn dump(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| write(&self.content.snapshot, &path)).map_err(PyOSError::new_err)
+    }
+
+    /// Who was traced, when, how, and what is missing: as `report --format json` says it.
+    #[getter]
+    fn meta<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let meta = &self.content.snapshot.meta;
+        let dict = PyDict::new(py);
+        dict.set_item("pid", meta.pid)?;
+        dict.set_item("command", &meta.command)?;
+        dict.set_item("executable", &meta.executable)?;
+        dict.set_item("taken_at", &meta.taken_at)?;
+        dict.set_item("mode", if meta.sample_interval == 0 { "exact" } else { "sampled" })?;
+        dict.set_item("sample_interval", meta.sample_interval)?;
+        dict.set_item("nframe", meta.nframe)?;
+        dict.set_item("end", format!("{:?}", meta.end).to_lowercase())?;
+        dict.set_item("exit_status", meta.exit_status)?;
+        dict.set_item("lost", &meta.lost)?;
+        dict.set_item("contradictions", &meta.contradictions)?;
+        dict.set_item("untracked_frees", meta.untracked_frees)?;
+        dict.set_item("target_bytes", meta.target_bytes)?;
+        dict.set_item("aggregator_bytes", meta.aggregator_bytes)?;
+        dict.set_item("notes", &meta.notes)?;
+        Ok(dict)
+    }
+
+    /// Of each domain: name, bytes now and at the peak, blocks, allocations, frees, bytes ever allocated.
+    #[getter]
+    fn domains(&self) -> Vec<crate::control::Figures> {
+        let rows = self.content.snapshot.domains.iter();
+        rows.map(|d| (d.domain.to_string(), d.current, d.peak, d.blocks, d.allocs, d.frees, d.allocated_bytes))
+            .collect()
+    }
+
+    /// The domain that was chosen, or is looked at by default, and the moment.
+    #[getter]
+    fn looks_at(&self) -> (u64, &'static str) {
+        let domain = self.look.domain.unwrap_or_else(|| View::default_domain(&self.content.snapshot));
+        (domain.code(), self.look.at.name())
+    }
+
+    /// What was wrong with modules whose names were asked for, one sentence each.
+    fn take_warnings(&self, py: Python<'_>) -> Vec<String> {
+        py.detach(|| self.content.names().symbolizer.take_warnings())
+    }
+
+    /// Another look at the same file. None leaves what is.
+    #[pyo3(signature = (domain, at, frames, raw_frames))]
+    fn view(
+        &self,
+        domain: Option<&str>,
+        at: Option<&str>,
+        frames: Option<&str>,
+        raw_frames: Option<bool>,
+    ) -> PyResult<Snapshot> {
+        let mut look = self.look.clone();
+        if let Some(name) = domain {
+            look.domain = Some(domain_of(name).map_err(PyValueError::new_err)?);
+        }
+        if let Some(word) = at {
+            look.at = chosen(word, "at")?;
+        }
+        if let Some(word) = frames {
+            look.frames = chosen(word, "frames")?;
+        }
+        look.raw_frames = raw_frames.unwrap_or(look.raw_frames);
+        Ok(self.seen_by(look))
+    }
+
+    /// tracemalloc: `Snapshot.filter_traces`.
+    fn filter(&self, rules: Vec<Rule>) -> Snapshot {
+        let mut look = self.look.clone();
+        look.stages.push(Arc::new(Stage::new(rules)));
+        self.seen_by(look)
+    }
+
+    /// Bytes and blocks of all traces.
+    #[getter]
+    fn total(&self, py: Python<'_>) -> (u64, u64) {
+        py.detach(|| {
+            let add = |(size, count): (u64, u64), (_, trace): &(Domain, Trace)| {
+                (size.saturating_add(trace.size), count.saturating_add(trace.count))
+            };
+            self.traces().iter().fold((0, 0), add)
+        })
+    }
+
+    /// tracemalloc: `Snapshot.statistics`, `key_type` being one of its three or "function".
+    fn statistics(&self, py: Python<'_>, key_type: &str, cumulative: bool) -> PyResult<Statistics> {
+        let by = by(key_type, cumulative)?;
+        let rows = py.detach(|| {
+            let groups = self.groups(by, cumulative);
+            let names = self.content.names();
+            sorted(&names.tracebacks, groups).into_iter().map(|row| (row, None)).collect()
+        });
+        Ok(Statistics::new(&self.content, rows))
+    }
+
+    /// tracemalloc: `Snapshot.compare_to`.
+    fn compare_to(&self, py: Python<'_>, old: &Snapshot, key_type: &str, cumulative: bool) -> PyResult<Statistics> {
+        let by = by(key_type, cumulative)?;
+        let rows = py.detach(|| {
+            let new_groups = self.groups(by, cumulative);
+            let old_groups = old.groups(by, cumulative);
+            let (mut names, old_groups) = self.translated(old, old_groups);
+            let rows = compare_to(&names.tracebacks, new_groups, old_groups);
+            names.symbolizer.take_warnings();
+            rows.into_iter().map(|(row, change)| (row, Some(change))).collect()
+        });
+        Ok(Statistics::new(&self.content, rows))
+    }
+
+    /// Every block. ValueError for another moment than now: sizes of single blocks are known of live ones only.
+    #[getter]
+    fn blocks(&self, py: Python<'_>) -> PyResult<Traces> {
+        if self.look.at != At::Live {
+            let text = "single blocks are known of live ones only: use statistics(), or view(at=\"live\")";
+            return Err(PyValueError::new_err(text));
+        }
+        let traces = py.detach(|| self.traces());
+        Ok(Traces::new(&self.content, traces))
+    }
+
+    /// Groups of blocks that are alike, as columns of numbers and the texts that some of the numbers stand for.
+    fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let columns = py.detach(|| columns::of(&self.content, &self.traces()));
+        columns.into_dict(py)
+    }
+}
+
+impl Snapshot {
+    fn seen_by(&self, look: Look) -> Snapshot {
+        Snapshot { content: Arc::clone(&self.content), look, traces: OnceLock::new() }
+    }
+
+    /// What is looked at. The interpreter's lock is not to be held.
+    fn traces(&self) -> Arc<Vec<(Domain, Trace)>> {
+        Arc::clone(self.traces.get_or_init(|| Arc::new(self.looked_up())))
+    }
+
+    fn looked_up(&self) -> Vec<(Domain, Trace)> {
+        let Look { at, frames, raw_frames, stages, .. } = &self.look;
+        let snapshot = &self.content.snapshot;
+        let mut names = self.content.names();
+        let Names { tracebacks, symbolizer, .. } = &mut *names;
+        let mut traces = Vec::new();
+        for domain in self.domains_in_view() {
+            let view = View { domain, at: *at };
+            let resolved = resolve(snapshot, &view.stacks(snapshot), *frames, *raw_frames, symbolizer, tracebacks);
+            let found = view.traces(snapshot, &resolved, tracebacks);
+            traces.extend(found.into_iter().map(|trace| (domain, trace)));
+        }
+        stages.iter().for_each(|stage| stage.apply(tracebacks, &mut traces));
+        traces
+    }
+
+    /// Without a choice those that tracemalloc would show, or malloc's; and those that filters include by name.
+    fn domains_in_view(&self) -> Vec<Domain> {
+        let snapshot = &self.content.snapshot;
+        let mut domains: Vec<Domain> = match self.look.domain {
+            Some(domain) => vec![domain],
+            None => match View::default_domain(snapshot) {
+                Domain::Python => {
+                    let of_tracemalloc = |domain: &Domain| matches!(domain, Domain::Python | Domain::Track(_));
+                    snapshot.domains.iter().map(|row| row.domain).filter(of_tracemalloc).collect()
+                }
+                other => vec![other],
+            },
+        };
+        domains.extend(self.look.stages.iter().flat_map(|stage| stage.named()));
+        domains.sort_unstable();
+        domains.dedup();
+        domains
+    }
+
+    fn groups(&self, by: By, cumulative: bool) -> HashMap<Key, Statistic> {
+        let traces = self.traces();
+        let names = self.content.names();
+        group(&names.tracebacks, traces.iter().map(|(_, trace)| *trace), by, cumulative)
+    }
+
+    /// Groups of another snapshot in the names of this one, which stay locked.
+    fn translated(
+        &self,
+        old: &Snapshot,
+        groups: HashMap<Key, Statistic>,
+    ) -> (MutexGuard<'_, Names>, HashMap<Key, Statistic>) {
+        if Arc::ptr_eq(&self.content, &old.content) {
+            return (self.content.names(), groups);
+        }
+        // Always in the same order, or two that compare the same two would wait for each other.
+        let (mut names, from) = if Arc::as_ptr(&self.content) < Arc::as_ptr(&old.content) {
+            let names = self.content.names();
+            (names, old.content.names())
+        } else {
+            let from = old.content.names();
+            (self.content.names(), from)
+        };
+        let mut translation = Translation::new(&from.tracebacks, &mut names.tracebacks);
+        let groups = groups.into_values().map(|group| translation.group(group));
+        let groups = groups.map(|group| (group.key, group)).collect();
+        (names, groups)
+    }
+}
+
+fn write(snapshot: &format::Snapshot, path: &Path) -> Result<(), String> {
+    let output = Output::open(Some(path)).map_err(|error| error.to_string())?;
+    output
+        .write(|out| format::write(snapshot, out, &mut |_| {}).map(drop))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// A name, or a number in digits.
+fn domain_of(text: &str) -> Result<Domain, String> {
+    match text.parse::<u64>().ok().and_then(Domain::from_code) {
+        Some(domain) => Ok(domain),
+        None => text.parse(),
+    }
+}
+
+/// A word of the command line.
+fn chosen<T: clap::ValueEnum>(word: &str, what: &str) -> PyResult<T> {
+    T::from_str(word, false).map_err(|_| {
+        let words =
+            T::value_variants().iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_string()));
+        let words: Vec<String> = words.collect();
+        PyValueError::new_err(format!("{what} cannot be {word:?}: use {}", words.join(", ")))
+    })
+}
+
+/// With tracemalloc's own errors.
+fn by(key_type: &str, cumulative: bool) -> PyResult<By> {
+    match key_type {
+        "traceback" if cumulative => {
+            Err(PyValueError::new_err(format!("cumulative mode cannot by used with key type {key_type:?}")))
+        }
+        "traceback" => Ok(By::Traceback),
+        "lineno" => Ok(By::Lineno),
+        "filename" => Ok(By::Filename),
+        _ => Err(PyValueError::new_err(format!("unknown key_type: {key_type:?}"))),
+    }
+}
