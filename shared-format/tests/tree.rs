@@ -26,16 +26,16 @@ fn the_socket_is_called_after_the_random_name() {
 fn a_way_is_readable_text() {
     let address = Address { name: [0, u64::MAX], token: [0x10, 2] };
     let way = Way { address, parent: 0xabc, fork: 7, segments: 8192, nframe: 64, clock: 1, sample: 1 << 40 };
-    assert_eq!(text(&way), b"0:ffffffffffffffff:10:2:abc:7:2000:40:1");
+    assert_eq!(text(&way), b"0:ffffffffffffffff:10:2:abc:7:2000:40:1:10000000000");
     for wrong in [
         &b""[..],
-        b"0:1:2:3:4:5:6:7",
-        b"0:1:2:3:4:5:6:7:8:9",
-        b"0:1:2:3:4:5:6:7:",
-        b"0:1:2:3:4:5:6:7:100000000",
-        b"0:1:2:3:4:5:6:7:A",
-        b"0:1:2:3:4:5:6:7:+1",
-        b"00000000000000000:1:2:3:4:5:6:7:8",
+        b"0:1:2:3:4:5:6:7:8",
+        b"0:1:2:3:4:5:6:7:8:9:a",
+        b"0:1:2:3:4:5:6:7:8:",
+        b"0:1:2:3:4:5:6:7:100000000:9",
+        b"0:1:2:3:4:5:6:7:8:A",
+        b"0:1:2:3:4:5:6:7:8:+1",
+        b"00000000000000000:1:2:3:4:5:6:7:8:9",
     ] {
         assert_eq!(Way::parse(wrong), None, "{}", wrong.escape_ascii());
     }
