@@ -40,7 +40,9 @@ def test_a_cell(shell):
 
 def test_a_line(shell):
     captured = shown(shell, "%heapline block = bytearray(3_000_000)")
-    assert any("2930 KiB" in output.data["text/plain"] for output in captured.outputs)
+    (output,) = captured.outputs
+    assert "      block = bytearray(3_000_000)" in output.data["text/plain"]
+    assert "in <module>" in output.data["text/plain"]
     assert len(shell.user_ns["block"]) == 3_000_000
 
 

@@ -101,6 +101,45 @@ def test_the_summary(pytester: pytest.Pytester, options: list[str]) -> None:
     assert "::test_small" not in result.stdout.str()
 
 
+def test_the_summary_names_lines(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        def test_small(): pass
+        def test_large():
+            bytearray(30_000_000)
+        """
+    )
+    result = pytester.runpytest_subprocess("--heapline-lines=1", "--heapline-top=1")
+    result.stdout.fnmatch_lines(["*::test_large", "*28.6 MiB in *: *:3, in test_large", "*  bytearray(30_000_000)"])
+
+
+def test_known_leaks_are_let_through(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import heapline
+        import pytest
+
+        cache, kept = [], []
+
+        def remember():
+            cache.append(bytearray(2_000_000))
+
+        known = heapline.Filter(False, __file__, lineno=7)
+
+        @pytest.mark.limit_leaks("1 MB", filters=[known])
+        def test_known():
+            remember()
+
+        @pytest.mark.limit_leaks("1 MB", filters=[known])
+        def test_unknown():
+            kept.append(bytearray(2_000_000))
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["      kept.append(bytearray(2_000_000))"])
+
+
 def test_native_memory_counts(pytester: pytest.Pytester) -> None:
     # Imported it would be forgotten with all that pytester imports, and numpy cannot be imported twice.
     if importlib.util.find_spec("numpy") is None:
@@ -117,12 +156,13 @@ def test_native_memory_counts(pytester: pytest.Pytester) -> None:
     )
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["limit_memory: *(native memory)", "  30.5 MiB in *"])
+    # Native, but where numpy tells CPython of its arrays.
+    result.stdout.fnmatch_lines(["limit_memory: at its peak *", "  30.5 MiB in *", "      a = empty(*"])
 
 
 @pytest.mark.parametrize(
     "mark",
-    ['limit_memory("many")', "limit_memory(5)", 'limit_memory("1 MB", 2)', 'limit_leaks("1 MB", warmups=-1)', "limit_leaks()"],
+    ['limit_memory("many")', "limit_memory(5)", 'limit_memory("1 MB", 2)', 'limit_leaks("1 MB", warmups=-1)', "limit_leaks()", 'limit_leaks("1 MB", filters=["*.py"])'],
 )
 def test_wrong_marks_are_errors(pytester: pytest.Pytester, mark: str) -> None:
     pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(): pass\n")
@@ -141,4 +181,4 @@ def test_where_nothing_can_be_measured(pytester: pytest.Pytester) -> None:
 
 def test_marks_are_registered(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--markers")
-    result.stdout.fnmatch_lines(["@pytest.mark.limit_memory(size): *", "@pytest.mark.limit_leaks(size, warmups=3): *"])
+    result.stdout.fnmatch_lines(["@pytest.mark.limit_memory(size): *", "@pytest.mark.limit_leaks(size, warmups=3, filters=[]): *"])

@@ -4,7 +4,7 @@ use crate::columns;
 use crate::filters::{Rule, Stage};
 use crate::names::{Names, Translation};
 use crate::rows::{Statistics, Traces};
-use heapline_shared_format::snapshot::{self as format, Domain};
+use heapline_shared_format::snapshot::{self as format, Domain, ReadError};
 use heapline_tools::diff::compare_to;
 use heapline_tools::frames::{Frames, resolve};
 use heapline_tools::load::{LoadError, load};
@@ -57,12 +57,17 @@ impl Snapshot {
     /// Reads the file at `path`. OSError where it cannot be opened, ValueError where it is no snapshot.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Snapshot> {
-        let snapshot = py.detach(|| load(&path)).map_err(|error| match &error {
-            LoadError::Open { error: source, .. } => match source.raw_os_error() {
-                Some(errno) => PyOSError::new_err((errno, error.to_string())),
-                None => PyOSError::new_err(error.to_string()),
-            },
-            LoadError::Read { .. } => PyValueError::new_err(error.to_string()),
+        let snapshot = py.detach(|| load(&path)).map_err(|error| {
+            let text = error.to_string();
+            match error {
+                LoadError::Open { error, .. } | LoadError::Read { error: ReadError::Io(error), .. } => {
+                    match error.raw_os_error() {
+                        Some(errno) => PyOSError::new_err((errno, text)),
+                        None => PyOSError::new_err(text),
+                    }
+                }
+                LoadError::Read { .. } => PyValueError::new_err(text),
+            }
         })?;
         let symbolizer = Symbolizer::new(vec![PathBuf::from(DEBUG_DIR)], default_cache_dir());
         let content = Arc::new(Content { snapshot, names: Mutex::new(Names::new(symbolizer)) });

@@ -45,9 +45,17 @@ fn thread(name: &'static str) -> impl Fn(&Run) -> Option<f64> {
     }
 }
 
+/// Where the last point dwarfs the first, powers of ten.
+fn scale(curve: Curve) -> Scale {
+    match curve {
+        Curve::Frames | Curve::Stacks => Scale::Log,
+        Curve::Threads | Curve::Live => Scale::Linear,
+    }
+}
+
 fn across(curve: Curve) -> &'static str {
     match curve {
-        Curve::Threads => "threads of the target, on the machine's cores",
+        Curve::Threads => "threads of the target",
         Curve::Frames => "frames of each stack",
         Curve::Stacks => "distinct stacks",
         Curve::Live => "live blocks",
@@ -69,17 +77,17 @@ fn pairs(runs: &[Run], curve: Curve) -> Chart {
     if curve == Curve::Frames {
         lines.push(Series::of(runs, "all frames kept", curve, Tool::HeaplineAllFrames, wall));
     }
-    let scale = if curve == Curve::Frames { Scale::Log } else { Scale::Linear };
+    let scale = scale(curve);
     Chart { name, title, across: across(curve), up: "ns a pair", scale, lines }
 }
 
 /// CPU time: what it costs, whoever else uses the machine.
 fn processors(runs: &[Run], curve: Curve) -> Chart {
     let (name, title) = match curve {
-        Curve::Threads => ("threads-cpu", "Churn in N threads: CPU time that a pair adds, by where"),
-        Curve::Frames => ("frames-cpu", "Churn under deeper stacks: CPU time that a pair adds, by where"),
-        Curve::Stacks => ("stacks-cpu", "More distinct stacks: CPU time that a pair adds, by where"),
-        Curve::Live => ("live-cpu", "More live blocks: CPU time that a pair adds, by where"),
+        Curve::Threads => ("threads-cpu", "Churn in N threads: CPU time of a pair, by where"),
+        Curve::Frames => ("frames-cpu", "Churn under deeper stacks: CPU time of a pair, by where"),
+        Curve::Stacks => ("stacks-cpu", "More distinct stacks: CPU time of a pair, by where"),
+        Curve::Live => ("live-cpu", "More live blocks: CPU time of a pair, by where"),
     };
     let mut lines = vec![
         Series::of(runs, "the program alone", curve, Tool::Base, target_cpu),
@@ -90,7 +98,7 @@ fn processors(runs: &[Run], curve: Curve) -> Chart {
     if curve == Curve::Frames {
         lines.push(Series::added(runs, "all frames: in it", curve, Tool::HeaplineAllFrames, target_cpu));
     }
-    let scale = if curve == Curve::Frames { Scale::Log } else { Scale::Linear };
+    let scale = scale(curve);
     Chart { name, title, across: across(curve), up: "CPU ns a pair", scale, lines }
 }
 
@@ -130,7 +138,7 @@ fn block_bytes(runs: &[Run]) -> Chart {
         title: "Resident memory for a live block",
         across: across(curve),
         up: "bytes a block",
-        scale: Scale::Linear,
+        scale: Scale::Log,
         lines: vec![
             Series::of(runs, "the program", curve, Tool::Base, grown(|phase| phase.target_bytes)),
             Series::of(runs, "aggregator", curve, Tool::Heapline, grown(|phase| phase.tool_bytes)),
