@@ -181,9 +181,8 @@ impl Snapshot {
         let rows = py.detach(|| {
             let new_groups = self.groups(by, cumulative);
             let old_groups = old.groups(by, cumulative);
-            let (mut names, old_groups) = self.translated(old, old_groups);
+            let (names, old_groups) = self.translated(old, old_groups);
             let rows = compare_to(&names.tracebacks, new_groups, old_groups);
-            names.symbolizer.take_warnings();
             rows.into_iter().map(|(row, change)| (row, Some(change))).collect()
         });
         Ok(Statistics::new(&self.content, rows))
