@@ -1,7 +1,7 @@
 //! An arena made of loom's atomics, whose layout is not the file's: each part lies on the heap by itself.
 
 use heapline_shared_format::arena::{
-    Arena, Geometry, Header, Identity, Line, Mail, Progress, SEGMENT_WORDS, Session, Slot, Target, Tree,
+    Arena, Calls, Geometry, Header, Identity, Line, Mail, Progress, SEGMENT_WORDS, Session, Slot, Target, Tree,
 };
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 use std::ptr::NonNull;
@@ -51,6 +51,10 @@ fn u64_zero() -> AtomicU64 {
     AtomicU64::new(0)
 }
 
+fn calls() -> Calls {
+    Calls { allocs: u64_zero(), bytes: u64_zero(), frees: u64_zero() }
+}
+
 fn slot() -> Slot {
     Slot {
         head: u64_zero(),
@@ -60,6 +64,7 @@ fn slot() -> Slot {
         session: u32_zero(),
         first_segment: u32_zero(),
         side: u32_zero(),
+        calls: [calls(), calls()],
         state: Line(u64_zero()),
     }
 }
@@ -84,6 +89,8 @@ fn header() -> Header {
             owner_pid: u32_zero(),
             tick_owner: u32_zero(),
             tick: u64_zero(),
+            sample: u64_zero(),
+            seed: u64_zero(),
         },
         progress: Progress {
             given_back: u32_zero(),

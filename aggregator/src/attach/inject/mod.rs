@@ -11,7 +11,7 @@
 //!
 //! One thread is stopped, for the time of these calls; all others run on, but in a program with an allocator of its own. What makes that safe for the process:
 //! - The thread never stands anywhere without a way back: whatever it is sent to do ends in `rt_sigreturn` with a frame
-//!   that holds all its registers ([`frame`]). When this aggregator dies at any instant the thread goes on by itself.
+//!   that holds all its registers (`frame.rs`). When this aggregator dies at any instant the thread goes on by itself.
 //! - Nothing of the process's own memory is written but what lies unused below the thread's stack, and the distances in direct
 //!   calls.
 //! - Everything waits for a limited time, and what takes longer is left to the thread.
