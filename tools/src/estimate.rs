@@ -62,9 +62,8 @@ impl Estimate {
 
     /// Half of the 95 % interval of a difference of sizes with another estimate. Samples that both have would make it smaller.
     pub fn size_doubt(&self, other: &Estimate) -> Option<u64> {
-        const Z: f64 = 1.959_964;
         let variance = self.size_variance + other.size_variance;
-        (self.samples + other.samples > 0).then(|| whole(Z * variance.sqrt()))
+        (self.samples + other.samples > 0).then(|| whole(weight::Z * variance.sqrt()))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{Drain, Image, Message, Tasks};
 use crate::procfs;
-use heapline_shared_format::arena::slot_state;
+use heapline_shared_format::arena::{Slot, slot_state};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,7 +35,7 @@ impl Drain {
         let slots = (0..high).filter_map(|index| Some((index, arena.slot(index)?)));
         let ours = slots.filter(|(index, slot)| {
             let word = slot.state.0.load(Ordering::Acquire);
-            word & 0xffff_ffff == u64::from(slot_state::ACTIVE)
+            Slot::kind(word) == slot_state::ACTIVE
                 && slot.session.load(Ordering::Relaxed) == self.session.number()
                 && self.rings[*index as usize].is_none()
         });

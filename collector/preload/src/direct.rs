@@ -85,9 +85,9 @@ macro_rules! restore {
     };
 }
 
-/// A function whose hook gets the place of the return address, and rbp, in these registers.
-macro_rules! direct {
-    ($symbol:expr, $hook:path, $slot:literal, $rbp:literal) => {
+/// An entry under this name: the instructions between keeping the registers and going back, and what they refer to.
+macro_rules! direct_entry {
+    ($symbol:expr, [$($instruction:expr),* $(,)?], $($operand:tt)*) => {
         const _: () = {
             /// # Safety
             /// As the function that it stands for.
@@ -96,102 +96,86 @@ macro_rules! direct {
             unsafe extern "C" fn direct() {
                 core::arch::naked_asm!(
                     $crate::direct::keep!(),
-                    concat!("lea ", $slot, ", [rbp + 8]"),
-                    concat!("mov ", $rbp, ", qword ptr [rbp]"),
-                    "call {hook}",
+                    $($instruction,)*
                     $crate::direct::restore!(),
-                    hook = sym $hook,
+                    $($operand)*
                 )
             }
         };
+    };
+}
+
+/// A function whose hook gets the place of the return address, and rbp, in these registers.
+macro_rules! direct {
+    ($symbol:expr, $hook:path, $slot:literal, $rbp:literal) => {
+        $crate::direct::direct_entry!(
+            $symbol,
+            [concat!("lea ", $slot, ", [rbp + 8]"), concat!("mov ", $rbp, ", qword ptr [rbp]"), "call {hook}"],
+            hook = sym $hook
+        );
     };
 }
 
 /// A function without a result, whose hook gets the place of the return address.
 macro_rules! direct_free {
     ($symbol:expr, $hook:path) => {
-        const _: () = {
-            /// # Safety
-            /// As the function that it stands for.
-            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
-            #[unsafe(naked)]
-            unsafe extern "C" fn direct() {
-                core::arch::naked_asm!(
-                    $crate::direct::keep!(),
-                    "lea rsi, [rbp + 8]",
-                    "call {hook}",
-                    "mov rax, qword ptr [rsp]",
-                    $crate::direct::restore!(),
-                    hook = sym $hook,
-                )
-            }
-        };
+        $crate::direct::direct_entry!(
+            $symbol,
+            ["lea rsi, [rbp + 8]", "call {hook}", "mov rax, qword ptr [rsp]"],
+            hook = sym $hook
+        );
     };
 }
 
 /// The C++ operator with this number: the real one, with the arguments as they came, then the record.
 macro_rules! direct_new {
     ($index:literal, $symbol:literal) => {
-        const _: () = {
-            /// # Safety
-            /// As the C++ operator.
-            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
-            #[unsafe(naked)]
-            unsafe extern "C" fn direct() {
-                core::arch::naked_asm!(
-                    $crate::direct::keep!(),
-                    "mov edi, {index}",
-                    "mov rsi, qword ptr [rbp + 8]",
-                    "call {resolve}",
-                    "mov rdi, qword ptr [rsp + 32]",
-                    "mov rsi, qword ptr [rsp + 24]",
-                    "mov rdx, qword ptr [rsp + 16]",
-                    "call rax",
-                    "mov rdi, rax",
-                    "mov rsi, qword ptr [rsp + 32]",
-                    "lea rdx, [rbp + 8]",
-                    "mov rcx, qword ptr [rbp]",
-                    "call {record}",
-                    $crate::direct::restore!(),
-                    index = const $index,
-                    resolve = sym heapline_collector::cxx::resolve,
-                    record = sym heapline_collector::cxx::record_new,
-                )
-            }
-        };
+        $crate::direct::direct_entry!(
+            $symbol,
+            [
+                "mov edi, {index}",
+                "mov rsi, qword ptr [rbp + 8]",
+                "call {resolve}",
+                "mov rdi, qword ptr [rsp + 32]",
+                "mov rsi, qword ptr [rsp + 24]",
+                "mov rdx, qword ptr [rsp + 16]",
+                "call rax",
+                "mov rdi, rax",
+                "mov rsi, qword ptr [rsp + 32]",
+                "lea rdx, [rbp + 8]",
+                "mov rcx, qword ptr [rbp]",
+                "call {record}",
+            ],
+            index = const $index,
+            resolve = sym heapline_collector::cxx::resolve,
+            record = sym heapline_collector::cxx::record_new
+        );
     };
 }
 
 /// Likewise: the record, then the real one.
 macro_rules! direct_delete {
     ($index:literal, $symbol:literal) => {
-        const _: () = {
-            /// # Safety
-            /// As the C++ operator.
-            #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
-            #[unsafe(naked)]
-            unsafe extern "C" fn direct() {
-                core::arch::naked_asm!(
-                    $crate::direct::keep!(),
-                    "mov edi, {index}",
-                    "mov rsi, qword ptr [rbp + 8]",
-                    "call {resolve}",
-                    "mov qword ptr [rsp + 72], rax",
-                    "mov rdi, qword ptr [rsp + 32]",
-                    "call {record}",
-                    "mov rdi, qword ptr [rsp + 32]",
-                    "mov rsi, qword ptr [rsp + 24]",
-                    "mov rdx, qword ptr [rsp + 16]",
-                    "call qword ptr [rsp + 72]",
-                    "mov rax, qword ptr [rsp]",
-                    $crate::direct::restore!(),
-                    index = const $index,
-                    resolve = sym heapline_collector::cxx::resolve,
-                    record = sym heapline_collector::cxx::record_delete,
-                )
-            }
-        };
+        $crate::direct::direct_entry!(
+            $symbol,
+            [
+                "mov edi, {index}",
+                "mov rsi, qword ptr [rbp + 8]",
+                "call {resolve}",
+                "mov qword ptr [rsp + 72], rax",
+                "mov rdi, qword ptr [rsp + 32]",
+                "call {record}",
+                "mov rdi, qword ptr [rsp + 32]",
+                "mov rsi, qword ptr [rsp + 24]",
+                "mov rdx, qword ptr [rsp + 16]",
+                "call qword ptr [rsp + 72]",
+                "mov rax, qword ptr [rsp]",
+            ],
+            index = const $index,
+            resolve = sym heapline_collector::cxx::resolve,
+            record = sym heapline_collector::cxx::record_delete
+        );
     };
 }
 
-pub(crate) use {direct, direct_delete, direct_free, direct_new, keep, restore};
+pub(crate) use {direct, direct_delete, direct_entry, direct_free, direct_new, keep, restore};

@@ -66,9 +66,7 @@ fn sampled(
 ) {
     let is_counted = Cell::new(is_counted);
     hooks::record(slot, |thread| {
-        if !thread.is_current() && thread.renew() == Published::Over {
-            // The session that begins counts it anew.
-            is_counted.set(false);
+        if is_over(thread, &is_counted) {
             return Published::Over;
         }
         if !is_counted.replace(true) && !thread.counts(block, size, domain) {
@@ -80,6 +78,15 @@ fn sampled(
         }
         published
     });
+}
+
+/// Whether the thread's session is over: the one that begins counts the call anew.
+fn is_over(thread: &mut Thread, is_counted: &Cell<bool>) -> bool {
+    let is_over = !thread.is_current() && thread.renew() == Published::Over;
+    if is_over {
+        is_counted.set(false);
+    }
+    is_over
 }
 
 /// A block is about to be freed; `publish` records that.
@@ -108,8 +115,7 @@ fn freeing_slowly(
 ) {
     let is_counted = Cell::new(is_counted);
     hooks::record(slot, |thread| {
-        if !thread.is_current() && thread.renew() == Published::Over {
-            is_counted.set(false);
+        if is_over(thread, &is_counted) {
             return Published::Over;
         }
         if !is_counted.replace(true) {

@@ -81,16 +81,14 @@ pub(super) fn mixed(rows: &[Mixed], stacks: usize) -> Result<(), BadRow> {
     each(rows, |index, row| {
         within(row.stack, stacks, "names a stack that is not there")?;
         within(row.python, stacks, "names a stack that is not there")?;
-        let is_next = index == 0 || rows[index - 1].stack < row.stack;
-        if is_next { Ok(()) } else { Err("is not behind the row before it") }
+        rising(index, rows, |row| row.stack)
     })
 }
 
 pub(super) fn sampled(rows: &[Sampled], stacks: usize) -> Result<(), BadRow> {
     each(rows, |index, row| {
         within(row.stack, stacks, "names a stack that is not there")?;
-        let is_next = index == 0 || rows[index - 1].stack < row.stack;
-        if is_next { Ok(()) } else { Err("is not behind the row before it") }
+        rising(index, rows, |row| row.stack)
     })
 }
 
@@ -119,6 +117,11 @@ fn each<T>(rows: &[T], mut rule: impl FnMut(usize, &T) -> Result<(), &'static st
         rule(index, row).map_err(|what| BadRow { row: index as u64, what })?;
     }
     Ok(())
+}
+
+fn rising<T>(index: usize, rows: &[T], stack: impl Fn(&T) -> u32) -> Result<(), &'static str> {
+    let is_next = index == 0 || stack(&rows[index - 1]) < stack(&rows[index]);
+    if is_next { Ok(()) } else { Err("is not behind the row before it") }
 }
 
 fn within(index: u32, len: usize, what: &'static str) -> Result<(), &'static str> {

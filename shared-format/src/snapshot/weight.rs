@@ -4,6 +4,9 @@
 //! p = 1 - exp(-S/R). So a sample stands for 1/p blocks and S/p bytes (Horvitz and Thompson), and adds (1-p)/p^2 to the variance
 //! of a number of blocks, S^2 times that to the variance of a number of bytes.
 
+/// Standard deviations of half a two-sided interval of 95 %.
+pub const Z: f64 = 1.959_964;
+
 /// The probability that a block of `size` bytes is a sample. An empty block counts as one byte.
 fn probability(size: u64, interval: u64) -> f64 {
     if interval == 0 { 1.0 } else { -(-(size.max(1) as f64) / interval as f64).exp_m1() }
@@ -30,8 +33,6 @@ pub fn doubt(size: u64, interval: u64) -> f64 {
 /// The estimate is taken for a multiple of a Poisson number whose relative variance is the same (Wilson's score interval), since
 /// few samples are skewed: no figure gets an interval that reaches below 0.
 pub fn interval(estimate: f64, variance: f64) -> (f64, f64) {
-    /// Two-sided, 95 %.
-    const Z: f64 = 1.959_964;
     if estimate <= 0.0 || variance <= 0.0 {
         return (estimate.max(0.0), estimate.max(0.0));
     }

@@ -13,12 +13,12 @@ use std::io::{self, Write};
 /// Those of `out`.
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let mut head = vec!["size", "count"];
-    if is_sampled(report) {
+    if report.is_sampled() {
         head.extend(["size_from", "size_to", "count_from", "count_to"]);
     }
     if report.old.is_some() {
         head.extend(["size_diff", "count_diff"]);
-        head.extend(is_sampled(report).then_some("size_diff_margin"));
+        head.extend(report.is_sampled().then_some("size_diff_margin"));
     }
     head.extend(match report.request.by {
         By::Filename => &["filename"][..],
@@ -37,23 +37,18 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether figures are estimates: then their 95 % intervals have columns.
-fn is_sampled(report: &Report<'_>) -> bool {
-    report.is_sampled()
-}
-
 fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     let stat = &row.stat;
     let text = |id| harmless(report.tracebacks.text(id));
     let mut cells = vec![stat.size.to_string(), stat.count.to_string()];
-    if is_sampled(report) {
+    if report.is_sampled() {
         let (size_from, size_to) = stat.estimate.size_interval(stat.size).unwrap_or((stat.size, stat.size));
         let (count_from, count_to) = stat.estimate.count_interval().unwrap_or((stat.count, stat.count));
         cells.extend([size_from, size_to, count_from, count_to].map(|n| n.to_string()));
     }
     if let Some(change) = row.change {
         cells.extend([change.size.to_string(), change.count.to_string()]);
-        cells.extend(is_sampled(report).then(|| change.doubt.unwrap_or(0).to_string()));
+        cells.extend(report.is_sampled().then(|| change.doubt.unwrap_or(0).to_string()));
     }
     match stat.key {
         Key::Text(name) => cells.push(text(name)),
