@@ -249,6 +249,16 @@ pub fn end(cause: u32) {
     header.session.epoch.fetch_add(1, Ordering::Release);
 }
 
+/// Likewise, if the epoch is still this one: the aggregator may have ended the session in good order, or begun another.
+fn end_epoch(epoch: u32, cause: u32) {
+    // SAFETY: as above.
+    let Some(header) = (unsafe { HEADER.load(Ordering::Acquire).as_ref() }) else { return };
+    let next = epoch.wrapping_add(1);
+    if header.session.epoch.compare_exchange(epoch, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        end(cause);
+    }
+}
+
 /// A thread's table of stacks was full.
 pub fn count_forgotten_stacks() {
     if let Some(process) = get() {
@@ -275,6 +285,19 @@ pub unsafe fn unmap_own(memory: *mut u8, bytes: usize) {
     if let Some(process) = get() {
         process.header().target.own_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
+}
+
+/// Why there is nothing for a thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Untaken {
+    /// The epoch has ended.
+    Renewed,
+    /// The aggregator is gone.
+    NoOwner,
+    /// It gives nothing back any more.
+    Stalled,
+    /// All slots are taken, and stay so.
+    NoSlot,
 }
 
 impl Process {
@@ -362,43 +385,57 @@ impl Process {
         Some(new)
     }
 
+    /// Whether this epoch goes on.
+    #[inline]
+    pub fn is_epoch(&self, epoch: u32) -> bool {
+        self.header().session.epoch.load(Ordering::Acquire) == epoch
+    }
+
     /// Takes from a free list; waits for the aggregator when it is empty. None when tracing of the process or the
-    /// epoch has ended meanwhile, and the loss is counted.
+    /// epoch has ended meanwhile; a loss is counted when it was not the aggregator that ended it.
     pub fn take(&self, list: &FreeList<'_>, epoch: u32, loss: Loss) -> Option<u32> {
-        let header = self.header();
-        if self.owner_is_gone() {
-            end(end_cause::ORPHANED);
-            return None;
+        let untaken = match self.take_or_wait(list, epoch, loss) {
+            Ok(index) => return Some(index),
+            Err(untaken) => untaken,
+        };
+        match untaken {
+            Untaken::NoOwner => end_epoch(epoch, end_cause::ORPHANED),
+            Untaken::Stalled => end_epoch(epoch, end_cause::STALLED),
+            Untaken::NoSlot | Untaken::Renewed => {}
         }
+        // An event that has no stamp when the aggregator ends the session comes after its end.
+        if untaken == Untaken::NoSlot || self.header().target.end_cause.load(Ordering::Acquire) != 0 {
+            self.count_loss(loss);
+        }
+        None
+    }
+
+    fn take_or_wait(&self, list: &FreeList<'_>, epoch: u32, loss: Loss) -> Result<u32, Untaken> {
+        if self.owner_is_gone() {
+            return Err(Untaken::NoOwner);
+        }
+        let is_slot = loss == Loss::Slots;
         if let Some(index) = list.pop() {
-            if loss == Loss::Ended && self.is_quarter_taken() {
+            if !is_slot && self.is_quarter_taken() {
                 self.wake_aggregator();
             }
-            return Some(index);
+            return Ok(index);
         }
-        let waits_for_slot = loss == Loss::Slots;
-        if waits_for_slot && sys::monotonic() < self.no_slots_until.load(Ordering::Relaxed) {
-            self.count_loss(loss);
-            return None;
+        if is_slot && sys::monotonic() < self.no_slots_until.load(Ordering::Relaxed) {
+            return Err(Untaken::NoSlot);
         }
-        header.progress.waits.fetch_add(1, Ordering::Relaxed);
-        header.progress.waiters.fetch_add(1, Ordering::AcqRel);
-        let taken = self.wait_for(list, epoch, waits_for_slot);
-        header.progress.waiters.fetch_sub(1, Ordering::AcqRel);
-        if taken.is_none() {
-            let is_same = header.session.epoch.load(Ordering::Relaxed) == epoch;
-            if is_same {
-                self.no_slots_until.store(sys::monotonic() + SLOT_WAIT_NANOSECONDS, Ordering::Relaxed);
-            }
-            // What has no stamp when the aggregator ends the session comes after its end.
-            if is_same || header.target.end_cause.load(Ordering::Acquire) != 0 {
-                self.count_loss(loss);
-            }
+        let progress = &self.header().progress;
+        progress.waits.fetch_add(1, Ordering::Relaxed);
+        progress.waiters.fetch_add(1, Ordering::AcqRel);
+        let taken = self.wait_for(list, epoch, is_slot);
+        progress.waiters.fetch_sub(1, Ordering::AcqRel);
+        if taken == Err(Untaken::NoSlot) {
+            self.no_slots_until.store(sys::monotonic() + SLOT_WAIT_NANOSECONDS, Ordering::Relaxed);
         }
         taken
     }
 
-    fn wait_for(&self, list: &FreeList<'_>, epoch: u32, waits_for_slot: bool) -> Option<u32> {
+    fn wait_for(&self, list: &FreeList<'_>, epoch: u32, waits_for_slot: bool) -> Result<u32, Untaken> {
         const NAP_NANOSECONDS: u64 = 10_000_000;
         let progress = &self.header().progress;
         let started = sys::monotonic();
@@ -407,24 +444,23 @@ impl Process {
             let seen = progress.given_back.load(Ordering::Acquire);
             self.wake_aggregator();
             if let Some(index) = list.pop() {
-                return Some(index);
+                return Ok(index);
             }
             sys::futex_wait(&progress.given_back, seen, NAP_NANOSECONDS);
-            if self.owner_is_gone() {
-                end(end_cause::ORPHANED);
+            if !self.is_epoch(epoch) {
+                return Err(Untaken::Renewed);
             }
-            if self.header().session.epoch.load(Ordering::Acquire) != epoch {
-                return None;
+            if self.owner_is_gone() {
+                return Err(Untaken::NoOwner);
             }
             let now = sys::monotonic();
             if progress.given_back.load(Ordering::Acquire) != seen {
                 last_progress = now;
             } else if now.saturating_sub(last_progress) > STALL_NANOSECONDS {
-                end(end_cause::STALLED);
-                return None;
+                return Err(Untaken::Stalled);
             }
             if waits_for_slot && now.saturating_sub(started) > SLOT_WAIT_NANOSECONDS {
-                return None;
+                return Err(Untaken::NoSlot);
             }
         }
     }

@@ -68,7 +68,7 @@ word!(
 );
 word!("16", recovery, set_recovery, usize, "Where to return to when the code under `fail::guard` panics, else 0.");
 word!("24", pending, set_pending, u64, "Slot + 1, and above it segment + 1, that an unfinished start has taken.");
-word!("32", pending_epoch, set_pending_epoch, u64, "The epoch in which they were taken.");
+word!("32", pending_session, set_pending_session, u64, "The session in which they were taken.");
 word!(
     "40",
     in_python,

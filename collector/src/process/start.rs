@@ -129,7 +129,7 @@ pub(super) unsafe fn begin_in_child(process: *mut Process, parent: &Header) -> O
 /// What the calling thread remembers of its life in the parent.
 fn forget_thread() {
     tls::set_pending(0);
-    tls::set_pending_epoch(0);
+    tls::set_pending_session(0);
     tls::set_read_stack(0);
     tls::set_fork(0);
 }

@@ -5,7 +5,7 @@ use crate::process::{self, Process};
 use crate::unwind::memory::Window;
 use crate::{fail, sys, tls, unwind};
 use core::sync::atomic::Ordering;
-use heapline_shared_format::arena::{Loss, Slot, slot_state};
+use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
@@ -139,7 +139,7 @@ struct Before {
 /// What became of an attempt to take a slot.
 enum Claim {
     Done(*mut Thread),
-    /// What was taken is another epoch's, and was not touched.
+    /// The epoch has ended, and nothing was touched.
     Stale,
     /// There is none; the loss is counted.
     Lost,
@@ -148,10 +148,14 @@ enum Claim {
 fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim {
     let header = process.header();
     let epoch = header.session.epoch.load(Ordering::Acquire);
+    if !process.is_traced() {
+        // The epoch may be the one in which the next session fills its lists.
+        return Claim::Stale;
+    }
     let session = header.session.number.load(Ordering::Relaxed);
     let arena = process.arena();
     let own = before.filter(|before| before.session != 0 && before.session != session);
-    let (index, segment) = match take_pending(process, epoch, own) {
+    let (index, segment) = match take_pending(process, (epoch, session), own) {
         Ok(taken) => taken,
         Err(failed) => return failed,
     };
@@ -159,15 +163,15 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     // From here the slot is in flight, so that a session that begins meanwhile waits.
     slot.in_flight.store(1, Ordering::Relaxed);
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    if header.session.epoch.load(Ordering::Acquire) != epoch {
+        // What is pending is of use when only an object was unloaded.
+        slot.in_flight.store(0, Ordering::Release);
+        return Claim::Stale;
+    }
     let settle = || {
         tls::set_pending(0);
         slot.in_flight.store(0, Ordering::Release);
     };
-    if header.session.epoch.load(Ordering::Acquire) != epoch {
-        slot.unclaim();
-        settle();
-        return Claim::Stale;
-    }
     let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
     let state = process.state_for_slot(index, nframe);
     // SAFETY: the arena is never unmapped; slot and segment came from the free lists.
@@ -195,24 +199,35 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     Claim::Done(state)
 }
 
-/// A slot and a segment. What a start has taken that a signal handler left for good is taken up by the next one, so
-/// that nothing leaks and a storm of such handlers cannot hold the thread up for ever.
-fn take_pending(process: &'static Process, epoch: u32, own: Option<Before>) -> Result<(u32, u32), Claim> {
+/// A slot and a segment. What a start has taken and not used, because an object was unloaded or a signal handler has left
+/// it for good, is taken up by the next one, so that nothing leaks and a storm of such handlers cannot hold the thread up
+/// for ever.
+fn take_pending(
+    process: &'static Process,
+    (epoch, session): (u32, u32),
+    own: Option<Before>,
+) -> Result<(u32, u32), Claim> {
     let arena = process.arena();
-    if tls::pending_epoch() != u64::from(epoch) {
+    if tls::pending_session() != u64::from(session) {
         if let Some((slot, _)) = pending() {
-            // Its segment went with the epoch.
+            // Its segment went with the session.
             arena.slot(slot).into_iter().for_each(Slot::unclaim);
         }
         tls::set_pending(0);
-        tls::set_pending_epoch(u64::from(epoch));
+        tls::set_pending_session(u64::from(session));
     }
+    let take = |list: &FreeList<'_>, loss| {
+        process.take(list, epoch, loss).ok_or_else(|| match process.is_epoch(epoch) {
+            true => Claim::Lost,
+            false => Claim::Stale,
+        })
+    };
     if pending().is_none() {
         let held = own.map(|own| own.slot).filter(|&index| takes(process, index, epoch, slot_state::HELD));
         let slot = match held {
             Some(index) => index,
             None => {
-                let index = process.take(&arena.free_slots(), epoch, Loss::Slots).ok_or(Claim::Lost)?;
+                let index = take(&arena.free_slots(), Loss::Slots)?;
                 if !takes(process, index, epoch, slot_state::FREE) {
                     return Err(Claim::Stale);
                 }
@@ -225,7 +240,7 @@ fn take_pending(process: &'static Process, epoch: u32, own: Option<Before>) -> R
     if let Some(segment) = segment {
         return Ok((slot, segment));
     }
-    let segment = process.take(&arena.free_segments(), epoch, Loss::Ended).ok_or(Claim::Lost)?;
+    let segment = take(&arena.free_segments(), Loss::Ended)?;
     tls::set_pending(tls::pending() | (u64::from(segment) + 1) << 32);
     Ok((slot, segment))
 }
@@ -243,8 +258,7 @@ fn takes(process: &'static Process, index: u32, epoch: u32, kind: u32) -> bool {
     let Some(slot) = process.arena().slot(index) else { return false };
     let seen = slot.state.0.load(Ordering::Acquire);
     // A session that begins after this look changes the slot's generation, so the claim fails.
-    let is_now = process.header().session.epoch.load(Ordering::Acquire) == epoch;
-    Slot::kind(seen) == kind && is_now && slot.claim(seen)
+    Slot::kind(seen) == kind && process.is_epoch(epoch) && slot.claim(seen)
 }
 
 impl Thread {
