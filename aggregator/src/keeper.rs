@@ -5,6 +5,7 @@
 
 use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
+use crate::backlog::Backlog;
 use crate::counted::Counted;
 use crate::cut::{Counters, Cut, Figures, Inherited};
 use crate::drain::{Image, Message};
@@ -17,6 +18,7 @@ use crate::table::live::Block;
 use crate::table::{Ring, Table};
 use crate::tracer::Kin;
 use crossbeam_utils::sync::Parker;
+use heapline_shared_format::arena::SEGMENT_WORDS;
 use heapline_shared_format::event::as_python_frame;
 use heapline_shared_format::snapshot::{Code, Domain};
 use std::collections::{HashMap, VecDeque};
@@ -94,6 +96,7 @@ pub struct Keeper {
     nframe: u32,
     resolvers: usize,
     order: Order<Ring>,
+    backlog: Arc<Backlog>,
     table: Table,
     mailbox: Mailbox,
     image: Image,
@@ -200,7 +203,7 @@ impl Keeper {
     /// A keeper of an empty table, with so many threads to look blocks up, for a process with so many. Emptied buffers go to `recycled`, the last
     /// state of programs that exec has replaced to `replaced`.
     pub fn new(
-        map: Arc<ArenaMap>,
+        (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
         nframe: u32,
         (resolvers, threads): (usize, usize),
         recycled: rtrb::Producer<Vec<u64>>,
@@ -213,11 +216,13 @@ impl Keeper {
         let counters = if is_new { Counters::read(&map).amid(threads) } else { Counters::default() };
         let mut table = Table::new(nframe, resolvers);
         table.set_forks(kin.map(|kin| Forks::new(kin.heirs, kin.key)));
+        let pool = map.arena().geometry().segments as usize * SEGMENT_WORDS;
         Keeper {
             map,
             nframe,
             resolvers,
-            order: Order::default(),
+            order: Order::of_pool(pool),
+            backlog,
             table,
             mailbox: Mailbox::default(),
             image: Image::default(),
@@ -289,6 +294,7 @@ impl Keeper {
             }
             Message::Mark(mark) => {
                 self.watermark = self.order.advance(&mark, &mut self.table);
+                self.backlog.tell(self.order.waiting_words(), self.order.waiting());
                 if let Some(answered) = self.table.take_answer() {
                     self.mailbox.post(&self.map, answered);
                 }
@@ -379,7 +385,7 @@ impl Keeper {
 
     fn cut(&self) -> Cut {
         let begun = Instant::now();
-        let mut cut = Cut::of(&self.table, self.figures(), self.nframe);
+        let mut cut = self.backlog.amid_copy(|| Cut::of(&self.table, self.figures(), self.nframe));
         for (thread, calls) in self.calls() {
             if let Some(thread) = cut.threads.get_mut(thread as usize) {
                 thread.counted = thread.counted.and(&calls);

@@ -14,6 +14,7 @@
 pub mod archive;
 pub mod arena_map;
 pub mod attach;
+pub mod backlog;
 pub mod cli;
 pub mod clock;
 pub mod collector;

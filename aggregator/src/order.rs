@@ -1,8 +1,8 @@
 //! Merges the threads' rings into one sequence by stamp, as far as that sequence can no longer change.
 //!
 //! Each poll of the drain ends with a [`Mark`]: every ring that is not flagged in it is complete up to the mark's
-//! time, a flagged one (its thread is in the middle of an event) only up to its last record. Records at or below the
-//! least of these are final; the rest waits here. A definition of a stack has no stamp and goes with the record that
+//! time, a flagged one (its thread is in the middle of an event, or more is in it than was taken) only up to its last
+//! record. Records at or below the least of these are final; the rest waits here. A definition of a stack has no stamp and goes with the record that
 //! follows it.
 //!
 //! Pure: no clock, no memory but its own. Any words are input; a ring that holds nonsense is given up, alone.
@@ -17,7 +17,8 @@ use std::time::Duration;
 /// How long a thread may stay in the middle of an event before the others go on without it. Longer than any
 /// scheduling delay of a machine in use; a thread that a debugger holds there must not hold the table for ever.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// Words that may wait here (256 MiB). Beyond that nothing is held back any more.
+/// Words that may wait here (256 MiB), besides what the arena holds. Beyond that nothing is held back any more; the drain
+/// stops long before.
 const MAX_WAITING_WORDS: usize = 1 << 25;
 /// Words of definitions before the record that they belong to. No collector writes more.
 const MAX_UNSTAMPED_WORDS: usize = 1 << 21;
@@ -54,9 +55,10 @@ pub struct Mark {
     pub time: u64,
     /// Wall time of the poll, from any origin.
     pub wall: Duration,
-    /// Slots that the time does not hold for: their threads were in the middle of an event, or their rings held more than
-    /// was taken.
-    pub flagged: Vec<u32>,
+    /// Slots that the time does not hold for: their threads were in the middle of an event.
+    pub in_flight: Vec<u32>,
+    /// Slots that it does not hold for, since more was in their rings than was taken.
+    pub unread: Vec<u32>,
 }
 
 /// See the module.
@@ -70,6 +72,7 @@ pub struct Order<R> {
     /// Everything up to here was applied.
     watermark: u64,
     waiting_words: usize,
+    max_waiting_words: usize,
     spent: Vec<Vec<u64>>,
 }
 
@@ -117,12 +120,30 @@ impl<R> Default for Order<R> {
             marked: 0,
             watermark: 0,
             waiting_words: 0,
+            max_waiting_words: MAX_WAITING_WORDS,
             spent: Vec::new(),
         }
     }
 }
 
 impl<R> Order<R> {
+    /// An order of what comes out of an arena with a pool of so many words: all of it may come at once at the end.
+    pub fn of_pool(words: usize) -> Order<R> {
+        Order { max_waiting_words: MAX_WAITING_WORDS.saturating_add(words), ..Order::default() }
+    }
+
+    /// Words that wait for their turn.
+    pub fn waiting_words(&self) -> usize {
+        self.waiting_words
+    }
+
+    /// Slots with open rings, and whether records of them wait.
+    pub fn waiting(&self) -> impl Iterator<Item = (u32, bool)> {
+        self.by_slot
+            .iter()
+            .map(|(&slot, &key)| (slot, self.rings[key].as_ref().is_some_and(|ring| ring.front.is_some())))
+    }
+
     /// A thread has taken a slot. What was open on it is closed.
     pub fn open(&mut self, slot: u32, state: R) {
         self.close(slot);
@@ -183,7 +204,7 @@ impl<R> Order<R> {
     /// A poll has ended: applies what is final now. Returns the watermark.
     pub fn advance(&mut self, mark: &Mark, sink: &mut impl Sink<Ring = R>) -> u64 {
         self.marked = self.marked.max(mark.time);
-        let hold = self.waiting_words <= MAX_WAITING_WORDS;
+        let hold = self.waiting_words <= self.max_waiting_words;
         self.set_flags(mark);
         let limit = self.rings.iter().flatten().filter_map(|ring| ring.hold(hold)).min().unwrap_or(u64::MAX);
         self.merge(limit.min(self.marked), hold, sink);
@@ -209,18 +230,23 @@ impl<R> Order<R> {
     }
 
     fn set_flags(&mut self, mark: &Mark) {
-        let mut flagged: Vec<usize> = mark.flagged.iter().filter_map(|slot| self.by_slot.get(slot).copied()).collect();
-        flagged.sort_unstable();
+        let keys = |slots: &[u32]| {
+            let mut keys: Vec<usize> = slots.iter().filter_map(|slot| self.by_slot.get(slot).copied()).collect();
+            keys.sort_unstable();
+            keys
+        };
+        let (in_flight, unread) = (keys(&mark.in_flight), keys(&mark.unread));
         for (key, ring) in self.rings.iter_mut().enumerate() {
             let Some(ring) = ring else { continue };
-            if flagged.binary_search(&key).is_err() {
+            let is_unread = unread.binary_search(&key).is_ok();
+            if !is_unread && in_flight.binary_search(&key).is_err() {
                 ring.flag = None;
                 ring.complete_to = ring.complete_to.max(mark.time);
                 continue;
             }
             let words_in = ring.words_in;
             let flag = ring.flag.get_or_insert(Flag { since: mark.wall, words_in, released: false });
-            if flag.words_in != words_in {
+            if is_unread || flag.words_in != words_in {
                 *flag = Flag { since: mark.wall, words_in, released: false };
             } else if mark.wall.saturating_sub(flag.since) > STUCK_AFTER {
                 flag.released = true;

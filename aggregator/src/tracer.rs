@@ -3,6 +3,7 @@
 
 use crate::archive::Replaced;
 use crate::arena_map::ArenaMap;
+use crate::backlog::Backlog;
 use crate::cut::{Cut, Figures};
 use crate::drain::{Barrier, Controls, Drain, Image, Outcome, Outlet, Stop, Tasks};
 use crate::heirs::{Fork, Heirs};
@@ -120,10 +121,18 @@ impl Tracer {
         // Of many children at one time each does with one thread.
         let resolvers = if is_adopted { 0 } else { resolvers() };
         let threads = old.as_ref().map_or(0, BTreeSet::len);
-        let keeper = Keeper::new(Arc::clone(&map), settings.nframe, (resolvers, threads), to_drain, replaced, kin);
+        let backlog = Arc::new(Backlog::new(map.arena().geometry().slots));
+        let keeper = Keeper::new(
+            (Arc::clone(&map), Arc::clone(&backlog)),
+            settings.nframe,
+            (resolvers, threads),
+            to_drain,
+            replaced,
+            kin,
+        );
         let desk = Desk::new(keeper, inlet, asked);
-        let outlet = Outlet::new(Arc::clone(&map), sender, recycled, desk.clone());
-        let drain = start_drain(Arc::clone(&map), settings, old, launched, Arc::clone(&controls), outlet)?;
+        let outlet = Outlet::new((Arc::clone(&map), Arc::clone(&backlog)), sender, recycled, desk.clone());
+        let drain = start_drain(Arc::clone(&map), settings, old, launched, (Arc::clone(&controls), backlog), outlet)?;
         let builder = thread::Builder::new().name("table".to_owned());
         builder.spawn(move || desk.run(&parker)).map_err(TraceError::Thread)?;
         let rate = Arc::new(AtomicU32::new(settings.sampling.and_then(|sampling| sampling.per_second).unwrap_or(0)));
@@ -239,7 +248,7 @@ fn start_drain(
     settings: Settings,
     old: Option<BTreeSet<u32>>,
     launched: Image,
-    controls: Arc<Controls>,
+    ways: (Arc<Controls>, Arc<Backlog>),
     outlet: Outlet,
 ) -> Result<JoinHandle<Outcome>, TraceError> {
     let (began, begun) = mpsc::channel();
@@ -255,7 +264,7 @@ fn start_drain(
                 return Outcome::default();
             }
         };
-        let drain = Drain::new(map, session, controls, outlet, Barrier::new(settings.clock), launched);
+        let drain = Drain::new(map, session, ways, outlet, Barrier::new(settings.clock), launched);
         let _ = began.send(Ok(()));
         drain.run()
     };

@@ -87,7 +87,7 @@ impl Churn {
     }
 
     fn advance(&mut self) {
-        let mark = Mark { time: self.stamp, wall: Duration::ZERO, flagged: Vec::new() };
+        let mark = Mark { time: self.stamp, ..Mark::default() };
         self.order.advance(&mark, &mut self.table);
     }
 

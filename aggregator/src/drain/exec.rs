@@ -4,6 +4,7 @@
 //! a program that does not trace.
 
 use super::{Drain, Image, Message, Tasks};
+use crate::order::Mark;
 use crate::procfs;
 use heapline_shared_format::arena::{Slot, slot_state};
 use std::collections::BTreeSet;
@@ -46,7 +47,7 @@ impl Drain {
 
     /// Takes everything that the present program has left.
     fn finish_image(&mut self) {
-        self.visit_all(&mut Vec::new());
+        self.visit_all(&mut Mark::default());
         for index in 0..self.map.arena().geometry().slots {
             if self.rings[index as usize].is_some() {
                 self.retire(index);

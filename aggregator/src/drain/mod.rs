@@ -19,6 +19,7 @@ pub use outlet::{Image, Message, Outlet};
 pub use tasks::Tasks;
 
 use crate::arena_map::ArenaMap;
+use crate::backlog::Backlog;
 use crate::counted::Counted;
 use crate::order::Mark;
 use crate::session::Session;
@@ -44,6 +45,8 @@ const NAMES_PER_LISTING: usize = 32;
 /// What a poll takes from all rings together, at a few milliseconds' work for the table: so that a backlog stays in the rings,
 /// where a target that is too fast waits, and what is taken out stays in the caches.
 const POLL_BYTES: u64 = 1 << 20;
+/// Between two looks at threads that are behind.
+const BEHIND_WAIT: Duration = Duration::from_millis(1);
 
 /// What a poll has found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +77,7 @@ pub struct Drain {
     session: Session,
     controls: Arc<Controls>,
     outlet: Outlet,
+    backlog: Arc<Backlog>,
     barrier: Barrier,
     candidate: Candidate,
     /// Rings that had records in the present poll.
@@ -121,7 +125,7 @@ impl Drain {
     pub fn new(
         map: Arc<ArenaMap>,
         session: Session,
-        controls: Arc<Controls>,
+        (controls, backlog): (Arc<Controls>, Arc<Backlog>),
         outlet: Outlet,
         barrier: Barrier,
         launched: Image,
@@ -142,6 +146,7 @@ impl Drain {
             session,
             controls,
             outlet,
+            backlog,
             barrier,
             candidate: Candidate::default(),
             active: Vec::new(),
@@ -234,29 +239,35 @@ impl Drain {
         let tick = Tick(&header.session);
         let time = self.barrier.pass(is_registered, &tick);
         self.follow_exec();
-        let mut flagged = Vec::new();
-        let poll = self.visit_all(&mut flagged);
+        let mut mark = Mark { time, ..Mark::default() };
+        let poll = self.visit_all(&mut mark);
         let now = Instant::now();
         if let Some(slot) = self.candidate.polled(&self.active, tick.is_out(), now)
             && self.barrier.lend(is_registered, &tick, slot, || is_anyone_in_flight(&map))
         {
             self.candidate.lent(now);
         }
-        self.outlet.send(Message::Mark(Mark { time, wall: self.begun.elapsed(), flagged }));
+        mark.wall = self.begun.elapsed();
+        self.outlet.send(Message::Mark(mark));
         // What was consumed is progress too, even when no segment came back: a waiting thread may wait on.
-        if self.pool.take_given_back() > 0 || poll.bytes > 0 {
+        let waits_for_others = poll.is_behind && poll.bytes == 0;
+        if self.pool.take_given_back() > 0 || poll.bytes > 0 || waits_for_others {
             announce_progress(&self.map);
+        }
+        if waits_for_others {
+            thread::sleep(BEHIND_WAIT);
         }
         poll
     }
 
-    /// Takes a share of what every ring holds. `flagged` are those that the mark's time does not hold for: their threads are
-    /// in the middle of an event, or there is more to take.
-    fn visit_all(&mut self, flagged: &mut Vec<u32>) -> Poll {
+    /// Takes a share of what every ring holds; while the table holds much back, of those that it waits for. The mark gets the
+    /// rings that its time does not hold for.
+    fn visit_all(&mut self, mark: &mut Mark) -> Poll {
         let arena = *self.map.arena();
         let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
         let mut poll = Poll::default();
         let most = (POLL_BYTES / self.active.len().max(1) as u64).max(SEGMENT_BYTES as u64);
+        let takes_from_all = !self.backlog.is_large();
         self.active.clear();
         for index in 0..high {
             let Some(slot) = arena.slot(index) else { break };
@@ -268,9 +279,14 @@ impl Drain {
             }
             // Acquire pairs with `Producer::settle`: when the flag is down, the head that it covered is visible.
             let is_in_flight = slot.in_flight.load(Ordering::Acquire) != 0;
-            let drained = self.drain(index, slot, most);
-            if is_in_flight || drained.is_cut {
-                flagged.push(index);
+            let drained = match takes_from_all || !self.backlog.waits(index) {
+                true => self.drain(index, slot, most),
+                false => Drained { bytes: 0, is_cut: true },
+            };
+            if drained.is_cut {
+                mark.unread.push(index);
+            } else if is_in_flight {
+                mark.in_flight.push(index);
             }
             if drained.bytes > 0 {
                 self.active.push(index);

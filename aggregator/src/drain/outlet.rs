@@ -1,6 +1,7 @@
 //! Where the drain's findings go: batches of words and what happened to the rings, over a bounded queue to the table.
 
 use crate::arena_map::ArenaMap;
+use crate::backlog::Backlog;
 use crate::counted::Counted;
 use crate::keeper::Desk;
 use crate::order::Mark;
@@ -13,7 +14,7 @@ use std::time::Duration;
 /// Words of a batch: a few segments, small enough to stay in the second-level cache.
 const BATCH_WORDS: usize = 16 * 1024;
 /// How long a full queue counts as progress towards the target: the table works, say on growing. Beyond that it may
-/// never come back, and the target must not wait for it.
+/// never come back, unless it is known to be copied, and the target must not wait for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A program that runs in the target; `exec` begins another.
@@ -96,14 +97,20 @@ pub struct Outlet {
     recycled: rtrb::Consumer<Vec<u64>>,
     batch: Vec<u64>,
     desk: Desk,
+    backlog: Arc<Backlog>,
     /// The target waits for an answer: what is sent is worked on by this thread.
     is_helping: bool,
 }
 
 impl Outlet {
     /// An outlet into `sender`; emptied buffers come back through `recycled`.
-    pub fn new(map: Arc<ArenaMap>, sender: Sender<Message>, recycled: rtrb::Consumer<Vec<u64>>, desk: Desk) -> Outlet {
-        Outlet { map, sender, recycled, batch: Vec::new(), desk, is_helping: false }
+    pub fn new(
+        (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
+        sender: Sender<Message>,
+        recycled: rtrb::Consumer<Vec<u64>>,
+        desk: Desk,
+    ) -> Outlet {
+        Outlet { map, sender, recycled, batch: Vec::new(), desk, backlog, is_helping: false }
     }
 
     /// From here on the table's thread sleeps through what is sent, or does not.
@@ -122,8 +129,9 @@ impl Outlet {
     /// Sends a message. When the table is gone the process is about to end, and nothing matters any more.
     pub fn send(&mut self, message: Message) {
         let map = &self.map;
+        let backlog = &self.backlog;
         let waited = |waited| {
-            if waited < PATIENCE {
+            if waited < PATIENCE || backlog.is_copied() {
                 announce_progress(map);
             }
         };

@@ -36,8 +36,8 @@ impl Recorder {
     }
 }
 
-fn mark(time: u64, flagged: &[u32]) -> Mark {
-    Mark { time, wall: Duration::ZERO, flagged: flagged.to_vec() }
+fn mark(time: u64, in_flight: &[u32]) -> Mark {
+    Mark { time, in_flight: in_flight.to_vec(), ..Mark::default() }
 }
 
 fn allocs(stamps: &[u64]) -> Vec<u64> {
@@ -93,7 +93,7 @@ fn a_thread_that_stays_in_flight_is_left_behind_and_counted_when_it_comes() {
     order.open(0, 0);
     order.open(1, 1);
     order.push(0, allocs(&[50]), &mut sink);
-    let at = |time, seconds| Mark { time, wall: Duration::from_secs(seconds), flagged: vec![1] };
+    let at = |time, seconds| Mark { time, wall: Duration::from_secs(seconds), in_flight: vec![1], unread: Vec::new() };
     assert_eq!(order.advance(&at(60, 1), &mut sink), 0);
     assert_eq!(order.advance(&at(70, 3), &mut sink), 0);
     assert_eq!(order.advance(&at(80, 4), &mut sink), 80);
@@ -102,6 +102,23 @@ fn a_thread_that_stays_in_flight_is_left_behind_and_counted_when_it_comes() {
     order.advance(&mark(90, &[]), &mut sink);
     assert_eq!(sink.stamps(), [50, 20]);
     assert_eq!(sink.contradictions.of(Contradiction::Late), 1);
+}
+
+#[test]
+fn a_ring_that_was_left_alone_is_waited_for_however_long() {
+    let (mut order, mut sink) = (Order::default(), Recorder::default());
+    order.open(0, 0);
+    order.open(1, 1);
+    order.push(0, allocs(&[50]), &mut sink);
+    let at = |time, seconds| Mark { time, wall: Duration::from_secs(seconds), in_flight: Vec::new(), unread: vec![1] };
+    for seconds in 1..10 {
+        assert_eq!(order.advance(&at(50 + seconds, seconds), &mut sink), 0);
+    }
+    assert_eq!(order.waiting().collect::<std::collections::BTreeMap<_, _>>(), [(0, true), (1, false)].into());
+    order.push(1, allocs(&[20]), &mut sink);
+    order.advance(&mark(90, &[]), &mut sink);
+    assert_eq!(sink.stamps(), [20, 50]);
+    assert_eq!((sink.contradictions.total(), order.waiting_words()), (0, 0));
 }
 
 #[test]

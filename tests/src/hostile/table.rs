@@ -30,8 +30,12 @@ pub fn table(bytes: &[u8]) {
         let slot = u32::try_from(head >> 6 & 3).expect("two bits");
         let (piece, behind) = behind.split_at(length);
         order.push(slot, piece.to_vec(), &mut table);
-        let flagged = (0..3).filter(|slot| head >> (8 + slot) & 1 == 1).collect();
-        let mark = Mark { time: head >> 16, wall: Duration::from_millis(head >> 32 & 0xfff), flagged };
+        let flagged: Vec<u32> = (0..3).filter(|slot| head >> (8 + slot) & 1 == 1).collect();
+        let wall = Duration::from_millis(head >> 32 & 0xfff);
+        let mark = match wall.subsec_millis() % 2 {
+            0 => Mark { time: head >> 16, wall, in_flight: flagged, unread: Vec::new() },
+            _ => Mark { time: head >> 16, wall, in_flight: Vec::new(), unread: flagged },
+        };
         order.advance(&mark, &mut table);
         match head >> 11 & 31 {
             0 => order.close(slot),

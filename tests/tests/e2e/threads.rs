@@ -35,6 +35,17 @@ fn blocks_handed_between_threads_are_never_mixed_up() {
     }
 }
 
+/// Some threads are always behind the others by the scheduler's turn: what the others write must not be more than waits.
+#[test]
+fn more_threads_than_cores_that_do_nothing_but_allocate_wait_for_each_other() {
+    let (threads, ops) = (64, 600_000);
+    let program = victim::build("crowd.c", &["-O2"]);
+    let outcome = Trace::of(&program).args([threads, ops].map(|n: u64| n.to_string())).run().expect_code(0);
+    let report = outcome.report(&["--at", "total", "--filter", "*/crowd.c"]);
+    report.assert_exact();
+    assert_eq!(report.total.count, threads * ops);
+}
+
 #[test]
 fn resolvers_on_other_cores_find_the_same() {
     let program = victim::build("threads.c", &["-O2"]);

@@ -134,6 +134,9 @@ fn end(meta: &Meta) -> String {
 fn mode(meta: &Meta) -> String {
     let frames = format!("up to {} a traceback", counted(meta.nframe.into(), "frame"));
     match meta.sample_interval {
+        0 if sum(&meta.lost).is_some() || sum(&meta.contradictions).is_some() => {
+            format!("NOT EXACT (see below), {frames}")
+        }
         0 => format!("exact, {frames}"),
         interval => format!(
             "sampled, one in {interval} bytes: what is marked ~ is an estimate, with its 95 % interval; {frames}"
