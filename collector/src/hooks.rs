@@ -11,11 +11,12 @@
 
 use crate::process;
 use crate::real::{real, set_errno};
-use crate::sampling;
+use crate::sampling::{self, Call};
 use crate::thread::{self, Published, Thread};
 use crate::unwind::Entry;
 use core::ffi::c_int;
 use core::ptr;
+use heapline_shared_format::arena::state;
 use heapline_shared_format::event::{self, domain};
 
 const ENOMEM: c_int = 12;
@@ -43,7 +44,10 @@ pub fn record_free(block: *mut u8, slot: usize) {
         return;
     }
     if process::is_sampling() {
-        sampling::native_freeing(block, slot);
+        let call = sampling::freeing(block, domain::NATIVE);
+        if call != Call::Plain {
+            sampling::native_sample_freeing(block, slot, call);
+        }
     } else {
         record(slot, |thread| thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64)));
     }
@@ -95,15 +99,23 @@ fn record_in_next_session(slot: usize, publish: impl Fn(&mut Thread) -> Publishe
 /// As the C function's; so for all below.
 #[inline(always)]
 pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
-    if process::is_quiet() {
-        // SAFETY: the caller's promise is the C function's; so for all below.
-        return unsafe { real().malloc(size) };
+    // SAFETY: the caller's promise is the C function's; so for all below.
+    unsafe {
+        match process::mode() {
+            state::IDLE => real().malloc(size),
+            state::SAMPLING => sampled_malloc(size, entry),
+            _ => traced_malloc(size, entry),
+        }
     }
-    // SAFETY: passed on.
-    unsafe { traced_malloc(size, entry) }
 }
 
 /// Apart, so that the way straight on saves no registers; so for those below.
+#[inline(never)]
+unsafe fn sampled_malloc(size: usize, entry: Entry) -> *mut u8 {
+    // SAFETY: passed on.
+    sampling::native_allocating(size, entry, move || unsafe { real().malloc(size) })
+}
+
 #[inline(never)]
 unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
     // SAFETY: passed on.
@@ -118,15 +130,19 @@ unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
 /// As the C function's.
 #[inline(always)]
 pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
-    if process::is_quiet() {
-        // SAFETY: passed on.
-        return unsafe { real().calloc(count, size) };
-    }
     // SAFETY: passed on.
-    let block = unsafe { real().calloc(count, size) };
-    // A product that overflows has failed above.
-    record_alloc(block, count.wrapping_mul(size), entry);
-    block
+    let call = move || unsafe { real().calloc(count, size) };
+    // A product that overflows fails.
+    let bytes = count.wrapping_mul(size);
+    match process::mode() {
+        state::IDLE => call(),
+        state::SAMPLING => sampling::native_allocating(bytes, entry, call),
+        _ => {
+            let block = call();
+            record_alloc(block, bytes, entry);
+            block
+        }
+    }
 }
 
 /// `realloc`.
@@ -191,12 +207,35 @@ pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry
 /// As the C function's.
 #[inline(always)]
 pub unsafe fn free(block: *mut u8, slot: usize) {
-    if process::is_quiet() {
-        // SAFETY: passed on.
-        return unsafe { real().free(block) };
+    // SAFETY: passed on.
+    unsafe {
+        match process::mode() {
+            state::IDLE => real().free(block),
+            state::SAMPLING => sampled_free(block, slot),
+            _ => traced_free(block, slot),
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn sampled_free(block: *mut u8, slot: usize) {
+    if !block.is_null() {
+        let call = sampling::freeing(block, domain::NATIVE);
+        if call != Call::Plain {
+            // SAFETY: passed on.
+            return unsafe { sampled_free_slowly(block, slot, call) };
+        }
     }
     // SAFETY: passed on.
-    unsafe { traced_free(block, slot) }
+    unsafe { real().free(block) }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn sampled_free_slowly(block: *mut u8, slot: usize, call: Call) {
+    sampling::native_sample_freeing(block, slot, call);
+    // SAFETY: passed on.
+    unsafe { real().free(block) }
 }
 
 #[inline(never)]

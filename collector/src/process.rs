@@ -84,18 +84,23 @@ pub fn get() -> Option<&'static Process> {
     (process.is_running.load(Ordering::Relaxed) == 1).then_some(process)
 }
 
+/// What is to be done ([`state`]).
+#[inline(always)]
+pub fn mode() -> u32 {
+    // SAFETY: a static, or a word of the arena, which is never unmapped.
+    unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) }
+}
+
 /// Whether there is nothing to do for a thread that is not recording already.
 #[inline(always)]
 pub fn is_quiet() -> bool {
-    // SAFETY: a static, or a word of the arena, which is never unmapped.
-    unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::IDLE }
+    mode() == state::IDLE
 }
 
 /// Whether samples are recorded, and not everything.
 #[inline(always)]
 pub fn is_sampling() -> bool {
-    // SAFETY: as above.
-    unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) == state::SAMPLING }
+    mode() == state::SAMPLING
 }
 
 /// The word behind [`is_quiet`]; none before the start.

@@ -2,6 +2,7 @@
 //   keep  what is left lives to the end       none  all is freed      fork  a child frees what its parent allocated
 #include "say.h"
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 
@@ -49,6 +50,9 @@ int main(int argc, char **argv) {
         moved[i] = counted(realloc(moved[i], 700), 700); // LINE moved
         frees++;
     }
+    // What fails is no call.
+    volatile size_t too_much = PTRDIFF_MAX;
+    for (int i = 0; i < 1000; i++) check(malloc(too_much) == NULL && calloc(too_much, 2) == NULL, "too much");
     pthread_t thread;
     check(pthread_create(&thread, NULL, half, NULL) == 0, "a thread");
     pthread_join(thread, NULL);

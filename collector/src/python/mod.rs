@@ -28,7 +28,7 @@ pub use stack::PythonStack;
 
 use crate::hooks;
 use crate::process;
-use crate::sampling;
+use crate::sampling::{self, Call};
 use crate::symbols;
 use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
 use crate::{sys, tls};
@@ -436,28 +436,55 @@ unsafe extern "C" fn free<const N: usize>(context: *mut c_void, block: *mut u8) 
     if is_part() {
         return call();
     }
-    let freed = |stamp| event::in_domain(event::free(stamp, block.addr() as u64), domain::PYTHON);
     if process::is_sampling() {
-        sampling::freeing(block, domain::PYTHON, stack_pointer(), |thread| thread.publish_plain(freed));
+        let call = sampling::freeing(block, domain::PYTHON);
+        if call != Call::Plain {
+            sample_freeing(block, call);
+        }
     } else {
-        record(|thread| thread.publish_plain(freed));
+        record(|thread| thread.publish_plain(|stamp| freed(stamp, block)));
     }
     as_part(call);
 }
 
+fn freed(stamp: u64, block: *mut u8) -> [u64; 2] {
+    event::in_domain(event::free(stamp, block.addr() as u64), domain::PYTHON)
+}
+
+#[cold]
+#[inline(never)]
+fn sample_freeing(block: *mut u8, call: Call) {
+    sampling::sample_freeing((block, domain::PYTHON), call, stack_pointer(), |thread| {
+        thread.publish_plain(|stamp| freed(stamp, block))
+    });
+}
+
 #[inline(always)]
 fn record_alloc(block: *mut u8, size: usize) {
-    if !block.is_null() {
-        tls::set_new_block(block.addr());
-        let publish = |thread: &mut Thread| {
-            thread.publish_call_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
-        };
-        if process::is_sampling() {
-            sampling::allocated(block, size, domain::PYTHON, stack_pointer(), publish);
-        } else {
-            record(publish);
-        }
+    if block.is_null() {
+        return;
     }
+    tls::set_new_block(block.addr());
+    if process::is_sampling() {
+        let call = sampling::allocated(size, domain::PYTHON);
+        if call != Call::Plain {
+            sampled(block, size, call);
+        }
+    } else {
+        record(|thread| publish_alloc(thread, block, size));
+    }
+}
+
+#[inline(always)]
+fn publish_alloc(thread: &mut Thread, block: *mut u8, size: usize) -> Published {
+    thread.publish_call_in_python(|stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
+}
+
+#[cold]
+#[inline(never)]
+fn sampled(block: *mut u8, size: usize, call: Call) {
+    let what = (block, size, domain::PYTHON);
+    sampling::sampled(what, call, stack_pointer(), |thread| publish_alloc(thread, block, size));
 }
 
 #[inline(always)]

@@ -1,8 +1,8 @@
 //! Recording samples instead of everything: what happens around each call then.
 //!
 //! ```text
-//! an allocation ──> count it, walk on by its size ──> not there yet: that is all
-//!                                                 ──> [`sampler`] the block is a sample: note it in [`blocks`], record it
+//! an allocation ──> count it, walk on by its size ──> [`sampler`] not there yet: that is all
+//!                                                 ──> the block is a sample: note it in [`blocks`], record it
 //! a free        ──> count it ──> not in [`blocks`]: that is all
 //!                            ──> take it out, record it
 //! ```
@@ -38,38 +38,49 @@ fn ready() -> Option<&'static mut Thread> {
     unsafe { tls::thread().as_mut() }.filter(|thread| thread.is_at_rest() && thread.is_current())
 }
 
-/// A block was allocated; `publish` records it.
-#[inline(always)]
-pub fn allocated(block: *mut u8, size: usize, domain: u8, slot: usize, publish: impl Fn(&mut Thread) -> Published) {
-    let is_counted = match ready() {
-        Some(thread) => {
-            if !thread.counts(block, size, domain) {
-                return;
-            }
-            true
-        }
-        None => false,
-    };
-    sampled(block, size, domain, is_counted, slot, publish);
+/// What a call is at first sight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// It is counted, and that is all.
+    Plain,
+    /// It is counted. The block allocated is a sample; the block freed may be one.
+    OfSample,
+    /// It is not counted yet: the thread is not ready.
+    Uncounted,
 }
 
-/// Apart, so that the way of most blocks saves no registers for it.
-#[cold]
-#[inline(never)]
-fn sampled(
-    block: *mut u8,
-    size: usize,
-    domain: u8,
-    is_counted: bool,
+/// A block is allocated: first sight. What is not plain goes to [`sampled`].
+#[inline(always)]
+pub fn allocated(size: usize, domain: u8) -> Call {
+    let Some(thread) = ready() else { return Call::Uncounted };
+    if thread.counts(size, domain) { Call::OfSample } else { Call::Plain }
+}
+
+/// A block is about to be freed: first sight. What is not plain goes to [`sample_freeing`].
+#[inline(always)]
+pub fn freeing(block: *mut u8, domain: u8) -> Call {
+    let Some(thread) = ready() else { return Call::Uncounted };
+    thread.count_free(domain);
+    if blocks::may_have(key(block, domain)) { Call::OfSample } else { Call::Plain }
+}
+
+/// Second sight of a block that was allocated by a hook entered at `slot`; `publish` records it. Apart, and best called by a cold
+/// function of values only, so that the way of most blocks saves nothing for it.
+pub fn sampled(
+    (block, size, domain): (*mut u8, usize, u8),
+    call: Call,
     slot: usize,
     publish: impl Fn(&mut Thread) -> Published,
 ) {
-    let is_counted = Cell::new(is_counted);
+    let is_counted = Cell::new(call != Call::Uncounted);
     hooks::record(slot, |thread| {
         if is_over(thread, &is_counted) {
             return Published::Over;
         }
-        if !is_counted.replace(true) && !thread.counts(block, size, domain) {
+        if domain == domain::NATIVE {
+            thread.set_last_block(block);
+        }
+        if !is_counted.replace(true) && !thread.counts(size, domain) {
             return Published::Yes;
         }
         let published = thread.publish_sample(key(block, domain), domain, &publish);
@@ -77,6 +88,25 @@ fn sampled(
             is_counted.set(false);
         }
         published
+    });
+}
+
+/// Likewise of a free.
+pub fn sample_freeing(
+    (block, domain): (*mut u8, u8),
+    call: Call,
+    slot: usize,
+    publish: impl Fn(&mut Thread) -> Published,
+) {
+    let is_counted = Cell::new(call != Call::Uncounted);
+    hooks::record(slot, |thread| {
+        if is_over(thread, &is_counted) {
+            return Published::Over;
+        }
+        if !is_counted.replace(true) {
+            thread.count_free(domain);
+        }
+        if blocks::take(key(block, domain)) { publish(thread) } else { Published::Yes }
     });
 }
 
@@ -89,39 +119,68 @@ fn is_over(thread: &mut Thread, is_counted: &Cell<bool>) -> bool {
     is_over
 }
 
-/// A block is about to be freed; `publish` records that.
+/// Around a call that allocates a native block: `make` makes it.
+///
+/// It is counted before, so that little has to be kept over the call.
 #[inline(always)]
-pub fn freeing(block: *mut u8, domain: u8, slot: usize, publish: impl Fn(&mut Thread) -> Published) {
-    let is_counted = match ready() {
-        Some(thread) => {
-            thread.count_free(domain);
-            true
-        }
-        None => false,
-    };
-    if !is_counted || blocks::may_have(key(block, domain)) {
-        freeing_slowly(block, domain, is_counted, slot, publish);
+pub fn native_allocating(size: usize, entry: Entry, make: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let Some(thread) = ready() else { return native_allocating_slowly(size, entry, Call::Uncounted, make) };
+    if thread.counts(size, domain::NATIVE) {
+        return native_allocating_slowly(size, entry, Call::OfSample, make);
+    }
+    let block = make();
+    thread.set_last_block(block);
+    if block.is_null() {
+        uncount(size);
+    }
+    block
+}
+
+#[cold]
+#[inline(never)]
+fn native_allocating_slowly(size: usize, entry: Entry, call: Call, make: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let block = make();
+    match block.is_null() {
+        true if call == Call::Uncounted => {}
+        true => uncount(size),
+        false => native_sampled(block, size, entry, call),
+    }
+    block
+}
+
+#[cold]
+#[inline(never)]
+fn uncount(size: usize) {
+    if let Some(thread) = ready() {
+        thread.uncounts(size, domain::NATIVE);
+    }
+}
+
+/// A native block was allocated.
+#[inline(always)]
+pub fn native_allocated(block: *mut u8, size: usize, entry: Entry) {
+    let call = allocated(size, domain::NATIVE);
+    if call != Call::Plain {
+        native_sampled(block, size, entry, call);
+    } else if let Some(thread) = ready() {
+        thread.set_last_block(block);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn freeing_slowly(
-    block: *mut u8,
-    domain: u8,
-    is_counted: bool,
-    slot: usize,
-    publish: impl Fn(&mut Thread) -> Published,
-) {
-    let is_counted = Cell::new(is_counted);
-    hooks::record(slot, |thread| {
-        if is_over(thread, &is_counted) {
-            return Published::Over;
-        }
-        if !is_counted.replace(true) {
-            thread.count_free(domain);
-        }
-        if blocks::take(key(block, domain)) { publish(thread) } else { Published::Yes }
+fn native_sampled(block: *mut u8, size: usize, entry: Entry, call: Call) {
+    sampled((block, size, domain::NATIVE), call, entry.slot, |thread| {
+        thread.publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
+    });
+}
+
+/// A native block is about to be freed: second sight.
+#[cold]
+#[inline(never)]
+pub fn native_sample_freeing(block: *mut u8, slot: usize, call: Call) {
+    sample_freeing((block, domain::NATIVE), call, slot, |thread| {
+        thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64))
     });
 }
 
@@ -138,22 +197,6 @@ pub fn leaves(block: *mut u8, domain: u8) -> bool {
 /// It was not reallocated after all.
 pub fn stays(block: *mut u8, domain: u8) {
     blocks::insert(key(block, domain));
-}
-
-/// A native block was allocated.
-#[inline(always)]
-pub fn native_allocated(block: *mut u8, size: usize, entry: Entry) {
-    allocated(block, size, domain::NATIVE, entry.slot, |thread| {
-        thread.publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
-    });
-}
-
-/// A native block is about to be freed.
-#[inline(always)]
-pub fn native_freeing(block: *mut u8, slot: usize) {
-    freeing(block, domain::NATIVE, slot, |thread| {
-        thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64))
-    });
 }
 
 /// Around a call of realloc with a block: `call` makes it.

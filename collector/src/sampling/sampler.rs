@@ -32,6 +32,11 @@ impl Sampler {
         self.left <= 0
     }
 
+    /// It did not go by after all.
+    pub fn goes_back(&mut self, size: usize) {
+        self.left = self.left.wrapping_add(size.max(1).cast_signed() as i64);
+    }
+
     /// Draws the next point, from the end of the block on: the distance does not remember where it was counted from.
     pub fn draw(&mut self, interval: u64) {
         self.random ^= self.random >> 12;

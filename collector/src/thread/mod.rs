@@ -56,6 +56,8 @@ pub struct Thread {
     session: u32,
     /// Index of the thread's slot.
     slot: u32,
+    /// Where the hook that is being run was entered; 0 outside of hooks.
+    busy: usize,
     /// While samples are recorded: where they lie, by domain.
     samplers: [MaybeUninit<Sampler>; domain::COUNT],
     /// The interval that the ring was told.
@@ -77,8 +79,6 @@ pub struct Thread {
     verifies: bool,
     /// Where a walk that keeps nothing puts its frames, the most recent first.
     pub frames: Frames,
-    /// Where the hook that is being run was entered; 0 outside of hooks.
-    busy: usize,
     /// For a signal handler that interrupts a hook.
     side: *mut Thread,
     context: MaybeUninit<cfi::Context>,
@@ -168,16 +168,28 @@ impl Thread {
         unsafe { self.samplers[usize::from(domain) % domain::COUNT].assume_init_mut() }
     }
 
-    /// Counts a block that was allocated. Whether it is a sample.
+    /// Counts a block that is allocated. Whether it is a sample.
     #[inline(always)]
-    pub fn counts(&mut self, block: *mut u8, size: usize, domain: u8) -> bool {
-        if domain == domain::NATIVE {
-            self.last_block = block.addr();
-        }
+    pub fn counts(&mut self, size: usize, domain: u8) -> bool {
         let calls = self.ring.calls(domain);
         add(&calls.allocs, 1);
         add(&calls.bytes, size as u64);
         self.sampler(domain).passes(size)
+    }
+
+    /// There was no memory for a block that was counted.
+    #[cold]
+    pub fn uncounts(&mut self, size: usize, domain: u8) {
+        let calls = self.ring.calls(domain);
+        add(&calls.allocs, 1_u64.wrapping_neg());
+        add(&calls.bytes, (size as u64).wrapping_neg());
+        self.sampler(domain).goes_back(size);
+    }
+
+    /// This is the native block that was counted last.
+    #[inline(always)]
+    pub fn set_last_block(&mut self, block: *mut u8) {
+        self.last_block = block.addr();
     }
 
     /// Counts a block that is freed.

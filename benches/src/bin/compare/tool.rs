@@ -19,6 +19,8 @@ pub enum Tool {
     Disabled,
     /// Ours.
     Heapline,
+    /// Ours, sampling every 512 KiB.
+    HeaplineSampled,
     /// heaptrack, which interprets its data while the program runs, as its users do.
     Heaptrack,
     /// heaptrack --raw: the interpretation, which its report needs, is left for later.
@@ -54,6 +56,7 @@ impl fmt::Display for Tool {
             Tool::Detached => "detached",
             Tool::Disabled => "disabled",
             Tool::Heapline => "heapline",
+            Tool::HeaplineSampled => "heapline-sampled",
             Tool::Heaptrack => "heaptrack",
             Tool::HeaptrackRaw => "heaptrack-raw",
             Tool::Jemalloc => "jemalloc",
@@ -81,9 +84,10 @@ const GPERFTOOLS: &str = "libtcmalloc_and_profiler.so.4";
 
 impl Tool {
     /// What runs when nothing is said, in the order of a round.
-    pub const DEFAULT: [Tool; 12] = [
+    pub const DEFAULT: [Tool; 13] = [
         Tool::Base,
         Tool::Heapline,
+        Tool::HeaplineSampled,
         Tool::Heaptrack,
         Tool::HeaptrackRaw,
         Tool::Jemalloc,
@@ -98,7 +102,11 @@ impl Tool {
 
     /// Whether its failure would be ours.
     pub fn must_succeed(self) -> bool {
-        matches!(self, Tool::Base | Tool::Heapline | Tool::Idle | Tool::Detached | Tool::Disabled)
+        self == Tool::Base || self.is_ours()
+    }
+
+    fn is_ours(self) -> bool {
+        matches!(self, Tool::Heapline | Tool::HeaplineSampled | Tool::Idle | Tool::Detached | Tool::Disabled)
     }
 
     /// A program that the tool needs and that is not there.
@@ -107,9 +115,7 @@ impl Tool {
         let absent_library = |name: &str| absent(Path::new(LIBRARIES).join(name));
         match self {
             Tool::Base => None,
-            Tool::Heapline | Tool::Idle | Tool::Detached | Tool::Disabled => {
-                absent(programs.join("aggregator")).or_else(|| absent(programs.join("report")))
-            }
+            _ if self.is_ours() => absent(programs.join("aggregator")).or_else(|| absent(programs.join("report"))),
             Tool::Heaptrack | Tool::HeaptrackRaw => {
                 let works = |name: &str| Command::new(name).arg("--version").output().is_ok();
                 ["heaptrack", "heaptrack_print"].into_iter().find(|name| !works(name)).map(str::to_owned)
@@ -123,7 +129,7 @@ impl Tool {
                 let works = memray.output().is_ok_and(|output| output.status.success());
                 (!works).then(|| format!("memray for {PYTHON} (a folder of it in PYTHONPATH will do)"))
             }
-            Tool::Massif | Tool::Dhat => absent(self.simulator()),
+            _ => absent(self.simulator()),
         }
     }
 
@@ -175,8 +181,9 @@ impl Tool {
                 run.env("HEAPLINE_DISABLE", "1");
                 run
             }
-            Tool::Heapline => {
-                let mut run = under(programs.join("aggregator"), &["run"], "out.snap.zst");
+            Tool::Heapline | Tool::HeaplineSampled => {
+                let sampled: &[&str] = if self == Tool::Heapline { &[] } else { &["--sample", "512K"] };
+                let mut run = under(programs.join("aggregator"), &[&["run"], sampled].concat(), "out.snap.zst");
                 run.arg("--").args(command);
                 run
             }
@@ -250,7 +257,7 @@ impl Tool {
     /// tool has no reporter here.
     pub fn report(self, file: &Path, programs: &Path, cache: &Path) -> Result<Option<Duration>> {
         let mut report = match self {
-            Tool::Heapline => Command::new(programs.join("report")),
+            Tool::Heapline | Tool::HeaplineSampled => Command::new(programs.join("report")),
             Tool::Heaptrack => with_arguments(Command::new("heaptrack_print"), &["-f".to_owned()]),
             _ => return Ok(None),
         };
