@@ -45,3 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     python(str(script), cwd=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sampled(folder: Path) -> tuple[Path, Path]:
+    """Of the workload, at its end: one sample in 4 KiB, and everything."""
+    script = folder / "sampled.py"
+    script.write_text(WORKLOAD)
+    for name, options in [("sampled", ["--sample", "4K"]), ("exact", [])]:
+        run = ["-m", "heapline", "run", *options, "-o", f"{name}.snap.zst", sys.executable, str(script)]
+        python(*run, cwd=folder)
+    return folder / "sampled.snap.zst", folder / "exact.snap.zst"

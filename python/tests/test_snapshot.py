@@ -184,3 +184,32 @@ def test_arrow(new):
     assert compute.sum(table["size"]).as_py() == new.size
     assert set(table["domain"].to_pylist()) == {"python"}
     assert new.view(at="peak").to_arrow()["thread"].null_count > 0
+
+
+def test_samples_are_never_shown_as_if_they_were_all(sampled: tuple[Path, Path], old: heapline.Snapshot) -> None:
+    def of_script(path: Path) -> heapline.Snapshot:
+        total = heapline.load(path).view(at="total")
+        return total.filter_traces([heapline.Filter(True, "*sampled.py")])
+
+    view, exact = map(of_script, sampled)
+    assert (view.mode, view.meta["sample_interval"], exact.mode) == ("sampled", 4096, "exact")
+    (row,) = view.statistics("filename")
+    assert isinstance(row, heapline.SampledStatistic)
+    # Six standard deviations: the samples are others each time.
+    (low, high), (few, many) = row.size_interval, row.count_interval
+    assert low < row.size < high and abs(row.size - exact.size) < 1.5 * (high - low)
+    assert few < row.count < many and abs(row.count - exact.count) < 1.5 * (many - few)
+    assert str(row).startswith(f"{row.traceback}: size=~") and " to " in str(row) and f"count=~{row.count} (" in str(row)
+    assert f"size=~{row.size} count=~{row.count}" in repr(row)
+    assert (view.size, view.size_interval) == (row.size, row.size_interval)
+    assert (view.count, view.count_interval) == (row.count, row.count_interval)
+    difference = view.compare_to(old, "filename")[0]
+    assert isinstance(difference, heapline.SampledStatisticDiff)
+    assert 0 < difference.size_diff_doubt < difference.size_diff and "±" in str(difference)
+    live = heapline.load(sampled[0])
+    assert sum(trace.size for trace in live.traces) == live.size
+
+
+def test_exact_figures_have_no_interval(new: heapline.Snapshot) -> None:
+    assert new.size_interval is None and new.count_interval is None
+    assert type(new.statistics("lineno")[0]) is heapline.Statistic

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from heapline._text import format_size, parse_size
+from heapline._sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict};
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// See the module. All have one element per group of blocks that are alike.
+/// See the module. All have one element per group of blocks that are alike; of samples `count` is an estimate.
 pub struct Columns {
     domain: Texts,
     filename: Texts,
@@ -41,7 +41,7 @@ pub fn of(content: &Content, traces: &[(Domain, Trace)]) -> Columns {
         function: texts(&|trace| Some(frame(trace).function)),
         thread: texts(&|trace| Some(trace.block?.thread)),
         size: numbers(traces, |trace| trace.size),
-        count: numbers(traces, |trace| trace.count),
+        count: numbers(traces, |trace| trace.estimate.count(trace.count)),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Statistics {
 
 /// (file, line) and function of each frame, the most recent first; true depth; bytes and blocks; how much they changed.
 type Row<'py> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, Option<u16>, u64, u64, Option<i128>, Option<i128>);
+/// 95 % intervals of bytes and blocks, and half of that of the change of bytes.
+type Doubt = ((u64, u64), (u64, u64), Option<u64>);
 
 #[pymethods]
 impl Statistics {
@@ -27,16 +29,31 @@ impl Statistics {
     }
 
     fn row<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Row<'py>> {
-        let (group, change) = self.rows.get(index).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
+        let (group, change) = self.at(index)?;
         let places = self.content.names().places_of_group(py, group);
         let (frames, functions) = tuples(py, places)?;
         let depth = matches!(group.key, Key::Traceback(_)).then_some(group.total_nframe);
         let (size_diff, count_diff) = (change.map(|change| change.size), change.map(|change| change.count));
         Ok((frames, functions, depth, group.size, group.count, size_diff, count_diff))
     }
+
+    /// How sure a row is; None where it is exact.
+    fn doubt(&self, index: usize) -> PyResult<Option<Doubt>> {
+        let (group, change) = self.at(index)?;
+        let size = group.estimate.size_interval(group.size);
+        let doubt = change.and_then(|change| change.doubt);
+        Ok((size.is_some() || doubt.is_some()).then(|| {
+            let count = group.estimate.count_interval();
+            (size.unwrap_or((group.size, group.size)), count.unwrap_or((group.count, group.count)), doubt)
+        }))
+    }
 }
 
 impl Statistics {
+    fn at(&self, index: usize) -> PyResult<&(Statistic, Option<Change>)> {
+        self.rows.get(index).ok_or_else(|| PyIndexError::new_err("list index out of range"))
+    }
+
     pub fn new(content: &Arc<Content>, rows: Vec<(Statistic, Option<Change>)>) -> Statistics {
         Statistics { content: Arc::clone(content), rows }
     }
@@ -65,7 +82,8 @@ impl Traces {
         let (domain, trace) = self.groups.get(group).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
         let places = self.content.names().places(py, trace.traceback);
         let (frames, functions) = tuples(py, places)?;
-        let size = trace.block.map_or(0, |block| block.size);
+        // Of a sample, what it stands for.
+        let size = trace.size / trace.count.max(1);
         Ok((domain.code(), size, frames, functions, trace.total_nframe))
     }
 }

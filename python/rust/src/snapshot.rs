@@ -6,6 +6,7 @@ use crate::names::{Names, Translation};
 use crate::rows::{Statistics, Traces};
 use heapline_shared_format::snapshot::{self as format, Domain, ReadError};
 use heapline_tools::diff::compare_to;
+use heapline_tools::estimate::Estimate;
 use heapline_tools::frames::{Frames, resolve};
 use heapline_tools::load::{LoadError, load};
 use heapline_tools::output::Output;
@@ -153,14 +154,17 @@ impl Snapshot {
         self.seen_by(look)
     }
 
-    /// Bytes and blocks of all traces.
+    /// Bytes and blocks of all traces, and their 95 % intervals where they are estimates.
     #[getter]
-    fn total(&self, py: Python<'_>) -> (u64, u64) {
+    fn total(&self, py: Python<'_>) -> (u64, u64, Option<(u64, u64)>, Option<(u64, u64)>) {
         py.detach(|| {
-            let add = |(size, count): (u64, u64), (_, trace): &(Domain, Trace)| {
-                (size.saturating_add(trace.size), count.saturating_add(trace.count))
-            };
-            self.traces().iter().fold((0, 0), add)
+            let (mut size, mut count, mut estimate) = (0_u64, 0_u64, Estimate::default());
+            for (_, trace) in self.traces().iter() {
+                size = size.saturating_add(trace.size);
+                count = count.saturating_add(trace.count);
+                estimate.add(&trace.estimate);
+            }
+            (size, estimate.count(count), estimate.size_interval(size), estimate.count_interval())
         })
     }
 

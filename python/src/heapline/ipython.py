@@ -17,7 +17,8 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 from heapline import tracing
-from heapline._text import Line, format_size, lines_of, shown
+from heapline._sizes import format_size
+from heapline._text import Line, lines_of, shown
 from heapline.snapshot import load
 
 

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, Optional
 import pytest
 
 from heapline import domains, tracing
-from heapline._text import Line, format_size, lines_of, parse_size, shown
+from heapline._sizes import format_size, parse_size
+from heapline._text import Line, lines_of, shown
 from heapline.snapshot import DomainFigures, DomainFilter, Filter, Snapshot, load
 
 _LAYERS = (domains.PYTHON, domains.NATIVE)

@@ -18,6 +18,7 @@ from tracemalloc import Traceback as _Traceback
 from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, Optional, SupportsIndex, TypeVar, Union, overload
 
 from heapline._platform import require_native
+from heapline._sizes import format_size
 from heapline.domains import Domain, name_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = [
     "Filter",
     "Frame",
     "Rows",
+    "SampledStatistic",
+    "SampledStatisticDiff",
     "Snapshot",
     "Statistic",
     "StatisticDiff",
@@ -43,10 +46,11 @@ __all__ = [
 _T = TypeVar("_T")
 _Places = tuple[tuple[str, int], ...]
 _Functions = tuple[Optional[str], ...]
+_Interval = tuple[int, int]
 
 
 class DomainFigures(NamedTuple):
-    """Sums of one domain. Sizes are bytes."""
+    """Sums of one domain. Sizes are bytes. In a sampled snapshot current, peak and blocks are estimates, the others exact."""
 
     domain: str
     current: int
@@ -122,6 +126,57 @@ class Trace(_Trace):
         """Where it was allocated."""
         _domain, _size, frames, total_nframe = self._trace
         return Traceback(frames, self._functions, total_nframe)
+
+
+def _between(low: str, high: str) -> str:
+    return f"{low} to {high}"
+
+
+class SampledStatistic(Statistic):
+    """tracemalloc's Statistic, estimated from samples. Printed figures are marked with ~ and have their intervals."""
+
+    __slots__ = ("count_interval", "size_interval")
+
+    def __init__(
+        self, traceback: Traceback, size: int, count: int, size_interval: _Interval, count_interval: _Interval
+    ) -> None:
+        super().__init__(traceback, size, count)
+        self.size_interval = size_interval
+        """95 % interval of `size`, in bytes."""
+        self.count_interval = count_interval
+        """95 % interval of `count`."""
+
+    def __str__(self) -> str:
+        size = f"size=~{format_size(self.size)} ({_between(*map(format_size, self.size_interval))})"
+        return f"{self.traceback}: {size}, count=~{self.count} ({_between(*map(str, self.count_interval))})"
+
+    def __repr__(self) -> str:
+        return f"<SampledStatistic traceback={self.traceback!r} size=~{self.size} count=~{self.count}>"
+
+
+class SampledStatisticDiff(StatisticDiff):
+    """tracemalloc's StatisticDiff of snapshots of which one at least is sampled."""
+
+    __slots__ = ("count_interval", "size_diff_doubt", "size_interval")
+
+    def __init__(
+        self,
+        traceback: Traceback,
+        figures: tuple[int, int, int, int],
+        doubt: tuple[_Interval, _Interval, Optional[int]],
+    ) -> None:
+        super().__init__(traceback, *figures)
+        self.size_interval, self.count_interval, half = doubt
+        self.size_diff_doubt = half or 0
+        """Half of the 95 % interval of `size_diff`, in bytes."""
+
+    def __str__(self) -> str:
+        size = f"size=~{format_size(self.size)} ({format_size(self.size_diff, True)} ± {format_size(self.size_diff_doubt)})"
+        return f"{self.traceback}: {size}, count=~{self.count} (~{self.count_diff:+})"
+
+    def __repr__(self) -> str:
+        figures = f"size=~{self.size} ({self.size_diff:+}) count=~{self.count} ({self.count_diff:+})"
+        return f"<SampledStatisticDiff traceback={self.traceback!r} {figures}>"
 
 
 class Rows(Sequence[_T], Generic[_T]):
@@ -211,7 +266,10 @@ class Snapshot:
 
     @property
     def traces(self) -> Rows[Trace]:
-        """Every live block. ValueError for the view of another moment: its single blocks are not known."""
+        """Every live block; of a sampled snapshot every sample, with the bytes that it stands for.
+
+        ValueError for the view of another moment: its single blocks are not known.
+        """
         blocks = self._native.blocks
         return Rows(lambda index: Trace(*blocks.row(index)), range(len(blocks)))
 
@@ -227,15 +285,18 @@ class Snapshot:
     def statistics(self, key_type: str, cumulative: bool = False) -> Rows[Statistic]:
         """Groups by "filename", "lineno" or "traceback", sorted from the largest to the smallest: size, count, traceback.
 
-        With `cumulative` a block counts for each frame of its traceback. ValueError for other keys, and for "traceback" with
-        `cumulative`.
+        With `cumulative` a block counts for each frame of its traceback. Groups that are estimated from samples are
+        `SampledStatistic`s. ValueError for other keys, and for "traceback" with `cumulative`.
         """
         rows = self._native.statistics(key_type, cumulative)
         self._warn()
 
         def statistic(index: int) -> Statistic:
             frames, functions, depth, size, count, _, _ = rows.row(index)
-            return Statistic(Traceback(frames, functions, depth), size, count)
+            traceback, doubt = Traceback(frames, functions, depth), rows.doubt(index)
+            if doubt is None:
+                return Statistic(traceback, size, count)
+            return SampledStatistic(traceback, size, count, doubt[0], doubt[1])
 
         return Rows(statistic, range(len(rows)))
 
@@ -247,7 +308,10 @@ class Snapshot:
         def difference(index: int) -> StatisticDiff:
             frames, functions, depth, size, count, size_diff, count_diff = rows.row(index)
             assert size_diff is not None and count_diff is not None
-            return StatisticDiff(Traceback(frames, functions, depth), size, size_diff, count, count_diff)
+            traceback, doubt = Traceback(frames, functions, depth), rows.doubt(index)
+            if doubt is None:
+                return StatisticDiff(traceback, size, size_diff, count, count_diff)
+            return SampledStatisticDiff(traceback, (size, size_diff, count, count_diff), doubt)
 
         return Rows(difference, range(len(rows)))
 
@@ -293,6 +357,16 @@ class Snapshot:
     def count(self) -> int:
         """Blocks of all traces in view."""
         return self._native.total[1]
+
+    @property
+    def size_interval(self) -> Optional[_Interval]:
+        """95 % interval of `size`, in bytes, where it is an estimate from samples."""
+        return self._native.total[2]
+
+    @property
+    def count_interval(self) -> Optional[_Interval]:
+        """95 % interval of `count`, where it is an estimate from samples."""
+        return self._native.total[3]
 
     @property
     def mode(self) -> str:
