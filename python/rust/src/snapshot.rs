@@ -33,6 +33,9 @@ impl Content {
     }
 }
 
+/// Bytes, blocks, and a 95 % interval of each.
+type Total = (u64, u64, Option<(u64, u64)>, Option<(u64, u64)>);
+
 /// What is looked at.
 #[derive(Clone)]
 struct Look {
@@ -156,7 +159,7 @@ impl Snapshot {
 
     /// Bytes and blocks of all traces, and their 95 % intervals where they are estimates.
     #[getter]
-    fn total(&self, py: Python<'_>) -> (u64, u64, Option<(u64, u64)>, Option<(u64, u64)>) {
+    fn total(&self, py: Python<'_>) -> Total {
         py.detach(|| {
             let (mut size, mut count, mut estimate) = (0_u64, 0_u64, Estimate::default());
             for (_, trace) in self.traces().iter() {
