@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 /// What becomes of the blocks of one `Traced` beside a preloaded collector.
 pub mod way {
-    /// Its first block, with tracing on, will tell.
+    /// Its first block, with tracing on, will tell; where samples are recorded, the first that no other allocator counted.
     pub const UNKNOWN: u8 = 0;
     /// Its blocks are no other allocator's: recorded here.
     pub const RECORD: u8 = 1;
@@ -75,7 +75,11 @@ fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> boo
         return false;
     }
     if let (way::UNKNOWN, Some(block)) = (way.load(Ordering::Relaxed), block) {
-        let found = if (preloaded.has_recorded)(block) { way::PASS } else { way::RECORD };
+        let found = match (preloaded.has_recorded)(block) {
+            false => way::RECORD,
+            true if process::is_sampling() => way::UNKNOWN,
+            true => way::PASS,
+        };
         way.store(found, Ordering::Relaxed);
     }
     way.load(Ordering::Relaxed) == way::RECORD

@@ -109,13 +109,13 @@ pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
     }
 }
 
-/// Apart, so that the way straight on saves no registers; so for those below.
-#[inline(never)]
+#[inline(always)]
 unsafe fn sampled_malloc(size: usize, entry: Entry) -> *mut u8 {
     // SAFETY: passed on.
     sampling::native_allocating(size, entry, move || unsafe { real().malloc(size) })
 }
 
+/// Apart, so that the other ways save no registers; so for those below.
 #[inline(never)]
 unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
     // SAFETY: passed on.
@@ -133,7 +133,7 @@ pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
     // SAFETY: passed on.
     let call = move || unsafe { real().calloc(count, size) };
     // A product that overflows fails.
-    let bytes = count.wrapping_mul(size);
+    let bytes = count.saturating_mul(size);
     match process::mode() {
         state::IDLE => call(),
         state::SAMPLING => sampling::native_allocating(bytes, entry, call),
@@ -217,7 +217,7 @@ pub unsafe fn free(block: *mut u8, slot: usize) {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 unsafe fn sampled_free(block: *mut u8, slot: usize) {
     if !block.is_null() {
         let call = sampling::freeing(block, domain::NATIVE);

@@ -13,7 +13,7 @@ use heapline_shared_format::event::{self, Event};
 /// The name under which the preload exports its table.
 pub const SYMBOL: &[u8] = b"heapline_preloaded";
 /// Changes with the layout and the meaning of [`Preloaded`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The table. `slot` and `rbp` are an [`Entry`]'s.
 #[repr(C)]
@@ -22,7 +22,8 @@ pub struct Preloaded {
     pub version: u32,
     /// The word that tells whether anything is recorded (`arena::state`); null before the collector's start.
     pub state: extern "C" fn() -> *const AtomicU32,
-    /// Whether the last that this thread recorded is an allocation that the block lies in.
+    /// Whether the last that this thread recorded is an allocation that the block lies in. Where samples are recorded: whether
+    /// it has counted any block since it was asked last, so only a no is sure.
     pub has_recorded: extern "C" fn(block: *mut u8) -> bool,
     /// A block was allocated.
     pub allocated: extern "C" fn(block: *mut u8, size: usize, slot: usize, rbp: usize),
@@ -44,7 +45,7 @@ extern "C" fn state() -> *const AtomicU32 {
 
 extern "C" fn has_recorded(block: *mut u8) -> bool {
     if process::is_sampling() {
-        return thread::last_block() == block.addr();
+        return thread::has_counted();
     }
     let Some(words) = thread::last_record::<3>() else { return false };
     match event::decode(&words) {

@@ -52,7 +52,8 @@ int main(int argc, char **argv) {
     }
     // What fails is no call.
     volatile size_t too_much = PTRDIFF_MAX;
-    for (int i = 0; i < 1000; i++) check(malloc(too_much) == NULL && calloc(too_much, 2) == NULL, "too much");
+    for (int i = 0; i < 1000; i++)
+        check(!malloc(too_much) && !malloc(SIZE_MAX - i) && !calloc(too_much, 2) && !calloc(too_much, 3), "too much");
     pthread_t thread;
     check(pthread_create(&thread, NULL, half, NULL) == 0, "a thread");
     pthread_join(thread, NULL);

@@ -56,7 +56,7 @@ pub struct Arguments {
     /// Keep the frames of allocators, of the interpreter and of Heapline
     #[arg(long)]
     raw_frames: bool,
-    /// Rows shown, 0 for all [default: 10; all in folded]
+    /// Rows shown, 0 for all [default: 10; all in folded and html]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Format of the output
@@ -81,6 +81,15 @@ pub enum Format {
     Csv,
     /// One line per traceback, for flame graphs.
     Folded,
+    /// A flame graph, in one file for a browser.
+    Html,
+}
+
+impl Format {
+    /// Whether it shows tracebacks, and nothing else.
+    fn is_by_traceback(self) -> bool {
+        matches!(self, Format::Folded | Format::Html)
+    }
 }
 
 /// What `report` is to do; all options are compatible with each other.
@@ -113,7 +122,7 @@ impl Arguments {
     pub fn into_config(self) -> Result<Config, String> {
         self.check()?;
         let (by, limit) = match self.format {
-            Format::Folded => (By::Traceback, 0),
+            Format::Folded | Format::Html => (By::Traceback, 0),
             _ => (By::Lineno, DEFAULT_LIMIT),
         };
         let request = Request {
@@ -159,16 +168,17 @@ impl Arguments {
             self.source && self.format != Format::Text,
             "--source is for people: use it with --format text".to_string(),
         )?;
-        if self.format != Format::Folded {
+        if !self.format.is_by_traceback() {
             return Ok(());
         }
+        let format = self.format.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
         refuse(
             self.diff.is_some(),
-            "--format folded has one figure per line: use text, json or csv with --diff".into(),
+            format!("--format {format} has one figure per traceback: use text, json or csv with --diff"),
         )?;
         refuse(
             self.cumulative || self.by.is_some_and(|by| by != By::Traceback),
-            "--format folded is by traceback: leave --by and --cumulative out".to_string(),
+            format!("--format {format} is by traceback: leave --by and --cumulative out"),
         )
     }
 }
@@ -239,6 +249,7 @@ mod tests {
             (&["--source", "--format", "json"], "--format text"),
             (&["--format", "folded", "--diff", "b"], "one figure"),
             (&["--format", "folded", "--by", "size"], "by traceback"),
+            (&["--format", "html", "--cumulative"], "html is by traceback"),
             (&["--frobnicate"], "unexpected argument '--frobnicate'"),
             (&["b.snap.zst"], "unexpected argument 'b.snap.zst'"),
             (&["--tree", "d"], "cannot be used with"),

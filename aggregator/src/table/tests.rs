@@ -78,6 +78,22 @@ fn the_seeds_story_big_peak_reset_small_peak() {
     assert_eq!(bench.current(), (50, 1));
 }
 
+/// A hostile target's samples stand for as much as it likes.
+#[test]
+fn sums_end_at_the_largest_number() {
+    let mut bench = Bench::new(1);
+    bench.apply(0, Event::Query { stamp: 0, id: 0, asked: query::INTERVAL, arguments: [u64::MAX, 0] });
+    for address in [0x10, 0x20] {
+        bench.alloc(0, address, 16, 0);
+    }
+    assert_eq!(bench.current(), (u64::MAX, 2));
+    for address in [0x10, 0x20] {
+        bench.free(0, address);
+    }
+    assert_eq!(bench.current(), (0, 0));
+    assert_eq!(bench.table.heap().totals().peak(), u64::MAX);
+}
+
 #[test]
 fn a_realloc_keeps_its_block_until_the_end_record() {
     let mut bench = Bench::new(1);

@@ -21,9 +21,10 @@ impl Amount {
         self.count += 1;
     }
 
+    /// Beyond the largest number, where only nonsense gets, a sum has lost what it was made of.
     fn sub(&mut self, size: u64) {
-        self.size -= size;
-        self.count -= 1;
+        self.size = self.size.saturating_sub(size);
+        self.count = self.count.saturating_sub(1);
     }
 }
 

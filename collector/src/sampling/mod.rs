@@ -77,9 +77,6 @@ pub fn sampled(
         if is_over(thread, &is_counted) {
             return Published::Over;
         }
-        if domain == domain::NATIVE {
-            thread.set_last_block(block);
-        }
         if !is_counted.replace(true) && !thread.counts(size, domain) {
             return Published::Yes;
         }
@@ -121,39 +118,28 @@ fn is_over(thread: &mut Thread, is_counted: &Cell<bool>) -> bool {
 
 /// Around a call that allocates a native block: `make` makes it.
 ///
-/// It is counted before, so that little has to be kept over the call.
+/// It is counted before, so that nothing has to be done after it, which would cost as much as all the rest. So a call that finds
+/// no memory is counted too, unless it asked for so much that it would have been a sample.
 #[inline(always)]
 pub fn native_allocating(size: usize, entry: Entry, make: impl FnOnce() -> *mut u8) -> *mut u8 {
-    let Some(thread) = ready() else { return native_allocating_slowly(size, entry, Call::Uncounted, make) };
-    if thread.counts(size, domain::NATIVE) {
-        return native_allocating_slowly(size, entry, Call::OfSample, make);
+    match allocated(size, domain::NATIVE) {
+        Call::Plain => make(),
+        call => native_allocating_slowly(size, entry, call, make),
     }
-    let block = make();
-    thread.set_last_block(block);
-    if block.is_null() {
-        uncount(size);
-    }
-    block
 }
 
 #[cold]
 #[inline(never)]
 fn native_allocating_slowly(size: usize, entry: Entry, call: Call, make: impl FnOnce() -> *mut u8) -> *mut u8 {
     let block = make();
-    match block.is_null() {
-        true if call == Call::Uncounted => {}
-        true => uncount(size),
-        false => native_sampled(block, size, entry, call),
-    }
-    block
-}
-
-#[cold]
-#[inline(never)]
-fn uncount(size: usize) {
-    if let Some(thread) = ready() {
+    if !block.is_null() {
+        native_sampled(block, size, entry, call);
+    } else if call != Call::Uncounted
+        && let Some(thread) = ready()
+    {
         thread.uncounts(size, domain::NATIVE);
     }
+    block
 }
 
 /// A native block was allocated.
@@ -162,8 +148,6 @@ pub fn native_allocated(block: *mut u8, size: usize, entry: Entry) {
     let call = allocated(size, domain::NATIVE);
     if call != Call::Plain {
         native_sampled(block, size, entry, call);
-    } else if let Some(thread) = ready() {
-        thread.set_last_block(block);
     }
 }
 

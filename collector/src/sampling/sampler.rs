@@ -3,8 +3,8 @@
 /// Points at exponentially distributed distances (a Poisson process), in a stream that goes by in blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampler {
-    /// Bytes to the next point; not above 0 once a block holds it.
-    left: i64,
+    /// Bytes to the next point; 0 once a block holds it.
+    left: u64,
     /// Mean distance, in bytes, with which it was drawn.
     interval: u64,
     /// xorshift64*; not 0.
@@ -28,13 +28,13 @@ impl Sampler {
     /// A block goes by. Whether a point lies in it; then the next one has to be drawn. An empty block is one byte long here.
     #[inline(always)]
     pub fn passes(&mut self, size: usize) -> bool {
-        self.left = self.left.wrapping_sub(size.max(1).cast_signed() as i64);
-        self.left <= 0
+        self.left = self.left.saturating_sub(size.max(1) as u64);
+        self.left == 0
     }
 
-    /// It did not go by after all.
-    pub fn goes_back(&mut self, size: usize) {
-        self.left = self.left.wrapping_add(size.max(1).cast_signed() as i64);
+    /// A block that held a point did not go by after all: the next point is as far as from anywhere else.
+    pub fn goes_back(&mut self) {
+        self.draw(self.interval);
     }
 
     /// Draws the next point, from the end of the block on: the distance does not remember where it was counted from.
@@ -47,8 +47,12 @@ impl Sampler {
         let uniform = (bits + 1) as f64 / (1_u64 << 53) as f64;
         // The first whole byte at or behind the point; the conversion saturates.
         let distance = libm::ceil(-libm::log(uniform) * interval as f64).max(1.0);
-        #[expect(clippy::cast_possible_truncation, reason = "a whole number, or the largest there is")]
-        let left = distance as i64;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a whole number, or the largest there is"
+        )]
+        let left = distance as u64;
         self.left = left;
         self.interval = interval;
     }
@@ -78,7 +82,7 @@ mod tests {
                     let mut n = 1;
                     while !sampler.passes(1) {
                         // Byte by byte would take long.
-                        let step = usize::try_from((sampler.left - 1).max(0)).expect("positive");
+                        let step = usize::try_from(sampler.left.saturating_sub(1)).expect("64 bits");
                         if step > 0 {
                             sampler.passes(step);
                             n += step;
@@ -118,6 +122,15 @@ mod tests {
             let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
             assert!((f64::from(hits) - f64::from(n) * p).abs() < 4.0 * sigma + 1.0, "{size}: {hits} of {n}, p {p}");
         }
+    }
+
+    #[test]
+    fn no_block_is_too_large_or_too_small() {
+        let mut sampler = Sampler::begin(1, 1 << 20);
+        assert!(sampler.passes(usize::MAX) && sampler.passes(0), "until the next is drawn");
+        sampler.goes_back();
+        let left = sampler.left;
+        assert!(left > 1 && !sampler.passes(0) && sampler.left == left - 1);
     }
 
     #[test]

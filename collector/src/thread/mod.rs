@@ -62,8 +62,8 @@ pub struct Thread {
     samplers: [MaybeUninit<Sampler>; domain::COUNT],
     /// The interval that the ring was told.
     told: u64,
-    /// The native block that was allocated last.
-    last_block: usize,
+    /// Native blocks that were counted when that was asked last ([`Thread::has_counted`]).
+    asked: u64,
     /// What the clock said when it was last read.
     last_read: u64,
     next_stack: u32,
@@ -135,7 +135,7 @@ impl Thread {
             *sampler = MaybeUninit::new(Sampler::begin(seed ^ u64::from(slot) << 8 ^ domain, interval));
         }
         self.told = 0;
-        self.last_block = 0;
+        self.asked = 0;
         self.next_stack = 1;
         self.rules = MaybeUninit::new(process.rules_for_session(session));
         self.window = Window::default();
@@ -177,19 +177,13 @@ impl Thread {
         self.sampler(domain).passes(size)
     }
 
-    /// There was no memory for a block that was counted.
+    /// There was no memory for a block that was counted, and would have been a sample.
     #[cold]
     pub fn uncounts(&mut self, size: usize, domain: u8) {
         let calls = self.ring.calls(domain);
         add(&calls.allocs, 1_u64.wrapping_neg());
         add(&calls.bytes, (size as u64).wrapping_neg());
-        self.sampler(domain).goes_back(size);
-    }
-
-    /// This is the native block that was counted last.
-    #[inline(always)]
-    pub fn set_last_block(&mut self, block: *mut u8) {
-        self.last_block = block.addr();
+        self.sampler(domain).goes_back();
     }
 
     /// Counts a block that is freed.
@@ -198,9 +192,13 @@ impl Thread {
         add(&self.ring.calls(domain).frees, 1);
     }
 
-    /// The native block that was counted last.
-    pub fn last_block(&self) -> usize {
-        self.last_block
+    /// Whether native blocks were counted since that was asked last. As far as one can tell: a closed ring counts nothing.
+    fn has_counted(&mut self) -> bool {
+        if self.ring.is_closed() {
+            return true;
+        }
+        let now = self.ring.calls(domain::NATIVE).allocs.load(Ordering::Relaxed);
+        core::mem::replace(&mut self.asked, now) != now
     }
 
     /// Whether it is the thread's own state, and not the one for its signal handlers.
@@ -246,10 +244,10 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
-/// The native block that the calling thread has counted last; 0 for none.
-pub fn last_block() -> usize {
-    // SAFETY: the word points to this thread's state, which nobody else writes to.
-    unsafe { tls::thread().as_ref() }.map_or(0, Thread::last_block)
+/// Whether the calling thread has counted native blocks since it asked last, outside of a hook.
+pub fn has_counted() -> bool {
+    // SAFETY: the word points to this thread's state, which no hook is using.
+    unsafe { tls::thread().as_mut() }.is_none_or(Thread::has_counted)
 }
 
 /// The last words that the calling thread has recorded, outside of a hook.

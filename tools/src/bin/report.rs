@@ -6,7 +6,7 @@
 use anyhow::Error;
 use clap::Parser;
 use heapline_tools::cli::{Arguments, Config, Format, one_line};
-use heapline_tools::export::folded;
+use heapline_tools::export::{folded, html};
 use heapline_tools::load::load;
 use heapline_tools::output::{Output, WriteError};
 use heapline_tools::render::{Sources, csv, json, printable, text};
@@ -72,13 +72,15 @@ fn run(config: Config) -> Result<Vec<String>, Failure> {
         Format::Json => json::write(&report, out),
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
+        Format::Html => html::write(&report, out),
     })?;
     Ok(notes(&report, config.format))
 }
 
 fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
-    // The text has them in its head; the other formats have no place for sentences.
-    let mut notes = if format == Format::Text { Vec::new() } else { text::concerns(report) };
+    // Text and page have them in their heads; the other formats have no place for sentences.
+    let has_place = matches!(format, Format::Text | Format::Html);
+    let mut notes = if has_place { Vec::new() } else { text::concerns(report) };
     notes.extend(report.warnings.iter().cloned());
     if report.nothing_matched {
         notes.push("the filters match nothing: no rows".to_string());

@@ -39,13 +39,25 @@ pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut d
     writeln!(out, "Total allocated size: {size}{}", total_change(report))
 }
 
+/// Which process it was, and which snapshot this is.
+pub fn subject(report: &Report<'_>) -> Vec<String> {
+    let meta = &report.snapshot.meta;
+    let who = match report.subject.processes().count() {
+        0 => format!("Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta)),
+        count => format!("Tree of {}, {} memory:", counted(count as u64, "process"), report.view.domain),
+    };
+    vec![who, format!("Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))]
+}
+
 fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (snapshot, meta) = (report.snapshot, &report.snapshot.meta);
-    match report.subject.processes().count() {
-        0 => writeln!(out, "Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta))?,
-        count => processes(report, count, out)?,
+    let mut subject = subject(report).into_iter();
+    subject.by_ref().take(1).try_for_each(|who| writeln!(out, "{who}"))?;
+    let processes_count = report.subject.processes().count();
+    if processes_count > 0 {
+        processes(report, processes_count, out)?;
     }
-    writeln!(out, "Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))?;
+    subject.try_for_each(|what| writeln!(out, "{what}"))?;
     if let Some(old) = report.old.map(|old| &old.meta) {
         let what = if report.subject.processes().count() > 0 { "the tree" } else { "that" };
         writeln!(out, "Compared with {what} of process {}, {}", old.pid, printable(&old.taken_at))?;
@@ -71,7 +83,6 @@ const MAX_PROCESSES: usize = 40;
 
 /// The processes of a tree, each below its parent.
 fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "Tree of {}, {} memory:", counted(count as u64, "process"), report.view.domain)?;
     let most = if report.request.limit == 0 { count } else { MAX_PROCESSES };
     for Process { snapshot, depth } in report.subject.processes().take(most) {
         let meta = &snapshot.meta;

@@ -1,0 +1,131 @@
+//! A flame graph as one HTML file, to be looked at in a browser: no server, no network.
+//!
+//! The page is `flame.html`; what is drawn is written into it as JSON. Frames from the root down, as wide as the bytes below
+//! them; of a million stacks only what is wide enough to be seen.
+
+use crate::render::text::{concerns, subject};
+use crate::render::{format_size, printable};
+use crate::report::Report;
+use crate::statistics::Key;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+/// What a screen cannot show: frames of less than the total's 5,000th part are left out.
+const FINEST: u64 = 5000;
+/// In its place the page has the data.
+const DATA: &str = "/*data*/";
+const PAGE: &str = include_str!("flame.html");
+
+/// What the page draws.
+#[derive(Serialize)]
+struct Flame {
+    title: String,
+    /// Sentences above the graph.
+    head: Vec<String>,
+    /// What must be known before the figures.
+    concerns: Vec<String>,
+    /// Figures are estimates.
+    sampled: bool,
+    /// Texts that frames refer to.
+    texts: Vec<String>,
+    /// Depth, function and place (by text), bytes and blocks of each frame, parents first, larger ones before smaller ones.
+    frames: Vec<(u32, usize, usize, u64, u64)>,
+    /// Frames that are too narrow.
+    left_out: usize,
+}
+
+/// A place in the tree of all tracebacks.
+struct Node {
+    frame: Option<crate::frames::Frame>,
+    size: u64,
+    count: u64,
+    children: HashMap<crate::frames::Frame, usize>,
+}
+
+/// Writes the tracebacks of a report by traceback.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let data = serde_json::to_string(&flame(report)).map_err(io::Error::other)?;
+    // Names come from the target: nothing in them ends the script.
+    let data = data.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
+    let (before, after) = PAGE.split_once(DATA).expect("the page has a place for the data");
+    out.write_all(before.as_bytes())?;
+    out.write_all(data.as_bytes())?;
+    out.write_all(after.as_bytes())
+}
+
+fn flame(report: &Report<'_>) -> Flame {
+    let tree = tree(report);
+    let total = &report.total;
+    let (mut texts, mut numbers) = (Vec::new(), HashMap::new());
+    let mut number = |text: String| {
+        *numbers.entry(text).or_insert_with_key(|text| {
+            texts.push(text.clone());
+            texts.len() - 1
+        })
+    };
+    let (mut frames, mut left_out) = (Vec::new(), 0);
+    // Depth first, the largest child first.
+    let mut open = vec![(0_usize, 0_u32)];
+    while let Some((index, depth)) = open.pop() {
+        let node = &tree[index];
+        if node.size < total.size / FINEST {
+            left_out += 1;
+            continue;
+        }
+        let (function, place) = match node.frame {
+            None => ("all".to_owned(), String::new()),
+            Some(frame) => {
+                let (names, file) = (&report.tracebacks, report.tracebacks.text(frame.filename));
+                let place = if frame.lineno == 0 { file.to_owned() } else { format!("{file}:{}", frame.lineno) };
+                (printable(names.text(frame.function)).into_owned(), printable(&place).into_owned())
+            }
+        };
+        frames.push((depth, number(function), number(place), node.size, node.count));
+        let mut children: Vec<usize> = node.children.values().copied().collect();
+        children.sort_by_key(|&child| (tree[child].size, std::cmp::Reverse(child)));
+        open.extend(children.into_iter().map(|child| (child, depth + 1)));
+    }
+    let size = format_size(total.size.into(), false);
+    let mut head = subject(report);
+    let (domain, at) = (report.view.domain, report.view.at.name());
+    head.push(match total.estimate.size_interval(total.size) {
+        None => format!("{domain}, {at}: {size} in {} blocks", total.count),
+        Some((low, high)) => {
+            let (low, high) = (format_size(low.into(), false), format_size(high.into(), false));
+            format!("{domain}, {at}: ~{size} ({low} to {high}, 95 %) in ~{} blocks", total.count)
+        }
+    });
+    let meta = &report.snapshot.meta;
+    let title = format!("Heapline: {} ({})", printable(&meta.command), meta.pid);
+    Flame { title, head, concerns: concerns(report), sampled: report.is_sampled(), texts, frames, left_out }
+}
+
+/// Parents come before their children.
+fn tree(report: &Report<'_>) -> Vec<Node> {
+    let node = |frame| Node { frame, size: 0, count: 0, children: HashMap::new() };
+    let mut tree = vec![node(None)];
+    for row in report.shown() {
+        let Key::Traceback(id) = row.stat.key else { continue };
+        let mut at = 0;
+        let add = |tree: &mut Vec<Node>, at: usize| {
+            tree[at].size = tree[at].size.saturating_add(row.stat.size);
+            tree[at].count = tree[at].count.saturating_add(row.stat.count);
+        };
+        add(&mut tree, at);
+        for frame in report.tracebacks.oldest_first(id) {
+            let next = tree.len();
+            let child = *tree[at].children.entry(frame).or_insert(next);
+            if child == next {
+                tree.push(node(Some(frame)));
+            }
+            at = child;
+            add(&mut tree, at);
+        }
+    }
+    tree
+}
