@@ -18,7 +18,8 @@ fn traced(mode: &str, interval: &str, seed: u64) -> Outcome {
         .expect_code(0)
 }
 
-fn json(outcome: &Outcome, options: &[&str]) -> Value {
+/// A report that may have estimates.
+pub fn json(outcome: &Outcome, options: &[&str]) -> Value {
     let mut report = Command::new(&programs().report);
     report.arg(outcome.snapshot_path()).args(["--format", "json", "--limit", "0"]).args(options);
     serde_json::from_str(&stdout_of(&mut report)).expect("JSON")

@@ -1,5 +1,6 @@
 //! Programs that carry the collector in themselves, around their allocator: `heapline_collector::Traced`.
 
+use crate::sampling::json;
 use crate::support::report::Report;
 use crate::support::trace::{ctl_ok, printed, report_on, stats};
 use crate::support::victim::{self, line_of};
@@ -85,6 +86,12 @@ fn beside_a_preloaded_collector_nothing_counts_twice() {
         let report = outcome.report(&["--at", "total"]);
         report.assert_exact();
         assert_eq!(report.at_line("traced.rs", line), (2 * 5000 * 333, 10_000), "{flags:?}");
+        // One sample a byte: each block is one.
+        let trace = Trace::of(build(flags)).input("line 5000\nmixed 2\nline 5000\n").option("--sample").option("1");
+        let outcome = trace.run().expect_code(7);
+        let report = json(&outcome, &["--at", "total", "--filter", &format!("*/traced.rs:{line}")]);
+        let count = report["total"]["count"].as_u64().expect("a number");
+        assert!((9_990..=10_000).contains(&count), "{flags:?}: {count}");
     }
 }
 
