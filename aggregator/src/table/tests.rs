@@ -82,7 +82,7 @@ fn the_seeds_story_big_peak_reset_small_peak() {
 #[test]
 fn sums_end_at_the_largest_number() {
     let mut bench = Bench::new(1);
-    bench.apply(0, Event::Query { stamp: 0, id: 0, asked: query::INTERVAL, arguments: [u64::MAX, 0] });
+    bench.apply(0, Event::Query { stamp: 0, number: 0, asked: query::INTERVAL, arguments: [u64::MAX, 0] });
     for address in [0x10, 0x20] {
         bench.alloc(0, address, 16, 0);
     }

@@ -228,7 +228,7 @@ fn a_filter_that_matches_nothing_is_no_failure() {
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
     let outcome = snapshot();
-    for format in ["text", "json", "csv", "folded"] {
+    for format in ["text", "json", "csv", "folded", "html"] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let mut command = Command::new(&programs().report);

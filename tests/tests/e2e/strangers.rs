@@ -36,11 +36,11 @@ fn a_name_is_no_command_to_a_terminal() {
     drop(running.child.stdin.take());
     let outcome = running.finish().expect_code(0);
     assert_harmless(&outcome.output, "aggregator run");
-    for format in ["text", "json", "csv", "folded"] {
+    for format in ["text", "json", "csv", "folded", "html"] {
         for by in ["traceback", "thread", "module"] {
             let mut command = Command::new(&programs().report);
             command.arg(outcome.snapshot_path()).args(["--format", format]);
-            if format != "folded" {
+            if !["folded", "html"].contains(&format) {
                 command.args(["--by", by]);
             }
             let output = command.output().expect("it runs");

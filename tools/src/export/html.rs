@@ -91,7 +91,7 @@ fn flame(report: &Report<'_>) -> Flame {
         open.extend(children.into_iter().map(|child| (child, depth + 1)));
     }
     let size = format_size(total.size.into(), false);
-    let mut head = subject(report);
+    let mut head = subject(report).to_vec();
     let (domain, at) = (report.view.domain, report.view.at.name());
     head.push(match total.estimate.size_interval(total.size) {
         None => format!("{domain}, {at}: {size} in {} blocks", total.count),

@@ -40,24 +40,24 @@ pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut d
 }
 
 /// Which process it was, and which snapshot this is.
-pub fn subject(report: &Report<'_>) -> Vec<String> {
+pub fn subject(report: &Report<'_>) -> [String; 2] {
     let meta = &report.snapshot.meta;
     let who = match report.subject.processes().count() {
         0 => format!("Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta)),
         count => format!("Tree of {}, {} memory:", counted(count as u64, "process"), report.view.domain),
     };
-    vec![who, format!("Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))]
+    [who, format!("Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))]
 }
 
 fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (snapshot, meta) = (report.snapshot, &report.snapshot.meta);
-    let mut subject = subject(report).into_iter();
-    subject.by_ref().take(1).try_for_each(|who| writeln!(out, "{who}"))?;
-    let processes_count = report.subject.processes().count();
-    if processes_count > 0 {
-        processes(report, processes_count, out)?;
+    let [who, what] = subject(report);
+    writeln!(out, "{who}")?;
+    let count = report.subject.processes().count();
+    if count > 0 {
+        processes(report, count, out)?;
     }
-    subject.try_for_each(|what| writeln!(out, "{what}"))?;
+    writeln!(out, "{what}")?;
     if let Some(old) = report.old.map(|old| &old.meta) {
         let what = if report.subject.processes().count() > 0 { "the tree" } else { "that" };
         writeln!(out, "Compared with {what} of process {}, {}", old.pid, printable(&old.taken_at))?;
