@@ -84,7 +84,7 @@ pub fn get() -> Option<&'static Process> {
     (process.is_running.load(Ordering::Relaxed) == 1).then_some(process)
 }
 
-/// What is to be done ([`state`]).
+/// What is to be done ([`mod@state`]).
 #[inline(always)]
 pub fn mode() -> u32 {
     // SAFETY: a static, or a word of the arena, which is never unmapped.

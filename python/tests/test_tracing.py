@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -132,6 +133,14 @@ def test_the_end_of_the_interpreter_leaves_nothing_behind(tmp_path):
     pid = int(python("-c", code, cwd=tmp_path).stdout)
     assert not os.path.exists(f"/proc/{pid}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_with_a_value_is_known_to_have_one(tmp_path):
+    from heapline.__main__ import _VALUED
+
+    said = python("-m", "heapline", "run", "--help", cwd=tmp_path).stdout
+    valued = re.findall(r"^ +(?:(-\w), )?(--[\w-]+) <", said, re.MULTILINE)
+    assert {option for pair in valued for option in pair if option} == _VALUED
 
 
 def test_run_module_and_report(tmp_path):
