@@ -69,7 +69,12 @@ impl Drain {
         let images = self.map.arena().header().target.images.load(Ordering::Acquire);
         let running = running.filter(|_| images == number && !self.is_exec_open());
         let known = if number == self.execs.images { self.launched.clone() } else { Image::default() };
-        self.image = running.unwrap_or(Image { number, ..known });
+        self.image = match running {
+            // It may have ended between the two looks.
+            Some(running) if running.command.is_empty() => Image { command: known.command, ..running },
+            Some(running) => running,
+            None => Image { number, ..known },
+        };
         self.untraced = None;
         self.outlet.send(Message::Begin(self.image.clone()));
     }

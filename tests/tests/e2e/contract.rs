@@ -143,3 +143,12 @@ fn live_stats_are_a_reports_head() {
     drop(running.child.stdin.take());
     running.finish();
 }
+
+/// It may end before anybody has asked the kernel for its name.
+#[test]
+fn the_shortest_program_has_its_command() {
+    for _ in 0..30 {
+        let outcome = Trace::of("true").arg("--so it goes").run().expect_code(0);
+        assert_eq!(outcome.snapshot().meta.command, "true --so it goes");
+    }
+}
