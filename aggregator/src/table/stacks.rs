@@ -5,10 +5,9 @@
 
 use super::modules::Modules;
 use crate::order::Corrupt;
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 use heapline_shared_format::event::domain;
 use heapline_shared_format::snapshot::{Mixed, Sampled, Stack};
-use std::collections::HashMap;
 
 /// No parent, or no leaf.
 pub const NONE: u32 = u32::MAX;
