@@ -9,7 +9,7 @@ use crate::output::{Destination, OutputError};
 use crate::snapshot::{About, build};
 use crate::tracer::{TraceError, Tracer};
 use heapline_shared_format::arena::{end_cause, target_flag};
-use heapline_shared_format::snapshot::{Birth, DomainTotals, End};
+use heapline_shared_format::snapshot::{Birth, End};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,7 +152,7 @@ impl Job {
     /// Writes a snapshot while the process goes on. Returns a line for the user.
     pub fn snapshot(&self, destination: &Destination) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
-        let line = headline(cut.figures.shown(), destination.path());
+        let line = headline(&cut.figures, destination.path());
         destination.write(&build(cut, self.about(End::Running, None, Vec::new())), &self.interrupted)?;
         Ok(line)
     }
@@ -219,7 +219,7 @@ impl Job {
         let destination = self.place.of(&figures.image)?;
         let about = self.about(end, ending.exit_status, notes.clone());
         destination.write(&build(cut, about), &self.interrupted)?;
-        lines.push(headline(figures.shown(), destination.path()));
+        lines.push(headline(&figures, destination.path()));
         lines.extend(notes);
         let losses = losses(&figures);
         let is_exact = losses.is_none() && outcome.end_cause == 0;
@@ -270,12 +270,15 @@ const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are b
     new objects are heard of where aggregator run starts a CPython 3.9 to 3.13";
 
 /// The line that ends every run.
-fn headline(native: &DomainTotals, path: &Path) -> String {
+fn headline(figures: &Figures, path: &Path) -> String {
+    let sums = figures.shown();
+    let is_estimate = figures.sample_interval != 0 && !sums.domain.is_of_ranges();
+    let about = if is_estimate { "about " } else { "" };
     format!(
-        "{} in {} blocks live, peak {}; snapshot: {}; read it with: {} {}",
-        format::size(native.current),
-        native.blocks,
-        format::size(native.peak),
+        "{about}{} in {about}{} blocks live, peak {about}{}; snapshot: {}; read it with: {} {}",
+        format::size(sums.current),
+        sums.blocks,
+        format::size(sums.peak),
         shown(path),
         shown(&report_program()),
         shown(path),

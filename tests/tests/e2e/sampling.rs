@@ -119,6 +119,9 @@ fn every_report_says_what_is_an_estimate() {
     assert!(csv.starts_with("size,count,size_from,size_to,count_from,count_to,filename"), "{csv}");
     assert!(text(&["--by", "thread"]).contains("All calls, counted exactly:"));
     assert!(text(&["--by", "traceback"]).contains("~"));
+    let (said, page) = (outcome.stderr(), text(&["--format", "html"]));
+    assert!(said.contains("heapline: about ") && said.contains(" blocks live, peak about "), "{said}");
+    assert!(page.contains(r#""sampled":true"#) && page.contains("native, live: ~"), "{page}");
 }
 
 #[test]
