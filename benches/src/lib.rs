@@ -1,9 +1,10 @@
 //! What the programs of this folder have in common: `compare` sets whole programs beside other tools, `curves` shows how
 //! Heapline's cost grows.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod machine;
+pub mod process;
 
 use std::path::Path;
 

@@ -6,9 +6,9 @@
 use crate::tool::Tool;
 use crate::workload::Workload;
 use anyhow::{Context, Result, ensure};
+use heapline_benches::process::{self, Ended, succeed};
 use serde::Serialize;
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -102,11 +102,11 @@ pub struct Watched {
 
 /// Watches until the child has ended.
 pub fn watch(child: Child, target: &Path, start: Instant) -> Result<Watched> {
-    let root = i32::try_from(child.id()).context("a pid")?;
+    let root = child.id();
     let mut seen: Vec<Seen> = Vec::new();
     loop {
         sample(root, target, start.elapsed(), &mut seen);
-        if let Some((status, all_cpu)) = wait4(root)? {
+        if let Some(Ended { status, cpu: all_cpu, .. }) = process::wait4(root, false)? {
             let whole = start.elapsed();
             let (targets, tools): (Vec<_>, Vec<_>) = seen.iter().partition(|s| s.is_target);
             let last = targets.last().context("the target was never seen: it is too short, or has another name")?;
@@ -127,7 +127,7 @@ pub fn watch(child: Child, target: &Path, start: Instant) -> Result<Watched> {
 
 /// A process as it was seen last.
 struct Seen {
-    pid: i32,
+    pid: u32,
     is_target: bool,
     cpu: Duration,
     peak: u64,
@@ -135,11 +135,11 @@ struct Seen {
 }
 
 /// Reads every process from `root` down once.
-fn sample(root: i32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
+fn sample(root: u32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
     let mut open = vec![root];
     while let Some(pid) = open.pop() {
-        open.extend(children(pid));
-        let (Some(cpu), Some(peak)) = (cpu_time(pid), peak_memory(pid)) else { continue };
+        open.extend(process::children(pid));
+        let (Some(cpu), Some(peak)) = (cpu_time(pid), process::memory_bytes(pid, "VmHWM")) else { continue };
         let is_target = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == target);
         match seen.iter_mut().find(|s| s.pid == pid) {
             // Before its exec a process is not the target yet, and at its end it has no program any more.
@@ -151,46 +151,14 @@ fn sample(root: i32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
     }
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    let of_task = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-    let all: Vec<String> = tasks.flatten().map(of_task).collect();
-    all.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
-}
-
 /// User and system time of all threads, in the kernel's ticks.
-fn cpu_time(pid: i32) -> Option<Duration> {
+fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     // SAFETY: sysconf has no preconditions.
     let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
     Some(Duration::from_millis(ticks * 1000 / per_second))
-}
-
-/// None for a process that has ended.
-fn peak_memory(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
-}
-
-/// The status and CPU time of the child and all that it has waited for, once it has ended.
-fn wait4(pid: i32) -> Result<Option<(ExitStatus, Duration)>> {
-    let mut status = 0;
-    // SAFETY: a rusage is plain numbers, for which zeros are valid.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are valid for the call's writes.
-    let waited = unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage) };
-    if waited == 0 {
-        return Ok(None);
-    }
-    ensure!(waited == pid, "cannot wait for the process: {}", std::io::Error::last_os_error());
-    let time = |t: libc::timeval| {
-        Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0))
-            + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
-    };
-    Ok(Some((ExitStatus::from_raw(status), time(usage.ru_utime) + time(usage.ru_stime))))
 }
 
 impl Watched {
@@ -234,7 +202,7 @@ impl Watched {
 fn counted(snapshot: &Path, programs: &Path) -> Result<(u64, u64)> {
     let mut report = std::process::Command::new(programs.join("report"));
     report.arg(snapshot).args(["--format", "json", "--by", "traceback", "--at", "total", "--raw-frames"]);
-    let json: serde_json::Value = serde_json::from_slice(&crate::workload::succeed(&mut report)?)?;
+    let json: serde_json::Value = serde_json::from_slice(&succeed(&mut report)?)?;
     let head = &json["snapshot"];
     let lost = head["lost"].as_object().is_some_and(|lost| lost.values().any(|n| n != 0));
     ensure!(!lost && head["contradictions"] == 0, "the run was not exact: {head}");

@@ -2,8 +2,8 @@
 
 use crate::measure;
 use crate::tool::Tool;
-use crate::workload::succeed;
 use anyhow::{Context, Result, ensure};
+use heapline_benches::process::succeed;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::net::TcpListener;

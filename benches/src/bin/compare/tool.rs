@@ -236,7 +236,7 @@ impl Tool {
         attach.args(["--attach", &pid.to_string(), "--duration", "0.02", "-o"]).arg(folder.join("attached.snap.zst"));
         // The program is up, and has been found idle, after a few milliseconds.
         std::thread::sleep(Duration::from_millis(20));
-        crate::workload::succeed(&mut attach).map(drop)
+        heapline_benches::process::succeed(&mut attach).map(drop)
     }
 
     /// The file that the tool has left in `folder`.
@@ -272,7 +272,9 @@ impl Tool {
 /// Writes our collector's library into `folder`.
 fn collector(programs: &Path, folder: &Path) -> Result<PathBuf> {
     let library = folder.join("collector.so");
-    crate::workload::succeed(Command::new(programs.join("aggregator")).args(["collector", "-o"]).arg(&library))?;
+    heapline_benches::process::succeed(
+        Command::new(programs.join("aggregator")).args(["collector", "-o"]).arg(&library),
+    )?;
     Ok(library)
 }
 

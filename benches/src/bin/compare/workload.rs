@@ -1,7 +1,8 @@
 //! The programs that are measured, and how they are built.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use heapline_benches::crate_folder;
+use heapline_benches::process::{compile, succeed};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -92,7 +93,7 @@ fn text(path: &Path) -> Result<String> {
 fn compile_churn(scratch: &Path) -> Result<String> {
     let program = scratch.join("churn");
     if !program.exists() {
-        succeed(Command::new("gcc").args(["-O2", "-g", "-o"]).arg(&program).arg(source("churn.c")).arg("-lpthread"))?;
+        compile(&source("churn.c"), &program)?;
     }
     text(&program)
 }
@@ -105,12 +106,4 @@ fn cc1plus(scratch: &Path) -> Result<Workload> {
     let program = String::from_utf8(found).context("a path that is no UTF-8")?.trim().to_owned();
     let command = vec![program, "-quiet".into(), "-O1".into(), text(&preprocessed)?, "-o".into(), text(&assembly)?];
     Ok(Workload { product: Some(assembly), ..Workload::of("cc1plus", command) })
-}
-
-/// Standard output of a command that must succeed.
-pub fn succeed(command: &mut Command) -> Result<Vec<u8>> {
-    let program = command.get_program().display().to_string();
-    let output = command.output().with_context(|| format!("cannot run {program}"))?;
-    ensure!(output.status.success(), "{program}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(output.stdout)
 }

@@ -10,14 +10,13 @@
 mod chart;
 mod charts;
 mod plan;
-mod process;
 mod run;
 mod series;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use heapline_benches::crate_folder;
 use heapline_benches::machine::{self, Machine};
+use heapline_benches::{crate_folder, process};
 use plan::{Curve, Point};
 use run::{Bench, Run};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,9 @@
 //! One run of one point: starts the workload, follows it through its phases, asks and reports.
 
 use crate::plan::{Curve, Point, Tool};
-use crate::process::{self, Cpu};
 use anyhow::{Context, Result, bail, ensure};
 use heapline_benches::crate_folder;
+use heapline_benches::process::{self, Cpu, Ended, succeed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -122,9 +122,7 @@ impl Bench {
         let scratch = tempfile::TempDir::new().context("cannot create a scratch folder")?;
         for name in ["churn", "scale"] {
             let source = crate_folder().join("workloads").join(format!("{name}.c"));
-            let mut compile = Command::new("gcc");
-            compile.args(["-O2", "-g", "-o"]).arg(scratch.path().join(name)).arg(source).arg("-lpthread");
-            succeed(&mut compile)?;
+            process::compile(&source, &scratch.path().join(name))?;
         }
         Ok(Bench { scratch, programs })
     }
@@ -181,14 +179,14 @@ impl Bench {
                 phase.settled_s = said.elapsed().as_secs_f64();
                 now.sample(pid);
                 phase.tool_cpu_s = now.since(&cpu);
-                phase.tool_bytes = process::memory_bytes(pid, "VmRSS");
+                phase.tool_bytes = memory_bytes(pid, "VmRSS");
             }
-            phase.target_bytes = process::memory_bytes(target, "VmRSS");
+            phase.target_bytes = memory_bytes(target, "VmRSS");
             if is_traced && phase.name == "churn" {
                 let begun = Instant::now();
                 self.ask(target, &["snapshot", "-o", &self.scratch.path().join("now.snap.zst").to_string_lossy()])?;
                 let snapshot_s = begun.elapsed().as_secs_f64();
-                let tool_peak_bytes = process::memory_bytes(pid, "VmHWM");
+                let tool_peak_bytes = memory_bytes(pid, "VmHWM");
                 answers = Some(Answers { snapshot_s, tool_peak_bytes, end_s: 0.0 });
             }
             cpu = now;
@@ -196,7 +194,7 @@ impl Bench {
             last_word = Instant::now();
             go_on.write_all(b"\n")?;
         }
-        process::ended(child, true)?;
+        ended(child, true)?;
         if let Some(answers) = &mut answers {
             answers.end_s = last_word.elapsed().as_secs_f64();
         }
@@ -218,7 +216,7 @@ impl Bench {
         report.stdin(Stdio::null()).stdout(File::create(&text_file)?).stderr(Stdio::null());
         let begun = Instant::now();
         let child = report.spawn().context("the report")?;
-        let ended = process::ended(&child, true).context("the report")?.context("it was waited for")?;
+        let ended = ended(&child, true).context("the report")?.context("it was waited for")?;
         let report_s = begun.elapsed().as_secs_f64();
         let text = std::fs::read_to_string(&text_file)?;
         let notes = text.lines().filter_map(|line| line.strip_prefix("Note: ")).map(str::to_owned);
@@ -277,14 +275,14 @@ fn churn(child: &mut Child, tool: Tool, arguments: &[u64]) -> Result<Phase> {
     let (mut tool_bytes, mut target_bytes) = (0, 0);
     let ended = loop {
         if tool == Tool::Base {
-            target_bytes = process::memory_bytes(pid, "VmHWM").max(target_bytes);
+            target_bytes = memory_bytes(pid, "VmHWM").max(target_bytes);
         } else {
             cpu.sample(pid);
-            tool_bytes = process::memory_bytes(pid, "VmHWM").max(tool_bytes);
-            let target = process::children(pid).first().map_or(0, |&target| process::memory_bytes(target, "VmHWM"));
+            tool_bytes = memory_bytes(pid, "VmHWM").max(tool_bytes);
+            let target = process::children(pid).first().map_or(0, |&target| memory_bytes(target, "VmHWM"));
             target_bytes = target.max(target_bytes);
         }
-        if let Some(ended) = process::ended(child, false)? {
+        if let Some(ended) = ended(child, false)? {
             break ended;
         }
         std::thread::sleep(INTERVAL);
@@ -299,7 +297,7 @@ fn churn(child: &mut Child, tool: Tool, arguments: &[u64]) -> Result<Phase> {
         name: "churn".to_owned(),
         calls: 2 * threads * pairs,
         wall_s: per_pair * *pairs as f64 / 1e9,
-        target_cpu_s: ended.cpu_s - tool_cpu_s.values().sum::<f64>(),
+        target_cpu_s: ended.cpu.as_secs_f64() - tool_cpu_s.values().sum::<f64>(),
         tool_cpu_s,
         settled_s: 0.0,
         target_bytes,
@@ -307,12 +305,18 @@ fn churn(child: &mut Child, tool: Tool, arguments: &[u64]) -> Result<Phase> {
     })
 }
 
-/// Standard output of a command that must succeed.
-fn succeed(command: &mut Command) -> Result<Vec<u8>> {
-    let program = command.get_program().display().to_string();
-    let output = command.output().with_context(|| format!("cannot run {program}"))?;
-    ensure!(output.status.success(), "{program}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(output.stdout)
+/// Whether the process has ended; it must end well.
+fn ended(child: &Child, waits: bool) -> Result<Option<Ended>> {
+    let ended = process::wait4(child.id(), waits)?;
+    if let Some(Ended { status, .. }) = ended {
+        ensure!(status.success(), "it ended with {status}");
+    }
+    Ok(ended)
+}
+
+/// 0 for a process that has ended.
+fn memory_bytes(pid: u32, line: &str) -> u64 {
+    process::memory_bytes(pid, line).unwrap_or(0)
 }
 
 impl fmt::Display for Run {

@@ -1,9 +1,11 @@
-//! What the kernel says of processes and of the machine.
+//! What the kernel says of processes and of the machine; and programs that must succeed.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 /// CPU time of a process by thread, in nanoseconds; what a thread had when it was seen last stays.
 #[derive(Clone, Debug, Default)]
@@ -44,10 +46,9 @@ pub fn children(pid: u32) -> Vec<u32> {
     all.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// A line of /proc/PID/status that ends in kB: `VmRSS`, `VmHWM`.
-pub fn memory_bytes(pid: u32, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    kilobytes(&status, line).unwrap_or(0)
+/// A line of /proc/PID/status that ends in kB: `VmRSS`, `VmHWM`. None for a process that has ended.
+pub fn memory_bytes(pid: u32, line: &str) -> Option<u64> {
+    kilobytes(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, line)
 }
 
 fn kilobytes(text: &str, line: &str) -> Option<u64> {
@@ -70,31 +71,46 @@ pub fn load() -> f64 {
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// CPU time of it and of all that it has waited for.
-    pub cpu_s: f64,
+    /// Its own.
+    pub status: ExitStatus,
+    /// User and system time of it and of all that it has waited for.
+    pub cpu: Duration,
     /// Most resident memory of one of them.
     pub peak_bytes: u64,
 }
 
-/// Whether the process has ended; it must end well.
-pub fn ended(child: &Child, wait: bool) -> Result<Option<Ended>> {
-    let pid = i32::try_from(child.id()).context("a pid")?;
-    let mut status = 0;
-    let usage = wait4(pid, &mut status, if wait { 0 } else { libc::WNOHANG })?;
-    let Some(usage) = usage else { return Ok(None) };
-    let status = ExitStatus::from_raw(status);
-    ensure!(status.success(), "it ended with {status}");
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    let peak_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-    Ok(Some(Ended { cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime), peak_bytes }))
-}
-
+/// How a child ended; none while it has not, unless it is to be waited for.
 #[expect(unsafe_code, reason = "the standard library's wait does not say what was used")]
-fn wait4(pid: i32, status: &mut i32, options: i32) -> Result<Option<libc::rusage>> {
+pub fn wait4(pid: u32, waits: bool) -> Result<Option<Ended>> {
+    let pid = i32::try_from(pid).context("a pid")?;
+    let mut status = 0;
     // SAFETY: a rusage is plain numbers, for which zeros are valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let options = if waits { 0 } else { libc::WNOHANG };
     // SAFETY: both pointers are valid for the call's writes.
-    let waited = unsafe { libc::wait4(pid, status, options, &mut usage) };
-    ensure!(waited >= 0, "cannot wait for the process: {}", std::io::Error::last_os_error());
-    Ok((waited == pid).then_some(usage))
+    let waited = unsafe { libc::wait4(pid, &mut status, options, &mut usage) };
+    if waited == 0 {
+        return Ok(None);
+    }
+    ensure!(waited == pid, "cannot wait for the process: {}", std::io::Error::last_os_error());
+    let time = |time: libc::timeval| {
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+    };
+    let peak_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
+    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
+    Ok(Some(Ended { status: ExitStatus::from_raw(status), cpu, peak_bytes }))
+}
+
+/// Standard output of a command that must succeed.
+pub fn succeed(command: &mut Command) -> Result<Vec<u8>> {
+    let program = command.get_program().display().to_string();
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(output.status.success(), "{program}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+/// Compiles a workload that is one C file.
+pub fn compile(source: &Path, program: &Path) -> Result<()> {
+    succeed(Command::new("gcc").args(["-O2", "-g", "-o"]).arg(program).arg(source).arg("-lpthread")).map(drop)
 }
