@@ -57,6 +57,27 @@ pub struct Figures {
     pub untold: u64,
     /// Mean distance of samples now, in bytes; 0 when everything is recorded.
     pub sample_interval: u64,
+    /// What the collector could not see, or not whole.
+    pub unseen: Unseen,
+}
+
+/// The target's counts of what its collector could not see, or not whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unseen {
+    /// Places that call an allocator which the collector cannot stand in front of.
+    pub foreign_places: u64,
+    /// Objects whose constructors ran before their calls were led to the collector.
+    pub unseen_starts: u64,
+}
+
+impl Unseen {
+    fn read(map: &ArenaMap) -> Unseen {
+        let target = &map.arena().header().target;
+        Unseen {
+            foreign_places: target.foreign_places.load(Ordering::Relaxed).into(),
+            unseen_starts: target.unseen_starts.load(Ordering::Relaxed).into(),
+        }
+    }
 }
 
 /// What a forked child began with.
@@ -185,6 +206,7 @@ impl Figures {
             inherited: inherited.map(|inherited| inherited.blocks.clone()),
             sample_interval: 0,
             untold: map.arena().header().tree.untold.load(Ordering::Relaxed).into(),
+            unseen: Unseen::read(map),
         }
     }
 

@@ -51,6 +51,7 @@ struct LinkMap {
 }
 
 /// An object in the loader's list.
+#[derive(Clone, Copy)]
 pub struct Loaded {
     /// What its addresses were moved by.
     pub bias: usize,
@@ -61,6 +62,11 @@ impl Loaded {
     /// The object with this bias and this dynamic section, which ends with a null tag.
     pub(crate) fn new(bias: usize, dynamic: *const [u64; 2]) -> Loaded {
         Loaded { bias, dynamic }
+    }
+
+    /// The object's mapping.
+    pub fn mapped(&self) -> Option<Object> {
+        find_object(self.dynamic.addr())
     }
 
     /// The values of entries of its dynamic section; 0 for those that it has not.
@@ -89,10 +95,54 @@ pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
         while !(*first).previous.is_null() {
             first = (*first).previous;
         }
-        let next = |map: &*const LinkMap| Some((**map).next).filter(|next| !next.is_null());
-        let maps = core::iter::successors(Some(first), next);
-        Some(maps.map(|map| Loaded { bias: (*map).bias, dynamic: (*map).dynamic }))
     }
+    Some(Namespace(first).objects())
+}
+
+/// A list of objects that are bound to each other only: the program's, or one that `dlmopen` has made.
+#[derive(Clone, Copy)]
+pub struct Namespace(*const LinkMap);
+
+impl Namespace {
+    /// The objects, in the order in which they were loaded. The list must not change meanwhile.
+    pub fn objects(self) -> impl Iterator<Item = Loaded> {
+        // SAFETY: the loader's list, which the caller knows to be at rest.
+        let next = |map: &*const LinkMap| Some(unsafe { (**map).next }).filter(|next| !next.is_null());
+        let maps = core::iter::successors(Some(self.0).filter(|first| !first.is_null()), next);
+        // SAFETY: as above.
+        maps.map(|map| unsafe { Loaded { bias: (*map).bias, dynamic: (*map).dynamic } })
+    }
+
+    /// All namespaces, the program's first. Those of `dlmopen` are known since glibc 2.35.
+    pub fn all() -> impl Iterator<Item = Namespace> {
+        /// `struct r_debug_extended` of `<link.h>`.
+        #[repr(C)]
+        struct Debug {
+            version: i32,
+            map: *const LinkMap,
+            notify: usize,
+            state: i32,
+            loader: usize,
+            next: *const Debug,
+        }
+        const DT_DEBUG: u64 = 21;
+        const EXTENDED: i32 = 2;
+        let program = loaded().and_then(|mut objects| objects.next());
+        let first = program.map_or(0, |program| program.dynamic([DT_DEBUG])[0]) as *const Debug;
+        let next = |debug: &*const Debug| {
+            // SAFETY: the loader's own description of its namespaces, longer from that version on.
+            let next = unsafe { if (**debug).version >= EXTENDED { (**debug).next } else { ptr::null() } };
+            (!next.is_null()).then_some(next)
+        };
+        let all = core::iter::successors(Some(first).filter(|first| !first.is_null()), next);
+        // SAFETY: as above.
+        all.map(|debug| Namespace(unsafe { (*debug).map }))
+    }
+}
+
+/// Where the collector itself is loaded.
+pub fn own_bias() -> Option<usize> {
+    find_object(own_bias as fn() -> Option<usize> as usize).map(|object| object.bias)
 }
 
 /// A loaded object.
@@ -163,11 +213,6 @@ impl Object {
         Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8 }
     }
 
-    /// The handle under which `dlsym` searches this object and what it depends on.
-    pub fn handle(&self) -> *const u8 {
-        self.link_map.cast()
-    }
-
     /// Its place in the loader's list.
     pub fn loaded(&self) -> Loaded {
         // SAFETY: the loader's map of an object that is loaded.
@@ -200,7 +245,7 @@ impl Object {
         address.wrapping_sub(entry) < LONGEST
     }
 
-    fn program_headers(&self) -> &[ProgramHeader] {
+    pub(crate) fn program_headers(&self) -> &[ProgramHeader] {
         const EHDR_BYTES: usize = 64;
         if self.end - self.start < EHDR_BYTES {
             return &[];

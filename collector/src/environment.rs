@@ -1,6 +1,7 @@
 //! The collector's own variables in the environment: read once, then removed, so that the program and its children
 //! see what they would see without Heapline, byte for byte.
 
+use core::arch::global_asm;
 use core::ffi::{CStr, c_char, c_ulong};
 use core::ptr;
 use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
@@ -17,7 +18,43 @@ pub const ENV_PRELOAD: &str = "LD_PRELOAD";
 
 unsafe extern "C" {
     static mut environ: *mut *mut c_char;
+    #[link_name = symbol!("stack_end_address")]
+    fn heapline_stack_end_address() -> *const *const usize;
 }
+
+global_asm!(
+    // Weak, since only glibc has the variable.
+    ".weak __libc_stack_end",
+    ".pushsection .text.heapline_stack_end,\"ax\",@progbits",
+    concat!(".globl ", symbol!("stack_end_address")),
+    concat!(".hidden ", symbol!("stack_end_address")),
+    concat!(".type ", symbol!("stack_end_address"), ",@function"),
+    concat!(symbol!("stack_end_address"), ":"),
+    "mov rax, qword ptr [rip + __libc_stack_end@GOTPCREL]",
+    "ret",
+    concat!(".size ", symbol!("stack_end_address"), ", . - ", symbol!("stack_end_address")),
+    ".popsection",
+);
+
+/// The list of variables: libc's, once libc has one; before, the list that the kernel has put on the stack, which becomes libc's.
+fn list() -> *mut *mut c_char {
+    // SAFETY: reads libc's pointer; the loader's variable points to the number of arguments, behind which the arguments
+    // and a null stand, and then the variables.
+    unsafe {
+        if !environ.is_null() {
+            return environ;
+        }
+        let place = heapline_stack_end_address();
+        if place.is_null() || (*place).is_null() {
+            return ptr::null_mut();
+        }
+        let arguments = (**place).min(MOST_ARGUMENTS);
+        (*place).add(1 + arguments + 1).cast_mut().cast()
+    }
+}
+
+/// The kernel takes no more arguments.
+const MOST_ARGUMENTS: usize = 1 << 24;
 
 /// The arena's descriptor and what identifies it, as the aggregator handed them on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +67,14 @@ pub struct ArenaHandle {
     pub inode: u64,
 }
 
-/// Whether libc has set its environment up yet.
+/// Whether there is an environment yet.
 pub fn is_up() -> bool {
-    // SAFETY: reads libc's pointer.
-    !unsafe { environ }.is_null()
+    !list().is_null()
 }
 
 /// The present environment.
 pub fn current() -> *const *const c_char {
-    // SAFETY: reads libc's pointer.
-    unsafe { environ.cast_const().cast() }
+    list().cast_const().cast()
 }
 
 /// Position of a variable in the list, and where its value begins.
@@ -185,7 +220,7 @@ pub fn clean(path: &mut [u8]) -> usize {
 unsafe fn remove(index: usize) {
     // SAFETY: the list ends with null, which moves too.
     unsafe {
-        let mut at = environ.add(index);
+        let mut at = list().add(index);
         while !(*at).is_null() {
             *at = *at.add(1);
             at = at.add(1);

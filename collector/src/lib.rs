@@ -16,7 +16,7 @@
 //!   │          └──> unwind (rules, walk, cfi) ──> stacks (ids) ──> modules (announced once)
 //!   └──> real (whoever provides malloc)
 //! python (CPython's allocators) ──> thread
-//! attach (a process that runs already) ──> hooks
+//! attach (places that lead to an allocator) ──> hooks, doors (other allocators' functions)
 //! mappings (mmap and its family) ──> hooks::record
 //! ```
 //!
@@ -47,6 +47,7 @@ pub mod alone;
 pub mod attach;
 pub mod clock;
 pub mod cxx;
+pub mod doors;
 pub mod elf;
 pub mod embedded;
 pub mod environment;

@@ -1,5 +1,5 @@
-//! Calls that change the ground under the collector: code that is unloaded, memory that is locked, a clock that is
-//! switched off.
+//! Calls that change the ground under the collector: code that is unloaded, memory that is locked, a stack for signal
+//! handlers, a clock that is switched off.
 
 use crate::process;
 use crate::real;
@@ -62,6 +62,22 @@ pub unsafe fn mlockall(flags: c_int) -> c_int {
     {
         let arena = process.arena();
         sys::unlock((&raw const *arena.header()).cast(), arena.geometry().bytes());
+    }
+    status
+}
+
+/// `sigaltstack`: what is known of the calling thread's stack has to be found out anew.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe fn sigaltstack(new: *const c_void, old: *mut c_void) -> c_int {
+    static NEXT: Next = Next::new(c"sigaltstack");
+    let Some(next) = NEXT.get() else { return -1 };
+    type Function = unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int;
+    // SAFETY: the C function of that name.
+    let status = unsafe { core::mem::transmute::<*mut (), Function>(next)(new, old) };
+    if status == 0 && !new.is_null() {
+        thread::forget_room();
     }
     status
 }

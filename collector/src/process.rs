@@ -60,7 +60,7 @@ static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCel
 static VERIFIES: AtomicBool = AtomicBool::new(false);
 /// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
 #[cfg_attr(feature = "embedded", unsafe(export_name = "heapline_embedded_state"))]
-static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
+pub(crate) static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
@@ -261,6 +261,24 @@ fn end_epoch(epoch: u32, cause: u32) {
     let next = epoch.wrapping_add(1);
     if header.session.epoch.compare_exchange(epoch, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         end(cause);
+    }
+}
+
+/// Calls of allocators in a program that was started with the collector could not be led to it, or not in time.
+pub fn count_unled(foreign_places: u64, unseen_starts: u64) {
+    let target = match get() {
+        Some(process) if foreign_places + unseen_starts > 0 => &process.header().target,
+        _ => return,
+    };
+    let counted = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    target.foreign_places.fetch_add(counted(foreign_places), Ordering::Relaxed);
+    target.unseen_starts.fetch_add(counted(unseen_starts), Ordering::Relaxed);
+}
+
+/// An event was not recorded: neither the program's stack nor the system had room for that.
+pub fn count_unrecorded() {
+    if let Some(process) = get().filter(|process| process.is_traced()) {
+        process.count_loss(Loss::Memory);
     }
 }
 

@@ -2,25 +2,21 @@
 //! before it).
 //!
 //! The pointers begin at functions that look the real ones up, so a call costs one indirect jump and never asks
-//! whether that was done. `dlsym` may itself allocate; what it asks for meanwhile comes from a small static area,
-//! whose blocks are never handed to the real allocator.
+//! whether that was done. Where nothing can be looked up yet, blocks come from a small static area, and are never handed
+//! to the real allocator.
 //!
-//! A look-up that fails allocates for certain (the text for `dlerror`), and the program would see that. So what a
-//! provider may lack is not looked up: the sized frees of C23 go to `free`, as the standard allows.
+//! An allocator other than the C library's may be made of functions that are hooked too (a `malloc` that calls `calloc`). Its
+//! calls are marked, so that what it calls of its own is not recorded a second time.
 
-use crate::{attach, mappings, thread, tls};
+use crate::{attach, elf, mappings, symbols, thread, tls};
 use core::cell::UnsafeCell;
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 unsafe extern "C" {
-    fn dlsym(handle: *const c_void, name: *const c_char) -> *mut ();
     fn __errno_location() -> *mut c_int;
 }
-
-/// `RTLD_NEXT`.
-const NEXT: *const c_void = usize::MAX as *const c_void;
 
 static CAME_LATER: AtomicBool = AtomicBool::new(false);
 
@@ -30,21 +26,14 @@ pub fn come_later() {
     CAME_LATER.store(true, Ordering::Relaxed);
 }
 
-/// What the search order has after the collector under this name; null when nothing.
-///
-/// May allocate through the hooks.
+/// What the search order has after the collector under this name; null when nothing. The list of objects must not change
+/// meanwhile, unless it is one of the hooked functions and the collector has begun.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
-    if CAME_LATER.load(Ordering::Relaxed) {
-        return attach::original(name);
+    let known = attach::original(name);
+    if !known.is_null() || CAME_LATER.load(Ordering::Relaxed) {
+        return known;
     }
-    // SAFETY: a C string and a pseudo-handle.
-    unsafe { dlsym(NEXT, name.as_ptr()) }
-}
-
-/// Likewise in the object with this handle and what it depends on.
-pub fn inside(handle: *const u8, name: &core::ffi::CStr) -> *mut () {
-    // SAFETY: a C string, and the handle of a loaded object.
-    unsafe { dlsym(handle.cast(), name.as_ptr()) }
+    ptr::with_exposed_provenance_mut(symbols::next(name.to_bytes()).unwrap_or(0))
 }
 
 /// The calling thread's `errno`.
@@ -72,6 +61,8 @@ macro_rules! functions {
         }
 
         static REAL: Real = Real { $($name: AtomicPtr::new(first::$name as *mut ()),)* };
+        /// What [`REAL`] leads to by way of [`marked`].
+        static PROVIDER: Real = Real { $($name: AtomicPtr::new(ptr::null_mut()),)* };
 
         impl Real {
             $(
@@ -95,11 +86,17 @@ macro_rules! functions {
             }
 
             fn set(&self, found: [*mut (); COUNT], boot_was_used: bool) {
+                let is_marked = found.iter().any(|real| !real.is_null() && !is_c_librarys(real.addr()));
                 let mut found = found.into_iter();
                 $(
                     let real = found.next().unwrap_or(ptr::null_mut());
-                    let fallback = fallback::$name as *mut ();
-                    self.$name.store(if real.is_null() { fallback } else { real }, Ordering::Relaxed);
+                    PROVIDER.$name.store(real, Ordering::Relaxed);
+                    let real = match real.is_null() {
+                        true => fallback::$name as *mut (),
+                        false if is_marked => marked::$name as *mut (),
+                        false => real,
+                    };
+                    self.$name.store(real, Ordering::Release);
                 )*
                 if boot_was_used {
                     LATE_FREE.store(self.free.swap(boot::late_free as *mut (), Ordering::Relaxed), Ordering::Relaxed);
@@ -109,6 +106,17 @@ macro_rules! functions {
         }
 
         const COUNT: usize = [$(stringify!($name)),*].len();
+
+        /// Calls of an allocator that is not the C library's: the thread is marked meanwhile.
+        mod marked {
+            use super::*;
+            $(
+                pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
+                    // SAFETY: passed on to the function of that name.
+                    thread::in_allocator(|| unsafe { PROVIDER.$name($($arg),*) })
+                }
+            )*
+        }
 
         /// The first calls: look everything up, then go on; during the look-up, serve from the static area.
         mod first {
@@ -143,10 +151,20 @@ pub fn real() -> &'static Real {
     &REAL
 }
 
-/// Where the real `malloc` is.
-pub fn malloc_address() -> usize {
+/// Looks the real functions up, if that was not done.
+pub fn prepare() {
     resolve();
-    REAL.malloc.load(Ordering::Relaxed).addr()
+}
+
+/// Where the real `malloc` is; 0 before it was looked up.
+pub fn provider_address() -> usize {
+    PROVIDER.malloc.load(Ordering::Relaxed).addr()
+}
+
+/// Whether a function is the C library's.
+fn is_c_librarys(function: usize) -> bool {
+    let object = |address| elf::find_object(address).map(|object| object.start);
+    object(function) == object(errno_location())
 }
 
 static STATE: AtomicU32 = AtomicU32::new(0);
@@ -160,11 +178,17 @@ fn resolve() -> bool {
     const DONE: u32 = 2;
     match STATE.compare_exchange(0, RESOLVING, Ordering::Acquire, Ordering::Acquire) {
         Ok(_) => {
+            if !CAME_LATER.load(Ordering::Relaxed) && elf::own_bias().is_none() {
+                // The loader has not finished with the program's objects.
+                STATE.store(0, Ordering::Release);
+                return false;
+            }
             let errno_before = errno();
+            let outer = tls::starting();
             tls::set_starting(thread::stack_pointer());
             let found = Real::look_up();
             mappings::look_up();
-            tls::set_starting(0);
+            tls::set_starting(outer);
             REAL.set(found, boot::was_used());
             set_errno(errno_before);
             STATE.store(DONE, Ordering::Release);

@@ -1,13 +1,21 @@
 //! Symbols, looked up in the loader's own tables.
 //!
-//! `dlsym` would allocate in the target where it finds nothing (an interpreter's symbols are in few programs), and would take
-//! the loader's locks.
+//! `dlsym` would allocate in the target where it finds nothing (an interpreter's symbols are in few programs), would take
+//! the loader's locks, and knows objects by handles, which the collector does not have: the loader's description of an
+//! object is none, unless the program has opened that very object.
 
 use crate::elf::{self, Loaded};
+use core::ffi::{CStr, c_char};
 
 /// Address of an exported symbol, in the order in which the loader searches. The list of objects must not change meanwhile.
 pub fn find(name: &[u8]) -> Option<usize> {
     elf::loaded()?.find_map(|object| object.symbol(name))
+}
+
+/// Address of the symbol that the search order has after the collector. The list of objects must not change meanwhile.
+pub fn next(name: &[u8]) -> Option<usize> {
+    let own = elf::own_bias()?;
+    elf::loaded()?.skip_while(|object| object.bias != own).skip(1).find_map(|object| object.symbol(name))
 }
 
 /// The hash of a name in `DT_GNU_HASH`.
@@ -15,68 +23,255 @@ fn gnu_hash(name: &[u8]) -> u32 {
     name.iter().fold(5381, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))
 }
 
+/// The hash of a name in `DT_HASH`.
+fn sysv_hash(name: &[u8]) -> u32 {
+    name.iter().fold(0, |hash: u32, &byte| {
+        let hash = hash.wrapping_shl(4).wrapping_add(u32::from(byte));
+        (hash ^ (hash >> 24 & 0xf0)) & 0x0fff_ffff
+    })
+}
+
+const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
+const DT_VERSYM: u64 = 0x6fff_fff0;
+const DT_VERDEF: u64 = 0x6fff_fffc;
 
 /// `Elf64_Sym`.
 #[repr(C)]
-struct Symbol {
-    name: u32,
+pub(crate) struct Symbol {
+    /// Place of the name in the object's strings.
+    pub name: u32,
     info: u8,
     other: u8,
-    section: u16,
+    /// 0 where the object does not define the symbol.
+    pub section: u16,
     value: u64,
     size: u64,
 }
 
+impl Symbol {
+    /// Whether the symbol is one that other objects can be bound to by its value.
+    fn is_plain(&self) -> bool {
+        const LOCAL: u8 = 0;
+        const TLS: u8 = 6;
+        const IFUNC: u8 = 10;
+        self.info >> 4 != LOCAL && !matches!(self.info & 15, TLS | IFUNC) && self.value != 0
+    }
+}
+
+/// The tables of an object's dynamic symbols.
+struct Tables {
+    bias: usize,
+    strings: usize,
+    symbols: usize,
+    gnu_hash: usize,
+    sysv_hash: usize,
+    /// Versions by symbol; 0 where the object has none.
+    versions: usize,
+    /// The names of versions.
+    definitions: usize,
+}
+
 impl Loaded {
-    /// Address of a symbol that this object defines.
+    /// Address of a symbol that this object defines: the one that a reference without a version is bound to, else one that
+    /// only references with a version of the C library's are.
+    ///
+    /// glibc's debug allocator exports `malloc` only as an old version, to which every program's reference is bound.
     pub fn symbol(&self, name: &[u8]) -> Option<usize> {
-        self.lookup(name, true)
+        let tables = self.tables()?;
+        let mut found = None;
+        tables.each_named(name, |index, symbol| {
+            if symbol.section != 0 && symbol.is_plain() {
+                match tables.version(index) {
+                    Version::Default => found = Some(symbol.value),
+                    Version::Old if found.is_none() => found = Some(symbol.value),
+                    _ => {}
+                }
+            }
+        });
+        tables.address(found?)
     }
 
     /// Where this object, a program that is not position-independent, has others find a function that it does not define:
     /// a piece of its own code that jumps on to it.
     pub fn stub(&self, name: &[u8]) -> Option<usize> {
-        self.lookup(name, false)
+        let tables = self.tables()?;
+        let mut found = None;
+        tables.each_named(name, |_, symbol| {
+            if symbol.section == 0 && symbol.is_plain() {
+                found = Some(symbol.value);
+            }
+        });
+        tables.address(found?)
     }
 
-    fn lookup(&self, name: &[u8], is_defined: bool) -> Option<usize> {
-        let [strings, symbols, hashes] = self.dynamic([DT_STRTAB, DT_SYMTAB, DT_GNU_HASH]);
-        // The vdso's are not relocated, and it has no symbol that we want.
-        if strings < self.bias || symbols < self.bias || hashes < self.bias || hashes == 0 {
-            return None;
-        }
-        let wanted = gnu_hash(name);
+    fn tables(&self) -> Option<Tables> {
+        let tags = [DT_STRTAB, DT_SYMTAB, DT_GNU_HASH, DT_HASH, DT_VERSYM, DT_VERDEF];
+        // The loader relocates most of these entries in place, but neither all of them nor the vdso's.
+        let [strings, symbols, gnu_hash, sysv_hash, versions, definitions] =
+            self.dynamic(tags).map(|value| if value != 0 && value < self.bias { value + self.bias } else { value });
+        let is_whole = strings != 0 && symbols != 0 && (gnu_hash != 0 || sysv_hash != 0);
+        is_whole.then_some(Tables { bias: self.bias, strings, symbols, gnu_hash, sysv_hash, versions, definitions })
+    }
+}
+
+/// How a symbol's definition is bound to.
+enum Version {
+    /// By references of its version and by those that name none.
+    Default,
+    /// By references of its version only, which is one of the C library's.
+    Old,
+    /// By references of a version that is nobody's whose calls matter here.
+    Foreign,
+}
+
+impl Tables {
+    fn address(&self, value: u64) -> Option<usize> {
+        Some(self.bias.wrapping_add(usize::try_from(value).ok()?))
+    }
+
+    fn text(&self, at: u32) -> &CStr {
+        // SAFETY: a string in the object's own table, which the loader keeps mapped.
+        unsafe { CStr::from_ptr((self.strings as *const c_char).add(at as usize)) }
+    }
+
+    fn symbol(&self, index: u32) -> &Symbol {
+        // SAFETY: an index from the object's own hash table.
+        unsafe { &*(self.symbols as *const Symbol).add(index as usize) }
+    }
+
+    /// Calls `look` for all symbols of a name: of one that has several versions there are several.
+    fn each_named(&self, name: &[u8], look: impl FnMut(u32, &Symbol)) {
         // SAFETY: the loader's own tables of an object that is loaded, laid out as the ELF specification says.
         unsafe {
-            let table = hashes as *const u32;
-            let [buckets, first, bloom_words] = [0, 1, 2].map(|i| table.add(i).read());
-            if buckets == 0 {
-                return None;
+            match self.gnu_hash {
+                0 => self.each_by_sysv_hash(name, look),
+                _ => self.each_by_gnu_hash(name, look),
+            }
+        }
+    }
+
+    unsafe fn each_by_gnu_hash(&self, name: &[u8], mut look: impl FnMut(u32, &Symbol)) {
+        let wanted = gnu_hash(name);
+        // SAFETY: as `each_named` says.
+        unsafe {
+            let table = self.gnu_hash as *const u32;
+            let [buckets, first, bloom_words, shift] = [0, 1, 2, 3].map(|i| table.add(i).read());
+            if buckets == 0 || bloom_words == 0 {
+                return;
+            }
+            let bloom = table.add(4).cast::<u64>();
+            let word = bloom.add((wanted / u64::BITS % bloom_words) as usize).read();
+            let bits = 1 << (wanted % u64::BITS) | 1 << (wanted.wrapping_shr(shift) % u64::BITS);
+            if word & bits != bits {
+                return;
             }
             let bucket = table.add(4 + 2 * bloom_words as usize);
             let chain = bucket.add(buckets as usize);
             let mut index = bucket.add((wanted % buckets) as usize).read();
             if index < first {
-                return None;
+                return;
             }
             loop {
                 let hash = chain.add((index - first) as usize).read();
-                if (hash ^ wanted) >> 1 == 0 {
-                    let symbol = &*(symbols as *const Symbol).add(index as usize);
-                    let text =
-                        core::ffi::CStr::from_ptr((strings as *const core::ffi::c_char).add(symbol.name as usize));
-                    if text.to_bytes() == name && (symbol.section != 0) == is_defined && symbol.value != 0 {
-                        return Some(self.bias.wrapping_add(usize::try_from(symbol.value).ok()?));
-                    }
+                let symbol = self.symbol(index);
+                if (hash ^ wanted) >> 1 == 0 && self.text(symbol.name).to_bytes() == name {
+                    look(index, symbol);
                 }
                 if hash & 1 == 1 {
-                    return None;
+                    return;
                 }
                 index += 1;
             }
         }
+    }
+
+    unsafe fn each_by_sysv_hash(&self, name: &[u8], mut look: impl FnMut(u32, &Symbol)) {
+        // SAFETY: as `each_named` says.
+        unsafe {
+            let table = self.sysv_hash as *const u32;
+            let buckets = table.read();
+            if buckets == 0 {
+                return;
+            }
+            let bucket = table.add(2);
+            let chain = bucket.add(buckets as usize);
+            let mut index = bucket.add((sysv_hash(name) % buckets) as usize).read();
+            while index != 0 {
+                let symbol = self.symbol(index);
+                if self.text(symbol.name).to_bytes() == name {
+                    look(index, symbol);
+                }
+                index = chain.add(index as usize).read();
+            }
+        }
+    }
+
+    fn version(&self, index: u32) -> Version {
+        const HIDDEN: u16 = 0x8000;
+        if self.versions == 0 {
+            return Version::Default;
+        }
+        // SAFETY: the table has an entry for each symbol.
+        let version = unsafe { (self.versions as *const u16).add(index as usize).read() };
+        match version & HIDDEN {
+            0 => Version::Default,
+            _ if self.is_of_c_library(version & !HIDDEN) => Version::Old,
+            _ => Version::Foreign,
+        }
+    }
+
+    /// Whether a version that this object defines is one of the C library's.
+    fn is_of_c_library(&self, version: u16) -> bool {
+        /// `Elf64_Verdef`.
+        #[repr(C)]
+        struct Definition {
+            revision: u16,
+            flags: u16,
+            index: u16,
+            names: u16,
+            hash: u32,
+            name_at: u32,
+            next_at: u32,
+        }
+        if self.definitions == 0 {
+            return false;
+        }
+        let mut at = self.definitions;
+        loop {
+            // SAFETY: the list ends with an entry whose distance to the next is 0; a name is one word of its own.
+            let (definition, name) = unsafe {
+                let definition = &*(at as *const Definition);
+                (definition, ((at + definition.name_at as usize) as *const u32).read())
+            };
+            if definition.index == version {
+                return self.text(name).to_bytes().starts_with(b"GLIBC_");
+            }
+            if definition.next_at == 0 {
+                return false;
+            }
+            at += definition.next_at as usize;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_the_specification() {
+        assert_eq!((gnu_hash(b""), gnu_hash(b"printf")), (5381, 0x156b_2bb8));
+        assert_eq!((sysv_hash(b""), sysv_hash(b"printf")), (0, 0x0779_05a6));
+    }
+
+    #[test]
+    fn the_c_librarys_functions_are_found() {
+        let find = |name: &CStr| find(name.to_bytes());
+        let own = [c"malloc", c"posix_memalign", c"dlopen"].map(find);
+        assert!(own.iter().all(Option::is_some), "{own:?}");
+        assert_eq!(find(c"no_such_function"), None);
     }
 }

@@ -200,10 +200,44 @@ pub fn is_readable(address: usize) -> bool {
 
 /// Whether the thread runs on its alternate signal stack.
 pub fn on_signal_stack() -> bool {
+    const SS_ONSTACK: usize = 1;
+    signal_stack_words().is_some_and(|[_, flags, _]| flags & SS_ONSTACK != 0)
+}
+
+/// Address and size of the thread's alternate signal stack, if it has one.
+pub fn signal_stack() -> Option<(usize, usize)> {
+    const SS_DISABLE: usize = 2;
+    let [address, flags, bytes] = signal_stack_words()?;
+    (flags & SS_DISABLE == 0 && bytes != 0).then_some((address, bytes))
+}
+
+fn signal_stack_words() -> Option<[usize; 3]> {
     let mut stack = [0usize; 3];
     // SAFETY: the kernel writes a stack_t of three words.
-    let result = unsafe { call(nr::SIGALTSTACK, [0, stack.as_mut_ptr() as usize, 0, 0, 0, 0]) };
-    result.is_ok() && stack[1] & 1 != 0
+    unsafe { call(nr::SIGALTSTACK, [0, stack.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
+    Some(stack)
+}
+
+/// How large the first thread's stack may become, in bytes.
+pub fn stack_limit() -> usize {
+    const RLIMIT_STACK: usize = 3;
+    limit(RLIMIT_STACK)
+}
+
+/// How much address space the process may have, in bytes; `usize::MAX` without a limit.
+pub fn address_space_limit() -> usize {
+    const RLIMIT_AS: usize = 9;
+    limit(RLIMIT_AS)
+}
+
+/// The present limit of a resource; nothing where the kernel does not tell.
+fn limit(resource: usize) -> usize {
+    let mut limit = [0usize; 2];
+    // SAFETY: the kernel writes two words.
+    match unsafe { call(nr::GETRLIMIT, [resource, limit.as_mut_ptr() as usize, 0, 0, 0, 0]) } {
+        Ok(_) => limit[0],
+        Err(_) => 0,
+    }
 }
 
 /// The calling thread's id.
@@ -333,10 +367,7 @@ pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
     const F_ADD_SEALS: usize = 1033;
     const SEAL_SEAL_SHRINK_GROW: usize = 1 | 2 | 4;
     const RLIMIT_FSIZE: usize = 1;
-    let mut limit = [0u64; 2];
-    // SAFETY: the kernel writes two words.
-    unsafe { call(nr::GETRLIMIT, [RLIMIT_FSIZE, limit.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
-    if limit[0] < bytes as u64 {
+    if limit(RLIMIT_FSIZE) < bytes {
         // A file beyond the limit would be SIGXFSZ for the program.
         return None;
     }

@@ -190,8 +190,8 @@ fn every_wrong_header_is_refused() {
 
 #[test]
 fn errors_say_what_to_do() {
-    let version = ArenaError::Version { found: 7, wanted: VERSION }.to_string();
-    assert!(version.contains("version 7") && version.contains("version 6"), "{version}");
+    let version = ArenaError::Version { found: 8, wanted: VERSION }.to_string();
+    assert!(version.contains("version 8") && version.contains("version 7"), "{version}");
     assert!(version.contains("use the aggregator that belongs to the collector"), "{version}");
     assert_eq!(ArenaError::TooSmall { bytes: 12 }.to_string(), "the arena has only 12 bytes");
     assert!(!ArenaError::NotAnArena.to_string().contains('\n') && !ArenaError::Geometry.to_string().contains('\n'));

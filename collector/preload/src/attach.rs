@@ -1,10 +1,9 @@
 //! What an aggregator calls in a process that it has brought the library into, and where calls are led to there.
 
-use crate::{cxx, exec, malloc, mappings};
-use core::arch::naked_asm;
-use core::ffi::{CStr, c_char, c_int, c_void};
+use crate::{exec, loader, malloc, mappings};
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use heapline_collector::attach::{self, Hook, Hooks, late};
+use heapline_collector::attach::{self, Hook, Hooks};
 use heapline_collector::fail;
 use heapline_shared_format::inject::{Request, origin, status};
 
@@ -62,7 +61,7 @@ macro_rules! hook {
 }
 
 /// All that calls are led to. What the preload exports must be here: loaded later, nobody finds it by name.
-static HOOKS: Hooks = Hooks(&[&MALLOC, &MAPPINGS, &EXEC, &LOADER, &cxx::HOOKS]);
+pub static HOOKS: Hooks = Hooks(&[&MALLOC, &MAPPINGS, &EXEC, &LOADER]);
 
 static MALLOC: [Hook; 13] = hooks![
     malloc::malloc,
@@ -107,72 +106,14 @@ static EXEC: [Hook; 13] = hooks![
     exec::fexecve,
 ];
 
-static LOADER: [Hook; 6] = [
-    hook!(fork, crate::fork),
-    hook!(dlclose, crate::dlclose),
-    hook!(mlockall, crate::mlockall),
-    hook!(prctl, crate::prctl),
-    hook!(dlopen, dlopen),
-    hook!(dlsym, dlsym),
+static LOADER: [Hook; 9] = hooks![
+    loader::fork,
+    loader::dlclose,
+    loader::mlockall,
+    loader::prctl,
+    loader::sigaltstack,
+    loader::dlopen,
+    loader::dlmopen,
+    loader::dlsym,
+    loader::dlvsym,
 ];
-
-/// `dlopen`: jumped to where it matters who calls, else called.
-///
-/// # Safety
-/// As the C function.
-#[unsafe(naked)]
-unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void {
-    naked_asm!(
-        ".cfi_startproc",
-        "push rdi",
-        ".cfi_adjust_cfa_offset 8",
-        "push rsi",
-        ".cfi_adjust_cfa_offset 8",
-        "sub rsp, 8",
-        ".cfi_adjust_cfa_offset 8",
-        "mov rsi, qword ptr [rsp + 24]",
-        "call {jump_to}",
-        "add rsp, 8",
-        ".cfi_adjust_cfa_offset -8",
-        "pop rsi",
-        ".cfi_adjust_cfa_offset -8",
-        "pop rdi",
-        ".cfi_adjust_cfa_offset -8",
-        "test rax, rax",
-        "jz {call}",
-        "jmp rax",
-        ".cfi_endproc",
-        jump_to = sym late::jump_to_dlopen,
-        call = sym late::dlopen,
-    )
-}
-
-/// `dlsym`, likewise.
-///
-/// # Safety
-/// As the C function.
-#[unsafe(naked)]
-unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
-    naked_asm!(
-        ".cfi_startproc",
-        "push rdi",
-        ".cfi_adjust_cfa_offset 8",
-        "push rsi",
-        ".cfi_adjust_cfa_offset 8",
-        "sub rsp, 8",
-        ".cfi_adjust_cfa_offset 8",
-        "call {jump_to}",
-        "add rsp, 8",
-        ".cfi_adjust_cfa_offset -8",
-        "pop rsi",
-        ".cfi_adjust_cfa_offset -8",
-        "pop rdi",
-        ".cfi_adjust_cfa_offset -8",
-        "test rax, rax",
-        "jz {call}",
-        "jmp rax",
-        ".cfi_endproc",
-        jump_to = sym late::jump_to_dlsym,
-        call = sym late::dlsym,
-    )
-}

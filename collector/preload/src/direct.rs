@@ -134,8 +134,7 @@ macro_rules! direct_new {
             $symbol,
             [
                 "mov edi, {index}",
-                "mov rsi, qword ptr [rbp + 8]",
-                "call {resolve}",
+                "call {original}",
                 "mov rdi, qword ptr [rsp + 32]",
                 "mov rsi, qword ptr [rsp + 24]",
                 "mov rdx, qword ptr [rsp + 16]",
@@ -147,7 +146,7 @@ macro_rules! direct_new {
                 "call {record}",
             ],
             index = const $index,
-            resolve = sym heapline_collector::cxx::resolve,
+            original = sym heapline_collector::cxx::original,
             record = sym heapline_collector::cxx::record_new
         );
     };
@@ -160,10 +159,10 @@ macro_rules! direct_delete {
             $symbol,
             [
                 "mov edi, {index}",
-                "mov rsi, qword ptr [rbp + 8]",
-                "call {resolve}",
+                "call {original}",
                 "mov qword ptr [rsp + 72], rax",
                 "mov rdi, qword ptr [rsp + 32]",
+                "lea rsi, [rbp + 8]",
                 "call {record}",
                 "mov rdi, qword ptr [rsp + 32]",
                 "mov rsi, qword ptr [rsp + 24]",
@@ -172,7 +171,7 @@ macro_rules! direct_delete {
                 "mov rax, qword ptr [rsp]",
             ],
             index = const $index,
-            resolve = sym heapline_collector::cxx::resolve,
+            original = sym heapline_collector::cxx::original,
             record = sym heapline_collector::cxx::record_delete
         );
     };

@@ -9,13 +9,13 @@ mod cxx;
 mod direct;
 mod entry;
 mod exec;
+mod loader;
 mod malloc;
 mod mappings;
 mod memory;
 
-use core::ffi::{c_int, c_ulong, c_void};
 use heapline_collector::joint::{self, Preloaded};
-use heapline_collector::{fail, fork, loader, process, real, thread};
+use heapline_collector::{fail, fork, process, real, thread};
 
 #[link(name = "c")]
 unsafe extern "C" {}
@@ -36,8 +36,9 @@ static START: extern "C" fn() = {
             real::come_later();
             return;
         }
-        let _ = real::malloc_address();
+        real::prepare();
         let _ = process::get_or_start(thread::stack_pointer());
+        heapline_collector::attach::begin_preloaded(&attach::HOOKS);
         fork::watch();
     }
     start
@@ -46,35 +47,3 @@ static START: extern "C" fn() = {
 /// For a collector that the program carries in itself.
 #[unsafe(export_name = "heapline_preloaded")]
 pub static PRELOADED: &Preloaded = &joint::PRELOADED;
-
-/// # Safety
-/// As the C function.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
-    // SAFETY: passed on.
-    unsafe { loader::dlclose(handle) }
-}
-
-/// # Safety
-/// As the C function.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
-    // SAFETY: passed on.
-    unsafe { loader::mlockall(flags) }
-}
-
-/// # Safety
-/// As the C function, whose variable arguments are at most four words.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
-    // SAFETY: passed on.
-    unsafe { loader::prctl(option, a, b, c, d) }
-}
-
-/// # Safety
-/// As the C function.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fork() -> c_int {
-    // SAFETY: passed on.
-    unsafe { heapline_collector::fork::fork() }
-}

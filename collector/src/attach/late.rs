@@ -1,26 +1,34 @@
-//! What is loaded or looked up after the attach.
+//! What is loaded or looked up after the attach, or after the start of a program with a preloaded collector.
 //!
 //! The program's own `dlopen` and `dlsym` lead here. Both ask who calls them: `dlopen` for the caller's search path,
 //! `dlsym` with a pseudo-handle for its place in the order. So where that matters they are jumped to, and what is new is
-//! looked at in the next call that comes by; so is what was being loaded during the attach. (The preloaded library needs none of this: the loader itself
-//! binds later objects to it.)
+//! looked at in the next call that comes by; so is what was being loaded during the attach. To a preloaded collector the
+//! loader itself binds later objects, unless they were opened with RTLD_DEEPBIND or in another namespace.
 //!
 //! What the C library loads by itself (name services, character sets) is met in the same way, by the next call.
 
 use super::objects::{self, LoadedObject};
-use super::slots::{self, Counts};
-use super::{Hooks, is_attached};
+use super::slots::{self, Counts, Look, Unbound};
+use super::{Hooks, is_attached, is_leading};
+use crate::doors;
 use crate::elf;
 use crate::loader::Next;
+use crate::process;
 use crate::real;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::ControlFlow;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 static HOOKS: AtomicPtr<Hooks> = AtomicPtr::new(core::ptr::null_mut());
 static DLOPEN: Next = Next::new(c"dlopen");
 static DLSYM: Next = Next::new(c"dlsym");
+static DLVSYM: Next = Next::new(c"dlvsym");
+static DLMOPEN: Next = Next::new(c"dlmopen");
+/// Objects are being opened, or were opened since the last look, that look in their own dependencies first.
+static HAS_DEEP: AtomicBool = AtomicBool::new(false);
+
+const RTLD_DEEPBIND: c_int = 8;
 
 /// Objects that need no second look.
 struct Seen {
@@ -86,6 +94,19 @@ pub fn patch_all() -> Counts {
     patch(true)
 }
 
+/// Takes every object that is loaded now for one that was looked at.
+pub fn note_all() {
+    let mut is_first = true;
+    objects::each(|object| {
+        // SAFETY: one thread at a time is in here.
+        let seen = unsafe { &mut *SEEN.0.get() };
+        if core::mem::take(&mut is_first) {
+            (seen.history, seen.is_complete) = (object.history, true);
+        }
+        seen.note(object);
+    });
+}
+
 /// Leads everything back.
 pub fn undo_all(hooks: &Hooks) -> Counts {
     let mut counts = Counts::default();
@@ -97,7 +118,7 @@ pub fn undo_all(hooks: &Hooks) -> Counts {
 fn patch(all: bool) -> Counts {
     let mut counts = Counts::default();
     let Some(hooks) = hooks() else { return counts };
-    let mut is_first = true;
+    let (mut is_first, mut is_deep) = (true, false);
     objects::until(|object| {
         // SAFETY: one thread at a time is in here.
         let seen = unsafe { &mut *SEEN.0.get() };
@@ -106,13 +127,19 @@ fn patch(all: bool) -> Counts {
                 (seen.count, seen.is_complete) = (0, false);
             }
             // Asked in here: whoever detaches says so before it comes in here itself.
-            if !is_attached() || seen.is_current(object.history) {
+            if !is_leading() || seen.is_current(object.history) {
                 return ControlFlow::Break(());
             }
+            is_deep = HAS_DEEP.swap(false, Ordering::AcqRel);
         }
         if !seen.knows(object) {
             let early = counts.early;
-            slots::patch(object, hooks, &mut counts);
+            let unbound = match is_attached() {
+                _ if is_deep || object.namespace.is_some() => Unbound::PastCollector,
+                true => Unbound::ToOriginal,
+                false => Unbound::ToCollector,
+            };
+            slots::patch(object, Look { hooks, unbound }, &mut counts);
             if counts.early == early {
                 seen.note(object);
             } else {
@@ -121,13 +148,22 @@ fn patch(all: bool) -> Counts {
         }
         ControlFlow::Continue(())
     });
+    if !is_attached() {
+        process::count_unled(counts.foreign, counts.started);
+    }
     counts
 }
 
 /// Looks at what is new, if something is.
 pub fn look_again() {
-    if is_attached() {
+    if is_leading() {
         patch(false);
+    }
+}
+
+fn note_mode(mode: c_int) {
+    if mode & RTLD_DEEPBIND != 0 {
+        HAS_DEEP.store(true, Ordering::Release);
     }
 }
 
@@ -135,14 +171,30 @@ pub fn look_again() {
 ///
 /// # Safety
 /// `file` is a C string or null; `caller` a return address of the program's.
-pub unsafe extern "C" fn jump_to_dlopen(file: *const c_char, caller: usize) -> *mut () {
+pub unsafe extern "C" fn jump_to_dlopen(file: *const c_char, mode: c_int, _: usize, caller: usize) -> *mut () {
     look_again();
+    // SAFETY: the caller's promise.
+    unsafe { jump_to_open(&DLOPEN, file, mode, caller) }
+}
+
+/// Where `dlmopen` is to be jumped to, as [`jump_to_dlopen`] says.
+///
+/// # Safety
+/// As [`jump_to_dlopen`].
+pub unsafe extern "C" fn jump_to_dlmopen(_: isize, file: *const c_char, mode: c_int, caller: usize) -> *mut () {
+    look_again();
+    // SAFETY: the caller's promise.
+    unsafe { jump_to_open(&DLMOPEN, file, mode, caller) }
+}
+
+unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: usize) -> *mut () {
     // SAFETY: the caller's promise.
     let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
     let is_searched = !name.is_empty() && !name.contains(&b'/');
     let asks_for_caller = name.contains(&b'$') || (is_searched && has_search_path(caller));
-    if asks_for_caller || !is_attached() {
-        return DLOPEN.get().unwrap_or(core::ptr::null_mut());
+    if asks_for_caller || !is_leading() {
+        note_mode(mode);
+        return next.get().unwrap_or(core::ptr::null_mut());
     }
     core::ptr::null_mut()
 }
@@ -160,14 +212,42 @@ fn has_search_path(caller: usize) -> bool {
 pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void {
     let Some(next) = DLOPEN.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
+    note_mode(mode);
     // SAFETY: the C function of that name.
     let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(file, mode) };
-    if !handle.is_null() {
+    look_at_loaded(handle);
+    handle
+}
+
+/// `dlmopen`, for a caller without a search path of its own.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe extern "C" fn dlmopen(namespace: isize, file: *const c_char, mode: c_int) -> *mut c_void {
+    let Some(next) = DLMOPEN.get() else { return core::ptr::null_mut() };
+    type Function = unsafe extern "C" fn(isize, *const c_char, c_int) -> *mut c_void;
+    note_mode(mode);
+    // SAFETY: the C function of that name.
+    let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(namespace, file, mode) };
+    look_at_loaded(handle);
+    handle
+}
+
+fn look_at_loaded(handle: *mut c_void) {
+    if !handle.is_null() && is_leading() {
         let errno = real::errno();
         patch(false);
         real::set_errno(errno);
     }
-    handle
+}
+
+/// Whether a symbol is one that calls may have to be led by, whoever asks for it.
+fn is_led(handle: *mut c_void, name: &CStr) -> bool {
+    const NEXT: usize = usize::MAX;
+    let is_hooked = || hooks().is_some_and(|hooks| hooks.named(name).is_some());
+    // A look-up in the caller's own scope finds a preloaded collector first.
+    let depends_on_caller = handle.addr() == NEXT || (handle.is_null() && !is_attached());
+    !depends_on_caller && is_leading() && (is_hooked() || doors::shapes::of(name.to_bytes()).is_some())
 }
 
 /// Where `dlsym` is to be jumped to, because it matters who calls or it is no function of ours; else null.
@@ -175,15 +255,24 @@ pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void
 /// # Safety
 /// `name` is a C string.
 pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char) -> *mut () {
-    const NEXT: usize = usize::MAX;
     look_again();
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) };
-    let is_hooked = handle.addr() != NEXT && is_attached() && hooks().is_some_and(|hooks| hooks.named(name).is_some());
-    if is_hooked { core::ptr::null_mut() } else { DLSYM.get().unwrap_or(core::ptr::null_mut()) }
+    if is_led(handle, name) { core::ptr::null_mut() } else { DLSYM.get().unwrap_or(core::ptr::null_mut()) }
 }
 
-/// `dlsym` of a function that is hooked: the hook, where the original would be found.
+/// Where `dlvsym` is to be jumped to, as [`jump_to_dlsym`] says.
+///
+/// # Safety
+/// `name` is a C string.
+pub unsafe extern "C" fn jump_to_dlvsym(handle: *mut c_void, name: *const c_char) -> *mut () {
+    look_again();
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) };
+    if is_led(handle, name) { core::ptr::null_mut() } else { DLVSYM.get().unwrap_or(core::ptr::null_mut()) }
+}
+
+/// `dlsym` of a function that is hooked: the hook, where the original would be found; a door for another allocator's.
 ///
 /// # Safety
 /// As the C function's.
@@ -191,10 +280,35 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
     let Some(next) = DLSYM.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
     // SAFETY: the C function of that name, and a C string.
-    let (found, name) =
-        unsafe { (core::mem::transmute::<*mut (), Function>(next)(handle, name), CStr::from_ptr(name)) };
-    match hooks().and_then(|hooks| hooks.named(name)) {
-        Some(hook) if hook.original() != 0 && hook.original() == found.addr() => hook.address() as *mut c_void,
-        _ => found,
+    unsafe { led(core::mem::transmute::<*mut (), Function>(next)(handle, name), name) }
+}
+
+/// `dlvsym`, likewise.
+///
+/// # Safety
+/// As the C function's.
+pub unsafe extern "C" fn dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void {
+    let Some(next) = DLVSYM.get() else { return core::ptr::null_mut() };
+    type Function = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void;
+    // SAFETY: the C function of that name, and C strings.
+    unsafe { led(core::mem::transmute::<*mut (), Function>(next)(handle, name, version), name) }
+}
+
+/// What the program gets for a function that a look-up by name has found.
+///
+/// # Safety
+/// `name` is a C string.
+unsafe fn led(found: *mut c_void, name: *const c_char) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) };
+    let hook = hooks().and_then(|hooks| hooks.named(name));
+    if found.is_null() {
+        return found;
     }
+    if let Some(hook) = hook.filter(|hook| hook.original() == found.addr()) {
+        return hook.address() as *mut c_void;
+    }
+    let mut target = None;
+    objects::all(|_| target = slots::door(name, found.addr()));
+    target.map_or(found, core::ptr::with_exposed_provenance_mut)
 }

@@ -7,17 +7,20 @@
 //! aggregator ──> [`detach`]: all places as they were
 //! ```
 //!
-//! The hooks are the preloaded library's; only the way to them differs. A place is changed only where it holds the very
-//! function that the hook will call: an object that has an allocator of its own keeps it. The code stays loaded for
-//! ever, since a thread may stand in it; undone, nothing leads to it.
+//! The hooks are the preloaded library's; only the way to them differs. A place is changed to a hook only where the place holds
+//! the very function that the hook will call; a place for another allocator's function is changed to a door for that
+//! function ([`crate::doors`]). The code stays loaded for ever, since a thread may stand in it; undone, nothing leads to it.
+//!
+//! A preloaded collector needs the same for calls that the loader binds past it ([`begin_preloaded`]).
 
 pub mod late;
 pub mod objects;
 mod slots;
 
-use crate::{environment, fork, process, python};
+use crate::doors::shapes;
+use crate::{cxx, environment, fork, process, python, real, symbols};
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use heapline_shared_format::inject::{Request, status};
 use slots::Counts;
 
@@ -25,7 +28,6 @@ use slots::Counts;
 pub struct Hook {
     name: &'static CStr,
     function: *const (),
-    of_allocator: bool,
     /// The original, once it is known.
     original: AtomicUsize,
     /// Code of the program's that jumps to wherever its own place leads; 0 when it has none.
@@ -38,12 +40,7 @@ unsafe impl Sync for Hook {}
 impl Hook {
     /// `function` here for the C library's `name`.
     pub const fn new(name: &'static CStr, function: *const ()) -> Hook {
-        Hook { name, function, of_allocator: false, original: AtomicUsize::new(0), stub: AtomicUsize::new(0) }
-    }
-
-    /// Only where the object that defines `malloc` defines this too: C++ operators that end in malloc are recorded there.
-    pub const fn of_allocator(name: &'static CStr, function: *const ()) -> Hook {
-        Hook { name, function, of_allocator: true, original: AtomicUsize::new(0), stub: AtomicUsize::new(0) }
+        Hook { name, function, original: AtomicUsize::new(0), stub: AtomicUsize::new(0) }
     }
 
     /// Where calls are led to.
@@ -51,7 +48,7 @@ impl Hook {
         self.function.addr()
     }
 
-    /// Where calls went, 0 when there is no such function or it is not to be replaced.
+    /// Where calls went, 0 when there is no such function.
     fn original(&self) -> usize {
         self.original.load(Ordering::Relaxed)
     }
@@ -76,21 +73,22 @@ impl Hooks {
 
     /// A set that all names are in, and nearly no others: an object may have a hundred thousand.
     fn beginnings(&self) -> Beginnings {
-        Beginnings(self.iter().fold(0, |set, hook| set | Beginnings::bit(hook.name.to_bytes())))
+        let names = self.iter().map(|hook| hook.name.to_bytes()).chain(shapes::names());
+        Beginnings(names.fold(0, |set, name| set | Beginnings::bit(name)))
     }
 }
 
 /// How names begin.
 #[derive(Clone, Copy)]
-struct Beginnings(u64);
+struct Beginnings(u128);
 
 impl Beginnings {
     /// The shortest hooked name is `brk`.
     const BYTES: usize = 3;
 
-    fn bit(name: &[u8]) -> u64 {
+    fn bit(name: &[u8]) -> u128 {
         let word = name.iter().take(Beginnings::BYTES).fold(0u32, |word, &byte| word << 8 | u32::from(byte));
-        1 << (word.wrapping_mul(0x9e37_79b1) >> 26)
+        1 << (word.wrapping_mul(0x9e37_79b1) >> 25)
     }
 
     /// # Safety
@@ -110,12 +108,49 @@ impl Beginnings {
 }
 
 static IS_ATTACHED: AtomicBool = AtomicBool::new(false);
-/// Places that lead to another allocator, by the last look at everything.
-static FOREIGN: AtomicU64 = AtomicU64::new(0);
+static IS_PRELOADED: AtomicBool = AtomicBool::new(false);
 
-/// Whether calls are led here by changed places.
+/// Whether an aggregator has led the calls of a running process here.
 pub fn is_attached() -> bool {
     IS_ATTACHED.load(Ordering::Acquire)
+}
+
+/// Whether what is loaded from now on is looked at.
+pub fn is_leading() -> bool {
+    IS_PRELOADED.load(Ordering::Acquire) || is_attached()
+}
+
+/// The program starts with the collector, to which the loader binds nearly all calls. The others are led here: those of an
+/// allocator's functions that the collector does not export, and those of objects that look past the collector.
+pub fn begin_preloaded(hooks: &'static Hooks) {
+    late::begin(hooks);
+    objects::all(|objects| {
+        for hook in hooks.iter() {
+            hook.original.store(symbols::next(hook.name.to_bytes()).unwrap_or(0), Ordering::Relaxed);
+            hook.stub.store(objects.stub(hook.name.to_bytes()).unwrap_or(0), Ordering::Relaxed);
+        }
+    });
+    IS_PRELOADED.store(true, Ordering::Release);
+    if has_other_allocators() {
+        late::patch_all();
+    } else {
+        late::note_all();
+    }
+}
+
+/// Whether an object has functions of an allocator that the collector does not stand in front of.
+fn has_other_allocators() -> bool {
+    let mut has_others = false;
+    objects::each(|object| {
+        let is_c_librarys = object.extent.contains(real::errno_location());
+        has_others |= !is_c_librarys && shapes::names().any(|name| defines_allocators(object, name));
+    });
+    has_others
+}
+
+fn defines_allocators(object: &objects::LoadedObject, name: &[u8]) -> bool {
+    // The C++ library's operators are none.
+    !shapes::is_operator(name) && object.loaded.symbol(name).is_some()
 }
 
 /// Starts the collector, if this is the first time, and leads calls to it.
@@ -145,7 +180,6 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
     // Twice: a call that is bound for the first time meanwhile may overwrite its place with the original.
     let counts = late::patch_all();
     let again = late::patch_all();
-    FOREIGN.store(again.foreign, Ordering::Relaxed);
     request.patched = counts.patched + again.patched;
     request.foreign = again.foreign;
     request.refused = again.refused;
@@ -181,15 +215,11 @@ pub fn original(name: &CStr) -> *mut () {
 
 /// Notes where calls of the hooked functions go now.
 fn find_originals(hooks: &'static Hooks) {
-    let object_of = |address| crate::elf::find_object(address).map(|object| object.start);
     objects::all(|objects| {
-        let allocator = objects.find(b"malloc").and_then(object_of);
-        let is_allocators = |address| object_of(address) == allocator;
         for hook in hooks.iter() {
-            let found = objects.find(hook.name.to_bytes()).unwrap_or(0);
-            let is_wanted = found != 0 && (!hook.of_allocator || is_allocators(found));
-            hook.original.store(if is_wanted { found } else { 0 }, Ordering::Relaxed);
+            hook.original.store(objects.find(hook.name.to_bytes()).unwrap_or(0), Ordering::Relaxed);
             hook.stub.store(objects.stub(hook.name.to_bytes()).unwrap_or(0), Ordering::Relaxed);
         }
+        cxx::find_originals();
     });
 }

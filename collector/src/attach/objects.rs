@@ -3,7 +3,7 @@
 //! `dl_iterate_phdr` holds the lock under which objects come and go. It is called on the program's own paths into the
 //! loader (`dlopen`, and the injected call), never inside of an allocation.
 
-use crate::elf::{self, Loaded};
+use crate::elf::{self, Loaded, Namespace, ProgramHeader};
 use core::ffi::{c_char, c_int, c_void};
 use core::ops::ControlFlow;
 
@@ -18,19 +18,6 @@ struct Info {
     removed: u64,
     tls: usize,
     tls_data: *mut c_void,
-}
-
-/// `Elf64_Phdr`.
-#[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    physical: u64,
-    file_bytes: u64,
-    memory_bytes: u64,
-    align: u64,
 }
 
 const PT_LOAD: u32 = 1;
@@ -72,9 +59,11 @@ pub struct LoadedObject {
     pub relro: Range,
     /// How often an object has been loaded, and unloaded, in this process.
     pub history: (u64, u64),
+    /// The namespace that `dlmopen` has made for the object; none in the program's.
+    pub namespace: Option<Namespace>,
 }
 
-/// All loaded objects, which stay while this exists.
+/// All objects of the program's namespace, which stay while this exists.
 pub struct Objects {
     held: (),
 }
@@ -92,14 +81,22 @@ impl Objects {
 
     fn others(&self) -> Option<impl Iterator<Item = Loaded>> {
         let () = self.held;
-        let own = own_bias();
-        Some(elf::loaded()?.filter(move |object| Some(object.bias) != own))
+        others(elf::loaded()?)
     }
 }
 
-/// Where the collector itself is loaded.
-pub fn own_bias() -> Option<usize> {
-    elf::find_object(own_bias as fn() -> Option<usize> as usize).map(|object| object.bias)
+fn others(objects: impl Iterator<Item = Loaded>) -> Option<impl Iterator<Item = Loaded>> {
+    let own = elf::own_bias();
+    Some(objects.filter(move |object| Some(object.bias) != own))
+}
+
+/// The definitions of a symbol in a namespace, in the order in which objects were loaded, ours left out: the first one, and
+/// whether there is no other. The loader's lock is held.
+pub fn definition(namespace: Option<Namespace>, name: &[u8]) -> Option<(usize, bool)> {
+    let objects = namespace.or_else(|| Namespace::all().next())?.objects();
+    let mut found = others(objects)?.filter_map(|object| object.symbol(name));
+    let first = found.next()?;
+    Some((first, found.all(|other| other == first)))
 }
 
 /// Calls `look` once, while objects neither come nor go.
@@ -112,8 +109,8 @@ pub fn all(mut look: impl FnMut(&Objects)) {
     });
 }
 
-/// Calls `look` for each loaded object in the loader's order, ours left out. The loader's lock is held over all of them, so
-/// one thread at a time is in here.
+/// Calls `look` for each loaded object of all namespaces in the loader's order, ours left out. The loader's lock is held
+/// over all of them, so one thread at a time is in here.
 pub fn each(mut look: impl FnMut(&LoadedObject)) {
     until(|object| {
         look(object);
@@ -121,49 +118,77 @@ pub fn each(mut look: impl FnMut(&LoadedObject)) {
     });
 }
 
-/// Likewise, until it breaks off.
+/// Calls `look` as [`each`] does, until `look` breaks off.
 pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
-    unsafe extern "C" fn callback<F: FnMut(&LoadedObject) -> ControlFlow<()>>(
+    unsafe extern "C" fn callback<F: FnMut(&Info) -> ControlFlow<()>>(
         info: *mut Info,
         _: usize,
         data: *mut c_void,
     ) -> c_int {
         // SAFETY: the loader's own description, and the function that `until` passes.
         let (info, look) = unsafe { (&*info, &mut *data.cast::<F>()) };
-        let then = describe(info).map_or(ControlFlow::Continue(()), |object| look(&object));
-        c_int::from(then.is_break())
+        c_int::from(look(info).is_break())
     }
-    fn instance<F: FnMut(&LoadedObject) -> ControlFlow<()>>(look: &mut F) {
+    fn iterate<F: FnMut(&Info) -> ControlFlow<()>>(look: &mut F) {
         // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
         unsafe { dl_iterate_phdr(callback::<F>, (&raw mut *look).cast()) };
     }
-    let own = own_bias();
-    instance(&mut |object: &LoadedObject| {
-        if Some(object.loaded.bias) == own { ControlFlow::Continue(()) } else { look(object) }
+    let own = elf::own_bias();
+    let mut look = |object: LoadedObject| match Some(object.loaded.bias) == own {
+        true => ControlFlow::Continue(()),
+        false => look(&object),
+    };
+    let mut is_first = true;
+    iterate(&mut |info: &Info| {
+        if core::mem::take(&mut is_first) {
+            // While the loader's lock is held, the other namespaces do not change either.
+            for namespace in Namespace::all().skip(1) {
+                namespace
+                    .objects()
+                    .filter_map(|object| describe_mapped(object, info, namespace))
+                    .try_for_each(&mut look)?;
+            }
+        }
+        describe(info).map_or(ControlFlow::Continue(()), &mut look)
     });
 }
 
 fn describe(info: &Info) -> Option<LoadedObject> {
     // SAFETY: the loader's copy of the object's program headers.
     let headers = unsafe { core::slice::from_raw_parts(info.headers, info.count as usize) };
-    let range = |header: &ProgramHeader| {
-        let start = info.bias.wrapping_add(usize::try_from(header.address).unwrap_or(0));
-        Range { start, end: start.wrapping_add(usize::try_from(header.memory_bytes).unwrap_or(0)) }
-    };
-    let of_kind = |kind| headers.iter().filter(move |header| header.kind == kind).map(range);
-    let dynamic = of_kind(PT_DYNAMIC).next()?.start as *const [u64; 2];
-    let extent =
-        of_kind(PT_LOAD).reduce(|all, one| Range { start: all.start.min(one.start), end: all.end.max(one.end) })?;
-    let relro = of_kind(PT_GNU_RELRO).next().unwrap_or_default();
+    let dynamic = ranges(headers, info.bias, PT_DYNAMIC).next()?.start as *const [u64; 2];
     // SAFETY: the loader's name of the object, a C string or null; the program's is empty.
     let is_program = info.name.is_null() || unsafe { *info.name } == 0;
-    Some(LoadedObject {
-        is_program,
-        loaded: Loaded::new(info.bias, dynamic),
-        extent,
-        relro,
-        history: (info.added, info.removed),
+    let loaded = Loaded::new(info.bias, dynamic);
+    LoadedObject::new(loaded, headers, is_program, info, None)
+}
+
+/// An object of another namespace, which `dl_iterate_phdr` does not describe.
+fn describe_mapped(loaded: Loaded, info: &Info, namespace: Namespace) -> Option<LoadedObject> {
+    let mapped = loaded.mapped()?;
+    LoadedObject::new(loaded, mapped.program_headers(), false, info, Some(namespace))
+}
+
+fn ranges(headers: &[ProgramHeader], bias: usize, kind: u32) -> impl Iterator<Item = Range> {
+    headers.iter().filter(move |header| header.kind == kind).map(move |header| {
+        let start = bias.wrapping_add(usize::try_from(header.address).unwrap_or(0));
+        Range { start, end: start.wrapping_add(usize::try_from(header.memory_bytes).unwrap_or(0)) }
     })
+}
+
+impl LoadedObject {
+    fn new(
+        loaded: Loaded,
+        headers: &[ProgramHeader],
+        is_program: bool,
+        info: &Info,
+        namespace: Option<Namespace>,
+    ) -> Option<LoadedObject> {
+        let whole = |all: Range, one: Range| Range { start: all.start.min(one.start), end: all.end.max(one.end) };
+        let extent = ranges(headers, loaded.bias, PT_LOAD).reduce(whole)?;
+        let relro = ranges(headers, loaded.bias, PT_GNU_RELRO).next().unwrap_or_default();
+        Some(LoadedObject { loaded, extent, is_program, relro, history: (info.added, info.removed), namespace })
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 //! protects them last. So one whose pages are to be protected and can still be written belongs to the loader, and is left
 //! alone until the next look.
 
-use super::objects::{LoadedObject, Range};
-use super::{Hook, Hooks};
-use crate::{real, sys};
+use super::objects::{self, LoadedObject, Range};
+use super::{Hook, Hooks, is_attached};
+use crate::doors::{self, shapes};
+use crate::symbols::Symbol;
+use crate::{elf, real, sys};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -37,6 +39,8 @@ pub struct Counts {
     pub refused: u64,
     /// Objects that still belong to the loader.
     pub early: u64,
+    /// Objects whose constructors have run before their calls were led here.
+    pub started: u64,
 }
 
 /// `Elf64_Rela`.
@@ -48,23 +52,36 @@ struct Relocation {
     addend: i64,
 }
 
-/// `Elf64_Sym`.
-#[repr(C)]
-struct Symbol {
-    name: u32,
-    info: u8,
-    other: u8,
-    section: u16,
-    value: u64,
-    size: u64,
+/// How the loader binds a call, at its first time, that is not bound yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unbound {
+    /// To the hooked function, in the order in which objects were loaded.
+    ToOriginal,
+    /// To the preloaded collector, which comes first in that order.
+    ToCollector,
+    /// Past the collector: the object looks in its own dependencies first, or belongs to another namespace.
+    PastCollector,
 }
 
-/// A place for a hooked function.
-struct Place {
+/// A look at objects.
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    /// The functions that calls are led to.
+    pub hooks: &'a Hooks,
+    /// The objects' calls that are not bound yet.
+    pub unbound: Unbound,
+}
+
+/// A place for a hooked function, or for another of an allocator's.
+struct Place<'a> {
     slot: *const AtomicUsize,
-    hook: &'static Hook,
-    /// Where it leads to the loader's resolver until the first call; empty when it does not.
+    name: &'a CStr,
+    /// None in another namespace, which has functions of its own.
+    hook: Option<&'static Hook>,
+    /// Where the place leads to the loader's resolver until the first call; empty when it does not.
     unbound: Range,
+    /// The object defines a function of that name.
+    is_own: bool,
 }
 
 /// Where a call through a place goes.
@@ -73,6 +90,8 @@ enum Leads {
     ToOriginal,
     /// Not bound yet.
     ToResolver,
+    /// Not bound yet, by an object that defines the function itself.
+    ToResolverOrOwn,
     /// To the hook.
     Here,
     /// To another function of that name.
@@ -81,44 +100,127 @@ enum Leads {
     Nowhere,
 }
 
-impl Place {
-    fn leads(&self) -> Leads {
+impl Place<'_> {
+    fn holds(&self) -> usize {
         // SAFETY: a place that the object's relocations name, in its mapped data.
-        let holds = unsafe { &*self.slot }.load(Ordering::Relaxed);
-        let original = self.hook.original();
-        if holds == 0 || original == 0 || holds == self.hook.stub() {
+        unsafe { &*self.slot }.load(Ordering::Relaxed)
+    }
+
+    fn leads(&self) -> Leads {
+        let holds = self.holds();
+        let is_hooked = |test: fn(&Hook) -> usize| self.hook.is_some_and(|hook| test(hook) != 0 && test(hook) == holds);
+        if holds == 0 || is_hooked(Hook::stub) {
             Leads::Nowhere
-        } else if holds == self.hook.address() {
+        } else if is_hooked(Hook::address) || doors::function_behind(holds).is_some() {
             Leads::Here
-        } else if holds == original {
+        } else if is_hooked(Hook::original) {
             Leads::ToOriginal
         } else if self.unbound.contains(holds) {
-            Leads::ToResolver
-        } else if self.hook.of_allocator {
-            Leads::Nowhere
-        } else {
+            if self.is_own { Leads::ToResolverOrOwn } else { Leads::ToResolver }
+        } else if shapes::of(self.name.to_bytes()).is_some() {
             Leads::Elsewhere
+        } else {
+            Leads::Nowhere
         }
     }
 }
 
-/// Leads the object's calls to the hooks.
-pub fn patch(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
+/// The entry of the door for a function of this name; none where the function needs none, or can have none. One thread at a
+/// time is in here: the loader's lock is held.
+pub fn door(name: &CStr, function: usize) -> Option<usize> {
+    match door_to(name.to_bytes(), function) {
+        Door::Entry(entry) => Some(entry),
+        Door::None | Door::Refused => None,
+    }
+}
+
+fn door_to(name: &[u8], function: usize) -> Door {
+    let Some(object) = elf::find_object(function) else { return Door::None };
+    let loaded = object.loaded();
+    let is_defined = loaded.symbol(name) == Some(function);
+    // The C++ library's operators end in malloc, where they are recorded.
+    let is_recorded_below = shapes::is_operator(name) && loaded.symbol(b"malloc").is_none();
+    if !is_defined || is_recorded_below || Some(object.bias) == elf::own_bias() {
+        return Door::None;
+    }
+    // What the program calls of its own allocator does not come by here, so the rest would be half of it.
+    if object.path().is_empty() && !is_attached() {
+        return Door::Refused;
+    }
+    doors::entry_for(name, function).map_or(Door::Refused, Door::Entry)
+}
+
+/// Whether there is a door for a function.
+enum Door {
+    /// With this entry.
+    Entry(usize),
+    /// The function is no allocator's.
+    None,
+    /// There can be none.
+    Refused,
+}
+
+/// Leads the object's calls to the hooks and doors.
+pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
     let mut pages = Pages::of(object);
     if pages.are_early() {
         counts.early += 1;
         return;
     }
+    let patched = counts.patched;
     // One that has an allocator of its own somewhere keeps it everywhere: what is not bound yet may be bound to that too.
     let mut has_own = false;
-    places(object, hooks, |place| has_own |= place.leads() == Leads::Elsewhere);
-    places(object, hooks, |place| match place.leads() {
-        Leads::ToOriginal => pages.store(place.slot, place.hook.address(), counts),
-        Leads::ToResolver if !has_own => pages.store(place.slot, place.hook.address(), counts),
-        Leads::ToResolver | Leads::Elsewhere => counts.foreign += 1,
-        Leads::Here | Leads::Nowhere => {}
+    places(object, look.hooks, |place| {
+        has_own |= place.hook.is_some() && matches!(place.leads(), Leads::Elsewhere | Leads::ToResolverOrOwn);
+    });
+    places(object, look.hooks, |place| {
+        let hook = place.hook.map_or(0, Hook::address);
+        let lead = |function| match door_to(place.name.to_bytes(), function) {
+            _ if place.hook.is_some_and(|hook| hook.original() == function) => Some(hook),
+            Door::Entry(entry) => Some(entry),
+            Door::None => Some(0),
+            Door::Refused => None,
+        };
+        let target = match place.leads() {
+            Leads::ToOriginal => Some(hook),
+            Leads::Elsewhere => lead(place.holds()),
+            Leads::ToResolver => match look.unbound {
+                Unbound::ToCollector if hook != 0 => Some(0),
+                Unbound::ToOriginal if hook != 0 => (!has_own).then_some(hook),
+                unbound => match objects::definition(object.namespace, place.name.to_bytes()) {
+                    // Which of several it will be depends on what the object itself was linked with.
+                    Some((_, false)) if unbound == Unbound::PastCollector => None,
+                    Some((function, _)) => lead(function),
+                    // What nobody defines is not called.
+                    None => Some(0),
+                },
+            },
+            // A function of the process's own allocator is found before the object's, unless that looks at itself first.
+            Leads::ToResolverOrOwn => {
+                match (look.unbound, objects::definition(object.namespace, place.name.to_bytes())) {
+                    (Unbound::PastCollector, _) => object.loaded.symbol(place.name.to_bytes()).map_or(Some(0), lead),
+                    (_, Some((function, _))) if doors::is_of_provider(function) => lead(function),
+                    _ => None,
+                }
+            }
+            Leads::Here | Leads::Nowhere => Some(0),
+        };
+        match target {
+            Some(0) => {}
+            Some(target) => pages.store(place.slot, target, counts),
+            None => counts.foreign += 1,
+        }
     });
     pages.close();
+    if counts.patched > patched && has_constructors(object) {
+        counts.started += 1;
+    }
+}
+
+/// Whether the object has constructors besides the one that every compiler adds.
+fn has_constructors(object: &LoadedObject) -> bool {
+    const DT_INIT_ARRAYSZ: u64 = 27;
+    object.loaded.dynamic([DT_INIT_ARRAYSZ])[0] > size_of::<usize>()
 }
 
 /// Leads the object's calls back.
@@ -126,13 +228,16 @@ pub fn undo(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
     let mut pages = Pages::of(object);
     places(object, hooks, |place| {
         if place.leads() == Leads::Here {
-            pages.store(place.slot, place.hook.original(), counts);
+            let original = doors::function_behind(place.holds()).or_else(|| place.hook.map(Hook::original));
+            if let Some(original) = original {
+                pages.store(place.slot, original, counts);
+            }
         }
     });
     pages.close();
 }
 
-fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place)) {
+fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>)) {
     let tags = [DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_RELACOUNT, DT_JMPREL, DT_PLTRELSZ];
     let [strings, symbols, rela, rela_bytes, relative, plt, plt_bytes] = object.loaded.dynamic(tags);
     // The vdso's are not relocated, and it calls nobody.
@@ -168,12 +273,17 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place)) {
             if !slot.is_multiple_of(align_of::<AtomicUsize>()) || !object.extent.contains(slot) {
                 continue;
             }
-            if let Some(hook) = hooks.named(name).filter(|hook| is_led(hook)) {
-                // An object with a definition of its own may be bound to that. The C library is not.
-                let binds_by_order = symbol.section == 0 || is_libc;
-                let is_lazy = relocation.kind == R_X86_64_JUMP_SLOT && binds_by_order;
+            let hook = hooks.named(name).filter(|_| object.namespace.is_none());
+            let is_wanted = match hook {
+                Some(hook) => is_led(hook),
+                None => shapes::of(name.to_bytes()).is_some(),
+            };
+            if is_wanted {
+                let is_lazy = relocation.kind == R_X86_64_JUMP_SLOT;
                 let unbound = if is_lazy { object.extent } else { Range::default() };
-                look(Place { slot: slot as *const AtomicUsize, hook, unbound });
+                // The C library's calls are bound by the order of objects, for all that it defines their functions.
+                let is_own = symbol.section != 0 && !is_libc;
+                look(Place { slot: slot as *const AtomicUsize, name, hook, unbound, is_own });
             }
         }
     }

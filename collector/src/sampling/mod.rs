@@ -192,35 +192,43 @@ pub fn reallocating(
     call: impl FnOnce() -> *mut u8,
     allocated: impl FnOnce(*mut u8),
 ) -> *mut u8 {
+    let was_sample = reallocation_begins(old, domain, slot);
+    let block = call();
+    // With size 0 nothing came back because the block was freed; a failure leaves it alone.
+    let is_gone = !block.is_null() || size == 0;
+    reallocation_ends((old, domain), was_sample, is_gone, slot);
+    if !block.is_null() {
+        allocated(block);
+    }
+    block
+}
+
+/// Records that a block leaves to be reallocated by a hook entered at `slot`. Returns whether the block was a sample.
+pub fn reallocation_begins(old: *mut u8, domain: u8, slot: usize) -> bool {
     let was_sample = leaves(old, domain);
-    let ends = |freed| {
-        let address = old.addr() as u64;
-        hooks::record(slot, |thread| {
-            thread.publish_plain(|stamp| event::in_domain(event::realloc_end(stamp, address, freed), domain))
-        });
-    };
     if was_sample {
         let address = old.addr() as u64;
         hooks::record(slot, |thread| {
             thread.publish_plain(|stamp| event::in_domain(event::realloc(stamp, address), domain))
         });
     }
-    let block = call();
-    // With size 0 nothing came back because the block was freed; a failure leaves it alone.
-    let is_freed = !block.is_null() || size == 0;
+    was_sample
+}
+
+/// Records what has become of the block: gone, or as it was.
+pub fn reallocation_ends((old, domain): (*mut u8, u8), was_sample: bool, is_gone: bool, slot: usize) {
     if was_sample {
-        if !is_freed {
+        if !is_gone {
             stays(old, domain);
         }
-        ends(is_freed);
+        let address = old.addr() as u64;
+        hooks::record(slot, |thread| {
+            thread.publish_plain(|stamp| event::in_domain(event::realloc_end(stamp, address, is_gone), domain))
+        });
     }
-    if is_freed && let Some(thread) = ready() {
+    if is_gone && let Some(thread) = ready() {
         thread.count_free(domain);
     }
-    if !block.is_null() {
-        allocated(block);
-    }
-    block
 }
 
 impl Thread {

@@ -3,7 +3,7 @@
 use super::Thread;
 use crate::process::{self, Process};
 use crate::unwind::memory::Window;
-use crate::{fail, sys, tls, unwind};
+use crate::{doors, fail, sys, tls, unwind};
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
 use heapline_shared_format::event;
@@ -30,10 +30,67 @@ pub fn enter(slot: usize) -> Option<&'static mut Thread> {
     enter_slowly(slot)
 }
 
+/// The thread's state for a hook that was entered at `slot`, where nothing has to be done first and the stack has room.
+#[inline(always)]
+pub fn enter_at_once(slot: usize) -> Option<&'static mut Thread> {
+    // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
+    let thread = unsafe { tls::thread().as_mut() }?;
+    let is_ready = !thread.ring.is_closed() && thread.busy == 0 && thread.room.known.has(slot);
+    is_ready.then(|| {
+        thread.busy = slot;
+        thread
+    })
+}
+
 /// Ends what [`enter`] began.
 #[inline(always)]
 pub fn leave(thread: &mut Thread) {
     thread.busy = 0;
+}
+
+/// Bit of `busy`: the thread is inside the allocator itself, called by the hook that was entered there.
+const IN_ALLOCATOR: usize = 1;
+
+/// Marks the calling thread, whose hook was entered at `slot` and is about to call an allocator: what that calls of its own
+/// by hooked names is part of the call. False where the thread records nothing, or is marked already.
+pub fn enter_allocator(slot: usize) -> bool {
+    if process::is_quiet() || tls::starting() != 0 {
+        return false;
+    }
+    // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
+    if unsafe { tls::thread().as_ref() }.is_some_and(|thread| thread.busy != 0 && !was_abandoned(thread.busy, slot)) {
+        return false;
+    }
+    let entered = enter(slot);
+    if let Some(thread) = entered {
+        thread.busy = slot | IN_ALLOCATOR;
+        return true;
+    }
+    false
+}
+
+/// Ends what [`enter_allocator`] began.
+pub fn leave_allocator() {
+    // SAFETY: as in `enter_allocator`: the mark is this hook's.
+    if let Some(thread) = unsafe { tls::thread().as_mut() } {
+        thread.busy = 0;
+    }
+}
+
+/// Runs a call of the allocator between the two.
+pub fn in_allocator<R>(call: impl FnOnce() -> R) -> R {
+    let is_marked = enter_allocator(stack_pointer() & !IN_ALLOCATOR);
+    let result = call();
+    if is_marked {
+        leave_allocator();
+    }
+    result
+}
+
+/// Whether a hook entered at `slot` was called by an allocator that is at work on this thread.
+fn is_allocators_own(busy: usize, slot: usize) -> bool {
+    // SAFETY: a hook is entered with its return address there.
+    busy & IN_ALLOCATOR != 0 && doors::is_allocators(unsafe { (slot as *const usize).read() })
 }
 
 /// Whether the hook entered at `noted` will never be resumed, because a signal handler jumped out of it: the hook that
@@ -77,7 +134,7 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
         && !thread.ring.is_closed()
     {
         if !was_abandoned(thread.busy, slot) {
-            return thread.side(process, slot);
+            return if is_allocators_own(thread.busy, slot) { None } else { thread.side(process, slot) };
         }
         tls::set_recovery(0);
         if thread.recover(process) {

@@ -10,9 +10,13 @@
 
 mod enter;
 mod publish;
+mod room;
 
-pub use enter::{enter, leave, stack_pointer, was_abandoned};
+pub use enter::{
+    enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, stack_pointer, was_abandoned,
+};
 pub use publish::Published;
+pub use room::{forget as forget_room, with_room};
 
 use crate::process::Process;
 use crate::python::PythonStack;
@@ -58,6 +62,8 @@ pub struct Thread {
     slot: u32,
     /// Where the hook that is being run was entered; 0 outside of hooks.
     busy: usize,
+    /// Where its hooks may record.
+    room: room::Stacks,
     /// While samples are recorded: where they lie, by domain.
     samplers: [MaybeUninit<Sampler>; domain::COUNT],
     /// The interval that the ring was told.
@@ -122,6 +128,7 @@ impl Thread {
         (epoch, session): (u32, u32),
         side: *mut Thread,
     ) {
+        self.room = self.room_of_next();
         self.header = process.header();
         self.epoch = epoch;
         self.session = session;

@@ -241,6 +241,11 @@ pub struct Target {
     pub verified: AtomicU64,
     /// ... and that differed.
     pub verify_failed: AtomicU64,
+    /// Places that call an allocator which the collector cannot stand in front of.
+    pub foreign_places: AtomicU32,
+    /// Objects that were loaded past a preloaded collector, and whose constructors may have allocated before their calls
+    /// were led to it.
+    pub unseen_starts: AtomicU32,
 }
 
 /// [`Slot::state`], low half; the high half is the generation.

@@ -35,7 +35,7 @@ use core::ptr::NonNull;
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HEAPLARN");
 /// Version of everything in this file, in `ring` and in `event`. Both sides must have the same.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Page size that the layout is aligned to.
 pub const PAGE_BYTES: usize = 4096;
 /// Size of a ring's segment. A record never spans two.

@@ -112,6 +112,8 @@ fn header() -> Header {
             before_start: u64_zero(),
             verified: u64_zero(),
             verify_failed: u64_zero(),
+            foreign_places: u32_zero(),
+            unseen_starts: u32_zero(),
         },
         lost: Line(std::array::from_fn(|_| u64_zero())),
         free_slots: Line(u64_zero()),

@@ -7,6 +7,7 @@
 mod support;
 
 mod aggregator_faults;
+mod allocators;
 mod attach;
 mod bad_input;
 mod collector_faults;

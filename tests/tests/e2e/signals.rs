@@ -3,6 +3,7 @@
 //! glibc's malloc may not be called from a handler that interrupted it, so the victim runs on a provider that may:
 //! what is tested are the hooks above it.
 
+use crate::support::trace::live_sizes;
 use crate::support::{Outcome, Trace, victim};
 
 /// Runs `signals.c` on `bump.c`; the user's own LD_PRELOAD names the provider.
@@ -54,4 +55,23 @@ fn a_handler_that_jumps_out_of_a_hook_leaves_it_usable() {
     assert!((least..=most).contains(&recorded), "{recorded} events, not {least} to {most}");
     // An operation that a jump cut off may have happened (an alloc whose block nobody received) or not.
     assert!(native.blocks <= said["begun"] - said["ended"], "{} blocks are left", native.blocks);
+}
+
+/// A handler on an alternate stack, a coroutine and a thread with hardly any stack left run as alone, and what they allocate has
+/// its traceback.
+#[test]
+fn stacks_without_room_for_a_walk_are_left_alone() {
+    let program = victim::build("narrow.c", &["-O1"]);
+    for (way, events) in [("alternate", 100), ("within", 100), ("coroutine", 200), ("threads", 100), ("first", 1)] {
+        let outcome = Trace::of(&program).arg(way).run().expect_code(0);
+        assert_eq!(outcome.stdout(), format!("works {events}\n"), "{way}");
+        let report = outcome.report(&[]);
+        let line = victim::line_of("narrow.c", "/* work */");
+        assert_eq!(report.at_line("narrow.c", line), (5000 * events, events), "{way}");
+        report.assert_exact();
+        // Each block is a sample of its own.
+        let sampled = Trace::of(&program).arg(way).option("--sample").option("1").run().expect_code(0);
+        assert_eq!(sampled.stdout(), outcome.stdout(), "{way}: sampled");
+        assert_eq!(live_sizes(&sampled.snapshot())[&5000], events, "{way}: sampled");
+    }
 }

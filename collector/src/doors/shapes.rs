@@ -1,0 +1,260 @@
+//! The functions by which allocators give and take blocks, by name: the C library's, and those that jemalloc, tcmalloc and
+//! mimalloc have besides.
+
+/// What a function does with blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Returns a new block, or null.
+    Allocates,
+    /// Puts a new block where its first argument points to, and returns 0.
+    AllocatesTo,
+    /// Returns a new block with a text.
+    AllocatesText,
+    /// Takes a block.
+    Frees,
+    /// Returns a block in the place of another, or null.
+    Reallocates,
+    /// Returns the block, which has the new size, or null.
+    Expands,
+    /// Returns how large the block is now: the new size or more where that worked.
+    Resizes,
+}
+
+/// Where a call's arguments are, by number, and what it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// What the function does.
+    pub act: Act,
+    /// The block that the function is given.
+    pub block: u8,
+    /// The size that is asked for; of a text, the place that the caller may have given for it.
+    pub size: u8,
+    /// What the size is multiplied by; [`ONCE`] for nothing, and for a text that no place can be given for.
+    pub count: u8,
+}
+
+/// [`Shape::count`] of a function that is given a size alone.
+pub const ONCE: u8 = u8::MAX;
+
+const fn shape(act: Act, block: u8, size: u8, count: u8) -> Shape {
+    Shape { act, block, size, count }
+}
+
+/// The size is this argument.
+const fn sized(size: u8) -> Shape {
+    shape(Act::Allocates, 0, size, ONCE)
+}
+
+/// The size is the product of this argument and the next.
+const fn counted(count: u8) -> Shape {
+    shape(Act::Allocates, 0, count + 1, count)
+}
+
+/// The block is this argument, and its size the next.
+const fn moved(block: u8) -> Shape {
+    shape(Act::Reallocates, block, block + 1, ONCE)
+}
+
+/// The block is this argument, and its size the product of the next two.
+const fn moved_counted(block: u8) -> Shape {
+    shape(Act::Reallocates, block, block + 2, block + 1)
+}
+
+const FREED: Shape = shape(Act::Frees, 0, 0, ONCE);
+const TO: Shape = shape(Act::AllocatesTo, 0, 2, ONCE);
+const TEXT: Shape = shape(Act::AllocatesText, 0, 0, ONCE);
+
+/// The text is in a new block unless this argument is a place for it.
+const fn text_unless(place: u8) -> Shape {
+    shape(Act::AllocatesText, 0, place, 0)
+}
+
+/// All functions, by name, in order.
+static SHAPES: &[(&str, Shape)] = &[
+    ("_ZdaPv", FREED),
+    ("_ZdaPvRKSt9nothrow_t", FREED),
+    ("_ZdaPvSt11align_val_t", FREED),
+    ("_ZdaPvSt11align_val_tRKSt9nothrow_t", FREED),
+    ("_ZdaPvm", FREED),
+    ("_ZdaPvmSt11align_val_t", FREED),
+    ("_ZdlPv", FREED),
+    ("_ZdlPvRKSt9nothrow_t", FREED),
+    ("_ZdlPvSt11align_val_t", FREED),
+    ("_ZdlPvSt11align_val_tRKSt9nothrow_t", FREED),
+    ("_ZdlPvm", FREED),
+    ("_ZdlPvmSt11align_val_t", FREED),
+    ("_Znam", sized(0)),
+    ("_ZnamRKSt9nothrow_t", sized(0)),
+    ("_ZnamSt11align_val_t", sized(0)),
+    ("_ZnamSt11align_val_tRKSt9nothrow_t", sized(0)),
+    ("_Znwm", sized(0)),
+    ("_ZnwmRKSt9nothrow_t", sized(0)),
+    ("_ZnwmSt11align_val_t", sized(0)),
+    ("_ZnwmSt11align_val_tRKSt9nothrow_t", sized(0)),
+    ("aligned_alloc", sized(1)),
+    ("calloc", counted(0)),
+    ("cfree", FREED),
+    ("dallocx", FREED),
+    ("free", FREED),
+    ("free_aligned_sized", FREED),
+    ("free_sized", FREED),
+    ("malloc", sized(0)),
+    ("mallocx", sized(0)),
+    ("memalign", sized(1)),
+    ("mi_aligned_alloc", sized(1)),
+    ("mi_calloc", counted(0)),
+    ("mi_calloc_aligned", counted(0)),
+    ("mi_calloc_aligned_at", counted(0)),
+    ("mi_cfree", FREED),
+    ("mi_expand", shape(Act::Expands, 0, 1, ONCE)),
+    ("mi_free", FREED),
+    ("mi_free_aligned", FREED),
+    ("mi_free_size", FREED),
+    ("mi_free_size_aligned", FREED),
+    ("mi_heap_alloc_new", sized(1)),
+    ("mi_heap_alloc_new_n", counted(1)),
+    ("mi_heap_calloc", counted(1)),
+    ("mi_heap_calloc_aligned", counted(1)),
+    ("mi_heap_calloc_aligned_at", counted(1)),
+    ("mi_heap_malloc", sized(1)),
+    ("mi_heap_malloc_aligned", sized(1)),
+    ("mi_heap_malloc_aligned_at", sized(1)),
+    ("mi_heap_malloc_small", sized(1)),
+    ("mi_heap_mallocn", counted(1)),
+    ("mi_heap_realloc", moved(1)),
+    ("mi_heap_realloc_aligned", moved(1)),
+    ("mi_heap_realloc_aligned_at", moved(1)),
+    ("mi_heap_reallocf", moved(1)),
+    ("mi_heap_reallocn", moved_counted(1)),
+    ("mi_heap_realpath", text_unless(2)),
+    ("mi_heap_recalloc", moved_counted(1)),
+    ("mi_heap_rezalloc", moved(1)),
+    ("mi_heap_strdup", TEXT),
+    ("mi_heap_strndup", TEXT),
+    ("mi_heap_zalloc", sized(1)),
+    ("mi_heap_zalloc_aligned", sized(1)),
+    ("mi_heap_zalloc_aligned_at", sized(1)),
+    ("mi_malloc", sized(0)),
+    ("mi_malloc_aligned", sized(0)),
+    ("mi_malloc_aligned_at", sized(0)),
+    ("mi_malloc_small", sized(0)),
+    ("mi_mallocn", counted(0)),
+    ("mi_memalign", sized(1)),
+    ("mi_new", sized(0)),
+    ("mi_new_aligned", sized(0)),
+    ("mi_new_aligned_nothrow", sized(0)),
+    ("mi_new_n", counted(0)),
+    ("mi_new_nothrow", sized(0)),
+    ("mi_new_realloc", moved(0)),
+    ("mi_new_reallocn", moved_counted(0)),
+    ("mi_posix_memalign", TO),
+    ("mi_pvalloc", sized(0)),
+    ("mi_realloc", moved(0)),
+    ("mi_realloc_aligned", moved(0)),
+    ("mi_realloc_aligned_at", moved(0)),
+    ("mi_reallocarray", moved_counted(0)),
+    ("mi_reallocf", moved(0)),
+    ("mi_reallocn", moved_counted(0)),
+    ("mi_realpath", text_unless(1)),
+    ("mi_recalloc", moved_counted(0)),
+    ("mi_recalloc_aligned", moved_counted(0)),
+    ("mi_recalloc_aligned_at", moved_counted(0)),
+    ("mi_rezalloc", moved(0)),
+    ("mi_rezalloc_aligned", moved(0)),
+    ("mi_rezalloc_aligned_at", moved(0)),
+    ("mi_strdup", TEXT),
+    ("mi_strndup", TEXT),
+    ("mi_valloc", sized(0)),
+    ("mi_zalloc", sized(0)),
+    ("mi_zalloc_aligned", sized(0)),
+    ("mi_zalloc_aligned_at", sized(0)),
+    ("mi_zalloc_small", sized(0)),
+    ("posix_memalign", TO),
+    ("pvalloc", sized(0)),
+    ("rallocx", moved(0)),
+    ("realloc", moved(0)),
+    ("reallocarray", moved_counted(0)),
+    ("sdallocx", FREED),
+    ("tc_calloc", counted(0)),
+    ("tc_cfree", FREED),
+    ("tc_delete", FREED),
+    ("tc_delete_aligned", FREED),
+    ("tc_delete_aligned_nothrow", FREED),
+    ("tc_delete_nothrow", FREED),
+    ("tc_delete_sized", FREED),
+    ("tc_delete_sized_aligned", FREED),
+    ("tc_deletearray", FREED),
+    ("tc_deletearray_aligned", FREED),
+    ("tc_deletearray_aligned_nothrow", FREED),
+    ("tc_deletearray_nothrow", FREED),
+    ("tc_deletearray_sized", FREED),
+    ("tc_deletearray_sized_aligned", FREED),
+    ("tc_free", FREED),
+    ("tc_free_sized", FREED),
+    ("tc_malloc", sized(0)),
+    ("tc_malloc_skip_new_handler", sized(0)),
+    ("tc_memalign", sized(1)),
+    ("tc_new", sized(0)),
+    ("tc_new_aligned", sized(0)),
+    ("tc_new_aligned_nothrow", sized(0)),
+    ("tc_new_nothrow", sized(0)),
+    ("tc_newarray", sized(0)),
+    ("tc_newarray_aligned", sized(0)),
+    ("tc_newarray_aligned_nothrow", sized(0)),
+    ("tc_newarray_nothrow", sized(0)),
+    ("tc_posix_memalign", TO),
+    ("tc_pvalloc", sized(0)),
+    ("tc_realloc", moved(0)),
+    ("tc_valloc", sized(0)),
+    ("valloc", sized(0)),
+    ("xallocx", shape(Act::Resizes, 0, 1, ONCE)),
+];
+
+/// The prefix that jemalloc's functions have where it is not to take malloc's place.
+const PREFIX: &[u8] = b"je_";
+
+/// The shape of a function with this name; none for names that no allocator has.
+pub fn of(name: &[u8]) -> Option<&'static Shape> {
+    let base = name.strip_prefix(PREFIX).unwrap_or(name);
+    let at = SHAPES.binary_search_by(|(known, _)| known.as_bytes().cmp(base)).ok()?;
+    Some(&SHAPES[at].1)
+}
+
+/// All names, without the prefix.
+pub fn names() -> impl Iterator<Item = &'static [u8]> {
+    SHAPES.iter().map(|(name, _)| name.as_bytes()).chain([PREFIX])
+}
+
+/// Whether the name is one of a C++ operator's. Those of the C++ library end in `malloc`, where they are recorded.
+pub fn is_operator(name: &[u8]) -> bool {
+    name.starts_with(b"_Zn") || name.starts_with(b"_Zd")
+}
+
+/// Whether the name is one of the C library's.
+pub fn is_standard(name: &[u8]) -> bool {
+    const OTHERS: [&[u8]; 3] = [b"mi_", b"tc_", PREFIX];
+    of(name).is_some()
+        && !is_operator(name)
+        && !name.ends_with(b"allocx")
+        && !OTHERS.iter().any(|p| name.starts_with(p))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_order_and_found() {
+        assert!(SHAPES.is_sorted_by_key(|(name, _)| *name));
+        assert_eq!(of(b"mi_heap_reallocn"), Some(&Shape { act: Act::Reallocates, block: 1, size: 3, count: 2 }));
+        assert_eq!(of(b"je_sdallocx"), of(b"free"));
+        assert_eq!(of(b"mallo"), None);
+    }
+
+    #[test]
+    fn kinds_of_names_are_told_apart() {
+        let of_kind = |kind: fn(&[u8]) -> bool| names().filter(|name| kind(name)).count();
+        assert_eq!(of_kind(is_operator), 20);
+        assert_eq!(of_kind(is_standard), 13);
+    }
+}
