@@ -10,13 +10,33 @@
 
 use crate::{attach, mappings, thread, tls};
 use core::cell::UnsafeCell;
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 unsafe extern "C" {
-    fn dlsym(handle: *const c_void, name: *const c_char) -> *mut ();
     fn __errno_location() -> *mut c_int;
+}
+
+optional!(
+    /// `dlsym`, which is in a library of its own before glibc 2.34.
+    dlsym_address,
+    "dlsym_address",
+    "dlsym"
+);
+
+/// `dlsym`; where there is none, what the objects behind the collector have.
+///
+/// # Safety
+/// The handle is one that `dlsym` takes.
+unsafe fn dlsym(handle: *const c_void, name: &CStr) -> *mut () {
+    type Function = unsafe extern "C" fn(*const c_void, *const c_char) -> *mut ();
+    let function = dlsym_address();
+    if function == 0 {
+        return attach::objects::behind(name.to_bytes()).map_or(ptr::null_mut(), ptr::with_exposed_provenance_mut);
+    }
+    // SAFETY: libc's function, and the caller's promise.
+    unsafe { core::mem::transmute::<usize, Function>(function)(handle, name.as_ptr()) }
 }
 
 /// `RTLD_NEXT`.
@@ -33,18 +53,18 @@ pub fn come_later() {
 /// What the search order has after the collector under this name; null when nothing.
 ///
 /// May allocate through the hooks.
-pub fn next(name: &core::ffi::CStr) -> *mut () {
+pub fn next(name: &CStr) -> *mut () {
     if CAME_LATER.load(Ordering::Relaxed) {
         return attach::original(name);
     }
-    // SAFETY: a C string and a pseudo-handle.
-    unsafe { dlsym(NEXT, name.as_ptr()) }
+    // SAFETY: a pseudo-handle.
+    unsafe { dlsym(NEXT, name) }
 }
 
 /// Likewise in the object with this handle and what it depends on.
-pub fn inside(handle: *const u8, name: &core::ffi::CStr) -> *mut () {
-    // SAFETY: a C string, and the handle of a loaded object.
-    unsafe { dlsym(handle.cast(), name.as_ptr()) }
+pub fn inside(handle: *const u8, name: &CStr) -> *mut () {
+    // SAFETY: the handle of a loaded object.
+    unsafe { dlsym(handle.cast(), name) }
 }
 
 /// The calling thread's `errno`.

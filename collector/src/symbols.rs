@@ -18,6 +18,9 @@ fn gnu_hash(name: &[u8]) -> u32 {
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
+const DT_VERSYM: u64 = 0x6fff_fff0;
+/// Bit of a symbol's version that says: only for programs that ask for this version.
+const HIDDEN: u16 = 0x8000;
 
 /// `Elf64_Sym`.
 #[repr(C)]
@@ -43,7 +46,7 @@ impl Loaded {
     }
 
     fn lookup(&self, name: &[u8], is_defined: bool) -> Option<usize> {
-        let [strings, symbols, hashes] = self.dynamic([DT_STRTAB, DT_SYMTAB, DT_GNU_HASH]);
+        let [strings, symbols, hashes, versions] = self.dynamic([DT_STRTAB, DT_SYMTAB, DT_GNU_HASH, DT_VERSYM]);
         // The vdso's are not relocated, and it has no symbol that we want.
         if strings < self.bias || symbols < self.bias || hashes < self.bias || hashes == 0 {
             return None;
@@ -68,7 +71,10 @@ impl Loaded {
                     let symbol = &*(symbols as *const Symbol).add(index as usize);
                     let text =
                         core::ffi::CStr::from_ptr((strings as *const core::ffi::c_char).add(symbol.name as usize));
-                    if text.to_bytes() == name && (symbol.section != 0) == is_defined && symbol.value != 0 {
+                    let is_hidden =
+                        versions > self.bias && (versions as *const u16).add(index as usize).read() & HIDDEN != 0;
+                    if text.to_bytes() == name && (symbol.section != 0) == is_defined && symbol.value != 0 && !is_hidden
+                    {
                         return Some(self.bias.wrapping_add(usize::try_from(symbol.value).ok()?));
                     }
                 }

@@ -17,9 +17,6 @@ use core::ffi::{c_int, c_ulong, c_void};
 use heapline_collector::joint::{self, Preloaded};
 use heapline_collector::{fail, fork, loader, process, real, thread};
 
-#[link(name = "c")]
-unsafe extern "C" {}
-
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     fail::panicked()

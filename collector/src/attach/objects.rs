@@ -102,6 +102,22 @@ pub fn own_bias() -> Option<usize> {
     elf::find_object(own_bias as fn() -> Option<usize> as usize).map(|object| object.bias)
 }
 
+/// What the objects behind the collector in the loader's order define under a name. Asks
+/// `dl_iterate_phdr` alone, which every glibc has.
+pub fn behind(name: &[u8]) -> Option<usize> {
+    let own = behind as fn(&[u8]) -> Option<usize> as usize;
+    let (mut is_behind, mut found) = (false, None);
+    walk(|object| {
+        if object.extent.contains(own) {
+            is_behind = true;
+        } else if is_behind {
+            found = object.loaded.symbol(name);
+        }
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    found
+}
+
 /// Calls `look` once, while objects neither come nor go.
 pub fn all(mut look: impl FnMut(&Objects)) {
     let mut is_done = false;
@@ -123,6 +139,13 @@ pub fn each(mut look: impl FnMut(&LoadedObject)) {
 
 /// Likewise, until it breaks off.
 pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
+    let own = own_bias();
+    walk(|object| if Some(object.loaded.bias) == own { ControlFlow::Continue(()) } else { look(object) });
+}
+
+/// Calls `look` for each loaded object in the loader's order, the collector too, until `look`
+/// breaks off.
+fn walk(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
     unsafe extern "C" fn callback<F: FnMut(&LoadedObject) -> ControlFlow<()>>(
         info: *mut Info,
         _: usize,
@@ -137,10 +160,7 @@ pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
         // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
         unsafe { dl_iterate_phdr(callback::<F>, (&raw mut *look).cast()) };
     }
-    let own = own_bias();
-    instance(&mut |object: &LoadedObject| {
-        if Some(object.loaded.bias) == own { ControlFlow::Continue(()) } else { look(object) }
-    });
+    instance(&mut look);
 }
 
 fn describe(info: &Info) -> Option<LoadedObject> {

@@ -21,6 +21,7 @@ mod injection;
 mod invisible;
 mod kill;
 mod lines;
+mod loaders;
 mod mappings;
 mod modules;
 mod own_heap;
