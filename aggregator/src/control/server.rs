@@ -128,7 +128,7 @@ fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
         let mut line = Vec::new();
         BufReader::new((&stream).take(MAX_LINE)).read_until(b'\n', &mut line)?;
         match Request::parse(&line) {
-            Ok(request) => carry_out(job, &request),
+            Ok(request) => carry_out(job, &request, || sys::has_left(&stream)),
             Err(error) => Reply::Error(format!("the aggregator does not understand the request: {error}")),
         }
     };
@@ -137,7 +137,7 @@ fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
     (&stream).write_all(&line)
 }
 
-fn carry_out(job: &Job, request: &Request) -> Reply {
+fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply {
     let done = |text: &str| Reply::Done(vec![text.to_owned()]);
     let tracer = job.tracer();
     let result = match request {
@@ -155,7 +155,7 @@ fn carry_out(job: &Job, request: &Request) -> Reply {
         Request::ClearTraces => {
             tracer.clear_traces().map(|()| done("all traces are forgotten")).map_err(JobError::from)
         }
-        Request::Snapshot { output } => snapshot(job, output),
+        Request::Snapshot { output } => snapshot(job, output, has_left),
         Request::Detach => {
             let ending = Ending { end: End::Detached, exit_status: None };
             job.finish(Stop::Detach, ending).map(|summary| Reply::Done(summary.lines))
@@ -182,8 +182,8 @@ fn set(tracer: &Tracer, change: Change) -> Reply {
     }])
 }
 
-fn snapshot(job: &Job, output: &Path) -> Result<Reply, JobError> {
+fn snapshot(job: &Job, output: &Path, has_left: impl Fn() -> bool) -> Result<Reply, JobError> {
     let destination = Destination::check(output)?;
-    let line = job.snapshot(&destination)?;
+    let line = job.snapshot(&destination, has_left)?;
     Ok(Reply::Done(vec![line]))
 }

@@ -25,6 +25,7 @@ mod loaders;
 mod mappings;
 mod modules;
 mod own_heap;
+mod pipes;
 mod providers;
 mod python;
 mod sampling;
