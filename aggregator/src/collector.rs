@@ -2,10 +2,14 @@
 
 use crate::output::Temporary;
 use crate::private_dir::{self, PrivateDirError};
-use std::fs;
+use crate::sys;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::OnceLock;
 
 /// The library's bytes.
 pub static LIBRARY: &[u8] = include_bytes!(env!("HEAPLINE_PRELOAD"));
@@ -26,9 +30,30 @@ pub enum CollectorError {
     },
 }
 
-/// Puts the library where the loader of a program finds it, under a name that changes with its content, so that
-/// another version never replaces one that is in use.
+/// The library in memory, for a machine without a folder that can be had. It is open until this
+/// process ends.
+static IN_MEMORY: OnceLock<File> = OnceLock::new();
+
+/// Puts the library where the loader of a program finds it. Without a folder that is a memory file
+/// of this process, which the programs of its user can open.
 pub fn install() -> Result<PathBuf, CollectorError> {
+    in_folder().or_else(|error| in_memory().map_err(|_| error))
+}
+
+fn in_memory() -> io::Result<PathBuf> {
+    let file = match IN_MEMORY.get() {
+        Some(file) => file,
+        None => {
+            let file = sys::sealed_memory_file(c"heapline-collector", LIBRARY)?;
+            IN_MEMORY.get_or_init(|| file)
+        }
+    };
+    Ok(PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd())))
+}
+
+/// Puts the library into our folder, under a name that changes with its content, so that another
+/// version never replaces one that is in use.
+fn in_folder() -> Result<PathBuf, CollectorError> {
     let mut hasher = DefaultHasher::new();
     hasher.write(LIBRARY);
     let path = private_dir::open()?.join(format!("libheapline-{:016x}.so", hasher.finish()));

@@ -149,11 +149,13 @@ impl Job {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Writes a snapshot while the process goes on. Returns a line for the user.
-    pub fn snapshot(&self, destination: &Destination) -> Result<String, JobError> {
+    /// Writes a snapshot while the process goes on, unless whoever wants it `has_left`. Returns a
+    /// line for the user.
+    pub fn snapshot(&self, destination: &Destination, has_left: impl Fn() -> bool) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
         let line = headline(&cut.figures, destination.path());
-        destination.write(&build(cut, self.about(End::Running, None, Vec::new())), &self.interrupted)?;
+        let is_over = || has_left() || self.interrupted.load(Ordering::Relaxed);
+        destination.write_until(&build(cut, self.about(End::Running, None, Vec::new())), is_over)?;
         Ok(line)
     }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use heapline_aggregator::cli::{self, Invocation, Usage};
 use heapline_aggregator::format::printable;
-use heapline_aggregator::{attach, collector, control, launch};
+use heapline_aggregator::{attach, collector, control, launch, private_dir};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +20,12 @@ fn main() -> ExitCode {
     if let Err(error) = start_log() {
         return fail(&format!("{error:#}"), USAGE);
     }
+    let status = carry_out(invocation);
+    private_dir::leave();
+    status
+}
+
+fn carry_out(invocation: Invocation) -> ExitCode {
     match invocation {
         Invocation::Run(config) => match launch::run(&config) {
             Ok(ran) => {

@@ -1,7 +1,8 @@
 //! Writing a snapshot so that there is always a whole file: next to its place, then renamed into it.
 //!
 //! A full disk, an interruption or a crash leaves the old file as it was. What is no regular file (a device, a pipe)
-//! is written to directly.
+//! is written to directly, and never waited for in the kernel: a reader that does not come, or does
+//! not read, would keep this process for ever.
 
 use crate::drain::Image;
 use crate::sys;
@@ -11,7 +12,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -47,6 +48,15 @@ pub enum OutputError {
         path: PathBuf,
         /// Whose it is.
         owner: u32,
+    },
+    /// Nobody reads the pipe that is there.
+    #[error(
+        "the snapshot was not written: nobody reads the pipe {}; start its reader first, or name a file with --output",
+        path.display()
+    )]
+    NoReader {
+        /// The pipe.
+        path: PathBuf,
     },
     /// Writing failed half-way.
     #[error("the snapshot {} was not written: {source}; what was there before is unchanged", path.display())]
@@ -155,16 +165,21 @@ impl Destination {
 
     /// Writes. Ends with an error as soon as `interrupted` is set.
     pub fn write(&self, snapshot: &Snapshot, interrupted: &AtomicBool) -> Result<(), OutputError> {
+        self.write_until(snapshot, || interrupted.load(Ordering::Relaxed))
+    }
+
+    /// Writes. Ends with an error as soon as it `is_over`.
+    pub fn write_until(&self, snapshot: &Snapshot, is_over: impl Fn() -> bool) -> Result<(), OutputError> {
         let fail = |source| OutputError::Write { path: self.path.clone(), source };
         let is_synced = !self.is_one_of_many;
         match self.resolved()? {
             Place::Special(path) => {
-                let file = OpenOptions::new().write(true).open(&path).map_err(fail)?;
-                encode(snapshot, &file, interrupted, true).map_err(fail)
+                let file = open_special(&path, &is_over)?;
+                encode(snapshot, &file, &is_over, true).map_err(fail)
             }
             Place::File(place) => {
                 let temporary = Temporary::beside(&place).map_err(fail)?;
-                encode(snapshot, &temporary.file, interrupted, is_synced).map_err(fail)?;
+                encode(snapshot, &temporary.file, &is_over, is_synced).map_err(fail)?;
                 temporary.put(&place, is_synced).map_err(fail)
             }
         }
@@ -206,7 +221,29 @@ enum Place {
     Special(PathBuf),
 }
 
-fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool, is_synced: bool) -> io::Result<()> {
+/// How long the reader of a pipe may take to come.
+const READER_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at what a signal, or the end of a client, has to say.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Opens a pipe or a device so that no write to it waits in the kernel.
+fn open_special(path: &Path, is_over: &dyn Fn() -> bool) -> Result<File, OutputError> {
+    let begun = Instant::now();
+    let is_pipe = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    loop {
+        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
+            Err(error) if is_pipe && error.raw_os_error() == Some(libc::ENXIO) => {
+                if is_over() || begun.elapsed() >= READER_PATIENCE {
+                    return Err(OutputError::NoReader { path: path.to_owned() });
+                }
+                std::thread::sleep(LOOK);
+            }
+            opened => return opened.map_err(|source| OutputError::Write { path: path.to_owned(), source }),
+        }
+    }
+}
+
+fn encode(snapshot: &Snapshot, file: &File, is_over: &dyn Fn() -> bool, is_synced: bool) -> io::Result<()> {
     let begun = Instant::now();
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let mut show = |bytes| {
@@ -217,7 +254,7 @@ fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool, is_synced:
         }
         bar.set_position(bytes);
     };
-    let out = BufWriter::new(Interruptible { file, interrupted });
+    let out = BufWriter::new(Interruptible { file, is_over });
     let written = snapshot::write(snapshot, out, &mut show).and_then(|mut out| out.flush());
     bar.finish_and_clear();
     written?;
@@ -233,16 +270,22 @@ fn encode(snapshot: &Snapshot, file: &File, interrupted: &AtomicBool, is_synced:
 
 struct Interruptible<'a> {
     file: &'a File,
-    interrupted: &'a AtomicBool,
+    is_over: &'a dyn Fn() -> bool,
 }
 
 impl Write for Interruptible<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            // Not ErrorKind::Interrupted, which means to try again.
-            return Err(io::Error::other("interrupted"));
+        loop {
+            if (self.is_over)() {
+                // Not ErrorKind::Interrupted, which means to try again.
+                return Err(io::Error::other("interrupted"));
+            }
+            match self.file.write(bytes) {
+                // Its reader is slower than we are, or does not read any more.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sys::await_writable(self.file, LOOK),
+                written => return written,
+            }
         }
-        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -412,6 +455,43 @@ mod tests {
         let destination = Destination::check(&path).expect("writable");
         destination.write(&empty(), &AtomicBool::new(false)).expect("written");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
+    }
+
+    fn pipe(folder: &Path) -> PathBuf {
+        let pipe = folder.join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+        pipe
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_not_waited_for_once_it_is_over() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = pipe(folder.path());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).expect("linked");
+        for place in [&pipe, &link] {
+            let destination = Destination::check(place).expect("a place");
+            let error = destination.write(&empty(), &AtomicBool::new(true)).expect_err("nobody reads");
+            assert!(matches!(error, OutputError::NoReader { .. }), "{error}");
+            let looks = std::cell::Cell::new(0);
+            let is_over = || looks.replace(looks.get() + 1) > 2;
+            assert!(destination.write_until(&empty(), is_over).is_err());
+            assert!(looks.get() > 2, "a reader may come late");
+        }
+    }
+
+    #[test]
+    fn a_pipe_whose_reader_does_not_read_is_not_waited_for_once_it_is_over() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = pipe(folder.path());
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).expect("a reader");
+        let filler = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).expect("a writer");
+        while (&filler).write(&[0; 4096]).is_ok() {}
+        let looks = std::cell::Cell::new(0);
+        let destination = Destination::check(&pipe).expect("a place");
+        let written = destination.write_until(&empty(), || looks.replace(looks.get() + 1) > 2);
+        assert!(matches!(written, Err(OutputError::Write { .. })));
+        drop(reader);
     }
 
     /// What another user has put where the snapshot is expected.

@@ -1,15 +1,39 @@
 //! What `/proc` says about a process.
 
+use crate::elf;
+use heapline_shared_format::loader::program_index;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Path of the executable; none for kernel threads, zombies, and processes that are not ours to read.
+/// Path of the program that runs; none for kernel threads, zombies, and processes that are not ours
+/// to read.
+///
+/// Where the kernel has started glibc's loader, it is the program that the loader was given.
 pub fn executable(pid: u32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/exe")).ok()
+    let link = PathBuf::from(format!("/proc/{pid}/exe"));
+    let started = fs::read_link(&link).ok()?;
+    let loaded = elf::is_glibcs_loader(&link).then(|| loaded_program(pid)).flatten();
+    Some(loaded.unwrap_or(started))
+}
+
+/// The program that a process's loader was given, as it is mapped.
+fn loaded_program(pid: u32) -> Option<PathBuf> {
+    let line = command_line(pid);
+    let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+    let word = Path::new(OsStr::from_bytes(words.get(program_index(words.iter().copied())?)?));
+    let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+    let given = fs::canonicalize(folder.join(word)).ok();
+    let mapped: Vec<PathBuf> =
+        mappings(pid).ok()?.filter_map(|line| line.find('/').map(|at| line[at..].into())).collect();
+    let is_given = |path: &&PathBuf| given.as_ref() == Some(*path);
+    let has_name = |path: &&PathBuf| path.file_name() == word.file_name();
+    mapped.iter().find(is_given).or_else(|| mapped.iter().find(has_name)).cloned()
 }
 
 /// Most bytes of a command line that are kept.
@@ -20,6 +44,10 @@ const COMMAND_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Arguments joined by spaces; empty when there are none, or the process lets nobody read them.
 pub fn command(pid: u32) -> String {
+    parse_command(&command_line(pid))
+}
+
+fn command_line(pid: u32) -> Vec<u8> {
     let (found, command) = mpsc::channel();
     let read = move || {
         let mut bytes = Vec::new();
@@ -29,11 +57,10 @@ pub fn command(pid: u32) -> String {
             let _ = found.send(bytes);
         }
     };
-    let bytes = match thread::Builder::new().name("command".to_owned()).spawn(read) {
+    match thread::Builder::new().name("command".to_owned()).spawn(read) {
         Ok(_) => command.recv_timeout(COMMAND_PATIENCE).unwrap_or_default(),
         Err(_) => Vec::new(),
-    };
-    parse_command(&bytes)
+    }
 }
 
 /// The arguments in `/proc/PID/cmdline`.

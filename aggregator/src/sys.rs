@@ -1,9 +1,13 @@
 //! System calls and instructions that no crate wraps, each in one small safe function.
 
 use heapline_shared_format::event::STAMP_BITS;
-use std::io;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -25,6 +29,48 @@ pub fn be_urgent() {
 pub fn geteuid() -> u32 {
     // SAFETY: no arguments, no effects.
     unsafe { libc::geteuid() }
+}
+
+/// Whether the caller's effective user id is one of its own: not what a user namespace shows of all
+/// that it does not map.
+pub fn is_mapped_user() -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
+    is_mapped(&map, geteuid())
+}
+
+/// Whether a user id is in `/proc/PID/uid_map`: lines of the first id inside, the first outside,
+/// and how many.
+fn is_mapped(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
+        let (first, count) = (numbers.next().unwrap_or(0), numbers.nth(1).unwrap_or(0));
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    })
+}
+
+/// Whether the kernel would let the caller write there.
+pub fn can_write(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: a C string.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
+}
+
+/// A memory file with these bytes, which nobody can change any more, and from which a program can
+/// be loaded.
+pub fn sealed_memory_file(name: &CStr, bytes: &[u8]) -> io::Result<File> {
+    const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: a C string. A kernel before 6.3 does not know MFD_EXEC, and needs none.
+    let fd = unsafe {
+        check(libc::memfd_create(name.as_ptr(), flags | libc::MFD_EXEC))
+            .or_else(|_| check(libc::memfd_create(name.as_ptr(), flags)))?
+    };
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(bytes)?;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) })?;
+    Ok(file)
 }
 
 /// Effective group id of the caller.
@@ -111,6 +157,44 @@ pub fn await_readable(fd: &OwnedFd, timeout: Duration) -> bool {
     ready > 0 && poll.revents & libc::POLLIN != 0
 }
 
+/// Waits until the file takes more bytes, for no longer than this; a signal ends the wait.
+pub fn await_writable(file: &File, timeout: Duration) {
+    let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd, valid for reads and writes.
+    unsafe { libc::poll(&mut poll, 1, timeout) };
+}
+
+/// Connects to a name that is no file's. An error where that would take time: anybody may listen
+/// there, and answer nobody.
+pub fn connect_at_once(name: &[u8]) -> io::Result<UnixStream> {
+    // SAFETY: zeros are a valid address.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    address.sun_family = family;
+    // A zero byte stands before the name.
+    let place = address.sun_path.get_mut(1..=name.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    place.iter_mut().zip(name).for_each(|(place, byte)| *place = byte.cast_signed());
+    let bytes = std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
+    let bytes = libc::socklen_t::try_from(bytes).map_err(io::Error::other)?;
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let stream = unsafe { UnixStream::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0))?) };
+    // SAFETY: an address of that size, which outlives the call.
+    check(unsafe { libc::connect(stream.as_raw_fd(), (&raw const address).cast(), bytes) })?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Whether whoever is at the other end of a socket has left.
+pub fn has_left(stream: &UnixStream) -> bool {
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one pollfd, valid for reads and writes.
+    let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+    ready > 0 && poll.revents & (libc::POLLHUP | libc::POLLERR) != 0
+}
+
 /// Waits until one of the descriptors has something to say.
 pub fn poll(fds: &mut [libc::pollfd]) {
     let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
@@ -177,4 +261,24 @@ pub fn own_robustly(word: &AtomicU32) -> io::Result<()> {
     // one node; a futex that is no longer mapped then only ends the walk.
     let result = unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const *list, head_bytes) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_namespace_maps_some_users() {
+        assert!(is_mapped("         0          0 4294967295\n", 0) && is_mapped("0 0 4294967295", 65_534));
+        let rootless = "0 1000 1\n1 100000 65536\n";
+        assert!(is_mapped(rootless, 0) && is_mapped(rootless, 65_536));
+        assert!(!is_mapped(rootless, 65_537) && !is_mapped("", 65_534));
+    }
+
+    #[test]
+    fn a_memory_file_keeps_what_was_written() {
+        let file = sealed_memory_file(c"test", b"bytes").expect("memory");
+        assert!((&file).write_all(b"x").is_err());
+        assert_eq!(std::fs::read(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("readable"), b"bytes");
+    }
 }

@@ -4,30 +4,17 @@
 //! `malloc` while another thread sits in `dlopen` with the loader's lock.
 
 use crate::alone;
-use core::arch::global_asm;
 use core::ffi::{CStr, c_char};
 use core::ptr;
 
-global_asm!(
-    // Weak, so that the library loads with an older glibc and can say why it stays passive.
-    ".weak _dl_find_object",
-    ".pushsection .text.heapline_find_object,\"ax\",@progbits",
-    concat!(".globl ", symbol!("find_object_address")),
-    concat!(".hidden ", symbol!("find_object_address")),
-    concat!(".type ", symbol!("find_object_address"), ",@function"),
-    concat!(symbol!("find_object_address"), ":"),
-    "mov rax, qword ptr [rip + _dl_find_object@GOTPCREL]",
-    "ret",
-    concat!(".size ", symbol!("find_object_address"), ", . - ", symbol!("find_object_address")),
-    ".popsection",
+optional!(
+    /// `_dl_find_object`, of glibc 2.35 and later.
+    find_object_address,
+    "find_object_address",
+    "_dl_find_object"
 );
 
 type FindObject = unsafe extern "C" fn(address: usize, result: *mut DlFindObject) -> i32;
-
-unsafe extern "C" {
-    #[link_name = symbol!("find_object_address")]
-    fn heapline_find_object_address() -> Option<FindObject>;
-}
 
 /// `struct dl_find_object` of `<dlfcn.h>`.
 #[repr(C)]
@@ -160,8 +147,7 @@ pub struct Object {
 
 /// Whether objects can be found at all (glibc 2.35, or a program without a loader).
 pub fn can_find_objects() -> bool {
-    // SAFETY: returns the address of a weak symbol.
-    alone::is_alone() || unsafe { heapline_find_object_address() }.is_some()
+    alone::is_alone() || find_object_address() != 0
 }
 
 /// The object whose mapping holds the address.
@@ -171,10 +157,14 @@ pub fn find_object(address: usize) -> Option<Object> {
     {
         return Some(program);
     }
+    let look = find_object_address();
+    if look == 0 {
+        return None;
+    }
     // SAFETY: zeros are a valid DlFindObject.
     let mut found: DlFindObject = unsafe { core::mem::zeroed() };
     // SAFETY: the function has glibc's signature, takes any address and fills the result.
-    let status = unsafe { heapline_find_object_address()?(address, &raw mut found) };
+    let status = unsafe { core::mem::transmute::<usize, FindObject>(look)(address, &raw mut found) };
     if status != 0 || found.link_map.is_null() {
         return None;
     }

@@ -1,7 +1,6 @@
 //! The collector's own variables in the environment: read once, then removed, so that the program and its children
 //! see what they would see without Heapline, byte for byte.
 
-use core::arch::global_asm;
 use core::ffi::{CStr, c_char, c_ulong};
 use core::ptr;
 use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
@@ -18,22 +17,13 @@ pub const ENV_PRELOAD: &str = "LD_PRELOAD";
 
 unsafe extern "C" {
     static mut environ: *mut *mut c_char;
-    #[link_name = symbol!("stack_end_address")]
-    fn heapline_stack_end_address() -> *const *const usize;
 }
 
-global_asm!(
-    // Weak, since only glibc has the variable.
-    ".weak __libc_stack_end",
-    ".pushsection .text.heapline_stack_end,\"ax\",@progbits",
-    concat!(".globl ", symbol!("stack_end_address")),
-    concat!(".hidden ", symbol!("stack_end_address")),
-    concat!(".type ", symbol!("stack_end_address"), ",@function"),
-    concat!(symbol!("stack_end_address"), ":"),
-    "mov rax, qword ptr [rip + __libc_stack_end@GOTPCREL]",
-    "ret",
-    concat!(".size ", symbol!("stack_end_address"), ", . - ", symbol!("stack_end_address")),
-    ".popsection",
+optional!(
+    /// `__libc_stack_end`, of glibc: where the kernel has put arguments and variables.
+    stack_end_address,
+    "stack_end_address",
+    "__libc_stack_end"
 );
 
 /// The list of variables: libc's, once libc has one; before, the list that the kernel has put on the stack, which becomes libc's.
@@ -44,7 +34,7 @@ fn list() -> *mut *mut c_char {
         if !environ.is_null() {
             return environ;
         }
-        let place = heapline_stack_end_address();
+        let place: *const *const usize = ptr::with_exposed_provenance(stack_end_address());
         if place.is_null() || (*place).is_null() {
             return ptr::null_mut();
         }

@@ -10,7 +10,7 @@ mod list;
 mod program;
 mod spawn;
 
-pub use program::Program;
+use program::{Fit, Program, Started};
 pub use spawn::{Request, popen, posix_spawn, posix_spawnp, system};
 
 use crate::environment::ArenaHandle;
@@ -48,13 +48,37 @@ impl Passage {
             None => Passage::for_child(),
         }
     }
+
+    /// The passage that a program takes. None where the collector stays out of it, or is not to be
+    /// found any more.
+    ///
+    /// A static program never takes an arena: it may start several programs, and an arena has one
+    /// at a time.
+    ///
+    /// # Safety
+    /// As [`Started::fit`].
+    unsafe fn fitting(self, started: Started) -> Option<Passage> {
+        let own_path = process::own_path();
+        if own_path.is_empty() {
+            return None;
+        }
+        // SAFETY: a zero byte follows the path; the caller's promise.
+        let fit = fail::guard(|| unsafe {
+            sys::open_program(own_path.as_ptr().cast()).map_or(Fit::Refuses, |_| started.fit())
+        });
+        match fit {
+            Some(Fit::Loads) => Some(self),
+            Some(Fit::Launches) => Passage::for_child(),
+            Some(Fit::Refuses) | None => None,
+        }
+    }
 }
 
 /// Runs an exec call with the environment that keeps the process traced, where that can be; else with its own.
 ///
 /// # Safety
-/// `environment` is a null-terminated list of C strings, or null; `program` is what the call is given.
-unsafe fn with_tracing(program: Program, environment: List, call: impl Fn(List) -> c_int) -> c_int {
+/// `started` is what the call is given; its lists are null-terminated lists of C strings, or null.
+unsafe fn with_tracing(started: Started, call: impl Fn(List) -> c_int) -> c_int {
     let own = process::get().filter(|process| process.is_traced() && process.is_self());
     let passage = Passage::for_exec();
     // Counted in any case, so that the aggregator knows of a program that will not be traced.
@@ -62,12 +86,7 @@ unsafe fn with_tracing(program: Program, environment: List, call: impl Fn(List) 
         own.header().target.exec_begun.fetch_add(1, Ordering::Release);
     }
     // SAFETY: the caller's promises.
-    let prepared = passage.filter(|_| fail::guard(|| unsafe { can_follow(program) }) == Some(true));
-    let status = match prepared {
-        // SAFETY: as above.
-        Some(passage) => unsafe { with_passage(passage, environment, call) },
-        None => call(environment),
-    };
+    let status = unsafe { with_what_fits(passage, started, call) };
     // Only a failed call returns.
     if let Some(own) = own {
         own.header().target.exec_failed.fetch_add(1, Ordering::Release);
@@ -79,24 +98,23 @@ unsafe fn with_tracing(program: Program, environment: List, call: impl Fn(List) 
 ///
 /// # Safety
 /// As [`with_tracing`].
-unsafe fn with_following(program: Program, environment: List, call: impl Fn(List) -> c_int) -> c_int {
-    let passage = Passage::for_child();
+unsafe fn with_following(started: Started, call: impl Fn(List) -> c_int) -> c_int {
     // SAFETY: the caller's promises.
-    match passage.filter(|_| fail::guard(|| unsafe { can_follow(program) }) == Some(true)) {
-        // SAFETY: as above.
-        Some(passage) => unsafe { with_passage(passage, environment, call) },
-        None => call(environment),
-    }
+    unsafe { with_what_fits(Passage::for_child(), started, call) }
 }
 
-/// Whether the new program will load the collector, and take its variables away again.
+/// Runs a call with a passage in its environment, if the program that it starts takes one.
 ///
 /// # Safety
-/// The program is what a call was given.
-unsafe fn can_follow(program: Program) -> bool {
-    let own_path = process::own_path();
-    // SAFETY: a zero byte follows the path; the caller's promise.
-    !own_path.is_empty() && unsafe { sys::open_program(own_path.as_ptr().cast()).is_some() && program.can_preload() }
+/// As [`with_tracing`].
+unsafe fn with_what_fits(passage: Option<Passage>, started: Started, call: impl Fn(List) -> c_int) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match passage.and_then(|passage| passage.fitting(started)) {
+            Some(passage) => with_passage(passage, started.environment, call),
+            None => call(started.environment),
+        }
+    }
 }
 
 /// # Safety
@@ -131,7 +149,10 @@ pub unsafe fn behind(arguments: List) -> List {
 }
 
 macro_rules! exec_call {
-    ($(#[$doc:meta])* $name:ident($($before:ident: $type:ty),*; environment $(, $after:ident: $after_type:ty)*), $path:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident($($before:ident: $type:ty),*; environment $(, $after:ident: $after_type:ty)*),
+        $program:expr, $arguments:ident
+    ) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -149,7 +170,8 @@ macro_rules! exec_call {
             // SAFETY: the C function of that name; the arguments are the caller's.
             unsafe {
                 let next: Function = core::mem::transmute(next);
-                with_tracing($path, environment, |environment| next($($before,)* environment $(, $after)*))
+                let started = Started { program: $program, arguments: $arguments, environment };
+                with_tracing(started, |environment| next($($before,)* environment $(, $after)*))
             }
         }
     };
@@ -159,17 +181,34 @@ const ENOSYS: c_int = 38;
 
 exec_call!(
     /// `execve`.
-    execve(path: *const c_char, arguments: List; environment), Program::At(path)
+    execve(path: *const c_char, arguments: List; environment), Program::At(path), arguments
 );
 exec_call!(
     /// `execvpe`.
-    execvpe(file: *const c_char, arguments: List; environment), Program::Named(file)
+    execvpe(file: *const c_char, arguments: List; environment), Program::Named(file), arguments
 );
 exec_call!(
     /// `fexecve`.
-    fexecve(fd: c_int, arguments: List; environment), Program::Unknown
+    fexecve(fd: c_int, arguments: List; environment), Program::Open(fd), arguments
 );
 exec_call!(
     /// `execveat`.
-    execveat(directory: c_int, path: *const c_char, arguments: List; environment, flags: c_int), Program::Unknown
+    execveat(directory: c_int, path: *const c_char, arguments: List; environment, flags: c_int),
+    below(directory, path, flags), arguments
 );
+
+/// The program that `execveat` is given.
+///
+/// # Safety
+/// `path` is a C string, or null.
+unsafe fn below(directory: c_int, path: *const c_char, flags: c_int) -> Program {
+    const AT_FDCWD: c_int = -100;
+    const AT_EMPTY_PATH: c_int = 0x1000;
+    // SAFETY: the caller's promise.
+    match unsafe { (!path.is_null()).then(|| CStr::from_ptr(path).to_bytes()) } {
+        Some(b"") if flags & AT_EMPTY_PATH != 0 => Program::Open(directory),
+        Some([b'/', ..]) => Program::At(path),
+        Some(_) if directory == AT_FDCWD => Program::At(path),
+        _ => Program::Unknown,
+    }
+}

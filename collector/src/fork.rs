@@ -12,7 +12,7 @@
 use crate::loader::Next;
 use crate::process;
 use crate::thread::{Published, stack_pointer};
-use crate::{hooks, sys, tls};
+use crate::{elf, hooks, sys, tls};
 use core::cell::Cell;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -24,18 +24,29 @@ const OVER: u64 = 1 << 63;
 /// Process id of the child that the word of its thread speaks of.
 static CHILD: AtomicU32 = AtomicU32::new(0);
 
-unsafe extern "C" {
-    fn pthread_atfork(
-        prepare: Option<unsafe extern "C" fn()>,
-        parent: Option<unsafe extern "C" fn()>,
-        child: Option<unsafe extern "C" fn()>,
-    ) -> c_int;
-}
+optional!(
+    /// What `pthread_atfork` is in a library that glibc loads.
+    register_address,
+    "register_atfork_address",
+    "__register_atfork"
+);
+
+type Handler = unsafe extern "C" fn();
 
 /// Has libc call the handlers. Once, before the program can register its own, so that ours comes last before the fork.
 pub fn watch() {
-    // SAFETY: functions that stay. Where there is no memory for it, children begin without copies.
-    unsafe { pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
+    type Register = unsafe extern "C" fn(Handler, Handler, Handler, *const u8) -> c_int;
+    unsafe extern "C" {
+        /// By which libc knows whose handlers go when the library is unloaded.
+        static __dso_handle: u8;
+    }
+    let register = register_address();
+    if register == 0 || !elf::can_find_objects() {
+        return;
+    }
+    // SAFETY: glibc's function, with functions that stay. Where there is no memory for it, children
+    // begin without copies.
+    unsafe { core::mem::transmute::<usize, Register>(register)(prepare, in_parent, in_child, &raw const __dso_handle) };
 }
 
 /// Number of the fork that this process was made by, as its parent counts; 0 where it is not known.

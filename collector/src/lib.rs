@@ -43,6 +43,39 @@ macro_rules! symbol {
     };
 }
 
+/// Defines a function that returns the address of a symbol of the C library, or 0 where the C
+/// library has none of that name.
+///
+/// The symbol is weak: the loader of a C library that lacks it (an older glibc, musl) loads the
+/// collector all the same, which stays passive there. Rust takes the address of a declared function
+/// for not null, so assembly reads it.
+macro_rules! optional {
+    ($(#[$doc:meta])* $address:ident, $own:literal, $name:literal) => {
+        core::arch::global_asm!(
+            concat!(".weak ", $name),
+            concat!(".pushsection .text.", symbol!($own), ",\"ax\",@progbits"),
+            concat!(".globl ", symbol!($own)),
+            concat!(".hidden ", symbol!($own)),
+            concat!(".type ", symbol!($own), ",@function"),
+            concat!(symbol!($own), ":"),
+            concat!("mov rax, qword ptr [rip + ", $name, "@GOTPCREL]"),
+            "ret",
+            concat!(".size ", symbol!($own), ", . - ", symbol!($own)),
+            ".popsection",
+        );
+
+        $(#[$doc])*
+        fn $address() -> usize {
+            unsafe extern "C" {
+                #[link_name = symbol!($own)]
+                fn address() -> usize;
+            }
+            // SAFETY: the function above only loads a word of the library's own table of addresses.
+            unsafe { address() }
+        }
+    };
+}
+
 pub mod alone;
 pub mod attach;
 pub mod clock;
@@ -52,6 +85,7 @@ pub mod elf;
 pub mod embedded;
 pub mod environment;
 pub mod exec;
+pub mod executable;
 pub mod fail;
 pub mod fork;
 pub mod hooks;

@@ -5,6 +5,7 @@
 //! Objects leave by `dlclose` ([`unloaded`]), or are found gone when another takes their place.
 
 use crate::elf::{self, Object};
+use crate::executable;
 use crate::fail;
 use crate::process::{self, Process};
 use crate::sys;
@@ -98,7 +99,7 @@ pub fn announce(thread: &mut Thread, object: &Object) {
 /// replace it; a relative one gets the working directory before it.
 fn absolute_path<'a>(path: &'a [u8], buffer: &'a mut [u8]) -> [&'a [u8]; 2] {
     if path.is_empty() {
-        let n = sys::executable(buffer).unwrap_or(0);
+        let n = executable::path(buffer);
         return [&[], &buffer[..n]];
     }
     let is_relative = !path.starts_with(b"/") && path.contains(&b'/');

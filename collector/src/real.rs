@@ -178,7 +178,8 @@ fn resolve() -> bool {
     const DONE: u32 = 2;
     match STATE.compare_exchange(0, RESOLVING, Ordering::Acquire, Ordering::Acquire) {
         Ok(_) => {
-            if !CAME_LATER.load(Ordering::Relaxed) && elf::own_bias().is_none() {
+            let is_early = elf::can_find_objects() && elf::own_bias().is_none();
+            if is_early && !CAME_LATER.load(Ordering::Relaxed) {
                 // The loader has not finished with the program's objects.
                 STATE.store(0, Ordering::Release);
                 return false;

@@ -4,6 +4,7 @@
 //! the loader's locks, and knows objects by handles, which the collector does not have: the loader's description of an
 //! object is none, unless the program has opened that very object.
 
+use crate::attach::objects;
 use crate::elf::{self, Loaded};
 use core::ffi::{CStr, c_char};
 
@@ -14,6 +15,10 @@ pub fn find(name: &[u8]) -> Option<usize> {
 
 /// Address of the symbol that the search order has after the collector. The list of objects must not change meanwhile.
 pub fn next(name: &[u8]) -> Option<usize> {
+    if !elf::can_find_objects() {
+        // An old glibc, in which the collector stays passive.
+        return objects::behind(name);
+    }
     let own = elf::own_bias()?;
     elf::loaded()?.skip_while(|object| object.bias != own).skip(1).find_map(|object| object.symbol(name))
 }

@@ -8,6 +8,7 @@
 //! - [`inject`]: what is said when a collector is brought into a running process;
 //! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
 //!   [`mapping`]: how another changed the address space;
+//! - [`loader`]: what the command line of the loader says, where a program is started through that;
 //! - [`tree`]: how a child process reports itself;
 //! - `snapshot` (feature `snapshot`): the file that `report` reads.
 //!
@@ -22,6 +23,7 @@ pub mod arena;
 pub mod code;
 pub mod event;
 pub mod inject;
+pub mod loader;
 pub mod mapping;
 pub mod query;
 pub mod ring;

@@ -1,9 +1,12 @@
 //! Where a report goes: standard output, or a file that is replaced as a whole or not at all.
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 /// What went wrong with a file.
@@ -39,7 +42,7 @@ impl Output {
         let path = resolved(path)?;
         match fs::metadata(&path) {
             Ok(meta) if !meta.is_file() => {
-                let file = OpenOptions::new().write(true).open(&path)?;
+                let file = open_special(&path, meta.file_type().is_fifo())?;
                 Ok(Output::Device(path, BufWriter::new(file)))
             }
             Ok(meta) if meta.permissions().readonly() => Err(io::ErrorKind::PermissionDenied.into()),
@@ -70,6 +73,32 @@ impl Output {
             }
         }
     }
+}
+
+/// How long the reader of a pipe may take to come.
+const READER_PATIENCE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Opens a pipe or a device. Who waited for the reader of a pipe in the kernel would wait for ever
+/// where none comes.
+fn open_special(path: &Path, is_pipe: bool) -> io::Result<File> {
+    let begun = Instant::now();
+    let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits();
+    let flags = i32::try_from(flags).map_err(io::Error::other)?;
+    let file = loop {
+        match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+            Err(error) if is_pipe && error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                if begun.elapsed() >= READER_PATIENCE {
+                    return Err(io::Error::other("nobody reads the pipe"));
+                }
+                std::thread::sleep(LOOK);
+            }
+            opened => break opened?,
+        }
+    };
+    // From here on a reader may take its time: every signal ends a report.
+    fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
+    Ok(file)
 }
 
 /// What the path stands for: a link of ours, or of root, stays, and what it leads to is replaced. Another user's link, pipe or

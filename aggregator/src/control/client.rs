@@ -1,5 +1,6 @@
 //! `aggregator ctl`: one request to the aggregator of a process.
 
+use super::places::{self, Place};
 use super::protocol::{Change, Found, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::format::{printable, size};
@@ -118,28 +119,44 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     let own = sys::geteuid();
     // root may also ask an aggregator of the target's user.
     let others = procfs::uid(pid).filter(|&uid| own == 0 && uid != 0);
+    let mut untrusted = None;
     for uid in [Some(own), others].into_iter().flatten() {
         // In a folder that somebody else has put there, somebody else would answer.
-        if !private_dir::is_there(uid)? {
-            continue;
-        }
-        let path = socket_path(uid, pid);
-        match UnixStream::connect(&path) {
-            Ok(stream) => {
-                let peer = sys::peer(&stream);
-                let (_, peer) = peer.map_err(|source| ControlError::System { path: path.clone(), source })?;
-                if peer != uid && peer != 0 {
-                    return Err(ControlError::Impostor { path, peer });
-                }
-                return Ok((stream, path));
+        let usual = match private_dir::is_there(uid) {
+            Ok(is_there) => is_there.then(|| Place::File(socket_path(uid, pid))),
+            Err(error) => {
+                untrusted.get_or_insert(error);
+                None
             }
-            // Its aggregator was killed. It stays for the next one to replace: that may have just done so.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ControlError::System { path, source }),
+        };
+        for place in usual.into_iter().chain(places::others(uid, pid)) {
+            if let Some(stream) = connect_to(&place, uid)? {
+                return Ok((stream, place.shown()));
+            }
         }
     }
-    Err(ControlError::Nobody { pid })
+    Err(ControlError::Nobody { pid, untrusted })
+}
+
+/// None where nobody listens who may be believed.
+fn connect_to(place: &Place, uid: u32) -> Result<Option<UnixStream>, ControlError> {
+    let system = |source| ControlError::System { path: place.shown(), source };
+    let stream = match place.connect() {
+        Ok(stream) => stream,
+        // Its aggregator was killed. It stays for the next one to replace: that may have just done
+        // so.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(_) if matches!(place, Place::Name(_)) => return Ok(None),
+        Err(error) => return Err(system(error)),
+    };
+    let (_, peer) = sys::peer(&stream).map_err(system)?;
+    match place {
+        _ if peer == uid || peer == 0 => Ok(Some(stream)),
+        Place::File(_) => Err(ControlError::Impostor { path: place.shown(), peer }),
+        // Anybody may choose such a name.
+        Place::Name(_) => Ok(None),
+    }
 }
 
 /// What a person reads. Whatever the target called itself is made harmless here, and field by field: a name must not look like

@@ -1,6 +1,7 @@
 //! The control socket: `aggregator ctl` on one side, a running aggregator on the other.
 
 mod client;
+mod places;
 mod protocol;
 mod server;
 
@@ -19,10 +20,15 @@ pub enum ControlError {
     #[error(transparent)]
     Folder(#[from] PrivateDirError),
     /// Nobody listens.
-    #[error("no aggregator traces process {pid}: start one with aggregator --attach {pid}, or as its user or root")]
+    #[error(
+        "no aggregator traces process {pid}: start one with aggregator --attach {pid}, or as its user or root{}",
+        also(untrusted)
+    )]
     Nobody {
         /// The process.
         pid: u32,
+        /// What stands in the place of the usual folder.
+        untrusted: Option<PrivateDirError>,
     },
     /// It does not answer.
     #[error(
@@ -60,6 +66,10 @@ pub enum ControlError {
         /// The address.
         address: u64,
     },
+}
+
+fn also(untrusted: &Option<PrivateDirError>) -> String {
+    untrusted.as_ref().map(|error| format!(" ({error})")).unwrap_or_default()
 }
 
 fn socket_path(uid: u32, pid: u32) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The socket on which a running aggregator answers. Only its own user and root are heard.
 
 use super::protocol::{Change, MAX_LINE, Reply, Request, Stats};
-use super::{ControlError, socket_path};
+use super::{ControlError, places};
 use crate::drain::Stop;
 use crate::job::{Ending, Job, JobError};
 use crate::output::Destination;
@@ -26,7 +26,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// A socket that is served; removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
+    /// Its file, if it has one.
+    path: Option<PathBuf>,
     /// Counts the clients by its copies.
     clients: Arc<()>,
 }
@@ -34,7 +35,7 @@ pub struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // A client that finds it refused says so too.
-        let _ = fs::remove_file(&self.path);
+        self.path.iter().for_each(|path| drop(fs::remove_file(path)));
         let begun = Instant::now();
         while Arc::strong_count(&self.clients) > ONLY_OURS && begun.elapsed() < LAST_ANSWERS {
             thread::sleep(Duration::from_millis(1));
@@ -59,7 +60,7 @@ impl Server {
 /// Serves a job's socket on a thread of its own.
 pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
     let (listener, server) = bind(job.pid())?;
-    let system = |source| ControlError::System { path: server.path.clone(), source };
+    let system = |source| ControlError::System { path: server.path.clone().unwrap_or_default(), source };
     let (job, clients) = (Arc::clone(job), server.clients());
     let accept = move || listener.incoming().flatten().for_each(|stream| answer_apart(&job, stream, &clients));
     thread::Builder::new().name("control".to_owned()).spawn(accept).map_err(system)?;
@@ -68,8 +69,14 @@ pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
 
 /// The socket of a process, for whoever waits for clients by himself.
 pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
-    private_dir::open()?;
-    let path = socket_path(sys::geteuid(), pid);
+    let folder = match private_dir::open() {
+        Ok(folder) => folder,
+        Err(error) => {
+            let listener = places::bind_without_folder(pid).map_err(|_| error)?;
+            return Ok((listener, Server { path: None, clients: Arc::new(()) }));
+        }
+    };
+    let path = folder.join(format!("{pid}.sock"));
     let system = |source| ControlError::System { path: path.clone(), source };
     remove_stale(&path);
     // Under another name until it listens: whoever finds it is answered. The arena has one owner, so a socket that is there
@@ -86,7 +93,7 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
         let _ = fs::remove_file(&early);
         system(error)
     })?;
-    Ok((listener, Server { path, clients: Arc::new(()) }))
+    Ok((listener, Server { path: Some(path), clients: Arc::new(()) }))
 }
 
 /// Removes the sockets of processes that are gone from the folder of this one: their aggregators were killed.
@@ -104,8 +111,15 @@ fn remove_stale(path: &Path) {
     }
 }
 
-/// Answers a client on a thread of its own.
+/// Answers a client on a thread of its own. Who may not ask costs no thread: a socket without a
+/// file has no mode that would keep others from it.
 pub fn answer_apart(job: &Arc<Job>, stream: UnixStream, clients: &Clients) {
+    if !sys::peer(&stream).is_ok_and(|(_, uid)| is_heard(uid)) {
+        let refusal = Reply::Error("only the aggregator's own user and root may use its socket".to_owned());
+        // Whoever does not read it knows that already.
+        let _ = stream.set_nonblocking(true).and_then(|()| send(&stream, &refusal));
+        return;
+    }
     let (job, client) = (Arc::clone(job), clients.0.upgrade());
     let answer = move || {
         let _client = client;
@@ -121,23 +135,26 @@ pub fn answer_apart(job: &Arc<Job>, stream: UnixStream, clients: &Clients) {
 fn answer(job: &Job, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let (_, uid) = sys::peer(&stream)?;
-    let reply = if uid != 0 && uid != sys::geteuid() {
-        Reply::Error("only the aggregator's own user and root may use its socket".to_owned())
-    } else {
-        let mut line = Vec::new();
-        BufReader::new((&stream).take(MAX_LINE)).read_until(b'\n', &mut line)?;
-        match Request::parse(&line) {
-            Ok(request) => carry_out(job, &request),
-            Err(error) => Reply::Error(format!("the aggregator does not understand the request: {error}")),
-        }
+    let mut line = Vec::new();
+    BufReader::new((&stream).take(MAX_LINE)).read_until(b'\n', &mut line)?;
+    let reply = match Request::parse(&line) {
+        Ok(request) => carry_out(job, &request, || sys::has_left(&stream)),
+        Err(error) => Reply::Error(format!("the aggregator does not understand the request: {error}")),
     };
-    let mut line = serde_json::to_vec(&reply)?;
-    line.push(b'\n');
-    (&stream).write_all(&line)
+    send(&stream, &reply)
 }
 
-fn carry_out(job: &Job, request: &Request) -> Reply {
+fn is_heard(uid: u32) -> bool {
+    uid == 0 || uid == sys::geteuid()
+}
+
+fn send(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply {
     let done = |text: &str| Reply::Done(vec![text.to_owned()]);
     let tracer = job.tracer();
     let result = match request {
@@ -155,7 +172,7 @@ fn carry_out(job: &Job, request: &Request) -> Reply {
         Request::ClearTraces => {
             tracer.clear_traces().map(|()| done("all traces are forgotten")).map_err(JobError::from)
         }
-        Request::Snapshot { output } => snapshot(job, output),
+        Request::Snapshot { output } => snapshot(job, output, has_left),
         Request::Detach => {
             let ending = Ending { end: End::Detached, exit_status: None };
             job.finish(Stop::Detach, ending).map(|summary| Reply::Done(summary.lines))
@@ -182,8 +199,8 @@ fn set(tracer: &Tracer, change: Change) -> Reply {
     }])
 }
 
-fn snapshot(job: &Job, output: &Path) -> Result<Reply, JobError> {
+fn snapshot(job: &Job, output: &Path, has_left: impl Fn() -> bool) -> Result<Reply, JobError> {
     let destination = Destination::check(output)?;
-    let line = job.snapshot(&destination)?;
+    let line = job.snapshot(&destination, has_left)?;
     Ok(Reply::Done(vec![line]))
 }

@@ -7,6 +7,7 @@ use super::inherited;
 use crate::arena_map::ArenaMap;
 use crate::sys;
 use heapline_shared_format::arena::ENV_ARENA;
+use heapline_shared_format::tree::ENV_TREE;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::mem::MaybeUninit;
@@ -49,8 +50,28 @@ pub struct Command {
     name: OsString,
     arguments: CStrings,
     environment: CStrings,
-    arena_fd: RawFd,
-    arena_at: RawFd,
+    /// The arena's descriptor, and the one under which the command finds it.
+    arena: Option<(RawFd, RawFd)>,
+}
+
+/// What a command finds in its environment besides its own.
+pub enum Handed<'a> {
+    /// The collector, and the arena that was made for it.
+    Arena {
+        /// The library's path.
+        collector: &'a Path,
+        /// The arena.
+        map: &'a ArenaMap,
+    },
+    /// The collector for what the command starts, and the way to the aggregator as text.
+    Way {
+        /// The library's path.
+        collector: &'a Path,
+        /// The value of [`ENV_TREE`].
+        way: String,
+    },
+    /// Nothing.
+    Nothing,
 }
 
 /// A null-terminated list of C strings, as exec takes it.
@@ -68,21 +89,26 @@ impl CStrings {
 }
 
 impl Command {
-    /// Prepares `command` (name and arguments) to run with the library at `collector` and an arena.
-    pub fn new(command: &[OsString], collector: &Path, map: &ArenaMap) -> Result<Command, StartError> {
+    /// Prepares `command` (name and arguments) to run with what it is handed.
+    pub fn new(command: &[OsString], handed: &Handed<'_>) -> Result<Command, StartError> {
         let arguments = command.iter().map(|argument| CString::new(argument.as_bytes()));
         let arguments = arguments.collect::<Result<Vec<_>, _>>().map_err(|_| StartError::ZeroByte)?;
-        let arena_at = free_descriptor().map_err(|source| StartError::System { what: "hand the arena on", source })?;
-        let file = map.file();
-        let found = file.metadata().map_err(|source| StartError::System { what: "inspect the arena", source })?;
-        let arena = format!("{ENV_ARENA}={arena_at}:{}:{}", found.dev(), found.ino());
-        let environment = environment(&inherited_environment(), collector.as_os_str(), &arena);
+        let inherited = inherited_environment();
+        let (environment, arena) = match handed {
+            Handed::Arena { collector, map } => {
+                let (variable, arena) = arena_variable(map)?;
+                (environment(&inherited, collector.as_os_str(), &variable), Some(arena))
+            }
+            Handed::Way { collector, way } => {
+                (environment(&inherited, collector.as_os_str(), &format!("{ENV_TREE}={way}")), None)
+            }
+            Handed::Nothing => (inherited, None),
+        };
         Ok(Command {
             name: command.first().cloned().unwrap_or_default(),
             arguments: CStrings::new(arguments),
             environment: CStrings::new(environment),
-            arena_fd: file.as_raw_fd(),
-            arena_at,
+            arena,
         })
     }
 
@@ -112,7 +138,7 @@ impl Command {
             libc::close(begin);
             let mut nothing = 0u8;
             while libc::read(go, (&raw mut nothing).cast(), 1) == -1 && *libc::__errno_location() == libc::EINTR {}
-            if libc::dup2(self.arena_fd, self.arena_at) != -1 {
+            if self.arena.is_none_or(|(fd, at)| libc::dup2(fd, at) != -1) {
                 let (arguments, environment) = (&self.arguments.pointers, &self.environment.pointers);
                 libc::execvpe(arguments[0], arguments.as_ptr(), environment.as_ptr());
             }
@@ -155,6 +181,14 @@ impl Waiting {
     }
 }
 
+/// The variable that names the arena, and the arena's descriptor here and in the command.
+fn arena_variable(map: &ArenaMap) -> Result<(String, (RawFd, RawFd)), StartError> {
+    let at = free_descriptor().map_err(|source| StartError::System { what: "hand the arena on", source })?;
+    let file = map.file();
+    let found = file.metadata().map_err(|source| StartError::System { what: "inspect the arena", source })?;
+    Ok((format!("{ENV_ARENA}={at}:{}:{}", found.dev(), found.ino()), (file.as_raw_fd(), at)))
+}
+
 fn inherited_environment() -> Vec<CString> {
     unsafe extern "C" {
         static environ: *const *const c_char;
@@ -171,17 +205,18 @@ fn inherited_environment() -> Vec<CString> {
     entries
 }
 
-/// `inherited` with the collector in front of the preloaded libraries and the arena at the end.
-fn environment(inherited: &[CString], collector: &OsStr, arena: &str) -> Vec<CString> {
-    let of_arena = [ENV_ARENA.as_bytes(), b"="].concat();
+/// `inherited` with the collector in front of the preloaded libraries and the collector's variable
+/// at the end.
+fn environment(inherited: &[CString], collector: &OsStr, variable: &str) -> Vec<CString> {
+    let ours = [ENV_ARENA, ENV_TREE].map(|name| [name.as_bytes(), b"="].concat());
     let mut entries: Vec<Vec<u8>> = inherited.iter().map(|entry| entry.as_bytes().to_vec()).collect();
     // One that an earlier run left behind would hide ours.
-    entries.retain(|entry| !entry.starts_with(&of_arena));
+    entries.retain(|entry| !ours.iter().any(|name| entry.starts_with(name)));
     match entries.iter_mut().find(|entry| entry.starts_with(PRELOAD)) {
         Some(entry) => *entry = [PRELOAD, collector.as_bytes(), b":", &entry[PRELOAD.len()..]].concat(),
         None => entries.push([PRELOAD, collector.as_bytes()].concat()),
     }
-    entries.push(arena.as_bytes().to_vec());
+    entries.push(variable.as_bytes().to_vec());
     // None has a zero byte: they were C strings, or paths and numbers.
     entries.into_iter().filter_map(|entry| CString::new(entry).ok()).collect()
 }

@@ -12,14 +12,14 @@ use crate::clock::Clock;
 use crate::collector::{self, CollectorError};
 use crate::control;
 use crate::drain::{Image, Stop, Tasks};
-use crate::elf::{self, Obstacle};
+use crate::elf::{self, Examined, Obstacle};
 use crate::job::{Ending, Job};
 use crate::output::{Folder, OutputError};
 use crate::outputs::Outputs;
 use crate::session::{Sampling, Settings};
 use crate::tracer::{Plan, TraceError, Tracer};
 use crate::tree::Tree;
-use child::Command;
+use child::{Command, Handed};
 use heapline_shared_format::snapshot::End;
 use std::ffi::OsString;
 use std::io;
@@ -87,10 +87,12 @@ pub struct Ran {
 
 /// Runs a command to its end and writes its snapshot.
 pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
-    let doubt = find_obstacle(config)?;
-    let name = command_name(config);
+    let examined = elf::examine_command(&config.command);
+    let name = command_name(config, examined.as_ref());
     let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
-    let library = collector::install()?;
+    let start = Start::of(examined.as_ref(), config.follows && outputs.can_follow())?;
+    let doubt = examined.as_ref().and_then(doubt);
+    let library = if start == Start::Untraced { None } else { Some(collector::install()?) };
     let map = Arc::new(ArenaMap::create(config.max_target_memory)?);
     let interrupted = Arc::new(AtomicBool::new(false));
     let place = Arc::new(OnceLock::new());
@@ -106,12 +108,25 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();
     let tree = tree.map_err(system("listen to child processes"))?;
     let kin = tree.as_ref().map(Tree::root);
-    let plan = Plan { settings, launched: launched(config), target: None, replaced: Some(archive.clone()), kin };
+    let plan = Plan {
+        settings,
+        launched: launched(config, examined.as_ref()),
+        target: None,
+        replaced: Some(archive.clone()),
+        kin,
+    };
     let tracer = Tracer::start(Arc::clone(&map), plan)?;
     if let Some(tree) = &tree {
         tree.open(&map);
     }
-    let command = Command::new(&config.command, &library, &map)?;
+    let handed = match (&library, start) {
+        (Some(collector), Start::Traced) => Handed::Arena { collector, map: &map },
+        (Some(collector), Start::Launcher) => {
+            tree.as_ref().map_or(Handed::Nothing, |tree| Handed::Way { collector, way: tree.way() })
+        }
+        _ => Handed::Nothing,
+    };
+    let command = Command::new(&config.command, &handed)?;
     let mut signals = Signals::take().map_err(system("take the signals over"))?;
     let child = command.fork()?;
     let pid = child.pid().unsigned_abs();
@@ -150,25 +165,60 @@ fn interrupt_on_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
     Ok(())
 }
 
-/// What stands against tracing the command: an error when it is certain, a doubt otherwise.
-fn find_obstacle(config: &RunConfig) -> Result<Option<String>, LaunchError> {
-    let Some(program) = config.command.first().and_then(|name| elf::resolve(name)) else { return Ok(None) };
-    match elf::examine(&program) {
-        Some(obstacle) if obstacle.is_certain() => Err(LaunchError::Obstacle { program, obstacle }),
-        obstacle => Ok(obstacle.map(|obstacle| format!("{} {}", program.display(), obstacle.reason()))),
+/// How the command is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// With the collector and an arena.
+    Traced,
+    /// A static program that may start others: these find the collector in the environment, and
+    /// each makes its own arena.
+    Launcher,
+    /// Without anything of ours.
+    Untraced,
+}
+
+impl Start {
+    /// An error where nothing could be recorded for certain.
+    fn of(examined: Option<&Examined>, follows: bool) -> Result<Start, LaunchError> {
+        match examined {
+            Some(Examined { is_launcher: true, .. }) if follows => Ok(Start::Launcher),
+            Some(&Examined { obstacle: Some(obstacle), ref program, .. }) => {
+                if obstacle.is_certain() {
+                    Err(LaunchError::Obstacle { program: program.clone(), obstacle })
+                } else if obstacle.keeps_collector_out() {
+                    Ok(Start::Untraced)
+                } else {
+                    Ok(Start::Traced)
+                }
+            }
+            _ => Ok(Start::Traced),
+        }
     }
 }
 
+/// Why nothing may come to be recorded.
+fn doubt(examined: &Examined) -> Option<String> {
+    let Examined { program, obstacle, is_launcher } = examined;
+    let reason = obstacle.as_ref()?.reason();
+    let but = if *is_launcher { "; what it started is traced where that loads the collector" } else { "" };
+    Some(format!("{} {reason}{but}", program.display()))
+}
+
 /// What is known of the program before it runs: enough for one that ends before it can be looked at.
-fn launched(config: &RunConfig) -> Image {
-    let program = config.command.first().and_then(|name| elf::resolve(name)).unwrap_or_default();
-    let program = elf::interpreter(&program).unwrap_or(program);
+fn launched(config: &RunConfig, examined: Option<&Examined>) -> Image {
+    let program = examined.map(|examined| examined.program.clone()).unwrap_or_default();
     let program = std::fs::canonicalize(&program).unwrap_or(program);
     let words: Vec<_> = config.command.iter().map(|word| word.to_string_lossy()).collect();
     Image { number: 0, executable: program.to_string_lossy().into_owned(), command: words.join(" "), is_read: false }
 }
 
-fn command_name(config: &RunConfig) -> String {
-    let name = config.command.first().and_then(|name| Path::new(name).file_name());
+/// What the snapshot is called after: the command, or the program that the command has the loader
+/// start.
+fn command_name(config: &RunConfig, examined: Option<&Examined>) -> String {
+    let command = config.command.first().map(Path::new);
+    let loaded = examined.map(|examined| &*examined.program);
+    let is_loader =
+        command.and_then(|name| elf::resolve(name.as_os_str())).is_some_and(|path| elf::is_glibcs_loader(&path));
+    let name = if is_loader { loaded } else { command }.and_then(Path::file_name);
     name.map_or_else(|| "command".to_owned(), |name| name.to_string_lossy().into_owned())
 }

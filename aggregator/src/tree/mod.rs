@@ -21,7 +21,7 @@ use crate::output::Folder;
 use crate::session::Settings;
 use crate::tracer::Kin;
 use heapline_shared_format::arena::Geometry;
-use heapline_shared_format::tree::{Address, Way};
+use heapline_shared_format::tree::{Address, WAY_BYTES, Way};
 use nursery::Nursery;
 use scribes::{Scribes, Tally};
 use socket::Socket;
@@ -97,11 +97,21 @@ impl Tree {
 
     /// Lets the children of the process with this arena report themselves, once its session has begun. It is the first one.
     pub fn open(&self, map: &ArenaMap) {
+        self.way_of(0).open(&map.arena().header().tree, ROOT);
+    }
+
+    /// The way for what the first process starts without a collector in itself, as text.
+    pub fn way(&self) -> String {
+        let mut text = [0; WAY_BYTES];
+        let n = self.way_of(ROOT).write(&mut text);
+        String::from_utf8_lossy(&text[..n]).into_owned()
+    }
+
+    fn way_of(&self, parent: u64) -> Way {
         let segments = Geometry::for_memory(self.settings.max_target_memory).segments;
         let (nframe, clock) = (self.settings.nframe, self.settings.clock.code());
         let sample = self.settings.sampling.map_or(0, |sampling| sampling.interval);
-        let way = Way { address: self.address, parent: 0, fork: 0, segments, nframe, clock, sample };
-        way.open(&map.arena().header().tree, ROOT);
+        Way { address: self.address, parent, fork: 0, segments, nframe, clock, sample }
     }
 
     /// The first process's place.

@@ -17,9 +17,6 @@ mod memory;
 use heapline_collector::joint::{self, Preloaded};
 use heapline_collector::{fail, fork, process, real, thread};
 
-#[link(name = "c")]
-unsafe extern "C" {}
-
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     fail::panicked()

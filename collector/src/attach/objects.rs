@@ -120,37 +120,54 @@ pub fn each(mut look: impl FnMut(&LoadedObject)) {
 
 /// Calls `look` as [`each`] does, until `look` breaks off.
 pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
-    unsafe extern "C" fn callback<F: FnMut(&Info) -> ControlFlow<()>>(
-        info: *mut Info,
-        _: usize,
-        data: *mut c_void,
-    ) -> c_int {
-        // SAFETY: the loader's own description, and the function that `until` passes.
-        let (info, look) = unsafe { (&*info, &mut *data.cast::<F>()) };
-        c_int::from(look(info).is_break())
-    }
-    fn iterate<F: FnMut(&Info) -> ControlFlow<()>>(look: &mut F) {
-        // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
-        unsafe { dl_iterate_phdr(callback::<F>, (&raw mut *look).cast()) };
-    }
     let own = elf::own_bias();
     let mut look = |object: LoadedObject| match Some(object.loaded.bias) == own {
         true => ControlFlow::Continue(()),
         false => look(&object),
     };
     let mut is_first = true;
-    iterate(&mut |info: &Info| {
+    iterate(|info| {
         if core::mem::take(&mut is_first) {
             // While the loader's lock is held, the other namespaces do not change either.
             for namespace in Namespace::all().skip(1) {
-                namespace
-                    .objects()
-                    .filter_map(|object| describe_mapped(object, info, namespace))
-                    .try_for_each(&mut look)?;
+                let mut objects = namespace.objects().filter_map(|object| describe_mapped(object, info, namespace));
+                objects.try_for_each(&mut look)?;
             }
         }
         describe(info).map_or(ControlFlow::Continue(()), &mut look)
     });
+}
+
+/// What the objects behind the collector in the loader's order define under a name. Asks
+/// `dl_iterate_phdr` alone, which every glibc has.
+pub fn behind(name: &[u8]) -> Option<usize> {
+    let own = (behind as fn(&[u8]) -> Option<usize> as *const ()).addr();
+    let (mut is_behind, mut found) = (false, None);
+    iterate(|info| {
+        let Some(object) = describe(info) else { return ControlFlow::Continue(()) };
+        if object.extent.contains(own) {
+            is_behind = true;
+        } else if is_behind {
+            found = object.loaded.symbol(name);
+        }
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    found
+}
+
+/// Calls `look` for the loader's description of each object in the program's namespace, until `look` breaks off.
+fn iterate<F: FnMut(&Info) -> ControlFlow<()>>(mut look: F) {
+    unsafe extern "C" fn callback<F: FnMut(&Info) -> ControlFlow<()>>(
+        info: *mut Info,
+        _: usize,
+        data: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader's own description, and the function that `iterate` passes.
+        let (info, look) = unsafe { (&*info, &mut *data.cast::<F>()) };
+        c_int::from(look(info).is_break())
+    }
+    // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
+    unsafe { dl_iterate_phdr(callback::<F>, (&raw mut look).cast()) };
 }
 
 fn describe(info: &Info) -> Option<LoadedObject> {

@@ -131,6 +131,18 @@ pub unsafe fn length(list: List) -> usize {
     n
 }
 
+/// The entries of a list.
+///
+/// # Safety
+/// `list` is a null-terminated list of C strings, or null, for as long as the entries are used.
+pub unsafe fn entries<'a>(list: List) -> impl Iterator<Item = &'a CStr> {
+    // SAFETY: the caller's promise; the terminator ends it.
+    (0..).map_while(move |i| unsafe {
+        let entry = if list.is_null() { ptr::null() } else { *list.add(i) };
+        (!entry.is_null()).then(|| CStr::from_ptr(entry))
+    })
+}
+
 struct Writer(*mut u8);
 
 impl Writer {

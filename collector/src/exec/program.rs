@@ -1,8 +1,15 @@
-//! Whether a program will load the collector: one that does not would keep the variables that are meant for it, or complain.
+//! What a call is about to run, and whether that loads the collector. What does not would keep the
+//! variables that are meant for the collector, or complain.
+//!
+//! The file says so: a script names its interpreter, a binary its loader (`PT_INTERP`), and a
+//! loader its own name (`DT_SONAME`): only glibc's gets the preload. Where the program is glibc's
+//! loader itself, the program that the loader is given counts.
 
+use super::{List, list};
 use crate::environment::{current, find};
 use crate::sys;
-use core::ffi::{CStr, c_char};
+use core::ffi::{CStr, c_char, c_int};
+use heapline_shared_format::loader::{ENV_LIST, LOADER_NAME, program_index};
 
 /// A program as a call names it.
 #[derive(Clone, Copy)]
@@ -11,164 +18,448 @@ pub enum Program {
     At(*const c_char),
     /// By a name that is searched for in PATH.
     Named(*const c_char),
+    /// By an open descriptor.
+    Open(c_int),
     /// In a way that says nothing of its file.
     Unknown,
 }
 
+/// What a call runs: a program, with arguments and an environment.
+#[derive(Clone, Copy)]
+pub struct Started {
+    /// The program.
+    pub program: Program,
+    /// Its arguments; the first is its name.
+    pub arguments: List,
+    /// Its environment.
+    pub environment: List,
+}
+
+/// How a program takes the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Its loader brings the collector in.
+    Loads,
+    /// It is static, and one of its arguments is a program that would load the collector. If it is
+    /// a launcher, that program finds the variables in its environment.
+    Launches,
+    /// The collector stays out.
+    Refuses,
+}
+
+impl From<bool> for Fit {
+    fn from(loads: bool) -> Fit {
+        if loads { Fit::Loads } else { Fit::Refuses }
+    }
+}
+
 /// Scripts that are run by scripts; the kernel allows a few more.
 const MAX_SCRIPTS: usize = 3;
+/// Arguments of a static program that are looked at.
+const MAX_ARGUMENTS: usize = 16;
 const LONGEST_PATH: usize = 1024;
-/// glibc's loader on x86-64, whatever folder it is in.
-const LOADER: &[u8] = b"ld-linux-x86-64.so.2";
+/// What is read of a program's beginning.
+const START_BYTES: usize = 1024;
 
-impl Program {
-    /// Whether the loader will bring the collector in. What cannot be read is taken for a program like any other.
+impl Started {
+    /// Judges the program. What cannot be read is taken for a program like any other: running it
+    /// says more, and a collector in a foreign C library stays passive.
     ///
     /// # Safety
-    /// The text is a C string.
-    pub unsafe fn can_preload(self) -> bool {
+    /// Text and lists are C strings and null-terminated lists of them, or null.
+    pub unsafe fn fit(self) -> Fit {
         // SAFETY: the caller's promise.
         unsafe {
-            match self {
-                Program::At(path) if !path.is_null() => can_preload(path),
-                Program::Named(name) if !name.is_null() => {
-                    let name = CStr::from_ptr(name);
-                    if name.to_bytes().contains(&b'/') { can_preload(name.as_ptr()) } else { can_preload_named(name) }
-                }
-                _ => true,
+            if find(self.environment, ENV_LIST).is_some() {
+                return Fit::Refuses;
+            }
+            match open(self.program) {
+                Some(program) => judge(&program, self.arguments),
+                None => Fit::Loads,
             }
         }
     }
 }
 
-unsafe fn can_preload_named(name: &CStr) -> bool {
+/// # Safety
+/// As [`Started::fit`].
+unsafe fn open(program: Program) -> Option<sys::Program> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match program {
+            Program::At(path) if !path.is_null() => sys::open_program(path),
+            Program::Named(name) if !name.is_null() => open_named(CStr::from_ptr(name)),
+            Program::Open(fd) => sys::open_again(fd),
+            _ => None,
+        }
+    }
+}
+
+/// # Safety
+/// libc's environment is not being changed.
+unsafe fn open_named(name: &CStr) -> Option<sys::Program> {
+    if name.to_bytes().contains(&b'/') {
+        // SAFETY: a C string.
+        return unsafe { sys::open_program(name.as_ptr()) };
+    }
     // SAFETY: libc's list.
     let path = unsafe { find(current(), "PATH").map(|(_, value)| CStr::from_ptr(value)) };
-    let folders = path.map_or(&b"/bin:/usr/bin"[..], CStr::to_bytes).split(|&byte| byte == b':');
-    for folder in folders {
+    let mut folders = path.map_or(&b"/bin:/usr/bin"[..], CStr::to_bytes).split(|&byte| byte == b':');
+    folders.find_map(|folder| {
         let folder = if folder.is_empty() { b"." } else { folder };
         let mut whole = [0u8; LONGEST_PATH];
         let end = folder.len() + 1 + name.to_bytes().len();
         // A zero byte is left.
-        let Some(place) = whole.get_mut(..=end) else { continue };
+        let place = whole.get_mut(..=end)?;
         place[..folder.len()].copy_from_slice(folder);
         place[folder.len()] = b'/';
         place[folder.len() + 1..end].copy_from_slice(name.to_bytes());
         // SAFETY: a C string.
-        if let Some(found) = unsafe { sys::open_program(whole.as_ptr().cast()) } {
-            return is_fit(&found);
-        }
-    }
-    true
+        unsafe { sys::open_program(whole.as_ptr().cast()) }
+    })
 }
 
-unsafe fn can_preload(path: *const c_char) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe { sys::open_program(path) }.is_none_or(|program| is_fit(&program))
+/// Opens the file at a path that is no C string yet.
+fn open_bytes(path: &[u8]) -> Option<sys::Program> {
+    let mut text = [0u8; LONGEST_PATH];
+    // The last byte stays zero.
+    text[..LONGEST_PATH - 1].get_mut(..path.len())?.copy_from_slice(path);
+    // SAFETY: a C string.
+    unsafe { sys::open_program(text.as_ptr().cast()) }
 }
 
-fn is_fit(program: &sys::Program) -> bool {
-    let mut start = [0u8; 1024];
+/// # Safety
+/// `arguments` is a null-terminated list of C strings, or null.
+unsafe fn judge(program: &sys::Program, arguments: List) -> Fit {
+    let mut start = [0u8; START_BYTES];
     let n = sys::read_at(program, &mut start, 0);
     let Some(mut line) = start[..n].strip_prefix(b"#!") else {
-        return !program.changes_rights() && is_fit_binary(program, &start[..n]);
+        // SAFETY: the caller's promise.
+        return unsafe { judge_binary(program, &start[..n], arguments) };
     };
-    // The interpreter's rights count, not the script's.
     for _ in 0..MAX_SCRIPTS {
-        let mut path = [0u8; LONGEST_PATH];
         let words = line.split(|&byte| byte == b' ' || byte == b'\t' || byte == b'\n');
         let interpreter = words.into_iter().find(|word| !word.is_empty()).unwrap_or_default();
-        let Some(place) = path[..LONGEST_PATH - 1].get_mut(..interpreter.len()) else { return false };
-        place.copy_from_slice(interpreter);
-        // SAFETY: a C string: the last byte is zero.
-        let Some(program) = (unsafe { sys::open_program(path.as_ptr().cast()) }) else { return true };
+        if interpreter.len() >= LONGEST_PATH {
+            return Fit::Refuses;
+        }
+        let Some(program) = open_bytes(interpreter) else { return Fit::Loads };
         let n = sys::read_at(&program, &mut start, 0);
         match start[..n].strip_prefix(b"#!") {
             Some(next) => line = next,
-            None => return !program.changes_rights() && is_fit_binary(&program, &start[..n]),
+            // The interpreter's rights count, not the script's; and its arguments are others.
+            // SAFETY: null is allowed.
+            None => return unsafe { judge_binary(&program, &start[..n], core::ptr::null()) },
         }
     }
-    false
+    Fit::Refuses
 }
 
-/// What is no ELF file is the kernel's matter, or a script of the shell, which a failed exec runs.
-fn is_fit_binary(program: &sys::Program, start: &[u8]) -> bool {
-    const CLASS_64: u8 = 2;
-    const MACHINE_X86_64: u8 = 62;
-    const HEADER_BYTES: usize = 64;
-    if start.len() < HEADER_BYTES || start[..4] != *b"\x7fELF" {
-        return true;
+/// # Safety
+/// As [`judge`].
+unsafe fn judge_binary(program: &sys::Program, start: &[u8], arguments: List) -> Fit {
+    if program.changes_rights() {
+        return Fit::Refuses;
     }
-    if start[4] != CLASS_64 || start[18] != MACHINE_X86_64 {
+    let Some(binary) = Binary::parse(program, start) else { return Fit::Loads };
+    // SAFETY: the caller's promise.
+    unsafe {
+        match binary.kind() {
+            Kind::Foreign => Fit::Refuses,
+            Kind::OfGlibc => Fit::Loads,
+            Kind::GlibcsLoader => Fit::from(loads_through_loader(arguments)),
+            Kind::Static => {
+                let is_one = list::entries(arguments).skip(1).take(MAX_ARGUMENTS).any(|word| would_load(word));
+                if is_one { Fit::Launches } else { Fit::Refuses }
+            }
+        }
+    }
+}
+
+/// Whether the program that glibc's loader is given is one that the loader can load.
+///
+/// # Safety
+/// As [`judge`].
+unsafe fn loads_through_loader(arguments: List) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(index) = program_index(list::entries(arguments).map(CStr::to_bytes)) else { return false };
+        let path = list::entries(arguments).nth(index).filter(|path| path.to_bytes().contains(&b'/'));
+        // A plain name is searched for among libraries, which is the loader's matter.
+        let Some(program) = path.and_then(|path| sys::open_program(path.as_ptr())) else { return true };
+        let mut start = [0u8; START_BYTES];
+        let n = sys::read_at(&program, &mut start, 0);
+        Binary::parse(&program, &start[..n]).is_none_or(|binary| binary.is_of_this_machine())
+    }
+}
+
+/// Whether an argument is the name of a program that would load the collector.
+///
+/// # Safety
+/// libc's environment is not being changed.
+unsafe fn would_load(word: &CStr) -> bool {
+    if word.to_bytes().starts_with(b"-") {
         return false;
     }
-    let mut name = [0u8; 128];
-    let n = interpreter(program, start, &mut name);
-    let name = name[..n].split(|&byte| byte == 0).next().unwrap_or_default();
-    name.rsplit(|&byte| byte == b'/').next() == Some(LOADER)
+    // SAFETY: the caller's promise.
+    let Some(program) = (unsafe { open_named(word) }).filter(sys::Program::is_executable) else { return false };
+    let mut start = [0u8; START_BYTES];
+    let n = sys::read_at(&program, &mut start, 0);
+    let is_script = start[..n].starts_with(b"#!");
+    is_script || Binary::parse(&program, &start[..n]).is_some_and(|binary| binary.kind() == Kind::OfGlibc)
 }
 
-/// The loader that a binary asks for; nothing for a static one.
-fn interpreter(program: &sys::Program, start: &[u8], name: &mut [u8]) -> usize {
-    const PT_INTERP: u32 = 3;
-    const ENTRY_BYTES: usize = 56;
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0usize, |number, &byte| number << 8 | usize::from(byte));
-    let (offset, count) = (number(&start[32..40]), number(&start[56..58]));
-    for i in 0..count.min(64) {
-        let mut entry = [0u8; ENTRY_BYTES];
-        if sys::read_at(program, &mut entry, offset + i * ENTRY_BYTES) < ENTRY_BYTES {
-            return 0;
-        }
-        if number(&entry[..4]) == PT_INTERP as usize {
-            let bytes = number(&entry[32..40]).min(name.len());
-            return sys::read_at(program, &mut name[..bytes], number(&entry[8..16]));
-        }
+/// A file that begins as an ELF file does.
+struct Binary<'a> {
+    file: &'a sys::Program,
+    start: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It asks for glibc's loader.
+    OfGlibc,
+    /// It is glibc's loader.
+    GlibcsLoader,
+    /// There is nothing that loads anything.
+    Static,
+    /// For another processor, or of another C library.
+    Foreign,
+}
+
+const HEADER_BYTES: usize = 64;
+const PT_LOAD: usize = 1;
+const PT_DYNAMIC: usize = 2;
+const PT_INTERP: usize = 3;
+const DT_STRTAB: usize = 5;
+const DT_SONAME: usize = 14;
+
+/// A segment: where it is in the file, and where in memory.
+#[derive(Clone, Copy)]
+struct Segment {
+    offset: usize,
+    address: usize,
+    bytes: usize,
+}
+
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().rev().fold(0usize, |number, &byte| number << 8 | usize::from(byte))
+}
+
+impl<'a> Binary<'a> {
+    /// None for what is no ELF file: the kernel's matter, or a script of the shell, which a failed
+    /// exec runs.
+    fn parse(file: &'a sys::Program, start: &'a [u8]) -> Option<Binary<'a>> {
+        (start.len() >= HEADER_BYTES && start[..4] == *b"\x7fELF").then_some(Binary { file, start })
     }
-    0
+
+    fn is_of_this_machine(&self) -> bool {
+        const CLASS_64: u8 = 2;
+        const MACHINE_X86_64: u8 = 62;
+        self.start[4] == CLASS_64 && self.start[18] == MACHINE_X86_64
+    }
+
+    fn kind(&self) -> Kind {
+        if !self.is_of_this_machine() {
+            return Kind::Foreign;
+        }
+        let Some(interpreter) = self.segments(PT_INTERP).next() else {
+            let mut name = [0u8; LOADER_NAME.len() + 1];
+            return match self.own_name(&mut name) {
+                None => Kind::Static,
+                Some(name) if name == LOADER_NAME => Kind::GlibcsLoader,
+                Some(_) => Kind::Foreign,
+            };
+        };
+        let mut path = [0u8; 256];
+        let bytes = interpreter.bytes.min(path.len());
+        let n = sys::read_at(self.file, &mut path[..bytes], interpreter.offset);
+        let path = path[..n].split(|&byte| byte == 0).next().unwrap_or_default();
+        if is_glibcs_loader(path) { Kind::OfGlibc } else { Kind::Foreign }
+    }
+
+    fn segments(&self, kind: usize) -> impl Iterator<Item = Segment> {
+        const ENTRY_BYTES: usize = 56;
+        const MOST: usize = 64;
+        let (table, count) = (number(&self.start[32..40]), number(&self.start[56..58]));
+        let entries = (0..count.min(MOST)).map_while(move |i| {
+            let mut entry = [0u8; ENTRY_BYTES];
+            let at = table.checked_add(i * ENTRY_BYTES)?;
+            (sys::read_at(self.file, &mut entry, at) == ENTRY_BYTES).then_some(entry)
+        });
+        entries.filter(move |entry| number(&entry[..4]) == kind).map(|entry| Segment {
+            offset: number(&entry[8..16]),
+            address: number(&entry[16..24]),
+            bytes: number(&entry[32..40]),
+        })
+    }
+
+    /// `DT_SONAME`, as much as the buffer takes.
+    fn own_name<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        const MOST: usize = 128;
+        let dynamic = self.segments(PT_DYNAMIC).next()?;
+        let (mut strings, mut name) = (None, None);
+        for i in 0..MOST {
+            let mut entry = [0u8; 16];
+            if sys::read_at(self.file, &mut entry, dynamic.offset.checked_add(i * 16)?) < entry.len() {
+                break;
+            }
+            match number(&entry[..8]) {
+                0 => break,
+                DT_STRTAB => strings = Some(number(&entry[8..])),
+                DT_SONAME => name = Some(number(&entry[8..])),
+                _ => {}
+            }
+        }
+        let address = strings?.checked_add(name?)?;
+        let offset = self.segments(PT_LOAD).find_map(|segment| {
+            let into = address.checked_sub(segment.address).filter(|&into| into < segment.bytes)?;
+            segment.offset.checked_add(into)
+        })?;
+        let n = sys::read_at(self.file, buffer, offset);
+        buffer[..n].split(|&byte| byte == 0).next()
+    }
+}
+
+/// Whether the loader that a program asks for is glibc's. By its own name, since its file may have
+/// any; by the file's name where it cannot be read.
+fn is_glibcs_loader(path: &[u8]) -> bool {
+    let Some(file) = open_bytes(path) else {
+        return path.rsplit(|&byte| byte == b'/').next() == Some(LOADER_NAME);
+    };
+    let mut start = [0u8; HEADER_BYTES];
+    let n = sys::read_at(&file, &mut start, 0);
+    let mut name = [0u8; LOADER_NAME.len() + 1];
+    let binary = Binary::parse(&file, &start[..n]).filter(Binary::is_of_this_machine);
+    binary.and_then(|binary| binary.own_name(&mut name)).is_some_and(|name| name == LOADER_NAME)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::ptr;
 
-    fn judge(path: &std::path::Path) -> bool {
-        let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no zero");
-        // SAFETY: a C string.
-        unsafe { Program::At(path.as_ptr()).can_preload() }
+    const GLIBCS: &CStr = c"/lib64/ld-linux-x86-64.so.2";
+
+    fn fit_of(path: &CStr, arguments: &[&CStr], environment: &[&CStr]) -> Fit {
+        let list = |entries: &[&CStr]| {
+            let entries = entries.iter().map(|entry| entry.as_ptr()).chain([ptr::null()]);
+            entries.collect::<std::vec::Vec<*const c_char>>()
+        };
+        let (arguments, environment) = (list(arguments), list(environment));
+        let started = Started {
+            program: Program::At(path.as_ptr()),
+            arguments: arguments.as_ptr(),
+            environment: environment.as_ptr(),
+        };
+        // SAFETY: C strings and null-terminated lists.
+        unsafe { started.fit() }
+    }
+
+    /// A file of its own in a folder that is removed with it.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(std::format!("heapline-exec-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a directory");
+            Folder(path)
+        }
+
+        fn file(&self, name: &str, bytes: &[u8]) -> std::ffi::CString {
+            use std::os::unix::fs::PermissionsExt;
+            let path = self.0.join(name);
+            std::fs::write(&path, bytes).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("our file");
+            std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no zero")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).expect("removed");
+        }
+    }
+
+    fn own_with(at: usize, byte: u8) -> std::vec::Vec<u8> {
+        let mut bytes = std::fs::read("/proc/self/exe").expect("this test")[..8192].to_vec();
+        bytes[at] = byte;
+        bytes
+    }
+
+    /// This test's beginning, which asks for another loader.
+    fn own_with_loader(path: &[u8]) -> std::vec::Vec<u8> {
+        let mut bytes = own_with(0, 0x7f);
+        let before = GLIBCS.to_bytes();
+        let at = bytes.windows(before.len()).position(|part| part == before).expect("it has a loader");
+        bytes[at..at + before.len()].fill(0);
+        bytes[at..at + path.len()].copy_from_slice(path);
+        bytes
     }
 
     #[test]
     fn only_what_glibcs_loader_starts_is_preloaded() {
-        let directory = std::env::temp_dir().join(std::format!("heapline-exec-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let check = |name: &str, bytes: &[u8]| {
-            let path = directory.join(name);
-            std::fs::write(&path, bytes).expect("a file");
-            judge(&path)
-        };
-        let own = std::fs::read("/proc/self/exe").expect("this test");
-        let with = |at: usize, byte: u8| {
-            let mut bytes = own[..4096].to_vec();
-            bytes[at] = byte;
-            bytes
-        };
-        assert!(check("own", &with(0, 0x7f)));
-        assert!(!check("i386", &with(4, 1)));
-        assert!(!check("arm64", &with(18, 183)));
-        assert!(!check("static", &with(56, 0)), "no program header, so no loader");
-        assert!(check("script", b"#!/bin/sh -e\nexec true and more\n"));
-        let script = std::format!("#! {}\n", directory.join("static").display());
-        assert!(!check("of-static", script.as_bytes()), "by its interpreter");
-        assert!(check("text", b"echo a shell's matter\n"));
-        std::fs::remove_dir_all(&directory).expect("removed");
+        let folder = Folder::new("loaders");
+        let check = |name: &str, bytes: &[u8]| fit_of(&folder.file(name, bytes), &[], &[]);
+        assert_eq!(check("own", &own_with(0, 0x7f)), Fit::Loads);
+        assert_eq!(check("i386", &own_with(4, 1)), Fit::Refuses);
+        assert_eq!(check("arm64", &own_with(18, 183)), Fit::Refuses);
+        assert_eq!(check("static", &own_with(56, 0)), Fit::Refuses, "no program header, so no loader");
+        assert_eq!(check("script", b"#!/bin/sh -e\nexec true and more\n"), Fit::Loads);
+        let script = std::format!("#! {}\n", folder.0.join("static").display());
+        assert_eq!(check("of-static", script.as_bytes()), Fit::Refuses, "by its interpreter");
+        assert_eq!(check("text", b"echo a shell's matter\n"), Fit::Loads);
+        assert_eq!(check("musl", &own_with_loader(b"/x/ld-musl-x86_64.so.1")), Fit::Refuses);
+        assert_eq!(check("android", &own_with_loader(b"/system/bin/linker64")), Fit::Refuses);
+        assert_eq!(check("not-there", &own_with_loader(b"/x/ld-linux-x86-64.so.2")), Fit::Loads, "by its file's name");
+        // A short path, since it takes the place of another.
+        let link = std::format!("/tmp/hl-{}", std::process::id());
+        for (target, fit) in [("/lib64/ld-linux-x86-64.so.2", Fit::Loads), ("/proc/self/exe", Fit::Refuses)] {
+            std::os::unix::fs::symlink(target, &link).expect("a link");
+            let found = check("renamed", &own_with_loader(link.as_bytes()));
+            std::fs::remove_file(&link).expect("ours");
+            assert_eq!(found, fit, "{target}: by the loader's own name");
+        }
+    }
+
+    #[test]
+    fn what_the_loader_is_given_counts() {
+        let folder = Folder::new("given");
+        let (own, foreign) = (folder.file("own", &own_with(0, 0x7f)), folder.file("arm64", &own_with(18, 183)));
+        let fit = |arguments: &[&CStr]| fit_of(GLIBCS, arguments, &[]);
+        assert_eq!(fit(&[c"ld.so", &own]), Fit::Loads);
+        assert_eq!(fit(&[c"ld.so", c"--library-path", &foreign, c"--argv0", c"x", &own]), Fit::Loads);
+        assert_eq!(fit(&[c"ld.so", &foreign]), Fit::Refuses);
+        assert_eq!(fit(&[c"ld.so", c"--list", &own]), Fit::Refuses, "nothing runs");
+        assert_eq!(fit(&[c"ld.so"]), Fit::Refuses);
+        assert_eq!(fit(&[]), Fit::Refuses);
+        let listed = fit_of(&own, &[&own], &[c"LD_TRACE_LOADED_OBJECTS=1"]);
+        assert_eq!(listed, Fit::Refuses, "the list of its libraries has none of ours");
+    }
+
+    #[test]
+    fn a_static_program_may_launch_what_it_is_given() {
+        let folder = Folder::new("launcher");
+        let launcher = folder.file("static", &own_with(56, 0));
+        assert_eq!(fit_of(&launcher, &[c"init", c"--", c"sh", c"-c", c"true"], &[]), Fit::Launches);
+        assert_eq!(fit_of(&launcher, &[c"init", c"-c", c"no-such-program", &launcher], &[]), Fit::Refuses);
     }
 
     #[test]
     fn names_are_searched_for() {
-        // SAFETY: C strings.
-        let named = |name: &CStr| unsafe { Program::Named(name.as_ptr()).can_preload() };
-        assert!(named(c"sh") && named(c"no-such-program-anywhere") && named(c"/bin/sh"));
-        // SAFETY: null is allowed.
-        assert!(unsafe { Program::At(core::ptr::null()).can_preload() && Program::Unknown.can_preload() });
+        let fit = |program: Program| {
+            let started = Started { program, arguments: ptr::null(), environment: ptr::null() };
+            // SAFETY: C strings, and null, which is allowed.
+            unsafe { started.fit() }
+        };
+        for name in [c"sh", c"no-such-program-anywhere", c"/bin/sh"] {
+            assert_eq!(fit(Program::Named(name.as_ptr())), Fit::Loads);
+        }
+        assert_eq!(fit(Program::At(ptr::null())), Fit::Loads);
+        assert_eq!(fit(Program::Unknown), Fit::Loads);
+        let folder = Folder::new("open");
+        let path = folder.file("static", &own_with(56, 0));
+        let file = std::fs::File::open(path.to_str().expect("text")).expect("there");
+        assert_eq!(fit(Program::Open(std::os::fd::AsRawFd::as_raw_fd(&file))), Fit::Refuses);
     }
 }

@@ -3,9 +3,9 @@
 //! `system` and `popen` start theirs inside libc, with the process's own environment: they find another in its place, while
 //! the process has one thread. With several, another thread could see it, so what they start is not traced then, and counted.
 
-use super::{List, Passage, Program, can_follow, list, with_following};
+use super::{List, Passage, Program, Started, list, with_following};
 use crate::loader::Next;
-use crate::{environment, fail, process, real};
+use crate::{environment, process, real};
 use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -50,7 +50,8 @@ unsafe fn spawn(next: &Next, program: Program, request: Request, environment: Li
     // SAFETY: the C function of that name, with the caller's arguments.
     unsafe {
         let next: Spawn = core::mem::transmute(next);
-        with_following(program, environment, |environment| next(pid, path, actions, attributes, arguments, environment))
+        let started = Started { program, arguments, environment };
+        with_following(started, |environment| next(pid, path, actions, attributes, arguments, environment))
     }
 }
 
@@ -87,9 +88,11 @@ pub unsafe fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void 
 
 /// Calls what starts a shell inside libc.
 fn with_shell<R: Copy>(call: impl Fn() -> R) -> R {
-    // SAFETY: the path of libc's shell.
-    let can_follow = || unsafe { can_follow(Program::At(c"/bin/sh".as_ptr())) };
-    let Some(passage) = Passage::for_child().filter(|_| fail::guard(can_follow) == Some(true)) else { return call() };
+    let program = Program::At(c"/bin/sh".as_ptr());
+    let started = Started { program, arguments: ptr::null(), environment: environment::current() };
+    // SAFETY: the path of libc's shell, and libc's own list.
+    let passage = Passage::for_child().and_then(|passage| unsafe { passage.fitting(started) });
+    let Some(passage) = passage else { return call() };
     if !has_one_thread() {
         process::count_untold();
         return call();
@@ -105,11 +108,16 @@ fn with_shell<R: Copy>(call: impl Fn() -> R) -> R {
     result.get().unwrap_or_else(call)
 }
 
+optional!(
+    /// `__libc_single_threaded`, of glibc 2.32 and later.
+    single_threaded_address,
+    "single_threaded_address",
+    "__libc_single_threaded"
+);
+
 /// Whether libc is sure that no other thread runs.
 fn has_one_thread() -> bool {
-    unsafe extern "C" {
-        static __libc_single_threaded: u8;
-    }
-    // SAFETY: libc's byte, in every glibc since 2.32.
-    unsafe { (&raw const __libc_single_threaded).read_volatile() != 0 }
+    let flag = single_threaded_address();
+    // SAFETY: libc's byte, where it has one.
+    flag != 0 && unsafe { (flag as *const u8).read_volatile() } != 0
 }

@@ -10,10 +10,12 @@ use core::ffi::{CStr, c_int};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-unsafe extern "C" {
-    /// sbrk by a name that nobody interposes.
-    fn __sbrk(increment: isize) -> *mut u8;
-}
+optional!(
+    /// glibc's sbrk, by a name that nobody interposes.
+    sbrk_address,
+    "sbrk_address",
+    "__sbrk"
+);
 
 macro_rules! functions {
     ($($name:ident($($arg:ident: $type:ty),*) -> $result:ty, $symbol:literal, $early:expr;)*) => {
@@ -60,16 +62,29 @@ functions! {
         status(sys::mprotect(address, bytes, protection));
     pkey_mprotect(address: usize, bytes: usize, protection: c_int, key: c_int) -> c_int, c"pkey_mprotect",
         status(sys::pkey_mprotect(address, bytes, protection, key));
-    sbrk(increment: isize) -> usize, c"sbrk", __sbrk(increment).addr();
+    sbrk(increment: isize) -> usize, c"sbrk", early_sbrk(increment);
     brk(end: usize) -> c_int, c"brk", early_brk(end);
 }
 
-/// brk by way of [`__sbrk`], since glibc keeps the break for both.
+/// sbrk; where the C library is not glibc, there is no memory to be had that way before the
+/// functions are looked up.
+unsafe fn early_sbrk(increment: isize) -> usize {
+    const ENOMEM: c_int = 12;
+    let sbrk = sbrk_address();
+    if sbrk == 0 {
+        set_errno(ENOMEM);
+        return usize::MAX;
+    }
+    // SAFETY: glibc's function, and the caller's promise.
+    unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(isize) -> usize>(sbrk)(increment) }
+}
+
+/// brk by way of [`early_sbrk`], since glibc keeps the break for both.
 unsafe fn early_brk(end: usize) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        let before = __sbrk(0).addr();
-        if __sbrk(end.wrapping_sub(before).cast_signed()).addr() == usize::MAX { -1 } else { 0 }
+        let before = early_sbrk(0);
+        if early_sbrk(end.wrapping_sub(before).cast_signed()) == usize::MAX { -1 } else { 0 }
     }
 }
 

@@ -7,7 +7,7 @@
 use super::{ARENA_BYTES, BEFORE_START, HEADER, IS_SANDBOXED, OWN_PATH, Process, VERIFIES};
 use crate::environment::{self, ArenaHandle};
 use crate::unwind::rules::Table;
-use crate::{elf, fail, fork, python, sys, tls};
+use crate::{elf, executable, fail, fork, python, sys, tls};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
@@ -263,9 +263,10 @@ impl Beginning {
         let Some(memory) = sys::map(SCRATCH_BYTES) else { return false };
         // SAFETY: fresh memory of that size, unmapped below.
         let scratch = unsafe { core::slice::from_raw_parts_mut(memory, SCRATCH_BYTES) };
-        let (executable, arguments) = scratch.split_at_mut(MAX_EXECUTABLE_BYTES);
-        let n = sys::executable(executable).filter(|&n| n < MAX_EXECUTABLE_BYTES).unwrap_or(0);
-        let executable = &executable[..n];
+        let (path, arguments) = scratch.split_at_mut(MAX_EXECUTABLE_BYTES);
+        let n = executable::path(path);
+        // One that is cut off is none.
+        let executable = if n < MAX_EXECUTABLE_BYTES { &path[..n] } else { &[] };
         let n = sys::fill_from_file(c"/proc/self/cmdline", arguments);
         let arguments = &arguments[..n];
         let Way { address, parent, fork, .. } = self.way;

@@ -13,16 +13,29 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
 
-unsafe extern "C" {
-    fn pthread_create(
-        thread: *mut usize,
-        attributes: *const c_void,
-        start: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
-        argument: *mut c_void,
-    ) -> c_int;
-    fn pthread_detach(thread: usize) -> c_int;
-    fn pthread_sigmask(how: c_int, set: *const u64, old: *mut u64) -> c_int;
-}
+optional!(
+    /// `pthread_create`, of glibc's own library since 2.34; so for the two below.
+    create_address,
+    "pthread_create_address",
+    "pthread_create"
+);
+optional!(
+    /// `pthread_detach`.
+    detach_address,
+    "pthread_detach_address",
+    "pthread_detach"
+);
+optional!(
+    /// `pthread_sigmask`.
+    sigmask_address,
+    "pthread_sigmask_address",
+    "pthread_sigmask"
+);
+
+type Create = unsafe extern "C" fn(*mut usize, *const c_void, Body, *mut c_void) -> c_int;
+type Body = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+type Detach = unsafe extern "C" fn(usize) -> c_int;
+type Sigmask = unsafe extern "C" fn(c_int, *const u64, *mut u64) -> c_int;
 
 static ENSURE: AtomicUsize = AtomicUsize::new(0);
 static RELEASE: AtomicUsize = AtomicUsize::new(0);
@@ -67,18 +80,30 @@ fn find() -> u64 {
 }
 
 /// Starts a thread that `work`s. It begins with the borrowed thread's signal mask, in which nearly all are blocked.
-fn in_a_thread(work: unsafe extern "C" fn(*mut c_void) -> *mut c_void) -> u64 {
+fn in_a_thread(work: Body) -> u64 {
     set_flags(target_flag::PYTHON_WAITS, 0);
-    let mut thread = 0;
-    // SAFETY: a function of the right type, and default attributes.
-    unsafe {
-        if pthread_create(&raw mut thread, core::ptr::null(), work, core::ptr::null_mut()) != 0 {
-            set_flags(0, target_flag::PYTHON_WAITS);
-            return python::REFUSED;
-        }
-        pthread_detach(thread);
+    if start_thread(work).is_none() {
+        set_flags(0, target_flag::PYTHON_WAITS);
+        return python::REFUSED;
     }
     python::WAITING
+}
+
+fn start_thread(work: Body) -> Option<()> {
+    let (create, detach) = (create_address(), detach_address());
+    if create == 0 || detach == 0 {
+        return None;
+    }
+    let mut thread = 0;
+    // SAFETY: libc's two functions, a body of the right type, and default attributes.
+    unsafe {
+        let create = core::mem::transmute::<usize, Create>(create);
+        if create(&raw mut thread, core::ptr::null(), work, core::ptr::null_mut()) != 0 {
+            return None;
+        }
+        core::mem::transmute::<usize, Detach>(detach)(thread);
+    }
+    Some(())
 }
 
 unsafe extern "C" fn hook(_: *mut c_void) -> *mut c_void {
@@ -123,8 +148,13 @@ fn block_signals() {
     const WORDS: usize = 16;
     let mut mask = [0u64; WORDS];
     mask[0] = !OF_LIBC;
-    // SAFETY: a whole set, which outlives the call.
-    unsafe { pthread_sigmask(SIG_SETMASK, mask.as_ptr(), core::ptr::null_mut()) };
+    let change = sigmask_address();
+    if change != 0 {
+        // SAFETY: libc's function, with a whole set that outlives the call.
+        unsafe {
+            core::mem::transmute::<usize, Sigmask>(change)(SIG_SETMASK, mask.as_ptr(), core::ptr::null_mut());
+        }
+    }
 }
 
 fn set_flags(set: u32, clear: u32) {

@@ -33,6 +33,13 @@ impl Program {
             || self.has_capabilities()
     }
 
+    /// Whether somebody may run it.
+    pub fn is_executable(&self) -> bool {
+        const REGULAR: u32 = 0o100_000;
+        const KIND: u32 = 0o170_000;
+        self.mode & KIND == REGULAR && self.mode & 0o111 != 0
+    }
+
     fn has_capabilities(&self) -> bool {
         let name = c"security.capability".as_ptr() as usize;
         // SAFETY: a C string; with no room the kernel only tells the size.
@@ -54,6 +61,22 @@ pub unsafe fn open_program(path: *const c_char) -> Option<Program> {
         (program.mode, program.uid, program.gid) = (stat[6], stat[7], stat[8]);
         Some(program)
     }
+}
+
+/// Opens what a descriptor leads to once more.
+pub fn open_again(fd: i32) -> Option<Program> {
+    const FOLDER: &[u8] = b"/proc/self/fd/";
+    const DIGITS: usize = 10;
+    let mut path = [0u8; FOLDER.len() + DIGITS + 1];
+    path[..FOLDER.len()].copy_from_slice(FOLDER);
+    let mut left = u32::try_from(fd).ok()?;
+    let count = left.checked_ilog10().unwrap_or(0) as usize + 1;
+    for digit in path[FOLDER.len()..FOLDER.len() + count].iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    // SAFETY: a C string.
+    unsafe { open_program(path.as_ptr().cast()) }
 }
 
 /// Bytes of a file from `offset` on, as many as there are and the buffer takes.

@@ -74,10 +74,47 @@ fn a_folder_that_somebody_else_has_made_is_not_believed() {
     std::fs::create_dir(&squatted).expect("nobody has that number");
     chown(&squatted, Some(USER + 1), None).expect("given away");
     let _listener = std::os::unix::net::UnixListener::bind(squatted.join("1.sock")).expect("bound");
-    for args in [&["ctl", "1", "stats"][..], &["run", "--", "true"]] {
-        let output = Command::new(&copy).args(args).current_dir("/tmp").uid(USER).gid(USER).output().expect("it runs");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && stderr.contains("not to be trusted"), "{args:?}: {stderr}");
-    }
+    let as_user = |args: &[&str]| {
+        let mut command = Command::new(&copy);
+        command.args(args).current_dir("/tmp").uid(USER).gid(USER).env_remove("XDG_RUNTIME_DIR");
+        command.output().expect("it runs")
+    };
+    let asked = as_user(&["ctl", "1", "stats"]);
+    let stderr = String::from_utf8_lossy(&asked.stderr);
+    assert!(!asked.status.success() && stderr.contains("not to be trusted"), "{stderr}");
+    // Nor does it decide whether a program can be traced and asked about: another folder is taken.
+    let script = format!("{} ctl $$ stats", copy.display());
+    let ran = as_user(&["run", "-o", "/dev/null", "--", "/bin/sh", "-c", &script]);
+    let (stdout, stderr) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success() && stdout.contains("native: "), "{stdout}{stderr}");
+    let left = std::fs::read_dir("/tmp").expect("a folder").flatten();
+    let left = left.filter(|entry| entry.metadata().is_ok_and(|found| found.uid() == USER));
+    assert_eq!(left.map(|entry| entry.file_name()).collect::<Vec<_>>(), [""; 0], "it is gone afterwards");
     std::fs::remove_dir_all(&squatted).expect("removed");
+}
+
+/// A user id that a user namespace does not map is, outside, the one of somebody else.
+#[test]
+fn a_run_in_a_user_namespace_without_a_map_leaves_nothing_in_the_way() {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--"]);
+    if !unshare.arg("true").status().is_ok_and(|status| status.success()) {
+        return crate::support::skip("user namespaces cannot be made here");
+    }
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let temporary = folder.path().join("tmp");
+    std::fs::create_dir(&temporary).expect("our folder");
+    let before = Path::new("/tmp/heapline-65534").exists();
+    let script = format!("{} ctl $$ stats", programs().aggregator.display());
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--"]).arg(&programs().aggregator).args(["run", "-o", "/dev/null", "--", "/bin/sh", "-c"]);
+    let output = unshare.arg(script).env("TMPDIR", &temporary).env_remove("XDG_RUNTIME_DIR").output().expect("it runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("native: "),
+        "{stdout}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(Path::new("/tmp/heapline-65534").exists(), before);
+    assert_eq!(std::fs::read_dir(&temporary).expect("our folder").count(), 0, "it is gone afterwards");
 }

@@ -6,6 +6,7 @@ pub mod report;
 pub mod stepped;
 pub mod trace;
 pub mod victim;
+mod watch;
 
 pub use programs::programs;
 pub use report::Report;

@@ -1,0 +1,121 @@
+//! Where control sockets are: in the usual folder, in another one where that could not be had, or
+//! in no folder at all.
+//!
+//! A client knows the usual folder by the user's number. All other sockets are found in the
+//! kernel's list, `/proc/net/unix`. What stands there may be anybody's: a folder counts only if it
+//! is the user's, and whoever listens is asked for by the kernel's word.
+
+use crate::private_dir::{self, NAME};
+use crate::sys;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Where the socket of a process may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// A name that is no file's, for a process that found no folder.
+    Name(String),
+}
+
+impl Place {
+    /// What a person calls it.
+    pub fn shown(&self) -> PathBuf {
+        match self {
+            Place::File(path) => path.clone(),
+            Place::Name(name) => PathBuf::from(format!("@{name}")),
+        }
+    }
+
+    /// Connects to whoever listens there.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        match self {
+            Place::File(path) => UnixStream::connect(path),
+            Place::Name(name) => sys::connect_at_once(name.as_bytes()),
+        }
+    }
+}
+
+/// Listens without a folder. The name cannot be guessed, so nobody can have it before.
+///
+/// Only where the kernel tells users apart: in a user namespace all that are not mapped have one
+/// number.
+pub fn bind_without_folder(pid: u32) -> io::Result<UnixListener> {
+    if !sys::is_mapped_user() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let name = format!("{}{:016x}", prefix(pid), sys::random()?);
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}
+
+fn prefix(pid: u32) -> String {
+    format!("{NAME}-ctl-{pid}-")
+}
+
+/// Places other than the usual one where the socket of a process may be that `uid` traces.
+pub fn others(uid: u32, pid: u32) -> Vec<Place> {
+    let Ok(list) = File::open("/proc/net/unix") else { return Vec::new() };
+    let lines = BufReader::new(list).split(b'\n').map_while(Result::ok);
+    let mut places = Vec::new();
+    for line in lines {
+        let Some(place) = parse(&String::from_utf8_lossy(&line), pid) else { continue };
+        let is_trusted = match &place {
+            Place::File(path) => path.parent().is_some_and(|folder| private_dir::verify(folder, uid).is_ok()),
+            Place::Name(_) => sys::is_mapped_user(),
+        };
+        if is_trusted && !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+/// The place in a line of `/proc/net/unix`, whose last column is the name that a socket was bound
+/// to.
+fn parse(line: &str, pid: u32) -> Option<Place> {
+    const COLUMNS_BEFORE: usize = 7;
+    let bound = line.splitn(COLUMNS_BEFORE + 1, ' ').nth(COLUMNS_BEFORE)?.trim_start();
+    if let Some(name) = bound.strip_prefix('@') {
+        return name.starts_with(&prefix(pid)).then(|| Place::Name(name.to_owned()));
+    }
+    // Bound as `PID.AGGREGATOR.new`, and renamed since.
+    let path = Path::new(bound);
+    let folder = path.parent().filter(|folder| folder.is_absolute())?;
+    let is_ours = folder.file_name()?.to_str()?.starts_with(NAME);
+    let is_of_process = path.file_name()?.to_str()?.strip_prefix(&format!("{pid}."))?.ends_with("new");
+    (is_ours && is_of_process).then(|| Place::File(folder.join(format!("{pid}.sock"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_a_process_are_found_in_the_kernels_list() {
+        let line = |name: &str| format!("ffff9c8e4a3c1800: 00000002 00000000 00010000 0001 01 123456 {name}");
+        let file = |path: &str| Some(Place::File(path.into()));
+        assert_eq!(parse(&line("/tmp/heapline-1f/12.7.new"), 12), file("/tmp/heapline-1f/12.sock"));
+        assert_eq!(parse(&line("/run/user/1 0/heapline/12.7.new"), 12), file("/run/user/1 0/heapline/12.sock"));
+        assert_eq!(parse(&line("@heapline-ctl-12-ab"), 12), Some(Place::Name("heapline-ctl-12-ab".to_owned())));
+        for other in ["/tmp/heapline-1f/121.7.new", "/tmp/x/12.7.new", "heapline/12.7.new", "@heapline-ctl-121-ab", ""]
+        {
+            assert_eq!(parse(&line(other), 12), None, "{other}");
+        }
+        assert_eq!(parse("", 12), None);
+    }
+
+    #[test]
+    fn a_socket_without_a_folder_is_found_again() {
+        let pid = u32::MAX - std::process::id();
+        let listener = bind_without_folder(pid).expect("a name");
+        let found = others(sys::geteuid(), pid);
+        let [place] = &found[..] else { panic!("{found:?}") };
+        place.connect().expect("somebody listens");
+        drop(listener);
+        assert!(others(sys::geteuid(), pid).is_empty());
+    }
+}

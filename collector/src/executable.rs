@@ -1,0 +1,119 @@
+//! The path of the program that runs: what the kernel has started, or what glibc's loader was given
+//! where the kernel has started the loader.
+
+use crate::{alone, sys};
+use core::ffi::c_ulong;
+
+unsafe extern "C" {
+    fn getauxval(kind: c_ulong) -> c_ulong;
+}
+
+const AT_PHDR: c_ulong = 3;
+const AT_BASE: c_ulong = 7;
+
+/// Writes the path into the buffer, as much as there is room for. Returns its length; 0 where it is
+/// not known.
+pub fn path(buffer: &mut [u8]) -> usize {
+    // SAFETY: takes any number.
+    let [headers, loader] = [AT_PHDR, AT_BASE].map(|kind| unsafe { getauxval(kind) });
+    // A loader that was started as a program has no loader of its own. It puts the program's
+    // headers in the place of its own.
+    let is_given = loader == 0 && headers != 0 && !alone::is_alone();
+    let of_map = is_given.then(|| mapped_at(headers, buffer)).flatten();
+    of_map.unwrap_or_else(|| sys::executable(buffer).unwrap_or(0))
+}
+
+/// The path of the file that is mapped at an address.
+fn mapped_at(address: u64, buffer: &mut [u8]) -> Option<usize> {
+    // SAFETY: a C string.
+    let maps = unsafe { sys::open_program(c"/proc/self/maps".as_ptr()) }?;
+    let mut search = Search::new(address, buffer);
+    let (mut chunk, mut offset) = ([0u8; 1024], 0);
+    loop {
+        let n = sys::read_at(&maps, &mut chunk, offset);
+        if n == 0 {
+            return None;
+        }
+        offset += n;
+        if let Some(bytes) = chunk[..n].iter().find_map(|&byte| search.take(byte)) {
+            return (bytes > 0).then_some(bytes);
+        }
+    }
+}
+
+/// Reads the lines of `/proc/self/maps` byte by byte: `start-end flags offset device inode
+/// /path`.
+struct Search<'b> {
+    address: u64,
+    buffer: &'b mut [u8],
+    place: Place,
+    start: u64,
+    number: u64,
+    bytes: usize,
+}
+
+enum Place {
+    Start,
+    End,
+    BeforePath,
+    Path,
+    OtherLine,
+}
+
+impl<'b> Search<'b> {
+    fn new(address: u64, buffer: &'b mut [u8]) -> Search<'b> {
+        Search { address, buffer, place: Place::Start, start: 0, number: 0, bytes: 0 }
+    }
+
+    /// The number of the path's bytes, once its line is over.
+    fn take(&mut self, byte: u8) -> Option<usize> {
+        match (&self.place, byte) {
+            (Place::BeforePath | Place::Path, b'\n') => return Some(self.bytes),
+            (_, b'\n') => (self.place, self.number) = (Place::Start, 0),
+            (Place::Start, b'-') => {
+                (self.place, self.start, self.number) = (Place::End, self.number, 0);
+            }
+            (Place::End, b' ') => {
+                let is_here = (self.start..self.number).contains(&self.address);
+                self.place = if is_here { Place::BeforePath } else { Place::OtherLine };
+            }
+            (Place::Start | Place::End, digit) => {
+                let digit = char::from(digit).to_digit(16).unwrap_or(0);
+                self.number = self.number << 4 | u64::from(digit);
+            }
+            (Place::BeforePath, b'/') => {
+                self.place = Place::Path;
+                self.put(byte);
+            }
+            (Place::Path, _) => self.put(byte),
+            (Place::BeforePath | Place::OtherLine, _) => {}
+        }
+        None
+    }
+
+    fn put(&mut self, byte: u8) {
+        if let Some(place) = self.buffer.get_mut(self.bytes) {
+            *place = byte;
+            self.bytes += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_of_this_test_is_found_both_ways() {
+        let own = std::env::current_exe().expect("this test");
+        let mut buffer = [0; 4096];
+        let n = path(&mut buffer);
+        assert_eq!(&buffer[..n], own.as_os_str().as_encoded_bytes());
+        let here = the_program_of_this_test_is_found_both_ways as *const () as u64;
+        let n = mapped_at(here, &mut buffer).expect("a file is mapped here");
+        assert_eq!(&buffer[..n], own.as_os_str().as_encoded_bytes());
+        assert_eq!(mapped_at(0x10, &mut buffer), None);
+        let mut short = [0; 5];
+        assert_eq!(mapped_at(here, &mut short), Some(5), "as much as there is room for");
+    }
+}
