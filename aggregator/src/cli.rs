@@ -20,12 +20,15 @@ const MAX_NFRAME: i64 = 65_535;
 #[derive(Debug, Parser)]
 #[command(name = "aggregator", version, args_conflicts_with_subcommands = true, arg_required_else_help = false)]
 struct Typed {
-    /// Trace a process that runs already, with the collector preloaded
+    /// Trace a process that runs already; the collector is brought into it, unless it is there
     #[arg(long, value_name = "PID")]
     attach: Option<u32>,
     /// Detach after so many seconds; without it Ctrl-C detaches
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach")]
     duration: Option<Duration>,
+    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at all threads ten times at least
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach", default_value = "5")]
+    wait: Duration,
     /// Trace the processes that it starts from now on too, each in its own right
     #[arg(long, requires = "attach")]
     follow: bool,
@@ -174,6 +177,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             nframe: typed.trace.nframe,
             max_target_memory: typed.trace.max_target_memory,
             duration: typed.duration,
+            wait: typed.wait,
             follows: typed.follow,
         })),
         (None, None) => {
@@ -286,6 +290,9 @@ mod tests {
             panic!("attach")
         };
         assert_eq!((attach.pid, attach.nframe, attach.duration), (12, 7, Some(Duration::from_millis(500))));
+        assert_eq!(attach.wait, Duration::from_secs(5));
+        let waits = parsed("aggregator --attach 12 --wait 0.5");
+        assert!(matches!(waits, Ok(Invocation::Attach(config)) if config.wait == Duration::from_millis(500)));
         let Ok(Invocation::Run(run)) = parsed("aggregator run --max-target-memory 1M -- ls --nframe x") else {
             panic!("run")
         };
@@ -323,6 +330,8 @@ mod tests {
             "aggregator run --max-target-memory 99999999999G -- ls",
             "aggregator --duration 1",
             "aggregator --attach 1 --duration -1",
+            "aggregator --wait 1",
+            "aggregator --attach 1 --wait soon",
             "aggregator ctl 1 explode",
             "aggregator ctl 1 lookup zz",
             "aggregator --bogus",

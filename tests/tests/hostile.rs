@@ -280,15 +280,21 @@ fn process() -> Vec<u8> {
         usize::try_from(word).expect("a small file")
     };
     let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
-    let mut memory = vec![0; 0x5000];
-    for header in (0..count).map(|i| 64 + i * 56).filter(|&header| file[header] == 1) {
-        let (offset, address, bytes) = (word(header + 8), word(header + 16), word(header + 32));
-        memory[address..address + bytes].copy_from_slice(&file[offset..offset + bytes]);
+    let mut memory = vec![0; 0xc000];
+    let mut maps = String::new();
+    // The C library at 0, and a loader that is the same file.
+    for (base, path) in [(0, "/lib/libc.so.6"), (0x6000, "/lib/ld-linux-x86-64.so.2")] {
+        for header in (0..count).map(|i| 64 + i * 56).filter(|&header| file[header] == 1) {
+            let (offset, address, bytes) = (word(header + 8), word(header + 16), word(header + 32));
+            memory[base + address..base + address + bytes].copy_from_slice(&file[offset..offset + bytes]);
+            let access = ["r--p", "r-xp", "rw-p"][usize::from(file[header + 4] & 3)];
+            let (start, end) = (base + (address & !0xfff), base + (address + bytes).next_multiple_of(0x1000));
+            maps += &format!("{start:x}-{end:x} {access} {:08x} fe:00 1 {path}\n", offset & !0xfff);
+        }
     }
-    let maps = "0-5000 r-xp 00000000 fe:00 1 /lib/libc.so.6\n100000-110000 r-xp 0 fe:00 2 /lib/ld-linux-x86-64.so.2\n";
     let at = memory.windows(3).position(|code| code == [0x0f, 0x05, 0xc3]).expect("the gadget") as u64;
     let registers = [at, 0x4f00, 0x4f80, 0].map(u64::to_le_bytes).concat();
-    let length = u16::try_from(maps.len()).expect("two lines").to_le_bytes();
+    let length = u16::try_from(maps.len()).expect("a few lines").to_le_bytes();
     [&registers[..], &length, maps.as_bytes(), &memory].concat()
 }
 

@@ -4,20 +4,40 @@
 //   a  a line with the address that the program's own table has for malloc
 //   v  65,536 bytes are mapped, kept     w  and unmapped
 //   z  PLUGIN is closed                r  a realloc'ed block, kept
+//   x  its own file, the C library's and the loader's are mapped as data, to read and to run
 // Its vector registers, errno and signal mask are looked at after each wait: an attach must leave them alone.
 #define _GNU_SOURCE
 #include "say.h"
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <immintrin.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 static void *mapped, *kept, *found, *plugged[16], *moved;
 static int plugs;
 static void *library;
+
+static void map_as_data(const char *path) {
+    int file = open(path, O_RDONLY);
+    struct stat found;
+    check(file >= 0 && fstat(file, &found) == 0, path);
+    check(mmap(NULL, (size_t)found.st_size, PROT_READ, MAP_PRIVATE, file, 0) != MAP_FAILED, "mmap to read");
+    check(mmap(NULL, (size_t)found.st_size, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0) != MAP_FAILED, "mmap to run");
+    check(mmap(NULL, (size_t)found.st_size, PROT_READ, MAP_PRIVATE | MAP_32BIT, file, 0) != MAP_FAILED, "mmap below");
+    close(file);
+}
+
+static const char *path_at(unsigned long address) {
+    Dl_info found;
+    check(dladdr((void *)address, &found) != 0, "dladdr");
+    return found.dli_fname;
+}
 
 // A byte from standard input, with as many registers as a compiler may keep full over the wait.
 static char next_byte(void) {
@@ -90,6 +110,11 @@ int main(int argc, char **argv) {
         case 'z':
             check(library != NULL && dlclose(library) == 0, "dlclose");
             library = NULL;
+            break;
+        case 'x':
+            map_as_data("/proc/self/exe");
+            map_as_data(path_at((unsigned long)(uintptr_t)read));
+            map_as_data(path_at(getauxval(AT_BASE)));
             break;
         case 'a': {
             char line[64];

@@ -47,6 +47,8 @@ pub struct AttachConfig {
     pub max_target_memory: u64,
     /// Detach after that long.
     pub duration: Option<Duration>,
+    /// How long a thread is looked for that can be borrowed to bring the collector in.
+    pub wait: Duration,
     /// Whether the processes that it starts from now on are traced too.
     pub follows: bool,
 }

@@ -46,7 +46,7 @@ impl Presence {
             Ok(_) if !inject::is_there(pid) => None,
             Ok(_) | Err(AttachError::NoArena { .. }) => {
                 let path = collector::install().ok().filter(|path| is_readable_in(pid, path));
-                let injected = inject::attach(pid, config.max_target_memory, path.as_deref());
+                let injected = inject::attach(pid, config.max_target_memory, path.as_deref(), config.wait);
                 Some(injected.map_err(|error| AttachError::Inject { pid, error })?)
             }
             Err(error) => return Err(error),

@@ -2,7 +2,7 @@
 
 use crate::providers::{PROVIDERS, installed};
 use crate::support::python::pythons;
-use crate::support::stepped::{Background, Stepped, attach_command, detach, ended};
+use crate::support::stepped::{Background, STEPS, Stepped, attach_command, detach, ended};
 use crate::support::trace::{ctl, ctl_ok, kill, report_on, stats};
 use crate::support::victim::{self, line_of};
 use crate::support::{Random, has, is_root, programs, rounds, wait_for};
@@ -130,12 +130,6 @@ fn it_can_be_attached_many_times_without_growing() {
     }
     assert_eq!(victim.finish(), 0);
 }
-
-/// Where an aggregator can die in the middle of an attach or a detach.
-const STEPS: [&str; 13] = [
-    "stopped", "framed", "sent", "masked", "mapped", "ready", "opened", "written", "loaded", "called", "unmapped",
-    "unmasked", "restored",
-];
 
 /// The victim looks at its registers after every wait.
 #[test]

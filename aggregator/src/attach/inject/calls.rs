@@ -17,6 +17,7 @@
 //! - The page of a call is written at once: an aggregator that dies leaves whole distances. A distance that lies on two
 //!   pages is left alone.
 
+use super::code::{Code, index};
 use super::frozen::Frozen;
 use super::library;
 use super::map::{Map, Range};
@@ -26,8 +27,7 @@ use super::step::{self, Step};
 use super::symbols::Image;
 use super::thread::{Borrowed, CallError};
 use heapline_shared_format::inject::{DIRECT_PREFIX, STUBS_SYMBOL};
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 const PAGE: u64 = 4096;
 const STUB_BYTES: u64 = 16;
@@ -35,8 +35,6 @@ const STUB_BYTES: u64 = 16;
 const STUB: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 /// How far a call reaches, less what the program may be long.
 const REACH: u64 = 1 << 30;
-/// What is read of a program's code.
-const MOST_CODE_BYTES: u64 = 512 << 20;
 /// The stubs' place is that far below the program, if nothing is there.
 const BELOW: u64 = 256 << 10;
 const LOWEST: u64 = 64 << 10;
@@ -66,6 +64,8 @@ pub struct Survey {
     program: Range,
     calls: Vec<Call>,
     left: usize,
+    /// The allocator's functions, and all that they call.
+    allocator: Vec<Range>,
 }
 
 /// The functions that direct calls can be led to, and their places in the library; always in the same order.
@@ -102,20 +102,28 @@ impl Survey {
         let resolved = |target| hook_of(target).and_then(original_of).unwrap_or(target);
         let allocators = code.reachable(hooks.keys().copied(), resolved);
         let knows_all = hooks.keys().all(|&original| code.function_at(original).is_some());
-        let mut survey = Survey { program, calls: Vec::new(), left: 0 };
+        let allocator = allocators.iter().map(|&function| code.functions[function]).collect();
+        let mut survey = Survey { program, calls: Vec::new(), left: 0, allocator };
         for branch in &code.branches {
             let Some((hook, original)) = hook_of(branch.target).and_then(|hook| Some((hook, original_of(hook)?)))
             else {
                 continue;
             };
-            let is_whole = branch.distance_at % PAGE <= PAGE - 4;
-            if knows_all && is_whole && !allocators.contains(&branch.function) {
-                survey.calls.push(Call { distance_at: branch.distance_at, hook, original });
-            } else {
-                survey.left += 1;
+            let is_foreign = knows_all && !allocators.contains(&branch.function);
+            let is_whole = |at: &u64| at % PAGE <= PAGE - 4;
+            match branch.distance_at.filter(is_whole) {
+                Some(distance_at) if is_foreign => survey.calls.push(Call { distance_at, hook, original }),
+                // A short jump within the allocator.
+                None if !is_foreign && branch.distance_at.is_none() => {}
+                _ => survey.left += 1,
             }
         }
         survey
+    }
+
+    /// Whether an address lies in the program's allocator.
+    pub fn is_in_allocator(&self, address: u64) -> bool {
+        self.allocator.iter().any(|function| function.contains(address))
     }
 
     /// Leads the calls to the collector at `base`.
@@ -157,93 +165,6 @@ impl Survey {
             step::pass(Step::Frozen);
         }
         Ok(led)
-    }
-}
-
-/// How far one address is from another, as an index.
-fn index(distance: u64) -> usize {
-    usize::try_from(distance).unwrap_or(usize::MAX)
-}
-
-/// A call or jump out of a function.
-#[derive(Clone, Copy, Debug)]
-struct Branch {
-    /// The function that it is in.
-    function: usize,
-    distance_at: u64,
-    target: u64,
-}
-
-/// What a program's functions call.
-struct Code {
-    /// In order, apart.
-    functions: Vec<Range>,
-    /// In the order of the code.
-    branches: Vec<Branch>,
-}
-
-impl Code {
-    fn read(map: &Map, memory: &Memory, program: Range, mut functions: Vec<Range>) -> Code {
-        functions.sort_by_key(|function| function.start);
-        functions.dedup_by(|next, last| next.start < last.end);
-        let mut code = Code { functions, branches: Vec::new() };
-        let mut left = MOST_CODE_BYTES;
-        for mapping in map.mappings.iter().filter(|mapping| mapping.is_code && program.contains(mapping.start)) {
-            let length = mapping.end - mapping.start;
-            if length > left {
-                break;
-            }
-            left -= length;
-            if let Ok(bytes) = memory.bytes(mapping.start, index(length)) {
-                code.decode(mapping.start, &bytes);
-            }
-        }
-        code
-    }
-
-    /// Adds what the functions in these bytes call.
-    fn decode(&mut self, start: u64, bytes: &[u8]) {
-        let end = start + bytes.len() as u64;
-        let first = self.functions.partition_point(|function| function.start < start);
-        let mut instruction = Instruction::default();
-        for (number, function) in self.functions.iter().enumerate().skip(first) {
-            if function.end > end {
-                break;
-            }
-            let code = &bytes[index(function.start - start)..index(function.end - start)];
-            let mut decoder = Decoder::with_ip(64, code, function.start, DecoderOptions::NONE);
-            while decoder.can_decode() {
-                decoder.decode_out(&mut instruction);
-                if instruction.op0_kind() != OpKind::NearBranch64 || function.contains(instruction.near_branch64()) {
-                    continue;
-                }
-                let place = decoder.get_constant_offsets(&instruction);
-                if place.immediate_size() == 4 {
-                    let distance_at = instruction.ip() + place.immediate_offset() as u64;
-                    self.branches.push(Branch { function: number, distance_at, target: instruction.near_branch64() });
-                }
-            }
-        }
-    }
-
-    fn function_at(&self, address: u64) -> Option<usize> {
-        let behind = self.functions.partition_point(|function| function.start <= address);
-        let number = behind.checked_sub(1)?;
-        self.functions[number].contains(address).then_some(number)
-    }
-
-    /// The functions with these addresses, and all that they call.
-    fn reachable(&self, from: impl Iterator<Item = u64>, resolved: impl Fn(u64) -> u64) -> HashSet<usize> {
-        let mut found = HashSet::new();
-        let mut open: Vec<usize> = from.filter_map(|address| self.function_at(address)).collect();
-        while let Some(function) = open.pop() {
-            if found.insert(function) {
-                let first = self.branches.partition_point(|branch| branch.function < function);
-                let own = self.branches[first..].iter().take_while(|branch| branch.function == function);
-                open.extend(own.filter_map(|branch| self.function_at(resolved(branch.target))));
-            }
-        }
-        found
     }
 }
 

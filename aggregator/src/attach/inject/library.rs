@@ -2,7 +2,7 @@
 //! own root where that has no /proc.
 
 use super::failed;
-use super::map::{self, Map};
+use super::map;
 use super::step::{self, Step};
 use super::thread::{Borrowed, CallError};
 use crate::collector::LIBRARY;
@@ -37,8 +37,8 @@ pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Result
         Ok(()) => {}
         Err(reason) => load_by_root(thread, pid, loader).ok_or(CallError::Failed { what: "dlopen", reason })??,
     }
-    let map = Map::read(pid).map_err(CallError::Ptrace)?;
-    map.collector().ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
+    let base = map::collector_of(pid).map_err(CallError::Ptrace)?;
+    base.ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
 }
 
 /// The inner error is the loader's.

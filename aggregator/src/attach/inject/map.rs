@@ -1,14 +1,20 @@
 //! What is mapped in a process, and what of that an injection uses: the C library's functions, and two pieces of its
 //! code that make system calls.
+//!
+//! Which mappings make up a loaded object is read from the object's program headers in memory. The lines of
+//! `/proc/PID/maps` alone do not say it: several segments may begin at offset 0 of the file (lld packs them), other
+//! mappings may lie in the holes between segments, and a program may map a library's file as plain data.
 
 use super::InjectError;
+use super::entries::{Candidates, Jumps};
 use super::memory::Memory;
 use super::stack::Stacks;
-use super::symbols::{Functions, Image};
+use super::symbols::{Functions, Image, Segment};
 use heapline_shared_format::inject::LIBRARY_NAME;
 use std::fs;
 use std::io;
 
+const PAGE: u64 = 4096;
 /// No C library has more code.
 const MOST_CODE_BYTES: u64 = 64 << 20;
 
@@ -18,14 +24,26 @@ pub struct Mapping {
     pub start: u64,
     pub end: u64,
     pub is_code: bool,
+    pub is_writable: bool,
     pub offset: u64,
     pub path: String,
 }
 
-/// All lines.
+/// All lines, and the objects that they make up.
 pub struct Map {
     pub pid: u32,
     pub mappings: Vec<Mapping>,
+    /// By address.
+    objects: Vec<Object>,
+    /// An address in the program itself, where the kernel says one.
+    in_program: Option<u64>,
+}
+
+/// A loaded program or library.
+#[derive(Clone, Debug)]
+struct Object {
+    range: Range,
+    path: String,
 }
 
 /// Code of the C library's that a borrowed thread is sent to.
@@ -52,7 +70,26 @@ pub struct Loader {
     /// One of them is the program itself, of whose functions only some belong to the allocator.
     pub has_own_malloc: bool,
     pub functions: Functions,
+    /// Of the C library; read when a thread stands in a function that has no name.
+    jumps: Option<Jumps>,
     pub stacks: Stacks,
+}
+
+impl Loader {
+    /// Reads the C library's code, for [`Loader::candidates`].
+    pub fn study(&mut self, map: &Map, memory: &Memory) {
+        let functions = self.stacks.functions(memory, self.libc.start);
+        self.jumps = Some(Jumps::read(map, memory, self.libc, functions));
+    }
+
+    /// The functions that were called when a thread has come to an address of the C library. None when that takes
+    /// [`Loader::study`] first.
+    pub fn candidates(&self, address: u64) -> Option<Candidates> {
+        match self.functions.names_at(address) {
+            names if !names.is_empty() => Some(Candidates::one(names)),
+            _ => self.jumps.as_ref().map(|jumps| jumps.candidates(address, &self.functions)),
+        }
+    }
 }
 
 /// Where an object lies.
@@ -70,41 +107,34 @@ impl Range {
 
 impl Map {
     /// Reads it now.
-    pub fn read(pid: u32) -> io::Result<Map> {
-        Ok(Map::parse(pid, &fs::read_to_string(format!("/proc/{pid}/maps"))?))
+    pub fn read(pid: u32, memory: &Memory) -> io::Result<Map> {
+        let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        Ok(Map { in_program: address_of_headers(pid), ..Map::parse(pid, &text, memory) })
     }
 
     /// The text of `/proc/PID/maps`.
-    pub fn parse(pid: u32, text: &str) -> Map {
-        Map { pid, mappings: text.lines().filter_map(mapping).collect() }
+    pub fn parse(pid: u32, text: &str, memory: &Memory) -> Map {
+        let mappings: Vec<Mapping> = text.lines().filter_map(mapping).collect();
+        let objects = mappings.iter().filter_map(|first| object(&mappings, first, memory)).collect();
+        Map { pid, mappings, objects, in_program: None }
     }
 
     /// Where the collector's library begins, if it was injected.
     pub fn collector(&self) -> Option<u64> {
-        let by_memory = format!("/memfd:{LIBRARY_NAME} (deleted)");
-        let by_root = format!("/.{LIBRARY_NAME}-");
-        let is_ours = |path: &str| path == by_memory || path.contains(&by_root);
-        self.mappings.iter().find(|mapping| mapping.offset == 0 && is_ours(&mapping.path)).map(|mapping| mapping.start)
+        collector(&self.mappings)
     }
 
-    /// The object that an address belongs to.
+    /// The object that an address belongs to. Another object may lie in a hole between an object's segments.
     pub fn object_at(&self, address: u64) -> Option<Range> {
-        let at = self.mappings.iter().position(|mapping| (mapping.start..mapping.end).contains(&address))?;
-        let path = &self.mappings[at].path;
-        let is_of_file = path.starts_with('/') || path == "[vdso]";
-        if !is_of_file {
-            return None;
-        }
-        let first =
-            self.mappings[..=at].iter().rev().take_while(|mapping| &mapping.path == path).find(|m| m.offset == 0)?;
-        let last =
-            self.mappings[at..].iter().take_while(|m| &m.path == path && (m.offset != 0 || m.start == first.start));
-        Some(Range { start: first.start, end: last.last()?.end })
+        self.objects.iter().rev().map(|object| object.range).find(|range| range.contains(address))
     }
 
-    /// The program itself, which lies below its libraries.
+    /// The program itself.
     pub fn program(&self) -> Option<Range> {
-        self.objects().next().map(|(_, range)| range)
+        let of_kernel = self.in_program.and_then(|address| self.files().find(|object| object.range.contains(address)));
+        // A program that the dynamic loader was asked to run is not the one that the kernel knows.
+        let program = of_kernel.filter(|object| !is_interpreter(object.file_name())).or_else(|| self.files().next());
+        program.map(|object| object.range)
     }
 
     /// An address where nothing is, so far below an object, and not below `lowest`.
@@ -114,21 +144,20 @@ impl Map {
         (at >= before.unwrap_or(0).max(lowest)).then_some(at)
     }
 
-    /// Where each object begins.
-    fn objects(&self) -> impl Iterator<Item = (&Mapping, Range)> {
-        let begins = |mapping: &&Mapping| mapping.offset == 0 && mapping.path.starts_with('/');
-        self.mappings.iter().filter(begins).filter_map(|mapping| Some((mapping, self.object_at(mapping.start)?)))
+    /// The objects that were loaded from files.
+    fn files(&self) -> impl Iterator<Item = &Object> {
+        self.objects.iter().filter(|object| object.path.starts_with('/'))
     }
 
     /// Finds what an injection needs.
     pub fn loader(&self, memory: &Memory) -> Result<Loader, InjectError> {
-        let file_name = |mapping: &Mapping| mapping.path.rsplit('/').next().unwrap_or_default().to_owned();
-        let named = |test: &dyn Fn(&str) -> bool| self.objects().find(|(mapping, _)| test(&file_name(mapping)));
-        let Some((_, libc)) = named(&|name| name.starts_with("libc.so.6") || name.starts_with("libc-2.")) else {
+        let named =
+            |test: fn(&str) -> bool| self.files().find(|object| test(object.file_name())).map(|found| found.range);
+        let Some(libc) = named(|name| name.starts_with("libc.so.6") || name.starts_with("libc-2.")) else {
             let is_musl = self.mappings.iter().any(|mapping| mapping.path.contains("/ld-musl-"));
             return Err(InjectError::NoGlibc(if is_musl { "its C library is musl" } else { "no libc.so.6 is loaded" }));
         };
-        let Some((_, interpreter)) = named(&|name| name.starts_with("ld-linux") || name.starts_with("ld-2.")) else {
+        let Some(interpreter) = named(is_interpreter) else {
             return Err(InjectError::NoGlibc("no dynamic loader is there"));
         };
         let image = Image::read(memory, libc.start).map_err(InjectError::Memory)?;
@@ -145,13 +174,14 @@ impl Map {
         let program = self.program();
         let brings_malloc =
             |range: &Range| Image::read(memory, range.start).is_ok_and(|image| image.defines(memory, "malloc"));
-        let others = self.objects().map(|(_, range)| range).filter(|range| *range != libc && *range != interpreter);
+        let others = self.files().map(|object| object.range).filter(|range| *range != libc && *range != interpreter);
         let allocators: Vec<Range> = others.filter(brings_malloc).collect();
         let has_own_malloc = program.is_some_and(|program| allocators.contains(&program));
         let allocators = allocators.into_iter().filter(|range| Some(*range) != program).collect();
         let stacks = Stacks::default();
-        self.objects().for_each(|(_, range)| stacks.prepare(memory, range.start));
-        Ok(Loader { dlopen, dlerror, gadgets, libc, interpreter, allocators, has_own_malloc, functions, stacks })
+        self.files().for_each(|object| stacks.prepare(memory, object.range.start));
+        let jumps = None;
+        Ok(Loader { dlopen, dlerror, gadgets, libc, interpreter, allocators, has_own_malloc, functions, jumps, stacks })
     }
 
     fn gadgets(&self, memory: &Memory, libc: Range, errno_location: u64) -> Result<Gadgets, InjectError> {
@@ -174,6 +204,65 @@ impl Map {
     }
 }
 
+impl Object {
+    fn file_name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+fn is_interpreter(file_name: &str) -> bool {
+    file_name.starts_with("ld-linux") || file_name.starts_with("ld-2.")
+}
+
+/// Where an injected collector begins in a process, whose memory need not be readable for that.
+pub fn collector_of(pid: u32) -> io::Result<Option<u64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    Ok(collector(&text.lines().filter_map(mapping).collect::<Vec<_>>()))
+}
+
+fn collector(mappings: &[Mapping]) -> Option<u64> {
+    let by_memory = format!("/memfd:{LIBRARY_NAME} (deleted)");
+    let by_root = format!("/.{LIBRARY_NAME}-");
+    let is_ours = |path: &str| path == by_memory || path.contains(&by_root);
+    mappings.iter().find(|mapping| mapping.offset == 0 && is_ours(&mapping.path)).map(|mapping| mapping.start)
+}
+
+/// The object that begins with a mapping. None for a file that is only mapped as data, and for a later segment of an
+/// object: its program headers would have segments elsewhere.
+fn object(mappings: &[Mapping], first: &Mapping, memory: &Memory) -> Option<Object> {
+    let is_of_file = first.path.starts_with('/') || first.path == "[vdso]";
+    if first.offset != 0 || !is_of_file {
+        return None;
+    }
+    let segments = Image::segments_at(memory, first.start).ok()?;
+    let end = segments.iter().map(Segment::end).max()?.checked_next_multiple_of(PAGE)?;
+    let is_loaded = segments.iter().filter(|segment| segment.file_bytes > 0).all(|segment| {
+        let page = segment.start & !(PAGE - 1);
+        mapping_at(mappings, page).is_some_and(|there| {
+            // A program may have put its code onto large pages of its own.
+            let is_replaced = there.path != first.path;
+            let offset = there.offset.wrapping_add(page - there.start);
+            let is_in_place = is_replaced || offset == segment.offset & !(PAGE - 1);
+            // Whoever loads an object maps what can be written for itself, even if nobody may write to it later.
+            let is_writable = there.is_writable || there.start != first.start;
+            is_in_place && (there.is_code || !segment.is_code) && (is_writable || !segment.is_writable)
+        })
+    });
+    is_loaded.then(|| Object { range: Range { start: first.start, end }, path: first.path.clone() })
+}
+
+fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
+    let behind = mappings.partition_point(|mapping| mapping.start <= address);
+    mappings.get(behind.checked_sub(1)?).filter(|mapping| address < mapping.end)
+}
+
+/// Where the kernel has put the program's headers.
+fn address_of_headers(pid: u32) -> Option<u64> {
+    let words = fs::read(format!("/proc/{pid}/auxv")).ok()?;
+    let words: Vec<u64> = words.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    words.as_chunks().0.iter().find(|[kind, _]| *kind == libc::AT_PHDR).map(|[_, address]| *address)
+}
+
 fn mapping(line: &str) -> Option<Mapping> {
     // The path is what follows the fifth field, and may hold spaces.
     let mut fields = line.splitn(6, ' ');
@@ -184,37 +273,129 @@ fn mapping(line: &str) -> Option<Mapping> {
     let hex = |digits| u64::from_str_radix(digits, 16).ok();
     let (start, end) = (hex(start)?, hex(end)?);
     (start < end).then_some(())?;
-    Some(Mapping { start, end, is_code: permissions.contains('x'), offset: hex(offset)?, path: path.to_owned() })
+    let (is_code, is_writable) = (permissions.contains('x'), permissions.contains('w'));
+    Some(Mapping { start, end, is_code, is_writable, offset: hex(offset)?, path: path.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A segment for the headers of [`image`]: kind of access, address, offset in the file.
+    struct Wanted(u32, u64, u64);
+
+    /// The beginning of an ELF file.
+    fn image(segments: &[Wanted]) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        bytes[..5].copy_from_slice(b"\x7fELF\x02");
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = u8::try_from(segments.len()).expect("few");
+        for &Wanted(flags, address, offset) in segments {
+            let words = [1 | u64::from(flags) << 32, offset, address, address, 0x400, 0x400, 0x1000];
+            bytes.extend(words.map(u64::to_le_bytes).concat());
+        }
+        bytes
+    }
+
+    /// A memory in which these begin at these addresses.
+    fn memory(images: &[(&[u8], u64)]) -> Memory {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().expect("a file");
+        images.iter().for_each(|&(image, at)| file.write_all_at(image, at).expect("written"));
+        file.set_len(1 << 40).expect("a hole");
+        Memory::of_file(file)
+    }
+
+    const R: u32 = 4;
+    const X: u32 = 5;
+    const W: u32 = 6;
+
     #[test]
     fn objects_are_put_together_from_their_mappings() {
+        let image = image(&[Wanted(R, 0x400000, 0), Wanted(X, 0x401000, 0x1000)]);
         let map = Map::parse(
             1,
             "00400000-00401000 r--p 00000000 fe:00 1    /bin/a program\n\
              00401000-00402000 r-xp 00001000 fe:00 1    /bin/a program\n\
              00402000-00403000 rw-p 00000000 00:00 0    [heap]\n\
-             7000-8000 r-xp 00000000 00:01 9    /memfd:heapline-collector (deleted)\n\
-             9000-a000 rw-p 00000000 00:00 0 \n",
+             07000000-07001000 r-xp 00000000 00:01 9    /memfd:heapline-collector (deleted)\n\
+             09000000-0a000000 rw-p 00000000 00:00 0 \n",
+            &memory(&[(&image, 0x400000)]),
         );
         assert_eq!(map.object_at(0x401fff), Some(Range { start: 0x400000, end: 0x402000 }));
-        assert_eq!(map.object_at(0x402000), None);
-        assert_eq!(map.object_at(0x9000), None);
-        assert_eq!(map.collector(), Some(0x7000));
+        assert_eq!((map.object_at(0x402000), map.object_at(0x9000000)), (None, None));
+        assert_eq!(map.collector(), Some(0x7000000));
         assert_eq!(map.mappings[1].path, "/bin/a program");
-        assert!(map.mappings[1].is_code && !map.mappings[0].is_code);
-        assert_eq!(map.objects().count(), 2);
+        assert!(map.mappings[1].is_code && !map.mappings[0].is_code && map.mappings[2].is_writable);
+        assert_eq!(map.files().count(), 1);
+    }
+
+    /// As lld packs it: each segment's page in the file is the first one.
+    #[test]
+    fn segments_may_share_a_page_of_the_file() {
+        let image =
+            image(&[Wanted(R, 0, 0), Wanted(X, 0x1560, 0x560), Wanted(W, 0x2730, 0x730), Wanted(W, 0x3900, 0x900)]);
+        let map = Map::parse(
+            1,
+            "10000000-10001000 r--p 00000000 fe:00 1    /lld\n\
+             10001000-10002000 r-xp 00000000 fe:00 1    /lld\n\
+             10002000-10003000 r--p 00000000 fe:00 1    /lld\n\
+             10003000-10004000 rw-p 00000000 fe:00 1    /lld\n",
+            &memory(&[0x10000000, 0x10001000, 0x10002000, 0x10003000].map(|at| (&image[..], at))),
+        );
+        let all = Range { start: 0x10000000, end: 0x10004000 };
+        assert_eq!(map.object_at(0x10001560), Some(all));
+        assert_eq!((map.files().count(), map.program()), (1, Some(all)));
+    }
+
+    /// A library in a hole of another object, and its file mapped as data, with and without the right to run it.
+    #[test]
+    fn holes_and_data_are_told_from_objects() {
+        let segments = |far: u64| image(&[Wanted(R, 0, 0), Wanted(X, far, 0x1000), Wanted(W, 2 * far, 0x2000)]);
+        let (wide, narrow) = (segments(0x200000), segments(0x2000));
+        let map = Map::parse(
+            1,
+            "10000000-10001000 r--p 00000000 fe:00 1 /wide\n\
+             10100000-10101000 r--p 00000000 fe:00 2 /narrow\n\
+             10102000-10103000 r-xp 00001000 fe:00 2 /narrow\n\
+             10104000-10105000 rw-p 00002000 fe:00 2 /narrow\n\
+             10200000-10201000 r-xp 00001000 fe:00 1 /wide\n\
+             10400000-10401000 rw-p 00002000 fe:00 1 /wide\n\
+             20000000-20006000 r--p 00000000 fe:00 2 /narrow\n\
+             30000000-30006000 r-xp 00000000 fe:00 2 /narrow\n\
+             40000000-40001000 r-xp 00000000 fe:00 3 /text\n",
+            &memory(&[
+                (&wide, 0x10000000),
+                (&narrow, 0x10100000),
+                (&narrow, 0x20000000),
+                (&narrow, 0x30000000),
+                (b"no object", 0x40000000),
+            ]),
+        );
+        let starts = |address| map.object_at(address).map(|range| range.start);
+        assert_eq!([0x10200000, 0x10102000, 0x10400000].map(starts), [0x10000000, 0x10100000, 0x10000000].map(Some));
+        assert_eq!([0x20002000, 0x30002000, 0x40000000].map(starts), [None; 3]);
+        assert_eq!(map.files().count(), 2);
+    }
+
+    /// The C library's file may have each segment where it lies in memory, so that mapped whole it looks loaded.
+    #[test]
+    fn a_file_that_is_mapped_whole_is_no_object() {
+        let flat = image(&[Wanted(R, 0, 0), Wanted(X, 0x1000, 0x1000), Wanted(W, 0x2000, 0x2000)]);
+        let parse = |access| {
+            let text = format!("10000000-10003000 {access} 00000000 fe:00 1 /flat\n");
+            Map::parse(1, &text, &memory(&[(&flat, 0x10000000)])).files().count()
+        };
+        assert_eq!((parse("r--p"), parse("r-xp")), (0, 0));
+        assert_eq!(parse("rwxp"), 1, "as old linkers do it, with one segment");
     }
 
     #[test]
     fn this_process_can_be_looked_at() {
         let pid = std::process::id();
         let memory = Memory::open(pid).expect("its own memory");
-        let loader = Map::read(pid).expect("its own map").loader(&memory).expect("a glibc");
+        let loader = Map::read(pid, &memory).expect("its own map").loader(&memory).expect("a glibc");
         assert!(loader.libc.contains(loader.dlopen) && loader.libc.contains(loader.gadgets.sigreturn));
         assert_eq!(loader.dlopen, (libc::dlopen as *const ()).addr() as u64);
         assert!(!loader.has_own_malloc && loader.allocators.is_empty());

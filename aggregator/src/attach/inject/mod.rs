@@ -3,6 +3,7 @@
 //! ```text
 //! [`map`]      what is loaded in the process: objects, their symbols, their unwind tables     (the process runs)
 //! [`seccomp`]  whether a filter would kill it for what the collector does
+//! [`apart`]    the child process of the aggregator's that does all of this, and is killed if it is suspended
 //! [`point`]    a thread that is outside of the allocator, the loader and signal handlers      (that thread stops)
 //! [`calls`]    the direct calls of an allocator that is part of the program              (all stop while they are changed)
 //! [`thread`]   it makes calls for us: mmap, memfd_create, dlopen, heapline_attach
@@ -11,12 +12,15 @@
 //!
 //! One thread is stopped, for the time of these calls; all others run on, but in a program with an allocator of its own. What makes that safe for the process:
 //! - The thread never stands anywhere without a way back: whatever it is sent to do ends in `rt_sigreturn` with a frame
-//!   that holds all its registers (`frame.rs`). When this aggregator dies at any instant the thread goes on by itself.
+//!   that holds all its registers (`frame.rs`). When the tracing process dies at any instant the thread goes on by itself.
 //! - Nothing of the process's own memory is written but what lies unused below the thread's stack, and the distances in direct
 //!   calls.
 //! - Everything waits for a limited time, and what takes longer is left to the thread.
 
+mod apart;
 mod calls;
+mod code;
+mod entries;
 mod frame;
 mod frozen;
 mod library;
@@ -29,6 +33,7 @@ mod stack;
 mod step;
 mod symbols;
 mod thread;
+mod waits;
 
 pub use calls::Led;
 use calls::Survey;
@@ -43,8 +48,12 @@ use std::time::{Duration, Instant};
 use step::Step;
 use thread::{Borrowed, CallError};
 
-/// How long a safe point is looked for.
+/// How long a safe point is looked for to detach.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often all threads are looked at, however long that takes: on a busy machine the time may be over at once.
+const FEWEST_ROUNDS: u32 = 10;
+/// From this round on the C library's code is read, for functions without a name.
+const STUDIOUS_ROUND: u32 = 1;
 /// How long a program may take to load the C library.
 const TO_LOAD: Duration = Duration::from_millis(100);
 
@@ -63,16 +72,24 @@ pub enum InjectError {
     #[error("it uses a shadow stack, through which no thread can be borrowed")]
     ShadowStack,
     #[error(
-        "none of its {threads} threads was at a point where a library can be loaded, for {seconds} s ({last}): try again, \
-         or start it with aggregator run"
+        "none of its {threads} threads was at a point where a library can be loaded, in {rounds} looks at all of them over \
+         {seconds:.1} s ({last}): try again, give it longer with --wait, or start it with aggregator run"
     )]
-    NoSafePoint { threads: usize, seconds: u64, last: String },
+    NoSafePoint { threads: usize, rounds: u32, seconds: f64, last: String },
     #[error("{what} failed in it: {reason}")]
     Refused { what: &'static str, reason: String },
     #[error("it ended meanwhile")]
     Gone,
     #[error("its thread {tid} did not return from {what} in time: it was let go, and goes on by itself")]
     Late { tid: u32, what: &'static str },
+    #[error("cannot start a process for that: {0}")]
+    Process(io::Error),
+    #[error("the injection was suspended for a second, and given up; the process goes on: try again")]
+    Suspended,
+    #[error("the injection was killed; the process goes on: try again")]
+    Ended,
+    #[error("{0}")]
+    Told(String),
 }
 
 fn ptrace_hint(error: &io::Error) -> String {
@@ -104,10 +121,10 @@ pub struct Injected {
 
 /// Brings the collector into the process, unless it is there, and leads the process's calls to it.
 ///
-/// `path` is a file with the library for the programs that this one begins.
-pub fn attach(pid: u32, pool_bytes: u64, path: Option<&Path>) -> Result<Injected, InjectError> {
+/// `path` is a file with the library for the programs that this one begins; `patience` is for a safe point.
+pub fn attach(pid: u32, pool_bytes: u64, path: Option<&Path>, patience: Duration) -> Result<Injected, InjectError> {
     let request = Request { pool_bytes, ..Request::default() };
-    on_own_thread(|| run(&Errand { pid, function: ATTACH_SYMBOL, request, path }))
+    apart::run(|| run(&Errand { pid, function: ATTACH_SYMBOL, request, path, patience }))
 }
 
 /// Leads the process's calls back to where they went. None when no injected collector is there.
@@ -115,38 +132,32 @@ pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
     if !is_there(pid) {
         return Ok(None);
     }
-    let errand = Errand { pid, function: DETACH_SYMBOL, request: Request::default(), path: None };
-    on_own_thread(|| run(&errand)).map(Some)
+    let request = Request::default();
+    let errand = Errand { pid, function: DETACH_SYMBOL, request, path: None, patience: PATIENCE };
+    apart::run(|| run(&errand)).map(Some)
 }
 
 /// Whether an injected collector is in the process.
 pub fn is_there(pid: u32) -> bool {
-    Map::read(pid).is_ok_and(|map| map.collector().is_some())
+    map::collector_of(pid).is_ok_and(|base| base.is_some())
 }
 
 /// Reads all that an injection reads of a process, but no process: for tests of the readers. The thread has these registers:
 /// rip, rsp, rbp, rbx. Returns whether it could be borrowed.
 pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> bool {
-    let (map, memory) = (Map::parse(0, maps), Memory::of_file(memory));
-    let _ = Survey::of(&map, &memory);
-    let Ok(loader) = map.loader(&memory) else { return false };
+    let memory = Memory::of_file(memory);
+    let map = Map::parse(0, maps, &memory);
+    let survey = Survey::of(&map, &memory);
+    let Ok(mut loader) = map.loader(&memory) else { return false };
+    loader.study(&map, &memory);
+    let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
     // SAFETY: registers are plain integers.
     let none: ptrace::Registers = unsafe { std::mem::zeroed() };
     let registers = ptrace::Registers { rip, rsp, rbp, rbx, cs: point::CODE_64, ..none };
-    point::judge(&registers, &map, &memory, &loader).is_ok()
+    point::judge(&registers, &place).is_ok()
 }
 
 pub use seccomp::forbidden_by;
-
-/// ptrace belongs to a thread: when this one ends, for whatever reason, the kernel lets all that it traced go on. A process
-/// that waits for it waits for nobody else, if the system allows that.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, InjectError> + Send) -> Result<T, InjectError> {
-    let urgently = || {
-        crate::sys::be_urgent();
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(urgently).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
 
 /// What a thread of the process is borrowed for.
 struct Errand<'a> {
@@ -155,6 +166,7 @@ struct Errand<'a> {
     function: &'a str,
     request: Request,
     path: Option<&'a Path>,
+    patience: Duration,
 }
 
 fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
@@ -164,10 +176,11 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     }
     point::check(pid)?;
     seccomp::check(pid)?;
+    apart::rest();
     let begun = Instant::now();
     let memory = Memory::open(pid).map_err(InjectError::Memory)?;
-    let (map, loader) = loop {
-        let map = Map::read(pid).map_err(InjectError::Memory)?;
+    let (map, mut loader) = loop {
+        let map = Map::read(pid, &memory).map_err(InjectError::Memory)?;
         match map.loader(&memory) {
             Ok(loader) => break (map, loader),
             // A program that has just been started may not have its libraries yet.
@@ -176,23 +189,27 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         }
     };
     let survey = Survey::of(&map, &memory);
-    let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
+    let begun = Instant::now();
     let mut last;
     let mut round = 0;
     loop {
+        if round == STUDIOUS_ROUND {
+            loader.study(&map, &memory);
+        }
+        let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
         let tids = ptrace::threads(pid);
         if tids.is_empty() {
             return Err(InjectError::Gone);
         }
         for &tid in &tids {
-            match point::stop_at(tid, &map, &memory, &loader, round) {
+            match point::stop_at(tid, &place, round) {
                 Ok(stopped) => return use_thread(&stopped, &place, errand),
                 Err(point::NotHere::Not(why)) => last = why,
                 Err(point::NotHere::Error(error)) => return Err(error),
             }
-            if begun.elapsed() > PATIENCE {
-                let seconds = PATIENCE.as_secs();
-                return Err(InjectError::NoSafePoint { threads: tids.len(), seconds, last });
+            if begun.elapsed() > errand.patience && round >= FEWEST_ROUNDS {
+                let (threads, seconds) = (tids.len(), begun.elapsed().as_secs_f64());
+                return Err(InjectError::NoSafePoint { threads, rounds: round, seconds, last });
             }
         }
         round += 1;
@@ -202,7 +219,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
 
 /// What was found out about the process while it ran.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+pub struct Place<'a> {
     map: &'a Map,
     memory: &'a Memory,
     loader: &'a map::Loader,

@@ -1,15 +1,15 @@
 //! A safe point: a thread that, as its stack shows, holds no lock of the allocator or the loader.
 //!
-//! The rule is strict. Innermost may be a function of the C library that only waits or passes bytes ([`WAITS`], and
-//! [`STREAMS`] while it reads or writes), or code that is not the C library's. Further out nothing may be the C library's
-//! but the code that starts threads and programs; nothing anywhere may be the loader's, an allocator's or the
-//! collector's, nor run in a signal handler.
+//! The rule is strict. Innermost may be functions of the C library that wait ([`super::waits`]), or code that is not the C
+//! library's. Further out may be the C library's code that starts threads and programs, and functions of its that only call
+//! the program back; nothing anywhere may be the loader's, an allocator's or the collector's, nor run in a signal handler.
 
-use super::InjectError;
-use super::map::{Loader, Map};
-use super::memory::Memory;
+use super::entries::Candidates;
 use super::ptrace::{self, Registers, Stop};
+use super::waits::{self, Wait};
+use super::{InjectError, Place};
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long a thread gets to stop: one that sleeps or runs does at once.
@@ -18,97 +18,6 @@ const TO_STOP: Duration = Duration::from_millis(20);
 const RUNNING_ROUND: u32 = 1;
 /// Code segment of 64-bit programs.
 pub const CODE_64: u64 = 0x33;
-
-/// Functions that hold no lock of the C library while they wait.
-const WAITS: &[&str] = &[
-    "accept",
-    "accept4",
-    "clock_nanosleep",
-    "connect",
-    "epoll_pwait",
-    "epoll_pwait2",
-    "epoll_wait",
-    "fdatasync",
-    "flock",
-    "fsync",
-    "getrandom",
-    "io_getevents",
-    "ioctl",
-    "mq_receive",
-    "mq_timedreceive",
-    "msgrcv",
-    "nanosleep",
-    "pause",
-    "poll",
-    "ppoll",
-    "pread",
-    "pread64",
-    "preadv",
-    "pselect",
-    "pthread_clockjoin_np",
-    "pthread_cond_clockwait",
-    "pthread_cond_timedwait",
-    "pthread_cond_wait",
-    "pthread_join",
-    "pthread_timedjoin_np",
-    "pwrite",
-    "pwrite64",
-    "pwritev",
-    "read",
-    "readv",
-    "recv",
-    "recvfrom",
-    "recvmmsg",
-    "recvmsg",
-    "sched_yield",
-    "select",
-    "sem_clockwait",
-    "sem_timedwait",
-    "sem_wait",
-    "semop",
-    "semtimedop",
-    "send",
-    "sendfile",
-    "sendmmsg",
-    "sendmsg",
-    "sendto",
-    "sigpause",
-    "sigsuspend",
-    "sigtimedwait",
-    "sigwait",
-    "sigwaitinfo",
-    "sleep",
-    "splice",
-    "syscall",
-    "usleep",
-    "wait",
-    "wait3",
-    "wait4",
-    "waitid",
-    "waitpid",
-    "write",
-    "writev",
-];
-/// Functions of streams, which hold their stream's lock.
-const STREAMS: &[&str] = &[
-    "fflush",
-    "fgetc",
-    "fgets",
-    "fputs",
-    "fread",
-    "fwrite",
-    "getc",
-    "getchar",
-    "getdelim",
-    "getline",
-    "puts",
-    "fgets_unlocked",
-    "fread_unlocked",
-    "getc_unlocked",
-    "fputs_unlocked",
-    "fwrite_unlocked",
-    "fflush_unlocked",
-];
 
 /// A thread that is stopped at a safe point.
 pub struct Stopped {
@@ -143,8 +52,8 @@ pub fn check(pid: u32) -> Result<(), InjectError> {
 }
 
 /// Stops a thread, and keeps it stopped if it is at a safe point. `round` counts the attempts at all threads.
-pub fn stop_at(tid: u32, map: &Map, memory: &Memory, loader: &Loader, round: u32) -> Result<Stopped, NotHere> {
-    let pid = map.pid;
+pub fn stop_at(tid: u32, place: &Place<'_>, round: u32) -> Result<Stopped, NotHere> {
+    let pid = place.map.pid;
     match state(pid, tid) {
         Some('D') => return Err(NotHere::Not(format!("thread {tid} is in uninterruptible sleep"))),
         Some('R') if round < RUNNING_ROUND => return Err(NotHere::Not(format!("thread {tid} was running"))),
@@ -160,7 +69,7 @@ pub fn stop_at(tid: u32, map: &Map, memory: &Memory, loader: &Loader, round: u32
     let since = Instant::now();
     ptrace::interrupt(tid)?;
     let registers = stopped(tid)?;
-    match judge(&registers, map, memory, loader) {
+    match judge(&registers, place) {
         Ok(()) => Ok(Stopped { tid, registers, since }),
         Err(why) => {
             ptrace::detach(tid, 0)?;
@@ -205,44 +114,44 @@ fn stopped(tid: u32) -> Result<Registers, NotHere> {
 }
 
 /// Whether a thread with these registers is at a safe point; else why not.
-pub fn judge(registers: &Registers, map: &Map, memory: &Memory, loader: &Loader) -> Result<(), String> {
+pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
+    let &Place { map, memory, loader, survey } = place;
     if registers.cs != CODE_64 {
         return Err("it runs 32-bit code".to_owned());
     }
-    let addresses = loader.stacks.walk(map, memory, registers)?;
+    let mut stack = loader.stacks.walk(map, memory, registers)?;
+    // A return address may lie behind the last instruction of its function.
+    stack.iter_mut().skip(1).for_each(|address| *address = address.wrapping_sub(1));
     let collector = map.collector().and_then(|base| map.object_at(base));
-    let mut kinds = Vec::with_capacity(addresses.len());
-    for (depth, &address) in addresses.iter().enumerate() {
-        let inside = address.wrapping_sub(u64::from(depth > 0));
-        if loader.interpreter.contains(inside) {
-            return Err("it is in the loader".to_owned());
-        }
-        if loader.allocators.iter().chain(&collector).any(|range| range.contains(inside)) {
-            return Err("it is in the allocator".to_owned());
-        }
-        kinds.push(loader.libc.contains(inside));
+    let is_in_allocator = |address| {
+        let is_library = loader.allocators.iter().chain(&collector).any(|range| range.contains(address));
+        is_library || survey.is_some_and(|survey| survey.is_in_allocator(address))
+    };
+    if stack.iter().any(|&address| loader.interpreter.contains(address)) {
+        return Err("it is in the loader".to_owned());
     }
-    if outer_ones(&kinds) {
+    if stack.iter().any(|&address| is_in_allocator(address)) {
+        return Err("it is in the allocator".to_owned());
+    }
+    let is_libc: Vec<bool> = stack.iter().map(|&address| loader.libc.contains(address)).collect();
+    let functions = |range: Range<usize>| -> Vec<Option<Candidates>> {
+        stack[range].iter().map(|&address| loader.candidates(address)).collect()
+    };
+    if !outer_ones(&is_libc).into_iter().all(|callers| waits::call_back(&functions(callers))) {
         return Err("it was called by the C library".to_owned());
     }
-    let waiting = kinds.iter().take_while(|&&is_libc| is_libc).count();
-    if waiting == 0 {
-        let is_known = !loader.has_own_malloc;
-        return if is_known { Ok(()) } else { Err("it may be in the program's own allocator".to_owned()) };
+    match is_libc.iter().take_while(|&&is_libc| is_libc).count() {
+        0 if loader.has_own_malloc => Err("it may be in the program's own allocator".to_owned()),
+        0 => Ok(()),
+        waiting => {
+            let (system_call, result) = (registers.orig_rax.cast_signed(), registers.rax.cast_signed());
+            Wait { functions: &functions(0..waiting), system_call, result }.check()
+        }
     }
-    let depth = waiting - 1;
-    let names = loader.functions.names_at(addresses[depth].wrapping_sub(u64::from(depth > 0)));
-    let is_one_of = |list: &[&str]| names.iter().any(|name| list.contains(&name.as_str()));
-    let is_in = |calls: &[i64]| calls.contains(&registers.orig_rax.cast_signed());
-    let passes_bytes = is_in(&[libc::SYS_read, libc::SYS_write, libc::SYS_writev]);
-    if is_one_of(WAITS) || (passes_bytes && is_one_of(STREAMS)) {
-        return Ok(());
-    }
-    Err(format!("it is in {}", names.first().map_or("the C library", |name| name)))
 }
 
-/// Whether the C library is somewhere between the innermost functions and the code that starts a thread or the program.
-fn outer_ones(is_libc: &[bool]) -> bool {
+/// Where the C library is between the innermost functions and the code that starts a thread or the program.
+fn outer_ones(is_libc: &[bool]) -> Vec<Range<usize>> {
     let inner = is_libc.iter().take_while(|&&is| is).count();
     // The program's `_start`, which is not the C library's, calls it.
     let root = match is_libc {
@@ -250,8 +159,16 @@ fn outer_ones(is_libc: &[bool]) -> bool {
         all => all,
     };
     let outermost = root.iter().rev().take_while(|&&is| is).count();
-    let between = inner..root.len().saturating_sub(outermost);
-    is_libc.get(between).is_some_and(|between| between.contains(&true))
+    let end = root.len().saturating_sub(outermost).max(inner);
+    let mut begin = inner;
+    let mut found = Vec::new();
+    for run in is_libc[inner..end].chunk_by(|a, b| a == b) {
+        if run[0] {
+            found.push(begin..begin + run.len());
+        }
+        begin += run.len();
+    }
+    found
 }
 
 #[cfg(test)]
@@ -259,18 +176,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_c_library_may_be_at_both_ends_only() {
-        let stack = |text: &str| text.chars().map(|frame| frame == 'c').collect::<Vec<_>>();
-        for fine in ["ppc", "cppc", "ccppccp", "pp", "pcp", "cpc", "p", "cccp"] {
-            assert!(!outer_ones(&stack(fine)), "{fine}");
+    fn the_c_library_may_be_at_both_ends() {
+        let outer = |text: &str| outer_ones(&text.chars().map(|frame| frame == 'c').collect::<Vec<_>>());
+        for fine in ["ppc", "cppc", "ccppccp", "pp", "pcp", "cpc", "p", "cccp", "ccc", ""] {
+            assert!(outer(fine).is_empty(), "{fine}");
         }
-        for bad in ["cpcpc", "pcppc", "ppcppccp", "cpcppp"] {
-            assert!(outer_ones(&stack(bad)), "{bad}");
+        for (text, only) in [("cpcpc", 2..3), ("pcppc", 1..2), ("ppcppccp", 2..3), ("cpcppp", 2..3)] {
+            assert_eq!(outer(text), std::slice::from_ref(&only), "{text}");
         }
-    }
-
-    #[test]
-    fn lists_are_in_order() {
-        assert!(WAITS.is_sorted());
+        assert_eq!(outer("cpccpcpccp"), [2..4, 5..6]);
     }
 }

@@ -1,5 +1,6 @@
 //! ptrace(2), one function for each request that is used.
 
+use super::apart;
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ fn id(tid: u32) -> libc::pid_t {
 }
 
 fn request(request: libc::c_uint, tid: u32, address: usize, data: usize) -> io::Result<()> {
+    apart::beat();
     // SAFETY: the callers pass what the request reads or writes.
     let result = unsafe { libc::ptrace(request, id(tid), address, data) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -159,6 +161,7 @@ pub fn wait(tid: u32, limit: Duration) -> io::Result<Option<Stop>> {
     const AWAKE: Duration = Duration::from_micros(200);
     let begun = Instant::now();
     loop {
+        apart::beat();
         let mut status = 0;
         // SAFETY: `status` is valid for the write.
         let waited = unsafe { libc::waitpid(id(tid), &raw mut status, libc::__WALL | libc::WNOHANG) };

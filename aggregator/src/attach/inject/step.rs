@@ -1,7 +1,9 @@
-//! The steps of an injection, at each of which a test can have this program killed: the process must go on.
+//! The steps of an injection, at each of which a test can have it killed or stopped: the process must go on.
 
-/// Variable that names the step at which the aggregator kills itself.
-const ENV_DIE: &str = "HEAPLINE_DIE_AT";
+/// Variables that name a step, and the signal that is sent there.
+const SIGNALS: [(&str, libc::c_int); 2] = [("HEAPLINE_DIE_AT", libc::SIGKILL), ("HEAPLINE_STOP_AT", libc::SIGSTOP)];
+/// Variable that is set when the signal goes to the aggregator, and not to its child that traces.
+const ENV_PARENT: &str = "HEAPLINE_SIGNAL_PARENT";
 
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +44,15 @@ impl Step {
     }
 }
 
-/// Notes a step. Dies there when a test wants it.
+/// Notes a step. Sends a signal there when a test wants it.
 pub fn pass(step: Step) {
     tracing::trace!(?step, "injection");
-    if std::env::var(ENV_DIE).is_ok_and(|wanted| wanted == step.name()) {
-        // SAFETY: kills this process.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-        std::thread::park();
+    let is_here = |variable: &str| std::env::var(variable).is_ok_and(|wanted| wanted == step.name());
+    for (_, signal) in SIGNALS.into_iter().filter(|(variable, _)| is_here(variable)) {
+        // SAFETY: signals this process or its parent.
+        unsafe {
+            let to = if std::env::var_os(ENV_PARENT).is_some() { libc::getppid() } else { libc::getpid() };
+            libc::kill(to, signal);
+        }
     }
 }

@@ -16,11 +16,36 @@ const MOST_ENTRIES: u32 = 1 << 20;
 const MOST_STRING_BYTES: u64 = 64 << 20;
 const SYMBOL_BYTES: usize = 24;
 
+/// What a program header says of a part that is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Where it begins in memory.
+    pub start: u64,
+    /// Its size in memory.
+    bytes: u64,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its size in the file.
+    pub file_bytes: u64,
+    pub is_code: bool,
+    pub is_writable: bool,
+}
+
+impl Segment {
+    /// Where it ends in memory.
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+
+    fn contains(&self, address: u64) -> bool {
+        (self.start..self.end()).contains(&address)
+    }
+}
+
 /// See the module.
 pub struct Image {
     bias: u64,
-    /// Segments: address and size in memory.
-    segments: Vec<(u64, u64)>,
+    segments: Vec<Segment>,
     /// Where `.eh_frame_hdr` is, and its size.
     pub unwind: Option<(u64, u64)>,
     strings: u64,
@@ -36,6 +61,20 @@ fn invalid(what: &'static str) -> io::Error {
 impl Image {
     /// The object that begins at `base`.
     pub fn read(memory: &Memory, base: u64) -> io::Result<Image> {
+        let (mut image, dynamic) = Image::read_headers(memory, base)?;
+        if let Some(dynamic) = dynamic {
+            image.read_dynamic(memory, dynamic)?;
+        }
+        Ok(image)
+    }
+
+    /// The segments of the object that begins at `base`.
+    pub fn segments_at(memory: &Memory, base: u64) -> io::Result<Vec<Segment>> {
+        Ok(Image::read_headers(memory, base)?.0.segments)
+    }
+
+    /// What the program headers say, and where the dynamic section is.
+    fn read_headers(memory: &Memory, base: u64) -> io::Result<(Image, Option<u64>)> {
         let mut header = [0; 64];
         memory.read(base, &mut header)?;
         let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
@@ -55,8 +94,18 @@ impl Image {
             let (address, bytes) = (word(16), word(40));
             match kind {
                 PT_LOAD => {
+                    const PF_X: u32 = 1;
+                    const PF_W: u32 = 2;
                     first.get_or_insert(address & !0xfff);
-                    image.segments.push((address, bytes));
+                    let flags = u32::from_le_bytes(header[4..8].try_into().unwrap_or_default());
+                    image.segments.push(Segment {
+                        start: address,
+                        bytes,
+                        offset: word(8),
+                        file_bytes: word(32),
+                        is_code: flags & PF_X != 0,
+                        is_writable: flags & PF_W != 0,
+                    });
                 }
                 PT_DYNAMIC => dynamic = Some(address),
                 PT_GNU_EH_FRAME => image.unwind = Some((address, bytes)),
@@ -65,18 +114,17 @@ impl Image {
         }
         image.bias = base.wrapping_sub(first.ok_or_else(|| invalid("no segments"))?);
         let moved = |address: u64| image.bias.wrapping_add(address);
-        image.segments = image.segments.iter().map(|&(address, bytes)| (moved(address), bytes)).collect();
+        image.segments.iter_mut().for_each(|segment| segment.start = moved(segment.start));
         image.unwind = image.unwind.map(|(address, bytes)| (moved(address), bytes));
-        if let Some(dynamic) = dynamic {
-            image.read_dynamic(memory, moved(dynamic))?;
-        }
-        Ok(image)
+        let dynamic = dynamic.map(moved);
+        Ok((image, dynamic))
     }
 
     fn read_dynamic(&mut self, memory: &Memory, at: u64) -> io::Result<()> {
         // The loader has added the bias, but for the vdso, which nobody writes to.
-        let bias = self.bias;
-        let moved = |value: u64| if value < bias { value.wrapping_add(bias) } else { value };
+        let (bias, segments) = (self.bias, self.segments.clone());
+        let is_moved = |value: u64| segments.iter().any(|segment| segment.contains(value));
+        let moved = |value: u64| if is_moved(value) { value } else { value.wrapping_add(bias) };
         for entry in 0..u64::from(MOST_ENTRIES) {
             let tag = memory.word(at.wrapping_add(entry * 16))?;
             let value = memory.word(at.wrapping_add(entry * 16 + 8))?;
@@ -94,8 +142,7 @@ impl Image {
 
     /// The rest of the segment that an address lies in: how many bytes.
     pub fn rest_of_segment(&self, address: u64) -> Option<u64> {
-        let holds = |&&(start, bytes): &&(u64, u64)| address >= start && address - start < bytes;
-        self.segments.iter().find(holds).map(|&(start, bytes)| bytes - (address - start))
+        self.segments.iter().find(|segment| segment.contains(address)).map(|segment| segment.end() - address)
     }
 
     /// Whether the object defines a function of this name.
@@ -247,6 +294,14 @@ impl Functions {
         }
         functions.sort_by_key(|function| function.start);
         Ok(Functions(functions))
+    }
+
+    /// Functions with these addresses, sizes and names.
+    #[cfg(test)]
+    pub fn named(functions: &[(u64, u64, &str)]) -> Functions {
+        Functions(
+            functions.iter().map(|&(start, size, name)| Function { start, size, name: name.to_owned() }).collect(),
+        )
     }
 
     /// Address of the function with this name.

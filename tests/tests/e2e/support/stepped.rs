@@ -90,6 +90,12 @@ impl Stepped {
     }
 }
 
+/// Where an aggregator can be killed or stopped in the middle of an attach or a detach.
+pub const STEPS: [&str; 13] = [
+    "stopped", "framed", "sent", "masked", "mapped", "ready", "opened", "written", "loaded", "called", "unmapped",
+    "unmasked", "restored",
+];
+
 /// `aggregator --attach PID -o SNAPSHOT`
 pub fn attach_command(pid: i32, snapshot: &Path) -> Command {
     let mut command = Command::new(&programs().aggregator);
