@@ -51,6 +51,7 @@ struct LinkMap {
 }
 
 /// An object in the loader's list.
+#[derive(Clone, Copy)]
 pub struct Loaded {
     /// What its addresses were moved by.
     pub bias: usize,

@@ -30,11 +30,16 @@ pub fn come_later() {
     CAME_LATER.store(true, Ordering::Relaxed);
 }
 
+/// Whether it was.
+pub fn came_later() -> bool {
+    CAME_LATER.load(Ordering::Relaxed)
+}
+
 /// What the search order has after the collector under this name; null when nothing.
 ///
 /// May allocate through the hooks.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
-    if CAME_LATER.load(Ordering::Relaxed) {
+    if came_later() {
         return attach::original(name);
     }
     // SAFETY: a C string and a pseudo-handle.

@@ -120,8 +120,9 @@ static LOADER: [Hook; 6] = [
 ///
 /// # Safety
 /// As the C function.
+#[unsafe(no_mangle)]
 #[unsafe(naked)]
-unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void {
+pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void {
     naked_asm!(
         ".cfi_startproc",
         "push rdi",

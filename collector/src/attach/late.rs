@@ -12,7 +12,7 @@ use super::slots::{self, Counts};
 use super::{Hooks, is_attached};
 use crate::elf;
 use crate::loader::Next;
-use crate::real;
+use crate::{python, real};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::ControlFlow;
@@ -129,6 +129,14 @@ pub fn look_again() {
     if is_attached() {
         patch(false);
     }
+    if leads_here() {
+        python::look_again();
+    }
+}
+
+/// Whether the program's calls come here: of the preloaded library they always do.
+fn leads_here() -> bool {
+    is_attached() || !real::came_later()
 }
 
 /// Where `dlopen` is to be jumped to, because it matters who calls; null when it may be called from here.
@@ -141,7 +149,10 @@ pub unsafe extern "C" fn jump_to_dlopen(file: *const c_char, caller: usize) -> *
     let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
     let is_searched = !name.is_empty() && !name.contains(&b'/');
     let asks_for_caller = name.contains(&b'$') || (is_searched && has_search_path(caller));
-    if asks_for_caller || !is_attached() {
+    if asks_for_caller && leads_here() {
+        python::expect();
+    }
+    if asks_for_caller || !leads_here() {
         return DLOPEN.get().unwrap_or(core::ptr::null_mut());
     }
     core::ptr::null_mut()
@@ -164,7 +175,7 @@ pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void
     let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(file, mode) };
     if !handle.is_null() {
         let errno = real::errno();
-        patch(false);
+        look_again();
         real::set_errno(errno);
     }
     handle

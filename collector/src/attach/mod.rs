@@ -13,7 +13,7 @@
 
 pub mod late;
 pub mod objects;
-mod slots;
+pub(crate) mod slots;
 
 use crate::{environment, fork, process, python};
 use core::ffi::CStr;

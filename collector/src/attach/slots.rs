@@ -102,6 +102,11 @@ impl Place {
     }
 }
 
+/// Whether the loader is not done with the object.
+pub fn is_early(object: &LoadedObject) -> bool {
+    Pages::of(object).are_early()
+}
+
 /// Leads the object's calls to the hooks.
 pub fn patch(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
     let mut pages = Pages::of(object);

@@ -26,6 +26,8 @@ mod modules;
 mod own_heap;
 mod providers;
 mod python;
+mod python_arrival;
+mod python_view;
 mod sampling;
 mod signals;
 mod story;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The C half of what the preload may export; the C++ half are mangled operators.
-const HOOKS: [&str; 39] = [
+const HOOKS: [&str; 40] = [
     "malloc",
     "calloc",
     "realloc",
@@ -45,6 +45,7 @@ const HOOKS: [&str; 39] = [
     "system",
     // What changes the ground that the collector stands on.
     "dlclose",
+    "dlopen",
     "mlockall",
     "prctl",
     // By which a collector that the program carries in itself finds this one.
