@@ -192,9 +192,7 @@ impl Figures {
             taken: SystemTime::now(),
             domains: sums(table).collect(),
             contradictions,
-            untracked_frees: in_progress
-                + table.heaps().map(|(_, heap)| heap.untracked_frees()).sum::<u64>()
-                + table.ranges().untracked_frees(),
+            untracked_frees: in_progress + table.untracked_frees(),
             in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum::<u64>() + table.ranges().open_calls(),
             records: table.records(),
             queries: table.queries(),

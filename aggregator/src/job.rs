@@ -211,12 +211,8 @@ impl Job {
         if cut.figures.records == 0 && notes.is_empty() {
             notes.push(self.why_nothing(&outcome, &cut, &archived));
         }
-        if outcome.flags & target_flag::UNKNOWN_PYTHON != 0 {
-            notes.push(UNKNOWN_PYTHON.to_owned());
-        }
-        if outcome.flags & target_flag::UNSEEN_REUSE != 0 {
-            notes.push(UNSEEN_REUSE.to_owned());
-        }
+        let told = PYTHON_NOTES.iter().filter(|(flag, _)| outcome.flags & flag != 0);
+        notes.extend(told.map(|(_, note)| (*note).to_owned()));
         let figures = cut.figures.clone();
         let destination = self.place.of(&figures.image)?;
         let about = self.about(end, ending.exit_status, notes.clone());
@@ -265,8 +261,22 @@ impl Job {
     }
 }
 
+/// What a target says of its interpreter, and what a user has to know then.
+const PYTHON_NOTES: [(u32, &str); 4] = [
+    (target_flag::UNKNOWN_PYTHON, UNKNOWN_PYTHON),
+    (target_flag::LATE_PYTHON, LATE_PYTHON),
+    (target_flag::OTHER_PYTHON, OTHER_PYTHON),
+    (target_flag::UNSEEN_REUSE, UNSEEN_REUSE),
+];
+
 const UNKNOWN_PYTHON: &str = "Python's own blocks were not recorded: this interpreter is no CPython 3.9 to 3.13, or its \
     free-threaded build; its native memory was (--domain native)";
+
+const LATE_PYTHON: &str = "Python's own blocks were not recorded: it was brought in by a dlopen that the collector did not see, and \
+    ran when it was found; its native memory was (--domain native), and aggregator --attach PID sees the rest";
+
+const OTHER_PYTHON: &str = "a second Python library began in this process: the blocks of the first are recorded, of the second only the \
+    native memory (--domain native)";
 
 const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
     new objects are heard of where aggregator run starts a CPython 3.9 to 3.13";

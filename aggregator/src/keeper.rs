@@ -216,6 +216,9 @@ impl Keeper {
         let counters = if is_new { Counters::read(&map).amid(threads) } else { Counters::default() };
         let mut table = Table::new(nframe, resolvers);
         table.set_forks(kin.map(|kin| Forks::new(kin.heirs, kin.key)));
+        if threads > 0 {
+            table.begins_late();
+        }
         let pool = map.arena().geometry().segments as usize * SEGMENT_WORDS;
         Keeper {
             map,

@@ -3,7 +3,7 @@
 
 use crate::process;
 use crate::real;
-use crate::{modules, sys, thread};
+use crate::{modules, python, sys, thread};
 use core::ffi::{c_int, c_ulong, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use heapline_shared_format::arena::{clock, end_cause};
@@ -36,8 +36,12 @@ impl Next {
 pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
     static NEXT: Next = Next::new(c"dlclose");
     let Some(next) = NEXT.get() else { return -1 };
+    let closing = python::closing();
     // SAFETY: the C function of that name.
     let status = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn(*mut c_void) -> c_int>(next)(handle) };
+    if let Some(closing) = closing {
+        python::closed(closing);
+    }
     if process::get().is_some_and(|p| p.is_traced()) {
         let mut thread = thread::enter(thread::stack_pointer());
         modules::unloaded(thread.as_deref_mut());

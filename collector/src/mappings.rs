@@ -15,6 +15,7 @@ pub use next::look_up;
 
 use crate::hooks::record;
 use crate::process;
+use crate::python;
 use crate::unwind::Entry;
 use core::ffi::c_int;
 use heapline_shared_format::event;
@@ -114,6 +115,8 @@ pub unsafe fn mmap64(
 }
 
 fn record_mmap(mapped: usize, bytes: usize, protection: c_int, flags: c_int, entry: Entry) {
+    // SAFETY: the entry's own return address.
+    python::called_from(unsafe { (entry.slot as *const usize).read() });
     if mapped != FAILED && !process::is_quiet() {
         let pages = Pages::covering(mapped as u64, mapped_bytes(bytes, flags));
         record_given(mapping::map, pages, is_reserved(protection), entry);

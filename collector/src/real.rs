@@ -26,11 +26,16 @@ pub fn come_later() {
     CAME_LATER.store(true, Ordering::Relaxed);
 }
 
+/// Whether it was.
+pub fn came_later() -> bool {
+    CAME_LATER.load(Ordering::Relaxed)
+}
+
 /// What the search order has after the collector under this name; null when nothing. The list of objects must not change
 /// meanwhile, unless it is one of the hooked functions and the collector has begun.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
     let known = attach::original(name);
-    if !known.is_null() || CAME_LATER.load(Ordering::Relaxed) {
+    if !known.is_null() || came_later() {
         return known;
     }
     ptr::with_exposed_provenance_mut(symbols::next(name.to_bytes()).unwrap_or(0))
@@ -179,7 +184,7 @@ fn resolve() -> bool {
     match STATE.compare_exchange(0, RESOLVING, Ordering::Acquire, Ordering::Acquire) {
         Ok(_) => {
             let is_early = elf::can_find_objects() && elf::own_bias().is_none();
-            if is_early && !CAME_LATER.load(Ordering::Relaxed) {
+            if is_early && !came_later() {
                 // The loader has not finished with the program's objects.
                 STATE.store(0, Ordering::Release);
                 return false;

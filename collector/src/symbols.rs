@@ -23,6 +23,25 @@ pub fn next(name: &[u8]) -> Option<usize> {
     elf::loaded()?.skip_while(|object| object.bias != own).skip(1).find_map(|object| object.symbol(name))
 }
 
+/// Where symbols are looked for.
+#[derive(Clone, Copy)]
+pub enum Scope {
+    /// In all objects, in the order in which the loader searches. The list of objects must not change meanwhile.
+    All,
+    /// In one object, which was loaded by itself.
+    Only(Loaded),
+}
+
+impl Scope {
+    /// Address of an exported symbol.
+    pub fn find(self, name: &[u8]) -> Option<usize> {
+        match self {
+            Scope::All => find(name),
+            Scope::Only(object) => object.symbol(name),
+        }
+    }
+}
+
 /// The hash of a name in `DT_GNU_HASH`.
 fn gnu_hash(name: &[u8]) -> u32 {
     name.iter().fold(5381, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))

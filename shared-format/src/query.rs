@@ -48,6 +48,10 @@ pub const CHILD: u32 = 14;
 /// The blocks that the ring records from here on are samples; first argument: their mean distance in bytes. No answer.
 pub const INTERVAL: u32 = 15;
 
+/// Blocks of the interpreter's have come unseen, at addresses that may have been freed before: an interpreter has begun in
+/// the place of one that ended, with allocators of its own until here. No answer.
+pub const UNSEEN: u32 = 16;
+
 /// Words of a text's head.
 pub const HEAD_WORDS: usize = 5;
 /// Words of a group.

@@ -372,7 +372,7 @@ fn what_is_missing_is_said_before_the_figures() {
         "Process 4711 (evil\\u{7}), killed by signal 9\n",
         "LOST: 3 events missing (slots 3)",
         "Contradictions: 2 events resolved by rule (double free 2)",
-        "5 frees of blocks older than the tracing",
+        "5 frees of blocks that were not seen to come: older than the tracing, cleared, or another allocator's",
         "1 call of realloc, munmap or mremap had not returned at the end",
         "Note: A sentence\\nfor everybody \\u{1b}[31m",
     ] {

@@ -221,6 +221,11 @@ impl Blocks {
         self.recent_frees.fill(0);
     }
 
+    /// Blocks have come unseen: a free at an address that was freed before is no second one.
+    pub fn forget_frees(&mut self) {
+        self.recent_frees.fill(0);
+    }
+
     /// No block is in the program's own trace any more.
     pub fn leave_program(&mut self) {
         self.live.leave_program();

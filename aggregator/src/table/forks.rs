@@ -84,6 +84,7 @@ impl Table {
             contradictions: Contradictions::default(),
             records: 0,
             forks: None,
+            is_whole: self.is_whole,
         }
     }
 

@@ -179,6 +179,15 @@ impl Heap {
         shared.clear();
     }
 
+    /// Blocks have come unseen: frees of theirs are not taken for second ones.
+    pub fn forget_frees(&mut self, shared: &mut Shared) {
+        self.catch_up(shared);
+        match &mut self.place {
+            Place::Here(blocks) => blocks.forget_frees(),
+            Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.forget_frees()),
+        }
+    }
+
     /// No block is in the program's own trace any more.
     pub fn leave_program(&mut self, shared: &mut Shared) {
         self.catch_up(shared);

@@ -60,6 +60,8 @@ pub struct Table {
     program: Option<String>,
     /// Where copies for forked children go.
     forks: Option<Forks>,
+    /// The program was seen from its first event on, and no block was forgotten since.
+    is_whole: bool,
 }
 
 /// What the target asked last, and the answer.
@@ -132,6 +134,7 @@ impl Table {
             records: 0,
             program: None,
             forks: None,
+            is_whole: true,
         }
     }
 
@@ -164,6 +167,20 @@ impl Table {
         let (heaps, shared) = self.parts();
         heaps.for_each(|heap| heap.clear(shared));
         self.ranges.clear();
+        self.is_whole = false;
+    }
+
+    /// The program ran before it was seen.
+    pub fn begins_late(&mut self) {
+        self.is_whole = false;
+    }
+
+    /// Frees of blocks that it does not know, and that need an explanation. An interpreter that is seen from its start frees
+    /// some that it allocated before it could have other allocators than its own.
+    pub fn untracked_frees(&self) -> u64 {
+        let is_expected = |domain| self.is_whole && domain == Domain::Python;
+        let heaps = self.heaps().filter(|&(domain, _)| !is_expected(domain));
+        heaps.map(|(_, heap)| heap.untracked_frees()).sum::<u64>() + self.ranges.untracked_frees()
     }
 
     /// The peak becomes what is live now.
@@ -534,6 +551,10 @@ impl Table {
             Event::Query { asked: query::INTERVAL, arguments: [interval, _], .. } => ring.interval = interval,
             Event::Query { asked: query::HIDE, .. } => ring.hides = true,
             Event::Query { asked: query::SHOW, .. } => ring.hides = false,
+            Event::Query { asked: query::UNSEEN, .. } => {
+                let (heap, shared) = self.heap_of(domain::PYTHON)?;
+                heap.forget_frees(shared);
+            }
             Event::Query { asked: what @ (query::FORK | query::FORKED | query::CHILD), arguments, .. } => {
                 self.forked(what, arguments);
             }

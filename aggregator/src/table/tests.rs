@@ -141,6 +141,36 @@ fn a_realloc_of_an_older_block_leaves_the_next_owner_of_the_address_alone() {
 }
 
 #[test]
+fn an_interpreter_seen_from_its_start_frees_blocks_of_before_unremarked() {
+    let frees = |change: fn(&mut Table), domain: u8| {
+        let mut bench = Bench::new(1);
+        change(&mut bench.table);
+        bench.apply(0, Event::Free { stamp: 0, address: 0x10, domain });
+        bench.table.untracked_frees()
+    };
+    assert_eq!(frees(|_| {}, domain::PYTHON), 0);
+    assert_eq!(frees(|_| {}, domain::NATIVE), 1, "which has no such reason");
+    assert_eq!(frees(Table::begins_late, domain::PYTHON), 1);
+    assert_eq!(frees(Table::clear_traces, domain::PYTHON), 1);
+    assert_eq!(frees(|table| *table = table.inherited(), domain::PYTHON), 0);
+}
+
+#[test]
+fn a_free_after_unseen_blocks_is_no_second_one() {
+    for (resolvers, is_told) in [(0, false), (0, true), (2, true)] {
+        let mut bench = Bench::with_resolvers(1, resolvers);
+        let free = Event::Free { stamp: 0, address: 0x10, domain: domain::PYTHON };
+        bench.apply(0, Event::Free { stamp: 0, address: 0x10, domain: domain::PYTHON });
+        if is_told {
+            bench.apply(0, Event::Query { stamp: 0, number: 0, asked: query::UNSEEN, arguments: [0; 2] });
+        }
+        bench.apply(0, free);
+        bench.table.catch_up();
+        assert_eq!(bench.table.contradictions().total(), u64::from(!is_told), "{resolvers} resolvers");
+    }
+}
+
+#[test]
 fn contradictions_are_resolved_and_counted() {
     let mut bench = Bench::new(1);
     bench.free(0, 0x10);

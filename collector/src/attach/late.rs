@@ -13,8 +13,7 @@ use super::{Hooks, is_attached, is_leading};
 use crate::doors;
 use crate::elf;
 use crate::loader::Next;
-use crate::process;
-use crate::real;
+use crate::{process, python, real};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::ControlFlow;
@@ -158,6 +157,7 @@ fn patch(all: bool) -> Counts {
 pub fn look_again() {
     if is_leading() {
         patch(false);
+        python::look_again();
     }
 }
 
@@ -192,6 +192,9 @@ unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: us
     let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
     let is_searched = !name.is_empty() && !name.contains(&b'/');
     let asks_for_caller = name.contains(&b'$') || (is_searched && has_search_path(caller));
+    if asks_for_caller && is_leading() {
+        python::expect();
+    }
     if asks_for_caller || !is_leading() {
         note_mode(mode);
         return next.get().unwrap_or(core::ptr::null_mut());
@@ -236,7 +239,7 @@ pub unsafe extern "C" fn dlmopen(namespace: isize, file: *const c_char, mode: c_
 fn look_at_loaded(handle: *mut c_void) {
     if !handle.is_null() && is_leading() {
         let errno = real::errno();
-        patch(false);
+        look_again();
         real::set_errno(errno);
     }
 }

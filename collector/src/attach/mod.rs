@@ -15,7 +15,7 @@
 
 pub mod late;
 pub mod objects;
-mod slots;
+pub(crate) mod slots;
 
 use crate::doors::shapes;
 use crate::{cxx, environment, fork, process, python, real, symbols};

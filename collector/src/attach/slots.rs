@@ -125,6 +125,11 @@ impl Place<'_> {
     }
 }
 
+/// Whether the loader is not done with the object.
+pub fn is_early(object: &LoadedObject) -> bool {
+    Pages::of(object).are_early()
+}
+
 /// The entry of the door for a function of this name; none where the function needs none, or can have none. One thread at a
 /// time is in here: the loader's lock is held.
 pub fn door(name: &CStr, function: usize) -> Option<usize> {

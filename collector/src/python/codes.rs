@@ -59,6 +59,12 @@ pub fn in_child() {
     IS_BUSY.store(false, Ordering::Release);
 }
 
+/// Code objects may have ended unseen: none is known any more.
+pub fn forget_all() {
+    IS_STALE.store(true, Ordering::Release);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+}
+
 /// The number of a code object that was described in this session.
 #[inline]
 pub fn known(code: usize, session: u32) -> Option<u32> {

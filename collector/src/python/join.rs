@@ -4,12 +4,10 @@
 //! does, once for each attach and each detach, and ends. It is the only one that the collector ever starts; nothing waits
 //! for it in the target.
 
-use super::{API, IS_INSTALLED, api, find_api, install, note_unseen_reuse, uninstall};
-use crate::attach::objects;
+use super::{Api, IS_INSTALLED, api, arrival, install, note_unseen_reuse, uninstall};
 use crate::process;
-use crate::symbols;
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
 
@@ -37,46 +35,32 @@ type Body = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 type Detach = unsafe extern "C" fn(usize) -> c_int;
 type Sigmask = unsafe extern "C" fn(c_int, *const u64, *mut u64) -> c_int;
 
-static ENSURE: AtomicUsize = AtomicUsize::new(0);
-static RELEASE: AtomicUsize = AtomicUsize::new(0);
-
-/// Hooks the interpreter's allocators, if there is one that runs. Returns how that stands.
+/// Hooks the interpreter's allocators, if there is one that runs; one that begins later is met then. Returns how that stands.
 pub fn join() -> u64 {
-    let mut known = python::NONE;
-    objects::all(|_| known = find());
-    if known != python::WAITING {
-        return known;
+    arrival::seek();
+    match api() {
+        Some(api) if api.runs() => {
+            note_unseen_reuse();
+            in_a_thread(hook)
+        }
+        None if arrival::met_unknown() => python::UNKNOWN,
+        _ => python::NONE,
     }
-    note_unseen_reuse();
-    in_a_thread(hook)
 }
 
 /// Lets go of them.
 pub fn part() -> u64 {
-    if !IS_INSTALLED.load(Ordering::Acquire) || ENSURE.load(Ordering::Relaxed) == 0 {
+    if !IS_INSTALLED.load(Ordering::Acquire) {
         return python::NONE;
     }
-    in_a_thread(unhook)
-}
-
-fn find() -> u64 {
-    let Some(is_initialized) = symbols::find(b"Py_IsInitialized") else { return python::NONE };
-    // SAFETY: a function of CPython's C API, which may be called at any time without its lock.
-    let runs = unsafe { core::mem::transmute::<usize, unsafe extern "C" fn() -> c_int>(is_initialized)() } != 0;
-    if !runs {
-        return python::NONE;
+    match api() {
+        Some(api) if api.runs() => in_a_thread(unhook),
+        // An interpreter that begins later keeps its own.
+        _ => {
+            IS_INSTALLED.store(false, Ordering::Release);
+            python::NONE
+        }
     }
-    let Some((ensure, release)) = symbols::find(b"PyGILState_Ensure").zip(symbols::find(b"PyGILState_Release")) else {
-        return python::UNKNOWN;
-    };
-    if api().is_none() {
-        let Some(api) = find_api() else { return python::UNKNOWN };
-        // SAFETY: nothing reads it before the allocators are hooked, which is later than now.
-        unsafe { *API.0.get() = Some(api) };
-    }
-    ENSURE.store(ensure, Ordering::Relaxed);
-    RELEASE.store(release, Ordering::Relaxed);
-    python::WAITING
 }
 
 /// Starts a thread that `work`s. It begins with the borrowed thread's signal mask, in which nearly all are blocked.
@@ -107,35 +91,32 @@ fn start_thread(work: Body) -> Option<()> {
 }
 
 unsafe extern "C" fn hook(_: *mut c_void) -> *mut c_void {
-    with_lock(|| {
-        if let Some(api) = api() {
-            install(api);
-            IS_INSTALLED.store(true, Ordering::Release);
-            set_flags(target_flag::PYTHON_HOOKED, target_flag::PYTHON_WAITS);
-        }
+    with_lock(|api| {
+        install(api);
+        IS_INSTALLED.store(true, Ordering::Release);
+        set_flags(target_flag::PYTHON_HOOKED, target_flag::PYTHON_WAITS);
     });
     core::ptr::null_mut()
 }
 
 unsafe extern "C" fn unhook(_: *mut c_void) -> *mut c_void {
-    with_lock(|| {
-        if let Some(api) = api() {
-            IS_INSTALLED.store(false, Ordering::Release);
-            uninstall(api);
-            set_flags(0, target_flag::PYTHON_HOOKED | target_flag::PYTHON_WAITS);
-        }
+    with_lock(|api| {
+        IS_INSTALLED.store(false, Ordering::Release);
+        uninstall(api);
+        set_flags(0, target_flag::PYTHON_HOOKED | target_flag::PYTHON_WAITS);
     });
     core::ptr::null_mut()
 }
 
-fn with_lock(work: impl FnOnce()) {
+fn with_lock(work: impl FnOnce(&Api)) {
     block_signals();
-    let (ensure, release) = (ENSURE.load(Ordering::Relaxed), RELEASE.load(Ordering::Relaxed));
+    let Some(api) = api() else { return };
+    let (lock, unlock) = api.lock;
     // SAFETY: the two functions of CPython's C API, in a thread that it does not know, which is what they are for.
     unsafe {
-        let state = core::mem::transmute::<usize, unsafe extern "C" fn() -> c_int>(ensure)();
-        work();
-        core::mem::transmute::<usize, unsafe extern "C" fn(c_int)>(release)(state);
+        let state = lock();
+        work(api);
+        unlock(state);
     }
 }
 

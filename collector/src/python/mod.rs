@@ -1,7 +1,7 @@
 //! CPython's own allocators: the `python` domain.
 //!
 //! ```text
-//! start of the process: an interpreter is there  ──> [`crate::symbols`] its C API, [`layout`] its structures
+//! an interpreter is loaded                       ──> [`arrival`]: its C API, [`layout`] its structures
 //! it initialises its first modules               ──> [`install`]: PyMem_SetAllocator for RAW, MEM and OBJ
 //! an allocation                                  ──> the real one ──> [`stack`] of Python frames ──> ring
 //! an object in a block that was kept             ──> [`reuse`] ───────────────^
@@ -10,11 +10,13 @@
 //!
 //! An allocator that is set before the interpreter starts is thrown away by `PYTHONMALLOC` and `-X dev`, so ours is set by
 //! the first built-in module that every interpreter makes, `_thread`, through the table of built-in modules
-//! (`PyImport_Inittab`). No Python code has run by then.
+//! (`PyImport_Inittab`). No Python code has run by then. An interpreter that ends and begins again gets them again, since
+//! CPython may have put its own back meanwhile.
 //!
 //! A request that one domain hands on to another (a large object's to RAW) is one block, the outer one's. The interpreter's
 //! lock is never taken; a thread walks its own frames only.
 
+mod arrival;
 mod codes;
 mod join;
 mod layout;
@@ -22,23 +24,25 @@ mod patch;
 mod program;
 mod reuse;
 mod stack;
+mod view;
 
+pub use arrival::{called_from, closed, closing, expect, look_again, prepare};
 pub use join::{join, part};
 pub use stack::PythonStack;
 
 use crate::hooks;
 use crate::process;
 use crate::sampling::{self, Call};
-use crate::symbols;
 use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
-use crate::{sys, tls};
+use crate::{attach, real, sys, tls};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::event::{self, domain};
 use layout::{Layout, Version};
 use reuse::Teller;
+use view::Comparing;
 
 /// `PyMemAllocatorEx`.
 #[repr(C)]
@@ -58,7 +62,7 @@ struct BuiltIn {
     init: Option<unsafe extern "C" fn() -> *mut c_void>,
 }
 
-/// What the interpreter gives us, found at the start of the process.
+/// What the interpreter gives us.
 struct Api {
     get_allocator: GetAllocator,
     set_allocator: SetAllocator,
@@ -66,8 +70,13 @@ struct Api {
     /// The state that is bound to the thread, also while it is without the interpreter's lock.
     bound_state: GetThreadState,
     is_finalizing: IsFinalizing,
+    is_initialized: IsFinalizing,
+    /// `PyGILState_Ensure` and `PyGILState_Release`.
+    lock: (Lock, Unlock),
     config: GetConfig,
-    allocator_name: GetName,
+    comparing: Comparing,
+    /// `PyImport_ImportModule`.
+    import: program::Import,
     version: Version,
     layout: Layout,
     /// `PyCode_Type`.
@@ -81,16 +90,15 @@ type SetAllocator = unsafe extern "C" fn(c_int, *const Allocator);
 type GetThreadState = unsafe extern "C" fn() -> *const u8;
 type IsFinalizing = unsafe extern "C" fn() -> c_int;
 type GetConfig = unsafe extern "C" fn() -> *mut u8;
-type GetName = unsafe extern "C" fn() -> *const c_char;
+type Lock = unsafe extern "C" fn() -> c_int;
+type Unlock = unsafe extern "C" fn(c_int);
 
 /// RAW, MEM and OBJ.
 const ALLOCATORS: usize = 3;
-/// The module whose creation tells that allocators are final.
-const FIRST_MODULE: &core::ffi::CStr = c"_thread";
 
 struct Shared<T>(UnsafeCell<Option<T>>);
 
-// SAFETY: written once, before anything that reads it can run: by the start of the process, and under the interpreter's lock.
+// SAFETY: written before anything that reads it can run: while no interpreter runs that is known.
 unsafe impl<T> Sync for Shared<T> {}
 
 /// The allocators before ours.
@@ -116,7 +124,6 @@ const NOTHING: Allocator = {
 
 static API: Shared<Api> = Shared(UnsafeCell::new(None));
 static REAL: Reals = Reals(UnsafeCell::new([NOTHING; ALLOCATORS]));
-static FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
 impl Api {
@@ -134,6 +141,12 @@ impl Api {
             let state = if current.is_null() { (self.bound_state)() } else { current };
             (!state.is_null()).then_some(state)
         }
+    }
+
+    /// Whether an interpreter has begun, and not ended since.
+    fn runs(&self) -> bool {
+        // SAFETY: CPython's function, which may be called at any time.
+        unsafe { (self.is_initialized)() != 0 }
     }
 }
 
@@ -153,96 +166,37 @@ fn api() -> Option<&'static Api> {
     unsafe { (*API.0.get()).as_ref() }
 }
 
-/// The function for the native half of tracemalloc.
-const TRACEMALLOC: &core::ffi::CStr = c"_tracemalloc";
-
-/// The interpreter's API; none where it is not one of those that are known. The list of objects must not change meanwhile.
-fn find_api() -> Option<Api> {
-    let version = Version::read(symbols::find(b"Py_GetVersion")?)?;
-    // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
-    unsafe {
-        Some(Api {
-            get_allocator: core::mem::transmute::<usize, GetAllocator>(symbols::find(b"PyMem_GetAllocator")?),
-            set_allocator: core::mem::transmute::<usize, SetAllocator>(symbols::find(b"PyMem_SetAllocator")?),
-            thread_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(version.thread_state())?),
-            bound_state: core::mem::transmute::<usize, GetThreadState>(symbols::find(
-                b"PyGILState_GetThisThreadState",
-            )?),
-            is_finalizing: core::mem::transmute::<usize, IsFinalizing>(symbols::find(version.is_finalizing())?),
-            config: core::mem::transmute::<usize, GetConfig>(symbols::find(b"_Py_GetConfig")?),
-            allocator_name: core::mem::transmute::<usize, GetName>(symbols::find(b"_PyMem_GetCurrentAllocatorName")?),
-            version,
-            layout: Layout::of(version)?,
-            code_type: symbols::find(b"PyCode_Type")?,
-            teller: Teller::find(),
-        })
+/// The main interpreter is about to make its first module. It may be the second one of the process.
+///
+/// # Safety
+/// With the interpreter's lock, before its first module.
+unsafe fn interpreter_begins(api: &Api) {
+    if real::came_later() && !attach::is_attached() {
+        return;
     }
-}
-
-/// Looks for an interpreter, at the start of the process. Returns the [`target_flag`]s that tell what is missing.
-pub fn prepare() -> u32 {
-    let Some(table) = symbols::find(b"PyImport_Inittab") else { return 0 };
-    let Some(api) = find_api() else { return target_flag::UNKNOWN_PYTHON };
-    let reuse = if api.teller.is_none() { target_flag::UNSEEN_REUSE } else { 0 };
-    // SAFETY: the process is starting: no other thread of it is in here, and no interpreter runs yet. The table ends with an
-    // entry without a name.
-    unsafe {
-        *API.0.get() = Some(api);
-        let table = *(table as *const *mut BuiltIn);
-        let entry = |name| {
-            let named = |i: &usize| core::ffi::CStr::from_ptr((*table.add(*i)).name) == name;
-            let mut used = (0..).take_while(|&i| !(*table.add(i)).name.is_null());
-            used.find(named).map(|i| &mut (*table.add(i)).init)
-        };
-        if let Some((init, program)) = entry(TRACEMALLOC).zip(program::Program::find())
-            && let Some(own) = init.replace(program::init)
-        {
-            program::prepare(program, own as *mut c_void);
-        }
-        let Some(first) = entry(FIRST_MODULE).and_then(|init| init.replace(first_module)) else {
-            return target_flag::UNKNOWN_PYTHON;
-        };
-        FIRST_INIT.store(first as *mut c_void, Ordering::Release);
+    unnote(target_flag::LATE_PYTHON);
+    if IS_INSTALLED.swap(true, Ordering::AcqRel) {
+        // What the earlier one freed after CPython had put its own allocators back was not seen.
+        codes::forget_all();
+        program::interpreter_has_ended();
     }
-    reuse
-}
-
-/// In the place of the first module's own function.
-unsafe extern "C" fn first_module() -> *mut c_void {
-    if !IS_INSTALLED.swap(true, Ordering::AcqRel)
-        && let Some(api) = api()
-    {
-        let is_debugged = is_debugged(api);
-        install(api);
-        if process::is_quiet() || process::is_sampling() {
-            note_unseen_reuse();
-        } else {
-            // SAFETY: with the interpreter's lock, before its first module.
-            unsafe { take_part(api, is_debugged) };
-        }
-    }
-    let init = FIRST_INIT.load(Ordering::Acquire);
-    // SAFETY: what stood in the table.
-    unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(init)() }
-}
-
-/// Whether the interpreter's own allocators are its debug ones. Before ours are there.
-fn is_debugged(api: &Api) -> bool {
-    // SAFETY: CPython's function, which returns a constant text, or null for allocators that it does not know.
-    unsafe {
-        let name = (api.allocator_name)();
-        !name.is_null() && core::ffi::CStr::from_ptr(name).to_bytes().ends_with(b"debug")
+    install(api);
+    if process::is_quiet() || process::is_sampling() || process::is_forked() || real::came_later() {
+        note_unseen_reuse();
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { take_part(api) };
     }
 }
 
 /// The interpreter is traced from its start: we hear of its objects, and are its tracemalloc.
-unsafe fn take_part(api: &Api, is_debugged: bool) {
+unsafe fn take_part(api: &Api) {
     // SAFETY: the caller's promise. The configuration is the interpreter's own, which reads it later than now.
     unsafe {
         let is_served = program::serve();
         // While its flag is raised CPython's own tracemalloc must not run, nor its debug allocators, which ask it when they find
         // memory overwritten.
-        let teller = api.teller.filter(|teller| is_served && !(is_debugged && teller.raises_flag()));
+        let teller = api.teller.filter(|teller| is_served && !(view::is_debugged() && teller.raises_flag()));
         if !teller.is_some_and(|teller| teller.listen()) {
             note_unseen_reuse();
         }
@@ -250,10 +204,7 @@ unsafe fn take_part(api: &Api, is_debugged: bool) {
         if !is_served || config.is_null() {
             return;
         }
-        let nframe: *mut c_int = config.add(api.version.configured_nframe()).cast();
-        if program::begin_as_configured(nframe.read()) {
-            nframe.write(0);
-        }
+        program::take_over(config.add(api.version.configured_nframe()).cast(), api.import);
     }
 }
 
@@ -270,6 +221,12 @@ fn note_unknown() {
 fn note(flag: u32) {
     if let Some(process) = process::get() {
         process.header().target.flags.fetch_or(flag, Ordering::Relaxed);
+    }
+}
+
+fn unnote(flag: u32) {
+    if let Some(process) = process::get() {
+        process.header().target.flags.fetch_and(!flag, Ordering::Relaxed);
     }
 }
 
@@ -300,38 +257,113 @@ impl Functions {
 
 const OURS: [Functions; ALLOCATORS] = [Functions::of::<0>(), Functions::of::<1>(), Functions::of::<2>()];
 
-/// Puts our allocators before the interpreter's. Called with its lock.
+/// What leads to our allocators.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    /// The interpreter's table.
+    Directly,
+    /// An allocator of somebody's, which had ours before it.
+    Below,
+    /// Nothing.
+    Not,
+}
+
+/// Puts our allocators before the interpreter's, where they are not yet. Called with its lock.
 ///
 /// The context stays the one that was there. Threads may be calling an allocator in this moment (RAW needs no lock), and
 /// read its five words one by one: every mixture of old and new ones is a call that works.
 fn install(api: &Api) {
     reuse::set_pre_header(api.version.pre_header());
-    for ((number, place), ours) in (0..).zip(0..).zip(OURS) {
-        // SAFETY: CPython's documented functions, on a thread with its lock; what they had is kept before they get ours.
-        unsafe {
-            let mut now = NOTHING;
-            (api.get_allocator)(number, &raw mut now);
-            if now.malloc as usize == ours.malloc as usize {
-                continue;
-            }
-            (*REAL.0.get())[place] = now;
-            let Functions { malloc, calloc, realloc, free } = ours;
-            (api.set_allocator)(number, &Allocator { context: now.context, malloc, calloc, realloc, free });
+    let now = [0, 1, 2].map(|place| allocator(api, place));
+    let leads = [0, 1, 2].map(|place| leads(&now[place], place));
+    if leads.iter().all(|&leads| leads == Leads::Not) {
+        view::note_name(api);
+    }
+    for (number, place) in (0..).zip(0..ALLOCATORS) {
+        if leads[place] != Leads::Not {
+            continue;
         }
+        let Functions { malloc, calloc, realloc, free } = OURS[place];
+        let context = now[place].context;
+        // SAFETY: CPython's documented function, on a thread with its lock; what it had is kept before it gets ours.
+        unsafe {
+            (*REAL.0.get())[place] = now[place];
+            (api.set_allocator)(number, &Allocator { context, malloc, calloc, realloc, free });
+        }
+    }
+    // SAFETY: the caller has the lock.
+    unsafe { view::serve(api) };
+}
+
+/// What the interpreter's table holds now.
+fn allocator(api: &Api, number: c_int) -> Allocator {
+    let mut now = NOTHING;
+    // SAFETY: CPython's documented function, on a thread with its lock.
+    unsafe { (api.get_allocator)(number, &raw mut now) };
+    now
+}
+
+/// Whether all of the interpreter's tables hold ours.
+fn are_ours(api: &Api) -> bool {
+    (0..).zip(OURS).all(|(number, ours)| allocator(api, number).malloc as usize == ours.malloc as usize)
+}
+
+fn leads(now: &Allocator, place: usize) -> Leads {
+    // SAFETY: see `Reals`.
+    let real = unsafe { (*REAL.0.get())[place] };
+    let is_same = |other: usize| now.malloc as usize == other;
+    if is_same(OURS[place].malloc as usize) {
+        Leads::Directly
+    } else if is_same(real.malloc as usize) || real.malloc as usize == NOTHING.malloc as usize || !ends_in_ours(now) {
+        Leads::Not
+    } else {
+        Leads::Below
+    }
+}
+
+/// Where the caller of [`ends_in_ours`] stands.
+static PROBE: AtomicUsize = AtomicUsize::new(0);
+static IS_PROBE_SEEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether a call of this allocator comes to one of ours: ours before it would call themselves without end.
+fn ends_in_ours(allocator: &Allocator) -> bool {
+    as_part(|| {
+        IS_PROBE_SEEN.store(false, Ordering::Relaxed);
+        PROBE.store(tls::in_python(), Ordering::Relaxed);
+        // SAFETY: an allocator of the interpreter's, with its lock; the block is given back at once.
+        unsafe {
+            let block = (allocator.malloc)(allocator.context, 1);
+            (allocator.free)(allocator.context, block);
+        }
+        PROBE.store(0, Ordering::Relaxed);
+        IS_PROBE_SEEN.load(Ordering::Relaxed)
+    })
+}
+
+/// Tells [`ends_in_ours`] that its call has come here.
+#[inline(always)]
+fn answer_probe() {
+    let probe = PROBE.load(Ordering::Relaxed);
+    if probe != 0 && probe == tls::in_python() {
+        IS_PROBE_SEEN.store(true, Ordering::Relaxed);
     }
 }
 
 /// Takes our allocators away, where nobody has put another before them. Called with the interpreter's lock.
 fn uninstall(api: &Api) {
+    let mut is_whole = true;
     for ((number, place), ours) in (0..).zip(0..).zip(OURS) {
-        // SAFETY: as in `install`; what was there before ours is kept for threads that are in them.
-        unsafe {
-            let mut now = NOTHING;
-            (api.get_allocator)(number, &raw mut now);
-            if now.malloc as usize == ours.malloc as usize {
-                (api.set_allocator)(number, &raw const (*REAL.0.get())[place]);
-            }
+        if allocator(api, number).malloc as usize != ours.malloc as usize {
+            is_whole = false;
+            continue;
         }
+        // SAFETY: as in `install`; what was there before ours is kept for threads that are in them.
+        unsafe { (api.set_allocator)(number, &raw const (*REAL.0.get())[place]) };
+    }
+    // Who has wrapped ours may put them back.
+    if is_whole {
+        // SAFETY: the caller has the lock.
+        unsafe { view::end() };
     }
 }
 
@@ -373,6 +405,7 @@ unsafe extern "C" fn malloc<const N: usize>(context: *mut c_void, size: usize) -
     // SAFETY: passed on; so for all below.
     let call = || unsafe { (real.malloc)(context, size) };
     if is_passed_on() {
+        answer_probe();
         return call();
     }
     let block = as_part(call);

@@ -1,7 +1,8 @@
 //! A jump at the entry of one of the interpreter's functions, to a function of ours.
 //!
-//! Only before the interpreter runs its first module: no thread stands in these functions then. What was there is kept,
-//! for a forked child, which has to get on without us.
+//! Only functions that are called with the interpreter's lock, and only with that lock, or before the interpreter runs its
+//! first module: no thread stands at the first bytes of such a function then. What was there is kept, for calls of the
+//! function itself ([`lifted`]), and for the time without us ([`undo`]).
 
 use crate::sys;
 use core::cell::UnsafeCell;
@@ -10,55 +11,110 @@ use core::ptr;
 /// `jmp qword ptr [rip]`, and the address.
 const BYTES: usize = 14;
 const OPCODE: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
-const MOST: usize = 4;
+const MOST: usize = 8;
 const PAGE: usize = 4096;
+
+/// What a jump is for: jumps of one purpose are taken back together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The functions of CPython's tracemalloc are ours.
+    Tracemalloc,
+    /// What the interpreter tells of its allocators does not change.
+    View,
+    /// The moment is heard of in which `-X tracemalloc` begins.
+    Beginning,
+}
 
 #[derive(Clone, Copy)]
 struct Patch {
+    purpose: Purpose,
     at: usize,
     before: [u8; BYTES],
+    jump: [u8; BYTES],
 }
 
-struct Patches(UnsafeCell<([Patch; MOST], usize)>);
+struct Patches(UnsafeCell<[Option<Patch>; MOST]>);
 
-// SAFETY: used with the interpreter's lock only.
+// SAFETY: used with the interpreter's lock only, or while no interpreter runs.
 unsafe impl Sync for Patches {}
 
-static PATCHES: Patches = Patches(UnsafeCell::new(([Patch { at: 0, before: [0; BYTES] }; MOST], 0)));
+static PATCHES: Patches = Patches(UnsafeCell::new([None; MOST]));
 
-/// Makes the function at `at` jump to `to`. False, and nothing done, where the system forbids it.
+/// Makes the function at `at` jump to `to`, if it does not do so yet. False, and nothing done, where the system forbids it.
 ///
 /// # Safety
-/// 1. `at` is the entry of a function of at least [`BYTES`] bytes, which no thread runs, and `to` one with its signature.
+/// 1. `at` is the entry of a function of at least [`BYTES`] bytes, which no thread runs at its first bytes, and `to` a
+///    function with its signature.
 /// 2. The interpreter's lock is held.
-pub unsafe fn jump(at: usize, to: usize) -> bool {
+pub unsafe fn jump(purpose: Purpose, at: usize, to: usize) -> bool {
+    if patch_at(at).is_some() {
+        return true;
+    }
     // SAFETY: promise 2.
-    let (patches, count) = unsafe { &mut *PATCHES.0.get() };
-    let Some(place) = patches.get_mut(*count) else { return false };
-    let mut code = [0; BYTES];
-    code[..OPCODE.len()].copy_from_slice(&OPCODE);
-    code[OPCODE.len()..].copy_from_slice(&to.to_le_bytes());
-    // SAFETY: promise 1; so for below.
+    let patches = unsafe { &mut *PATCHES.0.get() };
+    let Some(place) = patches.iter_mut().find(|place| place.is_none()) else { return false };
+    let mut jump = [0; BYTES];
+    jump[..OPCODE.len()].copy_from_slice(&OPCODE);
+    jump[OPCODE.len()..].copy_from_slice(&to.to_le_bytes());
+    // SAFETY: promise 1.
     unsafe {
-        *place = Patch { at, before: (at as *const [u8; BYTES]).read_unaligned() };
-        let is_done = write(at, &code);
-        *count += usize::from(is_done);
+        let before = (at as *const [u8; BYTES]).read_unaligned();
+        let is_done = write(at, &jump);
+        *place = is_done.then_some(Patch { purpose, at, before, jump });
         is_done
     }
 }
 
-/// Takes all jumps back.
+/// Takes the jumps of one purpose back.
 ///
 /// # Safety
 /// No thread stands at the first bytes of a function that was changed; the interpreter's lock is held.
-pub unsafe fn undo() {
+pub unsafe fn undo(purpose: Purpose) {
     // SAFETY: the caller's promise; what is written is what was there.
     unsafe {
-        let (patches, count) = &mut *PATCHES.0.get();
-        for patch in patches.iter().take(core::mem::take(count)) {
-            write(patch.at, &patch.before);
+        let patches = &mut *PATCHES.0.get();
+        for place in patches.iter_mut().filter(|place| place.is_some_and(|patch| patch.purpose == purpose)) {
+            if let Some(patch) = place.take() {
+                write(patch.at, &patch.before);
+            }
         }
     }
+}
+
+/// Makes a call of the function at `at`, which jumps elsewhere, as if it did not. None, and no call, where the system forbids
+/// that.
+///
+/// # Safety
+/// As [`undo`]'s; the function is called with the interpreter's lock only.
+pub unsafe fn lifted<R>(at: usize, call: impl FnOnce() -> R) -> Option<R> {
+    let Some(patch) = patch_at(at) else { return Some(call()) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !write(at, &patch.before) {
+            return None;
+        }
+        let result = call();
+        // The call itself may have taken the jump back.
+        if patch_at(at).is_some() {
+            write(at, &patch.jump);
+        }
+        Some(result)
+    }
+}
+
+/// The interpreter's code is gone, with all jumps in it.
+///
+/// # Safety
+/// No interpreter runs.
+pub unsafe fn forget_all() {
+    // SAFETY: the caller's promise.
+    unsafe { *PATCHES.0.get() = [None; MOST] };
+}
+
+fn patch_at(at: usize) -> Option<Patch> {
+    // SAFETY: see `Patches`.
+    let patches = unsafe { &*PATCHES.0.get() };
+    patches.iter().flatten().find(|patch| patch.at == at).copied()
 }
 
 unsafe fn write(at: usize, code: &[u8; BYTES]) -> bool {
@@ -73,4 +129,39 @@ unsafe fn write(at: usize, code: &[u8; BYTES]) -> bool {
         sys::protect(page, bytes, sys::READ_EXECUTE);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[inline(never)]
+    extern "C" fn own(number: u64) -> u64 {
+        // Longer than a jump.
+        std::format!("{number}").len() as u64 + core::hint::black_box(40)
+    }
+
+    extern "C" fn ours(number: u64) -> u64 {
+        core::hint::black_box(number) + 1000
+    }
+
+    #[test]
+    fn a_function_jumps_is_called_by_itself_and_is_let_go() {
+        let call = |number| core::hint::black_box(own as extern "C" fn(u64) -> u64)(number);
+        let (at, to) = (own as *const () as usize, ours as *const () as usize);
+        assert_eq!(call(7), 41);
+        // SAFETY: this test is alone in calling the function.
+        unsafe {
+            assert!(jump(Purpose::Beginning, at, to));
+            assert!(jump(Purpose::Beginning, at, to), "once more is no other jump");
+            assert_eq!(call(7), 1007);
+            assert_eq!(lifted(at, || call(7)), Some(41));
+            assert_eq!(call(7), 1007, "as before the call");
+            undo(Purpose::View);
+            assert_eq!(call(7), 1007, "another purpose's");
+            assert_eq!(lifted(at, || undo(Purpose::Beginning)), Some(()));
+            assert_eq!(call(7), 41, "taken back from inside");
+            assert_eq!(lifted(at, || call(123)), Some(43), "a function that does not jump");
+        }
+    }
 }

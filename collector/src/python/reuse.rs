@@ -6,10 +6,10 @@
 //! from 3.13 on there is an interface for it (`PyRefTracer_SetTracer`). Where neither is found, such blocks stay with the
 //! line that asked for the memory, which reports say.
 
-use super::patch;
+use super::patch::{self, Purpose};
 use crate::hooks;
 use crate::sampling;
-use crate::symbols;
+use crate::symbols::Scope;
 use crate::thread::stack_pointer;
 use crate::{process, tls};
 use core::ffi::{c_int, c_void};
@@ -42,13 +42,13 @@ static PRE_HEADER: AtomicUsize = AtomicUsize::new(0);
 static FLAG: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
 
 impl Teller {
-    /// Looks for one. Only while the process starts.
-    pub fn find() -> Option<Teller> {
-        if let Some(set) = symbols::find(b"PyRefTracer_SetTracer") {
+    /// Looks for one. Only before the interpreter begins.
+    pub fn find(scope: Scope) -> Option<Teller> {
+        if let Some(set) = scope.find(b"PyRefTracer_SetTracer") {
             // SAFETY: a function of CPython's C API, by its documented signature.
             return Some(Teller::Tracer(unsafe { core::mem::transmute::<usize, SetTracer>(set) }));
         }
-        let entry = symbols::find(b"_Py_NewReference")?;
+        let entry = scope.find(b"_Py_NewReference")?;
         // SAFETY: the code of a function, which is longer than the part of it that is looked at, or followed by others.
         let code = unsafe { &*(entry as *const [u8; LOOKED_AT]) };
         let Told { flag, function } = decode(code, entry)?;
@@ -57,7 +57,7 @@ impl Teller {
             // SAFETY: a slot of the object's own table of addresses, which the loader has filled.
             Flag::Behind { slot, offset } => unsafe { (slot as *const usize).read() + offset },
         };
-        let function = symbols::find(b"_PyTraceMalloc_NewReference").unwrap_or(function);
+        let function = scope.find(b"_PyTraceMalloc_NewReference").unwrap_or(function);
         // SAFETY: the word that the interpreter's own code looks at.
         let is_off = unsafe { (flag as *const i32).read() } == 0;
         is_off.then_some(Teller::Flag { flag, function })
@@ -77,7 +77,7 @@ impl Teller {
             Teller::Flag { flag, function } => {
                 let told = told as unsafe extern "C" fn(*mut u8) -> c_int;
                 // SAFETY: the function takes an object, and what it returns is not looked at.
-                if !unsafe { patch::jump(function, told as usize) } {
+                if !unsafe { patch::jump(Purpose::Tracemalloc, function, told as usize) } {
                     return false;
                 }
                 let flag = flag as *mut AtomicI32;
@@ -106,6 +106,11 @@ impl Teller {
             Teller::Tracer(set) => drop(unsafe { set(None, ptr::null_mut()) }),
         }
     }
+}
+
+/// The interpreter's code is gone, with its flag.
+pub fn forget() {
+    FLAG.store(ptr::null_mut(), Ordering::Release);
 }
 
 /// Type flags that mean two words before the object.

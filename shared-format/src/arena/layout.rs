@@ -55,6 +55,10 @@ pub mod target_flag {
     pub const PYTHON_WAITS: u32 = 16;
     /// The interpreter's allocators are hooked.
     pub const PYTHON_HOOKED: u32 = 32;
+    /// A CPython was running when the collector first saw it: its own blocks are not recorded.
+    pub const LATE_PYTHON: u32 = 64;
+    /// A CPython beside the one whose blocks are recorded has begun: its own blocks are not.
+    pub const OTHER_PYTHON: u32 = 128;
 }
 
 /// Why an event is missing. The index into [`Header::lost`]; names are what reports show.

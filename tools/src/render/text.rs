@@ -200,7 +200,10 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
             say(format!("Contradictions: {} resolved by rule ({kinds})", counted(sum, "event")));
         }
         if meta.untracked_frees > 0 {
-            say(format!("{} of blocks older than the tracing", counted(meta.untracked_frees, "free")));
+            say(format!(
+                "{} of blocks that were not seen to come: older than the tracing, cleared, or another allocator's",
+                counted(meta.untracked_frees, "free")
+            ));
         }
         if meta.in_realloc > 0 {
             say(format!(

@@ -1,6 +1,6 @@
 //! The part of CPython's C API that our `_tracemalloc` is written with, found at run time.
 
-use crate::symbols;
+use crate::symbols::Scope;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr;
 
@@ -16,11 +16,11 @@ macro_rules! api {
         }
 
         impl Api {
-            /// Looks for all of them. Only while the process starts.
-            pub fn find() -> Option<Api> {
+            /// Looks for all of them.
+            pub fn find(scope: Scope) -> Option<Api> {
                 // SAFETY: each symbol is CPython's, of the type that its documentation gives.
                 unsafe {
-                    Some(Api { $($name: core::mem::transmute::<*const u8, $type>(symbols::find($symbol)? as *const u8),)* })
+                    Some(Api { $($name: core::mem::transmute::<*const u8, $type>(scope.find($symbol)? as *const u8),)* })
                 }
             }
         }

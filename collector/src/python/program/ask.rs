@@ -138,6 +138,11 @@ pub fn hidden<R>(make: impl FnOnce() -> R) -> R {
     made
 }
 
+/// Tells the aggregator that blocks of the interpreter's have come unseen.
+pub fn tell_unseen() {
+    publish(0, query::UNSEEN, [0; 2]);
+}
+
 /// Whether it is in the ring.
 fn publish(number: u32, asked: u32, arguments: [u64; 2]) -> bool {
     let is_published = Cell::new(false);

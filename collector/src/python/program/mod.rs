@@ -14,14 +14,17 @@
 
 mod api;
 mod ask;
+mod beginning;
 mod objects;
 pub mod track;
 
 pub use api::Api;
+pub use beginning::{Import, take_over};
 
-use super::patch;
+use super::patch::{self, Purpose};
 use super::reuse::{self, Teller};
 use crate::process;
+use crate::symbols::Scope;
 use api::Object;
 use ask::{Answers, hidden};
 use core::cell::UnsafeCell;
@@ -116,7 +119,7 @@ static METHODS: Shared<[Method; 11]> = Shared(UnsafeCell::new(methods! {
         c"_get_object_traceback($module, obj, /)\n--\n\nWhere an object's block was allocated, or None.";
 }));
 
-/// Everything that is found at the start of the process.
+/// Everything that is found when the interpreter is.
 #[derive(Clone, Copy)]
 pub struct Program {
     api: Api,
@@ -124,9 +127,9 @@ pub struct Program {
 }
 
 impl Program {
-    /// Looks for it. Only while the process starts.
-    pub fn find() -> Option<Program> {
-        Some(Program { api: Api::find()?, own_functions: track::OwnFunctions::find()? })
+    /// Looks for it.
+    pub fn find(scope: Scope) -> Option<Program> {
+        Some(Program { api: Api::find(scope)?, own_functions: track::OwnFunctions::find(scope)? })
     }
 }
 
@@ -144,9 +147,14 @@ static SESSION: AtomicU32 = AtomicU32::new(0);
 
 /// What was found, and CPython's own function for the module.
 pub fn prepare(program: Program, own_init: *mut c_void) {
-    // SAFETY: the process is starting, and nobody reads yet.
+    // SAFETY: no interpreter runs yet, and nobody reads.
     unsafe { *PROGRAM.0.get() = Some(program) };
     OWN_INIT.store(own_init, Ordering::Release);
+}
+
+/// Whether the interpreter has all that is needed.
+pub fn is_possible() -> bool {
+    program().is_some()
 }
 
 fn program() -> Option<&'static Program> {
@@ -165,14 +173,31 @@ pub unsafe fn serve() -> bool {
     is_served
 }
 
-/// Begins with the number of frames that `-X tracemalloc` or `PYTHONTRACEMALLOC` gave, if any. Whether that was taken over;
-/// one that is too large is CPython's to refuse.
-pub fn begin_as_configured(nframe: c_int) -> bool {
-    u64::try_from(nframe).is_ok_and(|nframe| (1..=MAX_NFRAME.into()).contains(&nframe) && begin(nframe))
+/// An interpreter has ended, and another begins: CPython's tracemalloc has stopped with the first.
+pub fn interpreter_has_ended() {
+    beginning::forget();
+    end();
+    if !process::is_quiet() {
+        ask::tell_unseen();
+    }
+}
+
+/// The interpreter's code is gone.
+///
+/// # Safety
+/// No interpreter runs.
+pub unsafe fn forget() {
+    interpreter_has_ended();
+    IS_SERVED.store(false, Ordering::Release);
+    OWN_INIT.store(ptr::null_mut(), Ordering::Release);
+    OWN_MODULE.store(ptr::null_mut(), Ordering::Release);
+    // SAFETY: the caller's promise.
+    unsafe { *PROGRAM.0.get() = None };
 }
 
 /// In the place of `PyInit__tracemalloc`.
 pub unsafe extern "C" fn init() -> *mut c_void {
+    beginning::now();
     // Samples cannot answer for every object.
     let is_ours = IS_SERVED.load(Ordering::Acquire) || !(process::is_quiet() || process::is_sampling());
     match program().filter(|_| is_ours && !process::is_forked()) {
@@ -187,7 +212,7 @@ fn own_init() -> Object {
     if process::is_forked() {
         // SAFETY: with the interpreter's lock, without which hardly anybody calls these functions; and a forked child has one
         // thread, unless it has started others before its first question.
-        unsafe { patch::undo() };
+        unsafe { patch::undo(Purpose::Tracemalloc) };
         super::api().and_then(|api| api.teller).into_iter().for_each(|teller: Teller| {
             // SAFETY: with the interpreter's lock.
             unsafe { teller.ignore() }
@@ -196,6 +221,25 @@ fn own_init() -> Object {
     }
     // SAFETY: what stood in the table of built-in modules.
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> Object>(OWN_INIT.load(Ordering::Acquire))() }
+}
+
+/// The value of a number object, which is given up. None for null, for which an exception is set.
+///
+/// # Safety
+/// A reference of the caller's to a number that is not negative; the interpreter's lock is held, here and below.
+pub unsafe fn take_number(object: *mut c_void) -> Option<u64> {
+    let api = &program()?.api;
+    // SAFETY: the caller's promise.
+    api.own(object).map(|number| unsafe { (api.as_long)(number.get()) }.unsigned_abs())
+}
+
+/// A number object.
+///
+/// # Safety
+/// The interpreter's lock is held.
+pub unsafe fn make_number(number: u64) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    program().map_or(ptr::null_mut(), |program| unsafe { (program.api.number)(number) })
 }
 
 /// Tells the aggregator that the program traces from now on.
@@ -216,7 +260,7 @@ fn begin(nframe: u64) -> bool {
 }
 
 /// Whether the program traces, in a session that goes on.
-fn traces() -> bool {
+pub fn traces() -> bool {
     let session = SESSION.load(Ordering::Acquire);
     session != 0
         && process::get().is_some_and(|process| {
@@ -329,13 +373,18 @@ unsafe extern "C" fn start(_: Object, arguments: *const Object, count: isize) ->
 
 unsafe extern "C" fn stop(_: Object, _: Object) -> Object {
     without_arguments(c"stop", |api| {
-        if let Some(mut answers) = answers() {
-            // Without an aggregator there is nothing to stop.
-            let _ = answers.ask(query::STOP, [0; 2]);
-        }
-        SESSION.store(0, Ordering::Release);
+        end();
         api.none()
     })
+}
+
+/// Tells the aggregator that the program traces no more.
+fn end() {
+    if let Some(mut answers) = answers() {
+        // Without an aggregator there is nothing to stop.
+        let _ = answers.ask(query::STOP, [0; 2]);
+    }
+    SESSION.store(0, Ordering::Release);
 }
 
 unsafe extern "C" fn is_tracing(_: Object, _: Object) -> Object {

@@ -6,8 +6,8 @@
 
 use super::{program, traceback, traces};
 use crate::hooks;
-use crate::python::patch;
-use crate::symbols;
+use crate::python::patch::{self, Purpose};
+use crate::symbols::Scope;
 use crate::thread::stack_pointer;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
@@ -25,12 +25,12 @@ pub struct OwnFunctions {
 }
 
 impl OwnFunctions {
-    /// Looks for them. Only while the process starts.
-    pub fn find() -> Option<OwnFunctions> {
+    /// Looks for them.
+    pub fn find(scope: Scope) -> Option<OwnFunctions> {
         Some(OwnFunctions {
-            track: symbols::find(b"PyTraceMalloc_Track")?,
-            untrack: symbols::find(b"PyTraceMalloc_Untrack")?,
-            traceback: symbols::find(b"_PyTraceMalloc_GetTraceback")?,
+            track: scope.find(b"PyTraceMalloc_Track")?,
+            untrack: scope.find(b"PyTraceMalloc_Untrack")?,
+            traceback: scope.find(b"_PyTraceMalloc_GetTraceback")?,
         })
     }
 
@@ -44,11 +44,11 @@ impl OwnFunctions {
         type Traceback = unsafe extern "C" fn(c_uint, usize) -> *mut c_void;
         // SAFETY: the caller's promise; the signatures are those of CPython's headers.
         unsafe {
-            let is_done = patch::jump(self.track, track as Track as usize)
-                && patch::jump(self.untrack, untrack as Untrack as usize)
-                && patch::jump(self.traceback, get_traceback as Traceback as usize);
+            let is_done = patch::jump(Purpose::Tracemalloc, self.track, track as Track as usize)
+                && patch::jump(Purpose::Tracemalloc, self.untrack, untrack as Untrack as usize)
+                && patch::jump(Purpose::Tracemalloc, self.traceback, get_traceback as Traceback as usize);
             if !is_done {
-                patch::undo();
+                patch::undo(Purpose::Tracemalloc);
             }
             is_done
         }

@@ -1,14 +1,54 @@
 //! The interpreters that are installed.
 
-use super::{find_in_path, skip};
+use super::victim::source;
+use super::{find_in_path, skip, stdout_of};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub struct Python {
     pub program: PathBuf,
     /// The 11 of 3.11.
     pub minor: u32,
+}
+
+impl Python {
+    /// What the interpreter says to a question in Python.
+    fn says(&self, question: &str) -> String {
+        stdout_of(Command::new(&self.program).args(["-c", question])).trim().to_owned()
+    }
+
+    /// Its library, with the folder that the library finds its modules in; none where it is a part of the program.
+    pub fn library(&self) -> Option<(PathBuf, PathBuf)> {
+        let names = "import sys, sysconfig as s; print(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME'))";
+        let said = self.says(names);
+        let (folder, name) = said.split_once(' ')?;
+        let library = Path::new(folder).join(name);
+        let home = PathBuf::from(self.says("import sys; print(sys.base_prefix)"));
+        (name.contains(".so") && library.exists()).then_some((library, home))
+    }
+
+    /// Compiles an extension module of `tests/victims/python` into a folder. False where its headers are not there.
+    pub fn build_module(&self, name: &str, folder: &Path) -> bool {
+        let include = self.says("import sysconfig; print(sysconfig.get_paths()['include'])");
+        let flags = ["-g", "-O2", "-shared", "-fPIC", "-I", &include, "-o"];
+        let mut gcc = Command::new("gcc");
+        gcc.args(flags).arg(folder.join(name).with_extension("so")).arg(source(&format!("python/{name}.c")));
+        gcc.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+}
+
+/// Those with a library of their own, which other programs bring in.
+pub fn libraries() -> Vec<(Python, PathBuf, PathBuf)> {
+    let found = pythons().into_iter().filter_map(|python| {
+        let (library, home) = python.library()?;
+        Some((python, library, home))
+    });
+    let found: Vec<_> = found.collect();
+    if found.is_empty() {
+        skip("no CPython 3.9 to 3.13 has a library of its own");
+    }
+    found
 }
 
 /// Debian's interpreter, and those of 3.9 to 3.13 that pyenv has or the PATH names.
