@@ -326,6 +326,7 @@ mod tests {
             target_bytes: 0,
             aggregator_bytes: 0,
             notes: Vec::new(),
+            unseen: Vec::new(),
         };
         Snapshot {
             meta,
@@ -342,6 +343,7 @@ mod tests {
             domains: Vec::new(),
             live: Vec::new(),
             totals: Vec::new(),
+            draws: None,
         }
     }
 

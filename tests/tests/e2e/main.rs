@@ -35,4 +35,5 @@ mod symbols_exported;
 mod threads;
 mod traced;
 mod tracemalloc;
+mod unseen;
 mod verify;
