@@ -4,6 +4,7 @@ use crate::cut::Cut;
 use crate::drain::Image;
 use crate::output::{Destination, Folder, OutputError};
 use crate::snapshot::{About, build};
+use crate::unseen;
 use heapline_shared_format::snapshot::End;
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -84,7 +85,9 @@ fn write(cut: Cut, before: usize, place: &OnceLock<Place>, interrupted: &AtomicB
     let destination = place.of(&cut.figures.image).ok()?.replaced(n);
     let records = cut.figures.records;
     let notes = vec![note(n)];
-    let snapshot = build(cut, About { pid: place.pid, end: End::Exited, exit_status: None, notes, origin: None });
+    let about = About { pid: place.pid, end: End::Exited, exit_status: None, notes, origin: None };
+    let mut snapshot = build(cut, about);
+    snapshot.meta.unseen = unseen::by_modules(&snapshot.meta.executable, &snapshot.modules);
     let error = destination.write(&snapshot, interrupted).err().map(|error| error.to_string());
     Some(Archived { destination, records, error })
 }

@@ -11,7 +11,7 @@ use crate::table::codes::Codes;
 use crate::table::heap::Heap;
 use crate::table::live::Block;
 use crate::table::modules::Modules;
-use crate::table::stacks::Tree;
+use crate::table::stacks::{Drawn, Tree};
 use crate::table::threads::Thread;
 use crate::table::totals::{StackAmounts, Totals};
 use heapline_shared_format::arena::Loss;
@@ -107,6 +107,8 @@ pub struct Cut {
     pub nframe: u32,
     /// Tracebacks.
     pub tree: Tree,
+    /// Who has drawn the samples.
+    pub drawn: Drawn,
     /// Objects that are or were loaded.
     pub modules: Modules,
     /// Threads by index.
@@ -243,6 +245,12 @@ impl Figures {
         }
     }
 
+    /// Whether samples were recorded and threads have counted calls: that none of them was a sample
+    /// does not mean that there were none.
+    pub fn counts_calls(&self) -> bool {
+        self.sample_interval != 0 && self.domains.iter().any(|row| row.domain.is_sampled() && row.allocs > 0)
+    }
+
     /// Sums of the native domain.
     pub fn native(&self) -> &DomainTotals {
         &self.domains[0]
@@ -303,6 +311,7 @@ impl Cut {
             figures,
             nframe,
             tree: table.stacks().tree().clone(),
+            drawn: table.stacks().drawn().clone(),
             modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
             codes: table.codes().clone(),
@@ -331,6 +340,7 @@ impl Cut {
             figures,
             nframe: self.nframe,
             tree: Tree::default(),
+            drawn: Drawn::default(),
             modules: Modules::default(),
             threads: Vec::new(),
             codes: Codes::default(),

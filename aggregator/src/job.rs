@@ -8,8 +8,9 @@ use crate::format;
 use crate::output::{Destination, OutputError};
 use crate::snapshot::{About, build};
 use crate::tracer::{TraceError, Tracer};
+use crate::unseen::Causes;
 use heapline_shared_format::arena::{end_cause, target_flag};
-use heapline_shared_format::snapshot::{Birth, End};
+use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +50,8 @@ pub struct Summary {
     pub lines: Vec<String>,
     /// Nothing was lost, and nothing contradicted.
     pub is_exact: bool,
+    /// Nothing is known that is not seen.
+    pub is_complete: bool,
 }
 
 /// See the module.
@@ -65,6 +68,7 @@ pub struct Job {
     doubt: Option<String>,
     /// What every snapshot says of this way of tracing.
     notes: Vec<String>,
+    causes: Causes,
     finished: Mutex<Option<Result<Summary, JobError>>>,
 }
 
@@ -77,7 +81,7 @@ impl Job {
         interrupted: Arc<AtomicBool>,
         doubt: Option<String>,
     ) -> Job {
-        let archive = Some(archive);
+        let (archive, causes) = (Some(archive), Causes::of(place.pid));
         Job {
             tracer,
             place,
@@ -87,6 +91,7 @@ impl Job {
             interrupted,
             doubt,
             notes: Vec::new(),
+            causes,
             finished: Mutex::new(None),
         }
     }
@@ -104,7 +109,7 @@ impl Job {
         earlier: u32,
         interrupted: Arc<AtomicBool>,
     ) -> Job {
-        let origin = Some(origin);
+        let (origin, causes) = (Some(origin), Causes::of(place.pid));
         Job {
             tracer,
             place,
@@ -114,6 +119,7 @@ impl Job {
             interrupted,
             doubt: None,
             notes: Vec::new(),
+            causes,
             finished: Mutex::new(None),
         }
     }
@@ -131,6 +137,11 @@ impl Job {
     /// See [`Job::of_child`].
     pub fn earlier(&self) -> u32 {
         self.earlier
+    }
+
+    /// What is not seen of the process: whoever learns of a cause adds it there.
+    pub fn causes(&self) -> &Causes {
+        &self.causes
     }
 
     /// Process id of the target.
@@ -154,8 +165,9 @@ impl Job {
     pub fn snapshot(&self, destination: &Destination, has_left: impl Fn() -> bool) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
         let line = headline(&cut.figures, destination.path());
+        self.causes.look();
         let is_over = || has_left() || self.interrupted.load(Ordering::Relaxed);
-        destination.write_until(&build(cut, self.about(End::Running, None, Vec::new())), is_over)?;
+        destination.write_until(&self.build(cut, self.about(End::Running, None, Vec::new())), is_over)?;
         Ok(line)
     }
 
@@ -175,7 +187,7 @@ impl Job {
     fn write_replaced(&self) -> Result<Summary, JobError> {
         self.tracer.stop(Stop::Ended)?;
         self.write_earlier(self.tracer.cut()?)?;
-        Ok(Summary { lines: Vec::new(), is_exact: true })
+        Ok(Summary { lines: Vec::new(), is_exact: true, is_complete: true })
     }
 
     fn write_earlier(&self, cut: Cut) -> Result<(), JobError> {
@@ -185,7 +197,14 @@ impl Job {
         let n = self.earlier + 1;
         let destination = self.place.of(&cut.figures.image)?.replaced(n);
         let about = self.about(End::Exited, None, vec![archive::note(n)]);
-        Ok(destination.write(&build(cut, about), &self.interrupted)?)
+        Ok(destination.write(&self.build(cut, about), &self.interrupted)?)
+    }
+
+    /// The snapshot, with what it does not see.
+    fn build(&self, cut: Cut, about: About) -> Snapshot {
+        let mut snapshot = build(cut, about);
+        snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
+        snapshot
     }
 
     fn about(&self, end: End, exit_status: Option<i32>, notes: Vec<String>) -> About {
@@ -194,6 +213,7 @@ impl Job {
     }
 
     fn write_last(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
+        self.causes.look();
         let outcome = self.tracer.stop(how)?;
         let mut cut = self.tracer.cut()?;
         let mut lines = Vec::new();
@@ -208,24 +228,58 @@ impl Job {
         }
         let archived = self.archived()?;
         let (end, mut notes) = self_ended(&outcome, ending.end);
-        if cut.figures.records == 0 && notes.is_empty() {
+        if cut.figures.records == 0 && !cut.figures.counts_calls() && notes.is_empty() {
             notes.push(self.why_nothing(&outcome, &cut, &archived));
         }
-        let told = PYTHON_NOTES.iter().filter(|(flag, _)| outcome.flags & flag != 0);
-        notes.extend(told.map(|(_, note)| (*note).to_owned()));
+        if outcome.flags & target_flag::UNSEEN_REUSE != 0 {
+            notes.push(UNSEEN_REUSE.to_owned());
+        }
+        self.add_causes(outcome.flags, &cut.figures.unseen);
         let figures = cut.figures.clone();
         let destination = self.place.of(&figures.image)?;
         let about = self.about(end, ending.exit_status, notes.clone());
-        destination.write(&build(cut, about), &self.interrupted)?;
+        let snapshot = self.build(cut, about);
+        destination.write(&snapshot, &self.interrupted)?;
         lines.push(headline(&figures, destination.path()));
         lines.extend(notes);
+        let unseen = &snapshot.meta.unseen;
+        lines.extend(unseen.iter().map(|cause| format!("NOT SEEN: {}", cause.sentence())));
+        lines.extend(mostly_mapped(&figures.domains, figures.shown().domain, false));
         let losses = losses(&figures);
         let is_exact = losses.is_none() && outcome.end_cause == 0;
         lines.extend(losses);
         lines.extend(untold(&figures));
         lines.extend(archived.iter().filter_map(|program| program.error.clone()));
         lines.extend(replaced(&archived));
-        Ok(Summary { lines, is_exact })
+        Ok(Summary { lines, is_exact, is_complete: unseen.is_empty() })
+    }
+
+    /// Adds what the target's collector knows that it has not seen.
+    fn add_causes(&self, flags: u32, unseen: &crate::cut::Unseen) {
+        let cause = |kind: &str, name: &str, text: &str| Unseen {
+            kind: kind.to_owned(),
+            object: String::new(),
+            name: name.to_owned(),
+            text: text.to_owned(),
+        };
+        for (_, text) in UNSEEN_PYTHONS.iter().filter(|(flag, _)| flags & flag != 0) {
+            self.causes.add(cause("python", "Python's objects", text));
+        }
+        if unseen.foreign_places > 0 {
+            let text = format!(
+                "{} places call an allocator that the collector cannot stand in front of: their blocks are not recorded",
+                unseen.foreign_places
+            );
+            self.causes.add(cause("allocator", "a second allocator", &text));
+        }
+        if unseen.unseen_starts > 0 {
+            let text = format!(
+                "{} libraries were opened past the collector (RTLD_DEEPBIND, dlmopen): what their constructors allocated is not \
+                 recorded",
+                unseen.unseen_starts
+            );
+            self.causes.add(cause("constructors", "constructors of such libraries", &text));
+        }
     }
 
     fn archived(&self) -> Result<Vec<Archived>, JobError> {
@@ -261,12 +315,11 @@ impl Job {
     }
 }
 
-/// What a target says of its interpreter, and what a user has to know then.
-const PYTHON_NOTES: [(u32, &str); 4] = [
+/// What a target says of an interpreter whose blocks are not seen.
+const UNSEEN_PYTHONS: [(u32, &str); 3] = [
     (target_flag::UNKNOWN_PYTHON, UNKNOWN_PYTHON),
     (target_flag::LATE_PYTHON, LATE_PYTHON),
     (target_flag::OTHER_PYTHON, OTHER_PYTHON),
-    (target_flag::UNSEEN_REUSE, UNSEEN_REUSE),
 ];
 
 const UNKNOWN_PYTHON: &str = "Python's own blocks were not recorded: this interpreter is no CPython 3.9 to 3.13, or its \

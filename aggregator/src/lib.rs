@@ -44,3 +44,4 @@ mod sys;
 pub mod table;
 pub mod tracer;
 pub mod tree;
+pub mod unseen;

@@ -369,6 +369,7 @@ mod tests {
             target_bytes: 0,
             aggregator_bytes: 0,
             notes: Vec::new(),
+            unseen: Vec::new(),
         };
         Snapshot {
             meta,
@@ -385,6 +386,7 @@ mod tests {
             domains: Vec::new(),
             live: Vec::new(),
             totals: Vec::new(),
+            draws: None,
         }
     }
 

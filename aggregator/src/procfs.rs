@@ -2,6 +2,7 @@
 
 use crate::elf;
 use heapline_shared_format::loader::program_index;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -38,7 +39,8 @@ fn loaded_program(pid: u32) -> Option<PathBuf> {
 
 /// Most bytes of a command line that are kept.
 const MAX_COMMAND_BYTES: u64 = 64 << 10;
-/// How long the kernel may take to read a command line: it lies in the process's own memory, and a process can make every
+/// How long the kernel may take to read a command line or an environment: it lies in the process's
+/// own memory, and a process can make every
 /// reader of a page wait (a file of its own FUSE, userfaultfd).
 const COMMAND_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -48,19 +50,47 @@ pub fn command(pid: u32) -> String {
 }
 
 fn command_line(pid: u32) -> Vec<u8> {
-    let (found, command) = mpsc::channel();
-    let read = move || {
+    let bytes = patiently(move || {
         let mut bytes = Vec::new();
-        let opened = File::open(format!("/proc/{pid}/cmdline"));
-        if opened.and_then(|file| file.take(MAX_COMMAND_BYTES).read_to_end(&mut bytes)).is_ok() {
+        let file = File::open(format!("/proc/{pid}/cmdline")).ok()?;
+        file.take(MAX_COMMAND_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    });
+    bytes.unwrap_or_default()
+}
+
+/// Most bytes of an environment that are looked at.
+const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
+
+/// The variables of a process's environment, as it was when its program began, that `wanted`
+/// chooses by name. None where it cannot be read, or the process makes its reader wait.
+pub fn environment(pid: u32, wanted: fn(&str) -> bool) -> Option<BTreeMap<String, String>> {
+    let bytes = patiently(move || {
+        let mut bytes = Vec::new();
+        let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+        file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    })?;
+    let variable = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text);
+        let (name, value) = text.split_once('=')?;
+        wanted(name).then(|| (name.to_owned(), value.to_owned()))
+    };
+    Some(bytes.split(|&byte| byte == 0).filter_map(variable).collect())
+}
+
+/// What `read` finds in a process's memory, if it does so in time: the kernel reads there page by
+/// page.
+fn patiently(read: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) -> Option<Vec<u8>> {
+    let (found, bytes) = mpsc::channel();
+    let read = move || {
+        if let Some(bytes) = read() {
             // Whoever asked may have left.
             let _ = found.send(bytes);
         }
     };
-    match thread::Builder::new().name("command".to_owned()).spawn(read) {
-        Ok(_) => command.recv_timeout(COMMAND_PATIENCE).unwrap_or_default(),
-        Err(_) => Vec::new(),
-    }
+    thread::Builder::new().name("reader".to_owned()).spawn(read).ok()?;
+    bytes.recv_timeout(COMMAND_PATIENCE).ok()
 }
 
 /// The arguments in `/proc/PID/cmdline`.
@@ -93,6 +123,15 @@ pub fn parse_stat_flags(stat: &[u8]) -> Option<u64> {
     // The name, in parentheses, may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(6)?.parse().ok()
+}
+
+/// When the process began, in ticks since the machine did; none when there is no such process. A
+/// number that is given again has another beginning.
+pub fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// The lines of `/proc/PID/maps`, one by one: a process may have a great many.

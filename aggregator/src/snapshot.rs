@@ -5,12 +5,13 @@ use crate::cut::{Cut, Figures, Layer};
 use crate::format::rfc3339;
 use crate::procfs;
 use crate::table::live::Block;
-use crate::table::stacks::{CodeFrame, NONE};
+use crate::table::stacks::{CodeFrame, Drawn, NONE};
 use crate::table::threads::Thread as TableThread;
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, domain, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Domain, End, Frame, LiveGroup, Meta, Module, Node, Origin, Snapshot, StackTotals, Thread, ThreadCalls,
+    Birth, Code, Domain, Draws, End, Frame, LiveGroup, Meta, Module, Node, Origin, SharedSample, Snapshot, StackTotals,
+    Thread, ThreadCalls,
 };
 use std::collections::HashMap;
 
@@ -29,7 +30,8 @@ pub struct About {
     pub origin: Option<(u32, Birth)>,
 }
 
-/// The snapshot of a cut.
+/// The snapshot of a cut. What is not seen is still to be added: that takes the names of its
+/// modules.
 pub fn build(cut: Cut, about: About) -> Snapshot {
     let figures = &cut.figures;
     let meta = Meta {
@@ -49,28 +51,41 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         target_bytes: figures.target_bytes,
         aggregator_bytes: procfs::own_resident_bytes(),
         notes: about.notes.into_iter().chain(notes(figures)).collect(),
+        unseen: Vec::new(),
     };
     let inherited = figures.inherited.clone();
     let origin = about.origin.map(|(parent, birth)| Origin { parent, birth, inherited });
     let is_over = matches!(about.end, End::Exited | End::Killed);
     let (threads, thread_index) = threads(&cut.threads, is_over);
-    let calls = if figures.sample_interval == 0 { Vec::new() } else { calls(&cut.threads, &thread_index) };
+    let is_sampled = figures.sample_interval != 0;
+    let calls = if is_sampled { calls(&cut.threads, &thread_index) } else { Vec::new() };
     let (frames, codes) = frames(&cut);
+    let modules = modules(&cut);
+    let nodes = nodes(&cut);
+    let totals = cut.layers.iter().flat_map(totals).collect();
+    let domains = cut.figures.domains.clone();
+    let is_family = !cut.drawn.ancestors.is_empty() || cut.drawn.shared_end > 0;
+    let is_shared = |stack| is_family && stack < cut.drawn.shared_end && cut.tree.is_sampled(stack);
+    let mut blocks = Blocks::default();
+    cut.layers.into_iter().for_each(|layer| blocks.add(layer, &thread_index, is_shared));
+    let Drawn { by, ancestors, shared_end } = cut.drawn;
+    let draws = Draws { by, ancestors, shared_end, shared: blocks.shared };
     Snapshot {
         meta,
         origin,
-        modules: modules(&cut),
+        modules,
         codes,
         frames,
-        nodes: nodes(&cut),
+        nodes,
         threads,
-        domains: figures.domains.clone(),
-        totals: cut.layers.iter().flat_map(totals).collect(),
-        live: cut.layers.into_iter().flat_map(|layer| live(layer, &thread_index)).collect(),
+        domains,
+        totals,
+        live: blocks.live,
         stacks: cut.tree.stacks,
         mixed: cut.tree.mixed,
         sampled: cut.tree.sampled,
         calls,
+        draws: (is_family && is_sampled).then_some(draws),
     }
 }
 
@@ -161,18 +176,28 @@ fn calls(rows: &[TableThread], thread_index: &[u32]) -> Vec<ThreadCalls> {
     known.flat_map(of).filter(|row| row.allocs + row.frees > 0).collect()
 }
 
-fn live(layer: Layer, thread_index: &[u32]) -> Vec<LiveGroup> {
-    let Layer { domain, live: mut blocks, .. } = layer;
-    blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));
-    let alike = blocks.chunk_by(|a, b| (a.stack, a.thread, a.size) == (b.stack, b.thread, b.size));
-    let group = |alike: &[Block]| LiveGroup {
-        domain,
-        stack: alike[0].stack,
-        thread: thread_index[alike[0].thread as usize],
-        size: alike[0].size,
-        count: alike.len() as u64,
-    };
-    alike.map(group).collect()
+/// Live blocks, those that are alike in one row.
+#[derive(Default)]
+struct Blocks {
+    live: Vec<LiveGroup>,
+    shared: Vec<SharedSample>,
+}
+
+impl Blocks {
+    /// A domain's. `is_shared` says of which stacks other processes may have the samples too.
+    fn add(&mut self, layer: Layer, thread_index: &[u32], is_shared: impl Fn(u32) -> bool) {
+        let Layer { domain, live: mut blocks, .. } = layer;
+        blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));
+        for alike in blocks.chunk_by(|a, b| (a.stack, a.thread, a.size) == (b.stack, b.thread, b.size)) {
+            let Block { stack, thread, size, .. } = alike[0];
+            if domain.is_sampled() && is_shared(stack) {
+                let live = u32::try_from(self.live.len()).unwrap_or(NONE);
+                self.shared.extend(alike.iter().map(|block| SharedSample { live, address: block.address }));
+            }
+            let (thread, count) = (thread_index[thread as usize], alike.len() as u64);
+            self.live.push(LiveGroup { domain, stack, thread, size, count });
+        }
+    }
 }
 
 fn totals(layer: &Layer) -> impl Iterator<Item = StackTotals> + '_ {

@@ -33,6 +33,7 @@ fn meta() -> Meta {
         target_bytes: 0,
         aggregator_bytes: 0,
         notes: Vec::new(),
+        unseen: Vec::new(),
     }
 }
 
@@ -86,6 +87,7 @@ fn synthetic() -> Snapshot {
         domains: vec![native],
         totals: totals.collect(),
         live,
+        draws: None,
     }
 }
 

@@ -50,7 +50,7 @@ fn estimate(blocks: &[Block], seed: u64, intervals: [u64; 2], keep: impl Fn(&Blo
         }
         if keep(block) {
             let sampled = Sampled { stack: 0, interval: sampler.interval(), size: block.size };
-            sum.add(&Estimate::of(1, Some(sampled)));
+            sum.add(&Estimate::of(1, Some(sampled), 1));
             bytes += heapline_shared_format::snapshot::weight::bytes(block.size, sampler.interval());
         }
         // The distance is changed in mid-run; a thread adopts it with its next sample.

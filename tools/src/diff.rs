@@ -17,26 +17,36 @@ pub struct Change {
     pub doubt: Option<u64>,
 }
 
+/// How sure it is of either side that a group has nothing there which was not met.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing {
+    /// Of the new snapshot.
+    pub new: Estimate,
+    /// Of the old one.
+    pub old: Estimate,
+}
+
 /// The groups of the new snapshot with their change, and those that only the old one had, with size and count 0
 /// (tracemalloc: `StatisticDiff`); the greatest change of size first, then size, change of count, count and key.
 pub fn compare_to(
     tracebacks: &Tracebacks,
     new: HashMap<Key, Statistic>,
     mut old: HashMap<Key, Statistic>,
+    nothing: &Nothing,
 ) -> Vec<(Statistic, Change)> {
     let mut rows: Vec<(Statistic, Change)> = new
         .into_values()
         .map(|stat| {
             let old = old.remove(&stat.key);
             let (size, count) = old.map_or((0, 0), |old| (old.size, old.count));
-            let doubt = stat.estimate.size_doubt(&old.map(|old| old.estimate).unwrap_or_default());
+            let doubt = stat.estimate.size_doubt(&old.map_or(nothing.old, |old| old.estimate));
             (stat, Change { size: difference(stat.size, size), count: difference(stat.count, count), doubt })
         })
         .collect();
     rows.extend(old.into_values().map(|stat| {
-        let doubt = stat.estimate.size_doubt(&Estimate::default());
+        let doubt = stat.estimate.size_doubt(&nothing.new);
         let change = Change { size: difference(0, stat.size), count: difference(0, stat.count), doubt };
-        (Statistic { size: 0, count: 0, estimate: Estimate::default(), ..stat }, change)
+        (Statistic { size: 0, count: 0, estimate: nothing.new, ..stat }, change)
     }));
     let keys = KeyOrder::new(tracebacks);
     let order = |(s, c): &(Statistic, Change)| Reverse((c.size.abs(), s.size, c.count.abs(), s.count));

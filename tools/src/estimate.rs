@@ -1,38 +1,54 @@
 //! What samples say of a sum, and how sure that is.
 //!
 //! A row's bytes are estimates already; its blocks are samples, each of which stands for more ([`weight`]). Intervals are of
-//! 95 %. A block that counts for a frame twice (a cumulative report of a recursion) is taken for two.
+//! 95 %. A block that counts for a frame twice (a cumulative report of a recursion) is taken for
+//! two. Where no sample was met there may still be something: the interval of such a sum reaches
+//! from 0 to what would have stayed unmet in one of twenty tries.
 
-use heapline_shared_format::snapshot::{Domain, Sampled, Snapshot, weight};
+use heapline_shared_format::snapshot::{Birth, Domain, Sampled, Snapshot, weight};
+use std::collections::{HashMap, HashSet};
 
+use crate::copies::{Part, forebears, widest};
+use crate::tree::totals;
 use crate::view::At;
 
-/// See the module. Sums of them are those of the parts, as samples do not depend on each other.
+/// See the module. Sums of them are those of the parts: draws do not depend on each other, and the
+/// copies of one draw are counted with all its copies ([`crate::copies`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
-    /// Blocks that are samples; with none of them a sum is exact.
+    /// Blocks that are samples.
     pub samples: u64,
     /// Blocks that all stand for.
     pub blocks: f64,
     size_variance: f64,
     count_variance: f64,
+    unmet: Unmet,
+}
+
+/// Squares of what may be there that no sample has met.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Unmet {
+    size: f64,
+    count: f64,
 }
 
 impl Estimate {
-    /// So many blocks, of which it is known whether they are samples.
-    #[expect(clippy::cast_precision_loss, reason = "a number of blocks")]
-    pub fn of(count: u64, sampled: Option<Sampled>) -> Estimate {
+    /// So many blocks, of which it is known whether they are samples, and how many copies of them
+    /// are in the whole sum.
+    #[expect(clippy::cast_precision_loss, reason = "numbers of blocks")]
+    pub fn of(count: u64, sampled: Option<Sampled>, copies: u64) -> Estimate {
         let n = count as f64;
         let Some(Sampled { interval, size, .. }) = sampled else {
             return Estimate { blocks: n, ..Estimate::default() };
         };
         let (bytes, blocks) = (weight::bytes(size, interval) as f64, weight::blocks(size, interval));
-        let doubt = n * weight::doubt(size, interval);
+        let doubt = copies as f64 * weight::doubt(size, interval);
         Estimate {
             samples: count,
             blocks: n * blocks,
             size_variance: doubt * bytes * bytes,
             count_variance: doubt * blocks * blocks,
+            unmet: Unmet::default(),
         }
     }
 
@@ -42,6 +58,7 @@ impl Estimate {
         self.blocks += other.blocks;
         self.size_variance += other.size_variance;
         self.count_variance += other.count_variance;
+        self.unmet.add(other.unmet);
     }
 
     /// Number of blocks, to the nearest whole one; `counted` where all are known.
@@ -49,26 +66,51 @@ impl Estimate {
         if self.samples == 0 { counted } else { whole(self.blocks) }
     }
 
+    /// Whether a sum is an estimate; it is exact otherwise.
+    pub fn is_estimate(&self) -> bool {
+        self.samples > 0 || self.unmet != Unmet::default()
+    }
+
     /// 95 % interval of a number of bytes; none when it is exact.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn size_interval(&self, size: u64) -> Option<(u64, u64)> {
-        (self.samples > 0).then(|| both(weight::interval(size as f64, self.size_variance)))
+        self.is_estimate().then(|| interval(size as f64, self.size_variance, self.unmet.size))
     }
 
     /// 95 % interval of the number of blocks; none when it is exact.
     pub fn count_interval(&self) -> Option<(u64, u64)> {
-        (self.samples > 0).then(|| both(weight::interval(self.blocks, self.count_variance)))
+        self.is_estimate().then(|| interval(self.blocks, self.count_variance, self.unmet.count))
     }
 
     /// Half of the 95 % interval of a difference of sizes with another estimate. Samples that both have would make it smaller.
     pub fn size_doubt(&self, other: &Estimate) -> Option<u64> {
         let variance = self.size_variance + other.size_variance;
-        (self.samples + other.samples > 0).then(|| whole(weight::Z * variance.sqrt()))
+        let unmet = self.unmet.size + other.unmet.size;
+        (self.is_estimate() || other.is_estimate()).then(|| whole((weight::Z * weight::Z * variance + unmet).sqrt()))
     }
 }
 
-fn both((low, high): (f64, f64)) -> (u64, u64) {
-    (whole(low), whole(high))
+impl Unmet {
+    /// Up to so many bytes that are in so many processes, in no more blocks than `allocs`.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn of(bytes: f64, allocs: Option<u64>, processes: u64) -> Unmet {
+        let copies = processes as f64;
+        // A block has a byte at least.
+        let blocks = allocs.map_or(bytes, |allocs| bytes.min(allocs as f64));
+        Unmet { size: (bytes * copies).powi(2), count: (blocks * copies).powi(2) }
+    }
+
+    fn add(&mut self, other: Unmet) {
+        self.size += other.size;
+        self.count += other.count;
+    }
+}
+
+/// What was met and what was not do not depend on each other, so their distances from the estimate
+/// add up as their squares.
+fn interval(estimate: f64, variance: f64, unmet: f64) -> (u64, u64) {
+    let (low, high) = weight::interval(estimate, variance);
+    (whole(low), whole(estimate + ((high - estimate).powi(2) + unmet).sqrt()))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; is not negative")]
@@ -83,23 +125,99 @@ pub fn sampled(snapshot: &Snapshot, stack: u32) -> Option<Sampled> {
 }
 
 /// How sure a domain's figure of a moment is.
-pub fn of_domain<'s>(parts: impl IntoIterator<Item = &'s Snapshot>, domain: Domain, at: At) -> Estimate {
+pub fn of_domain<'s>(parts: impl Iterator<Item = Part<'s>> + Clone, domain: Domain, at: At) -> Estimate {
     let mut all = Estimate::default();
-    for snapshot in parts.into_iter().filter(|snapshot| !snapshot.sampled.is_empty()) {
+    for Part { snapshot, copies } in parts.clone().filter(|part| !part.snapshot.sampled.is_empty()) {
         match at {
             At::Live => {
-                let rows = snapshot.live.iter().filter(|row| row.domain == domain);
-                rows.for_each(|row| all.add(&Estimate::of(row.count, sampled(snapshot, row.stack))));
+                let rows = snapshot.live.iter().enumerate().filter(|(_, row)| row.domain == domain);
+                rows.for_each(|(index, row)| {
+                    let copies = copies.of_live(index, row.count);
+                    all.add(&Estimate::of(row.count, sampled(snapshot, row.stack), copies));
+                });
             }
             At::Peak | At::Total => {
                 for row in snapshot.totals.iter().filter(|row| row.domain == domain) {
                     let count = if at == At::Peak { row.peak_count } else { row.total_count };
-                    all.add(&Estimate::of(count, sampled(snapshot, row.stack)));
+                    let copies = copies.of_stack(at, domain, row.stack, count);
+                    all.add(&Estimate::of(count, sampled(snapshot, row.stack), copies));
                 }
             }
         }
     }
+    let met = if all.samples == 0 { HashMap::new() } else { all_widest(parts.clone(), domain, at) };
+    all.add(&unmet(parts, domain, at, (all.samples, &met)));
     all
+}
+
+/// A sum of a domain in which no sample was met.
+pub fn of_nothing<'s>(parts: impl Iterator<Item = Part<'s>> + Clone, domain: Domain, at: At) -> Estimate {
+    unmet(parts, domain, at, (0, &HashMap::new()))
+}
+
+fn all_widest<'s>(parts: impl Iterator<Item = Part<'s>>, domain: Domain, at: At) -> HashMap<u64, u64> {
+    let mut all: HashMap<u64, u64> = HashMap::new();
+    for (by, most) in parts.flat_map(|part| widest(part, domain, at)) {
+        all.entry(by).and_modify(|known| *known = most.max(*known)).or_insert(most);
+    }
+    all
+}
+
+/// What may be in the domain without a sample having met it, in the whole sum and in what several
+/// processes have inherited. Samples that were met speak for such as are in half as many processes
+/// and more.
+fn unmet<'s>(
+    parts: impl Iterator<Item = Part<'s>> + Clone,
+    domain: Domain,
+    at: At,
+    (samples, met): (u64, &HashMap<u64, u64>),
+) -> Estimate {
+    let parts = parts.map(|part| part.snapshot).filter(|part| part.meta.sample_interval != 0);
+    let mut all = Estimate::default();
+    if !domain.is_sampled() {
+        return all;
+    }
+    let far = |part: &Snapshot| {
+        let rows = part.sampled.iter().map(|row| row.interval);
+        weight::unmet(rows.chain([part.meta.sample_interval]).max().unwrap_or(0))
+    };
+    let widest_gap = parts.clone().map(far).fold(0.0, f64::max);
+    if samples == 0 {
+        // What the processes have allocated is counted exactly; what they had before is not.
+        let rows = parts.clone().map(|part| totals(part, domain));
+        let (bytes, allocs) = rows.fold((0_u64, 0_u64), |(bytes, allocs), row| {
+            (bytes.saturating_add(row.allocated_bytes), allocs.saturating_add(row.allocs))
+        });
+        let is_counted = at == At::Total || all_is_counted(parts.clone());
+        all.unmet.add(most(widest_gap, is_counted.then_some((bytes, allocs)), 1));
+    }
+    if at != At::Total {
+        for forebear in forebears(parts) {
+            if met.get(&forebear.by).is_none_or(|&most| most < forebear.heirs.div_ceil(2)) {
+                let row = forebear.snapshot.map(|snapshot| totals(snapshot, domain));
+                all.unmet.add(most(widest_gap, row.map(|row| (row.allocated_bytes, row.allocs)), forebear.heirs));
+            }
+        }
+    }
+    all
+}
+
+/// Whether all that the processes have was allocated by one of them: none has inherited from a
+/// process that is not among them.
+fn all_is_counted<'s>(parts: impl Iterator<Item = &'s Snapshot> + Clone) -> bool {
+    let known: HashSet<u64> = parts.clone().filter_map(|part| Some(part.draws.as_ref()?.by)).collect();
+    let is_counted = |part: &Snapshot| match (&part.draws, &part.origin) {
+        (Some(draws), _) => draws.lineage().all(|by| known.contains(&by)),
+        (None, origin) => origin.as_ref().is_none_or(|origin| origin.birth == Birth::Exec),
+    };
+    parts.into_iter().all(is_counted)
+}
+
+/// No more than was allocated, where that is known.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn most(gap: f64, allocated: Option<(u64, u64)>, processes: u64) -> Unmet {
+    let bytes = allocated.map_or(gap, |(bytes, _)| gap.min(bytes as f64));
+    Unmet::of(bytes, allocated.map(|(_, allocs)| allocs), processes)
 }
 
 #[cfg(test)]
@@ -108,16 +226,32 @@ mod tests {
 
     #[test]
     fn exact_sums_have_no_interval_and_samples_have_one() {
-        let mut sum = Estimate::of(12, None);
+        let mut sum = Estimate::of(12, None, 12);
         assert_eq!((sum.count(12), sum.size_interval(500), sum.count_interval()), (12, None, None));
         let sampled = Some(Sampled { stack: 0, interval: 1 << 20, size: 64 });
-        sum.add(&Estimate::of(100, sampled));
+        sum.add(&Estimate::of(100, sampled, 100));
         let size = 500 + 100 * weight::bytes(64, 1 << 20);
         let (low, high) = sum.size_interval(size).expect("an estimate");
         assert!(low < size && size < high && high - low < size / 2, "{low} to {high} around {size}");
         assert_eq!(sum.count(112).abs_diff(100 * 16384), 12 + 50);
         // Blocks that are far larger than the interval are nearly all known.
-        let large = Estimate::of(3, Some(Sampled { stack: 0, interval: 1 << 10, size: 1 << 20 }));
+        let large = Estimate::of(3, Some(Sampled { stack: 0, interval: 1 << 10, size: 1 << 20 }), 3);
         assert_eq!((large.count(3), large.size_interval(3 << 20)), (3, Some((3 << 20, 3 << 20))));
+    }
+
+    #[test]
+    fn copies_of_a_sample_widen_the_interval_and_what_was_not_met_its_upper_end() {
+        let sampled = Some(Sampled { stack: 0, interval: 1 << 20, size: 64 });
+        let size = 100 * weight::bytes(64, 1 << 20);
+        let of = |copies| Estimate::of(100, sampled, copies).size_interval(size).expect("an estimate");
+        let (alone, shared) = (of(100), of(100 * 25));
+        assert!(shared.0 < alone.0 && alone.1 < shared.1, "{alone:?} {shared:?}");
+        // As if there were four samples, each of which stands for 25 times as much.
+        let few = weight::interval(size as f64, size as f64 * size as f64 / 4.0);
+        assert!((shared.0 as f64 / few.0 - 1.0).abs() < 0.01 && (shared.1 as f64 / few.1 - 1.0).abs() < 0.01);
+        let nothing = Estimate { unmet: Unmet::of(3e6, Some(1000), 2), ..Estimate::default() };
+        assert_eq!((nothing.count(0), nothing.size_interval(0)), (0, Some((0, 6_000_000))));
+        assert_eq!(nothing.count_interval(), Some((0, 2000)));
+        assert_eq!(nothing.size_doubt(&Estimate::default()), Some(6_000_000));
     }
 }

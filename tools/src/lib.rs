@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod copies;
 pub mod diff;
 pub mod estimate;
 pub mod export;

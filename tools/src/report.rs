@@ -1,7 +1,8 @@
 //! A report: one process or a tree of them, or two of either compared, seen through a request.
 
-use crate::diff::{Change, compare_to};
-use crate::estimate::Estimate;
+use crate::copies::Part;
+use crate::diff::{Change, Nothing, compare_to};
+use crate::estimate::{Estimate, of_domain, of_nothing};
 use crate::filter::{Filters, Matcher};
 use crate::frames::{Frames, Tracebacks, resolve};
 use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
@@ -98,8 +99,10 @@ impl<'s> Report<'s> {
                 rows.into_iter().map(|stat| Row { stat, change: None }).collect()
             }
             Some(before) => {
+                let old_nothing = before.nothing;
                 let before = before.groups(&request, &tracebacks);
-                let rows = compare_to(&tracebacks, new.groups(&request, &tracebacks), before);
+                let nothing = Nothing { new: new.nothing, old: old_nothing };
+                let rows = compare_to(&tracebacks, new.groups(&request, &tracebacks), before, &nothing);
                 rows.into_iter().map(|(stat, change)| Row { stat, change: Some(change) }).collect()
             }
         };
@@ -160,6 +163,9 @@ struct Side {
     traces: Vec<Trace>,
     /// Whether the filters dropped something.
     dropped: bool,
+    /// How sure the sum of everything is, and that of a group that has nothing.
+    whole: Estimate,
+    nothing: Estimate,
 }
 
 impl Side {
@@ -171,17 +177,19 @@ impl Side {
         tracebacks: &mut Tracebacks,
     ) -> Side {
         let mut traces = Vec::new();
-        for snapshot in subject.parts() {
+        for part @ Part { snapshot, .. } in subject.summed() {
             let wanted = view.stacks(snapshot);
             let resolved = resolve(snapshot, &wanted, request.frames, request.raw_frames, symbolizer, tracebacks);
-            traces.extend(view.traces(snapshot, &resolved, tracebacks));
+            traces.extend(view.traces(part, &resolved, tracebacks));
         }
         let before = traces.len();
         if !request.filters.is_empty() {
             let mut matcher = Matcher::new(&request.filters);
             traces.retain(|trace| matcher.keeps(tracebacks, trace.traceback));
         }
-        Side { dropped: traces.len() < before, traces }
+        let whole = of_domain(subject.summed(), view.domain, view.at);
+        let nothing = of_nothing(subject.summed(), view.domain, view.at);
+        Side { dropped: traces.len() < before, traces, whole, nothing }
     }
 
     fn groups(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Statistic> {
@@ -194,6 +202,11 @@ impl Side {
             total.size = total.size.saturating_add(trace.size);
             total.count = total.count.saturating_add(trace.count);
             total.estimate.add(&trace.estimate);
+        }
+        if !self.dropped {
+            total.estimate = self.whole;
+        } else if total.count == 0 {
+            total.estimate = self.nothing;
         }
         total.count = total.estimate.count(total.count);
         total

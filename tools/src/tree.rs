@@ -3,6 +3,7 @@
 //! A tree's figures are sums over its processes, each at its own end (or peak). What a child has inherited by fork counts in both
 //! processes, as each of them has it.
 
+use crate::copies::{Copies, Part};
 use crate::load::{LoadError, load};
 use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Snapshot};
 use std::collections::{BTreeMap, HashMap};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct Subject {
     /// In the order of [`Subject::processes`].
     parts: Vec<Snapshot>,
+    /// Of each part: how often its samples are in all parts.
+    copies: Vec<Copies>,
     /// Of a tree: its figures, without tables.
     sum: Option<Box<Snapshot>>,
     depths: Vec<usize>,
@@ -56,7 +59,7 @@ const SUFFIX: &str = ".snap.zst";
 impl Subject {
     /// One process.
     pub fn process(snapshot: Snapshot) -> Subject {
-        Subject { parts: vec![snapshot], sum: None, depths: vec![0] }
+        Subject { parts: vec![snapshot], copies: vec![Copies::default()], sum: None, depths: vec![0] }
     }
 
     /// The processes whose snapshots lie in a folder, and the first one's, which may lie beside it under the folder's name. Either
@@ -78,7 +81,8 @@ impl Subject {
     pub fn tree(snapshots: Vec<Snapshot>) -> Subject {
         let (parts, depths) = in_order(snapshots);
         let sum = Some(Box::new(sum(&parts)));
-        Subject { parts, sum, depths }
+        let copies = Copies::among(&parts);
+        Subject { parts, copies, sum, depths }
     }
 
     /// The figures: of the process, or summed up.
@@ -94,6 +98,11 @@ impl Subject {
     /// The snapshots.
     pub fn parts(&self) -> &[Snapshot] {
         &self.parts
+    }
+
+    /// The snapshots, as parts of a sum.
+    pub fn summed(&self) -> impl Iterator<Item = Part<'_>> + Clone {
+        self.parts.iter().zip(&self.copies).map(|(snapshot, copies)| Part { snapshot, copies })
     }
 
     /// Whether some of the figures are estimates.
@@ -223,6 +232,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
         domains,
         live: Vec::new(),
         totals: Vec::new(),
+        draws: None,
     }
 }
 
@@ -244,4 +254,7 @@ fn add(sum: &mut Meta, other: &Meta) {
     sum.aggregator_bytes = sum.aggregator_bytes.max(other.aggregator_bytes);
     let note = |note: &String| format!("process {}: {note}", other.pid);
     sum.notes.extend(other.notes.iter().map(note));
+    // What many processes have not seen is said once.
+    let new = other.unseen.iter().filter(|cause| !sum.unseen.contains(cause)).cloned().collect::<Vec<_>>();
+    sum.unseen.extend(new);
 }

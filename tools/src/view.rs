@@ -2,6 +2,7 @@
 //!
 //! Domains are layers of the same memory and never summed, so there is always exactly one.
 
+use crate::copies::Part;
 use crate::estimate::{Estimate, sampled};
 use crate::frames::{TracebackId, Tracebacks};
 use crate::statistics::{Block, Trace};
@@ -51,17 +52,18 @@ impl View {
     pub fn stacks(self, snapshot: &Snapshot) -> Vec<bool> {
         let mut used = vec![false; snapshot.stacks.len()];
         match self.at {
-            At::Live => self.live(snapshot).for_each(|row| used[row.stack as usize] = true),
+            At::Live => self.live(snapshot).for_each(|(_, row)| used[row.stack as usize] = true),
             At::Peak | At::Total => self.totals(snapshot).for_each(|(row, ..)| used[row.stack as usize] = true),
         }
         used
     }
 
     /// The blocks in the view, with the tracebacks of [`View::stacks`].
-    pub fn traces(self, snapshot: &Snapshot, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
-        let trace = |stack: u32, size, count, block| {
+    pub fn traces(self, part: Part<'_>, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
+        let Part { snapshot, copies } = part;
+        let trace = |stack: u32, size, count, block, copies| {
             let traceback = resolved[stack as usize]?;
-            let estimate = Estimate::of(count, sampled(snapshot, stack));
+            let estimate = Estimate::of(count, sampled(snapshot, stack), copies);
             let stack = &snapshot.stacks[stack as usize];
             let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
             Some(Trace { traceback, size, count, estimate, total_nframe, truncated, block })
@@ -69,21 +71,26 @@ impl View {
         if self.at != At::Live {
             return self
                 .totals(snapshot)
-                .filter_map(|(row, size, count)| trace(row.stack, size, count, None))
+                .filter_map(|(row, size, count)| {
+                    let copies = copies.of_stack(self.at, self.domain, row.stack, count);
+                    trace(row.stack, size, count, None, copies)
+                })
                 .collect();
         }
         let thread = |t: &heapline_shared_format::snapshot::Thread| names.string(&format!("{} ({})", t.name, t.tid));
         let threads: Vec<_> = snapshot.threads.iter().map(thread).collect();
-        let live = |row: &LiveGroup| {
+        let live = |(index, row): (usize, &LiveGroup)| {
             let size = sampled(snapshot, row.stack).map_or(row.size, |sampled| sampled.size);
             let block = Block { size, thread: threads[row.thread as usize] };
-            trace(row.stack, row.size.saturating_mul(row.count), row.count, Some(block))
+            let copies = copies.of_live(index, row.count);
+            trace(row.stack, row.size.saturating_mul(row.count), row.count, Some(block), copies)
         };
         self.live(snapshot).filter_map(live).collect()
     }
 
-    fn live(self, snapshot: &Snapshot) -> impl Iterator<Item = &LiveGroup> {
-        snapshot.live.iter().filter(move |row| row.domain == self.domain && row.count > 0)
+    /// Rows with their places in the table.
+    fn live(self, snapshot: &Snapshot) -> impl Iterator<Item = (usize, &LiveGroup)> {
+        snapshot.live.iter().enumerate().filter(move |(_, row)| row.domain == self.domain && row.count > 0)
     }
 
     /// Rows with what they had at the moment in question.

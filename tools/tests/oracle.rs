@@ -1,7 +1,7 @@
 //! Statistics, cumulation, diffs, filters, globs and sizes against CPython's own: the same traces in, the same rows in
 //! the same order out.
 
-use heapline_tools::diff::{Change, compare_to};
+use heapline_tools::diff::{Change, Nothing, compare_to};
 use heapline_tools::filter::{Filters, Matcher, Pattern};
 use heapline_tools::frames::{Frame, Tracebacks};
 use heapline_tools::glob::Glob;
@@ -141,7 +141,10 @@ fn rows(case: &Case) -> Value {
     let (new, old) = (grouped(&case.new), case.old.as_ref().map(&mut grouped));
     let rows: Vec<(Statistic, Option<Change>)> = match old {
         None => sorted(&tracebacks, new).into_iter().map(|stat| (stat, None)).collect(),
-        Some(old) => compare_to(&tracebacks, new, old).into_iter().map(|(stat, change)| (stat, Some(change))).collect(),
+        Some(old) => compare_to(&tracebacks, new, old, &Nothing::default())
+            .into_iter()
+            .map(|(stat, change)| (stat, Some(change)))
+            .collect(),
     };
     let row = |(stat, change): (Statistic, Option<Change>)| {
         let frames = match stat.key {

@@ -69,7 +69,7 @@ fn json_has_every_field_of_the_contract() {
     assert_eq!(json["heapline_report"], 1);
     assert_eq!(
         keys(&json["snapshot"]),
-        "command contradictions end lost mode nframe pid sample_interval taken_at untracked_frees"
+        "command contradictions end lost mode nframe pid sample_interval taken_at unseen untracked_frees"
     );
     assert_eq!(json["snapshot"]["mode"], "exact");
     assert_eq!(json["snapshot"]["end"], "exited");

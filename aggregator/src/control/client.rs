@@ -171,6 +171,7 @@ fn stats_text(stats: &Stats) -> String {
             session.sample_interval
         ));
     }
+    lines.extend(session.unseen.iter().map(|cause| format!("not seen: {}", printable(&cause.sentence()))));
     let about = if is_sampled { "about " } else { "" };
     lines.extend(stats.domains.iter().map(|domain| {
         format!(

@@ -4,7 +4,7 @@ use crate::cut::Figures;
 use crate::format::rfc3339;
 use crate::keeper::{FoundBlock, FoundFrame};
 use crate::procfs;
-use heapline_shared_format::snapshot::DomainTotals;
+use heapline_shared_format::snapshot::{DomainTotals, Unseen, mode_name};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -84,6 +84,8 @@ pub struct Session {
     pub command: String,
     pub taken_at: String,
     pub mode: String,
+    #[serde(default)]
+    pub unseen: Vec<Unseen>,
     pub sample_interval: u64,
     pub nframe: u32,
     pub lost: BTreeMap<String, u64>,
@@ -144,13 +146,14 @@ pub struct RawFrame {
 
 impl Stats {
     /// The numbers of a process.
-    pub fn new(pid: u32, nframe: u32, figures: &Figures) -> Stats {
+    pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>) -> Stats {
         Stats {
             snapshot: Session {
                 pid,
                 command: figures.image.command.clone(),
                 taken_at: rfc3339(figures.taken),
-                mode: if figures.sample_interval == 0 { "exact" } else { "sampled" }.to_owned(),
+                mode: mode_name(figures.sample_interval, &unseen).to_owned(),
+                unseen,
                 sample_interval: figures.sample_interval,
                 nframe,
                 lost: figures.lost.clone(),

@@ -2,6 +2,7 @@
 
 use super::protocol::{Change, MAX_LINE, Reply, Request, Stats};
 use super::{ControlError, places};
+use crate::cut::Figures;
 use crate::drain::Stop;
 use crate::job::{Ending, Job, JobError};
 use crate::output::Destination;
@@ -158,10 +159,9 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
     let done = |text: &str| Reply::Done(vec![text.to_owned()]);
     let tracer = job.tracer();
     let result = match request {
-        Request::Stats => tracer
-            .figures()
-            .map(|figures| Reply::Stats(Box::new(Stats::new(job.pid(), tracer.settings().nframe, &figures))))
-            .map_err(JobError::from),
+        Request::Stats => {
+            tracer.figures().map(|figures| Reply::Stats(Box::new(stats(job, &figures)))).map_err(JobError::from)
+        }
         Request::Lookup { address } => {
             tracer.lookup(*address).map(|found| Reply::Found(found.map(Into::into))).map_err(JobError::from)
         }
@@ -179,6 +179,14 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
         }
     };
     result.unwrap_or_else(|error| Reply::Error(error.to_string()))
+}
+
+fn stats(job: &Job, figures: &Figures) -> Stats {
+    job.causes().look();
+    // Its modules are copied for snapshots only; those of a process that runs are seen among its
+    // mappings.
+    let unseen = job.causes().of_program(&figures.image.executable, &[]);
+    Stats::new(job.pid(), job.tracer().settings().nframe, figures, unseen)
 }
 
 fn set(tracer: &Tracer, change: Change) -> Reply {

@@ -74,7 +74,7 @@ impl Table {
             tracked,
             ranges: self.ranges.inherited(),
             resolvers: 0,
-            stacks: self.stacks.clone(),
+            stacks: self.stacks.fork(),
             codes: self.codes.clone(),
             modules: self.modules.clone(),
             shared: Shared { threads, ..Shared::default() },

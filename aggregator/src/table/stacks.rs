@@ -7,7 +7,11 @@ use super::modules::Modules;
 use crate::order::Corrupt;
 use hashbrown::{HashMap, HashTable};
 use heapline_shared_format::event::domain;
-use heapline_shared_format::snapshot::{Mixed, Sampled, Stack};
+use heapline_shared_format::snapshot::{Ancestor, Mixed, Sampled, Stack};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// No parent, or no leaf.
 pub const NONE: u32 = u32::MAX;
@@ -59,6 +63,11 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// Whether the blocks of a stack are samples.
+    pub fn is_sampled(&self, stack: u32) -> bool {
+        self.sampled.binary_search_by_key(&stack, |row| row.stack).is_ok()
+    }
+
     /// The frames of a stack, the most recent first.
     pub fn walk(&self, stack: u32) -> impl Iterator<Item = CodeFrame> + '_ {
         let leaf = self.stacks.get(stack as usize).and_then(|stack| stack.leaf);
@@ -67,10 +76,41 @@ impl Tree {
     }
 }
 
+/// Who has drawn the samples of a table.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// Stands for the table: no other has the number, in any run.
+    pub by: u64,
+    /// Those that the table was copied from, the oldest first.
+    pub ancestors: Vec<Ancestor>,
+    /// Samples of stacks below are from before a fork: other tables may have them too.
+    pub shared_end: u32,
+}
+
+impl Default for Drawn {
+    fn default() -> Drawn {
+        Drawn { by: new_number(), ancestors: Vec::new(), shared_end: 0 }
+    }
+}
+
+/// A number that was given to no other table: this run's are in a row, which begins anywhere.
+fn new_number() -> u64 {
+    static FIRST: OnceLock<u64> = OnceLock::new();
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    let first = FIRST.get_or_init(|| RandomState::new().hash_one("draws"));
+    first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Stacks of samples in a table that begins a new row of them at each fork. Beyond, a sample may be
+/// taken for a copy of an earlier one at the same place, which makes intervals wider and nothing
+/// wrong.
+const MAX_ROTATED: usize = 1 << 18;
+
 /// See the module.
 #[derive(Clone)]
 pub struct Stacks {
     tree: Tree,
+    drawn: Drawn,
     /// Frames of modules that are loaded, and of code that belongs to none.
     by_address: HashMap<u64, u32>,
     /// Frames of modules that are not loaded, to be found again when one comes back.
@@ -158,6 +198,7 @@ impl Stacks {
     pub fn new(nframe: u32) -> Stacks {
         let mut stacks = Stacks {
             tree: Tree::default(),
+            drawn: Drawn::default(),
             by_address: HashMap::new(),
             sealed: HashMap::new(),
             node_index: HashTable::new(),
@@ -176,6 +217,27 @@ impl Stacks {
         // Each has an entry in a hash table too.
         2 * (size_of_val(&frames[..]) + size_of_val(&nodes[..]) + size_of_val(&stacks[..]) + size_of_val(&sampled[..]))
             + size_of_val(&mixed[..])
+    }
+
+    /// The stacks that a forked child begins with. From now on both sides give their samples stacks
+    /// of their own, so that a stack says who has drawn its samples, and between which forks: no
+    /// two of these samples have one address.
+    pub fn fork(&mut self) -> Stacks {
+        let end = u32::try_from(self.tree.stacks.len()).unwrap_or(NONE);
+        self.drawn.shared_end = end;
+        if self.tree.sampled.len() < MAX_ROTATED {
+            self.sampled_index.clear();
+        }
+        let mut child = self.clone();
+        child.sampled_index.clear();
+        child.drawn.ancestors.push(Ancestor { by: self.drawn.by, end });
+        child.drawn.by = new_number();
+        child
+    }
+
+    /// Who has drawn the samples.
+    pub fn drawn(&self) -> &Drawn {
+        &self.drawn
     }
 
     /// The tables.

@@ -138,16 +138,17 @@ impl Tree {
 
 impl Tally {
     fn lines(self, folder: &Path) -> Vec<String> {
-        let Tally { written, inexact, left, refused, errors } = self;
+        let Tally { written, inexact, partial, left, refused, errors } = self;
         let mut lines = Vec::new();
         let folder = job::shown(folder);
         if written > 0 {
             let of = |n: u64, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
             lines.push(format!(
-                "and {written} child {}{}{}: {folder}/; read all of them with: {} --tree {folder}",
+                "and {written} child {}{}{}{}: {folder}/; read all of them with: {} --tree {folder}",
                 if written == 1 { "process" } else { "processes" },
                 of(left, "of them still running, untraced from here on"),
                 of(inexact, "of them NOT EXACT"),
+                of(partial, "of them with memory that is not seen"),
                 format::shell_word(&job::report_program().to_string_lossy()),
             ));
         }

@@ -31,6 +31,8 @@ pub struct Tally {
     pub written: u64,
     /// Those of them that lost something.
     pub inexact: u64,
+    /// Those of them that have memory which is known not to be seen.
+    pub partial: u64,
     /// Those of them that still ran.
     pub left: u64,
     /// Processes that were not traced.
@@ -110,6 +112,7 @@ fn work(waiting: &Mutex<Receiver<(Arc<Job>, Reason)>>, tally: &Mutex<Tally>, bac
             Ok(summary) => {
                 tally.written += 1;
                 tally.inexact += u64::from(!summary.is_exact);
+                tally.partial += u64::from(!summary.is_complete);
                 tally.left += u64::from(reason == Reason::LetGo && !was_detached);
             }
             Err(error) if tally.errors.len() < MAX_ERRORS => tally.errors.push(error.to_string()),

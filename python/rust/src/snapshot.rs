@@ -5,8 +5,9 @@ use crate::filters::{Rule, Stage};
 use crate::names::{Names, Translation};
 use crate::rows::{Statistics, Traces};
 use heapline_shared_format::snapshot::{self as format, Domain, ReadError};
-use heapline_tools::diff::compare_to;
-use heapline_tools::estimate::Estimate;
+use heapline_tools::copies::Part;
+use heapline_tools::diff::{Nothing, compare_to};
+use heapline_tools::estimate::{Estimate, of_nothing};
 use heapline_tools::frames::{Frames, resolve};
 use heapline_tools::load::{LoadError, load};
 use heapline_tools::output::Output;
@@ -93,7 +94,8 @@ impl Snapshot {
         dict.set_item("command", &meta.command)?;
         dict.set_item("executable", &meta.executable)?;
         dict.set_item("taken_at", &meta.taken_at)?;
-        dict.set_item("mode", if meta.sample_interval == 0 { "exact" } else { "sampled" })?;
+        dict.set_item("mode", format::mode_name(meta.sample_interval, &meta.unseen))?;
+        dict.set_item("unseen", unseen(py, &meta.unseen)?)?;
         dict.set_item("sample_interval", meta.sample_interval)?;
         dict.set_item("nframe", meta.nframe)?;
         dict.set_item("end", format!("{:?}", meta.end).to_lowercase())?;
@@ -167,6 +169,9 @@ impl Snapshot {
                 count = count.saturating_add(trace.count);
                 estimate.add(&trace.estimate);
             }
+            if count == 0 {
+                estimate = self.nothing();
+            }
             (size, estimate.count(count), estimate.size_interval(size), estimate.count_interval())
         })
     }
@@ -189,7 +194,8 @@ impl Snapshot {
             let new_groups = self.groups(by, cumulative);
             let old_groups = old.groups(by, cumulative);
             let (names, old_groups) = self.translated(old, old_groups);
-            let rows = compare_to(&names.tracebacks, new_groups, old_groups);
+            let nothing = Nothing { new: self.nothing(), old: old.nothing() };
+            let rows = compare_to(&names.tracebacks, new_groups, old_groups, &nothing);
             rows.into_iter().map(|(row, change)| (row, Some(change))).collect()
         });
         Ok(Statistics::new(&self.content, rows))
@@ -223,6 +229,14 @@ impl Snapshot {
         Arc::clone(self.traces.get_or_init(|| Arc::new(self.looked_up())))
     }
 
+    /// How sure it is that there is nothing where no sample was met.
+    fn nothing(&self) -> Estimate {
+        let (part, at) = (Part::alone(&self.content.snapshot), self.look.at);
+        let mut all = Estimate::default();
+        self.domains_in_view().into_iter().for_each(|domain| all.add(&of_nothing(std::iter::once(part), domain, at)));
+        all
+    }
+
     fn looked_up(&self) -> Vec<(Domain, Trace)> {
         let Look { at, frames, raw_frames, stages, .. } = &self.look;
         let snapshot = &self.content.snapshot;
@@ -232,7 +246,7 @@ impl Snapshot {
         for domain in self.domains_in_view() {
             let view = View { domain, at: *at };
             let resolved = resolve(snapshot, &view.stacks(snapshot), *frames, *raw_frames, symbolizer, tracebacks);
-            let found = view.traces(snapshot, &resolved, tracebacks);
+            let found = view.traces(Part::alone(snapshot), &resolved, tracebacks);
             traces.extend(found.into_iter().map(|trace| (domain, trace)));
         }
         stages.iter().for_each(|stage| stage.apply(tracebacks, &mut traces));
@@ -286,6 +300,19 @@ impl Snapshot {
         let groups = groups.map(|group| (group.key, group)).collect();
         (names, groups)
     }
+}
+
+/// What is not seen, each cause with the names of JSON's fields.
+fn unseen<'py>(py: Python<'py>, causes: &[format::Unseen]) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    let cause = |cause: &format::Unseen| {
+        let dict = PyDict::new(py);
+        dict.set_item("kind", &cause.kind)?;
+        dict.set_item("object", &cause.object)?;
+        dict.set_item("name", &cause.name)?;
+        dict.set_item("text", &cause.text)?;
+        Ok(dict)
+    };
+    causes.iter().map(cause).collect()
 }
 
 fn write(snapshot: &format::Snapshot, path: &Path) -> Result<(), String> {

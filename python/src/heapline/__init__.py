@@ -25,6 +25,7 @@ from heapline.snapshot import (
     StatisticDiff,
     Trace,
     Traceback,
+    Unseen,
     load,
 )
 from heapline.tracing import (
@@ -57,6 +58,7 @@ __all__ = [
     "Trace",
     "Traceback",
     "Tracker",
+    "Unseen",
     "clear_traces",
     "get_domains",
     "get_traceback_limit",

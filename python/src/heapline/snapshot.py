@@ -40,6 +40,7 @@ __all__ = [
     "StatisticDiff",
     "Trace",
     "Traceback",
+    "Unseen",
     "load",
 ]
 
@@ -59,6 +60,19 @@ class DomainFigures(NamedTuple):
     allocs: int
     frees: int
     allocated_bytes: int
+
+
+class Unseen(NamedTuple):
+    """A part of the program's memory that the snapshot knows it has not seen."""
+
+    kind: str
+    object: str
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        where = f" in {os.path.basename(self.object)}" if self.object else ""
+        return f"{self.name}{where}: {self.text}"
 
 
 class Frame(_Frame):
@@ -370,8 +384,13 @@ class Snapshot:
 
     @property
     def mode(self) -> str:
-        """"exact", or "sampled" where sizes and counts are estimates from samples."""
+        """"exact"; "partial" where all was recorded but for what is in `unseen`; "sampled" where sizes and counts are estimates."""
         return str(self._meta["mode"])
+
+    @property
+    def unseen(self) -> list[Unseen]:
+        """What of the program's memory is not seen, as far as that is known: an allocator in a library, for one."""
+        return [Unseen(**cause) for cause in self._meta["unseen"]]
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -414,7 +433,9 @@ class Snapshot:
 
     def __repr__(self) -> str:
         pid, taken_at = self._meta["pid"], self._meta["taken_at"]
-        return f"<heapline.Snapshot of process {pid}, {taken_at}: {name_of(self.domain)}, {self.at}, {self.mode}>"
+        unseen = "".join(f"; not seen: {cause.name}" for cause in self.unseen)
+        view = f"{name_of(self.domain)}, {self.at}, {self.mode}"
+        return f"<heapline.Snapshot of process {pid}, {taken_at}: {view}{unseen}>"
 
     def _warn(self) -> None:
         for text in self._native.take_warnings():

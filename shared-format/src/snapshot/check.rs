@@ -4,7 +4,8 @@
 //! who holds a snapshot that was read may index without a check.
 
 use super::model::{
-    Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals, ThreadCalls,
+    Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals,
+    ThreadCalls,
 };
 use super::section;
 use std::collections::HashSet;
@@ -30,6 +31,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     domains(&s.domains).map_err(in_section(section::DOMAINS))?;
     live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
     totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))?;
+    s.draws.as_ref().map_or(Ok(()), |rows| draws(rows, s.live.len())).map_err(in_section(section::DRAWS))?;
     reserved_last(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
     reserved_last(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
     reserved_last(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
@@ -110,6 +112,19 @@ pub(super) fn live(rows: &[LiveGroup], stacks: usize, threads: usize) -> Result<
 
 pub(super) fn totals(rows: &[StackTotals], stacks: usize) -> Result<(), BadRow> {
     each(rows, |_, row| within(row.stack, stacks, "names a stack that is not there"))
+}
+
+pub(super) fn draws(draws: &Draws, live: usize) -> Result<(), BadRow> {
+    each(&draws.ancestors, |index, row| in_order(index, &draws.ancestors, row.end, |row| row.end))?;
+    each(&draws.shared, |index, row| {
+        within(row.live, live, "names a row of live blocks that is not there")?;
+        in_order(index, &draws.shared, row.live, |row| row.live)
+    })
+}
+
+fn in_order<T>(index: usize, rows: &[T], number: u32, of: impl Fn(&T) -> u32) -> Result<(), &'static str> {
+    let is_next = index == 0 || of(&rows[index - 1]) <= number;
+    if is_next { Ok(()) } else { Err("is not behind the row before it") }
 }
 
 fn each<T>(rows: &[T], mut rule: impl FnMut(usize, &T) -> Result<(), &'static str>) -> Result<(), BadRow> {

@@ -56,6 +56,9 @@ mod section {
     pub const TOTALS: [u8; 4] = *b"TOTS";
     /// Rows of DOMS, LIVE and TOTS that are about reserved ranges, a domain that came later; only where there are any.
     pub const RESERVED: [u8; 4] = *b"RSVD";
+    /// Which process drew which samples; only where samples were recorded and a process has forked
+    /// or was forked.
+    pub const DRAWS: [u8; 4] = *b"DRAW";
     pub const END: [u8; 4] = *b"END ";
 
     /// What every snapshot has between its head and its end.

@@ -48,6 +48,11 @@ impl Domain {
         }
     }
 
+    /// Whether its blocks are sampled where samples are recorded; all others are recorded always.
+    pub const fn is_sampled(self) -> bool {
+        matches!(self, Domain::Python | Domain::Native)
+    }
+
     /// Whether its blocks are ranges of pages.
     pub const fn is_of_ranges(self) -> bool {
         matches!(self, Domain::Mmap | Domain::Reserved)
@@ -139,6 +144,81 @@ pub struct Meta {
     pub aggregator_bytes: u64,
     /// Sentences that every report of this snapshot must show.
     pub notes: Vec<String>,
+    /// Parts of the program's memory that are not seen. Empty in snapshots of a Heapline that did
+    /// not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<Unseen>,
+}
+
+/// A part of the program's memory that the snapshot knows it has not seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unseen {
+    /// What kind of cause it is, in one word ("allocator", "runtime", "python" ...). A later
+    /// Heapline may have others.
+    pub kind: String,
+    /// Path of the object that the cause lies in; empty where there is none.
+    pub object: String,
+    /// What is not seen, in a few words ("jemalloc (prefix _rjem_)").
+    pub name: String,
+    /// A sentence: what that means for the figures, and what the user can do.
+    pub text: String,
+}
+
+impl Unseen {
+    /// What is not seen and where, for a list: "jemalloc (prefix _rjem_) in polars.abi3.so".
+    pub fn brief(&self) -> String {
+        match self.object.rsplit('/').next() {
+            Some(file) if !file.is_empty() => format!("{} in {file}", self.name),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// The whole statement in one line.
+    pub fn sentence(&self) -> String {
+        format!("{}: {}", self.brief(), self.text)
+    }
+}
+
+/// Causes that a list names one by one.
+const NAMED_CAUSES: usize = 3;
+
+/// The causes in a few words, to follow "not seen: ". None when everything is seen.
+pub fn brief_unseen(causes: &[Unseen]) -> Option<String> {
+    let mut named: Vec<String> = causes.iter().take(NAMED_CAUSES).map(Unseen::brief).collect();
+    if let more @ 1.. = causes.len().saturating_sub(NAMED_CAUSES) {
+        named.push(format!("{more} more"));
+    }
+    (!named.is_empty()).then(|| named.join(", "))
+}
+
+/// Mappings of fewer bytes are worth no hint.
+const MUCH_MAPPED: u64 = 16 << 20;
+
+/// A hint where the blocks that are looked at are a small part of what the process has mapped, now
+/// or at the peaks.
+pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> Option<String> {
+    let bytes = |domain| {
+        let row = domains.iter().find(|row| row.domain == domain);
+        row.map_or(0, |row| if at_peak { row.peak } else { row.current })
+    };
+    let (mapped, blocks) = (bytes(Domain::Mmap), bytes(Domain::Native).saturating_add(bytes(Domain::Python)));
+    let hides = view.is_sampled() && mapped >= MUCH_MAPPED && mapped >= blocks.saturating_mul(4);
+    hides.then(|| {
+        let when = if at_peak { "at the peak" } else { "now" };
+        format!(
+            "Most of this process's memory is in mappings ({} MiB {when}): report --domain mmap shows them",
+            mapped >> 20
+        )
+    })
+}
+
+/// What the mode of a recording is called: how much of the allocations was recorded.
+pub fn mode_name(sample_interval: u64, unseen: &[Unseen]) -> &'static str {
+    match sample_interval {
+        0 if unseen.is_empty() => "exact",
+        0 => "partial",
+        _ => "sampled",
+    }
 }
 
 /// How a process came to be.
@@ -257,6 +337,54 @@ pub struct Sampled {
     pub size: u64,
 }
 
+/// Which process has drawn the samples of a snapshot, and which live samples other processes may
+/// have too. A forked process has its parent's samples, and the copies of one sample are one draw:
+/// sums over processes need to know that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draws {
+    /// Stands for the process as one that draws samples: no other process has the number.
+    pub by: u64,
+    /// The processes that this one descends from by forks, the oldest first, so their ends rise.
+    pub ancestors: Vec<Ancestor>,
+    /// Only samples of stacks below this index may be in other processes too.
+    pub shared_end: u32,
+    /// The live samples of these stacks, by rising row of the live blocks.
+    pub shared: Vec<SharedSample>,
+}
+
+/// A process that others descend from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// See [`Draws::by`].
+    pub by: u64,
+    /// Samples of stacks below this index, unless an older ancestor has drawn them, were drawn by
+    /// this one.
+    pub end: u32,
+}
+
+/// A live sample that other processes may have too. Two processes have the same one where the
+/// process that has drawn it, the domain, the stack and the address are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedSample {
+    /// Row of the live blocks that it is counted in.
+    pub live: u32,
+    /// Address of the block.
+    pub address: u64,
+}
+
+impl Draws {
+    /// The process that has drawn the samples of a stack.
+    pub fn drawn_by(&self, stack: u32) -> u64 {
+        let older = self.ancestors.partition_point(|ancestor| ancestor.end <= stack);
+        self.ancestors.get(older).map_or(self.by, |ancestor| ancestor.by)
+    }
+
+    /// The process and all that it descends from.
+    pub fn lineage(&self) -> impl Iterator<Item = u64> + '_ {
+        self.ancestors.iter().map(|ancestor| ancestor.by).chain([self.by])
+    }
+}
+
 /// All calls of a thread while samples were recorded, counted exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadCalls {
@@ -357,4 +485,6 @@ pub struct Snapshot {
     pub domains: Vec<DomainTotals>,
     pub live: Vec<LiveGroup>,
     pub totals: Vec<StackTotals>,
+    /// Where samples were recorded in a process that has forked or was forked.
+    pub draws: Option<Draws>,
 }

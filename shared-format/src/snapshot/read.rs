@@ -7,8 +7,8 @@
 use super::check::{self, BadRow};
 use super::error::ReadError;
 use super::model::{
-    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals, Thread,
-    ThreadCalls,
+    Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Node, Sampled, SharedSample,
+    Snapshot, Stack, StackTotals, Thread, ThreadCalls,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
@@ -82,7 +82,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    let optional = [section::ORIGIN, section::CODES, section::MIXED, section::SAMPLED, section::RESERVED, section::END];
+    use section::{CODES, DRAWS, END, MIXED, ORIGIN, RESERVED, SAMPLED};
+    let optional = [ORIGIN, CODES, MIXED, SAMPLED, RESERVED, DRAWS, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -141,6 +142,7 @@ struct Tables {
     domains: Vec<DomainTotals>,
     live: Vec<LiveGroup>,
     totals: Vec<StackTotals>,
+    draws: Option<Draws>,
 }
 
 impl Tables {
@@ -198,6 +200,7 @@ impl Tables {
                 check::none_reserved(&self.totals, |row| row.domain)?;
             }
             section::RESERVED => self.reserved(payload)?,
+            section::DRAWS => self.draws = Some(self.draws(payload)?),
             _ => {
                 let stored = payload.number().map_err(outside_rows)?;
                 if stored != count {
@@ -225,6 +228,17 @@ impl Tables {
         Ok(())
     }
 
+    fn draws<R: Read>(&self, payload: &mut Payload<'_, R>) -> Result<Draws, Failure> {
+        let by = payload.number().map_err(outside_rows)?;
+        let shared_end = payload.number32().map_err(outside_rows)?;
+        let ancestors = rows(payload, ancestor)?;
+        let mut columns = <[Delta; 2]>::default();
+        let shared = rows(payload, |p, _| shared_sample(p, &mut columns))?;
+        let draws = Draws { by, ancestors, shared_end, shared };
+        check::draws(&draws, self.live.len())?;
+        Ok(draws)
+    }
+
     fn into_snapshot(self, seen: &[[u8; 4]]) -> Result<Snapshot, ReadError> {
         let missing = |tag: [u8; 4]| ReadError::Corrupt {
             section: format!("section {}", tag.escape_ascii()),
@@ -234,7 +248,7 @@ impl Tables {
             return Err(missing(tag));
         }
         let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, .. } = self;
-        let Tables { sampled, calls, threads, domains, live, totals, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, draws, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -251,6 +265,7 @@ impl Tables {
             domains,
             live,
             totals,
+            draws,
         })
     }
 }
@@ -334,6 +349,14 @@ fn mixed<R: Read>(p: &mut Payload<'_, R>, [stack, python]: &mut [Delta; 2]) -> R
 fn sampled<R: Read>(p: &mut Payload<'_, R>, [stack, interval]: &mut [Delta; 2]) -> Result<Sampled, Problem> {
     let (stack, interval) = (narrow(stack.value(p.number()?))?, interval.value(p.number()?));
     Ok(Sampled { stack, interval, size: p.number()? })
+}
+
+fn ancestor<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<Ancestor, Problem> {
+    Ok(Ancestor { by: p.number()?, end: p.number32()? })
+}
+
+fn shared_sample<R: Read>(p: &mut Payload<'_, R>, [live, address]: &mut [Delta; 2]) -> Result<SharedSample, Problem> {
+    Ok(SharedSample { live: narrow(live.value(p.number()?))?, address: address.value(p.number()?) })
 }
 
 fn thread_calls<R: Read>(p: &mut Payload<'_, R>, _: u64) -> Result<ThreadCalls, Problem> {

@@ -5,8 +5,8 @@
 //! domain, stack, thread, size; totals by domain, stack) make the smallest files.
 
 use super::model::{
-    Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals, Thread,
-    ThreadCalls,
+    Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, SharedSample, Snapshot,
+    Stack, StackTotals, Thread, ThreadCalls,
 };
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
@@ -67,6 +67,15 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
             table(out, reserved_domains, domains);
             table(out, reserved_live, live);
             table(out, reserved_totals, totals);
+            Ok(())
+        })?;
+    }
+    if let Some(draws) = &s.draws {
+        sections.section(section::DRAWS, |out| {
+            put(out, draws.by);
+            put(out, draws.shared_end.into());
+            table(out, &draws.ancestors, ancestors);
+            table(out, &draws.shared, shared);
             Ok(())
         })?;
     }
@@ -198,6 +207,21 @@ fn sampled(out: &mut Vec<u8>, rows: &[Sampled]) {
         stack.put(out, row.stack.into());
         interval.put(out, row.interval);
         put(out, row.size);
+    }
+}
+
+fn ancestors(out: &mut Vec<u8>, rows: &[Ancestor]) {
+    for row in rows {
+        put(out, row.by);
+        put(out, row.end.into());
+    }
+}
+
+fn shared(out: &mut Vec<u8>, rows: &[SharedSample]) {
+    let (mut live, mut address) = (Delta::default(), Delta::default());
+    for row in rows {
+        live.put(out, row.live.into());
+        address.put(out, row.address);
     }
 }
 

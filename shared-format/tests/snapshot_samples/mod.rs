@@ -3,8 +3,8 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin, Sampled, Snapshot,
-    Stack, StackTotals, Thread, ThreadCalls,
+    Ancestor, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin,
+    Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, Unseen,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -106,6 +106,7 @@ pub fn sample() -> Snapshot {
                 total_count: 999_997,
             },
         ],
+        draws: None,
     }
 }
 
@@ -128,6 +129,7 @@ fn sample_meta() -> Meta {
         target_bytes: 65536,
         aggregator_bytes: 1 << 20,
         notes: vec!["A note that every report shows.".to_string()],
+        unseen: Vec::new(),
     }
 }
 
@@ -152,12 +154,14 @@ prop_compose! {
         end in prop::sample::select(vec![End::Running, End::Exited, End::Killed, End::Detached, End::Stalled]),
         (lost, contradictions, notes) in (any::<BTreeMap<String, u64>>(), any::<BTreeMap<String, u64>>(), any::<Vec<String>>()),
         (untracked_frees, in_realloc, target_bytes, aggregator_bytes) in any::<(u64, u64, u64, u64)>(),
+        unseen in any::<Option<[String; 4]>>(),
     ) -> Meta {
         Meta {
             pid, command, executable, sample_interval, nframe, exit_status, end, lost, contradictions, notes,
             untracked_frees, in_realloc, target_bytes, aggregator_bytes,
             taken_at: "2025-11-21T00:37:00Z".to_string(),
             heapline: "0.1.0".to_string(),
+            unseen: unseen.map(|[kind, object, name, text]| Unseen { kind, object, name, text }).into_iter().collect(),
         }
     }
 }
@@ -261,12 +265,21 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     calls,
                     threads,
                     domains,
+                    draws: draws(live.len()),
                     live,
                     totals,
                 }
             },
         )
     })
+}
+
+/// Of a process whose grandparent and parent are traced too, and that shares every second row of
+/// its live blocks.
+fn draws(live: usize) -> Option<Draws> {
+    let ancestors = vec![Ancestor { by: u64::MAX, end: 3 }, Ancestor { by: 7, end: 3 }];
+    let row = |live: usize| SharedSample { live: u32::try_from(live).expect("few"), address: u64::MAX >> (live % 60) };
+    (live % 2 == 0).then(|| Draws { by: 1, ancestors, shared_end: 5, shared: (0..live).step_by(2).map(row).collect() })
 }
 
 fn mixed(rows: Vec<Option<u32>>) -> Vec<Mixed> {

@@ -42,5 +42,6 @@ mod symbols_exported;
 mod threads;
 mod traced;
 mod tracemalloc;
+mod unseen;
 mod verify;
 mod waits;

@@ -102,6 +102,31 @@ fn a_forked_child_knows_its_parents_samples() {
         assert!(left < 3, "{}: {left} samples were not freed", file.display());
         assert!(!snapshot.sampled.is_empty());
     }
+    let [parent, child] = [outcome.snapshot_path(), files[0].clone()].map(|file| read_snapshot(&file).draws);
+    let (parent, child) = (parent.expect("it has forked"), child.expect("it was forked"));
+    assert_eq!((child.ancestors[0].by, child.ancestors.len()), (parent.by, 1), "who has drawn what it inherited");
+    assert_ne!(child.by, parent.by);
+}
+
+#[test]
+fn where_no_sample_was_met_nothing_is_an_estimate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.snap.zst");
+    let mut run = Command::new(&programs().aggregator);
+    run.args(["run", "--sample", "1G", "-o"]).arg(&path).args(["--", "bash", "-c", ":"]);
+    run.env("HEAPLINE_SAMPLE_SEED", "1");
+    assert!(run.status().expect("it runs").success());
+    let report = |options: &[&str]| stdout_of(Command::new(&programs().report).arg(&path).args(options));
+    let text = report(&[]);
+    assert!(text.contains("native: current ~0 B (0 B to ") && text.contains("in ~0 blocks (0 to "), "{text}");
+    assert!(text.contains("Total allocated size: ~0 B (0 B to "), "{text}");
+    let json: Value = serde_json::from_str(&report(&["--format", "json"])).expect("JSON");
+    let domain = native(&json);
+    // No more than was allocated, which is counted.
+    assert_eq!(domain["current_interval"], serde_json::json!([0, domain["allocated_bytes"]]));
+    assert_eq!(json["total"]["size_interval"], domain["current_interval"]);
+    assert!(report(&["--format", "csv"]).starts_with("# No sample was met: "));
+    assert!(report(&["--format", "html"]).contains("native, live: ~0 B (0 B to "));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The report for spreadsheets: a head row, then one row per group. Quoted as RFC 4180 says, with plain newlines.
+//! The report for spreadsheets: comments where something is not seen, a head row, then one row per
+//! group. Quoted as RFC 4180 says, with plain newlines.
 
 use super::printable;
 use crate::report::{Report, Row};
@@ -12,6 +13,7 @@ use std::io::{self, Write};
 ///
 /// Those of `out`.
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    comments(report, out)?;
     let mut head = vec!["size", "count"];
     if report.is_sampled() {
         head.extend(["size_from", "size_to", "count_from", "count_to"]);
@@ -35,6 +37,20 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","))?;
     }
     Ok(())
+}
+
+/// What must be known of the rows, in lines before the first one. There are none where all is seen
+/// and met.
+fn comments(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+    for cause in &report.snapshot.meta.unseen {
+        writeln!(out, "# NOT SEEN: {}", printable(&cause.sentence()))?;
+    }
+    match report.total.estimate.size_interval(report.total.size) {
+        Some((_, most)) if report.total.size == 0 => {
+            writeln!(out, "# No sample was met: an estimate of 0 bytes, with a 95 % interval from 0 to {most}")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {

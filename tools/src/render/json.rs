@@ -1,12 +1,13 @@
 //! The report that a program reads. Field by field the contract of docs/formats.md; `heapline_report` is its version.
 
+use crate::copies::Part;
 use crate::estimate::{Estimate, of_domain};
 use crate::frames::{Frame, Tracebacks};
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
 use crate::tree::totals;
 use crate::view::At;
-use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot};
+use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, mode_name};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -37,6 +38,7 @@ struct Taken<'r> {
     command: &'r str,
     taken_at: &'r str,
     mode: &'static str,
+    unseen: &'r [Unseen],
     sample_interval: u64,
     nframe: u32,
     end: End,
@@ -170,7 +172,7 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         snapshot: taken(meta),
         processes: report.subject.processes().map(|process| fields(process.snapshot, report.view.domain)).collect(),
         own: Own { target_bytes: meta.target_bytes, aggregator_bytes: meta.aggregator_bytes },
-        domains: report.snapshot.domains.iter().map(|row| domain(row, report.subject.parts())).collect(),
+        domains: report.snapshot.domains.iter().map(|row| domain(row, report.subject.summed())).collect(),
         view: report.view.domain.to_string(),
         by: request.by.name(),
         at: request.at.name(),
@@ -237,7 +239,8 @@ fn taken(meta: &Meta) -> Taken<'_> {
         pid: meta.pid,
         command: &meta.command,
         taken_at: &meta.taken_at,
-        mode: if meta.sample_interval == 0 { "exact" } else { "sampled" },
+        mode: mode_name(meta.sample_interval, &meta.unseen),
+        unseen: &meta.unseen,
         sample_interval: meta.sample_interval,
         nframe: meta.nframe,
         end: meta.end,
@@ -257,7 +260,7 @@ fn fields(snapshot: &Snapshot, view: Domain) -> ProcessFields<'_> {
         command: &snapshot.meta.command,
         end: snapshot.meta.end,
         inherited_blocks: inherited.map(|blocks| blocks.get(&view.to_string()).copied().unwrap_or(0)),
-        sums: domain(&totals(snapshot, view), std::slice::from_ref(snapshot)),
+        sums: domain(&totals(snapshot, view), std::iter::once(Part::alone(snapshot))),
     }
 }
 
@@ -275,8 +278,8 @@ fn threads(snapshot: &Snapshot) -> impl Iterator<Item = ThreadFields<'_>> {
     })
 }
 
-fn domain(row: &DomainTotals, parts: &[Snapshot]) -> DomainSums {
-    let (live, peak) = (of_domain(parts, row.domain, At::Live), of_domain(parts, row.domain, At::Peak));
+fn domain<'s>(row: &DomainTotals, parts: impl Iterator<Item = Part<'s>> + Clone) -> DomainSums {
+    let (live, peak) = (of_domain(parts.clone(), row.domain, At::Live), of_domain(parts, row.domain, At::Peak));
     DomainSums {
         current_interval: pair(live.size_interval(row.current)),
         peak_interval: pair(peak.size_interval(row.peak)),

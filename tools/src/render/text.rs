@@ -5,14 +5,15 @@
 
 use super::source::Sources;
 use super::{format_size, printable};
+use crate::copies::Part;
 use crate::diff::Change;
 use crate::estimate::of_domain;
 use crate::frames::Frame;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
-use crate::tree::{Process, totals};
+use crate::tree::{Process, Subject, totals};
 use crate::view::At;
-use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot};
+use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, brief_unseen, mostly_mapped};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -66,11 +67,7 @@ fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "{}",
-            domain(
-                row,
-                if report.subject.processes().count() > 0 { "peaks together" } else { "peak" },
-                report.subject.parts()
-            )
+            domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" }, report.subject)
         )?;
     }
     let own = |bytes: u64| format_size(bytes.into(), false);
@@ -87,7 +84,7 @@ fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Resu
     for Process { snapshot, depth } in report.subject.processes().take(most) {
         let meta = &snapshot.meta;
         let row = totals(snapshot, report.view.domain);
-        let interval = |at| of_domain([snapshot], report.view.domain, at);
+        let interval = |at| of_domain(std::iter::once(Part::alone(snapshot)), report.view.domain, at);
         let birth = match snapshot.origin.as_ref().map(|origin| origin.birth) {
             None => "",
             Some(Birth::Fork) => ", forked",
@@ -144,19 +141,28 @@ fn end(meta: &Meta) -> String {
 
 fn mode(meta: &Meta) -> String {
     let frames = format!("up to {} a traceback", counted(meta.nframe.into(), "frame"));
+    let unseen = brief_unseen(&meta.unseen).map(|causes| printable(&causes).into_owned());
     match meta.sample_interval {
         0 if sum(&meta.lost).is_some() || sum(&meta.contradictions).is_some() => {
-            format!("NOT EXACT (see below), {frames}")
+            let unseen = unseen.map(|causes| format!(", and not seen: {causes};")).unwrap_or_else(|| ",".to_string());
+            format!("NOT EXACT (see below){unseen} {frames}")
         }
-        0 => format!("exact, {frames}"),
-        interval => format!(
-            "sampled, one in {interval} bytes: what is marked ~ is an estimate, with its 95 % interval; {frames}"
-        ),
+        0 => match unseen {
+            None => format!("exact, {frames}"),
+            Some(causes) => format!("exact, but for what is not seen: {causes}; {frames}"),
+        },
+        interval => {
+            let unseen = unseen.map(|causes| format!("; not seen: {causes}")).unwrap_or_default();
+            format!(
+                "sampled, one in {interval} bytes: what is marked ~ is an estimate, with its 95 % interval{unseen}; {frames}"
+            )
+        }
     }
 }
 
-fn domain(row: &DomainTotals, peak: &str, parts: &[Snapshot]) -> String {
-    let (live, at_peak) = (of_domain(parts, row.domain, At::Live), of_domain(parts, row.domain, At::Peak));
+fn domain(row: &DomainTotals, peak: &str, subject: &Subject) -> String {
+    let of = |at| of_domain(subject.summed(), row.domain, at);
+    let (live, at_peak) = (of(At::Live), of(At::Peak));
     format!(
         "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed since the start",
         row.domain,
@@ -183,16 +189,18 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
              is static, or the loader ignored the preload (setuid); or the process never allocated"
         ));
     }
-    let at_peak = of_domain(report.subject.parts(), report.view.domain, At::Peak);
+    let at_peak = of_domain(report.subject.summed(), report.view.domain, At::Peak);
     if (1..FEW_SAMPLES).contains(&at_peak.samples) {
         texts.push(format!(
             "The peak rests on {}: the greatest of many estimates, it is too high rather than too low",
             counted(at_peak.samples, "sample")
         ));
     }
+    texts.extend(mostly_mapped(&report.snapshot.domains, report.view.domain, report.view.at != At::Live));
     let sides = [Some((report.snapshot, "")), report.old.map(|old| (old, "old snapshot: "))];
     for (Snapshot { meta, .. }, side) in sides.into_iter().flatten() {
         let mut say = |text: String| texts.push(format!("{side}{text}"));
+        meta.unseen.iter().for_each(|cause| say(format!("NOT SEEN: {}", cause.sentence())));
         if let Some((sum, causes)) = sum(&meta.lost) {
             say(format!("LOST: {} missing ({causes}), so figures are wrong by what they held", counted(sum, "event")));
         }
@@ -384,7 +392,7 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let size: i128 = others.iter().map(|row| i128::from(row.stat.size)).sum();
     let change: i128 = others.iter().filter_map(|row| row.change).map(|change| change.size).sum();
     let change = if report.old.is_some() { format!(" ({})", format_size(change, true)) } else { String::new() };
-    let is_estimate = others.iter().any(|row| row.stat.estimate.samples > 0);
+    let is_estimate = others.iter().any(|row| row.stat.estimate.is_estimate());
     let about = if is_estimate { "~" } else { "" };
     writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(size, false))
 }

@@ -46,6 +46,7 @@ impl Builder {
             domains: Vec::new(),
             live: Vec::new(),
             totals: Vec::new(),
+            draws: None,
         };
         Builder { snapshot }
     }
@@ -131,6 +132,7 @@ fn meta() -> Meta {
         target_bytes: 65536,
         aggregator_bytes: 1 << 20,
         notes: Vec::new(),
+        unseen: Vec::new(),
     }
 }
 

@@ -66,6 +66,7 @@ pub struct Snapshot {
     pub command: String,
     pub taken_at: String,
     pub mode: String,
+    pub unseen: Vec<serde_json::Value>,
     pub sample_interval: u64,
     pub nframe: u32,
     pub end: String,
@@ -172,6 +173,7 @@ impl Report {
     /// Nothing was lost and nothing contradicted.
     pub fn assert_exact(&self) {
         assert_eq!(self.snapshot.mode, "exact");
+        assert!(self.snapshot.unseen.is_empty(), "{:?}", self.snapshot.unseen);
         assert_eq!(self.snapshot.contradictions, 0);
         let lost: Vec<_> = self.snapshot.lost.iter().filter(|(_, n)| **n > 0).collect();
         assert!(lost.is_empty(), "lost: {lost:?}");

@@ -1,0 +1,94 @@
+//! What of a program's memory is not seen, as far as that is known.
+//!
+//! Whoever learns of a cause adds it to the job's [`Causes`]; every snapshot and the last lines of
+//! a run name all of them. Allocators in objects are found here: by the modules of the trace, and
+//! by what the process has mapped.
+
+mod allocators;
+mod cache;
+mod objects;
+mod scan;
+
+use allocators::Finding;
+use cache::allocators_in;
+use heapline_shared_format::snapshot::{Module, Unseen};
+use objects::{Found, Objects, Program};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Causes that are kept; a process may have any number of objects.
+const MOST_CAUSES: usize = 64;
+
+/// The causes of one process.
+#[derive(Debug)]
+pub struct Causes {
+    added: Mutex<BTreeSet<Unseen>>,
+    /// Objects whose own allocator is recorded after all.
+    recorded: Mutex<BTreeSet<String>>,
+    objects: Arc<Objects>,
+}
+
+impl Causes {
+    /// Of a process that begins to be traced.
+    pub fn of(pid: u32) -> Causes {
+        Causes { added: Mutex::default(), recorded: Mutex::default(), objects: Objects::watch(pid) }
+    }
+
+    /// Something is not seen. The same cause may be added again.
+    pub fn add(&self, cause: Unseen) {
+        let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        if added.len() < MOST_CAUSES {
+            added.insert(cause);
+        }
+    }
+
+    /// The blocks of an object's own allocator are recorded: they are not named among what is not
+    /// seen.
+    pub fn is_recorded(&self, object: &str) {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(object.to_owned());
+    }
+
+    /// Looks at the process once more, as long as it is there.
+    pub fn look(&self) {
+        self.objects.look();
+    }
+
+    /// All causes for a program of the process, with these modules.
+    pub fn of_program(&self, executable: &str, modules: &[Module]) -> Vec<Unseen> {
+        let program = self.objects.of_program(executable);
+        let of_modules = modules.iter().map(|module| module.path.as_str()).chain([executable]);
+        let mut found = program.found.clone();
+        found.extend(of_modules.collect::<BTreeSet<_>>().into_iter().flat_map(found_in));
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unseen = |(object, finding): &Found| !recorded.contains(object) && !is_unused(&program, finding);
+        let mut causes = self.added.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        causes.extend(found.into_iter().filter(is_unseen).map(|(object, finding)| Unseen {
+            kind: finding.allocator().kind.to_owned(),
+            object,
+            name: finding.name(),
+            text: finding.allocator().text.to_owned(),
+        }));
+        causes.into_iter().take(MOST_CAUSES).collect()
+    }
+}
+
+/// The causes that a program without a process of its own has, by its modules alone.
+pub fn by_modules(executable: &str, modules: &[Module]) -> Vec<Unseen> {
+    let nothing = Objects::of_none();
+    Causes { added: Mutex::default(), recorded: Mutex::default(), objects: nothing }.of_program(executable, modules)
+}
+
+fn found_in(path: &str) -> Vec<Found> {
+    let findings = if path.starts_with('/') { allocators_in(Path::new(path)) } else { Arc::from([]) };
+    findings.iter().map(|finding| (path.to_owned(), finding.clone())).collect()
+}
+
+/// Whether the process's environment says that the allocator is not used.
+fn is_unused(program: &Program, finding: &Finding) -> bool {
+    let variable = finding.allocator().unused_with;
+    variable.is_some_and(|(name, value)| program.variable(name).is_some_and(|set| set == value))
+}
+
+#[cfg(test)]
+mod tests;
