@@ -3,6 +3,7 @@
 //!
 //! A file that could shrink under the mapping would be a SIGBUS here, so nothing is mapped before the seals are seen.
 
+use crate::{procfs, sys};
 use heapline_shared_format::arena::{Arena, ArenaError, Geometry, MAX_SEGMENTS, MAX_SLOTS, MEMFD_NAME};
 use memmap2::{MmapOptions, MmapRaw};
 use std::ffi::CString;
@@ -56,7 +57,7 @@ pub struct ArenaMap {
 impl ArenaMap {
     /// Makes an arena whose rings take at most `max_bytes`.
     pub fn create(max_bytes: u64) -> Result<ArenaMap, ArenaMapError> {
-        let geometry = Geometry::for_memory(max_bytes);
+        let geometry = Geometry::for_memory(max_bytes.min(address_space_share()));
         let bytes = geometry.bytes() as u64;
         let limit = file_size_limit();
         if bytes > limit {
@@ -154,10 +155,20 @@ fn base(map: &MmapRaw) -> Result<NonNull<u8>, ArenaMapError> {
 }
 
 fn file_size_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the write.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
-    if result == 0 { limit.rlim_cur } else { u64::MAX }
+    sys::limit(libc::RLIMIT_FSIZE)
+}
+
+/// What the rings may take of a command's address space, which is limited as this process's is (`ulimit -v`). The collector
+/// leaves an arena alone that would take more.
+fn address_space_share() -> u64 {
+    const SHARE: u64 = 16;
+    match sys::limit(libc::RLIMIT_AS) {
+        u64::MAX => u64::MAX,
+        limit => {
+            let without_pool = Geometry::for_memory(0).pool_offset() as u64;
+            (limit.saturating_sub(procfs::own_virtual_bytes()) / SHARE).saturating_sub(without_pool)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -332,7 +332,7 @@ const OTHER_PYTHON: &str = "a second Python library began in this process: the b
     native memory (--domain native)";
 
 const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
-    new objects are heard of where aggregator run starts a CPython 3.9 to 3.13";
+    new objects are heard of where aggregator run starts a CPython 3.9 to 3.13 and records everything";
 
 /// The line that ends every run.
 fn headline(figures: &Figures, path: &Path) -> String {

@@ -152,8 +152,17 @@ pub fn parent(pid: u32) -> Option<u32> {
 
 /// Memory of this process that is in RAM, in bytes.
 pub fn own_resident_bytes() -> u64 {
+    own_memory(1)
+}
+
+/// Address space of this process, in bytes.
+pub fn own_virtual_bytes() -> u64 {
+    own_memory(0)
+}
+
+fn own_memory(column: usize) -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    let pages = statm.split(' ').nth(column).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
     pages * 4096
 }
 

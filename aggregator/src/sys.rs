@@ -263,6 +263,14 @@ pub fn own_robustly(word: &AtomicU32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The present limit of a resource; `u64::MAX` where there is none.
+pub fn limit(resource: libc::__rlimit_resource_t) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the write.
+    let result = unsafe { libc::getrlimit(resource, &mut limit) };
+    if result == 0 { limit.rlim_cur } else { u64::MAX }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

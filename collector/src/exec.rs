@@ -43,7 +43,8 @@ impl Passage {
     /// For the program that exec puts in the place of the present one.
     fn for_exec() -> Option<Passage> {
         let own = process::get().filter(|process| process.is_traced() && process.is_self());
-        match own.and_then(Process::arena_fd) {
+        // Where the address space is limited, the next program may have room for a smaller arena only.
+        match own.filter(|process| process.has_room_again()).and_then(Process::arena_fd) {
             Some(arena) => Some(Passage::Arena(arena)),
             None => Passage::for_child(),
         }

@@ -15,7 +15,7 @@ use crate::thread::{Published, stack_pointer};
 use crate::{elf, hooks, sys, tls};
 use core::cell::Cell;
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use heapline_shared_format::{event, query};
 
 /// The fork is over, in the parent.
@@ -33,15 +33,17 @@ optional!(
 
 type Handler = unsafe extern "C" fn();
 
-/// Has libc call the handlers. Once, before the program can register its own, so that ours comes last before the fork.
+/// Has libc call the handlers, from the first call on. Before the program can register its own, so that ours comes last before
+/// the fork.
 pub fn watch() {
+    static IS_WATCHING: AtomicBool = AtomicBool::new(false);
     type Register = unsafe extern "C" fn(Handler, Handler, Handler, *const u8) -> c_int;
     unsafe extern "C" {
         /// By which libc knows whose handlers go when the library is unloaded.
         static __dso_handle: u8;
     }
     let register = register_address();
-    if register == 0 || !elf::can_find_objects() {
+    if register == 0 || !elf::can_find_objects() || IS_WATCHING.swap(true, Ordering::Relaxed) {
         return;
     }
     // SAFETY: glibc's function, with functions that stay. Where there is no memory for it, children

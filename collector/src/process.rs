@@ -10,7 +10,7 @@ use crate::environment::{self, ArenaHandle};
 use crate::modules::Known;
 use crate::thread::{self, Thread};
 use crate::unwind::rules::Table;
-use crate::{fail, fork, real, sys, tls};
+use crate::{fail, fork, real, sampling, sys, tls};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -64,6 +64,8 @@ pub(crate) static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_S
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
+/// All was given back ([`release`]): the next attach begins anew.
+static IS_RELEASED: AtomicBool = AtomicBool::new(false);
 static BEFORE_START: AtomicU64 = AtomicU64::new(0);
 /// The program has restricted what system calls it may make: a child that made others might be killed.
 static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
@@ -189,10 +191,47 @@ pub fn get_or_start(slot: usize) -> Option<&'static Process> {
 
 /// Starts the collector in a process that runs already, with room for so many bytes of records.
 pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
-    if !HAS_STARTED.swap(true, Ordering::AcqRel) {
+    let is_first = !HAS_STARTED.swap(true, Ordering::AcqRel);
+    if is_first || IS_RELEASED.swap(false, Ordering::AcqRel) {
         start_from(thread::stack_pointer(), Origin::Injection { pool_bytes });
     }
     get()
+}
+
+/// Gives the arena, its descriptor and all memory back to the system. Until the next attach every hook goes straight on.
+///
+/// # Safety
+/// 1. No other thread runs, and none stands in the collector.
+/// 2. No other thread's words ([`tls`]) point to memory of the collector's.
+pub unsafe fn release() {
+    STATE.store((&raw const NEVER).cast_mut(), Ordering::Release);
+    let process = PROCESS.swap(ptr::null_mut(), Ordering::AcqRel);
+    let arena = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
+    tls::clear();
+    // SAFETY: the caller's promises: nobody uses any of this any more.
+    unsafe {
+        if let Some(process) = process.as_mut() {
+            for place in &process.states {
+                let state = place.swap(ptr::null_mut(), Ordering::Relaxed);
+                if let Some(thread) = state.as_mut() {
+                    let bytes = Thread::bytes(thread.nframe());
+                    thread.release();
+                    sys::unmap(state.cast(), bytes);
+                }
+            }
+            process.rules().unmap();
+            if process.fd >= 0 {
+                sys::close(process.fd);
+            }
+            sys::unmap(ptr::from_mut(process).cast(), size_of::<Process>());
+        }
+        thread::release_room();
+        sampling::blocks::release();
+        if !arena.is_null() {
+            sys::unmap(arena.cast(), ARENA_BYTES.load(Ordering::Relaxed));
+        }
+    }
+    IS_RELEASED.store(true, Ordering::Release);
 }
 
 fn start_from(slot: usize, origin: Origin) {
@@ -375,6 +414,11 @@ impl Process {
     pub fn arena_fd(&self) -> Option<ArenaHandle> {
         let file = sys::file_id(self.fd)?;
         (file.device == self.handle.device && file.inode == self.handle.inode).then_some(self.handle)
+    }
+
+    /// Whether another program in the place of this one has room for the arena.
+    pub fn has_room_again(&self) -> bool {
+        start::fits(self.arena().geometry().bytes())
     }
 
     /// Whether events are to be recorded.

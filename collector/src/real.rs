@@ -8,7 +8,7 @@
 //! An allocator other than the C library's may be made of functions that are hooked too (a `malloc` that calls `calloc`). Its
 //! calls are marked, so that what it calls of its own is not recorded a second time.
 
-use crate::{attach, elf, mappings, symbols, thread, tls};
+use crate::{attach, elf, mappings, process, symbols, thread, tls};
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
 use core::ptr;
@@ -128,10 +128,14 @@ macro_rules! functions {
             use super::*;
             $(
                 pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
-                    // SAFETY: passed on.
-                    unsafe {
-                        if resolve() { real().$name($($arg),*) } else { boot::$name($($arg),*) }
+                    if !resolve() {
+                        // SAFETY: passed on.
+                        return unsafe { boot::$name($($arg),*) };
                     }
+                    // Before the call is recorded it must be known how: whole, or as one of which some are samples.
+                    let _ = process::get_or_start(thread::stack_pointer());
+                    // SAFETY: passed on.
+                    unsafe { real().$name($($arg),*) }
                 }
             )*
         }

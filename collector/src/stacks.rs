@@ -103,6 +103,18 @@ impl StackTable {
         true
     }
 
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    /// The table is not used any more.
+    pub unsafe fn unmap(&mut self) {
+        if !self.slots.is_null() {
+            // SAFETY: the caller's promise; the table has 1 << bits slots.
+            unsafe { process::unmap_own(self.slots.cast(), size_of::<Slot>() << self.bits) };
+            self.slots = ptr::null_mut();
+        }
+    }
+
     /// Forgets all stacks, keeps the memory.
     pub fn clear(&mut self) {
         if !self.slots.is_null() {

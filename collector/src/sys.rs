@@ -51,7 +51,6 @@ mod nr {
     pub const FTRUNCATE: usize = 77;
     pub const GETCWD: usize = 79;
     pub const READLINK: usize = 89;
-    pub const GETRLIMIT: usize = 97;
     pub const GETEUID: usize = 107;
     pub const GETEGID: usize = 108;
     pub const SIGALTSTACK: usize = 131;
@@ -64,6 +63,7 @@ mod nr {
     pub const GETRANDOM: usize = 318;
     pub const MEMFD_CREATE: usize = 319;
     pub const MEMBARRIER: usize = 324;
+    pub const PRLIMIT: usize = 302;
     pub const PKEY_MPROTECT: usize = 329;
 }
 
@@ -221,23 +221,35 @@ fn signal_stack_words() -> Option<[usize; 3]> {
 /// How large the first thread's stack may become, in bytes.
 pub fn stack_limit() -> usize {
     const RLIMIT_STACK: usize = 3;
-    limit(RLIMIT_STACK)
+    limit(RLIMIT_STACK).map_or(0, |[now, _]| now)
 }
 
-/// How much address space the process may have, in bytes; `usize::MAX` without a limit.
-pub fn address_space_limit() -> usize {
+/// How much address space the process may still take, in bytes; none where it may take any.
+pub fn address_space_left() -> Option<usize> {
     const RLIMIT_AS: usize = 9;
-    limit(RLIMIT_AS)
+    let most = limit(RLIMIT_AS).map_or(usize::MAX, |[now, _]| now);
+    if most == usize::MAX {
+        return None;
+    }
+    let mut text = [0u8; 64];
+    let bytes = fill_from_file(c"/proc/self/statm", &mut text);
+    let digits = text[..bytes].iter().take_while(|byte| byte.is_ascii_digit());
+    let pages = digits.fold(0usize, |pages, digit| pages.wrapping_mul(10).wrapping_add(usize::from(digit - b'0')));
+    // Where the kernel does not tell how much is taken, nothing is left.
+    Some(if bytes == 0 { 0 } else { most.saturating_sub(pages.saturating_mul(page_bytes())) })
 }
 
-/// The present limit of a resource; nothing where the kernel does not tell.
-fn limit(resource: usize) -> usize {
+/// The present limit of a resource, and how far it may be raised.
+fn limit(resource: usize) -> Option<[usize; 2]> {
     let mut limit = [0usize; 2];
     // SAFETY: the kernel writes two words.
-    match unsafe { call(nr::GETRLIMIT, [resource, limit.as_mut_ptr() as usize, 0, 0, 0, 0]) } {
-        Ok(_) => limit[0],
-        Err(_) => 0,
-    }
+    unsafe { call(nr::PRLIMIT, [0, resource, 0, limit.as_mut_ptr() as usize, 0, 0]) }.ok()?;
+    Some(limit)
+}
+
+fn set_limit(resource: usize, limit: [usize; 2]) -> bool {
+    // SAFETY: the kernel reads two words.
+    unsafe { call(nr::PRLIMIT, [0, resource, limit.as_ptr() as usize, 0, 0, 0]) }.is_ok()
 }
 
 /// The calling thread's id.
@@ -367,7 +379,7 @@ pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
     const F_ADD_SEALS: usize = 1033;
     const SEAL_SEAL_SHRINK_GROW: usize = 1 | 2 | 4;
     const RLIMIT_FSIZE: usize = 1;
-    if limit(RLIMIT_FSIZE) < bytes {
+    if limit(RLIMIT_FSIZE)?[0] < bytes {
         // A file beyond the limit would be SIGXFSZ for the program.
         return None;
     }
@@ -382,6 +394,38 @@ pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
         }
         i32::try_from(fd).ok()
     }
+}
+
+/// Moves a descriptor of ours to a number that the program does not miss: right above those that it may have, else a high
+/// one. None, and the descriptor is closed, where only a standard stream's number is free: the program may use those
+/// although it has closed them.
+pub fn move_out_of_the_way(fd: i32) -> Option<i32> {
+    const RLIMIT_NOFILE: usize = 7;
+    /// Beyond that the kernel's table of descriptors would grow for one of ours.
+    const MOST: usize = 4096;
+    let own = limit(RLIMIT_NOFILE);
+    let above = own.filter(|&[now, _]| now <= MOST).and_then(|[now, most]| {
+        // For the moment of the move. What may be raised no further is raised where the process has the right to.
+        let room = now + 1;
+        let is_raised = set_limit(RLIMIT_NOFILE, [room, most.max(room)]);
+        let moved = is_raised.then(|| duplicate(fd, now)).flatten();
+        if is_raised {
+            set_limit(RLIMIT_NOFILE, [now, most]);
+        }
+        moved
+    });
+    let high = || [900, 200, 64, 16, 3].into_iter().find_map(|from| duplicate(fd, from));
+    let moved = above.or_else(high);
+    close(fd);
+    moved
+}
+
+/// Another descriptor of the same file, of this number or a higher one, close-on-exec.
+fn duplicate(fd: i32, from: usize) -> Option<i32> {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    // SAFETY: no memory is involved.
+    let duplicate = unsafe { call(nr::FCNTL, [fd as usize, F_DUPFD_CLOEXEC, from, 0, 0, 0]) };
+    duplicate.ok().and_then(|fd| i32::try_from(fd).ok())
 }
 
 /// Whether a file can neither shrink nor grow any more.

@@ -17,6 +17,35 @@ global_asm!(
     ".popsection",
 );
 
+const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 72);
+
+/// How far a thread's words lie from its thread pointer (wrapping).
+pub fn offset() -> u64 {
+    let offset: u64;
+    // SAFETY: reads what the loader has put there.
+    unsafe {
+        asm!(
+            concat!("mov {v}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
+            v = out(reg) offset,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    offset
+}
+
+/// Forgets all that is kept for the calling thread.
+pub fn clear() {
+    set_thread(core::ptr::null_mut());
+    set_starting(0);
+    set_recovery(0);
+    set_pending(0);
+    set_pending_session(0);
+    set_in_python(0);
+    set_new_block(0);
+    set_read_stack(0);
+    set_fork(0);
+}
+
 macro_rules! word {
     ($offset:literal, $get:ident, $set:ident, $type:ty, $doc:literal) => {
         #[doc = $doc]

@@ -11,6 +11,11 @@ pub const ORIGIN_SYMBOL: &str = "heapline_origin";
 pub const ATTACH_SYMBOL: &str = "heapline_attach";
 /// Name of the exported `extern "C" fn(*mut Request)` that undoes the hooks.
 pub const DETACH_SYMBOL: &str = "heapline_detach";
+/// Name of the exported `extern "C" fn(*mut Request)` that gives back all memory and the descriptor, once no thread stands in
+/// the collector and none can come.
+pub const RELEASE_SYMBOL: &str = "heapline_release";
+/// Bytes that the collector keeps for each thread, at [`Request::thread_words`].
+pub const THREAD_WORDS_BYTES: usize = 72;
 /// Name of the exported word that is the aggregator's: where the jumps to the hooks are that direct calls are led to, or 0.
 pub const STUBS_SYMBOL: &str = "heapline_stubs";
 /// How the names of the functions begin that direct calls of `malloc` and so on are led to.
@@ -60,7 +65,7 @@ pub mod python {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Asked: room for records, in bytes, if the process has no arena yet.
+    /// Asked: room for records, in bytes, if the process has no arena yet; of a release, 0 to ask for the answers alone.
     pub pool_bytes: u64,
     /// Asked: address of the path of a file with the library, for the programs that this one begins; 0 when they could not read
     /// one.
@@ -77,6 +82,8 @@ pub struct Request {
     pub refused: u64,
     /// Answered: [`python`].
     pub python: u64,
+    /// Answered: how far what the collector keeps for a thread lies from the thread pointer (wrapping).
+    pub thread_words: u64,
 }
 
 impl Request {
@@ -85,8 +92,8 @@ impl Request {
 
     /// As it lies in memory.
     pub fn to_bytes(self) -> [u8; Request::BYTES] {
-        let Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python } = self;
-        let words = [pool_bytes, path, path_bytes, status, patched, foreign, refused, python];
+        let Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python, thread_words } = self;
+        let words = [pool_bytes, path, path_bytes, status, patched, foreign, refused, python, thread_words];
         let mut bytes = [0; Request::BYTES];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -100,8 +107,8 @@ impl Request {
         for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = place.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         }
-        let [pool_bytes, path, path_bytes, status, patched, foreign, refused, python] = words;
-        Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python }
+        let [pool_bytes, path, path_bytes, status, patched, foreign, refused, python, thread_words] = words;
+        Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python, thread_words }
     }
 }
 
@@ -112,7 +119,7 @@ mod tests {
     #[test]
     fn a_request_is_read_as_it_was_written() {
         let asked = Request { pool_bytes: u64::MAX, path: 1, path_bytes: 7, ..Request::default() };
-        let request = Request { status: 2, patched: 3, foreign: 4, refused: 5, python: 6, ..asked };
+        let request = Request { status: 2, patched: 3, foreign: 4, refused: 5, python: 6, thread_words: 8, ..asked };
         assert_eq!(Request::from_bytes(&request.to_bytes()), request);
         // SAFETY: the type is plain words without padding.
         let memory: [u8; Request::BYTES] = unsafe { core::mem::transmute(request) };

@@ -130,8 +130,15 @@ impl Presence {
         let left = inject::detach(self.pid);
         let is_python_left = self.await_python();
         self.map.give_back();
+        let is_released =
+            |left: &Result<Option<Injected>, InjectError>| matches!(left, Ok(Some(Injected { is_released: true, .. })));
         match left {
-            Ok(_) if is_python_left => None,
+            Ok(_) if is_python_left => {
+                let is_given_back = is_released(&left) || is_released(&inject::release(self.pid));
+                (!is_given_back).then(|| {
+                    "the collector's memory stays mapped in the process until the next attach: a thread stayed in its code".to_owned()
+                })
+            }
             Ok(_) => Some(
                 "Python's allocators lead through the collector until the interpreter gives its lock up".to_owned(),
             ),

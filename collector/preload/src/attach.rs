@@ -36,6 +36,14 @@ pub unsafe extern "C" fn heapline_detach(request: *mut Request) {
     call(unsafe { &mut *request }, attach::detach);
 }
 
+/// # Safety
+/// As [`heapline_attach`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heapline_release(request: *mut Request) {
+    // SAFETY: the caller's promise.
+    call(unsafe { &mut *request }, attach::release);
+}
+
 fn call(request: &mut Request, work: fn(&mut Request, &'static Hooks)) {
     let mut answer = *request;
     let done = fail::guard(|| {

@@ -106,6 +106,24 @@ core::arch::global_asm!(
         ret
     ends bcmp
 
+    local memcmp
+    1:
+        test rdx, rdx
+        je 3f
+        movzx eax, byte ptr [rdi]
+        movzx ecx, byte ptr [rsi]
+        sub eax, ecx
+        jne 4f
+        inc rdi
+        inc rsi
+        dec rdx
+        jmp 1b
+    3:
+        xor eax, eax
+    4:
+        ret
+    ends memcmp
+
     local strlen
         mov rax, -1
     1:

@@ -207,6 +207,18 @@ pub fn detach(request: &mut Request, hooks: &'static Hooks) {
     request.status = status::DONE;
 }
 
+/// Gives back all memory and the descriptor, if that is asked for and not only the answers.
+///
+/// Runs while no other thread does, and none stands in the collector or has memory of the collector's in its words.
+pub fn release(request: &mut Request, _: &'static Hooks) {
+    request.thread_words = crate::tls::offset();
+    if request.pool_bytes != 0 {
+        // SAFETY: the caller's promise.
+        unsafe { process::release() };
+    }
+    request.status = status::DONE;
+}
+
 /// The original of a hooked function. `dlsym` would find a program's stub in its place, which leads back to the hook.
 pub fn original(name: &CStr) -> *mut () {
     let original = late::hooks().and_then(|hooks| hooks.named(name)).map_or(0, Hook::original);

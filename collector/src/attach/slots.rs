@@ -141,11 +141,8 @@ pub fn door(name: &CStr, function: usize) -> Option<usize> {
 
 fn door_to(name: &[u8], function: usize) -> Door {
     let Some(object) = elf::find_object(function) else { return Door::None };
-    let loaded = object.loaded();
-    let is_defined = loaded.symbol(name) == Some(function);
-    // The C++ library's operators end in malloc, where they are recorded.
-    let is_recorded_below = shapes::is_operator(name) && loaded.symbol(b"malloc").is_none();
-    if !is_defined || is_recorded_below || Some(object.bias) == elf::own_bias() {
+    let is_defined = object.loaded().symbol(name) == Some(function);
+    if !is_defined || is_recorded_below(name, function) || Some(object.bias) == elf::own_bias() {
         return Door::None;
     }
     // What the program calls of its own allocator does not come by here, so the rest would be half of it.
@@ -153,6 +150,12 @@ fn door_to(name: &[u8], function: usize) -> Door {
         return Door::Refused;
     }
     doors::entry_for(name, function).map_or(Door::Refused, Door::Entry)
+}
+
+/// Whether a function is an operator of the C++ library, or one of the program's: those end in malloc, where they are recorded.
+fn is_recorded_below(name: &[u8], function: usize) -> bool {
+    let is_allocators = || elf::find_object(function).is_some_and(|object| object.loaded().symbol(b"malloc").is_some());
+    shapes::is_operator(name) && !is_allocators()
 }
 
 /// Whether there is a door for a function.
@@ -200,14 +203,16 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
                     None => Some(0),
                 },
             },
-            // A function of the process's own allocator is found before the object's, unless that looks at itself first.
-            Leads::ToResolverOrOwn => {
-                match (look.unbound, objects::definition(object.namespace, place.name.to_bytes())) {
-                    (Unbound::PastCollector, _) => object.loaded.symbol(place.name.to_bytes()).map_or(Some(0), lead),
-                    (_, Some((function, _))) if doors::is_of_provider(function) => lead(function),
-                    _ => None,
-                }
+            Leads::ToResolverOrOwn if look.unbound == Unbound::PastCollector => {
+                object.loaded.symbol(place.name.to_bytes()).map_or(Some(0), lead)
             }
+            Leads::ToResolverOrOwn if look.unbound == Unbound::ToCollector && hook != 0 => Some(0),
+            // A function of the process's own allocator is found before the object's.
+            Leads::ToResolverOrOwn => match objects::definition(object.namespace, place.name.to_bytes()) {
+                Some((function, _)) if doors::is_of_provider(function) => lead(function),
+                Some((function, _)) if !is_recorded_below(place.name.to_bytes(), function) => None,
+                _ => Some(0),
+            },
             Leads::Here | Leads::Nowhere => Some(0),
         };
         match target {

@@ -12,7 +12,7 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{
-    Arena, Geometry, Header, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS, UNCLAIMED, state, target_flag,
+    Arena, Geometry, Header, MAX_SEGMENTS, MIN_SEGMENTS, SEGMENT_BYTES, UNCLAIMED, state, target_flag,
 };
 use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTABLE_BYTES, Way};
 
@@ -20,6 +20,24 @@ use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTA
 const IDLE_POOL_BYTES: u64 = 64 << 20;
 /// How long a child waits when the aggregator's queue is full.
 const PATIENCE_NANOSECONDS: u64 = 1_000_000_000;
+
+/// What the collector takes at most of the address space that a limited program has left: one part of so many.
+const SHARE_OF_ADDRESS_SPACE: usize = 16;
+
+/// The arena for a pool of so many bytes, smaller where the program's address space is limited; none where even the smallest
+/// would be missed.
+pub(super) fn fitting(pool_bytes: u64) -> Option<Geometry> {
+    let Some(left) = sys::address_space_left() else { return Some(Geometry::for_memory(pool_bytes)) };
+    let most = left / SHARE_OF_ADDRESS_SPACE;
+    let without_pool = Geometry::for_memory(0).pool_offset();
+    let geometry = Geometry::for_memory(pool_bytes.min(most.saturating_sub(without_pool) as u64));
+    (geometry.bytes() <= most).then_some(geometry)
+}
+
+/// Whether an arena of so many bytes fits into the program's address space as [`fitting`] says.
+pub(super) fn fits(bytes: usize) -> bool {
+    sys::address_space_left().is_none_or(|left| bytes <= left / SHARE_OF_ADDRESS_SPACE)
+}
 
 /// When the collector came into the process.
 #[derive(Clone, Copy)]
@@ -174,25 +192,28 @@ impl Process {
         if (file.device, file.inode) != (handle.device, handle.inode) {
             return None;
         }
-        let bytes = usize::try_from(file.bytes).ok()?;
+        let bytes = usize::try_from(file.bytes).ok().filter(|&bytes| fits(bytes))?;
         if !sys::is_sealed(handle.fd) {
             // Whoever could cut it could make any of our accesses a SIGBUS.
             return None;
         }
         let base = NonNull::new(sys::map_file(handle.fd, bytes)?)?;
-        self.fd = handle.fd;
-        self.handle = handle;
-        sys::set_close_on_exec(handle.fd, true);
+        // Without a descriptor the next program has an arena of its own.
+        self.fd = sys::move_out_of_the_way(handle.fd).unwrap_or(-1);
+        self.handle = ArenaHandle { fd: self.fd, ..handle };
         // SAFETY: mapped just now, never unmapped, and sealed.
         unsafe { Arena::open(base, bytes) }.ok()
     }
 
     /// Makes an arena of our own, for an aggregator that may come later.
     fn create_idle(&mut self, pool_bytes: u64) -> Option<Arena> {
-        let geometry = Geometry::for_memory(pool_bytes);
-        let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
-        let base = NonNull::new(sys::map_file(fd, geometry.bytes())?)?;
-        let file = sys::file_id(fd)?;
+        let geometry = fitting(pool_bytes)?;
+        let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes()).and_then(sys::move_out_of_the_way)?;
+        let base = sys::map_file(fd, geometry.bytes()).and_then(NonNull::new);
+        let (Some(base), Some(file)) = (base, sys::file_id(fd)) else {
+            sys::close(fd);
+            return None;
+        };
         self.fd = fd;
         self.handle = ArenaHandle { fd, device: file.device, inode: file.inode };
         // SAFETY: fresh zeros, mapped just now, never unmapped, sealed.
@@ -215,8 +236,8 @@ impl Beginning {
         if flags & target_flag::OLD_GLIBC != 0 {
             return None;
         }
-        let segments = self.way.segments.clamp(MIN_SEGMENTS, MAX_SEGMENTS);
-        let geometry = Geometry { slots: MAX_SLOTS, segments };
+        let pool_bytes = u64::from(self.way.segments.clamp(MIN_SEGMENTS, MAX_SEGMENTS)) * SEGMENT_BYTES as u64;
+        let geometry = fitting(pool_bytes)?;
         let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
         let base = sys::map_file(fd, geometry.bytes()).and_then(NonNull::new);
         let arena = base.and_then(|base| {
@@ -251,6 +272,7 @@ impl Beginning {
         session.epoch.store(1, Ordering::Relaxed);
         header.target.flags.store(flags, Ordering::Relaxed);
         header.target.images.store(1, Ordering::Relaxed);
+        // The way for its children asks for as much as was asked for here, whatever fits.
         self.way.open(&header.tree, key);
         let state = if self.way.sample == 0 { state::TRACING } else { state::SAMPLING };
         session.state.store(state, Ordering::Release);

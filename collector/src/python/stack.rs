@@ -81,10 +81,25 @@ impl PythonStack {
         (self.len, self.hash, self.unchanged) = (0, 0, 0);
     }
 
+    const fn bytes(capacity: usize) -> usize {
+        capacity * (size_of::<Frame>() + size_of::<Place>())
+    }
+
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    /// The stack is not used any more.
+    pub unsafe fn unmap(&mut self) {
+        if self.capacity > 0 {
+            // SAFETY: the caller's promise; `grow` mapped so many bytes.
+            unsafe { process::unmap_own(self.frames.cast(), PythonStack::bytes(self.capacity)) };
+            self.capacity = 0;
+        }
+    }
+
     fn grow(&mut self) -> bool {
         let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
-        let bytes = |capacity: usize| capacity * (size_of::<Frame>() + size_of::<Place>());
-        let Some(memory) = process::map_own(bytes(capacity)) else { return false };
+        let Some(memory) = process::map_own(PythonStack::bytes(capacity)) else { return false };
         // SAFETY: two arrays inside the new memory; the old ones hold what is copied.
         unsafe {
             let frames: *mut Frame = memory.cast();
@@ -92,7 +107,7 @@ impl PythonStack {
             if self.capacity > 0 {
                 ptr::copy_nonoverlapping(self.frames, frames, self.len);
                 ptr::copy_nonoverlapping(self.places, places, self.capacity);
-                process::unmap_own(self.frames.cast(), bytes(self.capacity));
+                process::unmap_own(self.frames.cast(), PythonStack::bytes(self.capacity));
             }
             (self.frames, self.places, self.capacity) = (frames, places, capacity);
         }

@@ -141,6 +141,18 @@ fn create() -> Option<&'static Blocks> {
     }
 }
 
+/// Gives the memory back.
+///
+/// # Safety
+/// Nobody uses the set any more.
+pub unsafe fn release() {
+    let blocks = BLOCKS.swap(ptr::null_mut(), Ordering::AcqRel);
+    if !blocks.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { process::unmap_own(blocks.cast(), size_of::<Blocks>()) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

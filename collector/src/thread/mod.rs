@@ -16,7 +16,7 @@ pub use enter::{
     enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, stack_pointer, was_abandoned,
 };
 pub use publish::Published;
-pub use room::{forget as forget_room, with_room};
+pub use room::{forget as forget_room, release as release_room, with_room};
 
 use crate::process::Process;
 use crate::python::PythonStack;
@@ -107,6 +107,20 @@ impl Thread {
             (*thread).frames = Frames { start: memory.add(size_of::<Thread>()).cast(), capacity: nframe };
         }
         thread
+    }
+
+    /// Gives back what the state has mapped besides itself.
+    ///
+    /// # Safety
+    /// The state is not used any more.
+    pub unsafe fn release(&mut self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.room.unmap();
+            self.kept.unmap();
+            self.python.unmap();
+            self.stacks.unmap();
+        }
     }
 
     /// Frames that a traceback can keep here.

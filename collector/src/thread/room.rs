@@ -91,6 +91,32 @@ pub fn forget() {
     }
 }
 
+/// Gives the stack back that no thread has.
+///
+/// # Safety
+/// Nobody runs on it.
+pub unsafe fn release() {
+    let spare = SPARE.swap(ptr::null_mut(), Ordering::AcqRel);
+    if !spare.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { sys::unmap(spare, OWN_BYTES) };
+    }
+}
+
+impl Stacks {
+    /// Gives the thread's own one back.
+    ///
+    /// # Safety
+    /// Nobody runs on it.
+    pub unsafe fn unmap(&mut self) {
+        if !self.own.is_null() {
+            // SAFETY: the caller's promise.
+            unsafe { sys::unmap(self.own, OWN_BYTES) };
+            self.own = ptr::null_mut();
+        }
+    }
+}
+
 /// Runs `work` for a hook that was entered at `slot`: on this stack if there is room, else on one of ours. False where there
 /// is neither.
 ///

@@ -218,9 +218,11 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
                 .is_some_and(|object| Sections::of(&object).is_some_and(|sections| is_root(&object, &sections, pc)));
             return sink.done(!is_root);
         };
+        // Towards the root the stack pointer grows, except from a signal stack to the stack that was interrupted, and from a
+        // stack of the collector's own to the program's.
+        let is_ours = !reached_entry;
         reached_entry |= slot == Some(entry.slot);
-        // Towards the root the stack pointer grows, except from a signal stack to the stack that was interrupted.
-        if !is_signal_frame && caller.0[RSP] <= registers.0[RSP] {
+        if !is_ours && !is_signal_frame && caller.0[RSP] <= registers.0[RSP] {
             return sink.done(true);
         }
         registers = caller;

@@ -283,6 +283,18 @@ impl Kept {
         true
     }
 
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    /// The stack is not used any more.
+    pub unsafe fn unmap(&mut self) {
+        if self.capacity > 0 {
+            // SAFETY: the caller's promise; `grow` mapped so many bytes.
+            unsafe { process::unmap_own(self.frames.cast(), Kept::bytes(self.capacity)) };
+            self.capacity = 0;
+        }
+    }
+
     /// Pairs that belong to so many frames at most.
     const fn pairs(capacity: usize) -> usize {
         capacity * PAIRS_PER_FRAME + 1

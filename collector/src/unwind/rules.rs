@@ -114,6 +114,15 @@ impl Table {
         Some(Table { entries: unsafe { &*memory.cast() } })
     }
 
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    /// Nobody uses the table any more.
+    pub unsafe fn unmap(self) {
+        // SAFETY: the caller's promise; `map` mapped so many bytes.
+        unsafe { sys::unmap(self.entries.as_ptr().cast_mut().cast(), Table::BYTES) };
+    }
+
     /// Position and tag of an address. Odd multiplication is a bijection of the 47 bits; the tag keeps the position's
     /// lowest bit, since an entry may lie in either of two places.
     #[inline(always)]

@@ -30,6 +30,11 @@ impl Frozen {
         Ok(None)
     }
 
+    /// Which ones they are.
+    pub fn threads(&self) -> &[u32] {
+        &self.0
+    }
+
     fn attempt(pid: u32, except: u32) -> io::Result<Option<Frozen>> {
         let begun = Instant::now();
         let mut frozen = Frozen(Vec::new());

@@ -28,6 +28,7 @@ mod map;
 mod memory;
 mod point;
 mod ptrace;
+mod release;
 mod seccomp;
 mod stack;
 mod step;
@@ -37,7 +38,7 @@ mod waits;
 
 pub use calls::Led;
 use calls::Survey;
-use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, Request, status};
+use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, RELEASE_SYMBOL, Request, python, status};
 use map::Map;
 use memory::Memory;
 use std::fs::File;
@@ -115,6 +116,8 @@ pub struct Injected {
     pub answer: Request,
     /// Direct calls of an allocator that is part of the program; none when it has no such.
     pub calls: Option<Led>,
+    /// Whether all memory and the descriptor were given back.
+    pub is_released: bool,
     /// How long the borrowed thread was kept from its work.
     pub stopped: Duration,
 }
@@ -129,11 +132,20 @@ pub fn attach(pid: u32, pool_bytes: u64, path: Option<&Path>, patience: Duration
 
 /// Leads the process's calls back to where they went. None when no injected collector is there.
 pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
+    leave(pid, DETACH_SYMBOL)
+}
+
+/// Gives back what the collector has mapped, once no call leads to it any more. False in the answer where that could not be
+/// done; none when no injected collector is there.
+pub fn release(pid: u32) -> Result<Option<Injected>, InjectError> {
+    leave(pid, RELEASE_SYMBOL)
+}
+
+fn leave(pid: u32, function: &str) -> Result<Option<Injected>, InjectError> {
     if !is_there(pid) {
         return Ok(None);
     }
-    let request = Request::default();
-    let errand = Errand { pid, function: DETACH_SYMBOL, request, path: None, patience: PATIENCE };
+    let errand = Errand { pid, function, request: Request::default(), path: None, patience: PATIENCE };
     apart::run(|| run(&errand)).map(Some)
 }
 
@@ -231,10 +243,10 @@ fn use_thread(stopped: &point::Stopped, place: &Place<'_>, errand: &Errand<'_>) 
     let mut thread = Borrowed::new(stopped, place.memory, place.loader.gadgets)?;
     let worked = work(&mut thread, place, errand);
     let left = thread.give_back();
-    let (answer, calls) = worked.map_err(|error| explain(error, stopped.tid))?;
+    let Done { answer, calls, is_released } = worked.map_err(|error| explain(error, stopped.tid))?;
     left.map_err(|error| explain(error, stopped.tid))?;
     step::pass(Step::Restored);
-    Ok(Injected { answer, calls, stopped: stopped.since.elapsed() })
+    Ok(Injected { answer, calls, is_released, stopped: stopped.since.elapsed() })
 }
 
 fn explain(error: CallError, tid: u32) -> InjectError {
@@ -246,16 +258,23 @@ fn explain(error: CallError, tid: u32) -> InjectError {
     }
 }
 
-fn work(
-    thread: &mut Borrowed<'_>,
-    place: &Place<'_>,
-    errand: &Errand<'_>,
-) -> Result<(Request, Option<Led>), CallError> {
+/// What a borrowed thread has done.
+struct Done {
+    answer: Request,
+    calls: Option<Led>,
+    is_released: bool,
+}
+
+fn work(thread: &mut Borrowed<'_>, place: &Place<'_>, errand: &Errand<'_>) -> Result<Done, CallError> {
     let &Place { map, memory, loader, survey } = place;
     let base = match map.collector() {
         Some(base) => base,
         None => library::load(thread, errand.pid, loader)?,
     };
+    if errand.function == RELEASE_SYMBOL {
+        let is_released = release::release(thread, place, base)?;
+        return Ok(Done { answer: Request::default(), calls: None, is_released });
+    }
     let function = library::function(errand.function);
     let offset = function.ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
     let path = errand.path.map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
@@ -275,7 +294,11 @@ fn work(
         DETACH_SYMBOL => survey.lead_back(thread, map, memory),
         _ => survey.lead(thread, map, memory, base),
     });
-    Ok((answer, calls.transpose()?))
+    let calls = calls.transpose()?;
+    // Where there is an interpreter, its allocators lead here for a while yet.
+    let is_over = errand.function == DETACH_SYMBOL && answer.python == python::NONE && answer.refused == 0;
+    let is_released = is_over && release::release(thread, place, base)?;
+    Ok(Done { answer, calls, is_released })
 }
 
 fn failed(what: &'static str, reason: &str) -> CallError {
@@ -288,7 +311,7 @@ fn refusal(answer: u64) -> Option<&'static str> {
         status::DISABLED => Some("HEAPLINE_DISABLE=1 is in its environment"),
         status::OLD_GLIBC => Some("its C library is older than glibc 2.35"),
         status::NO_MEMORY => {
-            Some("the system gives it no shared memory file (ulimit -f, ulimit -v, seccomp or its cgroup)")
+            Some("the system gives it no shared memory file (ulimit -f, -n, -v, seccomp or its cgroup)")
         }
         _ => Some("the collector has failed (please report this)"),
     }

@@ -18,6 +18,8 @@ use std::collections::HashMap;
 const DEEPEST: usize = 2048;
 /// What is read of unwind information, of all objects together.
 const MOST_BYTES: u64 = 512 << 20;
+/// Why the stack of a thread in a signal handler is not walked.
+pub const IN_SIGNAL_HANDLER: &str = "it is in a signal handler";
 const REGISTERS: usize = 17;
 const RSP: usize = 7;
 const RETURN: usize = 16;
@@ -166,7 +168,7 @@ impl Tables {
         let description = description.filter(|description| description.contains(address));
         let Some(description) = description else { return Ok(None) };
         if description.is_signal_trampoline() {
-            return Err("it is in a signal handler".to_owned());
+            return Err(IN_SIGNAL_HANDLER.to_owned());
         }
         let frames = EhFrame::new(&self.frames, LittleEndian);
         let mut context = UnwindContext::new();
