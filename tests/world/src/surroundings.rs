@@ -37,6 +37,11 @@ impl Surroundings {
         Ok(Surroundings { base })
     }
 
+    /// The folder that all others are in, which stays for the whole laboratory run.
+    pub fn base(&self) -> &Path {
+        self.base.path()
+    }
+
     /// An empty folder for the next run. The path is the same for every run, so that programs
     /// that print their folder print the same text each time.
     pub fn scratch(&self) -> Result<PathBuf> {
