@@ -61,10 +61,10 @@ fn opinion(oracle: &Oracle) -> String {
         Oracle::Equal => "equal".to_owned(),
         Oracle::Explained { why } => format!("differs, and it is known why ({why})"),
         Oracle::Silent { why } => format!("no comparison ({why})"),
-        Oracle::Differs { heapline, valgrind } => format!(
-            "DIFFERS: {} allocs, {} frees, {} bytes; valgrind: {}, {}, {}",
-            heapline.allocs, heapline.frees, heapline.bytes, valgrind.allocs, valgrind.frees, valgrind.bytes
-        ),
+        Oracle::Differs { heapline, valgrind } => format!("DIFFERS: {heapline}; valgrind: {valgrind}"),
+        Oracle::SampleDiffers { heapline, valgrind } => {
+            format!("SAMPLED DIFFERS: {heapline}; valgrind and the exact run: {valgrind}")
+        }
     }
 }
 
@@ -138,7 +138,7 @@ fn oracle(page: &mut String, verdicts: &[Verdict]) {
     );
     let mut others: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (verdict, oracle) in &compared {
-        if matches!(oracle, Oracle::Differs { .. } | Oracle::Explained { .. }) {
+        if !matches!(oracle, Oracle::Equal | Oracle::Silent { .. }) {
             others.entry(opinion(oracle)).or_default().push(&verdict.name);
         }
     }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,12 @@ pub struct Usage {
     pub frees: u64,
     /// Bytes that were asked for.
     pub bytes: u64,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} allocations, {} frees, {} bytes", self.allocs, self.frees, self.bytes)
+    }
 }
 
 /// What the snapshots of one run say.

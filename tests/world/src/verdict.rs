@@ -60,7 +60,7 @@ impl Verdict {
     pub fn is_bad(&self) -> bool {
         let is_harmed = self.tried.iter().any(|tried| matches!(tried.effect, Effect::Harmed(_)));
         let is_unreadable = self.tried.iter().any(|tried| matches!(tried.worth, Worth::Unreadable(_)));
-        is_harmed || is_unreadable || matches!(self.oracle, Some(Oracle::Differs { .. }))
+        is_harmed || is_unreadable || matches!(self.oracle, Some(Oracle::Differs { .. } | Oracle::SampleDiffers { .. }))
     }
 }
 
