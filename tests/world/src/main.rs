@@ -92,7 +92,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         files => earlier(files)?,
     };
     if let Some(file) = &arguments.markdown {
-        fs::write(file, table::markdown(&verdicts)).with_context(|| format!("cannot write {}", file.display()))?;
+        fs::write(file, table::markdown(&verdicts, &system()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if let Some(file) = &arguments.json {
         fs::write(file, serde_json::to_vec_pretty(&verdicts)?)
@@ -160,6 +161,13 @@ fn full_hash(commit: &str) -> Result<String> {
         bail!("git knows no commit {commit}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The system's name, as its users know it.
+fn system() -> String {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or("an unknown system", |name| name.trim_matches('"')).to_owned()
 }
 
 fn checkout() -> PathBuf {

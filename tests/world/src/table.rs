@@ -1,4 +1,4 @@
-//! The table of a laboratory run: Markdown for docs/laboratory.md, JSON for programs.
+//! The table of a laboratory run, in Markdown: docs/laboratory.md.
 
 use crate::catalogue::{Kind, exceptions};
 use crate::compare::Part;
@@ -11,9 +11,17 @@ use std::fmt::Write as _;
 
 const MODES: [Mode; 3] = [Mode::Run, Mode::Sample, Mode::Attach];
 
-/// The whole page, without its title.
-pub fn markdown(verdicts: &[Verdict]) -> String {
+/// The whole page.
+pub fn markdown(verdicts: &[Verdict], system: &str) -> String {
     let mut page = String::new();
+    let _ = writeln!(
+        page,
+        "# Laboratory\n\n{} real programs alone and under Heapline, on {system}. `tests/world/README.md` says what is \
+         run and how; this page is written by `heapline-world --markdown docs/laboratory.md`.\n\n\
+         *Unharmed*: the same exit status, output and answers as alone. *Exact*: `report` names no loss, no \
+         contradiction and nothing unseen, in any process of the run.\n",
+        verdicts.len()
+    );
     summary(&mut page, verdicts);
     harm(&mut page, verdicts);
     oracle(&mut page, verdicts);
@@ -254,11 +262,12 @@ mod tests {
     #[test]
     fn the_summary_counts_and_harm_is_named() {
         let harmed = Effect::Harmed(vec!["exit status 139 instead of exit status 0".to_owned()]);
-        let page = markdown(&[
+        let verdicts = [
             verdict(Kind::Program, "ls", Effect::Unharmed, Worth::Exact),
             verdict(Kind::Program, "jq", Effect::NotStarted, Worth::Refused("static".to_owned())),
             verdict(Kind::Wheel, "pyarrow", harmed, Worth::Exact),
-        ]);
+        ];
+        let page = markdown(&verdicts, "Debian");
         assert!(page.contains("| program | run | 2 | 1 | 0 | 1 | 0 | 0 | 0 | 0 | 1 |"), "{page}");
         assert!(page.contains("- wheel `pyarrow`, run: exit status 139 instead of exit status 0"), "{page}");
         assert!(page.contains("| pyarrow | **harmed**, exact | - | - |"), "{page}");

@@ -49,6 +49,17 @@ impl fmt::Display for Usage {
     }
 }
 
+impl Worth {
+    /// Whether the counts are said to be the program's: exact, or none because there are none.
+    pub fn claims_counts(&self) -> bool {
+        match self {
+            Worth::Exact => true,
+            Worth::Nothing(why) => why.contains("made no allocation"),
+            _ => false,
+        }
+    }
+}
+
 /// What the snapshots of one run say.
 #[derive(Clone, Debug)]
 pub struct Trace {
@@ -118,9 +129,9 @@ fn worth(reports: &[Report], traces: &Traces, mode: Mode) -> Worth {
     if let Some(line) = said("NOT EXACT").or_else(|| said("TRACING ENDED EARLY")) {
         return Worth::NotExact(line);
     }
-    let has_records = reports.iter().any(|report| report.domains.iter().any(|domain| domain.allocs > 0));
-    if let (Some(line), false) = (said("NOTHING WAS RECORDED"), has_records) {
-        return Worth::Nothing(line.trim_start_matches("NOTHING WAS RECORDED").trim_start_matches(": ").to_owned());
+    if let (Some(line), false) = (said("NOTHING WAS RECORDED"), reports.iter().any(Report::has_blocks)) {
+        let reason = line.split_once(": ").map_or(line.as_str(), |(_, reason)| reason);
+        return Worth::Nothing(reason.to_owned());
     }
     let unseen: Vec<String> = reports.iter().filter_map(Report::unseen).collect();
     if !unseen.is_empty() {
@@ -155,6 +166,11 @@ impl Report {
             frees: native.frees,
             bytes: native.allocated_bytes,
         })
+    }
+
+    /// Whether there are blocks of an allocator, and not only mappings.
+    fn has_blocks(&self) -> bool {
+        self.domains.iter().any(|domain| !domain.domain.starts_with("mmap") && domain.allocs > 0)
     }
 
     fn name(&self) -> &str {
@@ -233,8 +249,8 @@ mod tests {
 
     #[test]
     fn a_reason_for_no_records_is_kept() {
-        let said = ["0 B in 0 blocks live", "NOTHING WAS RECORDED: it is static"];
-        let empty = report(|r| r["domains"] = json!([]));
+        let said = ["0 B in 0 blocks live", "NOTHING WAS RECORDED, but what it mapped (--domain mmap): it is static"];
+        let empty = report(|r| r["domains"][0]["domain"] = json!("mmap"));
         assert_eq!(worth_of(&[empty], &said, Mode::Run), Worth::Nothing("it is static".to_owned()));
         assert_eq!(worth_of(&[report(|_| ())], &said, Mode::Run), Worth::Exact, "another process has records");
     }

@@ -112,8 +112,8 @@ fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verd
         verdict.tried.push(Tried { mode, effect, worth: trace.worth });
     }
     verdict.varying = baseline.varying();
-    let is_traced = |tried: &&Tried| tried.mode == Mode::Run && matches!(tried.worth, Worth::Exact | Worth::Nothing(_));
-    if plan.oracle && verdict.tried.iter().any(|tried| is_traced(&tried)) && matches!(subject.life, Life::Short) {
+    let claims_counts = verdict.tried.iter().any(|tried| tried.mode == Mode::Run && tried.worth.claims_counts());
+    if plan.oracle && claims_counts && matches!(subject.life, Life::Short) {
         verdict.oracle = Some(oracle::compare(laboratory, subject)?);
     }
     Ok(())
