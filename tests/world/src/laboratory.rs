@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How Heapline is brought to a program.
@@ -123,7 +124,7 @@ impl Laboratory {
     fn stage(&self, subject: &Subject, patience: u32) -> Result<Stage> {
         let scratch = self.surroundings.scratch()?;
         let limit = match (subject.kind, subject.life) {
-            (Kind::Program, Life::Short) => Duration::from_secs(15),
+            (Kind::Program, Life::Short | Life::Waits) => Duration::from_secs(15),
             _ => Duration::from_secs(120),
         };
         let mut stage = Stage { scratch, port: free_port()?, deadline: Instant::now() };
@@ -158,6 +159,7 @@ impl Laboratory {
         let mut behaviour = Behaviour::default();
         let spoken = match subject.life {
             Life::Short => Ok(()),
+            Life::Waits => wait_for_input(&mut process, attachment),
             Life::Lines(lines) => converse_by_lines(&mut process, lines, stage.deadline, attachment),
             Life::Server(server) => use_server(&mut process, server, stage, attachment, &mut behaviour.dialogue),
         };
@@ -176,6 +178,18 @@ impl Stage {
         let scratch = self.scratch.display().to_string();
         text.replace("{scratch}", &scratch).replace("{port}", &self.port.to_string())
     }
+}
+
+/// One line of input, after a pause and an attach.
+fn wait_for_input(process: &mut Running, attachment: Option<&mut Attachment>) -> Result<()> {
+    // Nothing is expected of the pause: most programs have come to their wait by then.
+    thread::sleep(Duration::from_millis(200));
+    if let Some(attachment) = attachment {
+        attachment.begin(process.pid())?;
+        attachment.finish()?;
+    }
+    process.say("some words 1 2\n");
+    Ok(())
 }
 
 /// Three questions and answers. An attach begins before the second and ends before the third.
@@ -248,7 +262,7 @@ impl Attachment {
     fn new(aggregator: &str, output: &str, subject: &Subject) -> Attachment {
         let works = match subject.life {
             Life::Server(server) => server.works,
-            Life::Short | Life::Lines(_) => Works::Itself,
+            Life::Short | Life::Waits | Life::Lines(_) => Works::Itself,
         };
         let follow: &[&str] = if works == Works::NewChildren { &["--follow"] } else { &[] };
         let output = if works == Works::NewChildren { output.to_owned() } else { format!("{output}one.snap.zst") };

@@ -101,6 +101,10 @@ fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verd
     }
     let second = laboratory.alone(subject, &[], &[])?;
     let mut baseline = Baseline::new(subject.kind, first, second);
+    if baseline.varying().iter().any(|part| matches!(part, Part::Status | Part::Trouble)) {
+        verdict.unusable = Some("ends alone now in one way, now in another".to_owned());
+        return Ok(());
+    }
     for &mode in &plan.modes {
         let Some((behaviour, traces)) = laboratory.traced(subject, mode, &[])? else { continue };
         let trace = Trace::read(&laboratory.programs.report, &traces, mode);
@@ -128,7 +132,7 @@ fn fails_alone(subject: &Subject, alone: &Behaviour) -> Option<String> {
     match (alone.status, subject.kind, subject.life) {
         (None, ..) => Some("does not end alone".to_owned()),
         // A program that does not know `--version` says so, and its status is compared all the same.
-        (_, Kind::Program, Life::Short) | (Some(0), ..) | (_, Kind::Server, _) => None,
+        (_, Kind::Program, Life::Short | Life::Waits) | (Some(0), ..) | (_, Kind::Server, _) => None,
         (Some(status), ..) => Some(format!("fails alone: exit status {status}: {}", said())),
     }
 }

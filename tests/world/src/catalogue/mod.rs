@@ -18,7 +18,7 @@ pub use programs::exceptions;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// An ELF program of /usr/bin with `--version`, or one that answers line by line.
+    /// An ELF program of /usr/bin: with `--version`, waiting for input, or answering line by line.
     Program,
     /// A native wheel that a Python program imports.
     Wheel,
@@ -79,8 +79,10 @@ pub struct File {
 /// How a subject lives, and so how it is used.
 #[derive(Clone, Copy)]
 pub enum Life {
-    /// Ends by itself.
+    /// Ends by itself, without input.
     Short,
+    /// Waits for its standard input, and ends with it.
+    Waits,
     /// Answers each line of its standard input with one line, and ends with its input.
     Lines(Lines),
     /// Listens on a port of loopback until a signal ends it.

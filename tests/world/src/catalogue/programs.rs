@@ -1,5 +1,5 @@
-//! The ELF programs of /usr/bin, each with `--version`; and some that answer line by line, which
-//! live long enough for an attach.
+//! The ELF programs of /usr/bin, each with `--version`; and those that live long enough for an
+//! attach: some wait for input when they have no arguments, some answer line by line.
 
 use super::{Kind, Life, Lines, Subject, listed, words};
 use anyhow::{Context, Result};
@@ -20,7 +20,7 @@ pub fn all() -> Result<Vec<Subject>> {
     let exceptions = exceptions();
     let names = elf_programs(Path::new(FOLDER))?;
     let names = names.into_iter().filter(|name| !exceptions.contains_key(name.as_str()));
-    Ok(names.map(versioned).chain(answering()).collect())
+    Ok(names.map(versioned).chain(waiting()).chain(answering()).collect())
 }
 
 fn versioned(name: String) -> Subject {
@@ -35,6 +35,23 @@ fn versioned(name: String) -> Subject {
         prepare: None,
         life: Life::Short,
     }
+}
+
+/// The programs that wait for input, of those that are there.
+fn waiting() -> impl Iterator<Item = Subject> {
+    let names = include_str!("../../waiting.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let programs = names.map(|name| (name, Path::new(FOLDER).join(name))).filter(|(_, program)| program.is_file());
+    programs.map(|(name, program)| Subject {
+        kind: Kind::Program,
+        name: format!("{name} (waiting)"),
+        packages: &[],
+        wheels: &[],
+        argv: vec![program.display().to_string()],
+        program,
+        files: Vec::new(),
+        prepare: None,
+        life: Life::Waits,
+    })
 }
 
 /// The names of the ELF files in `folder`, one for each file: of several links the one that has

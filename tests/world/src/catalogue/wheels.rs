@@ -58,7 +58,7 @@ wheels! {
     "bcrypt": "bcrypt" => "bcrypt.hashpw(b'word', b'$2b$04$abcdefghijklmnopqrstuu')",
     "pynacl": "nacl.hash, nacl.encoding" => "nacl.hash.blake2b(b'text')[:8]",
     "psutil": "psutil" => "psutil.Process().name()",
-    "pyzmq": "zmq" => "[(a := zmq.Context.instance().socket(zmq.PAIR)).bind('inproc://a'), (b := zmq.Context.instance().socket(zmq.PAIR)).connect('inproc://a'), a.send(b'x'), b.recv(), a.close(), b.close()][3]",
+    "pyzmq": "zmq, zmq.utils.z85 as z" => "z.decode(z.encode(b'some more text 8')), zmq.has('curve')",
     "tornado": "tornado.util, tornado.websocket" => "tornado.util._websocket_mask(b'abcd', b'text' * 10)[:4]",
     "rapidfuzz": "rapidfuzz.fuzz" => "rapidfuzz.fuzz.ratio('some words', 'same word')",
     "scikit-image": "skimage.filters, numpy" => "skimage.filters.sobel(numpy.eye(50)).sum().round(3).item()",
