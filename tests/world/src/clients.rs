@@ -80,6 +80,8 @@ pub fn mqtt(port: u16) -> io::Result<String> {
         answer.extend(read_bytes(&mut stream, publish.len())?);
     }
     stream.write_all(b"\xe0\x00")?;
+    // The server has noted the end of this client when it closes the connection.
+    stream.read_to_end(&mut answer)?;
     Ok(hexadecimal(&answer))
 }
 

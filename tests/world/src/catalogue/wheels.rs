@@ -70,6 +70,11 @@ wheels! {
     "lightgbm": "lightgbm, numpy" => "lightgbm.train({'num_threads': 1, 'verbose': -1}, lightgbm.Dataset(numpy.arange(200.).reshape(100, 2), numpy.arange(100.)), 3).num_trees()",
     "av": "av" => "av.codec.Codec('h264', 'r').name",
     "sqlalchemy": "sqlalchemy" => "sqlalchemy.create_engine('sqlite://').connect().execute(sqlalchemy.text('select 6 * 7')).scalar()",
+    "rasterio": "rasterio, rasterio.features, numpy" => "len(list(rasterio.features.shapes(numpy.eye(5, dtype='uint8'))))",
+    "pyproj": "pyproj" => "pyproj.Transformer.from_crs(4326, 3857).transform(10, 20)[0].__round__(2)",
+    "pymupdf": "pymupdf" => "pymupdf.open().new_page().rect.width",
+    "pillow-heif": "pillow_heif, PIL.Image" => "pillow_heif.from_pillow(PIL.Image.new('RGB', (64, 64), 'red')).size",
+    "datafusion": "datafusion" => "datafusion.SessionContext().sql('select 6 * 7 as n').to_pydict()",
     "cffi": "cffi" => "cffi.FFI().new('int[1000]').__len__()",
     "statsmodels": "statsmodels.api as sm, numpy" => "sm.OLS(numpy.arange(50.), sm.add_constant(numpy.arange(50.))).fit().params.round(6).tolist()",
 }
