@@ -59,7 +59,7 @@ fn worth(worth: &Worth) -> String {
         Worth::Qualified(what) => format!("not all seen ({what})"),
         Worth::NotExact(why) => format!("not exact ({why})"),
         Worth::Nothing(why) => format!("nothing recorded ({why})"),
-        Worth::Refused(why) => format!("refused ({why})"),
+        Worth::Refused(why) => format!("refused ({})", without_ids(why)),
         Worth::Unreadable(why) => format!("UNREADABLE ({why})"),
     }
 }
@@ -242,6 +242,17 @@ fn unusable(page: &mut String, verdicts: &[Verdict]) {
     }
 }
 
+/// A reason with `N` for each process and thread, which are others in each run.
+fn without_ids(why: &str) -> String {
+    let is_id = |before: &str| before.ends_with("process") || before.ends_with("thread");
+    let mut words: Vec<&str> = Vec::new();
+    for word in why.split(' ') {
+        let is_number = word.trim_end_matches(':').parse::<u32>().is_ok();
+        words.push(if is_number && words.last().is_some_and(|before| is_id(before)) { "N" } else { word });
+    }
+    words.join(" ")
+}
+
 /// A text that Markdown takes as a text.
 fn escaped(text: &str) -> String {
     let text = text.replace('|', "\\|").replace('<', "&lt;");
@@ -272,6 +283,14 @@ mod tests {
         assert!(page.contains("- wheel `pyarrow`, run: exit status 139 instead of exit status 0"), "{page}");
         assert!(page.contains("| pyarrow | **harmed**, exact | - | - |"), "{page}");
         assert!(page.contains("- run: refused (static) (1): jq"), "{page}");
+    }
+
+    #[test]
+    fn a_reason_has_no_process_ids() {
+        assert_eq!(
+            without_ids("process 12 has 3 threads (thread 12: it is in f)"),
+            "process N has 3 threads (thread N it is in f)"
+        );
     }
 
     #[test]

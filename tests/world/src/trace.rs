@@ -104,8 +104,8 @@ impl Trace {
 
     fn try_read(report: &Path, traces: &Traces, mode: Mode) -> Result<Trace> {
         if traces.refused {
-            let said = traces.said.last().cloned().unwrap_or_else(|| "without a word".to_owned());
-            return Ok(Trace { worth: Worth::Refused(said), usage: None });
+            let said = traces.said.last().map_or("without a word", String::as_str);
+            return Ok(Trace { worth: Worth::Refused(said.to_owned()), usage: None });
         }
         if traces.snapshots.is_empty() {
             bail!("no snapshot; it says: {}", traces.said.join("; "));
