@@ -1,0 +1,159 @@
+//! Whether a subject is unharmed: what it does under Heapline, compared with what it does alone.
+//!
+//! A subject runs alone twice. Where a traced run differs from these, the subject runs alone and
+//! traced once more, since what differs now and then may do so by itself.
+
+use crate::catalogue::{Kind, Life, Subject};
+use crate::compare::{Baseline, Part};
+use crate::laboratory::{Behaviour, Laboratory, Mode, last_line};
+use crate::oracle::{self, Oracle};
+use crate::trace::{Trace, Worth};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// What tracing did to a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "how", rename_all = "kebab-case")]
+pub enum Effect {
+    /// The program did what it does alone.
+    Unharmed,
+    /// The program did something else: what differs.
+    Harmed(Vec<String>),
+    /// Heapline did not start the program.
+    NotStarted,
+}
+
+/// One mode's result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tried {
+    /// The mode.
+    pub mode: Mode,
+    /// What tracing did to the program.
+    pub effect: Effect,
+    /// What the trace is worth.
+    pub worth: Worth,
+}
+
+/// One subject's results.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What the subject is.
+    pub kind: Kind,
+    /// The subject's name.
+    pub name: String,
+    /// Why the subject cannot be tried: not installed, or fails alone.
+    pub unusable: Option<String>,
+    /// Parts that differ between two runs alone, and are not compared.
+    pub varying: BTreeSet<Part>,
+    /// The modes that the subject was tried in.
+    pub tried: Vec<Tried>,
+    /// What valgrind counts.
+    pub oracle: Option<Oracle>,
+    /// What all of that took.
+    pub seconds: f64,
+}
+
+impl Verdict {
+    /// Whether Heapline is to blame for something: harm, or an "exact" that is not.
+    pub fn is_bad(&self) -> bool {
+        let is_harmed = self.tried.iter().any(|tried| matches!(tried.effect, Effect::Harmed(_)));
+        let is_unreadable = self.tried.iter().any(|tried| matches!(tried.worth, Worth::Unreadable(_)));
+        is_harmed || is_unreadable || matches!(self.oracle, Some(Oracle::Differs { .. } | Oracle::SampleDiffers { .. }))
+    }
+}
+
+/// What is tried on each subject.
+pub struct Plan {
+    /// The modes.
+    pub modes: Vec<Mode>,
+    /// Whether valgrind counts too.
+    pub oracle: bool,
+}
+
+/// Tries one subject in all modes.
+pub fn judge(laboratory: &Laboratory, subject: &Subject, plan: &Plan) -> Verdict {
+    let began = Instant::now();
+    let mut verdict = Verdict {
+        kind: subject.kind,
+        name: subject.name.clone(),
+        unusable: None,
+        varying: BTreeSet::new(),
+        tried: Vec::new(),
+        oracle: None,
+        seconds: 0.0,
+    };
+    if !subject.is_installed() {
+        verdict.unusable = Some(format!("{} is not installed (--setup installs)", subject.program.display()));
+    } else if let Err(error) = judge_installed(laboratory, subject, plan, &mut verdict) {
+        verdict.unusable = Some(format!("{error:#}"));
+    }
+    verdict.seconds = began.elapsed().as_secs_f64();
+    verdict
+}
+
+fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verdict: &mut Verdict) -> Result<()> {
+    let first = laboratory.alone(subject, &[], &[])?;
+    if let Some(why) = fails_alone(subject, &first) {
+        verdict.unusable = Some(why);
+        return Ok(());
+    }
+    let second = laboratory.alone(subject, &[], &[])?;
+    let mut baseline = Baseline::new(subject.kind, first, second);
+    if baseline.varying().iter().any(|part| matches!(part, Part::Status | Part::Trouble)) {
+        verdict.unusable = Some("ends alone now in one way, now in another".to_owned());
+        return Ok(());
+    }
+    for &mode in &plan.modes {
+        let Some((behaviour, traces)) = laboratory.traced(subject, mode, &[])? else { continue };
+        let trace = Trace::read(&laboratory.programs.report, &traces, mode);
+        baseline.has_processes(traces.snapshots.len());
+        let effect = match traces.refused && mode != Mode::Attach {
+            true => Effect::NotStarted,
+            false => effect(laboratory, subject, mode, &mut baseline, &behaviour)?,
+        };
+        verdict.tried.push(Tried { mode, effect, worth: trace.worth });
+    }
+    verdict.varying = baseline.varying();
+    let claims_counts = verdict.tried.iter().any(|tried| tried.mode == Mode::Run && tried.worth.claims_counts());
+    if plan.oracle && claims_counts && matches!(subject.life, Life::Short) {
+        verdict.oracle = Some(oracle::compare(laboratory, subject)?);
+    }
+    Ok(())
+}
+
+/// Why a subject's behaviour alone is no measure.
+fn fails_alone(subject: &Subject, alone: &Behaviour) -> Option<String> {
+    let said = || last_line(&alone.stderr);
+    if let Some(trouble) = &alone.trouble {
+        return Some(format!("fails alone: {trouble}: {}", said()));
+    }
+    match (alone.status, subject.kind, subject.life) {
+        (None, ..) => Some("does not end alone".to_owned()),
+        // A program that does not know `--version` says so, and its status is compared all the same.
+        (_, Kind::Program, Life::Short | Life::Waits) | (Some(0), ..) | (_, Kind::Server, _) => None,
+        (Some(status), ..) => Some(format!("fails alone: exit status {status}: {}", said())),
+    }
+}
+
+fn effect(
+    laboratory: &Laboratory,
+    subject: &Subject,
+    mode: Mode,
+    baseline: &mut Baseline,
+    traced: &Behaviour,
+) -> Result<Effect> {
+    if baseline.harm(traced).is_empty() {
+        return Ok(Effect::Unharmed);
+    }
+    baseline.add(laboratory.alone(subject, &[], &[])?);
+    let harm = baseline.harm(traced);
+    if harm.is_empty() {
+        return Ok(Effect::Unharmed);
+    }
+    let again = laboratory.traced(subject, mode, &[])?;
+    let is_harmed_again = again.is_some_and(|(again, _)| !baseline.harm(&again).is_empty());
+    let times = if is_harmed_again { "" } else { " (one time of two)" };
+    Ok(Effect::Harmed(harm.into_iter().map(|what| what + times).collect()))
+}

@@ -1,0 +1,8 @@
+(use-modules (ice-9 rdelim) (srfi srfi-1))
+(setvbuf (current-output-port) 'line)
+(display "ready") (newline)
+(let loop ((line (read-line)))
+  (unless (eof-object? line)
+    (let ((parts (map (lambda (n) (string-append (string-upcase line) (number->string n))) (iota 2000))))
+      (display (fold + 0 (map string-length parts))) (newline))
+    (loop (read-line))))

@@ -1,0 +1,7 @@
+<?php
+if ($_SERVER["REQUEST_URI"] !== "/text.txt") {
+    http_response_code(404);
+    exit;
+}
+header("Content-Type: text/plain");
+echo "some text that a server sends\n";
