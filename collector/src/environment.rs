@@ -3,6 +3,7 @@
 
 use core::ffi::{CStr, c_char, c_ulong};
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
 use heapline_shared_format::arena::{ENV_ARENA, ENV_DISABLE};
 use heapline_shared_format::tree::{ENV_TREE, Way};
 
@@ -26,12 +27,16 @@ optional!(
     "__libc_stack_end"
 );
 
+/// libc has had a list. From then on a program that has none any more has cleared it.
+static HAS_LIST: AtomicBool = AtomicBool::new(false);
+
 /// The list of variables: libc's, once libc has one; before, the list that the kernel has put on the stack, which becomes libc's.
 fn list() -> *mut *mut c_char {
     // SAFETY: reads libc's pointer; the loader's variable points to the number of arguments, behind which the arguments
     // and a null stand, and then the variables.
     unsafe {
-        if !environ.is_null() {
+        if !environ.is_null() || HAS_LIST.load(Ordering::Relaxed) {
+            HAS_LIST.store(true, Ordering::Relaxed);
             return environ;
         }
         let place: *const *const usize = ptr::with_exposed_provenance(stack_end_address());
@@ -59,10 +64,10 @@ pub struct ArenaHandle {
 
 /// Whether there is an environment yet.
 pub fn is_up() -> bool {
-    !list().is_null()
+    !list().is_null() || HAS_LIST.load(Ordering::Relaxed)
 }
 
-/// The present environment.
+/// The present environment, which a program may have cleared.
 pub fn current() -> *const *const c_char {
     list().cast_const().cast()
 }

@@ -13,16 +13,21 @@ mod next;
 
 pub use next::look_up;
 
-use crate::hooks::record;
-use crate::process;
 use crate::python;
+use crate::thread::{Published, Thread};
 use crate::unwind::Entry;
+use crate::{hooks, process, thread};
 use core::ffi::c_int;
 use heapline_shared_format::event;
 use heapline_shared_format::mapping::{self, PAGE_BYTES, Pages};
 
 /// `MAP_FAILED`, and what sbrk returns when it fails.
 const FAILED: usize = usize::MAX;
+
+/// Publishes what `publish` makes of a hook that was entered at `slot`, also for an allocator that is at work.
+fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
+    thread::out_of_allocator(|| hooks::record(slot, publish));
+}
 
 /// Whether pages with this protection are only reserved.
 fn is_reserved(protection: c_int) -> bool {

@@ -64,6 +64,9 @@ pub(crate) static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_S
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
+/// Number of the last session of an arena that was given back: what is remembered by a session's number was told in none of the
+/// next arena's.
+static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
 /// All was given back ([`release`]): the next attach begins anew.
 static IS_RELEASED: AtomicBool = AtomicBool::new(false);
 static BEFORE_START: AtomicU64 = AtomicU64::new(0);
@@ -205,6 +208,10 @@ pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
 /// 2. No other thread's words ([`tls`]) point to memory of the collector's.
 pub unsafe fn release() {
     STATE.store((&raw const NEVER).cast_mut(), Ordering::Release);
+    // SAFETY: an arena's header, which is unmapped only below.
+    if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
+        LAST_SESSION.store(header.session.number.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
     let process = PROCESS.swap(ptr::null_mut(), Ordering::AcqRel);
     let arena = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
     tls::clear();

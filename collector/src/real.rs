@@ -133,7 +133,7 @@ macro_rules! functions {
                         return unsafe { boot::$name($($arg),*) };
                     }
                     // Before the call is recorded it must be known how: whole, or as one of which some are samples.
-                    let _ = process::get_or_start(thread::stack_pointer());
+                    begin();
                     // SAFETY: passed on.
                     unsafe { real().$name($($arg),*) }
                 }
@@ -174,6 +174,21 @@ pub fn provider_address() -> usize {
 fn is_c_librarys(function: usize) -> bool {
     let object = |address| elf::find_object(address).map(|object| object.start);
     object(function) == object(errno_location())
+}
+
+/// The first event: starts the collector, and leads what does not come here by itself.
+#[cold]
+fn begin() {
+    if came_later() {
+        return;
+    }
+    let _ = process::get_or_start(thread::stack_pointer());
+    let errno_before = errno();
+    let outer = tls::starting();
+    tls::set_starting(thread::stack_pointer());
+    attach::begin_preloaded();
+    tls::set_starting(outer);
+    set_errno(errno_before);
 }
 
 static STATE: AtomicU32 = AtomicU32::new(0);

@@ -198,10 +198,28 @@ pub fn is_readable(address: usize) -> bool {
     result != Err(EFAULT)
 }
 
-/// Whether the thread runs on its alternate signal stack.
-pub fn on_signal_stack() -> bool {
-    const SS_ONSTACK: usize = 1;
-    signal_stack_words().is_some_and(|[_, flags, _]| flags & SS_ONSTACK != 0)
+/// Whether what runs at this stack address runs on the thread's alternate signal stack.
+pub fn is_on_signal_stack(address: usize) -> bool {
+    signal_stack().is_some_and(|(start, bytes)| address.wrapping_sub(start) < bytes)
+}
+
+/// Holds all signals of the calling thread back. Returns the mask for [`let_signals_come`].
+pub fn hold_signals_back() -> u64 {
+    let mut before = 0;
+    set_signal_mask(&u64::MAX, &raw mut before);
+    before
+}
+
+/// Lets signals come as before [`hold_signals_back`].
+pub fn let_signals_come(mask: u64) {
+    set_signal_mask(&mask, core::ptr::null_mut());
+}
+
+fn set_signal_mask(mask: &u64, before: *mut u64) {
+    const SIG_SETMASK: usize = 2;
+    let mask = core::ptr::from_ref(mask);
+    // SAFETY: the kernel reads eight bytes and writes eight, where a place is given.
+    let _ = unsafe { call(nr::RT_SIGPROCMASK, [SIG_SETMASK, mask as usize, before as usize, 8, 0, 0]) };
 }
 
 /// Address and size of the thread's alternate signal stack, if it has one.
@@ -397,8 +415,8 @@ pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
 }
 
 /// Moves a descriptor of ours to a number that the program does not miss: right above those that it may have, else a high
-/// one. None, and the descriptor is closed, where only a standard stream's number is free: the program may use those
-/// although it has closed them.
+/// one of many. None, and the descriptor is closed, where the program would miss it: the program may have few descriptors, and
+/// may use the standard streams' although it has closed them.
 pub fn move_out_of_the_way(fd: i32) -> Option<i32> {
     const RLIMIT_NOFILE: usize = 7;
     /// Beyond that the kernel's table of descriptors would grow for one of ours.
@@ -414,7 +432,8 @@ pub fn move_out_of_the_way(fd: i32) -> Option<i32> {
         }
         moved
     });
-    let high = || [900, 200, 64, 16, 3].into_iter().find_map(|from| duplicate(fd, from));
+    let many = own.map_or(0, |[now, _]| now / 4);
+    let high = || [900, 200, 64, 16].into_iter().filter(|&from| from <= many).find_map(|from| duplicate(fd, from));
     let moved = above.or_else(high);
     close(fd);
     moved

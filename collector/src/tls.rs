@@ -12,12 +12,12 @@ global_asm!(
     concat!(".globl ", symbol!("tls")),
     concat!(".hidden ", symbol!("tls")),
     concat!(".type ", symbol!("tls"), ",@object"),
-    concat!(".size ", symbol!("tls"), ",72"),
-    concat!(symbol!("tls"), ": .zero 72"),
+    concat!(".size ", symbol!("tls"), ",80"),
+    concat!(symbol!("tls"), ": .zero 80"),
     ".popsection",
 );
 
-const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 72);
+const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 80);
 
 /// How far a thread's words lie from its thread pointer (wrapping).
 pub fn offset() -> u64 {
@@ -44,6 +44,7 @@ pub fn clear() {
     set_new_block(0);
     set_read_stack(0);
     set_fork(0);
+    set_own_stack(0);
 }
 
 macro_rules! word {
@@ -120,3 +121,10 @@ word!(
     "The Python stack, its id and above it the epoch, that was read inside of the call of one of CPython's allocators; else 0."
 );
 word!("64", fork, set_fork, u64, "The fork that the thread makes or was made by ([`crate::fork`]), else 0.");
+word!(
+    "72",
+    own_stack,
+    set_own_stack,
+    usize,
+    "Address of the collector's stack that the thread is on ([`crate::thread::with_room`]), else 0."
+);

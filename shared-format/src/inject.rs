@@ -15,7 +15,7 @@ pub const DETACH_SYMBOL: &str = "heapline_detach";
 /// the collector and none can come.
 pub const RELEASE_SYMBOL: &str = "heapline_release";
 /// Bytes that the collector keeps for each thread, at [`Request::thread_words`].
-pub const THREAD_WORDS_BYTES: usize = 72;
+pub const THREAD_WORDS_BYTES: usize = 80;
 /// Name of the exported word that is the aggregator's: where the jumps to the hooks are that direct calls are led to, or 0.
 pub const STUBS_SYMBOL: &str = "heapline_stubs";
 /// How the names of the functions begin that direct calls of `malloc` and so on are led to.

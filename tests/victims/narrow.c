@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -39,6 +40,36 @@ static void use_alternate(char *stack, size_t bytes) {
 
 static ucontext_t outer, inner;
 static void coroutine(void) { for (;;) { work(); swapcontext(&inner, &outer); } }
+
+/* A second signal, as fast as it comes. */
+static void on_alarm(int signal) {
+    (void)signal;
+    void *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(page, 4096);
+}
+static void tick(int flags) {
+    struct sigaction action = {.sa_handler = on_alarm, .sa_flags = flags | SA_RESTART};
+    sigaction(SIGALRM, &action, NULL);
+    struct itimerval often = {{0, 100}, {0, 100}};
+    setitimer(ITIMER_REAL, &often, NULL);
+}
+static void stop(void) {
+    struct itimerval never = {{0, 0}, {0, 0}};
+    setitimer(ITIMER_REAL, &never, NULL);
+}
+static void on_nested(int signal) {
+    (void)signal;
+    volatile unsigned long canary[64];
+    for (int i = 0; i < 64; i++) canary[i] = PATTERN;
+    for (int i = 0; i < 50; i++) {
+        free(malloc(100 + i));
+        for (int k = 0; k < 64; k++) if (canary[k] != PATTERN) _exit(9);
+    }
+}
+static void busy(void) {
+    for (int i = 0; i < 100000; i++) free(malloc(32 + (i & 255)));
+    swapcontext(&inner, &outer);
+}
 
 static void *thread(void *argument) { (void)argument; work(); return NULL; }
 
@@ -76,6 +107,26 @@ int main(int argument_count, char **arguments) {
             if (pthread_create(&one, &attributes, thread, NULL)) return 5;
             pthread_join(one, NULL);
         }
+    } else if (!strcmp(way, "nested")) {
+        /* A signal meets a handler that runs on the alternate stack and allocates. */
+        static char stack[65536];
+        use_alternate(stack, sizeof stack);
+        struct sigaction action = {.sa_handler = on_nested, .sa_flags = SA_ONSTACK};
+        sigaction(SIGUSR1, &action, NULL);
+        tick(SA_ONSTACK);
+        for (int i = 0; i < 1000; i++) raise(SIGUSR1);
+        stop();
+        work();
+    } else if (!strcmp(way, "interrupted")) {
+        /* A signal meets a coroutine that allocates. */
+        getcontext(&inner);
+        inner.uc_stack.ss_sp = malloc(100000);
+        inner.uc_stack.ss_size = 100000;
+        makecontext(&inner, busy, 0);
+        tick(0);
+        swapcontext(&outer, &inner);
+        stop();
+        work();
     } else if (!strcmp(way, "first")) {
         /* A thread whose first event is a signal handler's. */
         use_alternate(guarded(smallest()), smallest());

@@ -69,6 +69,7 @@ macro_rules! hook {
 }
 
 /// All that calls are led to. What the preload exports must be here: loaded later, nobody finds it by name.
+#[unsafe(export_name = "heapline_hooks")]
 pub static HOOKS: Hooks = Hooks(&[&MALLOC, &MAPPINGS, &EXEC, &LOADER]);
 
 static MALLOC: [Hook; 13] = hooks![

@@ -35,7 +35,7 @@ static START: extern "C" fn() = {
         }
         real::prepare();
         let _ = process::get_or_start(thread::stack_pointer());
-        heapline_collector::attach::begin_preloaded(&attach::HOOKS);
+        heapline_collector::attach::begin_preloaded();
         fork::watch();
     }
     start

@@ -118,7 +118,7 @@ fn patch(all: bool) -> Counts {
     let mut counts = Counts::default();
     let Some(hooks) = hooks() else { return counts };
     let (mut is_first, mut is_deep) = (true, false);
-    objects::until(|object| {
+    let is_whole = objects::until(|object| {
         // SAFETY: one thread at a time is in here.
         let seen = unsafe { &mut *SEEN.0.get() };
         if core::mem::take(&mut is_first) {
@@ -147,8 +147,13 @@ fn patch(all: bool) -> Counts {
         }
         ControlFlow::Continue(())
     });
+    if !is_whole {
+        // SAFETY: a word that only says that there is more to look at.
+        unsafe { (*SEEN.0.get()).is_complete = false };
+    }
     if !is_attached() {
-        process::count_unled(counts.foreign, counts.started);
+        // At the first look no constructor has allocated yet.
+        process::count_unled(counts.foreign, if all { 0 } else { counts.started });
     }
     counts
 }
@@ -202,10 +207,17 @@ unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: us
     core::ptr::null_mut()
 }
 
+/// Whether the loader looks in a search path that is the caller's: its own, or that of an object which has loaded it.
 fn has_search_path(caller: usize) -> bool {
     const DT_RPATH: u64 = 15;
     const DT_RUNPATH: u64 = 29;
-    elf::find_object(caller).is_none_or(|object| object.loaded().dynamic([DT_RPATH, DT_RUNPATH]) != [0, 0])
+    let own = elf::find_object(caller);
+    let mut has_path = own.is_none_or(|object| object.loaded().dynamic([DT_RPATH, DT_RUNPATH]) != [0, 0]);
+    objects::until(|object| {
+        has_path |= !object.is_program && object.loaded.dynamic([DT_RPATH])[0] != 0;
+        if has_path { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    has_path
 }
 
 /// `dlopen`, for a caller without a search path of its own.

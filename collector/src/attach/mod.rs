@@ -18,7 +18,9 @@ pub mod objects;
 pub(crate) mod slots;
 
 use crate::doors::shapes;
-use crate::{cxx, environment, fork, process, python, real, symbols};
+#[cfg(feature = "preload")]
+use crate::symbols;
+use crate::{cxx, elf, environment, fork, process, python, real};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use heapline_shared_format::inject::{Request, status};
@@ -120,9 +122,29 @@ pub fn is_leading() -> bool {
     IS_PRELOADED.load(Ordering::Acquire) || is_attached()
 }
 
+#[cfg(feature = "preload")]
+unsafe extern "Rust" {
+    /// The hooks of the library around the collector.
+    #[link_name = "heapline_hooks"]
+    static HOOKS: Hooks;
+}
+
 /// The program starts with the collector, to which the loader binds nearly all calls. The others are led here: those of an
 /// allocator's functions that the collector does not export, and those of objects that look past the collector.
-pub fn begin_preloaded(hooks: &'static Hooks) {
+///
+/// Called with the first event, which may come before the constructors of most objects, and by the collector's own.
+#[cfg(feature = "preload")]
+pub fn begin_preloaded() {
+    // SAFETY: a constant of the library's, by that name and of that type.
+    let hooks = unsafe { &*(&raw const HOOKS) };
+    if real::came_later() || !elf::can_find_objects() {
+        return;
+    }
+    if IS_PRELOADED.load(Ordering::Acquire) {
+        // What the loader was not done with at the first event.
+        late::look_again();
+        return;
+    }
     late::begin(hooks);
     objects::all(|objects| {
         for hook in hooks.iter() {
@@ -138,12 +160,18 @@ pub fn begin_preloaded(hooks: &'static Hooks) {
     }
 }
 
+/// Nothing is bound to a collector that is no library.
+#[cfg(not(feature = "preload"))]
+pub fn begin_preloaded() {}
+
+#[cfg_attr(not(feature = "preload"), expect(dead_code, reason = "asked by a preloaded collector"))]
 /// Whether an object has functions of an allocator that the collector does not stand in front of.
 fn has_other_allocators() -> bool {
     let mut has_others = false;
     objects::each(|object| {
         let is_c_librarys = object.extent.contains(real::errno_location());
-        has_others |= !is_c_librarys && shapes::names().any(|name| defines_allocators(object, name));
+        let mut names = shapes::names().chain(shapes::PREFIXED);
+        has_others |= !is_c_librarys && names.any(|name| defines_allocators(object, name));
     });
     has_others
 }
@@ -161,12 +189,14 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
         request.status = status::DISABLED;
         return;
     }
-    if !crate::elf::can_find_objects() {
+    if !elf::can_find_objects() {
         request.status = status::OLD_GLIBC;
         return;
     }
     late::begin(hooks);
     find_originals(hooks);
+    // Before any call is led here: two threads may come at once.
+    real::prepare();
     let is_new = process::get().is_none();
     if is_new && process::start_injected(request.pool_bytes).is_none() {
         request.status = status::NO_MEMORY;

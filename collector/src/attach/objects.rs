@@ -112,14 +112,16 @@ pub fn all(mut look: impl FnMut(&Objects)) {
 /// Calls `look` for each loaded object of all namespaces in the loader's order, ours left out. The loader's lock is held
 /// over all of them, so one thread at a time is in here.
 pub fn each(mut look: impl FnMut(&LoadedObject)) {
-    until(|object| {
+    let _ = until(|object| {
         look(object);
         ControlFlow::Continue(())
     });
 }
 
-/// Calls `look` as [`each`] does, until `look` breaks off.
-pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
+/// Calls `look` as [`each`] does, until `look` breaks off. False where an object of another namespace was left out, since the
+/// loader is not done with it.
+pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) -> bool {
+    let mut is_whole = true;
     let own = elf::own_bias();
     let mut look = |object: LoadedObject| match Some(object.loaded.bias) == own {
         true => ControlFlow::Continue(()),
@@ -130,12 +132,17 @@ pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) {
         if core::mem::take(&mut is_first) {
             // While the loader's lock is held, the other namespaces do not change either.
             for namespace in Namespace::all().skip(1) {
-                let mut objects = namespace.objects().filter_map(|object| describe_mapped(object, info, namespace));
-                objects.try_for_each(&mut look)?;
+                for object in namespace.objects() {
+                    match describe_mapped(object, info, namespace) {
+                        Some(object) => look(object)?,
+                        None => is_whole = false,
+                    }
+                }
             }
         }
         describe(info).map_or(ControlFlow::Continue(()), &mut look)
     });
+    is_whole
 }
 
 /// What the objects behind the collector in the loader's order define under a name. Asks

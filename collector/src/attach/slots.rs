@@ -227,10 +227,12 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
     }
 }
 
-/// Whether the object has constructors besides the one that every compiler adds.
+/// Whether the object has constructors besides the one that every compiler adds. Those of a C library of another namespace are
+/// nobody's memory.
 fn has_constructors(object: &LoadedObject) -> bool {
     const DT_INIT_ARRAYSZ: u64 = 27;
-    object.loaded.dynamic([DT_INIT_ARRAYSZ])[0] > size_of::<usize>()
+    let is_c_library = || object.loaded.symbol(b"gnu_get_libc_version").is_some();
+    object.loaded.dynamic([DT_INIT_ARRAYSZ])[0] > size_of::<usize>() && !is_c_library()
 }
 
 /// Leads the object's calls back.

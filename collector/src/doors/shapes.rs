@@ -213,6 +213,9 @@ static SHAPES: &[(&str, Shape)] = &[
 /// The prefix that jemalloc's functions have where it is not to take malloc's place.
 const PREFIX: &[u8] = b"je_";
 
+/// Functions that an allocator with the prefix is known by.
+pub const PREFIXED: [&[u8]; 3] = [b"je_malloc", b"je_mallocx", b"je_free"];
+
 /// The shape of a function with this name; none for names that no allocator has.
 pub fn of(name: &[u8]) -> Option<&'static Shape> {
     let base = name.strip_prefix(PREFIX).unwrap_or(name);

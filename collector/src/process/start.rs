@@ -4,7 +4,7 @@
 //! Such a child records from its first event on and reports itself at once ([`Hello`]); the aggregator adopts its session
 //! when it comes to that. Nothing is lost if the child is gone by then.
 
-use super::{ARENA_BYTES, BEFORE_START, HEADER, IS_SANDBOXED, OWN_PATH, Process, VERIFIES};
+use super::{ARENA_BYTES, BEFORE_START, HEADER, IS_SANDBOXED, LAST_SESSION, OWN_PATH, Process, VERIFIES};
 use crate::environment::{self, ArenaHandle};
 use crate::unwind::rules::Table;
 use crate::{elf, executable, fail, fork, python, sys, tls};
@@ -216,8 +216,10 @@ impl Process {
         };
         self.fd = fd;
         self.handle = ArenaHandle { fd, device: file.device, inode: file.inode };
-        // SAFETY: fresh zeros, mapped just now, never unmapped, sealed.
-        Some(unsafe { Arena::create(base, geometry) })
+        // SAFETY: fresh zeros, mapped just now, sealed, and unmapped only when nobody uses them.
+        let arena = unsafe { Arena::create(base, geometry) };
+        arena.header().session.number.store(LAST_SESSION.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(arena)
     }
 }
 

@@ -53,6 +53,10 @@ static OTHER_FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 pub fn prepare() -> u32 {
     IS_SOUGHT.store(true, Ordering::Relaxed);
     let Some(table) = symbols::find(TABLE) else { return 0 };
+    // SAFETY: a variable of an object that is loaded. The first event may come before the loader has relocated it.
+    if elf::find_object(unsafe { (table as *const usize).read() }).is_none() {
+        return 0;
+    }
     IS_LASTING.store(true, Ordering::Relaxed);
     // SAFETY: the process is starting: the list of objects does not change, and no interpreter runs yet.
     unsafe { arrive(table, Scope::All) }

@@ -1,6 +1,6 @@
 //! Into a hook and out of it, and what can come between: first events, forks, signal handlers, jumps out of them.
 
-use super::Thread;
+use super::{Thread, room};
 use crate::process::{self, Process};
 use crate::unwind::memory::Window;
 use crate::{doors, fail, sys, tls, unwind};
@@ -61,12 +61,18 @@ pub fn enter_allocator(slot: usize) -> bool {
     if unsafe { tls::thread().as_ref() }.is_some_and(|thread| thread.busy != 0 && !was_abandoned(thread.busy, slot)) {
         return false;
     }
-    let entered = enter(slot);
-    if let Some(thread) = entered {
+    if let Some(thread) = enter_at_once(slot) {
         thread.busy = slot | IN_ALLOCATOR;
         return true;
     }
-    false
+    let mut is_marked = false;
+    super::with_room(slot, || {
+        if let Some(thread) = enter(slot) {
+            thread.busy = slot | IN_ALLOCATOR;
+            is_marked = true;
+        }
+    });
+    is_marked
 }
 
 /// Ends what [`enter_allocator`] began.
@@ -87,17 +93,35 @@ pub fn in_allocator<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Records what an allocator does with the process's address space, which is a layer of its own: the mark is taken off meanwhile.
+pub fn out_of_allocator<R>(record: impl FnOnce() -> R) -> R {
+    // SAFETY: the word points to this thread's state; a marked one is used by no hook.
+    let Some(thread) = (unsafe { tls::thread().as_mut() }).filter(|thread| thread.busy & IN_ALLOCATOR != 0) else {
+        return record();
+    };
+    let mark = core::mem::take(&mut thread.busy);
+    let result = record();
+    // SAFETY: as above; the record may have given the thread another state.
+    if let Some(thread) = unsafe { tls::thread().as_mut() } {
+        thread.busy = mark;
+    }
+    result
+}
+
 /// Whether a hook entered at `slot` was called by an allocator that is at work on this thread.
 fn is_allocators_own(busy: usize, slot: usize) -> bool {
+    // A mark that an exception has left is further from the root than what is called now.
+    let is_inside = busy & IN_ALLOCATOR != 0 && slot < busy;
     // SAFETY: a hook is entered with its return address there.
-    busy & IN_ALLOCATOR != 0 && doors::is_allocators(unsafe { (slot as *const usize).read() })
+    is_inside && doors::is_allocators(unsafe { (slot as *const usize).read() })
 }
 
 /// Whether the hook entered at `noted` will never be resumed, because a signal handler jumped out of it: the hook that
 /// asks was entered at the same place or nearer the root, on the same stack. A handler that will resume it runs
-/// further from the root, or on a signal stack, which may lie anywhere.
+/// further from the root, or on a signal stack, which may lie anywhere, as may a stack of the collector's own on which it has
+/// interrupted the hook.
 pub fn was_abandoned(noted: usize, slot: usize) -> bool {
-    slot >= noted && !sys::on_signal_stack()
+    slot >= noted & !IN_ALLOCATOR && !room::is_on_own_stack(slot) && !sys::is_on_signal_stack(slot)
 }
 
 /// The stack pointer, for hooks that do not know their slot.

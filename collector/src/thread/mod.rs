@@ -13,7 +13,8 @@ mod publish;
 mod room;
 
 pub use enter::{
-    enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, stack_pointer, was_abandoned,
+    enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, out_of_allocator, stack_pointer,
+    was_abandoned,
 };
 pub use publish::Published;
 pub use room::{forget as forget_room, release as release_room, with_room};

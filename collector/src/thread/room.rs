@@ -10,6 +10,9 @@
 //! else [`with_room`]: find the stack's extent ──> it is a thread's: remember it, record here
 //!                                             ──> it is any other: record on a stack of ours
 //! ```
+//!
+//! What a program gives a thread as its stack (`pthread_attr_setstack`) is taken for one that the C library has made: where less
+//! than what a walk needs is left there, and readable memory lies below, the walk uses that memory.
 
 use super::Thread;
 use crate::process;
@@ -32,6 +35,8 @@ const MOST_OF_OTHER: usize = 1 << 20;
 const PAGES_AHEAD: usize = 16;
 /// Addresses that differ below this bit are taken for the same stack, where that is none with room.
 const REGION_BITS: u32 = 14;
+/// How many such stacks are remembered: a thread may go from one coroutine to another.
+const REGIONS: usize = 8;
 
 /// The part of a thread's stack that hooks may record on: `low..low + bytes`. All zeros are none.
 #[repr(C)]
@@ -71,8 +76,8 @@ impl Room {
 pub struct Stacks {
     /// Where the thread's hooks may record.
     pub known: Room,
-    /// The region of a stack without room, by its number.
-    narrow: usize,
+    /// Regions of stacks without room, by their numbers.
+    narrow: [usize; REGIONS],
     /// A stack of ours; null before the thread needed one.
     own: *mut u8,
     /// Whether something is recorded on it.
@@ -87,7 +92,7 @@ pub fn forget() {
     // SAFETY: the word points to this thread's state.
     if let Some(thread) = unsafe { tls::thread().as_mut() } {
         thread.room.known = Room::default();
-        thread.room.narrow = 0;
+        thread.room.narrow = [0; REGIONS];
     }
 }
 
@@ -134,10 +139,39 @@ pub fn with_room<F: FnOnce()>(slot: usize, work: F) -> bool {
     }
     let Some((stack, is_threads)) = take() else { return false };
     let mut work = Some(work);
-    // SAFETY: the top of a stack that nobody else uses, and a function for the work that it is given.
-    unsafe { call_on(stack.add(OWN_BYTES), run::<F>, (&raw mut work).cast()) };
+    run_on(stack, slot, run::<F>, (&raw mut work).cast());
     give_back(stack, is_threads);
     true
+}
+
+/// Whether what runs at this stack address runs on the stack of ours that the thread is on.
+pub fn is_on_own_stack(address: usize) -> bool {
+    let own = tls::own_stack();
+    own != 0 && address.wrapping_sub(own) < OWN_BYTES
+}
+
+/// Runs `function` on a stack of ours, for a hook that was entered at `slot`.
+///
+/// A signal handler that is to run on an alternate stack begins at its end, unless the thread is on it already, as the kernel
+/// sees by the stack pointer. So while a hook of such a handler is on a stack of ours, no signal may come.
+fn run_on(stack: *mut u8, slot: usize, function: extern "C" fn(*mut u8), argument: *mut u8) {
+    let held_back = sys::is_on_signal_stack(slot).then(sys::hold_signals_back);
+    let outer = tls::own_stack();
+    tls::set_own_stack(stack.addr());
+    // SAFETY: the top of a stack that nobody else uses; the function takes the argument.
+    unsafe { call_on(stack.add(OWN_BYTES), function, argument) };
+    tls::set_own_stack(outer);
+    if let Some(mask) = held_back {
+        sys::let_signals_come(mask);
+    }
+}
+
+/// Maps a stack, below whose end nothing can be written.
+fn map_stack() -> Option<*mut u8> {
+    let stack = process::map_own(OWN_BYTES)?;
+    // SAFETY: fresh memory, of which nothing is used yet. Where the system refuses, the stack has no such end.
+    unsafe { sys::protect(stack.addr(), PAGE, sys::PROT_NONE) };
+    Some(stack)
 }
 
 /// A stack of ours, and whether it is the thread's.
@@ -151,7 +185,7 @@ fn take() -> Option<(*mut u8, bool)> {
         return Some((thread.room.own, true));
     }
     let spare = SPARE.swap(ptr::null_mut(), Ordering::AcqRel);
-    if spare.is_null() { Some((process::map_own(OWN_BYTES)?, false)) } else { Some((spare, false)) }
+    if spare.is_null() { Some((map_stack()?, false)) } else { Some((spare, false)) }
 }
 
 fn give_back(stack: *mut u8, is_threads: bool) {
@@ -175,21 +209,24 @@ fn give_back(stack: *mut u8, is_threads: bool) {
 
 /// Whether a hook that was entered at `slot` may record where it stands; remembers what it finds.
 fn is_roomy(slot: usize) -> bool {
+    if is_on_own_stack(slot) {
+        return true;
+    }
     // SAFETY: the word points to this thread's state.
     let Some(thread) = (unsafe { tls::thread().as_mut() }) else { return find(slot, Room::default()).has(slot) };
     let stacks = &mut thread.room;
-    let own = Room::between(stacks.own.addr() + NEEDED, stacks.own.addr() + OWN_BYTES);
-    if stacks.known.has(slot) || (!stacks.own.is_null() && own.has(slot)) {
+    if stacks.known.has(slot) {
         return true;
     }
-    if slot >> REGION_BITS == stacks.narrow {
+    let region = slot >> REGION_BITS;
+    if stacks.narrow[region % REGIONS] == region {
         return false;
     }
     let found = find(slot, stacks.known);
     if found.has(slot) {
         stacks.known = found;
     } else {
-        stacks.narrow = slot >> REGION_BITS;
+        stacks.narrow[region % REGIONS] = region;
     }
     found.has(slot)
 }
@@ -279,7 +316,7 @@ unsafe extern "C" fn call_on(top: *mut u8, function: extern "C" fn(*mut u8), arg
 impl Thread {
     /// What the state keeps of stacks for the thread that takes it over.
     pub(super) fn room_of_next(&self) -> Stacks {
-        Stacks { known: Room::default(), narrow: 0, own: self.room.own, is_used: false }
+        Stacks { known: Room::default(), narrow: [0; REGIONS], own: self.room.own, is_used: false }
     }
 }
 

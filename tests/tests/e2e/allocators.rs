@@ -154,3 +154,37 @@ fn cxx_below_a_plugin_of_a_c_program_is_counted() {
     assert_eq!(report.at_line("cxxdep.cpp", victim::line_of("cxxdep.cpp", "// array")), (200, 2));
     report.assert_exact();
 }
+
+/// The loader looks for a library in the search path of the object that has loaded the caller.
+#[test]
+fn a_library_is_found_by_the_search_path_of_whoever_loaded_the_caller() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let place = |built: PathBuf, name: &str| {
+        let path = folder.path().join(name);
+        std::fs::copy(built, &path).expect("copied");
+        path
+    };
+    let shared = ["-shared", "-fPIC", "-O1"];
+    place(victim::build("pastplug.c", &shared), "libpathfound.so");
+    let opens =
+        place(victim::build("pathopen.c", &[&shared[..], &["-Wl,-soname,libpathopen.so"]].concat()), "libpathopen.so");
+    let search = format!("-Wl,--disable-new-dtags,-rpath,{}", folder.path().display());
+    let opens = opens.to_str().expect("UTF-8");
+    let between =
+        victim::build("pathbetween.c", &[&shared[..], &[opens, &search, "-Wl,-soname,libpathbetween.so"]].concat());
+    let between = place(between, "libpathbetween.so");
+    // The program has a path of the kind that counts for nobody else.
+    let search = format!("-Wl,--enable-new-dtags,-rpath,{}", folder.path().display());
+    let allow = "-Wl,--allow-shlib-undefined";
+    let program = victim::build("pathmain.c", &[between.to_str().expect("UTF-8"), &search, allow]);
+    let trace = Trace::of(program);
+    assert_eq!(trace.untraced().status.code(), Some(0), "alone");
+    trace.run().expect_code(0);
+}
+
+/// A program that clears its environment hands none on.
+#[test]
+fn a_cleared_environment_stays_cleared() {
+    let outcome = Trace::of(victim::build("clearenv.c", &["-O0"])).option("--no-follow").run().expect_code(0);
+    assert_eq!(outcome.stdout(), "");
+}

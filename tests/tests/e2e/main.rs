@@ -32,6 +32,7 @@ mod providers;
 mod python;
 mod python_arrival;
 mod python_view;
+mod quotas;
 mod sampling;
 mod signals;
 mod story;

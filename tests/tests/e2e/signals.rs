@@ -62,7 +62,15 @@ fn a_handler_that_jumps_out_of_a_hook_leaves_it_usable() {
 #[test]
 fn stacks_without_room_for_a_walk_are_left_alone() {
     let program = victim::build("narrow.c", &["-O1"]);
-    for (way, events) in [("alternate", 100), ("within", 100), ("coroutine", 200), ("threads", 100), ("first", 1)] {
+    for (way, events) in [
+        ("alternate", 100),
+        ("within", 100),
+        ("coroutine", 200),
+        ("threads", 100),
+        ("first", 1),
+        ("nested", 1),
+        ("interrupted", 1),
+    ] {
         let outcome = Trace::of(&program).arg(way).run().expect_code(0);
         assert_eq!(outcome.stdout(), format!("works {events}\n"), "{way}");
         let report = outcome.report(&[]);

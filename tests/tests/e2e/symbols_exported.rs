@@ -57,7 +57,8 @@ const HOOKS: [&str; 44] = [
 ];
 
 /// What an aggregator calls and changes in a process that runs already.
-const OWN: [&str; 5] = ["heapline_attach", "heapline_detach", "heapline_origin", "heapline_release", "heapline_stubs"];
+const OWN: [&str; 6] =
+    ["heapline_attach", "heapline_detach", "heapline_hooks", "heapline_origin", "heapline_release", "heapline_stubs"];
 /// How many of them are malloc's family, and behind them mmap's.
 const ALLOCATORS: usize = 13;
 const MAPPINGS: usize = 8;

@@ -47,10 +47,14 @@ fn load_by_memory_file(
     pid: u32,
     loader: &map::Loader,
 ) -> Result<Result<(), String>, CallError> {
+    for fd in left_descriptors(pid) {
+        thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+    }
     let name = thread.place(format!("{LIBRARY_NAME}\0").as_bytes())?;
     let mut create = |flags| thread.system_call("memfd_create", libc::SYS_memfd_create, [name, flags, 0, 0, 0, 0]);
     // A kernel before 6.3 does not know the second flag, and needs none.
     let fd = create(MFD_CLOEXEC | MFD_EXEC).or_else(|_| create(MFD_CLOEXEC))?;
+    let fd = moved_out_of_the_way(thread, fd)?;
     step::pass(Step::Opened);
     let loaded = write_to_memory_file(pid, fd).and_then(|()| {
         step::pass(Step::Written);
@@ -60,6 +64,31 @@ fn load_by_memory_file(
     let loaded = loaded?;
     closed?;
     Ok(loaded)
+}
+
+/// Descriptors of memory files that injections which did not come to their end have left.
+fn left_descriptors(pid: u32) -> Vec<u64> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let ours = format!("/memfd:{LIBRARY_NAME} (deleted)");
+    let is_ours = |entry: &std::fs::DirEntry| {
+        std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == ours.as_str())
+    };
+    entries.filter(is_ours).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A descriptor of the process at a number that the program does not use: one of the standard streams, which the program may have
+/// closed and use all the same, would be written to.
+fn moved_out_of_the_way(thread: &mut Borrowed<'_>, fd: u64) -> Result<u64, CallError> {
+    let mut duplicate = |from: u64| {
+        let arguments = [fd, libc::F_DUPFD_CLOEXEC.unsigned_abs().into(), from, 0, 0, 0];
+        thread.system_call("fcntl", libc::SYS_fcntl, arguments)
+    };
+    let moved = duplicate(900).or_else(|_| duplicate(200)).or_else(|_| duplicate(3));
+    match moved {
+        Err(_) if fd > 2 => return Ok(fd),
+        _ => thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?,
+    };
+    moved
 }
 
 /// None where no file can be written to the process's root.

@@ -24,9 +24,9 @@ const PLAIN_FLAGS: u64 = 0x202;
 /// Not in a system call: the kernel shall not repeat one.
 const NO_SYSTEM_CALL: u64 = u64::MAX;
 
-/// A call that leaves `errno` as it was, a note that it is done with its result, a wait for whoever wants more of the thread,
-/// and the way back.
-const CODE: [u8; 70] = [
+/// A call that leaves `errno` as it was, a note that it is done with its result, and a wait for whoever wants more of the thread.
+/// [`way_back`] follows.
+const CODE: [u8; 61] = [
     0x41, 0xff, 0xd6, // call r14
     0x44, 0x8b, 0x28, // mov r13d, [rax]
     0x49, 0x89, 0xc6, // mov r14, rax
@@ -44,12 +44,28 @@ const CODE: [u8; 70] = [
     0x49, 0x8d, 0x54, 0x24, 0x10, // lea rdx, [r12 + 16]
     0x4d, 0x31, 0xd2, // xor r10, r10
     0x0f, 0x05, // syscall
-    // The way back.
-    0xb8, 15, 0, 0, 0, // mov eax, 15
-    0x0f, 0x05, // syscall
-    0xeb, 0xf7, // jmp to the way back
 ];
-const WAY_BACK: u64 = CODE.len() as u64 - 9;
+const WAY_BACK: u64 = CODE.len() as u64;
+const WAY_BACK_BYTES: u64 = 43;
+
+/// The way back from the area, which frees the area: a system call from the C library's code, which returns to the way back on the
+/// thread's own stack.
+fn way_back(area: u64, own_frame: u64, system_call: u64) -> Vec<u8> {
+    let bytes = u32::try_from(AREA_BYTES).unwrap_or(0);
+    [
+        &[0x48, 0xbc][..], // mov rsp, own_frame
+        &own_frame.to_le_bytes(),
+        &[0x48, 0xbf], // mov rdi, area
+        &area.to_le_bytes(),
+        &[0xbe], // mov esi, AREA_BYTES
+        &bytes.to_le_bytes(),
+        &[0xb8, 11, 0, 0, 0], // mov eax, 11
+        &[0x49, 0xbb],        // mov r11, system_call
+        &system_call.to_le_bytes(),
+        &[0x41, 0xff, 0xe3], // jmp r11
+    ]
+    .concat()
+}
 /// How long the thread waits, in nanoseconds, for an aggregator that may be gone.
 const WAITS: u64 = 200_000_000;
 /// Between two looks whether a call is done.
@@ -86,8 +102,8 @@ pub struct Borrowed<'a> {
     own_frame: u64,
     /// Where it works; 0 before it has that.
     area: u64,
-    /// The way back in the area.
-    area_frame: u64,
+    /// The last word of the area's stack: where a system call returns to.
+    area_stack: u64,
     /// How much of the data is used.
     used: u64,
     /// Let go, or ended.
@@ -107,7 +123,7 @@ impl<'a> Borrowed<'a> {
             let no_room = |error: io::Error| CallError::Failed { what: "using its stack", reason: error.to_string() };
             memory.write(stack_pointer, &bytes).map_err(no_room)?;
             step::pass(Step::Framed);
-            let (area, area_frame) = (0, 0);
+            let (area, area_stack) = (0, 0);
             let own_frame = stack_pointer;
             Ok(Borrowed {
                 tid,
@@ -118,7 +134,7 @@ impl<'a> Borrowed<'a> {
                 mask,
                 own_frame,
                 area,
-                area_frame,
+                area_stack,
                 used: 0,
                 is_gone: false,
             })
@@ -151,18 +167,19 @@ impl<'a> Borrowed<'a> {
         step::pass(Step::Masked);
         self.area = self.system_call_result("mmap")?;
         step::pass(Step::Mapped);
-        self.memory.write(self.area, &CODE)?;
-        let end = self.area + AREA_BYTES;
-        let way_back = self.area + WAY_BACK;
-        let going_on = frame::going_on(&self.original);
-        let Frame { stack_pointer, bytes } = frame::build(end, way_back, &going_on, &self.state, self.mask);
-        self.memory.write(stack_pointer, &bytes)?;
-        self.area_frame = stack_pointer;
+        let code = [&CODE[..], &way_back(self.area, self.own_frame, self.gadgets.system_call)].concat();
+        self.memory.write(self.area, &code)?;
+        // Eight bytes above, a call finds its stack pointer at a multiple of 16.
+        self.area_stack = self.area + AREA_BYTES - 24;
         let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        // On its own stack yet: the code for the way back from the area is not executable.
+        // On its own stack yet: the area's code is not executable.
         let arguments = [self.area, PAGE, executable, 0, 0, 0];
         ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_mprotect, arguments, self.own_frame))?;
         self.system_call_result("mprotect")?;
+        // From here on the way back begins in the area.
+        let rip = self.area + WAY_BACK;
+        let on_its_way = Registers { rip, eflags: PLAIN_FLAGS, orig_rax: NO_SYSTEM_CALL, ..self.original };
+        ptrace::set_registers(self.tid, &on_its_way)?;
         step::pass(Step::Ready);
         Ok(())
     }
@@ -192,8 +209,8 @@ impl<'a> Borrowed<'a> {
     /// Has the thread make a system call.
     pub fn system_call(&mut self, what: &'static str, number: i64, arguments: [u64; 6]) -> Result<u64, CallError> {
         // A call before may have pushed its return address there.
-        self.memory.write(self.area_frame, &(self.area + WAY_BACK).to_le_bytes())?;
-        ptrace::set_registers(self.tid, &self.at_system_call(number, arguments, self.area_frame))?;
+        self.memory.write(self.area_stack, &(self.area + WAY_BACK).to_le_bytes())?;
+        ptrace::set_registers(self.tid, &self.at_system_call(number, arguments, self.area_stack))?;
         self.system_call_result(what)
     }
 
@@ -210,7 +227,7 @@ impl<'a> Borrowed<'a> {
             r14: self.gadgets.errno_location,
             rax: 0,
             rbp: 0,
-            rsp: self.area_frame + 8,
+            rsp: self.area_stack + 8,
             eflags: PLAIN_FLAGS,
             orig_rax: NO_SYSTEM_CALL,
             ..self.original
@@ -280,7 +297,7 @@ impl<'a> Borrowed<'a> {
 
     /// A thread that waited too long for us is back in the program: nothing of it may be touched any more.
     fn is_here(&mut self, what: &'static str) -> Result<(), CallError> {
-        let code = self.area..self.area + CODE.len() as u64;
+        let code = self.area..self.area + WAY_BACK + WAY_BACK_BYTES;
         if code.contains(&ptrace::registers(self.tid)?.rip) {
             return Ok(());
         }
