@@ -140,6 +140,7 @@ impl Process {
             verified: (0, 0),
             inherited: self.parent.map(|_| BTreeMap::new()),
             untold: 0,
+            unseen: Default::default(),
             sample_interval: INTERVAL,
         };
         let origin = self.parent.map(|parent| (parent, Birth::Fork));

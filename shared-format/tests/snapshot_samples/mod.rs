@@ -279,7 +279,12 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
 fn draws(live: usize) -> Option<Draws> {
     let ancestors = vec![Ancestor { by: u64::MAX, end: 3 }, Ancestor { by: 7, end: 3 }];
     let row = |live: usize| SharedSample { live: u32::try_from(live).expect("few"), address: u64::MAX >> (live % 60) };
-    (live % 2 == 0).then(|| Draws { by: 1, ancestors, shared_end: 5, shared: (0..live).step_by(2).map(row).collect() })
+    live.is_multiple_of(2).then(|| Draws {
+        by: 1,
+        ancestors,
+        shared_end: 5,
+        shared: (0..live).step_by(2).map(row).collect(),
+    })
 }
 
 fn mixed(rows: Vec<Option<u32>>) -> Vec<Mixed> {

@@ -198,7 +198,12 @@ mod tests {
     use heapline_shared_format::inject::Request;
 
     fn injected() -> Injected {
-        Injected { answer: Request { patched: 7, ..Request::default() }, calls: None, stopped: LOOK }
+        Injected {
+            answer: Request { patched: 7, ..Request::default() },
+            calls: None,
+            is_released: false,
+            stopped: LOOK,
+        }
     }
 
     #[test]
