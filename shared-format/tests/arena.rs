@@ -87,7 +87,7 @@ fn golden_identity() {
     unsafe { Arena::create(memory.base(), SMALL) };
     let bytes = memory.bytes();
     assert_eq!(&bytes[..8], b"HEAPLARN");
-    assert_eq!(bytes[8..12], 6_u32.to_le_bytes(), "version");
+    assert_eq!(bytes[8..12], 7_u32.to_le_bytes(), "version");
     assert_eq!(bytes[12..16], 3_u32.to_le_bytes(), "slots");
     assert_eq!(bytes[16..20], 64_u32.to_le_bytes(), "segments");
     assert_eq!(bytes[24..32], (73728_u64 + 64 * 8192).to_le_bytes(), "bytes");
