@@ -222,6 +222,11 @@ fn use_server(
     mut attachment: Option<&mut Attachment>,
     dialogue: &mut String,
 ) -> Result<()> {
+    if let Some(words) = server.ready
+        && !process.stderr.wait_for_words(words, stage.deadline)
+    {
+        bail!("it never says {words:?}");
+    }
     let mut has_ended = false;
     let is_open = wait_until(stage.deadline, || {
         has_ended = !matches!(process.wait(Instant::now()), Ok(None));

@@ -136,9 +136,18 @@ impl Stream {
 
     /// Waits until the stream has `lines` lines. Says whether it has.
     pub fn wait_for_lines(&self, lines: usize, deadline: Instant) -> bool {
+        self.wait_until(|bytes| bytes.iter().filter(|&&byte| byte == b'\n').count() >= lines, deadline)
+    }
+
+    /// Waits until the stream has `words` in it. Says whether it has.
+    pub fn wait_for_words(&self, words: &str, deadline: Instant) -> bool {
+        self.wait_until(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes()), deadline)
+    }
+
+    fn wait_until(&self, has: impl Fn(&[u8]) -> bool, deadline: Instant) -> bool {
         let mut state = self.shared.lock();
         loop {
-            if state.bytes.iter().filter(|&&byte| byte == b'\n').count() >= lines {
+            if has(&state.bytes) {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());

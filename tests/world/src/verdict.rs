@@ -1,7 +1,7 @@
 //! Whether a subject is unharmed: what it does under Heapline, compared with what it does alone.
 //!
-//! A subject runs alone twice. Where a traced run differs from these, the subject runs alone and
-//! traced once more, since what differs now and then may do so by itself.
+//! A subject runs alone twice. Where a traced run differs from these, the subject runs alone a few
+//! times more, and traced once more, since what differs now and then may do so by itself.
 
 use crate::catalogue::{Kind, Life, Subject};
 use crate::compare::{Baseline, Part};
@@ -12,6 +12,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Instant;
+
+/// Further runs alone of a subject that did something else when it was traced.
+const RUNS_IN_DOUBT: usize = 3;
 
 /// What tracing did to a program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,11 +147,14 @@ fn effect(
     baseline: &mut Baseline,
     traced: &Behaviour,
 ) -> Result<Effect> {
-    if baseline.harm(traced).is_empty() {
-        return Ok(Effect::Unharmed);
+    let mut harm = baseline.harm(traced);
+    for _ in 0..RUNS_IN_DOUBT {
+        if harm.is_empty() {
+            return Ok(Effect::Unharmed);
+        }
+        baseline.add(laboratory.alone(subject, &[], &[])?);
+        harm = baseline.harm(traced);
     }
-    baseline.add(laboratory.alone(subject, &[], &[])?);
-    let harm = baseline.harm(traced);
     if harm.is_empty() {
         return Ok(Effect::Unharmed);
     }

@@ -107,6 +107,9 @@ pub struct Server {
     pub signal: i32,
     /// Which process an attach takes.
     pub works: Works,
+    /// What the server writes to standard error when it is ready. A client that comes before is
+    /// sent away, and the server may write that too: now once, now ten times.
+    pub ready: Option<&'static str>,
 }
 
 /// Which process of a server does the work.

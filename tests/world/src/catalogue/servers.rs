@@ -24,7 +24,7 @@ fn debian(name: &str, packages: &'static [&'static str], argv: &[&str], load: Lo
         argv,
         files: Vec::new(),
         prepare: None,
-        life: Life::Server(Server { load, signal: SIGTERM, works: Works::Itself }),
+        life: Life::Server(Server { load, signal: SIGTERM, works: Works::Itself, ready: None }),
     }
 }
 
@@ -46,6 +46,13 @@ impl Subject {
     fn worked_by(mut self, process: Works) -> Subject {
         if let Life::Server(server) = &mut self.life {
             server.works = process;
+        }
+        self
+    }
+
+    fn ready_with(mut self, words: &'static str) -> Subject {
+        if let Life::Server(server) = &mut self.life {
+            server.ready = Some(words);
         }
         self
     }
@@ -130,7 +137,8 @@ fn databases() -> Vec<Subject> {
     let mut postgresql = debian("postgresql", &["postgresql"], &argv, clients::postgres)
         .prepared_by(&initdb)
         .ended_by(SIGINT)
-        .worked_by(Works::NewChildren);
+        .worked_by(Works::NewChildren)
+        .ready_with("ready to accept connections");
     postgresql.program = postgres.into();
     let mariadb = [
         "/usr/sbin/mariadbd",
