@@ -1,7 +1,9 @@
 //! Child processes that cannot hang the laboratory, fill its memory, or outlive a run.
 //!
-//! Every process begins a session of its own, without a terminal. The laboratory adopts what such
-//! a process leaves behind (it is a subreaper), so [`end_all_children`] finds and ends all of it.
+//! Every process begins a session of its own, without a terminal, and ignores no signal that ends
+//! it, even where the laboratory does (`nohup`, the background of a shell). The laboratory adopts
+//! what such a process leaves behind (it is a subreaper), so [`end_all_children`] finds and ends
+//! all of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,9 +64,9 @@ impl Running {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(launch.environment).current_dir(launch.folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: setsid is async-signal-safe, and nothing else runs between fork and exec.
+        // SAFETY: what runs between fork and exec is async-signal-safe.
         unsafe {
-            command.pre_exec(|| if libc::setsid() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) });
+            command.pre_exec(begin_alone);
         }
         let mut child = command.spawn()?;
         let stdout = Stream::read(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
@@ -109,6 +111,16 @@ impl Running {
             thread::sleep(PAUSE);
         }
     }
+}
+
+/// Begins a session, in which no signal is ignored that ends a process.
+fn begin_alone() -> io::Result<()> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the default action is no function of this process's.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: setsid touches no memory of this process.
+    if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The exit status as a shell reports it: 128 + N for signal N.
@@ -266,5 +278,17 @@ mod tests {
         let status = process.wait(Instant::now() + Duration::from_secs(60));
         assert_eq!(shell_status(status.expect("can be waited for").expect("ends")), 137);
         assert_eq!(process.stdout.finish().len(), KEPT_BYTES);
+    }
+
+    #[test]
+    fn a_process_is_ended_by_a_signal_that_the_laboratory_ignores() {
+        // SAFETY: SIG_IGN is no function of this process's.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+        let argv = ["/bin/sh", "-c", "kill -INT $$; echo it lives"].map(str::to_owned);
+        let launch = Launch { argv: &argv, environment: &BTreeMap::new(), folder: Path::new("/") };
+        let mut shell = Running::start(&launch).expect("a shell");
+        let status = shell.wait(Instant::now() + Duration::from_secs(60)).expect("a child");
+        assert_eq!(status.map(shell_status), Some(128 + libc::SIGINT));
+        assert_eq!(shell.stdout.finish(), b"");
     }
 }
