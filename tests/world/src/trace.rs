@@ -3,8 +3,7 @@
 use crate::laboratory::{Mode, Traces, output};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -82,7 +81,13 @@ struct Snapshot {
     lost: BTreeMap<String, u64>,
     contradictions: u64,
     #[serde(default)]
-    unseen: Value,
+    unseen: Vec<Unseen>,
+}
+
+/// What a snapshot names as not seen.
+#[derive(Deserialize)]
+struct Unseen {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -133,9 +138,9 @@ fn worth(reports: &[Report], traces: &Traces, mode: Mode) -> Worth {
         let reason = line.split_once(": ").map_or(line.as_str(), |(_, reason)| reason);
         return Worth::Nothing(reason.to_owned());
     }
-    let unseen: Vec<String> = reports.iter().filter_map(Report::unseen).collect();
+    let unseen: BTreeSet<String> = reports.iter().filter_map(Report::unseen).collect();
     if !unseen.is_empty() {
-        return Worth::Qualified(unseen.join("; "));
+        return Worth::Qualified(Vec::from_iter(unseen).join("; "));
     }
     if let Some(line) = said("could not be followed").or_else(|| said("were not recorded")) {
         return Worth::Qualified(line);
@@ -198,22 +203,15 @@ impl Report {
 
     /// What is not seen, with the process's name.
     fn unseen(&self) -> Option<String> {
-        let text = match &self.snapshot.unseen {
-            Value::Null | Value::Bool(false) => return None,
-            Value::Array(items) if items.is_empty() => return None,
-            Value::Object(items) if items.is_empty() => return None,
-            Value::String(text) if text.is_empty() => return None,
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        Some(format!("{}: {text}", self.name()))
+        let names: Vec<&str> = self.snapshot.unseen.iter().map(|unseen| unseen.name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("{}: {}", self.name(), names.join(", ")))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn report(change: impl Fn(&mut Value)) -> Report {
         let mut value = json!({
@@ -238,10 +236,10 @@ mod tests {
 
     #[test]
     fn loss_in_any_process_is_named_and_goes_before_what_is_not_seen() {
-        let unseen = report(|r| r["snapshot"]["unseen"] = json!(["calls of plugin.so"]));
-        assert_eq!(worth_of(&[unseen], &[], Mode::Run), Worth::Qualified("ls: [\"calls of plugin.so\"]".to_owned()));
+        let unseen = report(|r| r["snapshot"]["unseen"] = json!([{"name": "V8's heap"}, {"name": "mimalloc"}]));
+        assert_eq!(worth_of(&[unseen], &[], Mode::Run), Worth::Qualified("ls: V8's heap, mimalloc".to_owned()));
         let lost = report(|r| r["snapshot"]["lost"] = json!({"slots": 4}));
-        let both = [report(|r| r["snapshot"]["unseen"] = json!(["x"])), lost];
+        let both = [report(|r| r["snapshot"]["unseen"] = json!([{"name": "x"}])), lost];
         assert_eq!(worth_of(&both, &[], Mode::Run), Worth::NotExact("ls: 4 lost (slots)".to_owned()));
         let contradicted = report(|r| r["snapshot"]["contradictions"] = json!(2));
         assert_eq!(worth_of(&[contradicted], &[], Mode::Sample), Worth::NotExact("ls: 2 contradictions".to_owned()));
