@@ -138,9 +138,9 @@ fn worth(reports: &[Report], traces: &Traces, mode: Mode) -> Worth {
         let reason = line.split_once(": ").map_or(line.as_str(), |(_, reason)| reason);
         return Worth::Nothing(reason.to_owned());
     }
-    let unseen: BTreeSet<String> = reports.iter().filter_map(Report::unseen).collect();
+    let unseen: BTreeSet<&str> = reports.iter().flat_map(Report::unseen).collect();
     if !unseen.is_empty() {
-        return Worth::Qualified(Vec::from_iter(unseen).join("; "));
+        return Worth::Qualified(Vec::from_iter(unseen).join(", "));
     }
     if let Some(line) = said("could not be followed").or_else(|| said("were not recorded")) {
         return Worth::Qualified(line);
@@ -201,10 +201,9 @@ impl Report {
         (!parts.is_empty()).then(|| format!("{}: {}", self.name(), parts.join(", ")))
     }
 
-    /// What is not seen, with the process's name.
-    fn unseen(&self) -> Option<String> {
-        let names: Vec<&str> = self.snapshot.unseen.iter().map(|unseen| unseen.name.as_str()).collect();
-        (!names.is_empty()).then(|| format!("{}: {}", self.name(), names.join(", ")))
+    /// What is not seen.
+    fn unseen(&self) -> impl Iterator<Item = &str> {
+        self.snapshot.unseen.iter().map(|unseen| unseen.name.as_str())
     }
 }
 
@@ -237,7 +236,8 @@ mod tests {
     #[test]
     fn loss_in_any_process_is_named_and_goes_before_what_is_not_seen() {
         let unseen = report(|r| r["snapshot"]["unseen"] = json!([{"name": "V8's heap"}, {"name": "mimalloc"}]));
-        assert_eq!(worth_of(&[unseen], &[], Mode::Run), Worth::Qualified("ls: V8's heap, mimalloc".to_owned()));
+        let again = report(|r| r["snapshot"]["unseen"] = json!([{"name": "mimalloc"}]));
+        assert_eq!(worth_of(&[unseen, again], &[], Mode::Run), Worth::Qualified("V8's heap, mimalloc".to_owned()));
         let lost = report(|r| r["snapshot"]["lost"] = json!({"slots": 4}));
         let both = [report(|r| r["snapshot"]["unseen"] = json!([{"name": "x"}])), lost];
         assert_eq!(worth_of(&both, &[], Mode::Run), Worth::NotExact("ls: 4 lost (slots)".to_owned()));
