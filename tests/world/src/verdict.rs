@@ -103,9 +103,10 @@ fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verd
         return Ok(());
     }
     let second = laboratory.alone(subject, &[], &[])?;
+    let ends = [&first, &second].map(end_of);
     let mut baseline = Baseline::new(subject.kind, first, second);
     if baseline.varying().iter().any(|part| matches!(part, Part::Status | Part::Trouble)) {
-        verdict.unusable = Some("ends alone now in one way, now in another".to_owned());
+        verdict.unusable = Some(format!("ends alone now in one way, now in another: {}", ends.join(" / ")));
         return Ok(());
     }
     for &mode in &plan.modes {
@@ -124,6 +125,13 @@ fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verd
         verdict.oracle = Some(oracle::compare(laboratory, subject)?);
     }
     Ok(())
+}
+
+/// How a run ended, in a few words.
+fn end_of(run: &Behaviour) -> String {
+    let status = run.status.map_or("no end".to_owned(), |status| format!("exit status {status}"));
+    let trouble = run.trouble.as_deref().unwrap_or("no trouble");
+    format!("{status}, {trouble}, {}", last_line(&run.stderr))
 }
 
 /// Why a subject's behaviour alone is no measure.
