@@ -56,6 +56,24 @@ impl Loaded {
         find_object(self.dynamic.addr())
     }
 
+    /// The values of all entries of its dynamic section with this tag.
+    pub fn each_dynamic(&self, tag: u64) -> impl Iterator<Item = usize> {
+        let mut entry = self.dynamic;
+        core::iter::from_fn(move || {
+            // SAFETY: the section ends with a null tag, and stays mapped with its object.
+            unsafe {
+                while !entry.is_null() && (*entry)[0] != 0 {
+                    let [found, value] = *entry;
+                    entry = entry.add(1);
+                    if found == tag {
+                        return usize::try_from(value).ok();
+                    }
+                }
+            }
+            None
+        })
+    }
+
     /// The values of entries of its dynamic section; 0 for those that it has not.
     pub fn dynamic<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
         let mut values = [0; N];
@@ -184,16 +202,18 @@ pub fn find_object(address: usize) -> Option<Object> {
 #[derive(Clone, Copy)]
 pub(crate) struct ProgramHeader {
     pub kind: u32,
-    flags: u32,
+    pub flags: u32,
     pub offset: u64,
     pub address: u64,
     physical: u64,
-    file_bytes: u64,
+    pub file_bytes: u64,
     pub memory_bytes: u64,
     align: u64,
 }
 
-const PT_LOAD: u32 = 1;
+pub(crate) const PT_LOAD: u32 = 1;
+/// [`ProgramHeader::flags`] of code that can be read, and not written.
+pub(crate) const READABLE_CODE: u32 = 5;
 const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 
@@ -201,6 +221,11 @@ impl Object {
     /// The program of a process without a loader.
     pub(crate) fn alone(start: usize, end: usize, bias: usize, eh_frame_hdr: usize) -> Object {
         Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8 }
+    }
+
+    /// Whether `dlopen` calls it by this handle.
+    pub fn is_handle(&self, handle: *const core::ffi::c_void) -> bool {
+        !handle.is_null() && handle.addr() == self.link_map.addr()
     }
 
     /// Its place in the loader's list.

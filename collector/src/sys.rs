@@ -34,6 +34,7 @@ mod nr {
     pub const READ: usize = 0;
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
+    pub const STAT: usize = 4;
     pub const FSTAT: usize = 5;
     pub const MMAP: usize = 9;
     pub const MPROTECT: usize = 10;
@@ -142,6 +143,28 @@ pub fn map(bytes: usize) -> Option<*mut u8> {
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let address = unsafe { call(nr::MMAP, [0, bytes, PROT_RW as usize, flags, usize::MAX, 0]) };
     address.ok().map(|a| a as *mut u8)
+}
+
+/// Fresh zeroed private memory at an address, if the place is free.
+pub fn map_at(address: usize, bytes: usize) -> Option<*mut u8> {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    // SAFETY: an address that is only wished for: nothing that exists is touched.
+    let found = unsafe { call(nr::MMAP, [address, bytes, PROT_RW as usize, flags, usize::MAX, 0]) }.ok()?;
+    if found != address {
+        // SAFETY: mapped just now, and nobody knows the address.
+        unsafe { unmap(found as *mut u8, bytes) };
+        return None;
+    }
+    Some(found as *mut u8)
+}
+
+/// How many threads the process has; none where that cannot be told.
+pub fn thread_count() -> Option<usize> {
+    let mut stat = [0usize; 18];
+    // SAFETY: a C string; the kernel writes a struct stat of 144 bytes.
+    unsafe { call(nr::STAT, [c"/proc/self/task".as_ptr() as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
+    // A folder's links: one by its name, one by itself, and one by each folder in it.
+    stat[2].checked_sub(2).filter(|&count| count > 0)
 }
 
 /// Fresh zeroed private memory that a child finds wiped after any kind of fork.

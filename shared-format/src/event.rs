@@ -21,7 +21,7 @@
 //!              | total depth, 32 | 0                                                          |
 //!              | n frames, the oldest first ...                                               |
 //! MODULE       | stamp                                                                    | 7 |
-//!              | length of the path 16 | length of the build-id 16 | 0    | the program itself 1 |
+//!              | length of the path 16 | length of the build-id 16 | 0 | recorded 1 | the program 1 |
 //!              | first address; end address; load bias                                        |
 //!              | build-id, then path, padded with zeros to a word ...                         |
 //! UNLOAD       | stamp                                                                    | 8 |
@@ -111,6 +111,8 @@ const _: () = assert!(STACK_WORDS + MAX_STACK_FRAMES < crate::arena::SEGMENT_WOR
 
 const STACK_WORDS: usize = 3;
 const MODULE_WORDS: usize = 5;
+/// Bit of a MODULE record's second word: the blocks of the object's own allocators are recorded.
+pub const MODULE_RECORDED: u64 = 2;
 const CODE_WORDS: usize = 2;
 const DOMAIN_SHIFT: u32 = 56;
 const UNTRACKED: u64 = 1 << 32;
@@ -291,22 +293,98 @@ pub const fn thread(stamp: u64, name: [u8; 16]) -> [u64; 3] {
 #[expect(missing_docs, reason = "the module's header draws the fields")]
 pub enum Event<'a> {
     Pad,
-    Alloc { stamp: u64, address: u64, size: u64, stack: u32 },
-    Free { stamp: u64, address: u64, domain: u8 },
-    Realloc { stamp: u64, address: u64, domain: u8 },
-    Reallocated { stamp: u64, address: u64, size: u64, stack: u32 },
-    ReallocEnd { stamp: u64, address: u64, freed: bool, domain: u8 },
-    Stack { id: u32, keep: u32, total: u32, truncated: bool, more: bool, domain: u8, frames: &'a [u64] },
-    Code { id: u32, more: bool, text: Text<'a> },
-    Mixed { id: u32, native: u32, python: u32 },
-    Reuse { stamp: u64, address: u64, stack: u32 },
-    Track { stamp: u64, domain: u32, address: u64, size: u64, stack: u32 },
-    Untrack { stamp: u64, domain: u32, address: u64 },
-    Query { stamp: u64, number: u32, asked: u32, arguments: [u64; 2] },
-    Mapping { stamp: u64, mapping: Mapping },
-    Module { stamp: u64, start: u64, end: u64, bias: u64, is_program: bool, build_id: Text<'a>, path: Text<'a> },
-    Unload { stamp: u64, start: u64 },
-    Thread { stamp: u64, name: [u8; 16] },
+    Alloc {
+        stamp: u64,
+        address: u64,
+        size: u64,
+        stack: u32,
+    },
+    Free {
+        stamp: u64,
+        address: u64,
+        domain: u8,
+    },
+    Realloc {
+        stamp: u64,
+        address: u64,
+        domain: u8,
+    },
+    Reallocated {
+        stamp: u64,
+        address: u64,
+        size: u64,
+        stack: u32,
+    },
+    ReallocEnd {
+        stamp: u64,
+        address: u64,
+        freed: bool,
+        domain: u8,
+    },
+    Stack {
+        id: u32,
+        keep: u32,
+        total: u32,
+        truncated: bool,
+        more: bool,
+        domain: u8,
+        frames: &'a [u64],
+    },
+    Code {
+        id: u32,
+        more: bool,
+        text: Text<'a>,
+    },
+    Mixed {
+        id: u32,
+        native: u32,
+        python: u32,
+    },
+    Reuse {
+        stamp: u64,
+        address: u64,
+        stack: u32,
+    },
+    Track {
+        stamp: u64,
+        domain: u32,
+        address: u64,
+        size: u64,
+        stack: u32,
+    },
+    Untrack {
+        stamp: u64,
+        domain: u32,
+        address: u64,
+    },
+    Query {
+        stamp: u64,
+        number: u32,
+        asked: u32,
+        arguments: [u64; 2],
+    },
+    Mapping {
+        stamp: u64,
+        mapping: Mapping,
+    },
+    Module {
+        stamp: u64,
+        start: u64,
+        end: u64,
+        bias: u64,
+        is_program: bool,
+        is_recorded: bool,
+        build_id: Text<'a>,
+        path: Text<'a>,
+    },
+    Unload {
+        stamp: u64,
+        start: u64,
+    },
+    Thread {
+        stamp: u64,
+        name: [u8; 16],
+    },
 }
 
 impl Event<'_> {
@@ -477,6 +555,7 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
                 end: *end,
                 bias: *bias,
                 is_program: lengths & 1 == 1,
+                is_recorded: lengths & MODULE_RECORDED != 0,
                 build_id: Text { words, start: 0, end: build_id },
                 path: Text { words, start: build_id, end: build_id + path },
             };

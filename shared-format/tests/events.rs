@@ -108,7 +108,7 @@ proptest! {
     ) {
         let words = module(stamp, start..start + length, bias, &build_id, &path);
         prop_assert!(words.len() <= MAX_RECORD_WORDS);
-        let Ok((Event::Module { stamp: s, start: from, end, bias: b, is_program: true, build_id: i, path: p }, n)) = decode(&words) else {
+        let Ok((Event::Module { stamp: s, start: from, end, bias: b, is_program: true, is_recorded: false, build_id: i, path: p }, n)) = decode(&words) else {
             return Err(TestCaseError::fail("no MODULE came back"));
         };
         prop_assert_eq!((s, from, end, b, n), (stamp, start, start + length, bias, words.len()));

@@ -36,6 +36,7 @@ static START: extern "C" fn() = {
         real::prepare();
         let _ = process::get_or_start(thread::stack_pointer());
         heapline_collector::attach::begin_preloaded(&attach::HOOKS);
+        heapline_collector::doors::inner::look_at_all();
         fork::watch();
     }
     start

@@ -106,6 +106,22 @@ core::arch::global_asm!(
         ret
     ends bcmp
 
+    local memcmp
+        xor ecx, ecx
+    1:
+        cmp rcx, rdx
+        je 2f
+        movzx eax, byte ptr [rdi + rcx]
+        movzx r8d, byte ptr [rsi + rcx]
+        inc rcx
+        sub eax, r8d
+        je 1b
+        ret
+    2:
+        xor eax, eax
+        ret
+    ends memcmp
+
     local strlen
         mov rax, -1
     1:

@@ -11,6 +11,7 @@ use super::objects::{self, LoadedObject};
 use super::slots::{self, Counts, Look, Unbound};
 use super::{Hooks, is_attached, is_leading};
 use crate::doors;
+use crate::doors::inner::{self, Opening};
 use crate::elf;
 use crate::loader::Next;
 use crate::{process, python, real};
@@ -188,6 +189,7 @@ pub unsafe extern "C" fn jump_to_dlmopen(_: isize, file: *const c_char, mode: c_
 }
 
 unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: usize) -> *mut () {
+    inner::constructs(caller);
     // SAFETY: the caller's promise.
     let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
     let is_searched = !name.is_empty() && !name.contains(&b'/');
@@ -197,6 +199,9 @@ unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: us
     }
     if asks_for_caller || !is_leading() {
         note_mode(mode);
+        if leads_inner() {
+            inner::pass();
+        }
         return next.get().unwrap_or(core::ptr::null_mut());
     }
     core::ptr::null_mut()
@@ -216,10 +221,22 @@ pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void
     let Some(next) = DLOPEN.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
     note_mode(mode);
+    let opening = leads_inner().then(Opening::begin);
     // SAFETY: the C function of that name.
     let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(file, mode) };
     look_at_loaded(handle);
+    if let Some(opening) = opening.filter(|_| !handle.is_null()) {
+        let errno = real::errno();
+        opening.end(handle);
+        real::set_errno(errno);
+    }
     handle
+}
+
+/// Whether allocators inside of objects are led here: only where the collector was there from the start, so that all of
+/// their blocks are known.
+fn leads_inner() -> bool {
+    is_leading() && !is_attached()
 }
 
 /// `dlmopen`, for a caller without a search path of its own.
@@ -256,9 +273,10 @@ fn is_led(handle: *mut c_void, name: &CStr) -> bool {
 /// Where `dlsym` is to be jumped to, because it matters who calls or it is no function of ours; else null.
 ///
 /// # Safety
-/// `name` is a C string.
-pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char) -> *mut () {
+/// `name` is a C string; `caller` a return address of the program's.
+pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char, _: usize, caller: usize) -> *mut () {
     look_again();
+    inner::constructs(caller);
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) };
     if is_led(handle, name) { core::ptr::null_mut() } else { DLSYM.get().unwrap_or(core::ptr::null_mut()) }
@@ -267,9 +285,10 @@ pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char)
 /// Where `dlvsym` is to be jumped to, as [`jump_to_dlsym`] says.
 ///
 /// # Safety
-/// `name` is a C string.
-pub unsafe extern "C" fn jump_to_dlvsym(handle: *mut c_void, name: *const c_char) -> *mut () {
+/// `name` is a C string; `caller` a return address of the program's.
+pub unsafe extern "C" fn jump_to_dlvsym(handle: *mut c_void, name: *const c_char, _: usize, caller: usize) -> *mut () {
     look_again();
+    inner::constructs(caller);
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) };
     if is_led(handle, name) { core::ptr::null_mut() } else { DLVSYM.get().unwrap_or(core::ptr::null_mut()) }

@@ -194,6 +194,12 @@ fn ranges(headers: &[ProgramHeader], bias: usize, kind: u32) -> impl Iterator<It
 }
 
 impl LoadedObject {
+    /// Whether it has constructors besides the one that every compiler adds.
+    pub fn has_constructors(&self) -> bool {
+        const DT_INIT_ARRAYSZ: u64 = 27;
+        self.loaded.dynamic([DT_INIT_ARRAYSZ])[0] > size_of::<usize>()
+    }
+
     fn new(
         loaded: Loaded,
         headers: &[ProgramHeader],

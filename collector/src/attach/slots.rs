@@ -217,15 +217,9 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
         }
     });
     pages.close();
-    if counts.patched > patched && has_constructors(object) {
+    if counts.patched > patched && object.has_constructors() {
         counts.started += 1;
     }
-}
-
-/// Whether the object has constructors besides the one that every compiler adds.
-fn has_constructors(object: &LoadedObject) -> bool {
-    const DT_INIT_ARRAYSZ: u64 = 27;
-    object.loaded.dynamic([DT_INIT_ARRAYSZ])[0] > size_of::<usize>()
 }
 
 /// Leads the object's calls back.

@@ -13,6 +13,9 @@
 
 #[cfg(not(feature = "embedded"))]
 mod entry;
+pub mod inner;
+#[cfg(not(feature = "embedded"))]
+mod kept;
 pub mod shapes;
 
 use crate::hooks;
@@ -88,7 +91,7 @@ pub fn function_behind(entry: usize) -> Option<usize> {
 pub fn is_allocators(address: usize) -> bool {
     let object = |address| elf::find_object(address).map(|object| object.start);
     let Some(asked) = object(address) else { return false };
-    if object((entry_for as *const ()).addr()) == Some(asked) {
+    if object((entry_for as *const ()).addr()) == Some(asked) || inner::is_led(asked) {
         return true;
     }
     let others = DOORS[..USED.load(Ordering::Acquire)].iter().map(|door| door.function.load(Ordering::Relaxed));
@@ -107,6 +110,18 @@ const ENTRY_BYTES: usize = 16;
 #[cfg(not(feature = "embedded"))]
 fn entry_at(index: usize) -> Option<usize> {
     Some(entry::first() + index * ENTRY_BYTES)
+}
+
+/// Where functions lead that jump to a door.
+#[cfg(not(feature = "embedded"))]
+fn kept_entry() -> Option<usize> {
+    Some(kept::address())
+}
+
+/// As [`entry_at`].
+#[cfg(feature = "embedded")]
+fn kept_entry() -> Option<usize> {
+    None
 }
 
 /// Nothing is led to a collector that the program carries in itself.

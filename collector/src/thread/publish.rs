@@ -315,6 +315,7 @@ impl Thread {
         range: Range<u64>,
         bias: u64,
         is_program: bool,
+        is_recorded: bool,
         build_id: &[u8],
         path: [&[u8]; 2],
     ) {
@@ -322,7 +323,8 @@ impl Thread {
         let (head, words) = event::module_head(0, range.clone(), bias, is_program, build_id.len(), path_bytes);
         let text = || build_id.iter().chain(path[0]).chain(path[1]).copied();
         self.publish(head.len() + words, |ring, stamp| {
-            let (head, _) = event::module_head(stamp, range, bias, is_program, build_id.len(), path_bytes);
+            let (mut head, _) = event::module_head(stamp, range, bias, is_program, build_id.len(), path_bytes);
+            head[1] |= if is_recorded { event::MODULE_RECORDED } else { 0 };
             let mut text = text();
             let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
             // SAFETY: publish made room for head and text.
