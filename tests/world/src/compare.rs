@@ -85,13 +85,9 @@ impl Baseline {
     }
 
     fn difference(&self, part: Part, alone: &Behaviour, traced: &Behaviour) -> String {
-        let ended = |run: &Behaviour| match run.status {
-            Some(status) => format!("exit status {status}"),
-            None => "no end".to_owned(),
-        };
         let differs = || first_difference(&self.part(part, alone), &self.part(part, traced));
         match part {
-            Part::Status => format!("{} instead of {}", ended(traced), ended(alone)),
+            Part::Status => format!("{} instead of {}", traced.end(), alone.end()),
             Part::Trouble => traced.trouble.clone().unwrap_or_else(|| "no trouble".to_owned()),
             Part::Stdout => format!("standard output: {}", differs()),
             Part::Stderr => format!("standard error: {}", differs()),

@@ -51,6 +51,13 @@ pub struct Behaviour {
     pub trouble: Option<String>,
 }
 
+impl Behaviour {
+    /// How the run ended.
+    pub fn end(&self) -> String {
+        self.status.map_or_else(|| "no end".to_owned(), |status| format!("exit status {status}"))
+    }
+}
+
 /// What Heapline left of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Traces {

@@ -129,9 +129,8 @@ fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verd
 
 /// How a run ended, in a few words.
 fn end_of(run: &Behaviour) -> String {
-    let status = run.status.map_or("no end".to_owned(), |status| format!("exit status {status}"));
     let trouble = run.trouble.as_deref().unwrap_or("no trouble");
-    format!("{status}, {trouble}, {}", last_line(&run.stderr))
+    format!("{}, {trouble}, {}", run.end(), last_line(&run.stderr))
 }
 
 /// Why a subject's behaviour alone is no measure.
