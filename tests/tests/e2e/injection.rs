@@ -115,12 +115,7 @@ fn it_can_be_attached_many_times_without_growing() {
     let mut victim = victim();
     let mut first = None;
     for round in 0..rounds("HEAPLINE_ATTACHES", 12) {
-        let snapshot = victim.snapshot_path("a.snap.zst");
-        let aggregator = victim.attach(&snapshot, &[]);
-        victim.steps("mMf");
-        detach(aggregator);
-        let report = report_on(&snapshot, &[]);
-        assert_eq!((report.native().allocs, report.native().frees), (2, 2), "round {round}");
+        victim.assert_counted(&format!("round {round}"));
         if round == 0 {
             // A thread's place in one session is not its place in the next: from then on there are both.
             continue;
@@ -136,19 +131,11 @@ fn it_can_be_attached_many_times_without_growing() {
 fn a_process_survives_the_aggregators_death_at_every_step() {
     for round in 0..rounds("HEAPLINE_KILLS", 2) {
         for step in STEPS {
-            let mut victim = victim_linked(LINKED[usize::try_from(round).expect("small") % LINKED.len()]);
-            let snapshot = victim.snapshot_path("a.snap.zst");
-            let mut dying = attach_command(victim.pid(), &snapshot);
+            let victim = victim_linked(LINKED[usize::try_from(round).expect("small") % LINKED.len()]);
+            let mut dying = attach_command(victim.pid(), &victim.snapshot_path("a.snap.zst"));
             let status = dying.env("HEAPLINE_DIE_AT", step).stderr(Stdio::null()).status().expect("it runs");
             assert!(!status.success(), "round {round}: it dies at {step}");
-            victim.steps("mMrf");
-            // The next one finds things as they are.
-            let aggregator = victim.attach(&snapshot, &[]);
-            victim.steps("mMf");
-            detach(aggregator);
-            let report = report_on(&snapshot, &[]);
-            assert_eq!((report.native().allocs, report.native().frees), (2, 2), "round {round}: after {step}");
-            assert_eq!(victim.finish(), 0, "round {round}: {step}");
+            victim.assert_can_be_traced(&format!("round {round}: {step}"));
         }
     }
 }

@@ -1,19 +1,12 @@
 //! Attaching to programs of all linkers, each of which lays segments out in its own way.
 
-use crate::support::stepped::{Stepped, detach};
-use crate::support::trace::report_on;
+use crate::support::stepped::Stepped;
 use crate::support::{has, victim};
 use std::process::Command;
 
 /// Attaches and detaches, and counts what the victim allocates in between.
 fn assert_traced(mut victim: Stepped, what: &str) {
-    let snapshot = victim.snapshot_path("a.snap.zst");
-    let aggregator = victim.attach(&snapshot, &[]);
-    victim.steps("mMf");
-    detach(aggregator);
-    let report = report_on(&snapshot, &[]);
-    report.assert_exact();
-    assert_eq!((report.native().allocs, report.native().frees), (2, 2), "{what}");
+    victim.assert_counted(what).assert_exact();
     assert_eq!(victim.finish(), 0, "{what}");
 }
 

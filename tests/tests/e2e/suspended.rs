@@ -1,6 +1,6 @@
 //! Whatever suspends an aggregator while it attaches, the target goes on: nobody holds its threads for long.
 
-use crate::support::stepped::{STEPS, Stepped, attach_command, detach};
+use crate::support::stepped::{STEPS, Stepped, attach_command};
 use crate::support::trace::{ctl, kill, report_on};
 use crate::support::{Random, rounds, victim, wait_for};
 use std::os::unix::process::CommandExt;
@@ -35,18 +35,6 @@ fn id(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a pid")
 }
 
-/// The next aggregator finds things as they are.
-fn assert_can_be_traced(mut victim: Stepped, what: &str) {
-    victim.steps("mMrf");
-    let snapshot = victim.snapshot_path("b.snap.zst");
-    let aggregator = victim.attach(&snapshot, &[]);
-    victim.steps("mMf");
-    detach(aggregator);
-    let report = report_on(&snapshot, &[]);
-    assert_eq!((report.native().allocs, report.native().frees), (2, 2), "{what}");
-    assert_eq!(victim.finish(), 0, "{what}");
-}
-
 /// The process that traces is stopped, and so cannot let go by itself: it is given up, which is said in a line.
 #[test]
 fn a_tracer_that_is_stopped_is_given_up() {
@@ -58,7 +46,7 @@ fn a_tracer_that_is_stopped_is_given_up() {
         assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{step}: {said}");
         assert!(said.contains("was suspended") && said.contains("try again"), "{step}: {said}");
         await_freedom(victim.pid(), step);
-        assert_can_be_traced(victim, step);
+        victim.assert_can_be_traced(step);
     }
 }
 
@@ -105,7 +93,7 @@ fn an_aggregator_that_is_stopped_holds_nobody() {
         await_freedom(victim.pid(), step);
         let report = report_on(&snapshot, &[]);
         assert_eq!((report.native().allocs, report.native().frees), (2, 2), "{step}");
-        assert_can_be_traced(victim, step);
+        victim.assert_can_be_traced(step);
     }
 }
 
@@ -118,7 +106,7 @@ fn a_tracer_does_not_outlive_its_aggregator() {
         command.env("HEAPLINE_DIE_AT", step).env("HEAPLINE_SIGNAL_PARENT", "1").stderr(Stdio::null());
         assert!(!command.status().expect("it runs").success(), "{step}");
         await_freedom(victim.pid(), step);
-        assert_can_be_traced(victim, step);
+        victim.assert_can_be_traced(step);
     }
 }
 
@@ -138,6 +126,6 @@ fn a_stop_of_the_whole_job_holds_nobody() {
         victim.steps("mMf");
         kill(id(&aggregator), libc::SIGKILL);
         aggregator.wait().expect("it ends");
-        assert_can_be_traced(victim, &format!("round {round}"));
+        victim.assert_can_be_traced(&format!("round {round}"));
     }
 }

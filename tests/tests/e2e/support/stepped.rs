@@ -1,6 +1,7 @@
 //! A program that does a step for each byte on its standard input and answers it with a byte; and what attaches to it.
 
-use super::trace::{ctl, kill};
+use super::report::Report;
+use super::trace::{ctl, kill, report_on};
 use super::{programs, wait_for};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -81,6 +82,26 @@ impl Stepped {
             ctl(self.pid(), &["stats"]).status.success().then_some(())
         });
         child
+    }
+
+    /// Attaches, detaches, and counts what the program allocates in between.
+    #[track_caller]
+    pub fn assert_counted(&mut self, what: &str) -> Report {
+        let snapshot = self.snapshot_path("counted.snap.zst");
+        let aggregator = self.attach(&snapshot, &[]);
+        self.steps("mMf");
+        detach(aggregator);
+        let report = report_on(&snapshot, &[]);
+        assert_eq!((report.native().allocs, report.native().frees), (2, 2), "{what}");
+        report
+    }
+
+    /// Things are as the next aggregator expects them.
+    #[track_caller]
+    pub fn assert_can_be_traced(mut self, what: &str) {
+        self.steps("mMrf");
+        self.assert_counted(what);
+        assert_eq!(self.finish(), 0, "{what}");
     }
 
     /// Closes its standard input; its exit status.
