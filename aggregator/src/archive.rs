@@ -85,9 +85,10 @@ fn write(cut: Cut, before: usize, place: &OnceLock<Place>, interrupted: &AtomicB
     let destination = place.of(&cut.figures.image).ok()?.replaced(n);
     let records = cut.figures.records;
     let notes = vec![note(n)];
+    let recorded = cut.figures.recorded.clone();
     let about = About { pid: place.pid, end: End::Exited, exit_status: None, notes, origin: None };
     let mut snapshot = build(cut, about);
-    snapshot.meta.unseen = unseen::by_modules(&snapshot.meta.executable, &snapshot.modules);
+    snapshot.meta.unseen = unseen::by_modules(&snapshot.meta.executable, &snapshot.modules, recorded);
     let error = destination.write(&snapshot, interrupted).err().map(|error| error.to_string());
     Some(Archived { destination, records, error })
 }

@@ -17,7 +17,7 @@ use crate::table::totals::{StackAmounts, Totals};
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::event::domain;
 use heapline_shared_format::snapshot::{Domain, DomainTotals, weight};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -59,6 +59,8 @@ pub struct Figures {
     pub sample_interval: u64,
     /// What the collector could not see, or not whole.
     pub unseen: Unseen,
+    /// Objects whose own allocators' blocks are recorded.
+    pub recorded: BTreeSet<String>,
 }
 
 /// The target's counts of what its collector could not see, or not whole.
@@ -207,6 +209,7 @@ impl Figures {
             sample_interval: 0,
             untold: map.arena().header().tree.untold.load(Ordering::Relaxed).into(),
             unseen: Unseen::read(map),
+            recorded: table.recorded().clone(),
         }
     }
 

@@ -202,6 +202,7 @@ impl Job {
 
     /// The snapshot, with what it does not see.
     fn build(&self, cut: Cut, about: About) -> Snapshot {
+        cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
         let mut snapshot = build(cut, about);
         snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
         snapshot
@@ -274,8 +275,8 @@ impl Job {
         }
         if unseen.unseen_starts > 0 {
             let text = format!(
-                "{} libraries were opened past the collector (RTLD_DEEPBIND, dlmopen): what their constructors allocated is not \
-                 recorded",
+                "{} libraries were opened past the collector (RTLD_DEEPBIND, dlmopen), or have an allocator of their own: what \
+                 their constructors allocated so is not recorded",
                 unseen.unseen_starts
             );
             self.causes.add(cause("constructors", "constructors of such libraries", &text));

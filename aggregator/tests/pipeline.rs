@@ -164,7 +164,8 @@ fn a_snapshot_says_what_the_tables_hold() {
     let (tracer, _replaced) = traced(&map);
     let mut one = FakeThread::start(&map, 11);
     let mut two = FakeThread::start(&map, 12);
-    let (head, words) = event::module_head(Clock::Monotonic.now(), 0x400..0x900, 0x100, false, 0, 2);
+    let (head, words) =
+        event::module_head(Clock::Monotonic.now(), 0x400..0x900, 0x100, event::ModuleFlags::default(), 0, 2);
     assert_eq!(words, 1);
     let [a, b, c, d, e] = head;
     one.write(|_| [a, b, c, d, e, u64::from_le_bytes(*b"/m\0\0\0\0\0\0")]);

@@ -51,22 +51,35 @@ impl Loaded {
         Loaded { bias, dynamic }
     }
 
+    fn of(map: &LinkMap) -> Loaded {
+        Loaded { bias: map.bias, dynamic: map.dynamic }
+    }
+
     /// The object's mapping.
     pub fn mapped(&self) -> Option<Object> {
         find_object(self.dynamic.addr())
     }
 
+    /// Address of its dynamic section, by which it can be told from others.
+    pub fn dynamic_section(&self) -> usize {
+        self.dynamic.addr()
+    }
+
+    /// The entries of its dynamic section.
+    pub fn entries(&self) -> impl Iterator<Item = [u64; 2]> {
+        let first = Some(self.dynamic).filter(|entry| !entry.is_null());
+        // SAFETY: the section ends with a null tag, and stays mapped with its object.
+        let entries = core::iter::successors(first, |&entry| Some(unsafe { entry.add(1) }));
+        // SAFETY: as above.
+        entries.map(|entry| unsafe { *entry }).take_while(|[tag, _]| *tag != 0)
+    }
+
     /// The values of entries of its dynamic section; 0 for those that it has not.
     pub fn dynamic<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
         let mut values = [0; N];
-        let mut entry = self.dynamic;
-        // SAFETY: the section ends with a null tag, and stays mapped with its object.
-        unsafe {
-            while !entry.is_null() && (*entry)[0] != 0 {
-                if let Some(place) = tags.iter().position(|&tag| tag == (*entry)[0]) {
-                    values[place] = usize::try_from((*entry)[1]).unwrap_or(0);
-                }
-                entry = entry.add(1);
+        for [tag, value] in self.entries() {
+            if let Some(place) = tags.iter().position(|&wanted| wanted == tag) {
+                values[place] = usize::try_from(value).unwrap_or(0);
             }
         }
         values
@@ -93,11 +106,23 @@ pub struct Namespace(*const LinkMap);
 impl Namespace {
     /// The objects, in the order in which they were loaded. The list must not change meanwhile.
     pub fn objects(self) -> impl Iterator<Item = Loaded> {
-        // SAFETY: the loader's list, which the caller knows to be at rest.
-        let next = |map: &*const LinkMap| Some(unsafe { (**map).next }).filter(|next| !next.is_null());
-        let maps = core::iter::successors(Some(self.0).filter(|first| !first.is_null()), next);
-        // SAFETY: as above.
-        maps.map(|map| unsafe { Loaded { bias: (*map).bias, dynamic: (*map).dynamic } })
+        self.maps().map(Loaded::of)
+    }
+
+    fn maps(self) -> impl Iterator<Item = &'static LinkMap> {
+        // SAFETY: the loader's list, which the caller of every function here knows to be at rest.
+        let at = |map: *const LinkMap| unsafe { map.as_ref() };
+        core::iter::successors(at(self.0), move |map| at(map.next))
+    }
+
+    /// The program's.
+    pub fn program() -> Option<Namespace> {
+        Namespace::all().next()
+    }
+
+    /// The object that `dlopen` calls by this handle.
+    pub fn by_handle(self, handle: *const core::ffi::c_void) -> Option<Loaded> {
+        self.maps().find(|map| ptr::from_ref(*map).addr() == handle.addr()).map(Loaded::of)
     }
 
     /// All namespaces, the program's first. Those of `dlmopen` are known since glibc 2.35.
@@ -267,6 +292,19 @@ impl Object {
         // SAFETY: inside the mapping of a loaded object, in a segment that its headers name.
         (start >= self.start && end <= self.end)
             .then(|| unsafe { core::slice::from_raw_parts(start as *const u8, bytes) })
+    }
+
+    /// Where code of the object is in its file: `bytes` at an address of the file's own.
+    pub(crate) fn offset_of_code(&self, address: usize, bytes: usize) -> Option<usize> {
+        /// To be read and run, not to be written.
+        const CODE: u32 = 5;
+        let (address, bytes) = (address as u64, bytes as u64);
+        let header = self.program_headers().iter().find(|header| {
+            let skip = address.checked_sub(header.address);
+            let fits = |skip: u64| skip.checked_add(bytes).is_some_and(|end| end <= header.file_bytes);
+            header.kind == PT_LOAD && header.flags == CODE && skip.is_some_and(fits)
+        })?;
+        usize::try_from(header.offset.checked_add(address - header.address)?).ok()
     }
 
     /// `.eh_frame_hdr` and the rest of the segment that `.eh_frame` begins in, each with its address.

@@ -67,6 +67,17 @@ pub(crate) fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
     });
 }
 
+/// Records that a block was reallocated by a call that has nearly ended: its old place is not free yet.
+pub(crate) fn record_moved(old: *mut u8, block: *mut u8, size: usize, entry: Entry) {
+    if process::is_sampling() {
+        record_free(old, entry.slot);
+        record_alloc(block, size, entry);
+    } else {
+        record_realloc_begins(old, entry.slot);
+        record_reallocated(block, size, entry);
+    }
+}
+
 /// Records that there is no new block: the old one lives on, or was freed.
 pub(crate) fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed)));

@@ -17,6 +17,7 @@
 //!   └──> real (whoever provides malloc)
 //! python (CPython's allocators) ──> thread
 //! attach (places that lead to an allocator) ──> hooks, doors (other allocators' functions)
+//! inner (jemalloc inside of an object, by a listener) ──> hooks::record
 //! mappings (mmap and its family) ──> hooks::record
 //! ```
 //!
@@ -89,6 +90,7 @@ pub mod executable;
 pub mod fail;
 pub mod fork;
 pub mod hooks;
+pub mod inner;
 pub mod joint;
 pub mod loader;
 pub mod mappings;

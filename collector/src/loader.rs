@@ -3,7 +3,7 @@
 
 use crate::process;
 use crate::real;
-use crate::{modules, python, sys, thread};
+use crate::{inner, modules, python, sys, thread};
 use core::ffi::{c_int, c_ulong, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use heapline_shared_format::arena::{clock, end_cause};
@@ -42,6 +42,7 @@ pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
     if let Some(closing) = closing {
         python::closed(closing);
     }
+    inner::unloaded();
     if process::get().is_some_and(|p| p.is_traced()) {
         let mut thread = thread::enter(thread::stack_pointer());
         modules::unloaded(thread.as_deref_mut());

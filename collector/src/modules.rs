@@ -7,11 +7,12 @@
 use crate::elf::{self, Object};
 use crate::executable;
 use crate::fail;
+use crate::inner;
 use crate::process::{self, Process};
 use crate::sys;
 use crate::thread::Thread;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use heapline_shared_format::event;
+use heapline_shared_format::event::{self, ModuleFlags};
 
 /// Objects that can be known at one time.
 const CAPACITY: usize = 4096;
@@ -74,9 +75,19 @@ impl Known {
 /// Tells the aggregator about the object, unless it knows.
 pub fn announce(thread: &mut Thread, object: &Object) {
     let Some(process) = process::get() else { return };
-    if !process.modules().claim(object, thread.session()) {
-        return;
+    if process.modules().claim(object, thread.session()) {
+        tell(process, thread, object);
     }
+}
+
+/// Tells the aggregator about an object of which something has changed.
+pub fn announce_again(thread: &mut Thread, object: &Object) {
+    let Some(process) = process::get() else { return };
+    process.modules().claim(object, thread.session());
+    tell(process, thread, object);
+}
+
+fn tell(process: &'static Process, thread: &mut Thread, object: &Object) {
     fail::point(fail::Site::Module);
     let (start, end) = (object.start as u64, object.end as u64);
     let replaced = |s: u64, e: u64| s < end && start < e && (s, e) != (start, end);
@@ -92,7 +103,8 @@ pub fn announce(thread: &mut Thread, object: &Object) {
     let path = absolute_path(object.path(), &mut buffer);
     let build_id = object.build_id();
     let build_id = &build_id[..build_id.len().min(event::MAX_BUILD_ID_BYTES)];
-    thread.publish_module(start..end, object.bias as u64, object.path().is_empty(), build_id, path);
+    let flags = ModuleFlags { is_program: object.path().is_empty(), is_recorded: inner::is_recorded(object.start) };
+    thread.publish_module(start..end, object.bias as u64, flags, build_id, path);
 }
 
 /// The path in two parts: the program's own, which the loader does not name, is asked of the kernel now, since exec may

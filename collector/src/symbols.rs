@@ -55,6 +55,8 @@ fn sysv_hash(name: &[u8]) -> u32 {
     })
 }
 
+const DT_NEEDED: u64 = 1;
+const DT_SONAME: u64 = 14;
 const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
@@ -129,6 +131,31 @@ impl Loaded {
             }
         });
         tables.address(found?)
+    }
+
+    /// The names of the objects that this one needs.
+    pub fn needed(&self) -> impl Iterator<Item = &'static [u8]> {
+        self.texts(DT_NEEDED)
+    }
+
+    /// Whether other objects need this one by the name.
+    pub fn is_called(&self, name: &[u8]) -> bool {
+        let by_path = || {
+            let path =
+                self.mapped().is_some_and(|mapped| mapped.path().rsplit(|&byte| byte == b'/').next() == Some(name));
+            path && self.texts(DT_SONAME).next().is_none()
+        };
+        self.texts(DT_SONAME).any(|own| own == name) || by_path()
+    }
+
+    /// The texts that entries of the dynamic section with this tag tell the places of.
+    fn texts(&self, tag: u64) -> impl Iterator<Item = &'static [u8]> {
+        let tables = self.tables();
+        self.entries().filter(move |entry| entry[0] == tag).filter_map(move |[_, at]| {
+            let text = tables.as_ref()?.text(u32::try_from(at).ok()?);
+            // SAFETY: the table stays mapped with its object, which the callers know to stay.
+            Some(unsafe { CStr::from_ptr(text.as_ptr()) }.to_bytes())
+        })
     }
 
     fn tables(&self) -> Option<Tables> {

@@ -21,7 +21,7 @@
 //!              | total depth, 32 | 0                                                          |
 //!              | n frames, the oldest first ...                                               |
 //! MODULE       | stamp                                                                    | 7 |
-//!              | length of the path 16 | length of the build-id 16 | 0    | the program itself 1 |
+//!              | length of the path 16 | length of the build-id 16 | 0 | recorded 1 | the program 1 |
 //!              | first address; end address; load bias                                        |
 //!              | build-id, then path, padded with zeros to a word ...                         |
 //! UNLOAD       | stamp                                                                    | 8 |
@@ -247,20 +247,44 @@ pub const fn mapping(stamp: u64) -> u64 {
     stamped(kind::MAPPING, stamp)
 }
 
+/// Facts about the object of a MODULE record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModuleFlags {
+    /// The object is the program, not a library.
+    pub is_program: bool,
+    /// The blocks of an allocator inside of the object are recorded.
+    pub is_recorded: bool,
+}
+
+impl ModuleFlags {
+    const PROGRAM: u64 = 1;
+    const RECORDED: u64 = 2;
+
+    const fn bits(self) -> u64 {
+        let program = if self.is_program { ModuleFlags::PROGRAM } else { 0 };
+        program | if self.is_recorded { ModuleFlags::RECORDED } else { 0 }
+    }
+
+    const fn of_bits(bits: u64) -> ModuleFlags {
+        let (is_program, is_recorded) = (bits & ModuleFlags::PROGRAM != 0, bits & ModuleFlags::RECORDED != 0);
+        ModuleFlags { is_program, is_recorded }
+    }
+}
+
 /// The head of a MODULE record, and how many words of text follow.
 #[inline]
 pub const fn module_head(
     stamp: u64,
     range: Range<u64>,
     bias: u64,
-    is_program: bool,
+    flags: ModuleFlags,
     build_id_bytes: usize,
     path_bytes: usize,
 ) -> ([u64; MODULE_WORDS], usize) {
     (
         [
             stamped(kind::MODULE, stamp),
-            (path_bytes as u64) << 48 | (build_id_bytes as u64) << 32 | is_program as u64,
+            (path_bytes as u64) << 48 | (build_id_bytes as u64) << 32 | flags.bits(),
             range.start,
             range.end,
             bias,
@@ -304,7 +328,7 @@ pub enum Event<'a> {
     Untrack { stamp: u64, domain: u32, address: u64 },
     Query { stamp: u64, number: u32, asked: u32, arguments: [u64; 2] },
     Mapping { stamp: u64, mapping: Mapping },
-    Module { stamp: u64, start: u64, end: u64, bias: u64, is_program: bool, build_id: Text<'a>, path: Text<'a> },
+    Module { stamp: u64, start: u64, end: u64, bias: u64, flags: ModuleFlags, build_id: Text<'a>, path: Text<'a> },
     Unload { stamp: u64, start: u64 },
     Thread { stamp: u64, name: [u8; 16] },
 }
@@ -476,7 +500,7 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
                 start: *start,
                 end: *end,
                 bias: *bias,
-                is_program: lengths & 1 == 1,
+                flags: ModuleFlags::of_bits(*lengths),
                 build_id: Text { words, start: 0, end: build_id },
                 path: Text { words, start: build_id, end: build_id + path },
             };

@@ -2,7 +2,8 @@
 #![cfg(not(loom))]
 
 use heapline_shared_format::event::{
-    self, DecodeError, Event, MAX_BUILD_ID_BYTES, MAX_PATH_BYTES, MAX_RECORD_WORDS, MAX_STACK_FRAMES, decode,
+    self, DecodeError, Event, MAX_BUILD_ID_BYTES, MAX_PATH_BYTES, MAX_RECORD_WORDS, MAX_STACK_FRAMES, ModuleFlags,
+    decode,
 };
 use heapline_shared_format::mapping::{self, Mapping, Pages};
 use proptest::collection::vec;
@@ -19,8 +20,15 @@ fn config() -> ProptestConfig {
 }
 
 /// The words of a MODULE record, laid out as a collector does it.
-fn module(stamp: u64, range: std::ops::Range<u64>, bias: u64, build_id: &[u8], path: &[u8]) -> Vec<u64> {
-    let (head, text_words) = event::module_head(stamp, range, bias, true, build_id.len(), path.len());
+fn module(
+    stamp: u64,
+    range: std::ops::Range<u64>,
+    bias: u64,
+    flags: ModuleFlags,
+    build_id: &[u8],
+    path: &[u8],
+) -> Vec<u64> {
+    let (head, text_words) = event::module_head(stamp, range, bias, flags, build_id.len(), path.len());
     let mut text = [build_id, path].concat();
     text.resize(text_words * 8, 0);
     let words = text.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight bytes")));
@@ -103,15 +111,17 @@ proptest! {
         stamp in STAMP,
         (start, length) in (ADDRESS, 0_u64..1 << 40),
         bias: u64,
+        flags in (any::<bool>(), any::<bool>()),
         build_id in vec(any::<u8>(), 0..=MAX_BUILD_ID_BYTES),
         path in vec(any::<u8>(), 0..=if cfg!(miri) { 64 } else { MAX_PATH_BYTES }),
     ) {
-        let words = module(stamp, start..start + length, bias, &build_id, &path);
+        let flags = ModuleFlags { is_program: flags.0, is_recorded: flags.1 };
+        let words = module(stamp, start..start + length, bias, flags, &build_id, &path);
         prop_assert!(words.len() <= MAX_RECORD_WORDS);
-        let Ok((Event::Module { stamp: s, start: from, end, bias: b, is_program: true, build_id: i, path: p }, n)) = decode(&words) else {
+        let Ok((Event::Module { stamp: s, start: from, end, bias: b, flags: f, build_id: i, path: p }, n)) = decode(&words) else {
             return Err(TestCaseError::fail("no MODULE came back"));
         };
-        prop_assert_eq!((s, from, end, b, n), (stamp, start, start + length, bias, words.len()));
+        prop_assert_eq!((s, from, end, b, f, n), (stamp, start, start + length, bias, flags, words.len()));
         prop_assert_eq!(i.bytes().collect::<Vec<_>>(), build_id);
         prop_assert_eq!(p.bytes().collect::<Vec<_>>(), path);
         prop_assert_eq!(decode(&words[..words.len() - 1]), Err(DecodeError::Cut));
@@ -226,11 +236,11 @@ fn numbers_that_no_collector_writes_are_refused() {
     long[..3].copy_from_slice(&event::stack_head(MAX_STACK_FRAMES + 1, 0, 1, 1, false, false));
     assert_eq!(decode(&long), Err(DecodeError::Malformed), "one frame too many");
     assert_eq!(decode(&[1 << 30 | event::kind::STACK, 0, 0]), Err(DecodeError::Malformed), "an unknown flag");
-    let (path, _) = event::module_head(0, 0..1, 0, false, 0, MAX_PATH_BYTES + 1);
+    let (path, _) = event::module_head(0, 0..1, 0, ModuleFlags::default(), 0, MAX_PATH_BYTES + 1);
     assert_eq!(decode(&path), Err(DecodeError::Malformed), "one byte of path too many");
-    let (build_id, _) = event::module_head(0, 0..1, 0, false, MAX_BUILD_ID_BYTES + 1, 0);
+    let (build_id, _) = event::module_head(0, 0..1, 0, ModuleFlags::default(), MAX_BUILD_ID_BYTES + 1, 0);
     assert_eq!(decode(&build_id), Err(DecodeError::Malformed), "one byte of build-id too many");
-    let (mut backwards, _) = event::module_head(0, 0..1, 0, false, 0, 0);
+    let (mut backwards, _) = event::module_head(0, 0..1, 0, ModuleFlags::default(), 0, 0);
     backwards[2] = 2;
     assert_eq!(decode(&backwards), Err(DecodeError::Malformed), "a range that ends before it starts");
 }
@@ -266,8 +276,9 @@ fn golden_words() {
         event::stack_head(0x1ff, 7, 0xdead_beef, 300, true, true),
         [0x0000_0000_0030_1ff6, 0x0000_0007_dead_beef, 0x0000_012c_0000_0000]
     );
+    let program = ModuleFlags { is_program: true, is_recorded: false };
     assert_eq!(
-        module(stamp, 0x40_0000..0x50_0000, 0x1000, &[0xab; 3], b"/lib/x.so"),
+        module(stamp, 0x40_0000..0x50_0000, 0x1000, program, &[0xab; 3], b"/lib/x.so"),
         [
             0x0123_4567_89ab_cde7,
             0x0009_0003_0000_0001,

@@ -141,6 +141,7 @@ impl Process {
             inherited: self.parent.map(|_| BTreeMap::new()),
             untold: 0,
             unseen: Default::default(),
+            recorded: Default::default(),
             sample_interval: INTERVAL,
         };
         let origin = self.parent.map(|parent| (parent, Birth::Fork));

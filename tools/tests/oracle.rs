@@ -3,7 +3,7 @@
 
 use heapline_tools::diff::{Change, Nothing, compare_to};
 use heapline_tools::filter::{Filters, Matcher, Pattern};
-use heapline_tools::frames::{Frame, Tracebacks};
+use heapline_tools::frames::{Frame, Part, Tracebacks};
 use heapline_tools::glob::Glob;
 use heapline_tools::render::format_size;
 use heapline_tools::statistics::{By, Key, Statistic, Trace, group, sorted};
@@ -97,7 +97,7 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
         for (filename, lineno) in stack.iter().rev() {
             let (filename, nothing) = (tracebacks.string(filename), tracebacks.string(""));
             let frame =
-                Frame { filename, lineno: *lineno, function: nothing, module: nothing, address: 0, plumbing: false };
+                Frame { filename, lineno: *lineno, function: nothing, module: nothing, address: 0, part: Part::Asks };
             traceback = Some(tracebacks.push(traceback, frame));
         }
         let traceback = traceback.expect("every stack has a frame");

@@ -183,6 +183,7 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
 
 fn stats(job: &Job, figures: &Figures) -> Stats {
     job.causes().look();
+    figures.recorded.iter().for_each(|object| job.causes().is_recorded(object));
     // Its modules are copied for snapshots only; those of a process that runs are seen among its
     // mappings.
     let unseen = job.causes().of_program(&figures.image.executable, &[]);

@@ -79,6 +79,7 @@ impl Table {
             modules: self.modules.clone(),
             shared: Shared { threads, ..Shared::default() },
             program: self.program.clone(),
+            recorded: self.recorded.clone(),
             queries: 0,
             answer: None,
             contradictions: Contradictions::default(),

@@ -34,8 +34,11 @@ use program::Text;
 use ranges::Ranges;
 use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use threads::Threads;
+
+/// Objects with recorded allocators that are kept.
+const MOST_RECORDED: usize = 1024;
 
 /// See the module.
 pub struct Table {
@@ -58,6 +61,8 @@ pub struct Table {
     records: u64,
     /// Path of the program, as it told itself.
     program: Option<String>,
+    /// Paths of objects whose own allocators' blocks are recorded.
+    recorded: BTreeSet<String>,
     /// Where copies for forked children go.
     forks: Option<Forks>,
     /// The program was seen from its first event on, and no block was forgotten since.
@@ -133,6 +138,7 @@ impl Table {
             contradictions: Contradictions::default(),
             records: 0,
             program: None,
+            recorded: BTreeSet::new(),
             forks: None,
             is_whole: true,
         }
@@ -237,6 +243,11 @@ impl Table {
         let mut all = self.contradictions.clone();
         self.heaps().for_each(|(_, heap)| all.add(&heap.contradictions()));
         all
+    }
+
+    /// Paths of objects whose own allocators' blocks are recorded.
+    pub fn recorded(&self) -> &BTreeSet<String> {
+        &self.recorded
     }
 
     /// Path of the program, once it has told it.
@@ -512,10 +523,13 @@ impl Table {
             Event::Stack { id, keep, total, truncated, more, domain, frames } => {
                 return self.define(ring, Definition { id, keep, total, truncated, more, domain, frames });
             }
-            Event::Module { start, end, bias, is_program, build_id, path, .. } => {
+            Event::Module { start, end, bias, flags, build_id, path, .. } => {
                 let (path, build_id): (Vec<u8>, _) = (path.bytes().collect(), build_id.bytes().collect());
-                if is_program && !path.is_empty() {
+                if flags.is_program && !path.is_empty() {
                     self.program = Some(String::from_utf8_lossy(&path).into_owned());
+                }
+                if flags.is_recorded && self.recorded.len() < MOST_RECORDED {
+                    self.recorded.insert(String::from_utf8_lossy(&path).into_owned());
                 }
                 self.load(Object { path, build_id, start, end, bias });
             }

@@ -1,5 +1,5 @@
 use super::*;
-use heapline_shared_format::event::{MAX_STACK_FRAMES, module_head, stack_head};
+use heapline_shared_format::event::{MAX_STACK_FRAMES, ModuleFlags, module_head, stack_head};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -231,7 +231,7 @@ fn frames_of_an_unloaded_module_stay_its_own() {
     let mut bench = Bench::new(1);
     let text = [0x6161_6161_6161_6161u64];
     let load = |bench: &mut Bench, path_bytes: usize| {
-        let (head, _) = module_head(0, 0x5000..0x6000, 0x5000, false, 0, path_bytes);
+        let (head, _) = module_head(0, 0x5000..0x6000, 0x5000, ModuleFlags::default(), 0, path_bytes);
         let words: Vec<u64> = head.into_iter().chain(text).collect();
         let (event, _) = heapline_shared_format::event::decode(&words).expect("a record");
         bench.apply(0, event);

@@ -36,6 +36,8 @@ pub struct Allocator {
     /// Names of other rows that this one stands for in an object that has both, and without which
     /// it says nothing.
     pub in_place_of: &'static [&'static str],
+    /// Whether it tells the collector about its blocks, in objects of which the collector says so.
+    pub has_listeners: bool,
     /// What is not seen, and what the user can do.
     pub text: &'static str,
 }
@@ -54,6 +56,7 @@ const BLOCKS: Allocator = Allocator {
     is_seen_as_malloc: true,
     unused_with: None,
     in_place_of: &[],
+    has_listeners: false,
     text: "its blocks are not seen, only the mappings that it cuts them from (--domain mmap); a build that uses malloc, or a \
            Rust allocator wrapped in heapline_collector::Traced, is seen",
 };
@@ -64,7 +67,13 @@ use Symbol::{Begins, Is, Prefixed};
 
 /// The table.
 pub const ALLOCATORS: &[Allocator] = &[
-    Allocator { name: "jemalloc", symbols: &[Prefixed("mallocx")], strings: &["<jemalloc>: "], ..BLOCKS },
+    Allocator {
+        name: "jemalloc",
+        symbols: &[Prefixed("mallocx")],
+        strings: &["<jemalloc>: "],
+        has_listeners: true,
+        ..BLOCKS
+    },
     Allocator {
         name: "mimalloc",
         symbols: &[Is("mi_malloc"), Is("mi_heap_malloc"), Is("_mi_malloc_generic")],

@@ -24,7 +24,7 @@ const MOST_CAUSES: usize = 64;
 #[derive(Debug)]
 pub struct Causes {
     added: Mutex<BTreeSet<Unseen>>,
-    /// Objects whose own allocator is recorded after all.
+    /// Objects with an allocator that tells the collector about its blocks.
     recorded: Mutex<BTreeSet<String>>,
     objects: Arc<Objects>,
 }
@@ -43,8 +43,8 @@ impl Causes {
         }
     }
 
-    /// The blocks of an object's own allocator are recorded: they are not named among what is not
-    /// seen.
+    /// An allocator in the object tells the collector about its blocks: that allocator is not named
+    /// among what is not seen.
     pub fn is_recorded(&self, object: &str) {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(object.to_owned());
     }
@@ -61,7 +61,8 @@ impl Causes {
         let mut found = program.found.clone();
         found.extend(of_modules.collect::<BTreeSet<_>>().into_iter().flat_map(found_in));
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_unseen = |(object, finding): &Found| !recorded.contains(object) && !is_unused(&program, finding);
+        let is_recorded = |(object, finding): &Found| finding.allocator().has_listeners && recorded.contains(object);
+        let is_unseen = |found: &Found| !is_recorded(found) && !is_unused(&program, &found.1);
         let mut causes = self.added.lock().unwrap_or_else(PoisonError::into_inner).clone();
         causes.extend(found.into_iter().filter(is_unseen).map(|(object, finding)| Unseen {
             kind: finding.allocator().kind.to_owned(),
@@ -73,10 +74,12 @@ impl Causes {
     }
 }
 
-/// The causes that a program without a process of its own has, by its modules alone.
-pub fn by_modules(executable: &str, modules: &[Module]) -> Vec<Unseen> {
+/// The causes that a program without a process of its own has, by its modules alone, of which some
+/// are `recorded`.
+pub fn by_modules(executable: &str, modules: &[Module], recorded: BTreeSet<String>) -> Vec<Unseen> {
     let nothing = Objects::of_none();
-    Causes { added: Mutex::default(), recorded: Mutex::default(), objects: nothing }.of_program(executable, modules)
+    let causes = Causes { added: Mutex::default(), recorded: Mutex::new(recorded), objects: nothing };
+    causes.of_program(executable, modules)
 }
 
 fn found_in(path: &str) -> Vec<Found> {

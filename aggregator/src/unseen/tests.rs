@@ -28,7 +28,7 @@ fn object(folder: &Path, name: &str, source: &str, options: &[&str]) -> Option<P
 
 /// The names of what is not seen of an object.
 fn names(path: &Path) -> Vec<String> {
-    by_modules(&path.to_string_lossy(), &[]).into_iter().map(|cause| cause.name).collect()
+    by_modules(&path.to_string_lossy(), &[], BTreeSet::new()).into_iter().map(|cause| cause.name).collect()
 }
 
 const JEMALLOC: &str = "
@@ -106,6 +106,17 @@ fn causes_are_added_and_taken_back_by_object() {
     assert_eq!(named(&causes), ["a", "b"]);
     (0..1000).for_each(|n| causes.add(cause(&n.to_string())));
     assert_eq!(causes.of_program("", &[]).len(), MOST_CAUSES);
+}
+
+#[test]
+fn only_the_allocator_that_has_listeners_is_recorded() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let both = format!("{JEMALLOC} void mi_malloc(void) {{}}");
+    let Some(both) = object(folder.path(), "both.so", &both, &[]) else { return };
+    let both = both.to_string_lossy().into_owned();
+    let recorded = BTreeSet::from([both.clone()]);
+    let named: Vec<_> = by_modules(&both, &[], recorded).into_iter().map(|cause| cause.name).collect();
+    assert_eq!(named, ["mimalloc"], "no listener hears of the other allocator in that object");
 }
 
 /// Any byte of an object's headers may be anything, and a file that is all holes may be of any

@@ -15,7 +15,7 @@ mod mappings;
 mod memory;
 
 use heapline_collector::joint::{self, Preloaded};
-use heapline_collector::{fail, fork, process, real, thread};
+use heapline_collector::{fail, fork, inner, process, real, thread};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -36,6 +36,7 @@ static START: extern "C" fn() = {
         real::prepare();
         let _ = process::get_or_start(thread::stack_pointer());
         heapline_collector::attach::begin_preloaded();
+        inner::look_at_start();
         fork::watch();
     }
     start

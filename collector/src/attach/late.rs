@@ -13,7 +13,7 @@ use super::{Hooks, is_attached, is_leading};
 use crate::doors;
 use crate::elf;
 use crate::loader::Next;
-use crate::{process, python, real};
+use crate::{inner, process, python, real};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::ControlFlow;
@@ -28,6 +28,7 @@ static DLMOPEN: Next = Next::new(c"dlmopen");
 static HAS_DEEP: AtomicBool = AtomicBool::new(false);
 
 const RTLD_DEEPBIND: c_int = 8;
+const RTLD_NEXT: usize = usize::MAX;
 
 /// Objects that need no second look.
 struct Seen {
@@ -252,16 +253,23 @@ fn look_at_loaded(handle: *mut c_void) {
     if !handle.is_null() && is_leading() {
         let errno = real::errno();
         look_again();
+        inner::look_at(handle);
         real::set_errno(errno);
+    }
+}
+
+/// Looks at what a handle stands for that the program looks a symbol up by: a `dlopen` that was jumped to may have given it.
+fn look_behind(handle: *mut c_void) {
+    if !handle.is_null() && handle.addr() != RTLD_NEXT {
+        inner::look_at(handle);
     }
 }
 
 /// Whether a symbol is one that calls may have to be led by, whoever asks for it.
 fn is_led(handle: *mut c_void, name: &CStr) -> bool {
-    const NEXT: usize = usize::MAX;
     let is_hooked = || hooks().is_some_and(|hooks| hooks.named(name).is_some());
     // A look-up in the caller's own scope finds a preloaded collector first.
-    let depends_on_caller = handle.addr() == NEXT || (handle.is_null() && !is_attached());
+    let depends_on_caller = handle.addr() == RTLD_NEXT || (handle.is_null() && !is_attached());
     !depends_on_caller && is_leading() && (is_hooked() || doors::shapes::of(name.to_bytes()).is_some())
 }
 
@@ -271,6 +279,7 @@ fn is_led(handle: *mut c_void, name: &CStr) -> bool {
 /// `name` is a C string.
 pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char) -> *mut () {
     look_again();
+    look_behind(handle);
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) };
     if is_led(handle, name) { core::ptr::null_mut() } else { DLSYM.get().unwrap_or(core::ptr::null_mut()) }
@@ -282,6 +291,7 @@ pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char)
 /// `name` is a C string.
 pub unsafe extern "C" fn jump_to_dlvsym(handle: *mut c_void, name: *const c_char) -> *mut () {
     look_again();
+    look_behind(handle);
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) };
     if is_led(handle, name) { core::ptr::null_mut() } else { DLVSYM.get().unwrap_or(core::ptr::null_mut()) }

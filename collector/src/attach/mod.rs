@@ -20,7 +20,7 @@ pub(crate) mod slots;
 use crate::doors::shapes;
 #[cfg(feature = "preload")]
 use crate::symbols;
-use crate::{cxx, elf, environment, fork, process, python, real};
+use crate::{cxx, elf, environment, fork, inner, process, python, real};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use heapline_shared_format::inject::{Request, status};
@@ -207,6 +207,7 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
     }
     process::set_own_path(path(request));
     IS_ATTACHED.store(true, Ordering::Release);
+    inner::pass_over_loaded();
     // Twice: a call that is bound for the first time meanwhile may overwrite its place with the original.
     let counts = late::patch_all();
     let again = late::patch_all();

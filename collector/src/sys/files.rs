@@ -35,9 +35,14 @@ impl Program {
 
     /// Whether somebody may run it.
     pub fn is_executable(&self) -> bool {
+        self.is_regular() && self.mode & 0o111 != 0
+    }
+
+    /// Whether it is a file with content of its own.
+    pub fn is_regular(&self) -> bool {
         const REGULAR: u32 = 0o100_000;
         const KIND: u32 = 0o170_000;
-        self.mode & KIND == REGULAR && self.mode & 0o111 != 0
+        self.mode & KIND == REGULAR
     }
 
     fn has_capabilities(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::{clock, fail, python, stacks};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{Loss, TICK_PENDING};
-use heapline_shared_format::event::{self, domain};
+use heapline_shared_format::event::{self, ModuleFlags, domain};
 use heapline_shared_format::query;
 use heapline_shared_format::ring::Producer;
 
@@ -314,15 +314,15 @@ impl Thread {
         &mut self,
         range: Range<u64>,
         bias: u64,
-        is_program: bool,
+        flags: ModuleFlags,
         build_id: &[u8],
         path: [&[u8]; 2],
     ) {
         let path_bytes = path[0].len() + path[1].len();
-        let (head, words) = event::module_head(0, range.clone(), bias, is_program, build_id.len(), path_bytes);
+        let (head, words) = event::module_head(0, range.clone(), bias, flags, build_id.len(), path_bytes);
         let text = || build_id.iter().chain(path[0]).chain(path[1]).copied();
         self.publish(head.len() + words, |ring, stamp| {
-            let (head, _) = event::module_head(stamp, range, bias, is_program, build_id.len(), path_bytes);
+            let (head, _) = event::module_head(stamp, range, bias, flags, build_id.len(), path_bytes);
             let mut text = text();
             let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
             // SAFETY: publish made room for head and text.

@@ -19,6 +19,7 @@ mod fork;
 mod gdb;
 mod hostile_target;
 mod injection;
+mod inner;
 mod invisible;
 mod kill;
 mod lines;

@@ -75,6 +75,7 @@ pub fn is_loop(function: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plumbing::Part;
     use super::*;
 
     /// Frames that are told apart by their lines.
@@ -83,7 +84,7 @@ mod tests {
     impl Scene {
         fn frame(&mut self, lineno: u32) -> Frame {
             let name = self.0.string("f");
-            Frame { filename: name, lineno, function: name, module: name, address: 0, plumbing: false }
+            Frame { filename: name, lineno, function: name, module: name, address: 0, part: Part::Asks }
         }
     }
 

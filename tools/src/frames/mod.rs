@@ -8,6 +8,7 @@ mod plumbing;
 mod tracebacks;
 
 pub use mixed::Frames;
+pub use plumbing::Part;
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
 use crate::symbols::{Location, Symbolizer};
@@ -113,7 +114,7 @@ fn mix(
     let mut merged = mixed::merge(&native, &python, raw);
     if !raw {
         // The allocators' frames lie below the interpreter's, which are gone.
-        let plumbing = merged.iter().take_while(|frame| frame.plumbing).count();
+        let plumbing = plumbing::count(merged.iter().map(|frame| (frame.part, frame.module)));
         merged.drain(..plumbing.min(merged.len().saturating_sub(1)));
     }
     mixed::push(tracebacks, &merged)
@@ -148,7 +149,7 @@ fn expand(
 ) -> Vec<Vec<Frame>> {
     let mut of_module: Vec<Vec<usize>> = vec![Vec::new(); snapshot.modules.len()];
     let mut expanded = vec![Vec::new(); snapshot.frames.len()];
-    let mut namer = Namer { tracebacks, plumbing: HashMap::new() };
+    let mut namer = Namer { tracebacks, parts: HashMap::new() };
     for (index, frame) in snapshot.frames.iter().enumerate().filter(|(index, _)| used[*index]) {
         match (frame.module, frame.as_python()) {
             (Some(module), _) => of_module[module as usize].push(index),
@@ -169,20 +170,15 @@ fn expand(
 }
 
 /// The traceback without the plumbing at its recent end; the oldest frame stays in any case.
-fn trim(tracebacks: &Tracebacks, mut id: TracebackId) -> TracebackId {
-    while tracebacks.most_recent(id).plumbing {
-        match tracebacks.older(id) {
-            Some(older) => id = older,
-            None => break,
-        }
-    }
-    id
+fn trim(tracebacks: &Tracebacks, id: TracebackId) -> TracebackId {
+    let count = plumbing::count(tracebacks.frames(id).map(|frame| (frame.part, frame.module)));
+    (0..count).try_fold(id, |id, _| tracebacks.older(id).ok_or(id)).unwrap_or_else(|oldest| oldest)
 }
 
 /// Makes frames of what the symbols say.
 struct Namer<'t> {
     tracebacks: &'t mut Tracebacks,
-    plumbing: HashMap<StringId, bool>,
+    parts: HashMap<StringId, Part>,
 }
 
 impl Namer<'_> {
@@ -200,8 +196,8 @@ impl Namer<'_> {
                 None => self.tracebacks.string(&offset_in(module, address)),
             };
             let in_allocator_file = location.line.as_ref().is_some_and(|(file, _)| plumbing::is_allocator_file(file));
-            let plumbing = in_allocator_file || self.is_plumbing(module, function);
-            Frame { filename, lineno, function, module: path, address, plumbing }
+            let part = if in_allocator_file { Part::Carries } else { self.part(module, function) };
+            Frame { filename, lineno, function, module: path, address, part }
         };
         locations.iter().rev().map(frame).collect()
     }
@@ -210,7 +206,7 @@ impl Namer<'_> {
         let filename = self.tracebacks.string(&code.filename);
         let function = self.tracebacks.string(&code.name);
         let lineno = code.line(offset);
-        Frame { filename, lineno, function, module: filename, address, plumbing: false }
+        Frame { filename, lineno, function, module: filename, address, part: Part::Asks }
     }
 
     fn without_module(&mut self, frame: Address) -> Frame {
@@ -219,10 +215,12 @@ impl Namer<'_> {
         Frame { function, address, ..nothing_known(self.tracebacks) }
     }
 
-    fn is_plumbing(&mut self, module: &Module, function: StringId) -> bool {
+    fn part(&mut self, module: &Module, function: StringId) -> Part {
+        if plumbing::is_collector(&module.path) {
+            return Part::Carries;
+        }
         let tracebacks = &self.tracebacks;
-        plumbing::is_collector(&module.path)
-            || *self.plumbing.entry(function).or_insert_with(|| plumbing::is_allocator(tracebacks.text(function)))
+        *self.parts.entry(function).or_insert_with(|| plumbing::part(tracebacks.text(function)))
     }
 }
 
@@ -236,5 +234,5 @@ fn offset_in(module: &Module, address: u64) -> String {
 fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
     let unknown = tracebacks.string(UNKNOWN);
     let module = tracebacks.string("");
-    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, plumbing: false }
+    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks }
 }

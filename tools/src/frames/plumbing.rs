@@ -76,7 +76,68 @@ const PATTERNS: &[&str] = &[
     "allocate_from_new_pool",
 ];
 
-static GLOBS: LazyLock<Vec<Glob>> = LazyLock::new(|| PATTERNS.iter().map(|pattern| Glob::new(pattern)).collect());
+/// Functions of a jemalloc that call the collector's listener.
+const CALL_LISTENERS: &[&str] = &["*hook_invoke_alloc", "*hook_invoke_expand"];
+
+/// Functions of a jemalloc that may stand between those and whoever asked. Names of a jemalloc's functions begin with a
+/// prefix of its builder's choice.
+const OF_JEMALLOC: &[&str] = &[
+    "je_*",
+    "*_je_*",
+    "do_rallocx",
+    "*malloc",
+    "*calloc",
+    "*realloc",
+    "*posix_memalign",
+    "*aligned_alloc",
+    "*memalign",
+    "*valloc",
+    "*mallocx",
+    "*rallocx",
+    "*xallocx",
+];
+
+/// A frame's part in a request for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The frame asked.
+    Asks,
+    /// The frame carries the request: an allocator's, or Heapline's own.
+    Carries,
+    /// The frame is a jemalloc's, and called the collector's listener.
+    CallsListener,
+    /// The frame carries the request if it is a jemalloc's: if its module has called the listener further on.
+    MayBeJemallocs,
+}
+
+/// How many frames, the most recent first, only carry a request.
+pub fn count<M: PartialEq>(frames: impl Iterator<Item = (Part, M)>) -> usize {
+    let mut jemalloc = None;
+    let carries = |(part, module)| match part {
+        Part::Asks => false,
+        Part::Carries => true,
+        Part::CallsListener => {
+            jemalloc = Some(module);
+            true
+        }
+        Part::MayBeJemallocs => jemalloc.as_ref() == Some(&module),
+    };
+    frames.map(carries).take_while(|&carries| carries).count()
+}
+
+/// The patterns of a part.
+type Patterns = (Part, LazyLock<Vec<Glob>>);
+
+/// Of the parts that match, the first counts.
+static PARTS: [Patterns; 3] = [
+    (Part::Carries, LazyLock::new(|| globs(PATTERNS))),
+    (Part::CallsListener, LazyLock::new(|| globs(CALL_LISTENERS))),
+    (Part::MayBeJemallocs, LazyLock::new(|| globs(OF_JEMALLOC))),
+];
+
+fn globs(patterns: &[&str]) -> Vec<Glob> {
+    patterns.iter().map(|pattern| Glob::new(pattern)).collect()
+}
 
 /// Rust's own files of the kind, without the folder of the compiler's version.
 const RUST_FILES: &[&str] = &[
@@ -101,10 +162,11 @@ pub(super) fn is_allocator_file(file: &str) -> bool {
     FILES.iter().any(|glob| glob.matches(file))
 }
 
-/// Whether the demangled `function` is an allocator's.
-pub(super) fn is_allocator(function: &str) -> bool {
+/// The part of a frame in the demangled `function`.
+pub(super) fn part(function: &str) -> Part {
     let name = without_arguments(function);
-    GLOBS.iter().any(|glob| glob.matches(&name))
+    let matching = PARTS.iter().find(|(_, globs)| globs.iter().any(|glob| glob.matches(&name)));
+    matching.map_or(Part::Asks, |(part, _)| *part)
 }
 
 /// Whether the module at `path` is Heapline's own library in the target: preloaded, or brought in by an attach, as a memory file
@@ -140,7 +202,7 @@ fn ends_with_operator(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_allocator, is_allocator_file, is_collector, without_arguments};
+    use super::{Part, count, is_allocator_file, is_collector, part, without_arguments};
 
     #[test]
     fn allocators_are_plumbing() {
@@ -178,7 +240,7 @@ mod tests {
             "PyMem_RawMalloc",
             "_PyMem_DebugRawAlloc",
         ] {
-            assert!(is_allocator(name), "{name}");
+            assert_eq!(part(name), Part::Carries, "{name}");
         }
     }
 
@@ -203,8 +265,19 @@ mod tests {
             "PyObject_Call",
             "libfoo.so+0x1234",
         ] {
-            assert!(!is_allocator(name), "{name}");
+            assert_eq!(count([(part(name), 1)].into_iter()), 0, "{name}");
         }
+    }
+
+    #[test]
+    fn a_jemalloc_carries_up_to_whoever_called_it() {
+        let count = |frames: &[(&str, u32)]| count(frames.iter().map(|&(name, module)| (part(name), module)));
+        let inside = [("_rjem_je_hook_invoke_alloc", 1), ("_rjem_je_malloc_default", 1), ("_rjem_malloc", 1)];
+        assert_eq!(count(&[&inside[..], &[("__rust_alloc", 1), ("vec", 1)]].concat()), 4);
+        let other = [("own_hook_invoke_expand", 1), ("do_rallocx", 1), ("own_rallocx", 1), ("grow", 1)];
+        assert_eq!(count(&other), 3);
+        assert_eq!(count(&[("own_je_hook_invoke_alloc", 1), ("my_malloc", 2), ("main", 2)]), 1, "another module's");
+        assert_eq!(count(&[("my_malloc", 1), ("own_hook_invoke_alloc", 1)]), 0, "no listener further on");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! Two frames of one place are one, as in tracemalloc: same file, same line. Without a line the function counts too,
 //! or all of a library without debug information would be one place.
 
+use super::plumbing::Part;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,8 +27,8 @@ pub struct Frame {
     pub module: StringId,
     /// Return address in the process.
     pub address: u64,
-    /// Whether it belongs to an allocator or to Heapline, not to who called it.
-    pub plumbing: bool,
+    /// Its part in a request for memory.
+    pub part: Part,
 }
 
 /// A traceback in [`Tracebacks`]. Equal places all the way, equal number.

@@ -1,0 +1,133 @@
+//! Lists of objects whose code may be called: all that an open handle stands for.
+
+use crate::attach::objects;
+use crate::elf::{Loaded, Namespace};
+use crate::sys;
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Addresses that were seen. One may be forgotten when another takes its place: then it is seen once more.
+pub struct Known([AtomicUsize; Known::PLACES]);
+
+impl Known {
+    const PLACES: usize = 1024;
+
+    pub const fn new() -> Known {
+        Known([const { AtomicUsize::new(0) }; Known::PLACES])
+    }
+
+    fn place(&self, address: usize) -> &AtomicUsize {
+        const MULTIPLIER: usize = 0x9e37_79b9_7f4a_7c15;
+        &self.0[(address.wrapping_mul(MULTIPLIER) >> 32) % Known::PLACES]
+    }
+
+    pub fn has(&self, address: usize) -> bool {
+        self.place(address).load(Ordering::Acquire) == address
+    }
+
+    pub fn note(&self, address: usize) {
+        self.place(address).store(address, Ordering::Release);
+    }
+
+    /// Forgets addresses.
+    pub fn forget(&self, is_gone: impl Fn(usize) -> bool) {
+        for place in &self.0 {
+            let address = place.load(Ordering::Acquire);
+            if address != 0 && is_gone(address) {
+                let _ = place.compare_exchange(address, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Bytes of a file that are looked at at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A list of objects, and room to read files in. All zeros are an empty list.
+struct Memory {
+    objects: [MaybeUninit<Loaded>; Objects::MOST],
+    count: usize,
+    buffer: UnsafeCell<[u8; BUFFER_BYTES]>,
+}
+
+/// Objects that stay loaded while this exists. On no stack: that of a thread which opens a library may be small.
+pub struct Objects(*mut Memory);
+
+impl Objects {
+    /// Objects beyond that are left alone.
+    const MOST: usize = 1024;
+
+    fn new() -> Option<Objects> {
+        Some(Objects(sys::map(size_of::<Memory>())?.cast()))
+    }
+
+    /// All objects of the program's namespace.
+    pub fn of_program() -> Option<Objects> {
+        let mut all = Objects::new()?;
+        objects::all(|_| {
+            Namespace::program().into_iter().flat_map(Namespace::objects).for_each(|object| all.push(object));
+        });
+        Some(all)
+    }
+
+    /// The object of a handle and the objects that it needs, but for those of objects that are known. Empty for a handle
+    /// that is none, or is another namespace's.
+    pub fn behind(handle: *const c_void, known: &Known) -> Option<Objects> {
+        let mut found = Objects::new()?;
+        objects::all(|_| {
+            let Some(namespace) = Namespace::program() else { return };
+            namespace.by_handle(handle).into_iter().for_each(|object| found.push(object));
+            let mut at = 0;
+            while let Some(object) = found.get(at) {
+                at += 1;
+                if known.has(object.dynamic_section()) {
+                    continue;
+                }
+                for name in object.needed() {
+                    let others = namespace.objects().filter(|other| other.is_called(name));
+                    others.for_each(|other| found.push(other));
+                }
+            }
+        });
+        Some(found)
+    }
+
+    fn push(&mut self, object: Loaded) {
+        let is_same = |other: Loaded| other.dynamic_section() == object.dynamic_section();
+        if self.iter().any(is_same) {
+            return;
+        }
+        // SAFETY: mapped for this alone; all zeros are an empty list.
+        let memory = unsafe { &mut *self.0 };
+        if let Some(place) = memory.objects.get_mut(memory.count) {
+            place.write(object);
+            memory.count += 1;
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<Loaded> {
+        // SAFETY: as in `push`; the first ones were written.
+        unsafe { (index < (*self.0).count).then(|| (*self.0).objects[index].assume_init_read()) }
+    }
+
+    /// All, those that need others before these.
+    pub fn iter(&self) -> impl Iterator<Item = Loaded> + '_ {
+        (0..).map_while(|index| self.get(index))
+    }
+
+    /// Room to read files in.
+    #[expect(clippy::mut_from_ref, reason = "for one file at a time")]
+    pub fn buffer(&self) -> &mut [u8] {
+        // SAFETY: mapped for this alone, and apart from the list.
+        unsafe { &mut *(*self.0).buffer.get() }
+    }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        // SAFETY: nobody has a reference into it any more.
+        unsafe { sys::unmap(self.0.cast(), size_of::<Memory>()) };
+    }
+}

@@ -1,0 +1,190 @@
+//! A jemalloc under a prefix, inside of a library or of the program, which calls its functions directly.
+
+use crate::support::stepped::{Stepped, detach};
+use crate::support::trace::{live_sizes, report_on};
+use crate::support::{Outcome, Trace, skip, victim};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The functions that get a prefix.
+const FUNCTIONS: [&str; 21] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "aligned_alloc",
+    "memalign",
+    "posix_memalign",
+    "valloc",
+    "malloc_usable_size",
+    "mallocx",
+    "rallocx",
+    "xallocx",
+    "sallocx",
+    "dallocx",
+    "sdallocx",
+    "nallocx",
+    "mallctl",
+    "mallctlbymib",
+    "mallctlnametomib",
+    "malloc_stats_print",
+    "malloc_conf",
+];
+
+/// Debian's jemalloc has its variables in the static block of a thread, of which libraries that come late get little.
+const ROOM: (&str, &str) = ("GLIBC_TUNABLES", "glibc.rtld.optional_static_tls=16384");
+
+/// The jemalloc under the prefix `own_`, without C++ operators; none where none is installed.
+fn jemalloc(folder: &Path) -> Option<PathBuf> {
+    let installed = Path::new("/usr/lib/x86_64-linux-gnu/libjemalloc_pic.a");
+    if !installed.exists() {
+        skip("libjemalloc_pic.a is not installed");
+        return None;
+    }
+    let own = folder.join("own.a");
+    std::fs::copy(installed, &own).expect("copied");
+    let run = |command: &mut Command| assert!(command.status().expect("binutils").success(), "{command:?}");
+    run(Command::new("ar").arg("d").arg(&own).arg("jemalloc_cpp.pic.o"));
+    let renamed = FUNCTIONS.iter().flat_map(|name| ["--redefine-sym".to_owned(), format!("{name}=own_{name}")]);
+    run(Command::new("objcopy").args(renamed).arg(&own));
+    Some(own)
+}
+
+/// The victim, the library that it opens, and the same jemalloc inside of the program.
+struct Victims {
+    opens: PathBuf,
+    library: PathBuf,
+    whole: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+fn victims(flags: &[&str]) -> Option<Victims> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = jemalloc(folder.path())?;
+    let own = own.to_str().expect("UTF-8");
+    let linked = [&["-O0", own, "-Wl,--exclude-libs,ALL", "-lm"], flags].concat();
+    let built = |flags: &[&str], name: &str| {
+        // The archive lies elsewhere each time, so the victims are compiled anew.
+        let place = folder.path().join(name);
+        std::fs::copy(victim::build("inner.c", flags), &place).expect("copied");
+        place
+    };
+    Some(Victims {
+        opens: victim::build("inner.c", &["-O0"]),
+        library: built(&[&linked[..], &["-shared", "-fPIC", "-DLIBRARY"]].concat(), "inner.so"),
+        whole: built(&[&linked[..], &["-DPROGRAM"]].concat(), "inner"),
+        _folder: folder,
+    })
+}
+
+impl Victims {
+    fn opens(&self, way: &str) -> Trace {
+        Trace::of(&self.opens).arg(&self.library).arg(way).env(ROOM.0, ROOM.1)
+    }
+}
+
+fn in_victim<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["--filter", "*/inner.c"], more].concat()
+}
+
+#[track_caller]
+fn assert_counts(outcome: &Outcome, what: &str) {
+    let said = outcome.printed();
+    let live = outcome.report(&in_victim(&[]));
+    assert_eq!(live.snapshot.contradictions, 0, "{what}");
+    assert_eq!(live.snapshot.untracked_frees, 0, "{what}");
+    assert_eq!((live.total.count, live.total.size), (said["live_blocks"], said["live_bytes"]), "{what}: live");
+    let ever = outcome.report(&in_victim(&["--at", "total"]));
+    assert_eq!((ever.total.count, ever.total.size), (said["allocs"], said["bytes"]), "{what}: ever");
+    let line = victim::line_of("inner.c", "/* kept */");
+    assert_eq!(live.at_line("inner.c", line).0 / 333, live.at_line("inner.c", line).1, "{what}: the caller's line");
+}
+
+#[test]
+fn a_librarys_own_jemalloc_is_counted_like_malloc() {
+    let Some(victims) = victims(&[]) else { return };
+    for way in ["open", "reopen"] {
+        let outcome = victims.opens(way).run().expect_code(0);
+        assert_counts(&outcome, way);
+        outcome.report(&[]).assert_exact();
+    }
+}
+
+#[test]
+fn a_programs_own_jemalloc_is_counted_like_malloc() {
+    let Some(victims) = victims(&[]) else { return };
+    let outcome = Trace::of(&victims.whole).run().expect_code(0);
+    assert_counts(&outcome, "the program's");
+    // A library that the program needs, which has another.
+    let path = victims.library.to_str().expect("UTF-8");
+    let program = victim::build("inner.c", &["-O0", "-DNEEDED", "-Wl,--no-as-needed", path]);
+    assert_counts(&Trace::of(program).run().expect_code(0), "a needed library's");
+}
+
+/// Stripped of all symbols but those for other objects, of which one has the control function.
+#[test]
+fn a_stripped_library_is_named_unless_it_exports_the_control_function() {
+    let Some(victims) = victims(&[]) else { return };
+    let all = victims.library.with_extension("stripped");
+    let status = Command::new("strip").arg("-o").arg(&all).arg(&victims.library).status().expect("strip runs");
+    assert!(status.success());
+    let trace = Trace::of(&victims.opens).arg(&all).env(ROOM.0, ROOM.1);
+    let outcome = trace.run().expect_code(0);
+    let unseen = outcome.snapshot().meta.unseen;
+    assert_eq!(unseen.iter().map(|cause| cause.name.as_str()).collect::<Vec<_>>(), ["jemalloc"]);
+}
+
+#[test]
+fn what_a_constructor_has_allocated_before_is_told() {
+    let Some(victims) = victims(&["-DEARLY"]) else { return };
+    let outcome = victims.opens("open").run().expect_code(0);
+    assert_counts(&outcome, "early");
+    let unseen = outcome.snapshot().meta.unseen;
+    assert_eq!(unseen.iter().map(|cause| cause.kind.as_str()).collect::<Vec<_>>(), ["constructors"]);
+}
+
+#[test]
+fn samples_and_children_of_a_librarys_jemalloc_are_recorded() {
+    let Some(victims) = victims(&[]) else { return };
+    // Each block is a sample of its own.
+    let sampled = victims.opens("open").option("--sample").option("1").run().expect_code(0);
+    let said = sampled.printed();
+    let live = |outcome: &Outcome| live_sizes(&outcome.snapshot()).values().sum::<u64>();
+    assert_eq!(live(&sampled), live(&victims.opens("open").run().expect_code(0)));
+
+    let forked = victims.opens("fork").run().expect_code(0);
+    assert_counts(&forked, "the parent");
+    let folder = forked.snapshot_path().with_extension("").with_extension("");
+    let child = std::fs::read_dir(folder).expect("children").next().expect("one").expect("readable").path();
+    let child = report_on(&child, &in_victim(&["--at", "total"]));
+    assert_eq!((child.snapshot.mode.as_str(), child.snapshot.contradictions), ("exact", 0));
+    let once = said["allocs"] / 5;
+    assert_eq!(child.total.count, 4 * once, "its four threads");
+}
+
+/// Blocks of a jemalloc that was there before are not known; the program goes on as before.
+#[test]
+fn an_attach_listens_to_what_is_loaded_later_only() {
+    let Some(victims) = victims(&[]) else { return };
+    let mut command = Command::new(&victims.opens);
+    let mut victim = Stepped::start(command.arg(&victims.library).arg("steps").env(ROOM.0, ROOM.1));
+    let path = victim.snapshot_path("a.snap.zst");
+    let aggregator = victim.attach(&path, &[]);
+    victim.steps("oww");
+    let said = detach(aggregator);
+    assert!(!said.contains("NOT SEEN"), "{said}");
+    let twice = report_on(&path, &in_victim(&["--at", "total"]));
+    twice.assert_exact();
+    // The listener goes with the first call after the detach.
+    victim.steps("ww");
+
+    let aggregator = victim.attach(&path, &[]);
+    victim.steps("ww");
+    let said = detach(aggregator);
+    assert!(said.contains("NOT SEEN: jemalloc (prefix own_)"), "{said}");
+    let none = report_on(&path, &in_victim(&["--at", "total"]));
+    assert_eq!(none.total.count, 0);
+    assert_eq!(victim.finish(), 0);
+    let once = victims.opens("open").run().expect_code(0).printed();
+    assert_eq!((5 * twice.total.count, 5 * twice.total.size), (2 * once["allocs"], 2 * once["bytes"]));
+}
