@@ -117,6 +117,8 @@ fn reports(c: &mut Criterion) {
             domain: None,
             cumulative,
             filters,
+            blame: None,
+            skip: Vec::new(),
             frames: Frames::Mixed,
             raw_frames: false,
             limit: 10,

@@ -1,7 +1,9 @@
 //! The command line of `report`: what was typed ([`Arguments`]), and what it means ([`Config`]).
 
+use crate::blame::Blame;
 use crate::filter::{Filters, Pattern};
 use crate::frames::Frames;
+use crate::glob::Glob;
 use crate::report::Request;
 use crate::statistics::By;
 use crate::symbols::DEBUG_DIR;
@@ -35,10 +37,10 @@ pub struct Arguments {
     /// Count a block for every frame of its traceback, not only for the most recent
     #[arg(long)]
     cumulative: bool,
-    /// Only blocks whose most recent frame is in a file that matches (repeat it for more files)
+    /// Only blocks whose blamed frame is in a file that matches (repeat it for more files)
     #[arg(long, value_name = "GLOB[:LINE]")]
     filter: Vec<Pattern>,
-    /// No blocks whose most recent frame is in a file that matches (repeat it for more files)
+    /// No blocks whose blamed frame is in a file that matches (repeat it for more files)
     #[arg(long, value_name = "GLOB[:LINE]")]
     exclude: Vec<Pattern>,
     /// Let --filter and --exclude look at every frame
@@ -47,6 +49,13 @@ pub struct Arguments {
     /// Layer: python, native, mmap, mmap:reserved, track:N or tracemalloc's number [default: python in a CPython process, else native]
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<Domain>,
+    /// Group blocks under the first frame of the program's own code, or under the most recent frame [default: own for
+    /// native and mmap, leaf for python and track:N]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    blame: Option<Blame>,
+    /// Functions or files that match are nobody's own code (repeat it for more; not with --blame leaf)
+    #[arg(long, value_name = "GLOB")]
+    skip: Vec<String>,
     /// Print the source line under each frame whose file is there
     #[arg(long)]
     source: bool,
@@ -131,6 +140,8 @@ impl Arguments {
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
+            blame: self.blame,
+            skip: self.skip.iter().map(|pattern| Glob::new(pattern)).collect(),
             frames: self.frames,
             raw_frames: self.raw_frames,
             limit: self.limit.unwrap_or(limit),
@@ -163,6 +174,10 @@ impl Arguments {
         refuse(
             self.all_frames && self.filter.is_empty() && self.exclude.is_empty(),
             "--all-frames changes how --filter and --exclude work: give one of them too".to_string(),
+        )?;
+        refuse(
+            self.blame == Some(Blame::Leaf) && !self.skip.is_empty(),
+            "--skip says whose code is not the program's own: leave --blame leaf out".to_string(),
         )?;
         refuse(
             self.source && self.format != Format::Text,
@@ -246,6 +261,8 @@ mod tests {
             (&["--domain", "heap"], "no domain is called"),
             (&["--filter", ""], "the pattern is empty"),
             (&["--all-frames"], "--filter"),
+            (&["--blame", "leaf", "--skip", "a"], "leave --blame leaf out"),
+            (&["--blame", "mine"], "invalid value 'mine'"),
             (&["--source", "--format", "json"], "--format text"),
             (&["--format", "folded", "--diff", "b"], "one figure"),
             (&["--format", "folded", "--by", "size"], "by traceback"),

@@ -1,11 +1,12 @@
 //! Which tracebacks a report is about: tracemalloc's `Filter`s, by tracemalloc's rules.
 //!
-//! Inclusive filters are OR-ed, exclusive ones AND-ed. A filter looks at the most recent frame, or at any of them
+//! Inclusive filters are OR-ed, exclusive ones AND-ed. A filter looks at the blamed frame, or at any frame
 //! with `all_frames`; then one that excludes drops a traceback as soon as one frame matches. (The domain filter has
 //! no place here: a report has one view.)
 
 use crate::frames::{Frame, TracebackId, Tracebacks};
 use crate::glob::Glob;
+use crate::statistics::Trace;
 use std::collections::HashMap;
 use std::str::FromStr;
 
@@ -56,7 +57,7 @@ pub struct Filters {
     pub include: Vec<Pattern>,
     /// Drop what one of these matches.
     pub exclude: Vec<Pattern>,
-    /// Look at every frame, not only the most recent.
+    /// Look at every frame, not only the blamed one.
     pub all_frames: bool,
 }
 
@@ -81,8 +82,9 @@ impl<'f> Matcher<'f> {
         Matcher { filters, files: vec![HashMap::new(); patterns], seen: HashMap::new() }
     }
 
-    /// Whether the report is about `id` (tracemalloc: `Snapshot._filter_trace`).
-    pub fn keeps(&mut self, tracebacks: &Tracebacks, id: TracebackId) -> bool {
+    /// Whether the report is about `trace` (tracemalloc: `Snapshot._filter_trace`).
+    pub fn keeps(&mut self, tracebacks: &Tracebacks, trace: &Trace) -> bool {
+        let id = if self.filters.all_frames { trace.traceback } else { trace.blamed };
         if let Some(&known) = self.seen.get(&id) {
             return known;
         }

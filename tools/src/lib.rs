@@ -10,6 +10,7 @@
 //! It never changes a snapshot, and nothing in one makes it panic or use memory out of proportion.
 #![forbid(unsafe_code)]
 
+pub mod blame;
 pub mod cli;
 pub mod copies;
 pub mod diff;

@@ -1,10 +1,12 @@
 //! A report: one process or a tree of them, or two of either compared, seen through a request.
 
+use crate::blame::{Blame, Blamer};
 use crate::copies::Part;
 use crate::diff::{Change, Nothing, compare_to};
 use crate::estimate::{Estimate, of_domain, of_nothing};
 use crate::filter::{Filters, Matcher};
 use crate::frames::{Frames, Tracebacks, resolve};
+use crate::glob::Glob;
 use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
 use crate::symbols::Symbolizer;
 use crate::tree::Subject;
@@ -25,12 +27,24 @@ pub struct Request {
     pub cumulative: bool,
     /// Which tracebacks.
     pub filters: Filters,
+    /// Whose frame blocks are grouped under; [`Blame::default_of`] the layer if none.
+    pub blame: Option<Blame>,
+    /// Functions and files that are nobody's own code.
+    pub skip: Vec<Glob>,
     /// Which frames, where a process runs Python.
     pub frames: Frames,
     /// Whether allocators' frames stay.
     pub raw_frames: bool,
     /// Rows shown; 0 for all.
     pub limit: usize,
+}
+
+impl Request {
+    /// What finds the blamed frames in a view; none where the most recent frames are blamed.
+    fn blamer(&self, view: View) -> Option<Blamer<'_>> {
+        let blame = self.blame.unwrap_or(Blame::default_of(view.domain));
+        (blame == Blame::Own).then(|| Blamer::new(&self.skip))
+    }
 }
 
 /// What all groups have together. Each block counts once, also in a cumulative report.
@@ -131,6 +145,11 @@ impl<'s> Report<'s> {
         self.rows.split_at(self.shown_count()).0
     }
 
+    /// What finds the blamed frames; none where the most recent frames are blamed.
+    pub fn blamer(&self) -> Option<Blamer<'_>> {
+        self.request.blamer(self.view)
+    }
+
     /// The rows beyond the limit.
     pub fn others(&self) -> &[Row] {
         self.rows.split_at(self.shown_count()).1
@@ -182,10 +201,13 @@ impl Side {
             let resolved = resolve(snapshot, &wanted, request.frames, request.raw_frames, symbolizer, tracebacks);
             traces.extend(view.traces(part, &resolved, tracebacks));
         }
+        if let Some(mut blamer) = request.blamer(view) {
+            traces.iter_mut().for_each(|trace| trace.blamed = blamer.blamed(tracebacks, trace.traceback));
+        }
         let before = traces.len();
         if !request.filters.is_empty() {
             let mut matcher = Matcher::new(&request.filters);
-            traces.retain(|trace| matcher.keeps(tracebacks, trace.traceback));
+            traces.retain(|trace| matcher.keeps(tracebacks, trace));
         }
         let whole = of_domain(subject.summed(), view.domain, view.at);
         let nothing = of_nothing(subject.summed(), view.domain, view.at);

@@ -13,6 +13,8 @@ use std::collections::HashMap;
 pub struct Trace {
     /// Where they were allocated.
     pub traceback: TracebackId,
+    /// The traceback up to the frame that is blamed.
+    pub blamed: TracebackId,
     /// Bytes of all of them.
     pub size: u64,
     /// How many; of samples, those.
@@ -96,8 +98,9 @@ pub fn group(
 ) -> HashMap<Key, Statistic> {
     let mut groups = HashMap::new();
     for trace in traces {
-        let depth = if cumulative && by.is_of_frames() { usize::MAX } else { 1 };
-        for frame in tracebacks.frames(trace.traceback).take(depth) {
+        let is_of_all = cumulative && by.is_of_frames();
+        let (id, depth) = if is_of_all { (trace.traceback, usize::MAX) } else { (trace.blamed, 1) };
+        for frame in tracebacks.frames(id).take(depth) {
             if let Some(key) = by.key(&trace, frame) {
                 add(&mut groups, key, &trace, frame);
             }

@@ -66,7 +66,7 @@ impl View {
             let estimate = Estimate::of(count, sampled(snapshot, stack), copies);
             let stack = &snapshot.stacks[stack as usize];
             let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
-            Some(Trace { traceback, size, count, estimate, total_nframe, truncated, block })
+            Some(Trace { traceback, blamed: traceback, size, count, estimate, total_nframe, truncated, block })
         };
         if self.at != At::Live {
             return self

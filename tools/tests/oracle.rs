@@ -103,6 +103,7 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
         let traceback = traceback.expect("every stack has a frame");
         Trace {
             traceback,
+            blamed: traceback,
             size: size * count,
             count: *count,
             estimate: Default::default(),
@@ -135,7 +136,7 @@ fn rows(case: &Case) -> Value {
     let mut grouped = |blocks: &Blocks| {
         let all = traces(blocks, &mut tracebacks);
         let mut matcher = Matcher::new(&filters);
-        let kept: Vec<Trace> = all.into_iter().filter(|trace| matcher.keeps(&tracebacks, trace.traceback)).collect();
+        let kept: Vec<Trace> = all.into_iter().filter(|trace| matcher.keeps(&tracebacks, trace)).collect();
         group(&tracebacks, kept, by, case.cumulative)
     };
     let (new, old) = (grouped(&case.new), case.old.as_ref().map(&mut grouped));

@@ -55,7 +55,7 @@ fn a_traceback_has_the_oldest_frame_first_and_its_source() {
         "  File \"{source}\", line 22, in main [inlines]\n    void *block = outer((size_t)argc);\n\
          \x20 File \"{source}\", line 14, in outer [inlines]\n    return middle(n * 2);\n\
          \x20 File \"{source}\", line 9, in middle [inlines]\n    void *first = innermost(n);\n\
-         \x20 File \"{source}\", line 5, in innermost [inlines]\n    return malloc(n);\n"
+         > File \"{source}\", line 5, in innermost [inlines]\n    return malloc(n);\n"
     );
     assert!(text.contains(&frames), "{text}");
 }
@@ -81,9 +81,9 @@ fn json_has_every_field_of_the_contract() {
     assert_eq!((&json["view"], &json["by"], &json["at"]), (&"native".into(), &"traceback".into(), &"live".into()));
     assert_eq!(json["total"].to_string(), r#"{"count":13,"groups":2,"size":10107}"#);
     let row = &json["stats"][0];
-    assert_eq!(keys(row), "count key size total_nframe traceback");
+    assert_eq!(keys(row), "blamed count key size total_nframe traceback");
     assert_eq!(row["key"], Value::Null);
-    assert_eq!(row["total_nframe"], 2);
+    assert_eq!((&row["total_nframe"], &row["blamed"]), (&2.into(), &3.into()));
     assert_eq!(Scene::places(row), [at(22), at(14), at(9), at(5)]);
     let frame = &row["traceback"][3];
     assert_eq!(keys(frame), "address filename function lineno module");

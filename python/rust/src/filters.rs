@@ -77,7 +77,7 @@ impl Rule {
         trace: &Trace,
     ) -> bool {
         let is_domain = self.domain.is_none_or(|own| i64::try_from(domain.code()) == Ok(own));
-        let is_place = matcher.is_none_or(|matcher| matcher.keeps(tracebacks, trace.traceback));
+        let is_place = matcher.is_none_or(|matcher| matcher.keeps(tracebacks, trace));
         (is_domain && is_place) == self.inclusive
     }
 }

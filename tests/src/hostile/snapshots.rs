@@ -2,6 +2,7 @@
 
 use super::texts::assert_harmless;
 use heapline_shared_format::snapshot;
+use heapline_tools::blame::Blame;
 use heapline_tools::export::folded;
 use heapline_tools::filter::Filters;
 use heapline_tools::frames::Frames;
@@ -76,6 +77,8 @@ pub fn report(bytes: &[u8]) {
             domain: None,
             cumulative: bytes.len().is_multiple_of(2) && !matches!(by, By::Traceback | By::Size | By::Thread),
             filters: Filters::default(),
+            blame: [None, Some(Blame::Own), Some(Blame::Leaf)][bytes.len() % 7 % 3],
+            skip: Vec::new(),
             frames: [Frames::Mixed, Frames::Native, Frames::Python][bytes.len() % 3],
             raw_frames: bytes.len().is_multiple_of(5),
             limit: 3,

@@ -10,6 +10,7 @@ mod aggregator_faults;
 mod allocators;
 mod attach;
 mod bad_input;
+mod blame;
 mod collector_faults;
 mod contract;
 mod counts;

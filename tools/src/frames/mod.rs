@@ -9,6 +9,7 @@ mod tracebacks;
 
 pub use mixed::Frames;
 pub use plumbing::Part;
+pub(crate) use plumbing::without_arguments;
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
 use crate::symbols::{Location, Symbolizer};

@@ -179,7 +179,7 @@ pub(super) fn is_collector(path: &str) -> bool {
 /// `name` without template arguments, which may contain anything, and without parameters, if it has some.
 ///
 /// A `<` at the start of a path segment is Rust's `<Type as Trait>` and stays; operators keep theirs.
-fn without_arguments(name: &str) -> String {
+pub(crate) fn without_arguments(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut depth = 0_u32;
     for c in name.chars() {

@@ -1,5 +1,6 @@
 //! The report that a program reads. Field by field the contract of docs/formats.md; `heapline_report` is its version.
 
+use crate::blame::Blamer;
 use crate::copies::Part;
 use crate::estimate::{Estimate, of_domain};
 use crate::frames::{Frame, Tracebacks};
@@ -138,6 +139,9 @@ struct Stat<'r> {
     size_diff_margin: Option<u64>,
     key: Option<KeyValue<'r>>,
     traceback: Vec<FrameFields<'r>>,
+    /// Index of the blamed frame in `traceback`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blamed: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_nframe: Option<u16>,
 }
@@ -167,6 +171,7 @@ struct FrameFields<'r> {
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let request = &report.request;
     let meta = &report.snapshot.meta;
+    let mut blamer = report.blamer();
     let document = Document {
         heapline_report: VERSION,
         snapshot: taken(meta),
@@ -184,7 +189,7 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             intervals: Intervals::of(report.total.size, &report.total.estimate),
         },
         threads: report.subject.parts().iter().flat_map(threads).collect(),
-        stats: report.shown().iter().map(|row| stat(report, row)).collect(),
+        stats: report.shown().iter().map(|row| stat(report, row, blamer.as_mut())).collect(),
     };
     serde_json::to_writer_pretty(Escaping { out: &mut *out, held: false }, &document)?;
     writeln!(out)
@@ -294,7 +299,7 @@ fn domain<'s>(row: &DomainTotals, parts: impl Iterator<Item = Part<'s>> + Clone)
     }
 }
 
-fn stat<'r>(report: &'r Report<'_>, row: &Row) -> Stat<'r> {
+fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) -> Stat<'r> {
     let names = &report.tracebacks;
     let frame = |frame: &Frame| FrameFields {
         filename: names.text(frame.filename),
@@ -315,6 +320,13 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row) -> Stat<'r> {
         Key::Line(..) => (None, vec![frame(&row.stat.frame)]),
         Key::Traceback(id) => (None, Tracebacks::oldest_first(names, id).iter().map(frame).collect()),
     };
+    let blamed = match row.stat.key {
+        Key::Traceback(id) => {
+            let depth = blamer.map_or(0, |blamer| blamer.depth(names, id));
+            traceback.len().checked_sub(1 + depth)
+        }
+        _ => None,
+    };
     Stat {
         size: row.stat.size,
         count: row.stat.count,
@@ -324,6 +336,7 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row) -> Stat<'r> {
         count_diff: row.change.map(|change| change.count),
         key,
         traceback,
+        blamed,
         total_nframe: (report.request.by == By::Traceback).then_some(row.stat.total_nframe),
     }
 }

@@ -5,6 +5,7 @@
 
 use super::source::Sources;
 use super::{format_size, printable};
+use crate::blame::Blamer;
 use crate::copies::Part;
 use crate::diff::Change;
 use crate::estimate::of_domain;
@@ -26,10 +27,11 @@ use std::path::Path;
 pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
     head(report, out)?;
     writeln!(out, "\n{}", title(report))?;
+    let mut blamer = report.blamer();
     for (index, row) in report.shown().iter().enumerate() {
         write!(out, "#{}: ", index + 1)?;
         match report.request.by {
-            By::Traceback => traceback(report, row, sources.as_deref_mut(), out)?,
+            By::Traceback => traceback(report, row, blamer.as_mut(), sources.as_deref_mut(), out)?,
             _ => line(report, row, sources.as_deref_mut(), out)?,
         }
     }
@@ -343,7 +345,14 @@ fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// One traceback, the oldest frame first (tracemalloc: `Traceback.format`).
-fn traceback(report: &Report<'_>, row: &Row, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
+/// A traceback, with a mark at the frame that is blamed, unless the rule is that the most recent one is.
+fn traceback(
+    report: &Report<'_>,
+    row: &Row,
+    blamer: Option<&mut Blamer<'_>>,
+    mut sources: Option<&mut Sources>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let names = &report.tracebacks;
     let stat = &row.stat;
     let blocks = estimated_count(stat.count, "memory block", stat.estimate.count_interval());
@@ -359,13 +368,16 @@ fn traceback(report: &Report<'_>, row: &Row, mut sources: Option<&mut Sources>, 
         writeln!(out, "  ({} not kept: see --nframe)", counted(cut, "older frame"))?;
     }
     let Key::Traceback(id) = row.stat.key else { return Ok(()) };
-    for Frame { filename, lineno, function, module, .. } in names.oldest_first(id) {
+    let frames = names.oldest_first(id);
+    let blamed = blamer.and_then(|blamer| frames.len().checked_sub(1 + blamer.depth(names, id)));
+    for (index, Frame { filename, lineno, function, module, .. }) in frames.into_iter().enumerate() {
+        let mark = if Some(index) == blamed { ">" } else { " " };
         let (file, function) = (names.text(filename), printable(names.text(function)));
         let module = match Path::new(names.text(module)).file_name() {
             Some(name) => format!(" [{}]", printable(&name.to_string_lossy())),
             None => String::new(),
         };
-        writeln!(out, "  File \"{}\", line {lineno}, in {function}{module}", printable(file))?;
+        writeln!(out, "{mark} File \"{}\", line {lineno}, in {function}{module}", printable(file))?;
         source_line(sources.as_deref_mut(), file, lineno, "    ", out)?;
     }
     Ok(())

@@ -128,6 +128,7 @@ pub struct Stat {
     pub key: serde_json::Value,
     #[serde(default)]
     pub traceback: Vec<Frame>,
+    pub blamed: Option<usize>,
     pub total_nframe: Option<u64>,
 }
 

@@ -232,9 +232,15 @@ pub fn live_sizes(snapshot: &Snapshot) -> BTreeMap<u64, u64> {
 
 /// `report SNAPSHOT --format json --limit 0 OPTIONS`, parsed. The cache of symbols lies beside the snapshot, so that no
 /// test finds what another has left.
+///
+/// Blocks are grouped under the most recent frame, unless another rule is asked for: the victims' own accounts are of
+/// their calls of malloc, not of what libraries allocate for them.
 pub fn report_on(snapshot: &Path, options: &[&str]) -> Report {
     let mut command = Command::new(&programs().report);
     command.arg(snapshot).args(["--format", "json", "--limit", "0"]).args(options);
+    if !options.contains(&"--blame") {
+        command.args(["--blame", "leaf"]);
+    }
     command.env("XDG_CACHE_HOME", snapshot.parent().expect("a folder").join("cache"));
     let output = command.output().expect("report runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -250,6 +256,9 @@ pub fn report_on(snapshot: &Path, options: &[&str]) -> Report {
 pub fn tree_report(folder: &Path, options: &[&str]) -> TreeReport {
     let mut command = Command::new(&programs().report);
     command.arg("--tree").arg(folder).args(["--format", "json", "--limit", "0"]).args(options);
+    if !options.contains(&"--blame") {
+        command.args(["--blame", "leaf"]);
+    }
     command.env("XDG_CACHE_HOME", folder.with_file_name("cache"));
     let output = command.output().expect("report runs");
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,0 +1,187 @@
+//! Whose frame a block is grouped under: the first of the program's own code, or the most recent one.
+//!
+//! A leak in `items.push_back(x)` is the caller's, not `stl_vector.h`'s. So frames have owners:
+//!
+//! | owner | frames |
+//! | --- | --- |
+//! | nobody | allocators, wrappers of allocators, the C library, standard libraries of languages |
+//! | a library | shared libraries of the system, packages of Python and Rust, the interpreter |
+//! | the program | all others |
+//!
+//! The most recent frame of the program is blamed; without one the most recent frame of a library; without either the
+//! most recent frame. Tracebacks stay whole.
+
+mod patterns;
+
+use crate::frames::{Frame, Part, StringId, TracebackId, Tracebacks};
+use crate::glob::Glob;
+use clap::ValueEnum;
+use heapline_shared_format::snapshot::Domain;
+
+use std::collections::HashMap;
+
+/// The rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Blame {
+    /// The first frame of the program's own code.
+    Own,
+    /// The most recent frame, as tracemalloc does.
+    Leaf,
+}
+
+impl Blame {
+    /// The rule of a domain unless another is asked for: Python's memory is told as tracemalloc tells it.
+    pub fn default_of(domain: Domain) -> Blame {
+        match domain {
+            Domain::Python | Domain::Track(_) => Blame::Leaf,
+            _ => Blame::Own,
+        }
+    }
+}
+
+/// Who wrote a frame's code. Of two owners the greater is blamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Nobody,
+    Library,
+    Program,
+}
+
+/// Finds the blamed frames of tracebacks; looks at each name and at each frame once.
+pub struct Blamer<'s> {
+    skip: &'s [Glob],
+    functions: HashMap<StringId, Owner>,
+    files: HashMap<StringId, Owner>,
+    modules: HashMap<StringId, Owner>,
+    /// The blamed frame, and its owner.
+    found: HashMap<TracebackId, (TracebackId, Owner)>,
+}
+
+impl<'s> Blamer<'s> {
+    /// Functions and files that match `skip` are nobody's, too.
+    pub fn new(skip: &'s [Glob]) -> Blamer<'s> {
+        let (functions, files, modules, found) = Default::default();
+        Blamer { skip, functions, files, modules, found }
+    }
+
+    /// The traceback up to the blamed frame, which is the most recent one of that.
+    pub fn blamed(&mut self, tracebacks: &Tracebacks, id: TracebackId) -> TracebackId {
+        let mut unknown = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| !self.found.contains_key(id)) {
+            unknown.push(id);
+            next = tracebacks.older(id);
+        }
+        let mut best = next.map(|id| self.found[&id]);
+        for id in unknown.into_iter().rev() {
+            let owner = self.owner(tracebacks, tracebacks.most_recent(id));
+            let found = best.filter(|(_, older)| *older > owner).unwrap_or((id, owner));
+            self.found.insert(id, found);
+            best = Some(found);
+        }
+        best.map_or(id, |(blamed, _)| blamed)
+    }
+
+    /// How many frames of the traceback are more recent than the blamed one.
+    pub fn depth(&mut self, tracebacks: &Tracebacks, id: TracebackId) -> usize {
+        let blamed = self.blamed(tracebacks, id);
+        std::iter::successors(Some(id), |&id| tracebacks.older(id)).take_while(|&id| id != blamed).count()
+    }
+
+    /// The least of what the frame's function, file and module say.
+    fn owner(&mut self, tracebacks: &Tracebacks, frame: Frame) -> Owner {
+        if matches!(frame.part, Part::Carries | Part::CallsListener) {
+            return Owner::Nobody;
+        }
+        let names = [
+            (&mut self.functions, frame.function, patterns::of_function as fn(&str) -> Owner),
+            (&mut self.files, frame.filename, patterns::of_file),
+            (&mut self.modules, frame.module, patterns::of_module),
+        ];
+        let skip = self.skip;
+        let owners = names.map(|(known, name, of)| {
+            *known.entry(name).or_insert_with(|| {
+                let text = tracebacks.text(name);
+                if skip.iter().any(|glob| glob.matches(text)) { Owner::Nobody } else { of(text) }
+            })
+        });
+        owners.into_iter().min().unwrap_or(Owner::Program)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The function of the blamed frame of a traceback, whose frames are function, file, line and module, the oldest first.
+    fn blamed<'f>(frames: &[(&'f str, &str, u32, &str)], skip: &[&str]) -> &'f str {
+        let mut tracebacks = Tracebacks::default();
+        let mut id = None;
+        for &(function, filename, lineno, module) in frames {
+            let [function, filename, module] = [function, filename, module].map(|text| tracebacks.string(text));
+            id = Some(tracebacks.push(id, Frame { filename, lineno, function, module, address: 0, part: Part::Asks }));
+        }
+        let skip: Vec<Glob> = skip.iter().map(|pattern| Glob::new(pattern)).collect();
+        let mut blamer = Blamer::new(&skip);
+        let id = id.expect("a frame");
+        let found = blamer.blamed(&tracebacks, id);
+        assert_eq!(blamer.blamed(&tracebacks, id), found, "the second time it is known");
+        assert_eq!(tracebacks.frames(id).nth(blamer.depth(&tracebacks, id)), Some(tracebacks.most_recent(found)));
+        frames[frames.len() - 1 - blamer.depth(&tracebacks, id)].0
+    }
+
+    const APP: &str = "/opt/app/bin/app";
+    const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+
+    #[test]
+    fn the_programs_code_is_blamed_for_what_libraries_allocate_for_it() {
+        let main = ("main", "/home/me/app.cpp", 7, APP);
+        let vector = ("std::vector<Item>::push_back", "/usr/include/c++/12/bits/stl_vector.h", 395, APP);
+        let inlined = ("_M_realloc_insert<Item const&>", "/usr/include/c++/12/bits/vector.tcc", 440, APP);
+        let add = ("Cart::add", "/home/me/cart.cpp", 21, APP);
+        assert_eq!(blamed(&[main, add, vector, inlined], &[]), "Cart::add");
+        assert_eq!(blamed(&[main, ("strdup", "string/strdup.c", 42, LIBC)], &[]), "main");
+        let xmalloc = ("xmalloc", "/home/me/lib/xmalloc.c", 12, APP);
+        assert_eq!(blamed(&[main, add, xmalloc], &[]), "Cart::add");
+        let glib = ("g_hash_table_new", "", 0, "/usr/lib/x86_64-linux-gnu/libglib-2.0.so.0");
+        assert_eq!(blamed(&[main, add, glib], &[]), "Cart::add");
+        let own_library = ("Engine::load", "/opt/app/lib/libengine.so.2", 0, "/opt/app/lib/libengine.so.2");
+        assert_eq!(blamed(&[main, own_library, vector], &[]), "Engine::load");
+        assert_eq!(blamed(&[main, add], &["Cart::*"]), "main", "what the user skips");
+        assert_eq!(blamed(&[main, add], &["*/cart.cpp"]), "main", "a file that the user skips");
+    }
+
+    #[test]
+    fn without_own_code_a_library_is_blamed_and_without_that_whoever_came_last() {
+        let clone = ("clone3", "", 0, LIBC);
+        let worker = ("g_thread_proxy", "", 0, "/usr/lib/x86_64-linux-gnu/libglib-2.0.so.0");
+        let strdup = ("strdup", "", 0, LIBC);
+        assert_eq!(blamed(&[clone, worker, strdup], &[]), "g_thread_proxy");
+        assert_eq!(blamed(&[clone, strdup], &[]), "strdup");
+    }
+
+    #[test]
+    fn rusts_library_and_packages_are_not_the_programs() {
+        let own = ("app::load", "src/main.rs", 30, APP);
+        let json = ("serde_json::from_str", "/root/.cargo/registry/src/i/serde_json-1.0/src/de.rs", 9, APP);
+        let vec = ("<u8 as alloc::vec::spec_from_elem::SpecFromElem>::from_elem", "", 0, APP);
+        assert_eq!(blamed(&[own, json, vec], &[]), "app::load");
+        assert_eq!(blamed(&[json, vec], &[]), "serde_json::from_str");
+        let clone = ("<app::Order as core::clone::Clone>::clone", "src/order.rs", 4, APP);
+        assert_eq!(blamed(&[own, clone], &[]), "<app::Order as core::clone::Clone>::clone");
+    }
+
+    #[test]
+    fn pythons_packages_are_not_the_programs() {
+        let script = ("build", "/home/me/frame.py", 4, "/home/me/frame.py");
+        let package = "/venv/lib/python3.12/site-packages/polars/functions/int_range.py";
+        let range = ("int_range", package, 221, package);
+        let extension = "/venv/lib/python3.12/site-packages/polars_runtime/polars.abi3.so";
+        let native = ("polars_core::series::new", extension, 0, extension);
+        assert_eq!(blamed(&[script, range, native], &[]), "build");
+        assert_eq!(blamed(&[range, native], &[]), "polars_core::series::new");
+        let interpreter = ("PyImport_Import", "", 0, "/usr/bin/python3.12");
+        let frozen = ("_find_and_load", "<frozen importlib._bootstrap>", 1360, "<frozen importlib._bootstrap>");
+        assert_eq!(blamed(&[script, frozen, interpreter], &[]), "build");
+    }
+}
