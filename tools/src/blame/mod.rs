@@ -13,12 +13,10 @@
 
 mod patterns;
 
-use crate::frames::{Frame, Part, StringId, TracebackId, Tracebacks};
+use crate::frames::{Frame, Part, TracebackId, Tracebacks};
 use crate::glob::Glob;
 use clap::ValueEnum;
 use heapline_shared_format::snapshot::Domain;
-
-use std::collections::HashMap;
 
 /// The rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,36 +45,53 @@ enum Owner {
     Program,
 }
 
+/// What is known so far, by the positions of names and tracebacks.
+struct Table<T>(Vec<Option<T>>);
+
+impl<T: Copy> Table<T> {
+    fn get(&self, index: usize) -> Option<T> {
+        self.0.get(index).copied().flatten()
+    }
+
+    fn insert(&mut self, index: usize, value: T) {
+        if self.0.len() <= index {
+            self.0.resize(index + 1, None);
+        }
+        self.0[index] = Some(value);
+    }
+}
+
 /// Finds the blamed frames of tracebacks; looks at each name and at each frame once.
 pub struct Blamer<'s> {
     skip: &'s [Glob],
-    functions: HashMap<StringId, Owner>,
-    files: HashMap<StringId, Owner>,
-    modules: HashMap<StringId, Owner>,
+    functions: Table<Owner>,
+    files: Table<Owner>,
+    modules: Table<Owner>,
     /// The blamed frame, and its owner.
-    found: HashMap<TracebackId, (TracebackId, Owner)>,
+    found: Table<(TracebackId, Owner)>,
 }
 
 impl<'s> Blamer<'s> {
     /// Functions and files that match `skip` are nobody's, too.
     pub fn new(skip: &'s [Glob]) -> Blamer<'s> {
-        let (functions, files, modules, found) = Default::default();
-        Blamer { skip, functions, files, modules, found }
+        let [functions, files, modules] = [const { Table(Vec::new()) }; 3];
+        Blamer { skip, functions, files, modules, found: Table(Vec::new()) }
     }
 
     /// The traceback up to the blamed frame, which is the most recent one of that.
     pub fn blamed(&mut self, tracebacks: &Tracebacks, id: TracebackId) -> TracebackId {
         let mut unknown = Vec::new();
         let mut next = Some(id);
-        while let Some(id) = next.filter(|id| !self.found.contains_key(id)) {
+        let index = Tracebacks::traceback_index;
+        while let Some(id) = next.filter(|&id| self.found.get(index(id)).is_none()) {
             unknown.push(id);
             next = tracebacks.older(id);
         }
-        let mut best = next.map(|id| self.found[&id]);
+        let mut best = next.and_then(|id| self.found.get(index(id)));
         for id in unknown.into_iter().rev() {
             let owner = self.owner(tracebacks, tracebacks.most_recent(id));
             let found = best.filter(|(_, older)| *older > owner).unwrap_or((id, owner));
-            self.found.insert(id, found);
+            self.found.insert(index(id), found);
             best = Some(found);
         }
         best.map_or(id, |(blamed, _)| blamed)
@@ -100,9 +115,12 @@ impl<'s> Blamer<'s> {
         ];
         let skip = self.skip;
         let owners = names.map(|(known, name, of)| {
-            *known.entry(name).or_insert_with(|| {
+            let index = Tracebacks::string_index(name);
+            known.get(index).unwrap_or_else(|| {
                 let text = tracebacks.text(name);
-                if skip.iter().any(|glob| glob.matches(text)) { Owner::Nobody } else { of(text) }
+                let owner = if skip.iter().any(|glob| glob.matches(text)) { Owner::Nobody } else { of(text) };
+                known.insert(index, owner);
+                owner
             })
         });
         owners.into_iter().min().unwrap_or(Owner::Program)

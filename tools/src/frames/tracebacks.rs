@@ -79,6 +79,11 @@ impl Tracebacks {
         id.0 as usize
     }
 
+    /// The position of a traceback in tables that have one entry for each.
+    pub fn traceback_index(id: TracebackId) -> usize {
+        id.0 as usize
+    }
+
     /// The traceback that has one `frame` more than `older`. Of frames with one place the first to come is kept.
     pub fn push(&mut self, older: Option<TracebackId>, frame: Frame) -> TracebackId {
         let function = (frame.lineno == 0).then_some(frame.function);
