@@ -10,8 +10,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// `--max-target-memory` when it is not given.
-pub const DEFAULT_TARGET_MEMORY: u64 = 64 << 20;
 const DEFAULT_NFRAME: u32 = 64;
 /// tracemalloc's limit.
 const MAX_NFRAME: i64 = 65_535;

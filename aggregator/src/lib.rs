@@ -11,37 +11,17 @@
 //!
 //! Not here: symbols (`report` resolves them), statistics, anything that runs inside the target.
 
-pub mod archive;
-pub mod arena_map;
 pub mod attach;
-pub mod backlog;
+pub mod base;
 pub mod cli;
-pub mod clock;
-pub mod collector;
-pub mod contradiction;
 pub mod control;
-pub mod counted;
-pub mod cut;
 pub mod drain;
-pub mod elf;
-pub mod format;
-pub mod heirs;
 pub mod job;
-pub mod keeper;
 pub mod launch;
-pub mod mailbox;
-pub mod order;
-pub mod output;
-pub mod outputs;
-mod prefetch;
-pub mod private_dir;
-pub mod procfs;
-pub mod queue;
-mod rate;
+pub mod questions;
 pub mod session;
 pub mod snapshot;
-mod sys;
 pub mod table;
-pub mod tracer;
+pub mod target;
 pub mod tree;
 pub mod unseen;

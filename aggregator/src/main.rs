@@ -1,9 +1,11 @@
 //! The `aggregator` program: maps what the library answers to lines on standard error and an exit status.
 
 use anyhow::Context;
-use heapline_aggregator::cli::{self, Invocation, Usage};
-use heapline_aggregator::format::printable;
-use heapline_aggregator::{attach, collector, control, launch, private_dir};
+use heapline_aggregator::base::private_dir;
+use heapline_aggregator::cli::{Invocation, Usage};
+use heapline_aggregator::target::library;
+use heapline_aggregator::{attach, cli, control, launch};
+use heapline_shared_format::text::printable;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -46,7 +48,7 @@ fn carry_out(invocation: Invocation) -> ExitCode {
             Ok(text) => print(&format!("{text}\n")),
             Err(error) => fail(&error.to_string(), 1),
         },
-        Invocation::Collector { output } => match collector::write_to(&output) {
+        Invocation::Collector { output } => match library::write_to(&output) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), 1),
         },

@@ -1,15 +1,17 @@
 //! The whole path from rings to tables, with a target that this test plays itself: an arena, and producers that write
 //! to it as the collector would.
 
-use heapline_aggregator::archive::Replaced;
-use heapline_aggregator::arena_map::ArenaMap;
-use heapline_aggregator::clock::Clock;
-use heapline_aggregator::contradiction::Contradiction;
-use heapline_aggregator::drain::{Image, Stop, Tasks};
-use heapline_aggregator::keeper::FoundFrame;
+use heapline_aggregator::drain::Stop;
+use heapline_aggregator::job::tracer::{Plan, TraceError, Tracer};
+use heapline_aggregator::questions::keeper::FoundFrame;
+use heapline_aggregator::session::arena_map::ArenaMap;
+use heapline_aggregator::session::clock::Clock;
 use heapline_aggregator::session::{SessionError, Settings};
-use heapline_aggregator::snapshot::{About, build};
-use heapline_aggregator::tracer::{Plan, TraceError, Tracer};
+use heapline_aggregator::snapshot::build::{About, build};
+use heapline_aggregator::snapshot::replaced::Replaced;
+use heapline_aggregator::table::contradiction::Contradiction;
+use heapline_aggregator::target::image::Image;
+use heapline_aggregator::target::tasks::Tasks;
 use heapline_shared_format::arena::{SEGMENT_BYTES, slot_state, state, target_flag};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
@@ -27,7 +29,7 @@ const SETTINGS: Settings = Settings { nframe: 64, max_target_memory: 1 << 20, cl
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let (sender, replaced) = sync_channel(16);
     let launched = Image { command: "fake".to_owned(), ..Image::default() };
-    let plan = Plan { settings: SETTINGS, launched, target: None, replaced: Some(sender), kin: None };
+    let plan = Plan { settings: SETTINGS, launched, target: None, replaced: Some(sender), member: None };
     let tracer = Tracer::start(Arc::clone(map), plan).expect("a session");
     (tracer, replaced)
 }
@@ -324,7 +326,8 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     let stack = thread.define(&[5]);
     thread.alloc(0x10, 100, stack);
     let (sender, _other) = sync_channel(1);
-    let plan = Plan { settings: SETTINGS, launched: Image::default(), target: None, replaced: Some(sender), kin: None };
+    let plan =
+        Plan { settings: SETTINGS, launched: Image::default(), target: None, replaced: Some(sender), member: None };
     let refused = Tracer::start(Arc::clone(&map), plan);
     assert!(matches!(refused, Err(TraceError::Session(SessionError::Taken { owner })) if owner == process::id()));
     tracer.stop(Stop::Detach).expect("stopped");

@@ -2,7 +2,7 @@
 //! depths, in a real program whose records are thrown away.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use heapline_aggregator::collector::LIBRARY;
+use heapline_aggregator::target::library::LIBRARY;
 use heapline_collector::{clock, stacks};
 use heapline_shared_format::arena::{Arena, Geometry, Session, state};
 use heapline_shared_format::ring::{Consumer, Ledger};

@@ -1,8 +1,8 @@
 //! The aggregator's inner loop: records of one or more rings, merged by stamp, into the live table and the sums.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use heapline_aggregator::order::{Mark, Order};
 use heapline_aggregator::table::live::{Block, Live};
+use heapline_aggregator::table::order::{Mark, Order};
 use heapline_aggregator::table::{Ring, Table};
 use heapline_shared_format::event;
 use std::hint::black_box;

@@ -29,6 +29,8 @@ pub mod query;
 pub mod ring;
 #[cfg(feature = "snapshot")]
 pub mod snapshot;
+#[cfg(feature = "snapshot")]
+pub mod text;
 pub mod tree;
 
 /// The atomics of the shared memory; loom's under `--cfg loom`, so that the ring's model test runs the real code.

@@ -2,12 +2,12 @@
 //! the collector's own points, the aggregator's tables and their copies at forks, and the sums that
 //! `report` makes of the snapshots.
 
-use heapline_aggregator::contradiction::Contradictions;
-use heapline_aggregator::cut::{Cut, Figures};
-use heapline_aggregator::drain::Image;
-use heapline_aggregator::order::Sink;
-use heapline_aggregator::snapshot::{About, build};
+use heapline_aggregator::snapshot::build::{About, build};
+use heapline_aggregator::snapshot::cut::{Cut, Figures};
+use heapline_aggregator::table::contradiction::Contradictions;
+use heapline_aggregator::table::order::Sink;
 use heapline_aggregator::table::{Ring, Table};
+use heapline_aggregator::target::image::Image;
 use heapline_collector::sampling::sampler::Sampler;
 use heapline_shared_format::event::Event;
 use heapline_shared_format::query;

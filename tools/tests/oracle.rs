@@ -1,11 +1,11 @@
 //! Statistics, cumulation, diffs, filters, globs and sizes against CPython's own: the same traces in, the same rows in
 //! the same order out.
 
+use heapline_shared_format::text::format_size;
 use heapline_tools::diff::{Change, Nothing, compare_to};
 use heapline_tools::filter::{Filters, Matcher, Pattern};
 use heapline_tools::frames::{Frame, Part, Tracebacks};
 use heapline_tools::glob::Glob;
-use heapline_tools::render::format_size;
 use heapline_tools::statistics::{By, Key, Statistic, Trace, group, sorted};
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,8 +1,8 @@
 //! Whether a process may be traced, and where its arena is.
 
 use super::AttachError;
-use crate::elf;
-use crate::{procfs, sys};
+use crate::base::sys;
+use crate::target::{elf, procfs};
 use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs::{self, File, OpenOptions};
 use std::io;

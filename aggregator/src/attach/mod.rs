@@ -4,19 +4,22 @@ pub mod find;
 pub mod inject;
 mod presence;
 
-use crate::archive::{self, Place, Spot};
-use crate::arena_map::{ArenaMap, ArenaMapError};
-use crate::clock::Clock;
+use crate::base::sys;
 use crate::control;
-use crate::drain::{Image, Stop, Tasks};
-use crate::elf::Obstacle;
+use crate::drain::Stop;
+use crate::job::tracer::{Plan, TraceError, Tracer};
 use crate::job::{Ending, Job, JobError};
-use crate::output::OutputError;
-use crate::outputs::Outputs;
-use crate::procfs;
-use crate::session::{Sampling, SessionError, Settings};
-use crate::sys;
-use crate::tracer::{Plan, TraceError, Tracer};
+use crate::session::arena_map::{ArenaMap, ArenaMapError};
+use crate::session::clock::Clock;
+use crate::session::{DEFAULT_TARGET_MEMORY, Sampling, SessionError, Settings};
+use crate::snapshot::names::Outputs;
+use crate::snapshot::replaced;
+use crate::snapshot::replaced::{Place, Spot};
+use crate::snapshot::write::OutputError;
+use crate::target::elf::Obstacle;
+use crate::target::image::Image;
+use crate::target::procfs;
+use crate::target::tasks::Tasks;
 use crate::tree::Tree;
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use heapline_shared_format::snapshot::End;
@@ -143,7 +146,7 @@ fn trace(
         return Err(AttachError::Forked { pid, other });
     }
     let place = Arc::new(OnceLock::new());
-    let archive = archive::start(Arc::clone(&place), Arc::clone(interrupted)).map_err(system)?;
+    let archive = replaced::start(Arc::clone(&place), Arc::clone(interrupted)).map_err(system)?;
     let settings = Settings {
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
@@ -154,9 +157,9 @@ fn trace(
     let (destination, folder) = outputs.settle(pid)?;
     let tree = follows.then(|| Tree::start(settings, Arc::clone(interrupted))).transpose().map_err(system)?;
     let tree = tree.zip(folder);
-    let kin = tree.as_ref().map(|(tree, _)| tree.root());
+    let member = tree.as_ref().map(|(tree, _)| tree.root());
     let (launched, target, replaced) = (Image::default(), Some(tasks), Some(archive.clone()));
-    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, kin });
+    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, member });
     let tracer = begun.map_err(|error| match error {
         TraceError::Session(error) => AttachError::Session { pid, error },
         other => AttachError::Trace(other),
@@ -202,7 +205,7 @@ fn wait(
 /// A larger ceiling than the process's arena has room for cannot be had any more.
 fn clamped(config: &AttachConfig, map: &ArenaMap) -> Option<String> {
     let has = u64::from(map.arena().geometry().segments) * SEGMENT_BYTES as u64;
-    let is_default = config.max_target_memory == crate::cli::DEFAULT_TARGET_MEMORY;
+    let is_default = config.max_target_memory == DEFAULT_TARGET_MEMORY;
     (config.max_target_memory > has && !is_default).then(|| {
         format!(
             "the process was started with room for {has} bytes of records, so --max-target-memory has no more effect"

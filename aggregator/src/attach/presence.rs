@@ -3,9 +3,10 @@
 use super::find;
 use super::inject::{self, InjectError, Injected, Led};
 use super::{AttachConfig, AttachError};
-use crate::arena_map::ArenaMap;
-use crate::collector;
-use crate::session::{self, SessionError};
+use crate::session;
+use crate::session::SessionError;
+use crate::session::arena_map::ArenaMap;
+use crate::target::library;
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
 use std::fs::{File, TryLockError};
@@ -45,7 +46,7 @@ impl Presence {
             // It was started with the collector.
             Ok(_) if !inject::is_there(pid) => None,
             Ok(_) | Err(AttachError::NoArena { .. }) => {
-                let path = collector::install().ok().filter(|path| is_readable_in(pid, path));
+                let path = library::install().ok().filter(|path| is_readable_in(pid, path));
                 let injected = inject::attach(pid, config.max_target_memory, path.as_deref(), config.wait);
                 Some(injected.map_err(|error| AttachError::Inject { pid, error })?)
             }

@@ -3,10 +3,11 @@
 use super::places::{self, Place};
 use super::protocol::{Change, Found, Reply, Request, Stats};
 use super::{ControlError, socket_path};
-use crate::format::{printable, size};
-use crate::outputs::default_output;
-use crate::{private_dir, procfs, sys};
+use crate::base::{private_dir, sys};
+use crate::snapshot::names::default_output;
+use crate::target::procfs;
 use heapline_shared_format::arena::MEMFD_NAME;
+use heapline_shared_format::text::{printable, size};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

@@ -9,7 +9,8 @@ pub use client::{Ask, ask, shown};
 pub use protocol::{Change, Request};
 pub use server::{Server, answer_apart, bind, serve};
 
-use crate::private_dir::{self, PrivateDirError};
+use crate::base::private_dir;
+use crate::base::private_dir::PrivateDirError;
 use std::io;
 use std::path::PathBuf;
 

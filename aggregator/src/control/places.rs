@@ -5,8 +5,8 @@
 //! kernel's list, `/proc/net/unix`. What stands there may be anybody's: a folder counts only if it
 //! is the user's, and whoever listens is asked for by the kernel's word.
 
-use crate::private_dir::{self, NAME};
-use crate::sys;
+use crate::base::private_dir::NAME;
+use crate::base::{private_dir, sys};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::linux::net::SocketAddrExt;

@@ -2,12 +2,12 @@
 
 use super::protocol::{Change, MAX_LINE, Reply, Request, Stats};
 use super::{ControlError, places};
-use crate::cut::Figures;
+use crate::base::{private_dir, sys};
 use crate::drain::Stop;
+use crate::job::tracer::Tracer;
 use crate::job::{Ending, Job, JobError};
-use crate::output::Destination;
-use crate::tracer::Tracer;
-use crate::{private_dir, sys};
+use crate::snapshot::cut::Figures;
+use crate::snapshot::write::Destination;
 use heapline_shared_format::snapshot::End;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -7,8 +7,8 @@
 //! stays in a store buffer for nearly as long, but nothing forbids it.
 
 use super::tick::Tick;
-use crate::clock::Clock;
-use crate::sys;
+use crate::base::sys;
+use crate::session::clock::Clock;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

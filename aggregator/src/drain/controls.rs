@@ -1,8 +1,8 @@
 //! What other threads tell the drain: whose arena it is, to look now, to end.
 
-use super::Tasks;
-use crate::arena_map::ArenaMap;
-use crate::sys;
+use crate::base::sys;
+use crate::session::arena_map::ArenaMap;
+use crate::target::tasks::Tasks;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 

@@ -3,9 +3,12 @@
 //! The target counts programs that trace, exec calls that were begun, and those that failed. What is left over began
 //! a program that does not trace.
 
-use super::{Drain, Image, Message, Tasks};
-use crate::order::Mark;
-use crate::procfs;
+use super::Drain;
+use crate::table::messages::Message;
+use crate::table::order::Mark;
+use crate::target::image::Image;
+use crate::target::procfs;
+use crate::target::tasks::Tasks;
 use heapline_shared_format::arena::{Slot, slot_state};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,12 +1,11 @@
 //! Where the drain's findings go: batches of words and what happened to the rings, over a bounded queue to the table.
 
-use crate::arena_map::ArenaMap;
-use crate::backlog::Backlog;
-use crate::counted::Counted;
-use crate::keeper::Desk;
-use crate::order::Mark;
-use crate::queue::{Closed, Sender};
-use crate::sys;
+use crate::base::queue::{Closed, Sender};
+use crate::base::sys;
+use crate::questions::backlog::Backlog;
+use crate::questions::keeper::SharedKeeper;
+use crate::session::arena_map::ArenaMap;
+use crate::table::messages::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -17,86 +16,13 @@ const BATCH_WORDS: usize = 16 * 1024;
 /// never come back, unless it is known to be copied, and the target must not wait for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A program that runs in the target; `exec` begins another.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Image {
-    /// Counted from 1; 0 before the collector was up.
-    pub number: u32,
-    /// Path of the executable.
-    pub executable: String,
-    /// Arguments, joined by spaces.
-    pub command: String,
-    /// Whether both were read from the running process, rather than known from how it was started.
-    pub is_read: bool,
-}
-
-impl Image {
-    /// The path of an object as snapshots show it: the loader has none for the executable.
-    pub fn path_of(&self, loader_path: &[u8]) -> String {
-        if loader_path.is_empty() {
-            return self.executable.clone();
-        }
-        String::from_utf8_lossy(loader_path).into_owned()
-    }
-}
-
-/// What the drain tells the table.
-#[derive(Debug)]
-pub enum Message {
-    /// A program has started.
-    Begin(Image),
-    /// All records of the present program have been sent: exec has ended it.
-    Replaced,
-    /// A thread has taken a slot.
-    Open {
-        /// The slot.
-        slot: u32,
-        /// Its thread.
-        tid: u32,
-        /// Whether it is a side ring.
-        side: bool,
-        /// What was counted in its slot before.
-        before: Counted,
-    },
-    /// Whole records of a slot's ring.
-    Words {
-        /// The slot.
-        slot: u32,
-        /// The records.
-        words: Vec<u64>,
-    },
-    /// A thread's name was read anew.
-    Name {
-        /// The thread.
-        tid: u32,
-        /// Its name.
-        name: String,
-    },
-    /// The slot's ring is not to be believed.
-    Corrupt {
-        /// The slot.
-        slot: u32,
-    },
-    /// The slot's thread is gone.
-    Close {
-        /// The slot.
-        slot: u32,
-        /// What is counted in it now.
-        counted: Counted,
-    },
-    /// A poll has ended.
-    Mark(Mark),
-    /// Nothing comes any more.
-    End,
-}
-
 /// See the module.
 pub struct Outlet {
     map: Arc<ArenaMap>,
     sender: Sender<Message>,
     recycled: rtrb::Consumer<Vec<u64>>,
     batch: Vec<u64>,
-    desk: Desk,
+    shared: SharedKeeper,
     backlog: Arc<Backlog>,
     /// The target waits for an answer: what is sent is worked on by this thread.
     is_helping: bool,
@@ -108,9 +34,9 @@ impl Outlet {
         (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
         sender: Sender<Message>,
         recycled: rtrb::Consumer<Vec<u64>>,
-        desk: Desk,
+        shared: SharedKeeper,
     ) -> Outlet {
-        Outlet { map, sender, recycled, batch: Vec::new(), desk, backlog, is_helping: false }
+        Outlet { map, sender, recycled, batch: Vec::new(), shared, backlog, is_helping: false }
     }
 
     /// From here on the table's thread sleeps through what is sent, or does not.
@@ -121,7 +47,7 @@ impl Outlet {
     /// Lets the table take what was sent.
     pub fn help(&self) {
         // What help leaves is the other thread's.
-        if self.is_helping && !self.desk.help() {
+        if self.is_helping && !self.shared.help() {
             self.sender.wake();
         }
     }

@@ -4,8 +4,8 @@
 //! by the arena's variable; the collector undoes both. `std::process::Command` would sort it.
 
 use super::inherited;
-use crate::arena_map::ArenaMap;
-use crate::sys;
+use crate::base::sys;
+use crate::session::arena_map::ArenaMap;
 use heapline_shared_format::arena::ENV_ARENA;
 use heapline_shared_format::tree::ENV_TREE;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};

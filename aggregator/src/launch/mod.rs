@@ -6,18 +6,22 @@ mod wait;
 
 pub use child::StartError;
 
-use crate::archive::{self, Place, Spot};
-use crate::arena_map::{ArenaMap, ArenaMapError};
-use crate::clock::Clock;
-use crate::collector::{self, CollectorError};
 use crate::control;
-use crate::drain::{Image, Stop, Tasks};
-use crate::elf::{self, Examined, Obstacle};
+use crate::drain::Stop;
+use crate::job::tracer::{Plan, TraceError, Tracer};
 use crate::job::{Ending, Job};
-use crate::output::{Folder, OutputError};
-use crate::outputs::Outputs;
+use crate::session::arena_map::{ArenaMap, ArenaMapError};
+use crate::session::clock::Clock;
 use crate::session::{Sampling, Settings};
-use crate::tracer::{Plan, TraceError, Tracer};
+use crate::snapshot::names::Outputs;
+use crate::snapshot::replaced;
+use crate::snapshot::replaced::{Place, Spot};
+use crate::snapshot::write::{Folder, OutputError};
+use crate::target::elf::{Examined, Obstacle};
+use crate::target::image::Image;
+use crate::target::library::CollectorError;
+use crate::target::tasks::Tasks;
+use crate::target::{elf, library};
 use crate::tree::Tree;
 use child::{Command, Handed};
 use heapline_shared_format::snapshot::End;
@@ -92,12 +96,12 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
     let start = Start::of(examined.as_ref(), config.follows && outputs.can_follow())?;
     let doubt = examined.as_ref().and_then(doubt);
-    let library = if start == Start::Untraced { None } else { Some(collector::install()?) };
+    let library = if start == Start::Untraced { None } else { Some(library::install()?) };
     let map = Arc::new(ArenaMap::create(config.max_target_memory)?);
     let interrupted = Arc::new(AtomicBool::new(false));
     let place = Arc::new(OnceLock::new());
     let system = |what| move |source| LaunchError::System { what, source };
-    let archive = archive::start(Arc::clone(&place), Arc::clone(&interrupted)).map_err(system("start a thread"))?;
+    let archive = replaced::start(Arc::clone(&place), Arc::clone(&interrupted)).map_err(system("start a thread"))?;
     let settings = Settings {
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
@@ -107,13 +111,13 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let follows = config.follows && outputs.can_follow();
     let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();
     let tree = tree.map_err(system("listen to child processes"))?;
-    let kin = tree.as_ref().map(Tree::root);
+    let member = tree.as_ref().map(Tree::root);
     let plan = Plan {
         settings,
         launched: launched(config, examined.as_ref()),
         target: None,
         replaced: Some(archive.clone()),
-        kin,
+        member,
     };
     let tracer = Tracer::start(Arc::clone(&map), plan)?;
     if let Some(tree) = &tree {

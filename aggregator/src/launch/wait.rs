@@ -3,8 +3,8 @@
 //! The kernel sends a terminal's signals to the whole foreground group, so the command has them already; those are
 //! ignored here. A signal that somebody sent to this process alone is meant for the command, and goes on to it.
 
-use crate::procfs;
-use crate::sys;
+use crate::base::sys;
+use crate::target::procfs;
 use signal_hook::consts::signal::{
     SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
 };

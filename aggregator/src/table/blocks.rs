@@ -7,7 +7,7 @@
 //! its address, which shows that the call has let go of it.
 
 use super::live::{Block, Live};
-use crate::contradiction::{Contradiction, Contradictions};
+use crate::table::contradiction::{Contradiction, Contradictions};
 
 /// Addresses of recent frees, to tell a second free of a block from a free of a block that is older than the trace.
 /// What violates the order does so within microseconds, so a thousand are enough.

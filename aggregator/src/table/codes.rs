@@ -3,7 +3,7 @@
 //! The target numbers its code objects and never gives a number twice, so a frame means the same one for ever, also
 //! after the object is gone and its memory is another's.
 
-use crate::order::Corrupt;
+use crate::table::order::Corrupt;
 use heapline_shared_format::code::{HEAD_BYTES, Head, MAX_DESCRIPTION_BYTES};
 use heapline_shared_format::snapshot::Code;
 use std::collections::HashMap;

@@ -5,8 +5,8 @@
 
 use super::Table;
 use super::shared::Shared;
-use crate::contradiction::Contradictions;
-use crate::heirs::Heirs;
+use crate::table::contradiction::Contradictions;
+use crate::table::fork_copies::ForkCopies;
 use heapline_shared_format::query;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ const MAX_OPEN: usize = 64;
 
 /// See the module.
 pub struct Forks {
-    heirs: Arc<Heirs>,
+    copies: Arc<ForkCopies>,
     key: u64,
     /// Those that have begun: number, records by then, and where the difference goes.
     open: Vec<(u64, u64, Arc<AtomicU64>)>,
@@ -25,15 +25,15 @@ pub struct Forks {
 impl Drop for Forks {
     fn drop(&mut self) {
         // Whoever waits for a copy waits in vain.
-        self.heirs.over(self.key);
+        self.copies.over(self.key);
     }
 }
 
 impl Forks {
     /// Of the process with this key.
-    pub fn new(heirs: Arc<Heirs>, key: u64) -> Forks {
-        heirs.begin(key);
-        Forks { heirs, key, open: Vec::new() }
+    pub fn new(copies: Arc<ForkCopies>, key: u64) -> Forks {
+        copies.begin(key);
+        Forks { copies, key, open: Vec::new() }
     }
 
     /// The process is about to fork, with `table` as it is now.
@@ -42,7 +42,7 @@ impl Forks {
         if self.open.len() < MAX_OPEN {
             self.open.push((number, table.records(), Arc::clone(&doubt)));
         }
-        self.heirs.reach(self.key, number, || (table.inherited(), doubt));
+        self.copies.reach(self.key, number, || (table.inherited(), doubt));
     }
 
     /// It has forked.
@@ -55,7 +55,7 @@ impl Forks {
 
     /// The child is this process.
     pub(super) fn child(&self, number: u64, pid: u64) {
-        self.heirs.born(self.key, number, u32::try_from(pid).unwrap_or(0));
+        self.copies.born(self.key, number, u32::try_from(pid).unwrap_or(0));
     }
 }
 

@@ -9,7 +9,7 @@ use super::live::{Block, Live};
 use super::resolvers::{self, Resolvers};
 use super::shared::Shared;
 use super::totals::Totals;
-use crate::contradiction::Contradictions;
+use crate::table::contradiction::Contradictions;
 
 /// Events of a batch: enough for the memory to answer, few enough to stay in the nearest cache.
 const BATCH: usize = 64;

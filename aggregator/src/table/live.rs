@@ -13,7 +13,7 @@
 //!
 //! Looking up is a cache miss at a million blocks, so whoever knows an address early says so ([`Live::prefetch`]).
 
-use crate::prefetch::prefetch;
+use crate::base::prefetch::prefetch;
 use std::collections::HashMap;
 
 const SHARD_BITS: u32 = 8;

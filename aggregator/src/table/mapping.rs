@@ -4,7 +4,7 @@
 
 use super::ranges::{Call, Owner};
 use super::{Ring, Table};
-use crate::contradiction::Contradiction;
+use crate::table::contradiction::Contradiction;
 use heapline_shared_format::mapping::{Mapping, Pages};
 
 /// Most calls that take pages away, one inside another's signal handler. More were left for good, by jumps out of them.
@@ -56,7 +56,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::Sink;
+    use crate::table::order::Sink;
     use heapline_shared_format::event::Event;
     use heapline_shared_format::snapshot::Domain;
     use proptest::prelude::*;

@@ -1,16 +1,20 @@
 //! What the records add up to: the live blocks with their threads and tracebacks, and the sums.
 //!
-//! [`Table`] applies the records in the order that [`crate::order`] gives them, and answers at any point between two
+//! [`Table`] applies the records in the order that [`crate::table::order`] gives them, and answers at any point between two
 //! of them. It reads no clock and no file.
 
 pub mod blocks;
 pub mod codes;
+pub mod contradiction;
+pub mod fork_copies;
 pub mod forks;
 pub mod heap;
 pub mod intervals;
 pub mod live;
 mod mapping;
+pub mod messages;
 pub mod modules;
+pub mod order;
 pub mod program;
 pub mod ranges;
 mod resolvers;
@@ -19,8 +23,8 @@ pub mod stacks;
 pub mod threads;
 pub mod totals;
 
-use crate::contradiction::{Contradiction, Contradictions};
-use crate::order::{Corrupt, Sink};
+use crate::table::contradiction::{Contradiction, Contradictions};
+use crate::table::order::{Corrupt, Sink};
 use blocks::Call;
 use codes::{Codes, Partial};
 use forks::Forks;

@@ -12,7 +12,7 @@
 
 use super::blocks::{Blocks, Change, Move};
 use super::live::part_of;
-use crate::queue::{Receiver, Sender, queue};
+use crate::base::queue::{Receiver, Sender, queue};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -210,8 +210,8 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
-    use crate::contradiction::Contradiction;
     use crate::table::blocks::Call;
+    use crate::table::contradiction::Contradiction;
     use crate::table::heap::Heap;
     use crate::table::live::Block;
     use crate::table::shared::Shared;

@@ -4,7 +4,7 @@
 //! by address alone; when it goes they are sealed to it, and the same address is a new frame from then on.
 
 use super::modules::Modules;
-use crate::order::Corrupt;
+use crate::table::order::Corrupt;
 use hashbrown::{HashMap, HashTable};
 use heapline_shared_format::event::domain;
 use heapline_shared_format::snapshot::{Ancestor, Mixed, Sampled, Stack};

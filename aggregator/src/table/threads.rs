@@ -3,7 +3,7 @@
 //! A row is given up once its thread has ended and none of its blocks is live, so that a million threads in a row
 //! take the room of those that matter.
 
-use crate::counted::Counted;
+use crate::session::counted::Counted;
 use std::collections::HashMap;
 
 /// A thread.

@@ -4,7 +4,7 @@
 //! each peak begins an epoch, and a stack saves its value at its first change in the epoch: constant work per event.
 //! A stack that has not changed since the peak holds now what it held then.
 
-use crate::prefetch::prefetch;
+use crate::base::prefetch::prefetch;
 
 /// Bytes and blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,27 +3,25 @@
 //! ```text
 //! child ──(arena, in one message)──> tree thread  ──> a tracer and a job of its own
 //!                                        │ its end (pidfd)
-//!                                        └──> scribes ──> FOLDER/heapline-<name>-<pid>.snap.zst
+//!                                        └──> writers ──> FOLDER/heapline-<name>-<pid>.snap.zst
 //! ```
 //!
 //! A message is believed when it knows the tree's token and comes from our user, from root, or from a child of a process that
 //! is known. The rest of it is checked as all that comes from a target is.
 
-mod nursery;
-mod scribes;
+mod pending;
 mod socket;
+mod writers;
 
-use crate::arena_map::ArenaMap;
-use crate::format;
-use crate::heirs::{Born, Heirs};
+use crate::base::text;
 use crate::job;
-use crate::output::Folder;
 use crate::session::Settings;
-use crate::tracer::Kin;
+use crate::session::arena_map::ArenaMap;
+use crate::snapshot::write::Folder;
+use crate::table::fork_copies::{Born, ForkCopies, TreeMember};
 use heapline_shared_format::arena::Geometry;
 use heapline_shared_format::tree::{Address, WAY_BYTES, Way};
-use nursery::Nursery;
-use scribes::{Scribes, Tally};
+use pending::PendingChildren;
 use socket::Socket;
 use std::io::{self, PipeWriter, Write};
 use std::path::Path;
@@ -31,6 +29,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use writers::{SnapshotWriters, Tally};
 
 /// The first process in every tree.
 const ROOT: u64 = 1;
@@ -64,7 +63,7 @@ impl Orders {
 pub struct Tree {
     address: Address,
     settings: Settings,
-    heirs: Arc<Heirs>,
+    copies: Arc<ForkCopies>,
     orders: Orders,
     tally: Arc<Mutex<Tally>>,
     thread: JoinHandle<()>,
@@ -78,21 +77,21 @@ impl Tree {
         let (woken, wake) = io::pipe()?;
         let (sender, receiver) = mpsc::channel();
         let orders = Orders { sender, wake: Arc::new(wake) };
-        let heirs = {
+        let copies = {
             let orders = orders.clone();
-            Arc::new(Heirs::new(move |born| orders.send(Order::Born(born))))
+            Arc::new(ForkCopies::new(move |born| orders.send(Order::Born(born))))
         };
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let scribes = Scribes::start(Arc::clone(&tally))?;
-        let nursery = Nursery::new(
+        let writers = SnapshotWriters::start(Arc::clone(&tally))?;
+        let pending = PendingChildren::new(
             socket,
             (woken, receiver),
-            Arc::clone(&heirs),
-            nursery::Common { settings, interrupted },
-            scribes,
+            Arc::clone(&copies),
+            pending::Common { settings, interrupted },
+            writers,
         );
-        let thread = thread::Builder::new().name("tree".to_owned()).spawn(move || nursery.run())?;
-        Ok(Tree { address, settings, heirs, orders, tally, thread })
+        let thread = thread::Builder::new().name("tree".to_owned()).spawn(move || pending.run())?;
+        Ok(Tree { address, settings, copies, orders, tally, thread })
     }
 
     /// Lets the children of the process with this arena report themselves, once its session has begun. It is the first one.
@@ -115,8 +114,8 @@ impl Tree {
     }
 
     /// The first process's place.
-    pub fn root(&self) -> Kin {
-        Kin { heirs: Arc::clone(&self.heirs), key: ROOT, adopted: None }
+    pub fn root(&self) -> TreeMember {
+        TreeMember { copies: Arc::clone(&self.copies), key: ROOT, adopted: None }
     }
 
     /// The first process is there, and will run. Snapshots of its children go to `folder`.
@@ -149,7 +148,7 @@ impl Tally {
                 of(left, "of them still running, untraced from here on"),
                 of(inexact, "of them NOT EXACT"),
                 of(partial, "of them with memory that is not seen"),
-                format::shell_word(&job::report_program().to_string_lossy()),
+                text::shell_word(&job::report_program().to_string_lossy()),
             ));
         }
         if refused > 0 {

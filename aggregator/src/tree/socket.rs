@@ -3,7 +3,7 @@
 //! A stream socket, since thousands may wait to be accepted, where a datagram socket holds ten; a child that has connected
 //! and sent may be gone by then.
 
-use crate::sys;
+use crate::base::sys;
 use heapline_shared_format::tree::{Address, MAX_HELLO_BYTES};
 use std::fs::File;
 use std::io;

@@ -1,6 +1,7 @@
 //! Questions to the aggregator of a process, answered without the interpreter.
 
-use heapline_aggregator::control::{self, Ask};
+use heapline_aggregator::control;
+use heapline_aggregator::control::Ask;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rustix::process::{PTracer, Pid, set_ptracer};

@@ -1,11 +1,12 @@
 //! What is said over the control socket, and what the kernel and the environment say about a process.
 
 use heapline_aggregator::attach::find::parse_mapping;
-use heapline_aggregator::control::{self, Request};
-use heapline_aggregator::format::printable;
-use heapline_aggregator::outputs::default_output;
-use heapline_aggregator::procfs;
+use heapline_aggregator::control;
+use heapline_aggregator::control::Request;
+use heapline_aggregator::snapshot::names::default_output;
+use heapline_aggregator::target::procfs;
 use heapline_collector::environment::ArenaHandle;
+use heapline_shared_format::text::printable;
 
 /// Text for a person, in lines: nothing in it is a command to a terminal.
 pub(super) fn assert_harmless(text: &str) {

@@ -5,11 +5,12 @@
 
 use anyhow::Error;
 use clap::Parser;
+use heapline_shared_format::text::printable;
 use heapline_tools::cli::{Arguments, Config, Format, one_line};
 use heapline_tools::export::{folded, html};
 use heapline_tools::load::load;
 use heapline_tools::output::{Output, WriteError};
-use heapline_tools::render::{Sources, csv, json, printable, text};
+use heapline_tools::render::{Sources, csv, json, text};
 use heapline_tools::report::Report;
 use heapline_tools::symbols::{Symbolizer, default_cache_dir};
 use heapline_tools::tree::Subject;

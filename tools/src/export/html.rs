@@ -4,9 +4,9 @@
 //! them; of a million stacks only what is wide enough to be seen.
 
 use crate::render::text::{concerns, subject};
-use crate::render::{format_size, printable};
 use crate::report::Report;
 use crate::statistics::Key;
+use heapline_shared_format::text::{printable, size};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -90,14 +90,14 @@ fn flame(report: &Report<'_>) -> Flame {
         children.sort_by_key(|&child| (tree[child].size, std::cmp::Reverse(child)));
         open.extend(children.into_iter().map(|child| (child, depth + 1)));
     }
-    let size = format_size(total.size.into(), false);
+    let bytes = size(total.size);
     let mut head = subject(report).to_vec();
     let (domain, at) = (report.view.domain, report.view.at.name());
     head.push(match total.estimate.size_interval(total.size) {
-        None => format!("{domain}, {at}: {size} in {} blocks", total.count),
+        None => format!("{domain}, {at}: {bytes} in {} blocks", total.count),
         Some((low, high)) => {
-            let (low, high) = (format_size(low.into(), false), format_size(high.into(), false));
-            format!("{domain}, {at}: ~{size} ({low} to {high}, 95 %) in ~{} blocks", total.count)
+            let (low, high) = (size(low), size(high));
+            format!("{domain}, {at}: ~{bytes} ({low} to {high}, 95 %) in ~{} blocks", total.count)
         }
     });
     let meta = &report.snapshot.meta;

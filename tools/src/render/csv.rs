@@ -1,9 +1,9 @@
 //! The report for spreadsheets: comments where something is not seen, a head row, then one row per
 //! group. Quoted as RFC 4180 says, with plain newlines.
 
-use super::printable;
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
+use heapline_shared_format::text::printable;
 use std::borrow::Cow;
 use std::io::{self, Write};
 

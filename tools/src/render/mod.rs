@@ -2,22 +2,7 @@
 
 pub mod csv;
 pub mod json;
-mod size;
 mod source;
 pub mod text;
 
-pub use size::format_size;
 pub use source::Sources;
-
-use std::borrow::Cow;
-
-/// `text` without control characters. Names come from the target, which may be hostile: nothing in them may reach a
-/// terminal as a command, or make two lines of one.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-        text.chars().map(escape).collect::<String>().into()
-    } else {
-        text.into()
-    }
-}

@@ -4,7 +4,6 @@
 //! figures that it concerns.
 
 use super::source::Sources;
-use super::{format_size, printable};
 use crate::blame::Blamer;
 use crate::copies::Part;
 use crate::diff::Change;
@@ -15,6 +14,7 @@ use crate::statistics::{By, Key};
 use crate::tree::{Process, Subject, totals};
 use crate::view::At;
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, brief_unseen, mostly_mapped};
+use heapline_shared_format::text::{format_size, printable, size};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -72,7 +72,7 @@ fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" }, report.subject)
         )?;
     }
-    let own = |bytes: u64| format_size(bytes.into(), false);
+    let own = |bytes: u64| size(bytes);
     writeln!(out, "Heapline's own: {} in the target, {} outside", own(meta.target_bytes), own(meta.aggregator_bytes))?;
     concerns(report).iter().chain(&unknown_lines(report)).try_for_each(|text| writeln!(out, "{}", printable(text)))
 }
@@ -172,7 +172,7 @@ fn domain(row: &DomainTotals, peak: &str, subject: &Subject) -> String {
         estimated_count(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }, live.count_interval()),
         estimated_size(row.peak, at_peak.size_interval(row.peak)),
         row.allocs,
-        format_size(row.allocated_bytes.into(), false),
+        size(row.allocated_bytes),
         row.frees,
     )
 }
@@ -293,11 +293,10 @@ fn figures(row: &Row) -> String {
 }
 
 /// A number of bytes; an estimate with its interval.
-fn estimated_size(size: u64, interval: Option<(u64, u64)>) -> String {
-    let text = |bytes: u64| format_size(bytes.into(), false);
+fn estimated_size(bytes: u64, interval: Option<(u64, u64)>) -> String {
     match interval {
-        None => text(size),
-        Some((from, to)) => format!("~{} ({} to {})", text(size), text(from), text(to)),
+        None => size(bytes),
+        Some((from, to)) => format!("~{} ({} to {})", size(bytes), size(from), size(to)),
     }
 }
 
@@ -311,10 +310,10 @@ fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64)>) -> Stri
 
 /// By how much a size has changed.
 fn changed(change: &Change) -> String {
-    let size = format_size(change.size, true);
+    let bytes = format_size(change.size, true);
     match change.doubt {
-        None => size,
-        Some(doubt) => format!("~{size} \u{b1} {}", format_size(doubt.into(), false)),
+        None => bytes,
+        Some(doubt) => format!("~{bytes} \u{b1} {}", size(doubt)),
     }
 }
 
@@ -331,7 +330,7 @@ fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let most = if report.request.limit == 0 { rows.len() } else { report.request.limit };
     for (part, row) in rows.into_iter().take(most) {
         let thread = &part.threads[row.thread as usize];
-        let bytes = format_size(row.bytes.into(), false);
+        let bytes = size(row.bytes);
         writeln!(
             out,
             "  {} ({}): {} allocated ({bytes}), {} freed",
@@ -401,12 +400,12 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     if others.is_empty() {
         return Ok(());
     }
-    let size: i128 = others.iter().map(|row| i128::from(row.stat.size)).sum();
+    let bytes: i128 = others.iter().map(|row| i128::from(row.stat.size)).sum();
     let change: i128 = others.iter().filter_map(|row| row.change).map(|change| change.size).sum();
     let change = if report.old.is_some() { format!(" ({})", format_size(change, true)) } else { String::new() };
     let is_estimate = others.iter().any(|row| row.stat.estimate.is_estimate());
     let about = if is_estimate { "~" } else { "" };
-    writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(size, false))
+    writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(bytes, false))
 }
 
 /// How much the whole view has changed; each block counts once, so a cumulative diff has no such figure.

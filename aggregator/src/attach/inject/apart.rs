@@ -12,7 +12,7 @@
 //! What suspends both at once, as a cgroup freezer does, cannot be helped.
 
 use super::{InjectError, Injected};
-use crate::sys;
+use crate::base::sys;
 use std::cell::UnsafeCell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};

@@ -1,11 +1,11 @@
 //! The collector's library on its way into a process: by a memory file, which leaves no trace, or by a file in the process's
 //! own root where that has no /proc.
 
-use super::failed;
-use super::map;
+use super::loader::Loader;
 use super::step::{self, Step};
 use super::thread::{Borrowed, CallError};
-use crate::collector::LIBRARY;
+use super::{failed, map};
+use crate::target::library::LIBRARY;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub fn functions() -> BTreeMap<String, u64> {
 }
 
 /// Has the process load the library. Returns where it lies.
-pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Result<u64, CallError> {
+pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<u64, CallError> {
     match load_by_memory_file(thread, pid, loader)? {
         Ok(()) => {}
         Err(reason) => load_by_root(thread, pid, loader).ok_or(CallError::Failed { what: "dlopen", reason })??,
@@ -42,11 +42,7 @@ pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Result
 }
 
 /// The inner error is the loader's.
-fn load_by_memory_file(
-    thread: &mut Borrowed<'_>,
-    pid: u32,
-    loader: &map::Loader,
-) -> Result<Result<(), String>, CallError> {
+fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<Result<(), String>, CallError> {
     for fd in left_descriptors(pid) {
         thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
     }
@@ -92,9 +88,9 @@ fn moved_out_of_the_way(thread: &mut Borrowed<'_>, fd: u64) -> Result<u64, CallE
 }
 
 /// None where no file can be written to the process's root.
-fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Option<Result<(), CallError>> {
+fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Option<Result<(), CallError>> {
     let root = File::open(format!("/proc/{pid}/root")).ok()?;
-    let name = format!(".{LIBRARY_NAME}-{:016x}", crate::sys::random().ok()?);
+    let name = format!(".{LIBRARY_NAME}-{:016x}", crate::base::sys::random().ok()?);
     let (path, mut file) = FOLDERS.iter().find_map(|folder| {
         let path = format!("{folder}/{name}");
         Some((path.clone(), create_below(&root, &path).ok()?))
@@ -111,7 +107,7 @@ fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &map::Loader) -> Op
 }
 
 /// `dlopen`. The inner error is what the loader says.
-fn open(thread: &mut Borrowed<'_>, loader: &map::Loader, path: &str) -> Result<Result<(), String>, CallError> {
+fn open(thread: &mut Borrowed<'_>, loader: &Loader, path: &str) -> Result<Result<(), String>, CallError> {
     let path = thread.place(format!("{path}\0").as_bytes())?;
     if thread.call("dlopen", loader.dlopen, [path, RTLD_NOW, 0])? != 0 {
         return Ok(Ok(()));
@@ -146,7 +142,7 @@ fn open_in_root(root: &File, path: &str, flags: libc::c_int, mode: u64) -> io::R
     let bytes = size_of::<libc::open_how>();
     // SAFETY: a C string and a description of that size, which outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, bytes) };
-    crate::sys::check(i32::try_from(fd).map_err(io::Error::other)?)
+    crate::base::sys::check(i32::try_from(fd).map_err(io::Error::other)?)
 }
 
 fn remove_below(root: &File, path: &str) {

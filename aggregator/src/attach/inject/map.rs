@@ -1,22 +1,16 @@
-//! What is mapped in a process, and what of that an injection uses: the C library's functions, and two pieces of its
-//! code that make system calls.
+//! What is mapped in a process, and the objects that the mappings make up.
 //!
 //! Which mappings make up a loaded object is read from the object's program headers in memory. The lines of
 //! `/proc/PID/maps` alone do not say it: several segments may begin at offset 0 of the file (lld packs them), other
 //! mappings may lie in the holes between segments, and a program may map a library's file as plain data.
 
-use super::InjectError;
-use super::entries::{Candidates, Jumps};
 use super::memory::Memory;
-use super::stack::Stacks;
-use super::symbols::{Functions, Image, Segment};
+use super::symbols::{Image, Segment};
 use heapline_shared_format::inject::LIBRARY_NAME;
 use std::fs;
 use std::io;
 
 const PAGE: u64 = 4096;
-/// No C library has more code.
-const MOST_CODE_BYTES: u64 = 64 << 20;
 
 /// A line of `/proc/PID/maps`.
 #[derive(Clone, Debug)]
@@ -41,55 +35,9 @@ pub struct Map {
 
 /// A loaded program or library.
 #[derive(Clone, Debug)]
-struct Object {
-    range: Range,
+pub struct Object {
+    pub range: Range,
     path: String,
-}
-
-/// Code of the C library's that a borrowed thread is sent to.
-#[derive(Clone, Copy, Debug)]
-pub struct Gadgets {
-    /// `syscall; ret`
-    pub system_call: u64,
-    /// `mov rax, 15; syscall`: where the C library has signal handlers return to.
-    pub sigreturn: u64,
-    /// `__errno_location`.
-    pub errno_location: u64,
-}
-
-/// What is known of the process's C library.
-pub struct Loader {
-    pub dlopen: u64,
-    pub dlerror: u64,
-    pub gadgets: Gadgets,
-    pub libc: Range,
-    /// The dynamic loader.
-    pub interpreter: Range,
-    /// Objects that define `malloc`, the C library apart.
-    pub allocators: Vec<Range>,
-    /// One of them is the program itself, of whose functions only some belong to the allocator.
-    pub has_own_malloc: bool,
-    pub functions: Functions,
-    /// Of the C library; read when a thread stands in a function that has no name.
-    jumps: Option<Jumps>,
-    pub stacks: Stacks,
-}
-
-impl Loader {
-    /// Reads the C library's code, for [`Loader::candidates`].
-    pub fn study(&mut self, map: &Map, memory: &Memory) {
-        let functions = self.stacks.functions(memory, self.libc.start);
-        self.jumps = Some(Jumps::read(map, memory, self.libc, functions));
-    }
-
-    /// The functions that were called when a thread has come to an address of the C library. None when that takes
-    /// [`Loader::study`] first.
-    pub fn candidates(&self, address: u64) -> Option<Candidates> {
-        match self.functions.names_at(address) {
-            names if !names.is_empty() => Some(Candidates::one(names)),
-            _ => self.jumps.as_ref().map(|jumps| jumps.candidates(address, &self.functions)),
-        }
-    }
 }
 
 /// Where an object lies.
@@ -145,72 +93,19 @@ impl Map {
     }
 
     /// The objects that were loaded from files.
-    fn files(&self) -> impl Iterator<Item = &Object> {
+    pub fn files(&self) -> impl Iterator<Item = &Object> {
         self.objects.iter().filter(|object| object.path.starts_with('/'))
-    }
-
-    /// Finds what an injection needs.
-    pub fn loader(&self, memory: &Memory) -> Result<Loader, InjectError> {
-        let named =
-            |test: fn(&str) -> bool| self.files().find(|object| test(object.file_name())).map(|found| found.range);
-        let Some(libc) = named(|name| name.starts_with("libc.so.6") || name.starts_with("libc-2.")) else {
-            let is_musl = self.mappings.iter().any(|mapping| mapping.path.contains("/ld-musl-"));
-            return Err(InjectError::NoGlibc(if is_musl { "its C library is musl" } else { "no libc.so.6 is loaded" }));
-        };
-        let Some(interpreter) = named(is_interpreter) else {
-            return Err(InjectError::NoGlibc("no dynamic loader is there"));
-        };
-        let image = Image::read(memory, libc.start).map_err(InjectError::Memory)?;
-        let functions = Functions::of(memory, &image).map_err(InjectError::Memory)?;
-        let too_old = || InjectError::NoGlibc("its version is older");
-        let (Some(dlopen), Some(dlerror)) = (functions.address("dlopen"), functions.address("dlerror")) else {
-            return Err(too_old());
-        };
-        if functions.address("_dl_find_object").is_none() {
-            return Err(too_old());
-        }
-        let errno_location = functions.address("__errno_location").ok_or_else(too_old)?;
-        let gadgets = self.gadgets(memory, libc, errno_location)?;
-        let program = self.program();
-        let brings_malloc =
-            |range: &Range| Image::read(memory, range.start).is_ok_and(|image| image.defines(memory, "malloc"));
-        let others = self.files().map(|object| object.range).filter(|range| *range != libc && *range != interpreter);
-        let allocators: Vec<Range> = others.filter(brings_malloc).collect();
-        let has_own_malloc = program.is_some_and(|program| allocators.contains(&program));
-        let allocators = allocators.into_iter().filter(|range| Some(*range) != program).collect();
-        let stacks = Stacks::default();
-        self.files().for_each(|object| stacks.prepare(memory, object.range.start));
-        let jumps = None;
-        Ok(Loader { dlopen, dlerror, gadgets, libc, interpreter, allocators, has_own_malloc, functions, jumps, stacks })
-    }
-
-    fn gadgets(&self, memory: &Memory, libc: Range, errno_location: u64) -> Result<Gadgets, InjectError> {
-        const SYSTEM_CALL: [u8; 3] = [0x0f, 0x05, 0xc3];
-        const SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
-        let mut found = (None, None);
-        for mapping in self.mappings.iter().filter(|mapping| mapping.is_code && libc.contains(mapping.start)) {
-            let length = usize::try_from((mapping.end - mapping.start).min(MOST_CODE_BYTES)).unwrap_or(0);
-            let code = memory.bytes(mapping.start, length).map_err(InjectError::Memory)?;
-            let find = |pattern: &[u8]| {
-                let at = code.windows(pattern.len()).position(|window| window == pattern)?;
-                Some(mapping.start + at as u64)
-            };
-            found = (found.0.or_else(|| find(&SYSTEM_CALL)), found.1.or_else(|| find(&SIGRETURN)));
-        }
-        match found {
-            (Some(system_call), Some(sigreturn)) => Ok(Gadgets { system_call, sigreturn, errno_location }),
-            _ => Err(InjectError::NoGlibc("its code is not as glibc's is")),
-        }
     }
 }
 
 impl Object {
-    fn file_name(&self) -> &str {
+    pub fn file_name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 }
 
-fn is_interpreter(file_name: &str) -> bool {
+/// Whether a file of this name is a dynamic loader.
+pub fn is_interpreter(file_name: &str) -> bool {
     file_name.starts_with("ld-linux") || file_name.starts_with("ld-2.")
 }
 
@@ -389,17 +284,5 @@ mod tests {
         };
         assert_eq!((parse("r--p"), parse("r-xp")), (0, 0));
         assert_eq!(parse("rwxp"), 1, "as old linkers do it, with one segment");
-    }
-
-    #[test]
-    fn this_process_can_be_looked_at() {
-        let pid = std::process::id();
-        let memory = Memory::open(pid).expect("its own memory");
-        let loader = Map::read(pid, &memory).expect("its own map").loader(&memory).expect("a glibc");
-        assert!(loader.libc.contains(loader.dlopen) && loader.libc.contains(loader.gadgets.sigreturn));
-        assert_eq!(loader.dlopen, (libc::dlopen as *const ()).addr() as u64);
-        assert!(!loader.has_own_malloc && loader.allocators.is_empty());
-        let names = loader.functions.names_at((libc::poll as *const ()).addr() as u64);
-        assert!(names.contains(&"poll".to_owned()), "{names:?}");
     }
 }

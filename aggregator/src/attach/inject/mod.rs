@@ -24,6 +24,7 @@ mod entries;
 mod frame;
 mod frozen;
 mod library;
+mod loader;
 mod map;
 mod memory;
 mod point;
@@ -39,6 +40,7 @@ mod waits;
 pub use calls::Led;
 use calls::Survey;
 use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, RELEASE_SYMBOL, Request, python, status};
+use loader::Loader;
 use map::Map;
 use memory::Memory;
 use std::fs::File;
@@ -160,7 +162,7 @@ pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> boo
     let memory = Memory::of_file(memory);
     let map = Map::parse(0, maps, &memory);
     let survey = Survey::of(&map, &memory);
-    let Ok(mut loader) = map.loader(&memory) else { return false };
+    let Ok(mut loader) = Loader::find(&map, &memory) else { return false };
     loader.study(&map, &memory);
     let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
     // SAFETY: registers are plain integers.
@@ -183,7 +185,7 @@ struct Errand<'a> {
 
 fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     let pid = errand.pid;
-    if crate::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
+    if crate::target::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
         return Err(InjectError::ShadowStack);
     }
     point::check(pid)?;
@@ -193,7 +195,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     let memory = Memory::open(pid).map_err(InjectError::Memory)?;
     let (map, mut loader) = loop {
         let map = Map::read(pid, &memory).map_err(InjectError::Memory)?;
-        match map.loader(&memory) {
+        match Loader::find(&map, &memory) {
             Ok(loader) => break (map, loader),
             // A program that has just been started may not have its libraries yet.
             Err(InjectError::NoGlibc(_)) if begun.elapsed() < TO_LOAD => std::thread::sleep(Duration::from_millis(1)),
@@ -234,7 +236,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
 pub struct Place<'a> {
     map: &'a Map,
     memory: &'a Memory,
-    loader: &'a map::Loader,
+    loader: &'a Loader,
     survey: Option<&'a Survey>,
 }
 

@@ -87,7 +87,7 @@ fn is_stopped() -> InjectError {
 pub fn is_ours(pid: u32, tid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).and_then(|id| id.trim().parse().ok());
-    tracer == Some(crate::sys::gettid()) || tracer == Some(std::process::id())
+    tracer == Some(crate::base::sys::gettid()) || tracer == Some(std::process::id())
 }
 
 /// The letter that `/proc` has for what a thread does.

@@ -1,7 +1,7 @@
 //! A borrowed thread: makes calls for us, and goes on where it was.
 
 use super::frame::{self, Frame};
-use super::map::Gadgets;
+use super::loader::Gadgets;
 use super::memory::Memory;
 use super::point::Stopped;
 use super::ptrace::{self, Registers, Stop};

@@ -1,0 +1,8 @@
+//! What knows nothing of tracing: system calls, queues, files, text.
+
+pub mod prefetch;
+pub mod private_dir;
+pub mod queue;
+pub mod sys;
+pub mod text;
+pub mod whole_file;

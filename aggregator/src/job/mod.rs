@@ -1,0 +1,411 @@
+//! One traced process from start to snapshot: what `run`, `--attach` and the control socket share.
+
+pub mod tracer;
+
+use crate::base::text;
+use crate::drain::{Outcome, Stop};
+use crate::job::tracer::{TraceError, Tracer};
+use crate::snapshot::build::{About, build};
+use crate::snapshot::cut::{Cut, Figures};
+use crate::snapshot::replaced;
+use crate::snapshot::replaced::{Archived, Place, Replaced};
+use crate::snapshot::write::{Destination, OutputError};
+use crate::target::elf;
+use crate::unseen::Causes;
+use heapline_shared_format::arena::{end_cause, target_flag};
+use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
+use heapline_shared_format::text::size;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a job did not end as it should.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct JobError(String);
+
+impl From<TraceError> for JobError {
+    fn from(error: TraceError) -> JobError {
+        JobError(error.to_string())
+    }
+}
+
+impl From<OutputError> for JobError {
+    fn from(error: OutputError) -> JobError {
+        JobError(error.to_string())
+    }
+}
+
+/// How the process stands when the job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// How.
+    pub end: End,
+    /// Exit status, where it is known.
+    pub exit_status: Option<i32>,
+}
+
+/// What the user is told at the end.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Lines for standard error, without a prefix.
+    pub lines: Vec<String>,
+    /// Nothing was lost, and nothing contradicted.
+    pub is_exact: bool,
+    /// Nothing is known that is not seen.
+    pub is_complete: bool,
+}
+
+/// See the module.
+pub struct Job {
+    tracer: Tracer,
+    place: Place,
+    /// Writes what exec replaces in the same arena; none for a child, whose programs each have an arena of their own.
+    archive: Option<SyncSender<Replaced>>,
+    origin: Option<(u32, Birth)>,
+    /// Programs of the same process that had arenas of their own before this one.
+    earlier: u32,
+    interrupted: Arc<AtomicBool>,
+    /// Why the collector may not have been loaded, as far as it was known at the start.
+    doubt: Option<String>,
+    /// What every snapshot says of this way of tracing.
+    notes: Vec<String>,
+    causes: Causes,
+    finished: Mutex<Option<Result<Summary, JobError>>>,
+}
+
+impl Job {
+    /// A job whose process runs. `doubt` explains zero records.
+    pub fn new(
+        tracer: Tracer,
+        place: Place,
+        archive: SyncSender<Replaced>,
+        interrupted: Arc<AtomicBool>,
+        doubt: Option<String>,
+    ) -> Job {
+        let (archive, causes) = (Some(archive), Causes::of(place.pid));
+        Job {
+            tracer,
+            place,
+            archive,
+            origin: None,
+            earlier: 0,
+            interrupted,
+            doubt,
+            notes: Vec::new(),
+            causes,
+            finished: Mutex::new(None),
+        }
+    }
+
+    /// With notes for every snapshot.
+    pub fn with_notes(self, notes: Vec<String>) -> Job {
+        Job { notes, ..self }
+    }
+
+    /// A job for a child: of whom, and how it came to be. It has run `earlier` other programs that were traced.
+    pub fn of_child(
+        tracer: Tracer,
+        place: Place,
+        origin: (u32, Birth),
+        earlier: u32,
+        interrupted: Arc<AtomicBool>,
+    ) -> Job {
+        let (origin, causes) = (Some(origin), Causes::of(place.pid));
+        Job {
+            tracer,
+            place,
+            archive: None,
+            origin,
+            earlier,
+            interrupted,
+            doubt: None,
+            notes: Vec::new(),
+            causes,
+            finished: Mutex::new(None),
+        }
+    }
+
+    /// The tracer.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// Of a child: its parent in the tree, and how it came to be.
+    pub fn origin(&self) -> Option<(u32, Birth)> {
+        self.origin
+    }
+
+    /// See [`Job::of_child`].
+    pub fn earlier(&self) -> u32 {
+        self.earlier
+    }
+
+    /// What is not seen of the process: whoever learns of a cause adds it there.
+    pub fn causes(&self) -> &Causes {
+        &self.causes
+    }
+
+    /// Process id of the target.
+    pub fn pid(&self) -> u32 {
+        self.place.pid
+    }
+
+    /// Whether the target has stopped tracing by itself.
+    pub fn has_stalled(&self) -> bool {
+        let cause = &self.tracer.map().arena().header().target.end_cause;
+        cause.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the last snapshot was written.
+    pub fn is_finished(&self) -> bool {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Writes a snapshot while the process goes on, unless whoever wants it `has_left`. Returns a
+    /// line for the user.
+    pub fn snapshot(&self, destination: &Destination, has_left: impl Fn() -> bool) -> Result<String, JobError> {
+        let cut = self.tracer.cut()?;
+        let line = headline(&cut.figures, destination.path());
+        self.causes.look();
+        let is_over = || has_left() || self.interrupted.load(Ordering::Relaxed);
+        destination.write_until(&self.build(cut, self.about(End::Running, None, Vec::new())), is_over)?;
+        Ok(line)
+    }
+
+    /// Ends tracing and writes the last snapshot. Later calls return what the first one did.
+    pub fn finish(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.get_or_insert_with(|| self.write_last(how, ending)).clone()
+    }
+
+    /// exec has put another program in the place of a child's, in an arena of its own: writes the last state of this one. But
+    /// what a fork began and exec ended is no program of its own, and is not written.
+    pub fn replace(&self) -> Result<Summary, JobError> {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.get_or_insert_with(|| self.write_replaced()).clone()
+    }
+
+    fn write_replaced(&self) -> Result<Summary, JobError> {
+        self.tracer.stop(Stop::Ended)?;
+        self.write_earlier(self.tracer.cut()?)?;
+        Ok(Summary { lines: Vec::new(), is_exact: true, is_complete: true })
+    }
+
+    fn write_earlier(&self, cut: Cut) -> Result<(), JobError> {
+        if self.origin.is_some_and(|(_, birth)| birth == Birth::Fork) {
+            return Ok(());
+        }
+        let n = self.earlier + 1;
+        let destination = self.place.of(&cut.figures.image)?.replaced(n);
+        let about = self.about(End::Exited, None, vec![replaced::note(n)]);
+        Ok(destination.write(&self.build(cut, about), &self.interrupted)?)
+    }
+
+    /// The snapshot, with what it does not see.
+    fn build(&self, cut: Cut, about: About) -> Snapshot {
+        cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
+        let mut snapshot = build(cut, about);
+        snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
+        snapshot
+    }
+
+    fn about(&self, end: End, exit_status: Option<i32>, notes: Vec<String>) -> About {
+        let notes = self.notes.iter().cloned().chain(notes).collect();
+        About { pid: self.place.pid, end, exit_status, notes, origin: self.origin }
+    }
+
+    fn write_last(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
+        self.causes.look();
+        let outcome = self.tracer.stop(how)?;
+        let mut cut = self.tracer.cut()?;
+        let mut lines = Vec::new();
+        if let Some(untraced) = &outcome.untraced {
+            let empty = cut.empty_for(untraced.clone());
+            let traced = std::mem::replace(&mut cut, empty);
+            match &self.archive {
+                // Refused only when the archive's thread is gone, which the report below shows.
+                Some(archive) => drop(archive.send(Replaced::Program(Box::new(traced)))),
+                None => self.write_earlier(traced)?,
+            }
+        }
+        let archived = self.archived()?;
+        let (end, mut notes) = self_ended(&outcome, ending.end);
+        if cut.figures.records == 0 && !cut.figures.counts_calls() && notes.is_empty() {
+            notes.push(self.why_nothing(&outcome, &cut, &archived));
+        }
+        if outcome.flags & target_flag::UNSEEN_REUSE != 0 {
+            notes.push(UNSEEN_REUSE.to_owned());
+        }
+        self.add_causes(outcome.flags, &cut.figures.unseen);
+        let figures = cut.figures.clone();
+        let destination = self.place.of(&figures.image)?;
+        let about = self.about(end, ending.exit_status, notes.clone());
+        let snapshot = self.build(cut, about);
+        destination.write(&snapshot, &self.interrupted)?;
+        lines.push(headline(&figures, destination.path()));
+        lines.extend(notes);
+        let unseen = &snapshot.meta.unseen;
+        lines.extend(unseen.iter().map(|cause| format!("NOT SEEN: {}", cause.sentence())));
+        lines.extend(mostly_mapped(&figures.domains, figures.shown().domain, false));
+        let losses = losses(&figures);
+        let is_exact = losses.is_none() && outcome.end_cause == 0;
+        lines.extend(losses);
+        lines.extend(untold(&figures));
+        lines.extend(archived.iter().filter_map(|program| program.error.clone()));
+        lines.extend(replaced(&archived));
+        Ok(Summary { lines, is_exact, is_complete: unseen.is_empty() })
+    }
+
+    /// Adds what the target's collector knows that it has not seen.
+    fn add_causes(&self, flags: u32, unseen: &crate::snapshot::cut::Unseen) {
+        let cause = |kind: &str, name: &str, text: &str| Unseen {
+            kind: kind.to_owned(),
+            object: String::new(),
+            name: name.to_owned(),
+            text: text.to_owned(),
+        };
+        for (_, text) in UNSEEN_PYTHONS.iter().filter(|(flag, _)| flags & flag != 0) {
+            self.causes.add(cause("python", "Python's objects", text));
+        }
+        if unseen.foreign_places > 0 {
+            let text = format!(
+                "{} places call an allocator that the collector cannot stand in front of: their blocks are not recorded",
+                unseen.foreign_places
+            );
+            self.causes.add(cause("allocator", "a second allocator", &text));
+        }
+        if unseen.unseen_starts > 0 {
+            let text = format!(
+                "{} libraries were opened past the collector (RTLD_DEEPBIND, dlmopen), or have an allocator of their own: what \
+                 their constructors allocated so is not recorded",
+                unseen.unseen_starts
+            );
+            self.causes.add(cause("constructors", "constructors of such libraries", &text));
+        }
+    }
+
+    fn archived(&self) -> Result<Vec<Archived>, JobError> {
+        let gone = || JobError("the aggregator has failed: its archive thread is gone (please report this)".to_owned());
+        let Some(archive) = &self.archive else { return Ok(Vec::new()) };
+        let (reply, report) = mpsc::channel();
+        archive.send(Replaced::Report(reply)).map_err(|_| gone())?;
+        report.recv().map_err(|_| gone())
+    }
+
+    fn why_nothing(&self, outcome: &Outcome, cut: &Cut, archived: &[Archived]) -> String {
+        let program = &cut.figures.image.executable;
+        let obstacle = |path: &str| elf::examine(Path::new(path)).map(|found| format!("{path} {}", found.reason()));
+        let reason = if env::var_os("HEAPLINE_DISABLE").is_some_and(|value| value == "1") {
+            "HEAPLINE_DISABLE=1 is set".to_owned()
+        } else if outcome.flags & target_flag::OLD_GLIBC != 0 {
+            "the program's C library is older than glibc 2.35".to_owned()
+        } else if let Some(untraced) = &outcome.untraced {
+            let known = obstacle(&untraced.executable);
+            known.unwrap_or_else(|| "the program that exec began last did not load the collector".to_owned())
+        } else if let Some(doubt) = &self.doubt {
+            doubt.clone()
+        } else if outcome.images == 0 {
+            "the loader did not load the collector (no glibc, or LD_PRELOAD was ignored), or the program ended first"
+                .to_owned()
+        } else {
+            obstacle(program).unwrap_or_else(|| "the program made no allocation while it was traced".to_owned())
+        };
+        let rest = if archived.iter().any(|program| program.records > 0) { " of the last program" } else { "" };
+        let ranges = cut.figures.domains.iter().any(|sums| sums.domain.is_of_ranges());
+        let but = if ranges { ", but what it mapped (report --domain mmap)" } else { "" };
+        format!("NOTHING WAS RECORDED{rest}{but}: {reason}")
+    }
+}
+
+/// What a target says of an interpreter whose blocks are not seen.
+const UNSEEN_PYTHONS: [(u32, &str); 3] = [
+    (target_flag::UNKNOWN_PYTHON, UNKNOWN_PYTHON),
+    (target_flag::LATE_PYTHON, LATE_PYTHON),
+    (target_flag::OTHER_PYTHON, OTHER_PYTHON),
+];
+
+const UNKNOWN_PYTHON: &str = "Python's own blocks were not recorded: this interpreter is no CPython 3.9 to 3.13, or its \
+    free-threaded build; its native memory was (--domain native)";
+
+const LATE_PYTHON: &str = "Python's own blocks were not recorded: it was brought in by a dlopen that the collector did not see, and \
+    ran when it was found; its native memory was (--domain native), and aggregator --attach PID sees the rest";
+
+const OTHER_PYTHON: &str = "a second Python library began in this process: the blocks of the first are recorded, of the second only the \
+    native memory (--domain native)";
+
+const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
+    new objects are heard of where aggregator run starts a CPython 3.9 to 3.13 and records everything";
+
+/// The line that ends every run.
+fn headline(figures: &Figures, path: &Path) -> String {
+    let sums = figures.shown();
+    let is_estimate = figures.sample_interval != 0 && !sums.domain.is_of_ranges();
+    let about = if is_estimate { "about " } else { "" };
+    format!(
+        "{about}{} in {about}{} blocks live, peak {about}{}; snapshot: {}; read it with: {} {}",
+        size(sums.current),
+        sums.blocks,
+        size(sums.peak),
+        shown(path),
+        shown(&report_program()),
+        shown(path),
+    )
+}
+
+/// The path as the user can paste it: relative where it is below the current directory.
+pub fn shown(path: &Path) -> String {
+    let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    let path = relative.filter(|relative| relative.components().next().is_some()).unwrap_or_else(|| path.to_owned());
+    text::shell_word(&path.to_string_lossy())
+}
+
+/// `report` beside this program, if it is there.
+pub fn report_program() -> PathBuf {
+    let beside = env::current_exe().ok().map(|own| own.with_file_name("report"));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("report"))
+}
+
+/// The snapshots of the programs that exec has replaced.
+fn replaced(archived: &[Archived]) -> Option<String> {
+    let mut written = archived.iter().filter(|program| program.error.is_none());
+    let first = shown(written.next()?.destination.path());
+    Some(match written.next_back() {
+        None => format!("exec replaced an earlier program; its snapshot: {first}"),
+        Some(last) => {
+            format!(
+                "exec replaced {} earlier programs; their snapshots: {first} to {}",
+                archived.len(),
+                shown(last.destination.path())
+            )
+        }
+    })
+}
+
+fn self_ended(outcome: &Outcome, end: End) -> (End, Vec<String>) {
+    let why = match outcome.end_cause {
+        0 => return (end, Vec::new()),
+        end_cause::STALLED => "the aggregator made no progress for a second while a thread waited for room",
+        end_cause::ORPHANED => "the target found no aggregator",
+        end_cause::PANIC => "the collector failed (please report this)",
+        end_cause::CLOCK => "the program switched its time-stamp counter off",
+        _ => "of an unknown cause",
+    };
+    (End::Stalled, vec![format!("TRACING ENDED EARLY: {why}; the numbers are those of that moment")])
+}
+
+fn untold(figures: &Figures) -> Option<String> {
+    let n = figures.untold;
+    (n > 0).then(|| {
+        format!("{n} of its child processes could not be followed (closed in, or by system() beside other threads)")
+    })
+}
+
+fn losses(figures: &Figures) -> Option<String> {
+    let mut counts: Vec<String> = figures.lost.iter().map(|(cause, n)| format!("{n} events lost ({cause})")).collect();
+    let contradictions = figures.contradictions.by_name();
+    counts.extend(contradictions.iter().map(|(kind, n)| format!("{n} contradictions ({kind})")));
+    (!counts.is_empty()).then(|| format!("NOT EXACT: {}", counts.join(", ")))
+}

@@ -1,0 +1,265 @@
+//! A traced process, seen from the rest of the aggregator: starts the drain's and the table's thread, passes
+//! questions on, ends both.
+
+use crate::base::queue::queue;
+use crate::drain::{Barrier, Controls, Drain, Outcome, Outlet, Stop};
+use crate::questions::backlog::Backlog;
+use crate::questions::keeper::{Answer, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request, SharedKeeper};
+use crate::session::arena_map::ArenaMap;
+use crate::session::{Session, SessionError, Settings, rate};
+use crate::snapshot::cut::{Cut, Figures};
+use crate::snapshot::replaced::Replaced;
+use crate::table::fork_copies::TreeMember;
+use crate::target::image::Image;
+use crate::target::tasks::Tasks;
+use crossbeam_utils::sync::Unparker;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// Messages between drain and table. With full batches that is 4 MiB: what waits longer waits in the rings, since copies
+/// that have left the caches cost more than they help.
+const QUEUE_MESSAGES: usize = 32;
+/// Beyond that the sums, which one thread moves, are what takes the time.
+const MAX_RESOLVERS: usize = 4;
+
+/// Sets how many threads look blocks up, so that tests can have them on any machine.
+const ENV_RESOLVERS: &str = "HEAPLINE_RESOLVERS";
+
+/// Threads that look blocks up, besides the table's own: none on a machine that has none to spare.
+fn resolvers() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let chosen = std::env::var(ENV_RESOLVERS).ok().and_then(|count| count.parse().ok());
+    chosen.unwrap_or(cores / 4).min(MAX_RESOLVERS)
+}
+
+/// Why tracing did not start, or a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The session did not begin.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The system has no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// A thread of ours has ended before its time.
+    #[error("the aggregator has failed: its {0} thread is gone (please report this)")]
+    Gone(&'static str),
+}
+
+/// What a tracer begins with.
+pub struct Plan {
+    /// How to trace.
+    pub settings: Settings,
+    /// What runs in the target, as far as it is known.
+    pub launched: Image,
+    /// The target's threads, once it is there.
+    pub target: Option<Tasks>,
+    /// Where the cuts of programs go that exec replaces in the same arena.
+    pub replaced: Option<SyncSender<Replaced>>,
+    /// Its place among the processes that are followed.
+    pub member: Option<TreeMember>,
+}
+
+/// See the module.
+pub struct Tracer {
+    settings: Settings,
+    /// Samples a second that are wanted; 0 when their distance is fixed.
+    rate: Arc<AtomicU32>,
+    controls: Arc<Controls>,
+    requests: Mutex<mpsc::Sender<Request>>,
+    keeper: Unparker,
+    drain: Mutex<Drained>,
+    map: Arc<ArenaMap>,
+}
+
+enum Drained {
+    Running(JoinHandle<Outcome>),
+    Over(Outcome),
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // The table's thread sleeps until something comes: it has to learn that nothing will.
+        let (last, _) = mpsc::channel();
+        *self.requests.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        self.keeper.unpark();
+    }
+}
+
+impl Tracer {
+    /// Begins a session on an arena, or goes on with the one that a child process has begun.
+    pub fn start(map: Arc<ArenaMap>, plan: Plan) -> Result<Tracer, TraceError> {
+        let Plan { settings, launched, target, replaced, member } = plan;
+        let is_adopted = member.as_ref().is_some_and(|member| member.adopted.is_some());
+        let controls = Arc::new(Controls::new(Arc::clone(&map)));
+        if let Some(tasks) = target {
+            controls.set_target(tasks);
+        }
+        let old = match target {
+            _ if is_adopted => None,
+            Some(tasks) => Some(tasks.living().unwrap_or_default()),
+            None => Some(BTreeSet::new()),
+        };
+        let (sender, messages) = queue(QUEUE_MESSAGES);
+        let (to_drain, recycled) = rtrb::RingBuffer::new(RECYCLED_BUFFERS);
+        let (requests, asked) = mpsc::channel();
+        let waker = messages.waker();
+        let (inlet, parker) = messages.split();
+        // Of many children at one time each does with one thread.
+        let resolvers = if is_adopted { 0 } else { resolvers() };
+        let threads = old.as_ref().map_or(0, BTreeSet::len);
+        let backlog = Arc::new(Backlog::new(map.arena().geometry().slots));
+        let keeper = Keeper::new(
+            (Arc::clone(&map), Arc::clone(&backlog)),
+            settings.nframe,
+            (resolvers, threads),
+            to_drain,
+            replaced,
+            member,
+        );
+        let shared = SharedKeeper::new(keeper, inlet, asked);
+        let outlet = Outlet::new((Arc::clone(&map), Arc::clone(&backlog)), sender, recycled, shared.clone());
+        let drain = start_drain(Arc::clone(&map), settings, old, launched, (Arc::clone(&controls), backlog), outlet)?;
+        let builder = thread::Builder::new().name("table".to_owned());
+        builder.spawn(move || shared.run(&parker)).map_err(TraceError::Thread)?;
+        let rate = Arc::new(AtomicU32::new(settings.sampling.and_then(|sampling| sampling.per_second).unwrap_or(0)));
+        if map.arena().header().session.sample.load(Ordering::Relaxed) != 0 {
+            rate::adapt(Arc::clone(&map), Arc::downgrade(&rate)).map_err(TraceError::Thread)?;
+        }
+        Ok(Tracer {
+            settings,
+            rate,
+            controls,
+            requests: Mutex::new(requests),
+            keeper: waker,
+            drain: Mutex::new(Drained::Running(drain)),
+            map,
+        })
+    }
+
+    /// The process was started.
+    pub fn set_target(&self, tasks: Tasks) {
+        self.controls.set_target(tasks);
+    }
+
+    /// The arena.
+    pub fn map(&self) -> &ArenaMap {
+        &self.map
+    }
+
+    /// How it is traced.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// The numbers now.
+    pub fn figures(&self) -> Result<Figures, TraceError> {
+        match self.ask(Question::Figures)? {
+            Answer::Figures(figures) => Ok(*figures),
+            _ => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// A copy of everything now.
+    pub fn cut(&self) -> Result<Cut, TraceError> {
+        match self.ask(Question::Cut)? {
+            Answer::Cut(cut) => Ok(*cut),
+            _ => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// The live block at an address.
+    pub fn lookup(&self, address: u64) -> Result<Option<FoundBlock>, TraceError> {
+        match self.ask(Question::Lookup(address))? {
+            Answer::Found(found) => Ok(found.map(|found| *found)),
+            _ => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// The peak becomes what is live now.
+    pub fn reset_peak(&self) -> Result<(), TraceError> {
+        self.ask(Question::ResetPeak).map(drop)
+    }
+
+    /// Whether samples are recorded, and not everything.
+    pub fn samples(&self) -> bool {
+        self.map.arena().header().session.sample.load(Ordering::Relaxed) != 0
+    }
+
+    /// Samples are that far apart from now on, in bytes.
+    pub fn set_interval(&self, bytes: u64) {
+        self.rate.store(0, Ordering::Relaxed);
+        self.map.arena().header().session.sample.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The distance of samples is adapted to so many a second; 0 keeps it.
+    pub fn set_rate(&self, per_second: u32) {
+        self.rate.store(per_second, Ordering::Relaxed);
+    }
+
+    /// Forgets all traces.
+    pub fn clear_traces(&self) -> Result<(), TraceError> {
+        self.ask(Question::ClearTraces).map(drop)
+    }
+
+    /// Ends tracing and waits until all records are in the table, which can still be asked. Later calls return what
+    /// the first one did.
+    pub fn stop(&self, how: Stop) -> Result<Outcome, TraceError> {
+        self.controls.stop(how);
+        let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *drain, Drained::Over(Outcome::default()));
+        let outcome = match before {
+            Drained::Over(outcome) => outcome,
+            Drained::Running(handle) => handle.join().map_err(|_| TraceError::Gone("drain"))?,
+        };
+        *drain = Drained::Over(outcome.clone());
+        Ok(outcome)
+    }
+
+    fn ask(&self, question: Question) -> Result<Answer, TraceError> {
+        let (reply, answer) = mpsc::channel();
+        let request = Request { asked: self.settings.clock.now(), question, reply };
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|_| TraceError::Gone("table"))?;
+        drop(requests);
+        self.keeper.unpark();
+        self.controls.nudge();
+        answer.recv().map_err(|_| TraceError::Gone("table"))
+    }
+}
+
+/// Starts the drain's thread, which takes the arena over itself: the kernel watches over the thread that does. `old` are the
+/// threads that the target has; none when it has begun the session itself.
+fn start_drain(
+    map: Arc<ArenaMap>,
+    settings: Settings,
+    old: Option<BTreeSet<u32>>,
+    launched: Image,
+    ways: (Arc<Controls>, Arc<Backlog>),
+    outlet: Outlet,
+) -> Result<JoinHandle<Outcome>, TraceError> {
+    let (began, begun) = mpsc::channel();
+    let body = move || {
+        let session = match old {
+            Some(living) => Session::begin(Arc::clone(&map), settings, &living),
+            None => Session::adopt(Arc::clone(&map)),
+        };
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                let _ = began.send(Err(error));
+                return Outcome::default();
+            }
+        };
+        let drain = Drain::new(map, session, ways, outlet, Barrier::new(settings.clock), launched);
+        let _ = began.send(Ok(()));
+        drain.run()
+    };
+    let handle = thread::Builder::new().name("drain".to_owned()).spawn(body).map_err(TraceError::Thread)?;
+    begun.recv().map_err(|_| TraceError::Gone("drain"))??;
+    Ok(handle)
+}

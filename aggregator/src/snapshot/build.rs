@@ -1,0 +1,212 @@
+//! From a cut of the tables to the snapshot that `report` reads.
+
+use crate::base::text::rfc3339;
+use crate::session::counted::{Calls, Counted};
+use crate::snapshot::cut::{Cut, Figures, Layer};
+use crate::table::live::Block;
+use crate::table::stacks::{CodeFrame, Drawn, NONE};
+use crate::table::threads::Thread as TableThread;
+use crate::target::procfs;
+use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, domain, python_frame};
+use heapline_shared_format::snapshot::{
+    Birth, Code, Domain, Draws, End, Frame, LiveGroup, Meta, Module, Node, Origin, SharedSample, Snapshot, StackTotals,
+    Thread, ThreadCalls,
+};
+use std::collections::HashMap;
+
+/// What a snapshot says besides the tables.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Process id of the target.
+    pub pid: u32,
+    /// How its tracing stands.
+    pub end: End,
+    /// Exit status, where it is known.
+    pub exit_status: Option<i32>,
+    /// What every report must show.
+    pub notes: Vec<String>,
+    /// Of a child process: its parent in the tree, and how it came to be.
+    pub origin: Option<(u32, Birth)>,
+}
+
+/// The snapshot of a cut. What is not seen is still to be added: that takes the names of its
+/// modules.
+pub fn build(cut: Cut, about: About) -> Snapshot {
+    let figures = &cut.figures;
+    let meta = Meta {
+        pid: about.pid,
+        command: figures.image.command.clone(),
+        executable: figures.image.executable.clone(),
+        taken_at: rfc3339(figures.taken),
+        heapline: env!("CARGO_PKG_VERSION").to_owned(),
+        sample_interval: figures.sample_interval,
+        nframe: cut.nframe,
+        end: about.end,
+        exit_status: about.exit_status,
+        lost: figures.lost.clone(),
+        contradictions: figures.contradictions.by_name(),
+        untracked_frees: figures.untracked_frees,
+        in_realloc: figures.in_realloc,
+        target_bytes: figures.target_bytes,
+        aggregator_bytes: procfs::own_resident_bytes(),
+        notes: about.notes.into_iter().chain(notes(figures)).collect(),
+        unseen: Vec::new(),
+    };
+    let inherited = figures.inherited.clone();
+    let origin = about.origin.map(|(parent, birth)| Origin { parent, birth, inherited });
+    let is_over = matches!(about.end, End::Exited | End::Killed);
+    let (threads, thread_index) = threads(&cut.threads, is_over);
+    let is_sampled = figures.sample_interval != 0;
+    let calls = if is_sampled { calls(&cut.threads, &thread_index) } else { Vec::new() };
+    let (frames, codes) = frames(&cut);
+    let modules = modules(&cut);
+    let nodes = nodes(&cut);
+    let totals = cut.layers.iter().flat_map(totals).collect();
+    let domains = cut.figures.domains.clone();
+    let is_family = !cut.drawn.ancestors.is_empty() || cut.drawn.shared_end > 0;
+    let is_shared = |stack| is_family && stack < cut.drawn.shared_end && cut.tree.is_sampled(stack);
+    let mut blocks = Blocks::default();
+    cut.layers.into_iter().for_each(|layer| blocks.add(layer, &thread_index, is_shared));
+    let Drawn { by, ancestors, shared_end } = cut.drawn;
+    let draws = Draws { by, ancestors, shared_end, shared: blocks.shared };
+    Snapshot {
+        meta,
+        origin,
+        modules,
+        codes,
+        frames,
+        nodes,
+        threads,
+        domains,
+        totals,
+        live: blocks.live,
+        stacks: cut.tree.stacks,
+        mixed: cut.tree.mixed,
+        sampled: cut.tree.sampled,
+        calls,
+        draws: (is_family && is_sampled).then_some(draws),
+    }
+}
+
+/// What a reader of the numbers should know of the tracing itself.
+fn notes(figures: &Figures) -> Vec<String> {
+    let (compared, differed) = figures.verified;
+    let notes = [
+        (
+            figures.waits,
+            format!("threads waited {} times for room in their rings (--max-target-memory)", figures.waits),
+        ),
+        (
+            figures.stacks_forgotten,
+            format!("a thread's table of stacks was full {} times, and was filled anew", figures.stacks_forgotten),
+        ),
+        (
+            compared,
+            format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"),
+        ),
+        (figures.untold, format!("{} of its child processes could not be followed", figures.untold)),
+    ];
+    notes.into_iter().filter(|&(count, _)| count > 0).map(|(_, note)| note).collect()
+}
+
+fn modules(cut: &Cut) -> Vec<Module> {
+    let objects = (0..).zip(cut.modules.objects());
+    let module = |(index, object): (u32, &crate::table::modules::Object)| Module {
+        path: cut.figures.image.path_of(&object.path),
+        build_id: object.build_id.clone(),
+        start: object.start,
+        end: object.end,
+        bias: object.bias,
+        loaded: cut.modules.is_loaded(index),
+    };
+    objects.map(module).collect()
+}
+
+/// The frames, and the code objects that they name by index.
+fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
+    let mut codes = Vec::new();
+    let mut index = HashMap::new();
+    let frame = |frame: &CodeFrame| match as_python_frame(frame.address) {
+        None => Frame { address: frame.address, module: frame.module(&cut.modules) },
+        Some((id, offset)) => {
+            let code = *index.entry(id).or_insert_with(|| {
+                codes.push(cut.codes.get(id).map_or_else(unknown_code, |code| Code::clone(code)));
+                u32::try_from(codes.len() - 1).unwrap_or(0)
+            });
+            Frame { address: python_frame(code, offset) | frame.address & PYTHON_ENTRY, module: None }
+        }
+    };
+    let frames = cut.tree.frames.iter().map(frame).collect();
+    (frames, codes)
+}
+
+/// What tracemalloc calls a frame that nothing is known of.
+fn unknown_code() -> Code {
+    let unknown = || "<unknown>".to_owned();
+    Code { filename: unknown(), name: unknown(), first_line: 0, lines: LineFormat::Lnotab, line_table: Vec::new() }
+}
+
+fn nodes(cut: &Cut) -> Vec<Node> {
+    let parent = |parent| (parent != NONE).then_some(parent);
+    cut.tree.nodes.iter().map(|node| Node { parent: parent(node.parent), frame: node.frame }).collect()
+}
+
+/// The threads that are alive, own live blocks or have counted, and for each of the table's its place among them.
+fn threads(rows: &[TableThread], is_over: bool) -> (Vec<Thread>, Vec<u32>) {
+    let mut threads = Vec::new();
+    let mut index = vec![NONE; rows.len()];
+    let is_shown = |row: &TableThread| row.is_needed() || row.counted != Counted::default();
+    for (row, place) in rows.iter().zip(&mut index).filter(|(row, _)| is_shown(row)) {
+        *place = u32::try_from(threads.len()).unwrap_or(NONE);
+        threads.push(Thread { tid: row.tid, name: row.name.clone(), alive: row.is_alive() && !is_over });
+    }
+    (threads, index)
+}
+
+/// What the threads have counted.
+fn calls(rows: &[TableThread], thread_index: &[u32]) -> Vec<ThreadCalls> {
+    let known = rows.iter().zip(thread_index).filter(|&(_, &index)| index != NONE);
+    let of = |(row, &thread): (&TableThread, &u32)| {
+        [(Domain::Native, domain::NATIVE), (Domain::Python, domain::PYTHON)].map(|(domain, number)| {
+            let Calls { allocs, bytes, frees } = row.counted.0[usize::from(number)];
+            ThreadCalls { thread, domain, allocs, bytes, frees }
+        })
+    };
+    known.flat_map(of).filter(|row| row.allocs + row.frees > 0).collect()
+}
+
+/// Live blocks, those that are alike in one row.
+#[derive(Default)]
+struct Blocks {
+    live: Vec<LiveGroup>,
+    shared: Vec<SharedSample>,
+}
+
+impl Blocks {
+    /// A domain's. `is_shared` says of which stacks other processes may have the samples too.
+    fn add(&mut self, layer: Layer, thread_index: &[u32], is_shared: impl Fn(u32) -> bool) {
+        let Layer { domain, live: mut blocks, .. } = layer;
+        blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));
+        for alike in blocks.chunk_by(|a, b| (a.stack, a.thread, a.size) == (b.stack, b.thread, b.size)) {
+            let Block { stack, thread, size, .. } = alike[0];
+            if domain.is_sampled() && is_shared(stack) {
+                let live = u32::try_from(self.live.len()).unwrap_or(NONE);
+                self.shared.extend(alike.iter().map(|block| SharedSample { live, address: block.address }));
+            }
+            let (thread, count) = (thread_index[thread as usize], alike.len() as u64);
+            self.live.push(LiveGroup { domain, stack, thread, size, count });
+        }
+    }
+}
+
+fn totals(layer: &Layer) -> impl Iterator<Item = StackTotals> + '_ {
+    layer.stacks.iter().map(|&(stack, amounts)| StackTotals {
+        domain: layer.domain,
+        stack,
+        peak_size: amounts.peak.size,
+        peak_count: amounts.peak.count,
+        total_size: amounts.total.size,
+        total_count: amounts.total.count,
+    })
+}

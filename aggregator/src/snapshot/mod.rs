@@ -1,0 +1,7 @@
+//! From a cut of the table to a file: copied, built, named, written.
+
+pub mod build;
+pub mod cut;
+pub mod names;
+pub mod replaced;
+pub mod write;

@@ -1,0 +1,476 @@
+//! Writing a snapshot so that there is always a whole file: next to its place, then renamed into it.
+//!
+//! A full disk, an interruption or a crash leaves the old file as it was. What is no regular file (a device, a pipe)
+//! is written to directly, and never waited for in the kernel: a reader that does not come, or does
+//! not read, would keep this process for ever.
+
+use crate::base::sys;
+use crate::base::whole_file::Temporary;
+use crate::target::image::Image;
+use heapline_shared_format::snapshot::{self, Snapshot};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Writes that take longer show their progress on a terminal.
+const SHOW_AFTER: Duration = Duration::from_secs(1);
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// A directory is in its place.
+    #[error("cannot write the snapshot to {}: it is a directory; name a file with --output", path.display())]
+    Directory {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The place cannot be written to.
+    #[error("cannot write the snapshot to {}: {source}; name another file with --output", path.display())]
+    Place {
+        /// The place.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another user's link, pipe or device is there.
+    #[error(
+        "cannot write the snapshot to {}: it is a link, pipe or device of user {owner}; remove it, or name another file \
+         with --output", path.display()
+    )]
+    Planted {
+        /// What is there.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// Nobody reads the pipe that is there.
+    #[error(
+        "the snapshot was not written: nobody reads the pipe {}; start its reader first, or name a file with --output",
+        path.display()
+    )]
+    NoReader {
+        /// The pipe.
+        path: PathBuf,
+    },
+    /// Writing failed half-way.
+    #[error("the snapshot {} was not written: {source}; what was there before is unchanged", path.display())]
+    Write {
+        /// The place.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Where a snapshot goes.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// As the user named it, made absolute.
+    path: PathBuf,
+    /// One of many: it is not waited for until the disk has it.
+    is_one_of_many: bool,
+}
+
+/// The folder that takes the snapshots of a tree's processes; made when the first of them is written.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// A process id may come again, with the same program.
+    given: Mutex<HashSet<String>>,
+}
+
+impl Folder {
+    /// A folder at `path`, which need not be there.
+    pub fn new(path: &Path) -> Result<Folder, OutputError> {
+        let fail = |source| OutputError::Place { path: path.to_owned(), source };
+        Ok(Folder { path: std::path::absolute(path).map_err(fail)?, given: Mutex::default() })
+    }
+
+    /// Makes it now, and checks that it can be written to.
+    pub fn make(&self) -> Result<(), OutputError> {
+        let fail = |source| OutputError::Place { path: self.path.clone(), source };
+        match fs::create_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
+            _ => {}
+        }
+        Temporary::beside(&self.path.join("any")).map(drop).map_err(fail)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it by this name.
+    pub fn file(&self, name: &Path) -> Destination {
+        Destination { path: self.path.join(name), is_one_of_many: false }
+    }
+
+    /// Where the snapshot of a process goes that runs this program.
+    pub fn place(&self, image: &Image, pid: u32) -> Result<Destination, OutputError> {
+        let fail = |source| OutputError::Place { path: self.path.clone(), source };
+        fs::create_dir_all(&self.path).map_err(fail)?;
+        let program = Path::new(&image.executable).file_name().map(|name| name.to_string_lossy());
+        let stem = format!("heapline-{}-{pid}", program.unwrap_or("process".into()));
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = (1..).map(|n| if n == 1 { stem.clone() } else { format!("{stem}-{n}") });
+        let name = names.find(|name| given.insert(name.clone())).unwrap_or(stem);
+        Ok(Destination { path: self.path.join(format!("{name}.snap.zst")), is_one_of_many: true })
+    }
+}
+
+impl Destination {
+    /// Checks that a snapshot can be written to `path`; nothing that is there is touched.
+    pub fn check(path: &Path) -> Result<Destination, OutputError> {
+        let fail = |source| OutputError::Place { path: path.to_owned(), source };
+        let destination = Destination { path: std::path::absolute(path).map_err(fail)?, is_one_of_many: false };
+        match destination.resolved()? {
+            // To open a pipe would wait for its reader.
+            Place::Special(_) => Ok(destination),
+            Place::File(place) => {
+                match fs::symlink_metadata(&place) {
+                    Ok(found) if found.is_dir() => return Err(OutputError::Directory { path: path.to_owned() }),
+                    Ok(_) => drop(OpenOptions::new().write(true).open(&place).map_err(fail)?),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(fail(error)),
+                }
+                Temporary::beside(&place).map_err(fail)?;
+                Ok(destination)
+            }
+        }
+    }
+
+    /// The place.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Another file in the same folder.
+    pub fn beside(&self, name: &Path) -> Destination {
+        Destination { path: self.path.with_file_name(name), ..self.clone() }
+    }
+
+    /// The place of the `n`th program that exec has replaced.
+    pub fn replaced(&self, n: u32) -> Destination {
+        let mut name = OsString::from(&self.path);
+        name.push(format!(".exec{n}"));
+        Destination { path: name.into(), ..self.clone() }
+    }
+
+    /// Writes. Ends with an error as soon as `interrupted` is set.
+    pub fn write(&self, snapshot: &Snapshot, interrupted: &AtomicBool) -> Result<(), OutputError> {
+        self.write_until(snapshot, || interrupted.load(Ordering::Relaxed))
+    }
+
+    /// Writes. Ends with an error as soon as it `is_over`.
+    pub fn write_until(&self, snapshot: &Snapshot, is_over: impl Fn() -> bool) -> Result<(), OutputError> {
+        let fail = |source| OutputError::Write { path: self.path.clone(), source };
+        let is_synced = !self.is_one_of_many;
+        match self.resolved()? {
+            Place::Special(path) => {
+                let file = open_special(&path, &is_over)?;
+                encode(snapshot, &file, &is_over, true).map_err(fail)
+            }
+            Place::File(place) => {
+                let temporary = Temporary::beside(&place).map_err(fail)?;
+                encode(snapshot, &temporary.file, &is_over, is_synced).map_err(fail)?;
+                temporary.put(&place, is_synced).map_err(fail)
+            }
+        }
+    }
+
+    /// What the path stands for. Links of ours and of root are followed, and stay; another user's are not, and neither is a pipe
+    /// or a device of another user written to: names of snapshots can be guessed, and folders be shared.
+    fn resolved(&self) -> Result<Place, OutputError> {
+        const MOST_LINKS: usize = 40;
+        let fail = |source| OutputError::Place { path: self.path.clone(), source };
+        let mut path = self.path.clone();
+        for _ in 0..MOST_LINKS {
+            let found = match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Place::File(path)),
+                found => found.map_err(fail)?,
+            };
+            if found.is_file() || found.is_dir() {
+                return Ok(Place::File(path));
+            }
+            if ![0, sys::geteuid()].contains(&found.uid()) {
+                return Err(OutputError::Planted { path, owner: found.uid() });
+            }
+            // Also a link of /proc to what has no path, such as the pipe that is standard output.
+            if !found.is_symlink() || fs::metadata(&path).is_ok_and(|target| !target.is_file() && !target.is_dir()) {
+                return Ok(Place::Special(path));
+            }
+            let target = fs::read_link(&path).map_err(fail)?;
+            path = path.parent().unwrap_or(Path::new("/")).join(target);
+        }
+        Err(fail(io::Error::from_raw_os_error(libc::ELOOP)))
+    }
+}
+
+/// Where a snapshot's bytes go.
+enum Place {
+    /// Into a file, which is replaced as a whole.
+    File(PathBuf),
+    /// Into what cannot be replaced.
+    Special(PathBuf),
+}
+
+/// How long the reader of a pipe may take to come.
+const READER_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at what a signal, or the end of a client, has to say.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Opens a pipe or a device so that no write to it waits in the kernel.
+fn open_special(path: &Path, is_over: &dyn Fn() -> bool) -> Result<File, OutputError> {
+    let begun = Instant::now();
+    let is_pipe = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    loop {
+        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
+            Err(error) if is_pipe && error.raw_os_error() == Some(libc::ENXIO) => {
+                if is_over() || begun.elapsed() >= READER_PATIENCE {
+                    return Err(OutputError::NoReader { path: path.to_owned() });
+                }
+                std::thread::sleep(LOOK);
+            }
+            opened => return opened.map_err(|source| OutputError::Write { path: path.to_owned(), source }),
+        }
+    }
+}
+
+fn encode(snapshot: &Snapshot, file: &File, is_over: &dyn Fn() -> bool, is_synced: bool) -> io::Result<()> {
+    let begun = Instant::now();
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    let mut show = |bytes| {
+        if bar.is_hidden() && begun.elapsed() > SHOW_AFTER {
+            // Draws only where standard error is a terminal.
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.set_message("writing the snapshot");
+        }
+        bar.set_position(bytes);
+    };
+    let out = BufWriter::new(Interruptible { file, is_over });
+    let written = snapshot::write(snapshot, out, &mut show).and_then(|mut out| out.flush());
+    bar.finish_and_clear();
+    written?;
+    if !is_synced {
+        return Ok(());
+    }
+    match file.sync_all() {
+        // A pipe or a device has nothing to sync.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+struct Interruptible<'a> {
+    file: &'a File,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl Write for Interruptible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            if (self.is_over)() {
+                // Not ErrorKind::Interrupted, which means to try again.
+                return Err(io::Error::other("interrupted"));
+            }
+            match self.file.write(bytes) {
+                // Its reader is slower than we are, or does not read any more.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sys::await_writable(self.file, LOOK),
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heapline_shared_format::snapshot::{End, Meta};
+
+    fn empty() -> Snapshot {
+        let meta = Meta {
+            pid: 1,
+            command: String::new(),
+            executable: String::new(),
+            taken_at: String::new(),
+            heapline: String::new(),
+            sample_interval: 0,
+            nframe: 1,
+            end: End::Running,
+            exit_status: None,
+            lost: Default::default(),
+            contradictions: Default::default(),
+            untracked_frees: 0,
+            in_realloc: 0,
+            target_bytes: 0,
+            aggregator_bytes: 0,
+            notes: Vec::new(),
+            unseen: Vec::new(),
+        };
+        Snapshot {
+            meta,
+            origin: None,
+            modules: Vec::new(),
+            codes: Vec::new(),
+            frames: Vec::new(),
+            nodes: Vec::new(),
+            stacks: Vec::new(),
+            mixed: Vec::new(),
+            sampled: Vec::new(),
+            calls: Vec::new(),
+            threads: Vec::new(),
+            domains: Vec::new(),
+            live: Vec::new(),
+            totals: Vec::new(),
+            draws: None,
+        }
+    }
+
+    fn names_in(folder: &Path) -> Vec<OsString> {
+        let mut names: Vec<OsString> =
+            fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_the_old_one_only_when_it_is_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("s");
+        fs::write(&path, "old").expect("written");
+        let destination = Destination::check(&path).expect("writable");
+        assert_eq!(fs::read(&path).expect("there"), b"old", "checking touches nothing");
+        assert!(destination.write(&empty(), &AtomicBool::new(true)).is_err(), "interrupted");
+        assert_eq!(fs::read(&path).expect("there"), b"old");
+        assert_eq!(names_in(folder.path()), ["s"], "nothing is left behind");
+        destination.write(&empty(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(snapshot::read(File::open(&path).expect("there")).expect("valid"), empty());
+        assert_eq!(names_in(folder.path()), ["s"]);
+    }
+
+    #[test]
+    fn links_and_devices_stay_what_they_are() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        let write = |path: &Path| {
+            let destination = Destination::check(path)?;
+            destination.write(&empty(), &AtomicBool::new(false))
+        };
+        write(&link).expect("written");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_ne!(fs::read(&file).expect("there"), b"old");
+        write(Path::new("/dev/null")).expect("written");
+        assert!(!fs::metadata("/dev/null").expect("there").is_file());
+        assert!(matches!(write(folder.path()), Err(OutputError::Directory { .. })));
+        assert!(matches!(write(&folder.path().join("no/file")), Err(OutputError::Place { .. })));
+    }
+
+    #[test]
+    fn the_snapshots_of_a_tree_lie_in_one_folder_each_under_a_name_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let tree = Folder::new(&folder.path().join("a/b")).expect("a path");
+        assert!(!tree.path().exists(), "nothing was written yet");
+        let image = Image { executable: "/usr/bin/cc1".to_owned(), ..Image::default() };
+        let names: Vec<PathBuf> = [7, 8, 7]
+            .into_iter()
+            .map(|pid| {
+                tree.place(&image, pid).expect("writable").path().strip_prefix(tree.path()).expect("in it").into()
+            })
+            .collect();
+        let wanted = ["heapline-cc1-7.snap.zst", "heapline-cc1-8.snap.zst", "heapline-cc1-7-2.snap.zst"];
+        assert_eq!(names, wanted.map(PathBuf::from));
+        let unknown = tree.place(&Image::default(), 9).expect("writable");
+        unknown.write(&empty(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(names_in(tree.path()), ["heapline-process-9.snap.zst"]);
+    }
+
+    #[test]
+    fn a_snapshot_is_its_owners_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("s");
+        let destination = Destination::check(&path).expect("writable");
+        destination.write(&empty(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
+    }
+
+    fn pipe(folder: &Path) -> PathBuf {
+        let pipe = folder.join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+        pipe
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_not_waited_for_once_it_is_over() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = pipe(folder.path());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).expect("linked");
+        for place in [&pipe, &link] {
+            let destination = Destination::check(place).expect("a place");
+            let error = destination.write(&empty(), &AtomicBool::new(true)).expect_err("nobody reads");
+            assert!(matches!(error, OutputError::NoReader { .. }), "{error}");
+            let looks = std::cell::Cell::new(0);
+            let is_over = || looks.replace(looks.get() + 1) > 2;
+            assert!(destination.write_until(&empty(), is_over).is_err());
+            assert!(looks.get() > 2, "a reader may come late");
+        }
+    }
+
+    #[test]
+    fn a_pipe_whose_reader_does_not_read_is_not_waited_for_once_it_is_over() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = pipe(folder.path());
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).expect("a reader");
+        let filler = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).expect("a writer");
+        while (&filler).write(&[0; 4096]).is_ok() {}
+        let looks = std::cell::Cell::new(0);
+        let destination = Destination::check(&pipe).expect("a place");
+        let written = destination.write_until(&empty(), || looks.replace(looks.get() + 1) > 2);
+        assert!(matches!(written, Err(OutputError::Write { .. })));
+        drop(reader);
+    }
+
+    /// What another user has put where the snapshot is expected.
+    #[test]
+    fn links_and_pipes_of_others_are_not_followed() {
+        if sys::geteuid() != 0 {
+            eprintln!("skipped: only root can give files away");
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (file, link, pipe) = (folder.path().join("file"), folder.path().join("link"), folder.path().join("pipe"));
+        fs::write(&file, "precious").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        std::os::unix::fs::lchown(&link, Some(12345), None).expect("given away");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+        std::os::unix::fs::chown(&pipe, Some(12345), None).expect("given away");
+        for planted in [&link, &pipe] {
+            assert!(matches!(Destination::check(planted), Err(OutputError::Planted { owner: 12345, .. })));
+        }
+        // One that was put there after the check.
+        let late = Destination::check(&file).expect("writable").beside(Path::new("link"));
+        assert!(late.write(&empty(), &AtomicBool::new(false)).is_err());
+        assert_eq!(fs::read(&file).expect("there"), b"precious");
+    }
+
+    #[test]
+    fn replaced_programs_are_numbered_behind_the_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let destination = Destination::check(&folder.path().join("s.zst")).expect("writable");
+        assert!(destination.replaced(2).path().ends_with("s.zst.exec2"));
+    }
+}

@@ -1,0 +1,504 @@
+//! What can be known of a program before it runs: whether the loader will bring the collector in.
+//!
+//! A script is judged by its interpreter, and where a command is glibc's loader, the program that
+//! the loader is given is judged.
+
+use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME};
+use heapline_shared_format::loader::{LOADER_NAME, program_index};
+use object::read::elf::{FileHeader, ProgramHeader, Sym};
+use object::{Endianness, ReadCache, ReadCacheOps, ReadRef, elf};
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::{env, ffi, iter};
+
+/// Why a program cannot be traced, or may turn out not to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A 32-bit program.
+    Bits32,
+    /// For another processor.
+    OtherMachine,
+    /// Statically linked: there is no loader.
+    Static,
+    /// Runs as another user than its caller: the loader ignores LD_PRELOAD.
+    SetId,
+    /// Runs under a sanitizer, which is its allocator and insists on coming first.
+    Sanitizer,
+    /// Brings its own malloc, which comes before any preloaded one.
+    OwnMalloc,
+    /// Is started by another loader than glibc's: musl's, Android's.
+    OtherLoader,
+    /// Is not run at all: the loader is only asked for something.
+    NotRun,
+}
+
+impl Obstacle {
+    /// Whether nothing can be recorded, for certain, so that whoever asks for a trace is refused.
+    pub fn is_certain(self) -> bool {
+        matches!(self, Obstacle::Bits32 | Obstacle::OtherMachine | Obstacle::Static | Obstacle::Sanitizer)
+    }
+
+    /// Whether the program may turn out to be traced all the same.
+    fn lets_trace(self) -> bool {
+        !self.is_certain() && !self.keeps_collector_out()
+    }
+
+    /// Whether the command must run without the collector: nothing would be recorded, and the
+    /// collector could do harm.
+    pub fn keeps_collector_out(self) -> bool {
+        matches!(self, Obstacle::OtherLoader | Obstacle::NotRun)
+    }
+
+    /// The reason in words, to follow the program's name.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Obstacle::Bits32 => "is a 32-bit program, and Heapline traces 64-bit ones",
+            Obstacle::OtherMachine => "is a program for another processor",
+            Obstacle::Static => "is statically linked, so no collector can be loaded into it",
+            Obstacle::SetId => {
+                "is setuid or setgid, so it takes no collector and no arena from its caller: run it as its owner"
+            }
+            Obstacle::Sanitizer => {
+                "is built with a sanitizer (ASan, TSan, MSan), which checks every block itself: trace a build without it"
+            }
+            Obstacle::OwnMalloc => {
+                "brings its own malloc, which takes precedence over the collector's (attach to it while it runs: aggregator --attach PID)"
+            }
+            Obstacle::OtherLoader => {
+                "was not traced: it asks for another loader than glibc's, so it has another C library (musl, say), and \
+                 Heapline traces programs of glibc"
+            }
+            Obstacle::NotRun => "was not run: its loader was only asked for something (--list, --verify, --help ...)",
+        }
+    }
+}
+
+/// The file that runs when a shell is given `command`; none when there is none.
+pub fn resolve(command: &ffi::OsStr) -> Option<PathBuf> {
+    if command.as_bytes().contains(&b'/') {
+        return Some(PathBuf::from(command));
+    }
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(command)).find(|path| is_executable(path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// What a command comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// The program that counts: a script's interpreter; what the loader is given.
+    pub program: PathBuf,
+    /// What stands against tracing it. What cannot be read is no obstacle: running it will say
+    /// more.
+    pub obstacle: Option<Obstacle>,
+    /// It is static, and one of its arguments is a program that can be traced, which it may start.
+    pub is_launcher: bool,
+}
+
+/// Scripts that are run by scripts; the kernel allows as many.
+const MOST_SCRIPTS: usize = 4;
+/// Arguments of a static program that are looked at.
+const MOST_ARGUMENTS: usize = 16;
+
+/// What a command comes to when it is run; none when there is no such program.
+pub fn examine_command(command: &[OsString]) -> Option<Examined> {
+    let mut program = resolve(command.first()?)?;
+    let mut words = command.to_vec();
+    for _ in 0..MOST_SCRIPTS {
+        let Some(line) = first_line(&program) else { break };
+        words[0] = program.into_os_string();
+        words.splice(..0, line);
+        program = PathBuf::from(&words[0]);
+    }
+    let mut obstacle = examine_file(&program);
+    if is_glibcs_loader(&program) {
+        match program_index(words.iter().map(|word| word.as_bytes())) {
+            None => obstacle = Some(Obstacle::NotRun),
+            Some(index) => {
+                program = PathBuf::from(&words[index]);
+                obstacle = examine_given(&program);
+            }
+        }
+    }
+    let is_launcher =
+        obstacle == Some(Obstacle::Static) && words.iter().skip(1).take(MOST_ARGUMENTS).any(can_be_traced);
+    Some(Examined { program, obstacle, is_launcher })
+}
+
+fn can_be_traced(word: &OsString) -> bool {
+    let is_option = word.as_bytes().starts_with(b"-");
+    let is_program = |path: &PathBuf| {
+        let mut start = [0; 4];
+        let read = open(path).is_some_and(|mut file| Read::read_exact(&mut file, &mut start).is_ok());
+        read && (start == elf::ELFMAG || start.starts_with(b"#!")) && is_executable(path)
+    };
+    !is_option && resolve(word).filter(is_program).is_some_and(|path| examine(&path).is_none_or(Obstacle::lets_trace))
+}
+
+/// What stands against tracing a program.
+pub fn examine(program: &Path) -> Option<Obstacle> {
+    let mut program = program.to_owned();
+    for _ in 0..MOST_SCRIPTS {
+        match first_line(&program).and_then(|line| line.into_iter().next()) {
+            Some(interpreter) => program = PathBuf::from(interpreter),
+            None => break,
+        }
+    }
+    examine_file(&program)
+}
+
+/// The words that run a script, in front of the script's own path: its interpreter, and an argument
+/// if there is one. None for a binary.
+fn first_line(script: &Path) -> Option<Vec<OsString>> {
+    let mut line = Vec::new();
+    BufReader::new(open(script)?).take(256).read_until(b'\n', &mut line).ok()?;
+    let rest = line.strip_prefix(b"#!")?.trim_ascii();
+    let end = rest.iter().position(|byte| b" \t".contains(byte)).unwrap_or(rest.len());
+    let (interpreter, argument) = (&rest[..end], rest[end..].trim_ascii());
+    let words = [interpreter, argument].into_iter().filter(|word| !word.is_empty());
+    Some(words.map(|word| ffi::OsStr::from_bytes(word).to_owned()).collect::<Vec<_>>())
+        .filter(|words| !words.is_empty())
+}
+
+/// What stands against tracing a binary that exec starts.
+fn examine_file(path: &Path) -> Option<Obstacle> {
+    let of_loader = match open(path).and_then(examine_content) {
+        Some(Judged::Dynamic { loader, .. }) => !is_glibcs_loader(&loader),
+        _ => false,
+    };
+    if of_loader { Some(Obstacle::OtherLoader) } else { examine_binary(path) }
+}
+
+/// What stands against tracing a binary that glibc's loader is given: a program without rights or a
+/// loader of its own.
+fn examine_given(path: &Path) -> Option<Obstacle> {
+    match open(path).and_then(examine_content)? {
+        Judged::Obstacle(Obstacle::Static) | Judged::CarriesCollector | Judged::Loader => None,
+        Judged::Obstacle(obstacle) => Some(obstacle),
+        Judged::Dynamic { obstacle, .. } => obstacle,
+    }
+}
+
+/// Whether a file is glibc's loader. By the name that it gives itself; by the file's name where it
+/// cannot be read.
+pub fn is_glibcs_loader(path: &Path) -> bool {
+    match open(path) {
+        Some(file) => matches!(examine_content(file), Some(Judged::Loader)),
+        None => path.file_name().is_some_and(|name| name.as_bytes() == LOADER_NAME),
+    }
+}
+
+/// A regular file; what is at the path may be anything by now, and a pipe would wait for its writer.
+fn open(path: &Path) -> Option<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
+    file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
+}
+
+/// What stands against tracing a binary, whichever loader it asks for.
+pub fn examine_binary(path: &Path) -> Option<Obstacle> {
+    let file = open(path)?;
+    let found = file.metadata().ok()?;
+    let judged = examine_content(file)?;
+    let (own, group) = (found.uid() != crate::base::sys::geteuid(), found.gid() != crate::base::sys::getegid());
+    let is_set_id = found.mode() & libc::S_ISUID != 0 && own || found.mode() & libc::S_ISGID != 0 && group;
+    let obstacle = match judged {
+        Judged::Obstacle(obstacle) => Some(obstacle),
+        Judged::Dynamic { obstacle, .. } => obstacle,
+        Judged::Loader | Judged::CarriesCollector => None,
+    };
+    match obstacle {
+        Some(obstacle) if obstacle.is_certain() => Some(obstacle),
+        // Nor does a collector in the program itself take an arena from its caller then.
+        _ if is_set_id => Some(Obstacle::SetId),
+        obstacle => obstacle,
+    }
+}
+
+/// What the content of a program says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// A loader starts it.
+    Dynamic {
+        /// The path of the loader that it asks for.
+        loader: PathBuf,
+        /// What stands against tracing it if the loader is glibc's.
+        obstacle: Option<Obstacle>,
+    },
+    /// It is glibc's loader itself.
+    Loader,
+    /// It cannot be traced.
+    Obstacle(Obstacle),
+    /// It has the collector in itself, and nothing has to be loaded (`heapline_collector::Traced`).
+    CarriesCollector,
+}
+
+/// Judges a program by its content, which may be anybody's. None for what is no program.
+pub fn examine_content(mut file: impl ReadCacheOps) -> Option<Judged> {
+    let mut ident = [0; 5];
+    file.seek(0).ok()?;
+    file.read_exact(&mut ident).ok()?;
+    if !ident.starts_with(&elf::ELFMAG) {
+        return None;
+    }
+    if ident[4] != elf::ELFCLASS64.0 {
+        return Some(Judged::Obstacle(Obstacle::Bits32));
+    }
+    let (cache, left) = (ReadCache::new(file), Cell::new(MOST_BYTES));
+    let data = Bounded { cache: &cache, left: &left };
+    let header = elf::FileHeader64::<Endianness>::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    if header.e_machine(endian) != elf::EM_X86_64 {
+        return Some(Judged::Obstacle(Obstacle::OtherMachine));
+    }
+    let segments = header.program_headers(endian, data).ok()?;
+    if carries_collector(segments, endian, data) {
+        return Some(Judged::CarriesCollector);
+    }
+    if let Some(loader) = segments.iter().find_map(|segment| segment.interpreter(endian, data).ok().flatten()) {
+        let loader = PathBuf::from(ffi::OsStr::from_bytes(loader));
+        return Some(Judged::Dynamic { loader, obstacle: own_allocator(header, endian, data) });
+    }
+    let entries = segments.iter().find_map(|segment| segment.dynamic(endian, data).ok().flatten()).unwrap_or_default();
+    let value = |tag| entries.iter().find(|entry| entry.d_tag.get(endian) == tag).map(|entry| entry.d_val.get(endian));
+    let is_program = value(elf::DT_FLAGS_1).is_some_and(|flags| flags & DF_1_PIE != 0);
+    Some(if own_name(segments, endian, data, value) == Some(LOADER_NAME) {
+        Judged::Loader
+    } else if header.e_type(endian) == elf::ET_DYN && !entries.is_empty() && !is_program {
+        // A library that can be run, such as musl's loader.
+        Judged::Obstacle(Obstacle::OtherLoader)
+    } else {
+        Judged::Obstacle(Obstacle::Static)
+    })
+}
+
+/// Flag of a position-independent program in `DT_FLAGS_1`.
+const DF_1_PIE: u64 = 0x0800_0000;
+
+/// The name that a library gives itself (`DT_SONAME`); `value` looks into its dynamic section.
+fn own_name<'a>(
+    segments: &[elf::ProgramHeader64<Endianness>],
+    endian: Endianness,
+    data: impl ReadRef<'a>,
+    value: impl Fn(elf::DynamicTag) -> Option<u64>,
+) -> Option<&'a [u8]> {
+    const LONGEST: u64 = 256;
+    let address = value(elf::DT_STRTAB)?.checked_add(value(elf::DT_SONAME)?)?;
+    let offset = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(|segment| {
+        let into = address.checked_sub(segment.p_vaddr(endian)).filter(|&into| into < segment.p_filesz(endian))?;
+        segment.p_offset(endian).checked_add(into)
+    })?;
+    data.read_bytes_at_until(offset..offset.checked_add(LONGEST)?, 0).ok()
+}
+
+/// What is read of a program at most: its headers, notes and dynamic symbols. A larger one is not judged.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A file of which only so much is read. Its lengths are its author's words, and a file may be all holes: what they ask for
+/// must not be allocated.
+struct Bounded<'a, R: ReadCacheOps> {
+    cache: &'a ReadCache<R>,
+    left: &'a Cell<u64>,
+}
+
+impl<R: ReadCacheOps> Clone for Bounded<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R: ReadCacheOps> Copy for Bounded<'_, R> {}
+
+impl<R: ReadCacheOps> Bounded<'_, R> {
+    fn take(self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
+    }
+}
+
+impl<'a, R: ReadCacheOps> ReadRef<'a> for Bounded<'a, R> {
+    fn len(self) -> Result<u64, ()> {
+        self.cache.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        self.take(size)?;
+        self.cache.read_bytes_at(offset, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        let found = self.cache.read_bytes_at_until(range, delimiter)?;
+        self.take(found.len() as u64 + 1)?;
+        Ok(found)
+    }
+}
+
+/// Whether the program has the collector in itself, as a note says that no `strip` removes.
+fn carries_collector<'a>(
+    segments: &[elf::ProgramHeader64<Endianness>],
+    endian: Endianness,
+    data: impl ReadRef<'a>,
+) -> bool {
+    segments.iter().filter_map(|segment| segment.notes(endian, data).ok().flatten()).any(|mut notes| {
+        // A note that is broken ends the list.
+        iter::from_fn(|| notes.next().ok().flatten())
+            .any(|note| note.name_bytes() == NOTE_NAME && note.n_type(endian) == elf::NoteType(NOTE_KIND))
+    })
+}
+
+/// A sanitizer, or a malloc, among the symbols that take precedence over a preloaded library: those of the dynamic table.
+fn own_allocator<'a>(
+    header: &elf::FileHeader64<Endianness>,
+    endian: Endianness,
+    data: impl ReadRef<'a>,
+) -> Option<Obstacle> {
+    const SANITIZERS: [&[u8]; 4] = [b"__asan_init", b"__tsan_init", b"__msan_init", b"__hwasan_init"];
+    let sections = header.sections(endian, data).ok()?;
+    let symbols = sections.symbols(endian, data, elf::SHT_DYNSYM).ok()?;
+    let strings = symbols.strings();
+    let name = |symbol: &elf::Sym64<Endianness>| symbol.name(endian, strings).unwrap_or_default();
+    if symbols.iter().any(|symbol| SANITIZERS.contains(&name(symbol))) {
+        return Some(Obstacle::Sanitizer);
+    }
+    let is_malloc =
+        |symbol: &elf::Sym64<Endianness>| symbol.st_shndx(endian) != elf::SHN_UNDEF && name(symbol) == b"malloc";
+    symbols.iter().any(is_malloc).then_some(Obstacle::OwnMalloc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_dynamic_program_is_no_obstacle() {
+        assert_eq!(examine(Path::new("/proc/self/exe")), None);
+        assert_eq!(examine(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn classes_and_machines_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut program = fs::read("/proc/self/exe").expect("readable")[..4096].to_vec();
+        let mut judged = |name: &str, offset: usize, byte: u8| {
+            let before = std::mem::replace(&mut program[offset], byte);
+            let path = folder.path().join(name);
+            fs::write(&path, &program).expect("written");
+            program[offset] = before;
+            examine(&path)
+        };
+        assert_eq!(judged("class", 4, 1), Some(Obstacle::Bits32));
+        assert_eq!(judged("machine", 18, 0xb7), Some(Obstacle::OtherMachine));
+        // No program headers, so no interpreter.
+        assert_eq!(judged("static", 56, 0), Some(Obstacle::Static));
+        let script = folder.path().join("script");
+        fs::write(&script, format!("#! {} -x\n", folder.path().join("class").display())).expect("written");
+        assert_eq!(examine(&script), Some(Obstacle::Bits32));
+    }
+
+    /// A file that is all holes has any length that its headers speak of.
+    #[test]
+    fn lengths_of_a_foreign_program_allocate_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut program = fs::read("/proc/self/exe").expect("readable")[..4096].to_vec();
+        let count = usize::from(u16::from_le_bytes([program[56], program[57]]));
+        for header in 0..count {
+            let at = 64 + header * 56;
+            // A note of a tebibyte.
+            program[at..at + 4].copy_from_slice(&4u32.to_le_bytes());
+            program[at + 8..at + 16].copy_from_slice(&4096u64.to_le_bytes());
+            program[at + 32..at + 40].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        }
+        let path = folder.path().join("sparse");
+        fs::write(&path, &program).expect("written");
+        File::options().write(true).open(&path).and_then(|file| file.set_len(2 << 40)).expect("holes cost nothing");
+        let before = crate::target::procfs::own_resident_bytes();
+        assert_eq!(examine(&path), Some(Obstacle::Static));
+        let grown = crate::target::procfs::own_resident_bytes().saturating_sub(before);
+        assert!(grown < 256 << 20, "{grown} bytes more are in memory");
+    }
+
+    fn examined(words: &[&str]) -> Examined {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        examine_command(&words).expect("there is such a program")
+    }
+
+    #[test]
+    fn what_the_loader_is_given_is_judged() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let other = folder.path().join("arm64");
+        let mut program = fs::read("/proc/self/exe").expect("readable")[..4096].to_vec();
+        program[18] = 0xb7;
+        fs::write(&other, &program).expect("written");
+        let own = env::current_exe().expect("this test");
+        let (own, other) = (own.to_str().expect("UTF-8"), other.to_str().expect("UTF-8"));
+        let renamed = folder.path().join("start");
+        fs::copy("/lib64/ld-linux-x86-64.so.2", &renamed).expect("a copy");
+        for loader in ["/lib64/ld-linux-x86-64.so.2", renamed.to_str().expect("UTF-8")] {
+            let through = |words: &[&str]| examined(&[&[loader], words].concat());
+            let found = through(&["--library-path", "/x", "--argv0", "y", own, "--list"]);
+            assert_eq!(found, Examined { program: own.into(), obstacle: None, is_launcher: false });
+            assert_eq!(through(&[other]).obstacle, Some(Obstacle::OtherMachine));
+            assert_eq!(through(&["--verify", own]).obstacle, Some(Obstacle::NotRun));
+            assert_eq!(through(&[]).obstacle, Some(Obstacle::NotRun));
+        }
+        let script = folder.path().join("script");
+        fs::write(&script, format!("#!{} {own}\n", renamed.display())).expect("written");
+        assert_eq!(examined(&[script.to_str().expect("UTF-8")]).program, Path::new(own), "a script of the loader's");
+    }
+
+    #[test]
+    fn only_glibcs_loader_takes_the_collector() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut program = fs::read("/proc/self/exe").expect("readable")[..16384].to_vec();
+        let before = b"/lib64/ld-linux-x86-64.so.2";
+        let at = program.windows(before.len()).position(|part| part == before).expect("it has a loader");
+        let mut asking_for = |loader: &[u8]| {
+            program[at..at + before.len()].fill(0);
+            program[at..at + loader.len()].copy_from_slice(loader);
+            let path = folder.path().join("program");
+            fs::write(&path, &program).expect("written");
+            examine(&path)
+        };
+        assert_eq!(asking_for(b"/lib/ld-musl-x86_64.so.1"), Some(Obstacle::OtherLoader));
+        assert_eq!(asking_for(b"/system/bin/linker64"), Some(Obstacle::OtherLoader));
+        assert_eq!(asking_for(b"/nix/ld-linux-x86-64.so.2"), None);
+    }
+
+    #[test]
+    fn a_static_program_with_a_program_among_its_arguments_is_a_launcher() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("static");
+        let mut program = fs::read("/proc/self/exe").expect("readable")[..4096].to_vec();
+        program[56] = 0;
+        fs::write(&path, &program).expect("written");
+        let path = path.to_str().expect("UTF-8");
+        assert!(examined(&[path, "--", "sh", "-c", "true"]).is_launcher);
+        assert!(!examined(&[path, "sh.txt", "-s", path]).is_launcher);
+        assert!(!examined(&["sh", "sh"]).is_launcher);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+        assert!(made.success());
+        assert_eq!(examine(&pipe), None);
+        assert_eq!(examine(Path::new("/dev/zero")), None);
+    }
+
+    #[test]
+    fn commands_are_found_as_a_shell_finds_them() {
+        assert_eq!(resolve("./x/y".as_ref()), Some(PathBuf::from("./x/y")));
+        assert!(resolve("sh".as_ref()).is_some_and(|path| path.ends_with("sh")));
+        assert_eq!(resolve("no-such-command-here".as_ref()), None);
+    }
+}

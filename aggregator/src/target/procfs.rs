@@ -1,0 +1,190 @@
+//! What `/proc` says about a process.
+
+use crate::target::elf;
+use heapline_shared_format::loader::program_index;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// Path of the program that runs; none for kernel threads, zombies, and processes that are not ours
+/// to read.
+///
+/// Where the kernel has started glibc's loader, it is the program that the loader was given.
+pub fn executable(pid: u32) -> Option<PathBuf> {
+    let link = PathBuf::from(format!("/proc/{pid}/exe"));
+    let started = fs::read_link(&link).ok()?;
+    let loaded = elf::is_glibcs_loader(&link).then(|| loaded_program(pid)).flatten();
+    Some(loaded.unwrap_or(started))
+}
+
+/// The program that a process's loader was given, as it is mapped.
+fn loaded_program(pid: u32) -> Option<PathBuf> {
+    let line = command_line(pid);
+    let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+    let word = Path::new(OsStr::from_bytes(words.get(program_index(words.iter().copied())?)?));
+    let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+    let given = fs::canonicalize(folder.join(word)).ok();
+    let mapped: Vec<PathBuf> =
+        mappings(pid).ok()?.filter_map(|line| line.find('/').map(|at| line[at..].into())).collect();
+    let is_given = |path: &&PathBuf| given.as_ref() == Some(*path);
+    let has_name = |path: &&PathBuf| path.file_name() == word.file_name();
+    mapped.iter().find(is_given).or_else(|| mapped.iter().find(has_name)).cloned()
+}
+
+/// Most bytes of a command line that are kept.
+const MAX_COMMAND_BYTES: u64 = 64 << 10;
+/// How long the kernel may take to read a command line or an environment: it lies in the process's
+/// own memory, and a process can make every
+/// reader of a page wait (a file of its own FUSE, userfaultfd).
+const COMMAND_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Arguments joined by spaces; empty when there are none, or the process lets nobody read them.
+pub fn command(pid: u32) -> String {
+    parse_command(&command_line(pid))
+}
+
+fn command_line(pid: u32) -> Vec<u8> {
+    let bytes = patiently(move || {
+        let mut bytes = Vec::new();
+        let file = File::open(format!("/proc/{pid}/cmdline")).ok()?;
+        file.take(MAX_COMMAND_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    });
+    bytes.unwrap_or_default()
+}
+
+/// Most bytes of an environment that are looked at.
+const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
+
+/// The variables of a process's environment, as it was when its program began, that `wanted`
+/// chooses by name. None where it cannot be read, or the process makes its reader wait.
+pub fn environment(pid: u32, wanted: fn(&str) -> bool) -> Option<BTreeMap<String, String>> {
+    let bytes = patiently(move || {
+        let mut bytes = Vec::new();
+        let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+        file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    })?;
+    let variable = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text);
+        let (name, value) = text.split_once('=')?;
+        wanted(name).then(|| (name.to_owned(), value.to_owned()))
+    };
+    Some(bytes.split(|&byte| byte == 0).filter_map(variable).collect())
+}
+
+/// What `read` finds in a process's memory, if it does so in time: the kernel reads there page by
+/// page.
+fn patiently(read: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) -> Option<Vec<u8>> {
+    let (found, bytes) = mpsc::channel();
+    let read = move || {
+        if let Some(bytes) = read() {
+            // Whoever asked may have left.
+            let _ = found.send(bytes);
+        }
+    };
+    thread::Builder::new().name("reader".to_owned()).spawn(read).ok()?;
+    bytes.recv_timeout(COMMAND_PATIENCE).ok()
+}
+
+/// The arguments in `/proc/PID/cmdline`.
+pub fn parse_command(bytes: &[u8]) -> String {
+    let arguments = bytes.split(|&b| b == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
+    arguments.join(" ").trim_end().to_owned()
+}
+
+/// The process's name as the kernel knows it.
+pub fn name(pid: u32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
+}
+
+/// A line of `/proc/PID/status`, without its name.
+pub fn status(pid: u32, field: &str) -> Option<String> {
+    parse_status(&fs::read(format!("/proc/{pid}/status")).ok()?, field)
+}
+
+/// A line of `/proc/PID/status`, without its name. The process's own name stands there too, and is any bytes.
+pub fn parse_status(status: &[u8], field: &str) -> Option<String> {
+    let mut lines = status.split(|&b| b == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(field.as_bytes())?.strip_prefix(b":"))?;
+    Some(String::from_utf8_lossy(value).trim().to_owned())
+}
+
+/// The flags of the process in `/proc/PID/stat`.
+pub fn parse_stat_flags(stat: &[u8]) -> Option<u64> {
+    let stat = String::from_utf8_lossy(stat);
+    // The name, in parentheses, may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(6)?.parse().ok()
+}
+
+/// When the process began, in ticks since the machine did; none when there is no such process. A
+/// number that is given again has another beginning.
+pub fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The lines of `/proc/PID/maps`, one by one: a process may have a great many.
+pub fn mappings(pid: u32) -> io::Result<impl Iterator<Item = String>> {
+    let file = BufReader::new(File::open(format!("/proc/{pid}/maps"))?);
+    Ok(file.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()))
+}
+
+/// Real user id of the process.
+pub fn uid(pid: u32) -> Option<u32> {
+    status(pid, "Uid")?.split_whitespace().next()?.parse().ok()
+}
+
+/// Parent of the process.
+pub fn parent(pid: u32) -> Option<u32> {
+    status(pid, "PPid")?.parse().ok()
+}
+
+/// Memory of this process that is in RAM, in bytes.
+pub fn own_resident_bytes() -> u64 {
+    own_memory(1)
+}
+
+/// Address space of this process, in bytes.
+pub fn own_virtual_bytes() -> u64 {
+    own_memory(0)
+}
+
+fn own_memory(column: usize) -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(column).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    pages * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_this_tests_own() {
+        let first = std::env::args().next().expect("a program has a name");
+        assert!(command(std::process::id()).starts_with(&first));
+        assert_eq!(command(u32::MAX), "");
+        assert_eq!(parse_command(b"a b\0c\0\0"), "a b c");
+    }
+
+    /// A name with a line break and one that is no text: they are the process's choice.
+    #[test]
+    fn a_name_cannot_hide_or_forge_a_line() {
+        let status = b"Name:\tx\xff\\nUid:\t0\nState:\tS (sleeping)\nUid:\t1000\t1000\n";
+        assert_eq!(parse_status(status, "Uid").as_deref(), Some("1000\t1000"));
+        assert_eq!(parse_status(status, "State").as_deref(), Some("S (sleeping)"));
+        assert_eq!(parse_status(status, "PPid"), None);
+        assert_eq!(parse_stat_flags(b"7 (a) R 1 \xff) S 1 2 3 4 5 2129984 8"), Some(2_129_984));
+    }
+}

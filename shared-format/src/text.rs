@@ -1,0 +1,73 @@
+//! Text for people: sizes, and names from a process that may be hostile.
+
+use std::borrow::Cow;
+
+/// Formats `bytes` of memory for people: see [`format_size`].
+pub fn size(bytes: u64) -> String {
+    format_size(bytes.into(), false)
+}
+
+/// Formats `bytes` in a unit that leaves two to five digits. `signed` puts a sign in front
+/// (tracemalloc: `_format_size`).
+#[expect(clippy::cast_precision_loss, reason = "two to five digits are shown")]
+pub fn format_size(bytes: i128, signed: bool) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value.abs() < 10.0 * 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    // A larger unit begins at five digits, so "B" is never below 100 by division.
+    let digits = usize::from(value.abs() < 100.0 && unit != "B");
+    if signed { format!("{value:+.digits$} {unit}") } else { format!("{value:.digits$} {unit}") }
+}
+
+/// Returns `text` with control characters escaped.
+///
+/// Names, paths and command lines come from the target, which may be hostile: no text reaches a
+/// terminal as a command, or makes two lines of one.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        text.chars().map(escape).collect::<String>().into()
+    } else {
+        text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_look_as_in_tracemalloc() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (99, "99 B"),
+            (10239, "10239 B"),
+            (10240, "10.0 KiB"),
+            (429_875, "420 KiB"),
+            (102_400, "100 KiB"),
+            (102_399, "100.0 KiB"),
+            (10 << 20, "10.0 MiB"),
+            ((10 << 20) - 1, "10240 KiB"),
+            (1 << 50, "1024 TiB"),
+            (1 << 60, "1048576 TiB"),
+            (-429_875, "-420 KiB"),
+        ] {
+            assert_eq!(format_size(bytes, false), text);
+        }
+        assert_eq!(format_size(0, true), "+0 B");
+        assert_eq!(format_size(12_288, true), "+12.0 KiB");
+        assert_eq!(format_size(-12_288, true), "-12.0 KiB");
+    }
+
+    #[test]
+    fn no_text_is_a_command_to_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}m"), "a\\u{1b}[2Jb\\n\\u{9b}m");
+        assert_eq!(printable("plain ünïcode"), "plain ünïcode");
+    }
+}
