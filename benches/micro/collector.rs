@@ -3,7 +3,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use heapline_aggregator::target::library::LIBRARY;
-use heapline_collector::{clock, stacks};
+use heapline_collector::platform::clock;
+use heapline_collector::stacks;
 use heapline_shared_format::arena::{Arena, Geometry, Session, state};
 use heapline_shared_format::ring::{Consumer, Ledger};
 use std::fs::File;

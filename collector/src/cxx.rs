@@ -5,7 +5,7 @@
 //! (`preload/src/direct.rs`).
 
 use crate::hooks;
-use crate::symbols;
+use crate::platform::symbols;
 use crate::unwind::Entry;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicPtr, Ordering};

@@ -1,12 +1,13 @@
 //! What [`Traced`](crate::Traced) calls in the collector that the program carries in itself, behind the entries of
 //! `embedded/`.
 //!
-//! Where a collector is preloaded too, there is one arena, the preload's ([`crate::joint`]), and each `Traced` finds out with
+//! Where a collector is preloaded too, there is one arena, the preload's ([`crate::preloaded`]), and each `Traced` finds out with
 //! its first block whether that has recorded the block already. If so it is never heard of again.
 
-use crate::joint::{self, Preloaded};
-use crate::symbols;
-use crate::{alone, fail, process};
+use crate::platform::{alone, symbols};
+use crate::preloaded::Preloaded;
+use crate::start;
+use crate::{fail, preloaded, process};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
@@ -27,7 +28,7 @@ static HAS_LOOKED: AtomicBool = AtomicBool::new(false);
 /// can find it.
 pub fn start(slot: usize) {
     if joined().is_none() {
-        let _ = process::get_or_start(slot);
+        let _ = start::get_or_start(slot);
     }
 }
 
@@ -43,14 +44,14 @@ fn joined() -> Option<&'static Preloaded> {
 
 #[cold]
 fn look() {
-    let found = fail::guard(|| if alone::look() { None } else { symbols::find(joint::SYMBOL) }).flatten();
+    let found = fail::guard(|| if alone::look() { None } else { symbols::find(preloaded::SYMBOL) }).flatten();
     if let Some(address) = found {
         // SAFETY: exported under this name by a collector, as a pointer to a table whose version comes first in any of them.
         let (table, version) = unsafe {
             let table = (address as *const *const Preloaded).read();
             (table, (*table).version)
         };
-        if version == joint::VERSION {
+        if version == preloaded::VERSION {
             PRELOADED.store(table.cast_mut(), Ordering::Relaxed);
         } else {
             // Another build's: it records what it sees, and we do not speak to it.
@@ -88,7 +89,7 @@ fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> boo
 /// A block was allocated; not null.
 pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
     match joined() {
-        None => joint::allocated(block, size, slot, rbp),
+        None => preloaded::allocated(block, size, slot, rbp),
         Some(preloaded) if is_ours(preloaded, way, Some(block)) => (preloaded.allocated)(block, size, slot, rbp),
         Some(_) => {}
     }
@@ -97,7 +98,7 @@ pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: 
 /// A block is about to be freed.
 pub fn freeing(block: *mut u8, way: &AtomicU8, slot: usize) {
     match joined() {
-        None => joint::freeing(block, slot),
+        None => preloaded::freeing(block, slot),
         Some(preloaded) if is_ours(preloaded, way, None) => (preloaded.freeing)(block, slot),
         Some(_) => {}
     }
@@ -106,7 +107,7 @@ pub fn freeing(block: *mut u8, way: &AtomicU8, slot: usize) {
 /// A block is about to be reallocated.
 pub fn reallocating(block: *mut u8, way: &AtomicU8, slot: usize) {
     match joined() {
-        None => joint::reallocating(block, slot),
+        None => preloaded::reallocating(block, slot),
         Some(preloaded) if is_ours(preloaded, way, None) => (preloaded.reallocating)(block, slot),
         Some(_) => {}
     }
@@ -115,7 +116,7 @@ pub fn reallocating(block: *mut u8, way: &AtomicU8, slot: usize) {
 /// The block is now this one; null when that failed.
 pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
     match joined() {
-        None => joint::reallocated(old, block, size, slot, rbp),
+        None => preloaded::reallocated(old, block, size, slot, rbp),
         Some(preloaded) => {
             let was_known = way.load(Ordering::Relaxed) != way::UNKNOWN;
             if !is_ours(preloaded, way, (!block.is_null()).then_some(block)) {

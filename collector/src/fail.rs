@@ -6,7 +6,8 @@
 //!
 //! Hot paths run without a guard and are written without anything that can panic.
 
-use crate::{process, tls};
+use crate::platform::tls;
+use crate::process;
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU8, Ordering};
 use heapline_shared_format::arena::end_cause;

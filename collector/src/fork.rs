@@ -9,10 +9,11 @@
 //! bits of the word: | over 1 | session 31 | number 32 |
 //! ```
 
-use crate::loader::Next;
-use crate::process;
+use crate::platform::{elf, sys, tls};
+use crate::real::Next;
+use crate::start;
+use crate::thread::record::record;
 use crate::thread::{Published, stack_pointer};
-use crate::{elf, hooks, sys, tls};
 use core::cell::Cell;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -61,7 +62,7 @@ pub fn own_number() -> u64 {
 
 unsafe extern "C" fn prepare() {
     // A child that has not begun is to have a table of its own before it has children.
-    let process = process::get_or_start(stack_pointer());
+    let process = start::get_or_start(stack_pointer());
     tls::set_fork(0);
     let Some(process) = process.filter(|process| process.is_traced() && process.is_self()) else { return };
     let header = process.header();
@@ -107,7 +108,7 @@ pub unsafe fn fork() -> c_int {
 /// Whether it is in the ring.
 fn say(what: u32, arguments: [u64; 2]) -> bool {
     let is_said = Cell::new(false);
-    hooks::record(stack_pointer(), |thread| {
+    record(stack_pointer(), |thread| {
         let published = thread.publish_plain(|stamp| event::query(stamp, 0, what, arguments));
         is_said.set(published == Published::Yes);
         published

@@ -9,11 +9,11 @@
 //! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with; those
 //! that need no traceback take only its slot.
 
-use crate::process;
 use crate::real::{real, set_errno};
-use crate::sampling::{self, Call};
-use crate::thread::{self, Published, Thread};
+use crate::sampling::Call;
+use crate::thread::record::record;
 use crate::unwind::Entry;
+use crate::{process, sampling};
 use core::ffi::c_int;
 use core::ptr;
 use heapline_shared_format::arena::state;
@@ -81,41 +81,6 @@ pub(crate) fn record_moved(old: *mut u8, block: *mut u8, size: usize, entry: Ent
 /// Records that there is no new block: the old one lives on, or was freed.
 pub(crate) fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed)));
-}
-
-/// Publishes what `publish` makes of a hook that was entered at `slot`.
-#[inline(always)]
-pub fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
-    let Some(thread) = thread::enter_at_once(slot) else { return record_slowly(slot, publish) };
-    let published = publish(thread);
-    thread::leave(thread);
-    if published == Published::Over {
-        record_slowly(slot, publish);
-    }
-}
-
-/// Records an event of a thread that is not ready for it: its first one, the first of another session, one on a stack that
-/// may not have room, or one inside of another.
-#[cold]
-#[inline(never)]
-fn record_slowly(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
-    if process::is_quiet() {
-        return;
-    }
-    let has_room = thread::with_room(slot, || {
-        // The thread's session may be over, and another may have begun: the event is then the first of that.
-        for _ in 0..2 {
-            let Some(thread) = thread::enter(slot) else { return };
-            let published = publish(thread);
-            thread::leave(thread);
-            if published != Published::Over {
-                return;
-            }
-        }
-    });
-    if !has_room {
-        process::count_unrecorded();
-    }
 }
 
 /// `malloc`.

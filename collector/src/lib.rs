@@ -77,33 +77,28 @@ macro_rules! optional {
     };
 }
 
-pub mod alone;
 pub mod attach;
-pub mod clock;
 pub mod cxx;
 pub mod doors;
-pub mod elf;
 pub mod embedded;
-pub mod environment;
 pub mod exec;
-pub mod executable;
 pub mod fail;
 pub mod fork;
 pub mod hooks;
 pub mod inner;
-pub mod joint;
 pub mod loader;
 pub mod mappings;
 pub mod modules;
+pub mod platform;
+pub mod preloaded;
 pub mod process;
 pub mod python;
 pub mod real;
+pub mod rules;
 pub mod sampling;
 pub mod stacks;
-pub mod symbols;
-pub mod sys;
+pub mod start;
 pub mod thread;
-pub mod tls;
 pub mod unwind;
 
 #[cfg(feature = "traced")]

@@ -1,33 +1,13 @@
 //! Calls that change the ground under the collector: code that is unloaded, memory that is locked, a stack for signal
 //! handlers, a clock that is switched off.
 
-use crate::process;
-use crate::real;
-use crate::{inner, modules, python, sys, thread};
+use crate::platform::sys;
+use crate::real::Next;
+use crate::start;
+use crate::{inner, modules, process, python, thread};
 use core::ffi::{c_int, c_ulong, c_void};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{clock, end_cause};
-
-/// A function further down the search order, looked up at its first call.
-pub(crate) struct Next {
-    name: &'static core::ffi::CStr,
-    found: AtomicPtr<()>,
-}
-
-impl Next {
-    pub(crate) const fn new(name: &'static core::ffi::CStr) -> Next {
-        Next { name, found: AtomicPtr::new(core::ptr::null_mut()) }
-    }
-
-    pub(crate) fn get(&self) -> Option<*mut ()> {
-        let mut found = self.found.load(Ordering::Relaxed);
-        if found.is_null() {
-            found = real::next(self.name);
-            self.found.store(found, Ordering::Relaxed);
-        }
-        (!found.is_null()).then_some(found)
-    }
-}
 
 /// `dlclose`.
 ///
@@ -101,7 +81,7 @@ pub unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulon
     let Some(next) = NEXT.get() else { return -1 };
     // The second is what comes before the first, also where that is made by another call.
     if matches!(option, PR_SET_SECCOMP | PR_SET_NO_NEW_PRIVS) {
-        process::before_sandbox(thread::stack_pointer());
+        start::before_sandbox(thread::stack_pointer());
     }
     if option == PR_SET_TSC
         && a == PR_TSC_SIGSEGV

@@ -4,73 +4,13 @@
 //! inside libc, constructors that run before `dlopen` returns), without ever taking the loader's lock in a hook.
 //! Objects leave by `dlclose` ([`unloaded`]), or are found gone when another takes their place.
 
-use crate::elf::{self, Object};
-use crate::executable;
-use crate::fail;
-use crate::inner;
-use crate::process::{self, Process};
-use crate::sys;
+use crate::platform::elf::Object;
+use crate::platform::{elf, executable, sys};
+use crate::process::Process;
 use crate::thread::Thread;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::{fail, inner, process};
+use core::sync::atomic::Ordering;
 use heapline_shared_format::event::{self, ModuleFlags};
-
-/// Objects that can be known at one time.
-const CAPACITY: usize = 4096;
-
-/// The objects announced so far. All zeros are none.
-#[repr(C)]
-pub struct Known {
-    used: AtomicUsize,
-    entries: [Entry; CAPACITY],
-}
-
-#[repr(C)]
-struct Entry {
-    /// Start address; 0 for an entry without object.
-    start: AtomicU64,
-    end: AtomicU64,
-    /// The session in which it was announced.
-    session: AtomicU32,
-}
-
-impl Known {
-    /// Marks the object as announced in this session. True for the one caller that shall do it.
-    fn claim(&self, object: &Object, session: u32) -> bool {
-        let (start, end) = (object.start as u64, object.end as u64);
-        loop {
-            let used = self.used.load(Ordering::Acquire).min(CAPACITY);
-            for entry in &self.entries[..used] {
-                if entry.start.load(Ordering::Acquire) == start && entry.end.load(Ordering::Relaxed) == end {
-                    let before = entry.session.load(Ordering::Relaxed);
-                    return before != session
-                        && entry
-                            .session
-                            .compare_exchange(before, session, Ordering::Relaxed, Ordering::Relaxed)
-                            .is_ok();
-                }
-            }
-            let Some(entry) = self.entries.get(used) else { return false };
-            if self.used.compare_exchange(used, used + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                entry.end.store(end, Ordering::Relaxed);
-                entry.session.store(session, Ordering::Relaxed);
-                entry.start.store(start, Ordering::Release);
-                return true;
-            }
-        }
-    }
-
-    /// Takes out an object that `is_gone`, and returns where it was.
-    fn take(&self, is_gone: impl Fn(u64, u64) -> bool) -> Option<u64> {
-        let used = self.used.load(Ordering::Acquire).min(CAPACITY);
-        self.entries[..used].iter().find_map(|entry| {
-            let start = entry.start.load(Ordering::Acquire);
-            if start == 0 || !is_gone(start, entry.end.load(Ordering::Relaxed)) {
-                return None;
-            }
-            entry.start.compare_exchange(start, 0, Ordering::AcqRel, Ordering::Relaxed).ok()
-        })
-    }
-}
 
 /// Tells the aggregator about the object, unless it knows.
 pub fn announce(thread: &mut Thread, object: &Object) {

@@ -8,7 +8,9 @@
 //! An allocator other than the C library's may be made of functions that are hooked too (a `malloc` that calls `calloc`). Its
 //! calls are marked, so that what it calls of its own is not recorded a second time.
 
-use crate::{attach, elf, mappings, process, symbols, thread, tls};
+use crate::platform::{elf, symbols, tls};
+use crate::start;
+use crate::{attach, mappings, thread};
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
 use core::ptr;
@@ -39,6 +41,27 @@ pub fn next(name: &core::ffi::CStr) -> *mut () {
         return known;
     }
     ptr::with_exposed_provenance_mut(symbols::next(name.to_bytes()).unwrap_or(0))
+}
+
+/// A function further down the search order, looked up at its first call.
+pub(crate) struct Next {
+    name: &'static core::ffi::CStr,
+    found: AtomicPtr<()>,
+}
+
+impl Next {
+    pub(crate) const fn new(name: &'static core::ffi::CStr) -> Next {
+        Next { name, found: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    pub(crate) fn get(&self) -> Option<*mut ()> {
+        let mut found = self.found.load(Ordering::Relaxed);
+        if found.is_null() {
+            found = next(self.name);
+            self.found.store(found, Ordering::Relaxed);
+        }
+        (!found.is_null()).then_some(found)
+    }
 }
 
 /// The calling thread's `errno`.
@@ -182,7 +205,7 @@ fn begin() {
     if came_later() {
         return;
     }
-    let _ = process::get_or_start(thread::stack_pointer());
+    let _ = start::get_or_start(thread::stack_pointer());
     let errno_before = errno();
     let outer = tls::starting();
     tls::set_starting(thread::stack_pointer());

@@ -2,7 +2,8 @@
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
-use heapline_collector::exec::{self, List, Request};
+use heapline_collector::exec;
+use heapline_collector::exec::{List, Request};
 
 /// # Safety
 /// As the C function; so for all below.

@@ -14,8 +14,8 @@ mod malloc;
 mod mappings;
 mod memory;
 
-use heapline_collector::joint::{self, Preloaded};
-use heapline_collector::{fail, fork, inner, process, real, thread};
+use heapline_collector::{fail, fork, inner, preloaded, real, start, thread};
+use heapline_collector::preloaded::Preloaded;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -34,7 +34,7 @@ static START: extern "C" fn() = {
             return;
         }
         real::prepare();
-        let _ = process::get_or_start(thread::stack_pointer());
+        let _ = start::get_or_start(thread::stack_pointer());
         heapline_collector::attach::begin_preloaded();
         inner::look_at_start();
         fork::watch();
@@ -44,4 +44,4 @@ static START: extern "C" fn() = {
 
 /// For a collector that the program carries in itself.
 #[unsafe(export_name = "heapline_preloaded")]
-pub static PRELOADED: &Preloaded = &joint::PRELOADED;
+pub static PRELOADED: &Preloaded = &preloaded::PRELOADED;

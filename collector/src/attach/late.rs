@@ -7,13 +7,12 @@
 //!
 //! What the C library loads by itself (name services, character sets) is met in the same way, by the next call.
 
-use super::objects::{self, LoadedObject};
 use super::slots::{self, Counts, Look, Unbound};
 use super::{Hooks, is_attached, is_leading};
-use crate::doors;
-use crate::elf;
-use crate::loader::Next;
-use crate::{inner, process, python, real};
+use crate::platform::elf;
+use crate::platform::objects::{self, LoadedObject};
+use crate::real::Next;
+use crate::{doors, inner, process, python, real};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::ControlFlow;

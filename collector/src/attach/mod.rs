@@ -14,13 +14,14 @@
 //! A preloaded collector needs the same for calls that the loader binds past it ([`begin_preloaded`]).
 
 pub mod late;
-pub mod objects;
 pub(crate) mod slots;
 
 use crate::doors::shapes;
 #[cfg(feature = "preload")]
-use crate::symbols;
-use crate::{cxx, elf, environment, fork, inner, process, python, real};
+use crate::platform::symbols;
+use crate::platform::{elf, environment, objects};
+use crate::start;
+use crate::{cxx, fork, inner, process, python, real};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use heapline_shared_format::inject::{Request, status};
@@ -198,7 +199,7 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
     // Before any call is led here: two threads may come at once.
     real::prepare();
     let is_new = process::get().is_none();
-    if is_new && process::start_injected(request.pool_bytes).is_none() {
+    if is_new && start::start_injected(request.pool_bytes).is_none() {
         request.status = status::NO_MEMORY;
         return;
     }
@@ -242,10 +243,10 @@ pub fn detach(request: &mut Request, hooks: &'static Hooks) {
 ///
 /// Runs while no other thread does, and none stands in the collector or has memory of the collector's in its words.
 pub fn release(request: &mut Request, _: &'static Hooks) {
-    request.thread_words = crate::tls::offset();
+    request.thread_words = crate::platform::tls::offset();
     if request.pool_bytes != 0 {
         // SAFETY: the caller's promise.
-        unsafe { process::release() };
+        unsafe { start::release() };
     }
     request.status = status::DONE;
 }

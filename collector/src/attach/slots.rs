@@ -7,11 +7,12 @@
 //! protects them last. So one whose pages are to be protected and can still be written belongs to the loader, and is left
 //! alone until the next look.
 
-use super::objects::{self, LoadedObject, Range};
 use super::{Hook, Hooks, is_attached};
-use crate::doors::{self, shapes};
-use crate::symbols::Symbol;
-use crate::{elf, real, sys};
+use crate::doors::shapes;
+use crate::platform::objects::{self, LoadedObject, Range};
+use crate::platform::symbols::Symbol;
+use crate::platform::{elf, sys};
+use crate::{doors, real};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 

@@ -15,11 +15,9 @@
 mod entry;
 pub mod shapes;
 
-use crate::hooks;
-use crate::sampling;
-use crate::thread;
+use crate::platform::elf;
 use crate::unwind::Entry;
-use crate::{elf, process, real};
+use crate::{hooks, process, real, sampling, thread};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use heapline_shared_format::event::domain;

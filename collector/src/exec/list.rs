@@ -4,8 +4,9 @@
 //! that is made in mapped memory where the process will give it back.
 
 use super::{List, Passage};
-use crate::environment::{ArenaHandle, ENV_PRELOAD, find};
-use crate::{fail, process, real, sys};
+use crate::platform::environment::{ArenaHandle, ENV_PRELOAD, find};
+use crate::platform::sys;
+use crate::{fail, process, real};
 use core::ffi::{CStr, c_char, c_int};
 use core::mem::MaybeUninit;
 use core::ptr;

@@ -6,8 +6,8 @@
 //! loader itself, the program that the loader is given counts.
 
 use super::{List, list};
-use crate::environment::{current, find};
-use crate::sys;
+use crate::platform::environment::{current, find};
+use crate::platform::sys;
 use core::ffi::{CStr, c_char, c_int};
 use heapline_shared_format::loader::{ENV_LIST, LOADER_NAME, program_index};
 

@@ -4,8 +4,9 @@
 //! the process has one thread. With several, another thread could see it, so what they start is not traced then, and counted.
 
 use super::{List, Passage, Program, Started, list, with_following};
-use crate::loader::Next;
-use crate::{environment, process, real};
+use crate::platform::environment;
+use crate::real::Next;
+use crate::{process, real};
 use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;

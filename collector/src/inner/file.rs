@@ -3,8 +3,9 @@
 //! The file is read in pieces, never mapped: a mapped file that is cut short ends the process. Names are searched
 //! first, since an object without such names needs nothing else. Whatever is not as expected is no jemalloc.
 
-use crate::elf::Object;
-use crate::sys::{self, Program};
+use crate::platform::elf::Object;
+use crate::platform::sys;
+use crate::platform::sys::Program;
 
 /// Bytes of one piece that are looked at again with the next one: the longest name that is known by its end.
 const OVERLAP: usize = 64;
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn an_object_without_a_jemalloc_has_no_control_function() {
-        let here = crate::elf::find_object(control as *const () as usize).expect("this program");
+        let here = crate::platform::elf::find_object(control as *const () as usize).expect("this program");
         let mut buffer = std::vec![0; 256 << 10];
         assert_eq!(control(&here, &mut buffer), None);
         // Its own table of symbols is read nevertheless.

@@ -4,8 +4,9 @@
 //! and calls none for what a listener does. The kinds of calls are numbered by version.
 
 use crate::attach::is_leading;
+use crate::platform::elf;
 use crate::unwind::Entry;
-use crate::{elf, hooks, process, real};
+use crate::{hooks, process, real};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;

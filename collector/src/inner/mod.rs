@@ -17,7 +17,8 @@ mod jemalloc;
 mod objects;
 
 use crate::attach::is_leading;
-use crate::elf::{self, Loaded};
+use crate::platform::elf;
+use crate::platform::elf::Loaded;
 use crate::{modules, process, real, thread};
 use core::ffi::c_void;
 use jemalloc::Listener;

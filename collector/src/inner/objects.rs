@@ -1,8 +1,7 @@
 //! Lists of objects whose code may be called: all that an open handle stands for.
 
-use crate::attach::objects;
-use crate::elf::{Loaded, Namespace};
-use crate::sys;
+use crate::platform::elf::{Loaded, Namespace};
+use crate::platform::{objects, sys};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;

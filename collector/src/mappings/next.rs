@@ -4,8 +4,9 @@
 //! looked up with malloc and never in one of these calls: an allocator makes them with its locks held, and at times before
 //! the process has an environment.
 
-use crate::real::{self, set_errno};
-use crate::sys;
+use crate::platform::sys;
+use crate::real;
+use crate::real::set_errno;
 use core::ffi::{CStr, c_int};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};

@@ -13,10 +13,11 @@ use super::{
     API, Api, BuiltIn, GetAllocator, GetConfig, GetThreadState, IS_INSTALLED, IsFinalizing, Lock, NOTHING, REAL,
     SetAllocator, Unlock, api, codes, interpreter_begins, note, patch, program, reuse,
 };
-use crate::attach::objects::{self, LoadedObject, Range};
 use crate::attach::slots;
-use crate::symbols::{self, Scope};
-use crate::{elf, real};
+use crate::platform::objects::{LoadedObject, Range};
+use crate::platform::symbols::Scope;
+use crate::platform::{elf, objects, symbols};
+use crate::real;
 use core::ffi::{CStr, c_void};
 use core::ops::ControlFlow;
 use core::ptr;

@@ -7,7 +7,7 @@
 //! One table for the process. CPython's lock lets one thread in at a time, but for allocations without it; then
 //! whoever finds the table busy does without: a code object is numbered once more, or all are forgotten.
 
-use crate::sys;
+use crate::platform::sys;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use heapline_shared_format::event::MAX_CODES;
 

@@ -30,11 +30,10 @@ pub use arrival::{called_from, closed, closing, expect, look_again, prepare};
 pub use join::{join, part};
 pub use stack::PythonStack;
 
-use crate::hooks;
-use crate::process;
-use crate::sampling::{self, Call};
+use crate::platform::{sys, tls};
+use crate::sampling::Call;
 use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
-use crate::{attach, real, sys, tls};
+use crate::{attach, process, real, sampling};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -522,5 +521,5 @@ fn sampled(block: *mut u8, size: usize, call: Call) {
 
 #[inline(always)]
 fn record(publish: impl Fn(&mut Thread) -> Published) {
-    hooks::record(stack_pointer(), publish);
+    crate::thread::record::record(stack_pointer(), publish);
 }

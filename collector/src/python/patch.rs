@@ -4,7 +4,7 @@
 //! first module: no thread stands at the first bytes of such a function then. What was there is kept, for calls of the
 //! function itself ([`lifted`]), and for the time without us ([`undo`]).
 
-use crate::sys;
+use crate::platform::sys;
 use core::cell::UnsafeCell;
 use core::ptr;
 

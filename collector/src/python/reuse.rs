@@ -7,11 +7,11 @@
 //! line that asked for the memory, which reports say.
 
 use super::patch::{self, Purpose};
-use crate::hooks;
-use crate::sampling;
-use crate::symbols::Scope;
+use crate::platform::symbols::Scope;
+use crate::platform::tls;
+use crate::thread::record::record;
 use crate::thread::stack_pointer;
-use crate::{process, tls};
+use crate::{process, sampling};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
@@ -165,9 +165,7 @@ unsafe fn record_object(object: *mut u8) {
     if process::is_sampling() && !sampling::has(core::ptr::without_provenance_mut(block), domain::PYTHON) {
         return;
     }
-    hooks::record(stack_pointer(), |thread| {
-        thread.publish_in_python(|stamp, stack| event::reuse(stamp, block as u64, stack))
-    });
+    record(stack_pointer(), |thread| thread.publish_in_python(|stamp, stack| event::reuse(stamp, block as u64, stack)));
 }
 
 /// Address of the block that an object lies in: what its type keeps before it is part of that.

@@ -5,12 +5,11 @@
 
 use super::layout::{Description, Layout, Stands};
 use super::{api, codes, reuse};
-use crate::fail;
-use crate::process;
-use crate::stacks::{self, mix};
+use crate::platform::tls;
+use crate::stacks::mix;
 use crate::thread::{Published, Thread};
-use crate::tls;
 use crate::unwind::{MAX_DEPTH, Walk};
+use crate::{fail, process, stacks};
 use core::ptr;
 use heapline_shared_format::code::MAX_DESCRIPTION_BYTES;
 use heapline_shared_format::event::{self, MAX_CODE_BYTES, PYTHON_ENTRY, domain, python_frame};

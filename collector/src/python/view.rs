@@ -13,7 +13,7 @@
 
 use super::patch::{self, Purpose};
 use super::{Allocator, Api, NOTHING, OURS, api, are_ours, program};
-use crate::symbols::Scope;
+use crate::platform::symbols::Scope;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};

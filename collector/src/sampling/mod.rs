@@ -17,10 +17,10 @@
 pub mod blocks;
 pub mod sampler;
 
-use crate::hooks;
 use crate::process;
+use crate::thread::record::record;
+use crate::thread::thread_state;
 use crate::thread::{Published, Thread};
-use crate::tls;
 use crate::unwind::Entry;
 use core::cell::Cell;
 use heapline_shared_format::arena::Loss;
@@ -35,7 +35,7 @@ fn key(block: *mut u8, domain: u8) -> u64 {
 #[inline(always)]
 fn ready() -> Option<&'static mut Thread> {
     // SAFETY: the word points to this thread's state; what is asked tells whether a hook is using it.
-    unsafe { tls::thread().as_mut() }.filter(|thread| thread.is_at_rest() && thread.is_current())
+    unsafe { thread_state().as_mut() }.filter(|thread| thread.is_at_rest() && thread.is_current())
 }
 
 /// What a call is at first sight.
@@ -73,7 +73,7 @@ pub fn sampled(
     publish: impl Fn(&mut Thread) -> Published,
 ) {
     let is_counted = Cell::new(call != Call::Uncounted);
-    hooks::record(slot, |thread| {
+    record(slot, |thread| {
         if is_over(thread, &is_counted) {
             return Published::Over;
         }
@@ -96,7 +96,7 @@ pub fn sample_freeing(
     publish: impl Fn(&mut Thread) -> Published,
 ) {
     let is_counted = Cell::new(call != Call::Uncounted);
-    hooks::record(slot, |thread| {
+    record(slot, |thread| {
         if is_over(thread, &is_counted) {
             return Published::Over;
         }
@@ -208,9 +208,7 @@ pub fn reallocation_begins(old: *mut u8, domain: u8, slot: usize) -> bool {
     let was_sample = leaves(old, domain);
     if was_sample {
         let address = old.addr() as u64;
-        hooks::record(slot, |thread| {
-            thread.publish_plain(|stamp| event::in_domain(event::realloc(stamp, address), domain))
-        });
+        record(slot, |thread| thread.publish_plain(|stamp| event::in_domain(event::realloc(stamp, address), domain)));
     }
     was_sample
 }
@@ -222,7 +220,7 @@ pub fn reallocation_ends((old, domain): (*mut u8, u8), was_sample: bool, is_gone
             stays(old, domain);
         }
         let address = old.addr() as u64;
-        hooks::record(slot, |thread| {
+        record(slot, |thread| {
             thread.publish_plain(|stamp| event::in_domain(event::realloc_end(stamp, address, is_gone), domain))
         });
     }

@@ -1,9 +1,12 @@
 //! Into a hook and out of it, and what can come between: first events, forks, signal handlers, jumps out of them.
 
+use super::thread_state;
 use super::{Thread, room};
-use crate::process::{self, Process};
+use crate::platform::{sys, tls};
+use crate::process::Process;
+use crate::start;
 use crate::unwind::memory::Window;
-use crate::{doors, fail, sys, tls, unwind};
+use crate::{doors, fail, process, unwind};
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
 use heapline_shared_format::event;
@@ -17,7 +20,7 @@ use heapline_shared_format::ring::Producer;
 #[inline(always)]
 pub fn enter(slot: usize) -> Option<&'static mut Thread> {
     // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
-    if let Some(thread) = unsafe { tls::thread().as_mut() }
+    if let Some(thread) = unsafe { thread_state().as_mut() }
         && !thread.ring.is_closed()
         && thread.busy == 0
     {
@@ -34,7 +37,7 @@ pub fn enter(slot: usize) -> Option<&'static mut Thread> {
 #[inline(always)]
 pub fn enter_at_once(slot: usize) -> Option<&'static mut Thread> {
     // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
-    let thread = unsafe { tls::thread().as_mut() }?;
+    let thread = unsafe { thread_state().as_mut() }?;
     let is_ready = !thread.ring.is_closed() && thread.busy == 0 && thread.room.known.has(slot);
     is_ready.then(|| {
         thread.busy = slot;
@@ -58,7 +61,7 @@ pub fn enter_allocator(slot: usize) -> bool {
         return false;
     }
     // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
-    if unsafe { tls::thread().as_ref() }.is_some_and(|thread| thread.busy != 0 && !was_abandoned(thread.busy, slot)) {
+    if unsafe { thread_state().as_ref() }.is_some_and(|thread| thread.busy != 0 && !was_abandoned(thread.busy, slot)) {
         return false;
     }
     if let Some(thread) = enter_at_once(slot) {
@@ -78,7 +81,7 @@ pub fn enter_allocator(slot: usize) -> bool {
 /// Ends what [`enter_allocator`] began.
 pub fn leave_allocator() {
     // SAFETY: as in `enter_allocator`: the mark is this hook's.
-    if let Some(thread) = unsafe { tls::thread().as_mut() } {
+    if let Some(thread) = unsafe { thread_state().as_mut() } {
         thread.busy = 0;
     }
 }
@@ -96,13 +99,13 @@ pub fn in_allocator<R>(call: impl FnOnce() -> R) -> R {
 /// Records what an allocator does with the process's address space, which is a layer of its own: the mark is taken off meanwhile.
 pub fn out_of_allocator<R>(record: impl FnOnce() -> R) -> R {
     // SAFETY: the word points to this thread's state; a marked one is used by no hook.
-    let Some(thread) = (unsafe { tls::thread().as_mut() }).filter(|thread| thread.busy & IN_ALLOCATOR != 0) else {
+    let Some(thread) = (unsafe { thread_state().as_mut() }).filter(|thread| thread.busy & IN_ALLOCATOR != 0) else {
         return record();
     };
     let mark = core::mem::take(&mut thread.busy);
     let result = record();
     // SAFETY: as above; the record may have given the thread another state.
-    if let Some(thread) = unsafe { tls::thread().as_mut() } {
+    if let Some(thread) = unsafe { thread_state().as_mut() } {
         thread.busy = mark;
     }
     result
@@ -147,13 +150,13 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
         tls::set_starting(0);
         tls::set_recovery(0);
     }
-    let process = process::get_or_start(slot)?;
+    let process = start::get_or_start(slot)?;
     if !process.is_traced() {
         return None;
     }
     let session = process.header().session.number.load(Ordering::Acquire);
     // SAFETY: the word points to this thread's state; whether a hook is using it is asked first.
-    if let Some(thread) = unsafe { tls::thread().as_mut() }
+    if let Some(thread) = unsafe { thread_state().as_mut() }
         && thread.session == session
         && !thread.ring.is_closed()
     {
@@ -167,7 +170,7 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
         }
     }
     // SAFETY: as above.
-    start_thread(process, slot, false, unsafe { tls::thread().as_ref() })
+    start_thread(process, slot, false, unsafe { thread_state().as_ref() })
 }
 
 /// Gives the calling thread a slot, a ring and a state, taken for the hook entered at `slot`. `before` is what it had in an
@@ -197,7 +200,7 @@ fn start_thread(
     if let Some(thread) = thread {
         thread.busy = slot;
         if !side {
-            tls::set_thread(thread);
+            tls::set_thread(core::ptr::from_mut(thread).cast());
         }
         tls::set_starting(0);
         let name = sys::thread_name();
@@ -254,7 +257,7 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
         slot.in_flight.store(0, Ordering::Release);
     };
     let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
-    let state = process.state_for_slot(index, nframe);
+    let state = state_for_slot(process, index, nframe);
     // SAFETY: the arena is never unmapped; slot and segment came from the free lists.
     let opened = state.zip(unsafe { Producer::open(arena, index, segment) });
     let Some((state, ring)) = opened else {
@@ -385,4 +388,22 @@ impl Thread {
         self.side = side;
         Some(side)
     }
+}
+
+/// The state of the thread that owns a slot, with room for `nframe` frames.
+fn state_for_slot(process: &Process, slot: u32, nframe: usize) -> Option<*mut Thread> {
+    let place = process.state_of_slot(slot)?;
+    let old: *mut Thread = place.load(Ordering::Acquire).cast();
+    // SAFETY: a state belongs to its slot, and the slot is the caller's.
+    let old_nframe = unsafe { old.as_ref() }.map(Thread::nframe);
+    if old_nframe == Some(nframe) {
+        return Some(old);
+    }
+    let bytes = Thread::bytes(nframe);
+    let memory = sys::map_wiped_on_fork(bytes)?;
+    process.header().target.own_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    // SAFETY: fresh zeroed memory of that size, unmapped only when another takes its place.
+    let new = unsafe { Thread::lay_out(memory, nframe) };
+    place.store(new.cast(), Ordering::Release);
+    Some(new)
 }

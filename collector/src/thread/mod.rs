@@ -10,6 +10,7 @@
 
 mod enter;
 mod publish;
+pub mod record;
 mod room;
 
 pub use enter::{
@@ -19,14 +20,15 @@ pub use enter::{
 pub use publish::Published;
 pub use room::{forget as forget_room, release as release_room, with_room};
 
+use crate::platform::tls;
 use crate::process::Process;
 use crate::python::PythonStack;
+use crate::rules;
 use crate::sampling::sampler::Sampler;
 use crate::stacks::StackTable;
-use crate::tls;
+use crate::unwind::cfi;
 use crate::unwind::kept::Kept;
 use crate::unwind::memory::Window;
-use crate::unwind::{cfi, rules};
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -226,7 +228,7 @@ impl Thread {
     /// Whether it is the thread's own state, and not the one for its signal handlers.
     #[inline(always)]
     pub fn is_own(&self) -> bool {
-        ptr::eq(self, tls::thread())
+        ptr::eq(self, thread_state())
     }
 
     /// The epoch that what the thread knows belongs to.
@@ -269,11 +271,17 @@ fn add(counter: &AtomicU64, n: u64) {
 /// Whether the calling thread has counted native blocks since it asked last, outside of a hook.
 pub fn has_counted() -> bool {
     // SAFETY: the word points to this thread's state, which no hook is using.
-    unsafe { tls::thread().as_mut() }.is_none_or(Thread::has_counted)
+    unsafe { thread_state().as_mut() }.is_none_or(Thread::has_counted)
 }
 
 /// The last words that the calling thread has recorded, outside of a hook.
 pub fn last_record<const N: usize>() -> Option<[u64; N]> {
     // SAFETY: the word points to this thread's state, which nobody else writes to.
-    unsafe { tls::thread().as_ref() }?.last_words()
+    unsafe { thread_state().as_ref() }?.last_words()
+}
+
+/// The calling thread's state; null before the thread's first event and where nothing is traced.
+#[inline(always)]
+pub(crate) fn thread_state() -> *mut Thread {
+    tls::thread().cast()
 }

@@ -1,9 +1,10 @@
 //! Records into the ring, by the one way that there is ([`Thread::publish`]), and the definitions of stacks.
 
 use super::Thread;
-use crate::process::{self, Process};
-use crate::unwind::{self, Entry, Walk, walk};
-use crate::{clock, fail, python, stacks};
+use crate::platform::clock;
+use crate::process::Process;
+use crate::unwind::{Entry, Walk, walk};
+use crate::{fail, process, python, stacks, unwind};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{Loss, TICK_PENDING};

@@ -15,8 +15,9 @@
 //! than what a walk needs is left there, and readable memory lies below, the walk uses that memory.
 
 use super::Thread;
+use super::thread_state;
+use crate::platform::{sys, tls};
 use crate::process;
-use crate::{sys, tls};
 use core::arch::naked_asm;
 use core::ffi::c_ulong;
 use core::ptr;
@@ -90,7 +91,7 @@ static SPARE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 /// The program has another alternate stack: what is known of the calling thread's stack may not be true any more.
 pub fn forget() {
     // SAFETY: the word points to this thread's state.
-    if let Some(thread) = unsafe { tls::thread().as_mut() } {
+    if let Some(thread) = unsafe { thread_state().as_mut() } {
         thread.room.known = Room::default();
         thread.room.narrow = [0; REGIONS];
     }
@@ -177,7 +178,7 @@ fn map_stack() -> Option<*mut u8> {
 /// A stack of ours, and whether it is the thread's.
 fn take() -> Option<(*mut u8, bool)> {
     // SAFETY: the word points to this thread's state.
-    if let Some(thread) = unsafe { tls::thread().as_mut() }
+    if let Some(thread) = unsafe { thread_state().as_mut() }
         && !thread.room.own.is_null()
         && !thread.room.is_used
     {
@@ -190,7 +191,7 @@ fn take() -> Option<(*mut u8, bool)> {
 
 fn give_back(stack: *mut u8, is_threads: bool) {
     // SAFETY: as above.
-    if let Some(thread) = unsafe { tls::thread().as_mut() } {
+    if let Some(thread) = unsafe { thread_state().as_mut() } {
         if is_threads {
             thread.room.is_used = false;
             return;
@@ -213,7 +214,7 @@ fn is_roomy(slot: usize) -> bool {
         return true;
     }
     // SAFETY: the word points to this thread's state.
-    let Some(thread) = (unsafe { tls::thread().as_mut() }) else { return find(slot, Room::default()).has(slot) };
+    let Some(thread) = (unsafe { thread_state().as_mut() }) else { return find(slot, Room::default()).has(slot) };
     let stacks = &mut thread.room;
     if stacks.known.has(slot) {
         return true;

@@ -4,10 +4,11 @@
 //! Runs under [`crate::fail::guard`]. Its scratch memory lies in the thread's state, not on the stack: the thread may
 //! be in a signal handler on two kilobytes.
 
-use super::rules::Rule;
 use super::{Entry, NO_CODE, Sink, Walk, memory};
-use crate::elf::{self, Object};
 use crate::modules;
+use crate::platform::elf;
+use crate::platform::elf::Object;
+use crate::rules::Rule;
 use crate::thread::Thread;
 use core::arch::asm;
 use gimli::{

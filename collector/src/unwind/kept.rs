@@ -17,9 +17,9 @@
 //! Signal frames and other stacks that rules cannot describe are never kept. What is kept is forgotten when a module
 //! comes or goes.
 
-use super::rules::{Kind, Table};
 use super::{MAX_DEPTH, Walk};
 use crate::process;
+use crate::rules::{Kind, Table};
 use crate::stacks::mix;
 use core::ptr;
 

@@ -4,7 +4,7 @@
 //! window of known pages, asked of the kernel once each and kept from event to event, lets every later walk read
 //! with two comparisons. When the stack pointer leaves the window (a coroutine, a signal stack) it starts afresh.
 
-use crate::sys;
+use crate::platform::sys;
 
 const PAGE: usize = 4096;
 

@@ -11,12 +11,11 @@
 pub mod cfi;
 pub mod kept;
 pub mod memory;
-pub mod rules;
 pub mod walk;
 
 use crate::fail;
+use crate::rules::{self, Rule};
 use crate::thread::Thread;
-use rules::Rule;
 
 /// Where a hook was entered: what the caller's frame is found from.
 #[derive(Clone, Copy)]

@@ -1,8 +1,8 @@
 //! The walk of an event: by rule from the leaf until a kept frame is met, then by comparison ([`super::kept`]).
 
 use super::kept::{Fresh, How, Pair};
-use super::rules::{Kind, Rule};
 use super::{Entry, NO_CODE, memory::Window, rule_of};
+use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
 
 /// How an incremental walk ended.

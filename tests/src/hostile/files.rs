@@ -1,7 +1,7 @@
 //! ELF and DWARF of programs that are somebody else's, and entries of `report`'s cache.
 
 use heapline_aggregator::target::elf;
-use heapline_collector::elf::find_build_id;
+use heapline_collector::platform::elf::find_build_id;
 use heapline_tools::symbols;
 use std::io::Cursor;
 

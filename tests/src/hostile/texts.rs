@@ -5,7 +5,7 @@ use heapline_aggregator::control;
 use heapline_aggregator::control::Request;
 use heapline_aggregator::snapshot::names::default_output;
 use heapline_aggregator::target::procfs;
-use heapline_collector::environment::ArenaHandle;
+use heapline_collector::platform::environment::ArenaHandle;
 use heapline_shared_format::text::printable;
 
 /// Text for a person, in lines: nothing in it is a command to a terminal.

@@ -1,6 +1,6 @@
 //! The part of CPython's C API that our `_tracemalloc` is written with, found at run time.
 
-use crate::symbols::Scope;
+use crate::platform::symbols::Scope;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr;
 

@@ -4,9 +4,10 @@
 //! The interpreter's lock stays taken meanwhile, as in CPython's own tracemalloc; only the aggregator's end, or ten seconds
 //! without an answer, end the waiting, and then tracing.
 
-use crate::hooks;
-use crate::process::{self, Process};
-use crate::sys;
+use crate::platform::sys;
+use crate::process;
+use crate::process::Process;
+use crate::thread::record::record;
 use crate::thread::{Published, stack_pointer};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -146,7 +147,7 @@ pub fn tell_unseen() {
 /// Whether it is in the ring.
 fn publish(number: u32, asked: u32, arguments: [u64; 2]) -> bool {
     let is_published = Cell::new(false);
-    hooks::record(stack_pointer(), |thread| {
+    record(stack_pointer(), |thread| {
         let published = thread.publish_plain(|stamp| event::query(stamp, number, asked, arguments));
         is_published.set(published == Published::Yes);
         published

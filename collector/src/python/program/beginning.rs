@@ -6,7 +6,8 @@
 
 use super::api::Object;
 use super::begin;
-use crate::python::patch::{self, Purpose};
+use crate::python::patch;
+use crate::python::patch::Purpose;
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};

@@ -23,8 +23,8 @@ pub use beginning::{Import, take_over};
 
 use super::patch::{self, Purpose};
 use super::reuse::{self, Teller};
+use crate::platform::symbols::Scope;
 use crate::process;
-use crate::symbols::Scope;
 use api::Object;
 use ask::{Answers, hidden};
 use core::cell::UnsafeCell;

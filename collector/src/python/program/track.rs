@@ -5,9 +5,10 @@
 //! traced leaves the operator blocks that are gone; numpy untracks all.
 
 use super::{program, traceback, traces};
-use crate::hooks;
-use crate::python::patch::{self, Purpose};
-use crate::symbols::Scope;
+use crate::platform::symbols::Scope;
+use crate::python::patch;
+use crate::python::patch::Purpose;
+use crate::thread::record::record;
 use crate::thread::stack_pointer;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
@@ -57,7 +58,7 @@ impl OwnFunctions {
 
 /// `PyTraceMalloc_Track`. May be called without the interpreter's lock; so may the next.
 unsafe extern "C" fn track(domain: c_uint, address: usize, size: usize) -> c_int {
-    hooks::record(stack_pointer(), |thread| {
+    record(stack_pointer(), |thread| {
         thread.publish_in_python(|stamp, stack| event::track(stamp, domain, address as u64, size as u64, stack))
     });
     status()
@@ -65,9 +66,7 @@ unsafe extern "C" fn track(domain: c_uint, address: usize, size: usize) -> c_int
 
 /// `PyTraceMalloc_Untrack`.
 unsafe extern "C" fn untrack(domain: c_uint, address: usize) -> c_int {
-    hooks::record(stack_pointer(), |thread| {
-        thread.publish_plain(|stamp| event::untrack(stamp, domain, address as u64))
-    });
+    record(stack_pointer(), |thread| thread.publish_plain(|stamp| event::untrack(stamp, domain, address as u64)));
     status()
 }
 

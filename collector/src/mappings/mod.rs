@@ -13,10 +13,9 @@ mod next;
 
 pub use next::look_up;
 
-use crate::python;
 use crate::thread::{Published, Thread};
 use crate::unwind::Entry;
-use crate::{hooks, process, thread};
+use crate::{process, python, thread};
 use core::ffi::c_int;
 use heapline_shared_format::event;
 use heapline_shared_format::mapping::{self, PAGE_BYTES, Pages};
@@ -26,7 +25,7 @@ const FAILED: usize = usize::MAX;
 
 /// Publishes what `publish` makes of a hook that was entered at `slot`, also for an allocator that is at work.
 fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
-    thread::out_of_allocator(|| hooks::record(slot, publish));
+    thread::out_of_allocator(|| thread::record::record(slot, publish));
 }
 
 /// Whether pages with this protection are only reserved.

@@ -4,18 +4,26 @@
 //! Such a child records from its first event on and reports itself at once ([`Hello`]); the aggregator adopts its session
 //! when it comes to that. Nothing is lost if the child is gone by then.
 
-use super::{ARENA_BYTES, BEFORE_START, HEADER, IS_SANDBOXED, LAST_SESSION, OWN_PATH, Process, VERIFIES};
-use crate::environment::{self, ArenaHandle};
-use crate::unwind::rules::Table;
-use crate::{elf, executable, fail, fork, python, sys, tls};
+use crate::platform::environment::ArenaHandle;
+use crate::platform::{elf, environment, executable, sys, tls};
+use crate::process::{
+    ARENA_BYTES, HEADER, IS_SANDBOXED, LAST_SESSION, NEVER, OWN_PATH, PROCESS, Process, STATE, VERIFIES, get, is_forked,
+};
+use crate::rules::Table;
+use crate::thread::{self, Thread};
+use crate::{fail, fork, python, real, sampling};
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use heapline_shared_format::arena::{
-    Arena, Geometry, Header, MAX_SEGMENTS, MIN_SEGMENTS, SEGMENT_BYTES, UNCLAIMED, state, target_flag,
+    Arena, Geometry, Header, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS, SEGMENT_BYTES, UNCLAIMED, state, target_flag,
 };
 use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTABLE_BYTES, Way};
 
+static HAS_STARTED: AtomicBool = AtomicBool::new(false);
+/// All was given back ([`release`]): the next attach begins anew.
+static IS_RELEASED: AtomicBool = AtomicBool::new(false);
+static BEFORE_START: AtomicU64 = AtomicU64::new(0);
 /// Pool of a collector that was preloaded without an aggregator, in bytes of virtual memory.
 const IDLE_POOL_BYTES: u64 = 64 << 20;
 /// How long a child waits when the aggregator's queue is full.
@@ -26,7 +34,7 @@ const SHARE_OF_ADDRESS_SPACE: usize = 16;
 
 /// The arena for a pool of so many bytes, smaller where the program's address space is limited; none where even the smallest
 /// would be missed.
-pub(super) fn fitting(pool_bytes: u64) -> Option<Geometry> {
+fn fitting(pool_bytes: u64) -> Option<Geometry> {
     let Some(left) = sys::address_space_left() else { return Some(Geometry::for_memory(pool_bytes)) };
     let most = left / SHARE_OF_ADDRESS_SPACE;
     let without_pool = Geometry::for_memory(0).pool_offset();
@@ -35,13 +43,13 @@ pub(super) fn fitting(pool_bytes: u64) -> Option<Geometry> {
 }
 
 /// Whether an arena of so many bytes fits into the program's address space as [`fitting`] says.
-pub(super) fn fits(bytes: usize) -> bool {
+fn fits(bytes: usize) -> bool {
     sys::address_space_left().is_none_or(|left| bytes <= left / SHARE_OF_ADDRESS_SPACE)
 }
 
 /// When the collector came into the process.
 #[derive(Clone, Copy)]
-pub(super) enum Origin {
+enum Origin {
     /// With the program, by the loader.
     Start,
     /// Later, by an aggregator that wants this much room for records.
@@ -52,7 +60,7 @@ pub(super) enum Origin {
 }
 
 /// The first start in a program.
-pub(super) fn start(origin: Origin) -> Option<*mut Process> {
+fn start(origin: Origin) -> Option<*mut Process> {
     let is_disabled = environment::is_disabled();
     let handle = environment::arena();
     let way = environment::way();
@@ -115,7 +123,7 @@ fn find_own_path() {
 }
 
 /// The way for children of the process with this arena, while it is traced.
-pub(super) fn way_from(header: &Header, fork: u64) -> Option<Way> {
+fn way_from(header: &Header, fork: u64) -> Option<Way> {
     let session = &header.session;
     let is_traced =
         session.state.load(Ordering::Acquire) != state::IDLE && header.target.end_cause.load(Ordering::Relaxed) == 0;
@@ -131,7 +139,7 @@ pub(super) fn way_from(header: &Header, fork: u64) -> Option<Way> {
 /// # Safety
 /// 1. `process` is the wiped state, and nobody else uses it.
 /// 2. The calling thread is the only one of the child that traces.
-pub(super) unsafe fn begin_in_child(process: *mut Process, parent: &Header) -> Option<()> {
+unsafe fn begin_child(process: *mut Process, parent: &Header) -> Option<()> {
     let way = way_from(parent, fork::own_number())?;
     // Another than the parent's: what is kept of that one (numbers of code objects) was never told in this one.
     let session = parent.session.number.load(Ordering::Relaxed).wrapping_add(1).max(1);
@@ -302,4 +310,142 @@ impl Beginning {
         unsafe { sys::unmap(memory, SCRATCH_BYTES) };
         is_told
     }
+}
+
+/// The way that leads children of this process to the aggregator; none while they are not followed. A forked child that has
+/// not begun knows its parent's.
+pub fn way_for_children() -> Option<Way> {
+    let (header, fork) = match get() {
+        Some(process) => (process.header(), 0),
+        // SAFETY: an arena's header, mapped as long as this points to it.
+        None if is_forked() => unsafe { (HEADER.load(Ordering::Acquire).as_ref()?, fork::own_number()) },
+        None => return None,
+    };
+    way_from(header, fork)
+}
+
+/// The program is about to restrict its system calls. A forked child makes those that it needs before that; later ones
+/// make none.
+pub fn before_sandbox(slot: usize) {
+    if is_forked() {
+        let _ = get_or_start(slot);
+    }
+    IS_SANDBOXED.store(true, Ordering::Relaxed);
+}
+
+/// Likewise; starts the collector at the first call that finds libc ready. `slot` is where the hook was entered.
+pub fn get_or_start(slot: usize) -> Option<&'static Process> {
+    if HAS_STARTED.load(Ordering::Acquire) {
+        return get().or_else(|| begin_in_child(slot));
+    }
+    if !environment::is_up() || HAS_STARTED.swap(true, Ordering::AcqRel) {
+        BEFORE_START.fetch_add(1, Ordering::Relaxed);
+        return None;
+    }
+    start_from(slot, Origin::Start);
+    get()
+}
+
+/// Starts the collector in a process that runs already, with room for so many bytes of records.
+pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
+    let is_first = !HAS_STARTED.swap(true, Ordering::AcqRel);
+    if is_first || IS_RELEASED.swap(false, Ordering::AcqRel) {
+        start_from(thread::stack_pointer(), Origin::Injection { pool_bytes });
+    }
+    get()
+}
+
+/// Gives the arena, its descriptor and all memory back to the system. Until the next attach every hook goes straight on.
+///
+/// # Safety
+/// 1. No other thread runs, and none stands in the collector.
+/// 2. No other thread's words ([`tls`]) point to memory of the collector's.
+pub unsafe fn release() {
+    STATE.store((&raw const NEVER).cast_mut(), Ordering::Release);
+    // SAFETY: an arena's header, which is unmapped only below.
+    if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
+        LAST_SESSION.store(header.session.number.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    let process = PROCESS.swap(ptr::null_mut(), Ordering::AcqRel);
+    let arena = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
+    tls::clear();
+    // SAFETY: the caller's promises: nobody uses any of this any more.
+    unsafe {
+        if let Some(process) = process.as_mut() {
+            for slot in 0..MAX_SLOTS {
+                let Some(place) = process.state_of_slot(slot) else { break };
+                let state: *mut Thread = place.swap(ptr::null_mut(), Ordering::Relaxed).cast();
+                if let Some(thread) = state.as_mut() {
+                    let bytes = Thread::bytes(thread.nframe());
+                    thread.release();
+                    sys::unmap(state.cast(), bytes);
+                }
+            }
+            process.rules().unmap();
+            if process.fd >= 0 {
+                sys::close(process.fd);
+            }
+            sys::unmap(ptr::from_mut(process).cast(), size_of::<Process>());
+        }
+        thread::release_room();
+        sampling::blocks::release();
+        if !arena.is_null() {
+            sys::unmap(arena.cast(), ARENA_BYTES.load(Ordering::Relaxed));
+        }
+    }
+    IS_RELEASED.store(true, Ordering::Release);
+}
+
+fn start_from(slot: usize, origin: Origin) {
+    let errno = real::errno();
+    tls::set_starting(slot);
+    let started = fail::guard(|| start(origin)).flatten();
+    tls::set_starting(0);
+    let state = match started {
+        Some(process) => {
+            PROCESS.store(process, Ordering::Release);
+            // SAFETY: initialised by `start`.
+            unsafe { &raw const (*process).header().session.state }
+        }
+        None => &raw const NEVER,
+    };
+    STATE.store(state.cast_mut(), Ordering::Release);
+    real::set_errno(errno);
+}
+
+/// A forked child that is followed begins with its first event; another has nothing to do from then on.
+#[cold]
+fn begin_in_child(slot: usize) -> Option<&'static Process> {
+    let process = PROCESS.load(Ordering::Acquire);
+    // SAFETY: as in `get`.
+    let seen = unsafe { process.as_ref() }?;
+    // A signal handler may interrupt the beginning.
+    if seen.has_begun.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let errno = real::errno();
+    tls::set_recovery(0);
+    tls::set_starting(slot);
+    // A failure in here is none of the parent's.
+    let parent = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
+    let bytes = ARENA_BYTES.load(Ordering::Relaxed);
+    // SAFETY: the wiped state, which nobody uses before it runs; the parent's arena is mapped until below.
+    let begun = fail::guard(|| unsafe { begin_child(process, parent.as_ref()?) }).flatten();
+    tls::set_starting(0);
+    let state = match begun {
+        Some(()) => get().map(|process| &raw const process.header().session.state),
+        None => None,
+    };
+    STATE.store(state.unwrap_or(&raw const NEVER).cast_mut(), Ordering::Release);
+    if state.is_some() {
+        // SAFETY: the child has an arena of its own, and nothing points into the parent's any more.
+        unsafe { sys::unmap(parent.cast(), bytes) };
+    }
+    real::set_errno(errno);
+    get()
+}
+
+/// Whether another program in the place of this one has room for the arena.
+pub fn has_room_again(process: &Process) -> bool {
+    fits(process.arena().geometry().bytes())
 }

@@ -4,8 +4,8 @@
 //! the loader's locks, and knows objects by handles, which the collector does not have: the loader's description of an
 //! object is none, unless the program has opened that very object.
 
-use crate::attach::objects;
-use crate::elf::{self, Loaded};
+use crate::platform::elf::Loaded;
+use crate::platform::{elf, objects};
 use core::ffi::{CStr, c_char};
 
 /// Address of an exported symbol, in the order in which the loader searches. The list of objects must not change meanwhile.

@@ -4,20 +4,17 @@
 //! where children are followed, and stays untraced otherwise. A vfork child shares everything with its parent: what it
 //! allocates is the parent's heap, and is recorded as the parent's.
 
-mod start;
+pub mod known;
 
-use crate::environment::{self, ArenaHandle};
-use crate::modules::Known;
-use crate::thread::{self, Thread};
-use crate::unwind::rules::Table;
-use crate::{fail, fork, real, sampling, sys, tls};
+use crate::platform::environment::ArenaHandle;
+use crate::platform::sys;
+use crate::rules::Table;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use heapline_shared_format::arena::{Arena, FreeList, Header, Loss, MAX_SLOTS, end_cause, state};
-use heapline_shared_format::tree::Way;
-use start::Origin;
+use known::Known;
 
 /// `FUTEX_OWNER_DIED`: the kernel sets it in the owner word when the aggregator's thread ends.
 const OWNER_DIED: u32 = 0x4000_0000;
@@ -30,52 +27,49 @@ const LONGEST_PATH: usize = 4096;
 /// See the module. All zeros are a forked child's.
 #[repr(C)]
 pub struct Process {
-    is_running: AtomicU32,
+    pub(crate) is_running: AtomicU32,
     /// A forked child begins, once.
-    has_begun: AtomicBool,
+    pub(crate) has_begun: AtomicBool,
     /// The program was begun by fork, not by exec.
-    is_forked: bool,
-    pid: u32,
-    image: u32,
-    fd: i32,
-    handle: ArenaHandle,
-    arena: MaybeUninit<Arena>,
-    rules: MaybeUninit<Table>,
+    pub(crate) is_forked: bool,
+    pub(crate) pid: u32,
+    pub(crate) image: u32,
+    pub(crate) fd: i32,
+    pub(crate) handle: ArenaHandle,
+    pub(crate) arena: MaybeUninit<Arena>,
+    pub(crate) rules: MaybeUninit<Table>,
     /// The session for which the rule table was last cleared.
-    rules_session: AtomicU32,
+    pub(crate) rules_session: AtomicU32,
     segments_taken: AtomicU32,
     /// Until when (monotonic nanoseconds) no thread waits for a slot.
     no_slots_until: AtomicU64,
-    states: [AtomicPtr<Thread>; MAX_SLOTS as usize],
+    /// States of the threads that own the slots.
+    states: [AtomicPtr<()>; MAX_SLOTS as usize],
     modules: Known,
 }
 
-static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+pub(crate) static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 /// The arena's header, from the moment that there is one: an end must be told even before the start is over. In a forked
 /// child that has not begun it is the parent's, which both have mapped.
-static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
-static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
+pub(crate) static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// The collector's own path, which children need too.
-static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCell::new([0; LONGEST_PATH]) };
-static VERIFIES: AtomicBool = AtomicBool::new(false);
+pub(crate) static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCell::new([0; LONGEST_PATH]) };
+pub(crate) static VERIFIES: AtomicBool = AtomicBool::new(false);
 /// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
 #[cfg_attr(feature = "embedded", unsafe(export_name = "heapline_embedded_state"))]
 pub(crate) static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
-static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
-static HAS_STARTED: AtomicBool = AtomicBool::new(false);
+pub(crate) static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 /// Number of the last session of an arena that was given back: what is remembered by a session's number was told in none of the
 /// next arena's.
-static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
-/// All was given back ([`release`]): the next attach begins anew.
-static IS_RELEASED: AtomicBool = AtomicBool::new(false);
-static BEFORE_START: AtomicU64 = AtomicU64::new(0);
+pub(crate) static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
 /// The program has restricted what system calls it may make: a child that made others might be killed.
-static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
+pub(crate) static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
-struct OwnPath {
-    bytes: AtomicUsize,
-    text: UnsafeCell<[u8; LONGEST_PATH]>,
+pub(crate) struct OwnPath {
+    pub(crate) bytes: AtomicUsize,
+    pub(crate) text: UnsafeCell<[u8; LONGEST_PATH]>,
 }
 
 // SAFETY: written while the process starts, before its length (Release) says that there is something to read.
@@ -127,33 +121,12 @@ pub fn is_forked() -> bool {
     process.is_some_and(|process| process.is_forked || process.is_running.load(Ordering::Relaxed) == 0)
 }
 
-/// The way that leads children of this process to the aggregator; none while they are not followed. A forked child that has
-/// not begun knows its parent's.
-pub fn way_for_children() -> Option<Way> {
-    let (header, fork) = match get() {
-        Some(process) => (process.header(), 0),
-        // SAFETY: an arena's header, mapped as long as this points to it.
-        None if is_forked() => unsafe { (HEADER.load(Ordering::Acquire).as_ref()?, fork::own_number()) },
-        None => return None,
-    };
-    start::way_from(header, fork)
-}
-
 /// A child will not be traced, and cannot say so itself.
 pub fn count_untold() {
     // SAFETY: as above.
     if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
         header.tree.untold.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// The program is about to restrict its system calls. A forked child makes those that it needs before that; later ones
-/// make none.
-pub fn before_sandbox(slot: usize) {
-    if is_forked() {
-        let _ = get_or_start(slot);
-    }
-    IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
 
 /// The collector's own path, as the loader was given it.
@@ -177,117 +150,6 @@ pub fn set_own_path(path: &[u8]) {
         place.copy_from_slice(path);
         OWN_PATH.bytes.store(path.len(), Ordering::Release);
     }
-}
-
-/// Likewise; starts the collector at the first call that finds libc ready. `slot` is where the hook was entered.
-pub fn get_or_start(slot: usize) -> Option<&'static Process> {
-    if HAS_STARTED.load(Ordering::Acquire) {
-        return get().or_else(|| begin_in_child(slot));
-    }
-    if !environment::is_up() || HAS_STARTED.swap(true, Ordering::AcqRel) {
-        BEFORE_START.fetch_add(1, Ordering::Relaxed);
-        return None;
-    }
-    start_from(slot, Origin::Start);
-    get()
-}
-
-/// Starts the collector in a process that runs already, with room for so many bytes of records.
-pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
-    let is_first = !HAS_STARTED.swap(true, Ordering::AcqRel);
-    if is_first || IS_RELEASED.swap(false, Ordering::AcqRel) {
-        start_from(thread::stack_pointer(), Origin::Injection { pool_bytes });
-    }
-    get()
-}
-
-/// Gives the arena, its descriptor and all memory back to the system. Until the next attach every hook goes straight on.
-///
-/// # Safety
-/// 1. No other thread runs, and none stands in the collector.
-/// 2. No other thread's words ([`tls`]) point to memory of the collector's.
-pub unsafe fn release() {
-    STATE.store((&raw const NEVER).cast_mut(), Ordering::Release);
-    // SAFETY: an arena's header, which is unmapped only below.
-    if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
-        LAST_SESSION.store(header.session.number.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-    let process = PROCESS.swap(ptr::null_mut(), Ordering::AcqRel);
-    let arena = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
-    tls::clear();
-    // SAFETY: the caller's promises: nobody uses any of this any more.
-    unsafe {
-        if let Some(process) = process.as_mut() {
-            for place in &process.states {
-                let state = place.swap(ptr::null_mut(), Ordering::Relaxed);
-                if let Some(thread) = state.as_mut() {
-                    let bytes = Thread::bytes(thread.nframe());
-                    thread.release();
-                    sys::unmap(state.cast(), bytes);
-                }
-            }
-            process.rules().unmap();
-            if process.fd >= 0 {
-                sys::close(process.fd);
-            }
-            sys::unmap(ptr::from_mut(process).cast(), size_of::<Process>());
-        }
-        thread::release_room();
-        sampling::blocks::release();
-        if !arena.is_null() {
-            sys::unmap(arena.cast(), ARENA_BYTES.load(Ordering::Relaxed));
-        }
-    }
-    IS_RELEASED.store(true, Ordering::Release);
-}
-
-fn start_from(slot: usize, origin: Origin) {
-    let errno = real::errno();
-    tls::set_starting(slot);
-    let started = fail::guard(|| start::start(origin)).flatten();
-    tls::set_starting(0);
-    let state = match started {
-        Some(process) => {
-            PROCESS.store(process, Ordering::Release);
-            // SAFETY: initialised by `start`.
-            unsafe { &raw const (*process).header().session.state }
-        }
-        None => &raw const NEVER,
-    };
-    STATE.store(state.cast_mut(), Ordering::Release);
-    real::set_errno(errno);
-}
-
-/// A forked child that is followed begins with its first event; another has nothing to do from then on.
-#[cold]
-fn begin_in_child(slot: usize) -> Option<&'static Process> {
-    let process = PROCESS.load(Ordering::Acquire);
-    // SAFETY: as in `get`.
-    let seen = unsafe { process.as_ref() }?;
-    // A signal handler may interrupt the beginning.
-    if seen.has_begun.swap(true, Ordering::AcqRel) {
-        return None;
-    }
-    let errno = real::errno();
-    tls::set_recovery(0);
-    tls::set_starting(slot);
-    // A failure in here is none of the parent's.
-    let parent = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
-    let bytes = ARENA_BYTES.load(Ordering::Relaxed);
-    // SAFETY: the wiped state, which nobody uses before it runs; the parent's arena is mapped until below.
-    let begun = fail::guard(|| unsafe { start::begin_in_child(process, parent.as_ref()?) }).flatten();
-    tls::set_starting(0);
-    let state = match begun {
-        Some(()) => get().map(|process| &raw const process.header().session.state),
-        None => None,
-    };
-    STATE.store(state.unwrap_or(&raw const NEVER).cast_mut(), Ordering::Release);
-    if state.is_some() {
-        // SAFETY: the child has an arena of its own, and nothing points into the parent's any more.
-        unsafe { sys::unmap(parent.cast(), bytes) };
-    }
-    real::set_errno(errno);
-    get()
 }
 
 /// Ends tracing from inside the target, for an `end_cause`.
@@ -407,6 +269,11 @@ impl Process {
         &self.modules
     }
 
+    /// The place of the state of the thread that owns a slot.
+    pub fn state_of_slot(&self, slot: u32) -> Option<&AtomicPtr<()>> {
+        self.states.get(slot as usize)
+    }
+
     /// Which program image of the process this is, counted by exec from 1.
     pub fn image(&self) -> u32 {
         self.image
@@ -423,11 +290,6 @@ impl Process {
         (file.device == self.handle.device && file.inode == self.handle.inode).then_some(self.handle)
     }
 
-    /// Whether another program in the place of this one has room for the arena.
-    pub fn has_room_again(&self) -> bool {
-        start::fits(self.arena().geometry().bytes())
-    }
-
     /// Whether events are to be recorded.
     #[inline]
     pub fn is_traced(&self) -> bool {
@@ -439,24 +301,6 @@ impl Process {
     /// Counts a missing event.
     pub fn count_loss(&self, cause: Loss) {
         self.header().lost.0[cause as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The state of the thread that owns a slot, with room for `nframe` frames.
-    pub fn state_for_slot(&self, slot: u32, nframe: usize) -> Option<*mut Thread> {
-        let place = self.states.get(slot as usize)?;
-        let old = place.load(Ordering::Acquire);
-        // SAFETY: a state belongs to its slot, and the slot is the caller's.
-        let old_nframe = unsafe { old.as_ref() }.map(Thread::nframe);
-        if old_nframe == Some(nframe) {
-            return Some(old);
-        }
-        let bytes = Thread::bytes(nframe);
-        let memory = sys::map_wiped_on_fork(bytes)?;
-        self.header().target.own_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        // SAFETY: fresh zeroed memory of that size, unmapped only when another takes its place.
-        let new = unsafe { Thread::lay_out(memory, nframe) };
-        place.store(new, Ordering::Release);
-        Some(new)
     }
 
     /// Whether this epoch goes on.

@@ -1,7 +1,7 @@
 //! The path of the program that runs: what the kernel has started, or what glibc's loader was given
 //! where the kernel has started the loader.
 
-use crate::{alone, sys};
+use crate::platform::{alone, sys};
 use core::ffi::c_ulong;
 
 unsafe extern "C" {

@@ -2,7 +2,7 @@
 //!
 //! In a static program `_dl_find_object` knows the code only and not the ELF header before it, or is not there at all (musl).
 
-use crate::elf::{Object, ProgramHeader};
+use crate::platform::elf::{Object, ProgramHeader};
 use core::ffi::c_ulong;
 use core::sync::atomic::{AtomicUsize, Ordering};
 

@@ -10,13 +10,15 @@ mod list;
 mod program;
 mod spawn;
 
+use crate::start;
 use program::{Fit, Program, Started};
 pub use spawn::{Request, popen, posix_spawn, posix_spawnp, system};
 
-use crate::environment::ArenaHandle;
-use crate::loader::Next;
-use crate::process::{self, Process};
-use crate::{fail, real, sys};
+use crate::platform::environment::ArenaHandle;
+use crate::platform::sys;
+use crate::process::Process;
+use crate::real::Next;
+use crate::{fail, process, real};
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -37,14 +39,14 @@ enum Passage {
 impl Passage {
     /// For a program that a new process runs.
     fn for_child() -> Option<Passage> {
-        process::way_for_children().map(Passage::Way)
+        start::way_for_children().map(Passage::Way)
     }
 
     /// For the program that exec puts in the place of the present one.
     fn for_exec() -> Option<Passage> {
         let own = process::get().filter(|process| process.is_traced() && process.is_self());
         // Where the address space is limited, the next program may have room for a smaller arena only.
-        match own.filter(|process| process.has_room_again()).and_then(Process::arena_fd) {
+        match own.filter(|process| start::has_room_again(process)).and_then(Process::arena_fd) {
             Some(arena) => Some(Passage::Arena(arena)),
             None => Passage::for_child(),
         }
@@ -137,7 +139,7 @@ unsafe fn with_passage(passage: Passage, environment: List, call: impl Fn(List) 
 
 /// The environment that the functions without an environment argument pass on.
 pub fn current_environment() -> List {
-    crate::environment::current()
+    crate::platform::environment::current()
 }
 
 /// The environment argument behind the null of `execle`'s list.

@@ -3,7 +3,8 @@
 //! `dl_iterate_phdr` holds the lock under which objects come and go. It is called on the program's own paths into the
 //! loader (`dlopen`, and the injected call), never inside of an allocation.
 
-use crate::elf::{self, Loaded, Namespace, ProgramHeader};
+use crate::platform::elf;
+use crate::platform::elf::{Loaded, Namespace, ProgramHeader};
 use core::ffi::{c_char, c_int, c_void};
 use core::ops::ControlFlow;
 
@@ -231,7 +232,7 @@ mod tests {
         assert!(count >= 1 && protected >= 1, "the C library at the least: the test itself is left out");
         let mut malloc = None;
         all(|objects| malloc = objects.find(b"malloc"));
-        let found = crate::elf::find_object(malloc.expect("the C library has it")).expect("in an object");
+        let found = crate::platform::elf::find_object(malloc.expect("the C library has it")).expect("in an object");
         assert!(found.path().windows(5).any(|part| part == b"libc."), "the test defines no malloc");
     }
 }

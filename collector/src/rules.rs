@@ -4,7 +4,7 @@
 //! address to be exact (a bijective hash of its 47 bits: sixteen by position, the rest in the entry), so a hit needs
 //! no second look, and any thread may overwrite any entry at any time with one store.
 
-use crate::sys;
+use crate::platform::sys;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A packed rule: kind in 3 bits, CFA offset in 14, rbp offset in 15, offsets in words.

@@ -3,7 +3,7 @@
 //! `_dl_find_object` is glibc's own lock-free lookup for unwinders: unlike `dl_iterate_phdr` it may be called inside
 //! `malloc` while another thread sits in `dlopen` with the loader's lock.
 
-use crate::alone;
+use crate::platform::alone;
 use core::ffi::{CStr, c_char};
 use core::ptr;
 

@@ -3,7 +3,6 @@
 //! Initial-exec and written in assembly: `thread_local!` calls `__tls_get_addr` in a shared library, and Rust's
 //! destructors would allocate.
 
-use crate::thread::Thread;
 use core::arch::{asm, global_asm};
 
 global_asm!(
@@ -82,13 +81,7 @@ macro_rules! word {
     };
 }
 
-word!(
-    "0",
-    thread,
-    set_thread,
-    *mut Thread,
-    "The thread's state; null before its first event and where nothing is traced."
-);
+word!("0", thread, set_thread, *mut (), "The thread's state; null before its first event and where nothing is traced.");
 word!(
     "8",
     starting,
@@ -120,11 +113,5 @@ word!(
     u64,
     "The Python stack, its id and above it the epoch, that was read inside of the call of one of CPython's allocators; else 0."
 );
-word!("64", fork, set_fork, u64, "The fork that the thread makes or was made by ([`crate::fork`]), else 0.");
-word!(
-    "72",
-    own_stack,
-    set_own_stack,
-    usize,
-    "Address of the collector's stack that the thread is on ([`crate::thread::with_room`]), else 0."
-);
+word!("64", fork, set_fork, u64, "The fork that the thread makes or was made by, else 0.");
+word!("72", own_stack, set_own_stack, usize, "Address of the collector's stack that the thread is on, else 0.");
