@@ -36,7 +36,7 @@ impl Random {
         usize::try_from(self.next() % n as u64).expect("below a usize")
     }
 
-    /// Words, many of them small, that look like kinds, lengths or indices.
+    /// Random words. Many are small and look like kinds, lengths or indices.
     fn words(&mut self, most: usize) -> Vec<u8> {
         let word = |r: &mut Random| match r.below(5) {
             0 => r.next(),

@@ -193,8 +193,12 @@ impl Tree {
         }
     }
 
-    /// Whether the interval of live bytes contains the truth, the same for the sum of peaks, the
-    /// estimate of live bytes, and the true live bytes.
+    /// Compares the estimates with the truth. Returns:
+    ///
+    /// 1. whether the interval of live bytes contains the true live bytes
+    /// 2. whether the interval of peaks contains the true sum of the processes' peaks
+    /// 3. the estimate of live bytes
+    /// 4. the true live bytes
     fn judged(self) -> (bool, bool, f64, f64) {
         let truth: u64 = self.processes.iter().map(|process| process.size).sum();
         let peaks: u64 = self.processes.iter().map(|process| process.peak).sum();

@@ -73,7 +73,7 @@ fn estimates_are_right_on_average_and_intervals_hold_the_truth() {
         // Sizes as at a line of a program. Block counts are unreliable when sizes vary widely: a
         // small block is hardly ever sampled, and a sampled one stands for thousands.
         let small = stream(interval / 64, interval / 16, 150 * interval);
-        // For the larger distances millions of tiny blocks would show the same.
+        // Larger distances would need millions of tiny blocks and show nothing new.
         let tiny = stream(16, 24, 60 * interval.min(64 << 10));
         let large = stream(interval / 2, 4 * interval, 150 * interval);
         for (blocks, kind) in [(&tiny, "tiny"), (&small, "small"), (&large, "large")] {

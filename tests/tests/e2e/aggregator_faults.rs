@@ -119,7 +119,7 @@ fn a_quiet_target_is_looked_at_a_few_times_a_second() {
     let (slept, passed) = (sleeps(aggregator) - before, start.elapsed());
     kill(target, libc::SIGTERM);
     running.finish();
-    // A thread looks twenty times a second, and wakes another thread for some of the looks.
+    // A thread looks twenty times a second and tells another thread about each look.
     assert!(slept > 0 && slept <= 60 * (passed.as_secs() + 1), "woke {slept} times in {passed:?}");
 }
 

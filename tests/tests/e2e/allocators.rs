@@ -1,9 +1,9 @@
 //! Allocation calls that reach no exported hook:
 //!
-//! - look-ups that bypass the collector
-//! - other allocators, and functions that only one allocator has
+//! - look-ups past the collector
+//! - other allocators, and functions of a single allocator
 //! - allocation functions built on other allocation functions
-//! - code that runs before the collector's own constructor
+//! - code running before the collector's own constructor
 
 use crate::providers::installed;
 use crate::support::trace::live_sizes;

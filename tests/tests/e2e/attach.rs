@@ -1,4 +1,4 @@
-//! Attaching to a process that runs with a preloaded but idle collector.
+//! Attaching to a process with a preloaded but idle collector.
 
 use crate::support::stepped::{Stepped, detach, ended};
 use crate::support::trace::{ctl_ok, kill, report_on, stats};

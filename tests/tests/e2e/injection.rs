@@ -192,8 +192,8 @@ fn a_busy_process_with_many_threads_is_borrowed_from_for_a_moment() {
     let mut victim = Stepped::start(Command::new(program).args(["100", "1"]));
     for round in 0..rounds("HEAPLINE_ATTACHES", 5) {
         let snapshot = victim.snapshot_path("a.snap.zst");
-        // With so little room, threads wait for space when the session ends. Their waiting records
-        // come after the end of the session, and must not be the reason of the end.
+        // With so little room, threads wait for space when the session ends. The records of the
+        // waiting threads come after the end of the session, and no session ends because of them.
         let aggregator = victim.attach(&snapshot, &["--max-target-memory", "1M"]);
         std::thread::sleep(Duration::from_millis(300));
         victim.step(b'.');

@@ -7,7 +7,7 @@ use crate::support::{Outcome, Trace, skip, victim};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The functions that get a prefix.
+/// Functions of jemalloc with a prefix in the victims.
 const FUNCTIONS: [&str; 21] = [
     "malloc",
     "calloc",
@@ -118,14 +118,14 @@ fn a_programs_own_jemalloc_is_counted_like_malloc() {
     let Some(victims) = victims(&[]) else { return };
     let outcome = Trace::of(&victims.whole).run().expect_code(0);
     assert_counts(&outcome, "the program's");
-    // A library needed by the program has a second jemalloc.
+    // Here the jemalloc is in a library that the program is linked with.
     let path = victims.library.to_str().expect("UTF-8");
     let program = victim::build("inner.c", &["-O0", "-DNEEDED", "-Wl,--no-as-needed", path]);
     assert_counts(&Trace::of(program).run().expect_code(0), "a needed library's");
 }
 
-/// The library is stripped of all symbols except exported symbols. In one case the control function
-/// is exported.
+/// The stripped library keeps only exported symbols, without jemalloc's control function. Reports
+/// name the unseen jemalloc.
 #[test]
 fn a_stripped_library_is_named_unless_it_exports_the_control_function() {
     let Some(victims) = victims(&[]) else { return };

@@ -75,7 +75,7 @@ fn a_snapshot_without_a_name_is_called_after_the_command() {
     assert!(pid.is_some_and(|pid| pid.parse::<u32>().is_ok()), "{name}");
 }
 
-/// Starts a shell and waits until the shell says that it is ready for a signal.
+/// Starts a shell and waits until the shell is ready for a signal.
 fn ready(script: &str) -> Running {
     let mut running = shell(script).spawn();
     let stdout = running.child.stdout.take().expect("piped");

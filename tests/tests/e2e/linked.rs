@@ -35,7 +35,7 @@ fn segments_may_lie_as_a_linker_likes() {
     }
 }
 
-/// Data mappings that look like the beginning of a loaded object.
+/// Data mappings may look like the beginning of a loaded object.
 #[test]
 fn a_program_may_map_files_of_objects_as_data() {
     for linker in ["bfd", "lld"] {

@@ -79,8 +79,8 @@ fn parts_keep_the_line_that_mapped_them() {
     }
 }
 
-/// A reservation belongs to the line that made the reservation. Usable parts of a reservation
-/// belong to the line that made them usable.
+/// A reservation belongs to the line that made the reservation. A usable part belongs to the line
+/// of the call allowing the use.
 #[test]
 fn reservations_are_apart() {
     let outcome = run("reserved", "-O0");

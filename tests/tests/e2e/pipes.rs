@@ -50,7 +50,7 @@ fn await_end_of_command(folder: &Path) {
     wait_for("the command", || std::fs::remove_file(folder.join("ran")).ok());
 }
 
-/// A command that ignores signals and creates the file `ran`.
+/// A shell script: ignores signals and creates the file `ran`.
 fn deaf(folder: &Path) -> String {
     format!("trap '' INT TERM HUP; : > {}", folder.join("ran").display())
 }

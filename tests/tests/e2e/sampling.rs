@@ -19,7 +19,7 @@ fn traced(mode: &str, interval: &str, seed: u64) -> Outcome {
         .expect_code(0)
 }
 
-/// Returns a report that may contain estimates.
+/// Returns a report as JSON, possibly with estimates.
 pub fn json(outcome: &Outcome, options: &[&str]) -> Value {
     let mut report = Command::new(&programs().report);
     report.arg(outcome.snapshot_path()).args(["--format", "json", "--limit", "0"]).args(options);

@@ -1,4 +1,4 @@
-//! Attaching to programs that only wait, in every known way.
+//! Attaching to waiting programs, for every known way to wait.
 
 use crate::support::stepped::{Stepped, attach_command, ended};
 use crate::support::trace::report_on;

@@ -76,7 +76,7 @@ pub fn rounds(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command and returns the standard output. Panics if the command fails.
 pub fn stdout_of(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -151,7 +151,7 @@ impl Frame {
 }
 
 impl Stat {
-    /// The frame that requested the memory.
+    /// The frame of the allocating call.
     pub fn most_recent(&self) -> &Frame {
         self.traceback.last().expect("a statistic of frames has one")
     }

@@ -54,7 +54,7 @@ impl Stepped {
         steps.bytes().for_each(|step| self.step(step));
     }
 
-    /// Does a step that prints a line. Returns the line.
+    /// Does a step with a line of output. Returns the line.
     pub fn line(&mut self, step: u8) -> String {
         self.ask(step);
         let mut line = Vec::new();
@@ -148,7 +148,7 @@ impl Background {
         Background(command.spawn().expect("it starts"))
     }
 
-    /// A process that sleeps for a long time.
+    /// A sleeping process, which lasts longer than the test.
     pub fn sleep() -> Background {
         let mut sleep = Command::new("sleep");
         sleep.arg("60");

@@ -59,7 +59,7 @@ impl Trace {
         self
     }
 
-    /// The folder that also contains the snapshot.
+    /// The folder of the snapshot, also usable for a test's files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -154,7 +154,7 @@ impl Running {
     }
 }
 
-/// A traced command that has ended.
+/// A traced command after its end.
 pub struct Outcome {
     pub output: Output,
     trace: Trace,
