@@ -11,6 +11,7 @@
 //   z  closes PLUGIN
 //   r  reallocates a block, kept
 //   x  maps the program's own file, the C library's and the loader's as data, to read and to run
+//   q  exits with 0
 //
 // The program checks its vector registers, errno and signal mask after each wait: an attach must
 // leave them alone.
