@@ -1,5 +1,5 @@
-//! The fuzz targets on seeded bytes, with a stable compiler, for a bounded time: `HEAPLINE_FUZZ_SECONDS` each, 2 by
-//! default. A failing input is kept in a file that `fuzz/` can minimise.
+//! Runs the fuzz targets on seeded bytes, with a stable compiler, for `HEAPLINE_FUZZ_SECONDS` each
+//! (default 2). A failing input is kept in a file that `fuzz/` can minimise.
 
 use heapline_shared_format::mapping::{self, Pages};
 use heapline_shared_format::{code, event};
@@ -17,7 +17,8 @@ fn limit() -> Duration {
     Duration::from_secs(seconds.unwrap_or(2))
 }
 
-/// Inputs that `HEAPLINE_FUZZ_SEEDS=FOLDER` writes for each target, for a fuzzer to begin with; and that run in any case.
+/// Number of first inputs that always run. `HEAPLINE_FUZZ_SEEDS=FOLDER` writes these inputs of each
+/// target to a folder, as a start for a fuzzer.
 const SEEDS: u64 = 100;
 
 /// xorshift64*: the same inputs on every machine.
@@ -35,7 +36,7 @@ impl Random {
         usize::try_from(self.next() % n as u64).expect("below a usize")
     }
 
-    /// Words of which many are small, and look like kinds, lengths, indices.
+    /// Random words. Many are small and look like kinds, lengths or indices.
     fn words(&mut self, most: usize) -> Vec<u8> {
         let word = |r: &mut Random| match r.below(5) {
             0 => r.next(),
@@ -66,7 +67,7 @@ impl Random {
     }
 }
 
-/// Runs `target` on what `input` makes until the time is over; keeps the input that fails.
+/// Runs `target` on inputs of `input` until the time is over. Keeps a failing input in a file.
 fn run(name: &str, target: fn(&[u8]), mut input: impl FnMut(&mut Random) -> Vec<u8>) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let end = Instant::now() + limit();
@@ -150,7 +151,7 @@ fn table() {
     run("table", hostile::table, records);
 }
 
-/// Pieces of one or more good records, a few words of which are then changed.
+/// Pieces of good records. In every second input a bit is changed.
 fn records(random: &mut Random) -> Vec<u8> {
     let mut words: Vec<u64> = Vec::new();
     let mut stamp = 1;
@@ -244,7 +245,7 @@ fn proc_files() {
     run("proc_files", hostile::proc_files, |r| r.mutate(good));
 }
 
-/// A small program with debug information, compiled here, and what the symbol cache keeps of it.
+/// A small library with debug information, compiled when the test runs.
 fn program() -> Vec<u8> {
     compile("static inline int f(int x) { return x * 3; }\nint g(int x) { return f(x) + 1; }\n", &["-g", "-O1"])
 }
@@ -265,7 +266,8 @@ fn elf_program() {
     run("elf_program", hostile::elf_program, |r| r.mutate(&good));
 }
 
-/// A C library in the small, as it lies in memory from address 0 on, with a thread inside of its `dlerror`.
+/// A miniature C library as in memory from address 0 on, with a thread inside the library's
+/// `dlerror`.
 fn process() -> Vec<u8> {
     let source = r#"
         int dlopen(int x) { return x + 1; }
@@ -282,7 +284,7 @@ fn process() -> Vec<u8> {
     let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
     let mut memory = vec![0; 0xc000];
     let mut maps = String::new();
-    // The C library at 0, and a loader that is the same file.
+    // The C library lies at 0. The loader is the same file.
     for (base, path) in [(0, "/lib/libc.so.6"), (0x6000, "/lib/ld-linux-x86-64.so.2")] {
         for header in (0..count).map(|i| 64 + i * 56).filter(|&header| file[header] == 1) {
             let (offset, address, bytes) = (word(header + 8), word(header + 16), word(header + 32));
@@ -334,7 +336,8 @@ fn symbols_cache() {
     run("symbols_cache", hostile::symbols_cache, |r| r.mutate(&good));
 }
 
-/// The good snapshot gets through, else the two tests above test the first check only.
+/// The good snapshot must be accepted. Otherwise the tests of snapshots would only test the first
+/// check.
 #[test]
 fn the_fixture_is_accepted() {
     assert!(heapline_shared_format::snapshot::read(SNAPSHOT).is_ok());

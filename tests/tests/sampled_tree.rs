@@ -1,6 +1,6 @@
-//! What samples say of a tree of processes that forked, against what there was, over many seeds:
-//! the collector's own points, the aggregator's tables and their copies at forks, and the sums that
-//! `report` makes of the snapshots.
+//! Estimates for a tree of forked processes, compared with the truth over many seeds. The test uses
+//! the collector's sampler, the aggregator's tables with their copies at forks, and the sums of
+//! `report` over the snapshots.
 
 use heapline_aggregator::snapshot::build::{About, build};
 use heapline_aggregator::snapshot::cut::{Cut, Figures};
@@ -29,7 +29,7 @@ struct Block {
     is_sample: bool,
 }
 
-/// A process whose allocations are sampled as the collector does it.
+/// A process whose allocations are sampled as in the collector.
 struct Process {
     pid: u32,
     parent: Option<u32>,
@@ -44,7 +44,7 @@ struct Process {
     allocated_bytes: u64,
 }
 
-/// The processes of one run.
+/// The processes of a run.
 struct Tree {
     processes: Vec<Process>,
     seed: u64,
@@ -156,7 +156,7 @@ impl Tree {
         Tree { processes: vec![first], seed, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 
-    /// A number below another.
+    /// Returns a random number below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -164,7 +164,7 @@ impl Tree {
         (self.random >> 11) % end
     }
 
-    /// A process forks; returns the child's place.
+    /// Forks a process. Returns the child's index.
     fn fork(&mut self, of: usize) -> usize {
         let pid = u32::try_from(self.processes.len()).expect("few") + 1;
         let seed = self.seed.wrapping_mul(1000).wrapping_add(u64::from(pid));
@@ -173,7 +173,7 @@ impl Tree {
         self.processes.len() - 1
     }
 
-    /// The first process forks so many children that do nothing.
+    /// Forks `children` idle children from the first process.
     fn fork_often(&mut self, children: u32) {
         for _ in 0..children {
             self.fork(0);
@@ -193,8 +193,12 @@ impl Tree {
         }
     }
 
-    /// Whether the intervals of what is live and of the peaks hold the truth, and the estimate and
-    /// the truth of what is live.
+    /// Compares the estimates with the truth. Returns:
+    ///
+    /// 1. whether the interval of live bytes contains the true live bytes
+    /// 2. whether the interval of peaks contains the true sum of the processes' peaks
+    /// 3. the estimate of live bytes
+    /// 4. the true live bytes
     fn judged(self) -> (bool, bool, f64, f64) {
         let truth: u64 = self.processes.iter().map(|process| process.size).sum();
         let peaks: u64 = self.processes.iter().map(|process| process.peak).sum();
@@ -210,7 +214,7 @@ impl Tree {
     }
 }
 
-/// What the processes of a tree do.
+/// Actions of the processes of a tree.
 struct Story {
     name: &'static str,
     tell: fn(&mut Tree),
@@ -309,7 +313,7 @@ fn intervals_of_trees_hold_the_truth() {
         let (live, peak) = (runs.iter().filter(|run| run.0).count(), runs.iter().filter(|run| run.1).count());
         println!("{name}: truth {truth:.0}, z {z:+.2}, {live} (peaks {peak}) of {SEEDS} intervals hold the truth");
         assert!(z.abs() < 3.5, "{name}: the mean is off by {mean} from {truth}, z {z}");
-        // 95 %, give or take 3; with few samples the numbers that are possible lie apart.
+        // 95 %, give or take 3. With few samples the possible numbers lie far apart.
         assert!(live * 100 >= 91 * runs.len(), "{name}: {live} of {SEEDS}");
         assert!(peak * 100 >= 91 * runs.len(), "{name}: {peak} of {SEEDS} peaks");
         tried += u32::try_from(SEEDS).expect("few");

@@ -1,5 +1,5 @@
-//! What samples say against what there was, over many seeds: the collector's own points on one stream of blocks, and the sums that
-//! `report` makes of them.
+//! Estimates from samples, compared with the truth over many seeds. The test uses the collector's
+//! sampler on a stream of blocks, and the sums of `report`.
 
 use heapline_collector::sampling::sampler::Sampler;
 use heapline_shared_format::snapshot::Sampled;
@@ -7,14 +7,14 @@ use heapline_tools::estimate::Estimate;
 
 const SEEDS: u64 = 200;
 
-/// A block of the stream; some live to its end.
+/// A block of the stream. Some blocks live to the end of the stream.
 #[derive(Clone, Copy)]
 struct Block {
     size: u64,
     lives: bool,
 }
 
-/// Sizes between two bounds, each power of two as often as the others, up to so many bytes in all.
+/// Random sizes between two bounds, about `bytes` in total. Each power of two is equally frequent.
 fn stream(from: u64, to: u64, bytes: u64) -> Vec<Block> {
     let mut state = 0x1234_5678_9abc_def1_u64;
     let mut random = || {
@@ -33,12 +33,13 @@ fn stream(from: u64, to: u64, bytes: u64) -> Vec<Block> {
     blocks
 }
 
-/// Bytes and blocks, as they are.
+/// True number of bytes and blocks.
 fn truth(blocks: &[Block]) -> (f64, f64) {
     (blocks.iter().map(|block| block.size).sum::<u64>() as f64, blocks.len() as f64)
 }
 
-/// What one seed's samples say of bytes and blocks, and whether their intervals hold the truth.
+/// Estimates of bytes and blocks from the samples of a seed, each with whether the interval
+/// contains the truth.
 fn estimate(blocks: &[Block], seed: u64, intervals: [u64; 2], keep: impl Fn(&Block) -> bool) -> [(f64, bool); 2] {
     let kept: Vec<Block> = blocks.iter().copied().filter(|block| keep(block)).collect();
     let (true_bytes, true_blocks) = truth(&kept);
@@ -53,7 +54,7 @@ fn estimate(blocks: &[Block], seed: u64, intervals: [u64; 2], keep: impl Fn(&Blo
             sum.add(&Estimate::of(1, Some(sampled), 1));
             bytes += heapline_shared_format::snapshot::weight::bytes(block.size, sampler.interval());
         }
-        // The distance is changed in mid-run; a thread adopts it with its next sample.
+        // The distance changes in mid-run. A thread adopts the new distance with the next sample.
         sampler.draw(intervals[usize::from(i > blocks.len() / 2)]);
     }
     let holds = |interval: Option<(u64, u64)>, truth: f64| {
@@ -69,10 +70,10 @@ fn estimate(blocks: &[Block], seed: u64, intervals: [u64; 2], keep: impl Fn(&Blo
 fn estimates_are_right_on_average_and_intervals_hold_the_truth() {
     let (mut tried, mut held) = (0_u32, 0_u32);
     for interval in [64 << 10, 512 << 10, 4 << 20_u64] {
-        // As one line of a program has them. Numbers of blocks of very different sizes are not to be had by bytes: what is small is
-        // hardly ever met, and then stands for thousands.
+        // Sizes as at a line of a program. Block counts are unreliable when sizes vary widely: a
+        // small block is hardly ever sampled, and a sampled one stands for thousands.
         let small = stream(interval / 64, interval / 16, 150 * interval);
-        // Millions of them for the larger distances would say the same.
+        // Larger distances would need millions of tiny blocks and show nothing new.
         let tiny = stream(16, 24, 60 * interval.min(64 << 10));
         let large = stream(interval / 2, 4 * interval, 150 * interval);
         for (blocks, kind) in [(&tiny, "tiny"), (&small, "small"), (&large, "large")] {
@@ -91,7 +92,7 @@ fn estimates_are_right_on_average_and_intervals_hold_the_truth() {
                     let z = (mean - truth) / (variance / n).sqrt();
                     let holds = runs.iter().filter(|run| run[index].1).count();
                     println!("{interval} {kind} {name} {what}: z {z:+.2}, {holds} of {SEEDS} intervals hold the truth");
-                    // Of 28 figures none is that far off by chance in one of a hundred tries.
+                    // The chance that any of the 28 figures is this far off is about 1 in 100.
                     assert!(z.abs() < 3.5, "{interval} {kind} {name} {what}: mean {mean}, truth {truth}, z {z}");
                     assert!((180..=200).contains(&holds), "{interval} {kind} {name} {what}: {holds} of {SEEDS}");
                     tried += u32::try_from(SEEDS).expect("few");

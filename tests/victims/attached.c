@@ -1,11 +1,20 @@
-// Untouched before an attach. One byte on standard input is one step, answered by a byte when it is done.
-//   m  a kept block of 1,000 bytes     M  a kept block of 700 bytes, by the function that dlsym finds
-//   f  both are freed                  p  PLUGIN's `grab`, kept: loaded at the first time
-//   a  a line with the address that the program's own table has for malloc
-//   v  65,536 bytes are mapped, kept     w  and unmapped
-//   z  PLUGIN is closed                r  a realloc'ed block, kept
-//   x  its own file, the C library's and the loader's are mapped as data, to read and to run
-// Its vector registers, errno and signal mask are looked at after each wait: an attach must leave them alone.
+// A program untouched before an attach. One byte on standard input is one step. The program answers
+// with a byte when the step is done.
+//
+//   m  allocates a block of 1,000 bytes, kept
+//   M  allocates a block of 700 bytes with the function found by dlsym, kept
+//   f  frees both
+//   p  calls PLUGIN's `grab`, block kept; loads PLUGIN at the first time
+//   a  prints a line with the address of malloc in the program's own table
+//   v  maps 65,536 bytes, kept
+//   w  unmaps them
+//   z  closes PLUGIN
+//   r  reallocates a block, kept
+//   x  maps the program's own file, the C library's and the loader's as data, to read and to run
+//   q  exits with 0
+//
+// The program checks its vector registers, errno and signal mask after each wait: an attach must
+// leave them alone.
 #define _GNU_SOURCE
 #include "say.h"
 #include <dlfcn.h>

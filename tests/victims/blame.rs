@@ -1,4 +1,4 @@
-//! Memory that a program's own lines ask Rust's library for: all kept.
+//! Memory requested by a program's own lines through Rust's library. All memory is kept.
 use std::collections::HashMap;
 
 fn main() {

@@ -1,5 +1,6 @@
-// An allocator whose every function may be called in a signal handler that interrupted any of them: one atomic
-// addition, nothing is ever used again. (glibc's malloc may not; this provider shows that Heapline's hooks may.)
+// An allocator for signal handlers: every function may be called in a handler that interrupted any
+// of the functions. An allocation is one atomic addition, and nothing is ever used again. (glibc's
+// malloc must not be called so. This allocator shows that Heapline's hooks may.)
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>

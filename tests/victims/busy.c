@@ -1,5 +1,7 @@
-// THREADS MODE: threads that allocate and free without end. With MODE `rain` each also gets signals all the time, counts them,
-// and allocates in the handler; at the end what was sent must have come. A byte on standard input is a step; its end, the end.
+// THREADS MODE: threads that allocate and free without end. With MODE `rain` each thread also gets
+// signals all the time, counts them, and allocates in the handler; at the end every sent signal
+// must have come. A byte on standard input is a step. The end of standard input is the program's
+// end.
 #define _GNU_SOURCE
 #include "say.h"
 #include <errno.h>

@@ -1,5 +1,9 @@
-// MODE [PLUGIN]: does one thing without end while it may be attached to: `fork`s children that allocate, frees what they inherited and end;
-// `dlopen`s and dlcloses PLUGIN; starts and joins `threads`. A byte on standard input is a step; its end, the end.
+// MODE [PLUGIN]: repeats an action without end, while an aggregator may attach. A byte on standard
+// input is a step. The end of standard input is the program's end.
+//
+//   fork     forks children, which allocate, free inherited blocks and end
+//   dlopen   opens and closes PLUGIN
+//   threads  starts and joins threads
 #define _GNU_SOURCE
 #include "say.h"
 #include <dlfcn.h>

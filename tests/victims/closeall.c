@@ -1,4 +1,5 @@
-// Closes every descriptor but the standard streams, opens others in their place, and allocates on, with a new thread.
+// Closes every descriptor but the standard streams, opens others in their place, and goes on
+// allocating, with a new thread.
 #define _GNU_SOURCE
 #include "say.h"
 #include <fcntl.h>

@@ -1,5 +1,6 @@
-// strict|others|foreign|valgrind: every function of the malloc family, in every case, with its own account of what must
-// be counted. `others` adds functions that the C library lacks; `foreign` is for other allocators.
+// strict|others|foreign|valgrind: calls every function of the malloc family in every case, and
+// keeps an account of the expected counts. `others` adds functions missing in the C library.
+// `foreign` is for other allocators.
 #define _GNU_SOURCE
 #include "say.h"
 #include <dlfcn.h>

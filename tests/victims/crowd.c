@@ -1,4 +1,4 @@
-// THREADS OPS: more threads than processors, that do nothing but allocate and free. Sizes are drawn.
+// THREADS OPS: more threads than processors. The threads only allocate and free. Sizes are random.
 #include "say.h"
 #include <pthread.h>
 #include <stdint.h>

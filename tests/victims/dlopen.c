@@ -1,5 +1,5 @@
-// PLUGIN_A PLUGIN_B: loads a, closes it, loads b (at the same address, as a rule), closes it, loads a again. Each time
-// it calls the library's `grab`, also from a thread.
+// PLUGIN_A PLUGIN_B: loads a, closes a, loads b (at the same address, as a rule), closes b, loads a
+// again. After each load the program calls the library's `grab`, also from a thread.
 #include "say.h"
 #include <dlfcn.h>
 #include <pthread.h>

@@ -1,5 +1,6 @@
-// fork|thread|vfork|spawn|clone: the process allocates, makes children in one way, and allocates on. Children of the
-// first two kinds allocate too, free what they inherited, and start a thread. Says what the parent alone did.
+// fork|thread|vfork|spawn|clone: the process allocates, makes children in one way, and goes on
+// allocating. Children of the first two kinds allocate too, free inherited blocks, and start a
+// thread. The program prints the numbers of the parent alone.
 #define _GNU_SOURCE
 #include "say.h"
 #include <pthread.h>

@@ -1,5 +1,6 @@
-// N: one thread allocates and stores the block in a slot, the other loads and frees it at once, before it looks
-// at what it loaded: a processor may run far ahead of such a load, and so may a clock that is read for the free.
+// N: thread 1 allocates and stores the block in a slot. Thread 2 loads the block and frees it at
+// once, before looking at the loaded pointer: a processor may run far ahead of such a load, and so
+// may the clock read for the free.
 #include "say.h"
 #include <pthread.h>
 #include <stdlib.h>

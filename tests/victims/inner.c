@@ -1,10 +1,13 @@
-// A jemalloc under the prefix `own_`, inside of a library (-DLIBRARY; with -DNEEDED one that the program needs) or of the
-// program itself (-DPROGRAM). The account of
-// what must be counted is the victim's own.
-//   LIBRARY open     work in one thread and in four       LIBRARY reopen   the library is closed, and opened once more
-//   LIBRARY early    as open; built with -DEARLY, a constructor has allocated before
-//   LIBRARY fork     a child works too, and exits         LIBRARY steps    one byte on standard input is one step, as in
-//   attached.c: `o` opens the library, `w` works
+// A jemalloc under the prefix `own_`, inside a library (-DLIBRARY; with -DNEEDED in a library
+// needed by the program) or inside the program itself (-DPROGRAM). The victim keeps an account of
+// the expected counts.
+//
+//   LIBRARY open    work in one thread and in four
+//   LIBRARY reopen  as open; the library is closed and opened once more
+//   LIBRARY early   as open; built with -DEARLY, a constructor has allocated before
+//   LIBRARY fork    a child works too, and exits
+//   LIBRARY steps   one byte on standard input is one step, as in attached.c:
+//                   `o` opens the library, `w` works
 #define _GNU_SOURCE
 #include "say.h"
 #include <dlfcn.h>

@@ -1,9 +1,11 @@
-// PROGRESS_FILE THREADS: each thread goes through an endless sequence of operations that its number determines, and
-// publishes in the shared file how many it has begun and how many it has ended. The reader of the file, knowing the
-// sequence, knows every state that the thread's blocks may be in when the process is killed.
+// PROGRESS_FILE THREADS: each thread runs an endless sequence of operations. The thread's number
+// determines the sequence. The thread publishes in the shared file how many operations have begun
+// and how many have ended. A reader of the file knows the sequence, and so every possible state of
+// the thread's blocks when the process is killed.
 //
-// Operation i of thread t on its slot i % SLOTS: an empty slot gets a new block; a full one is freed when i % 3 is 0
-// and otherwise reallocated. The new size is size_at(t, i): its low three bits tell the thread.
+// Operation i of thread t on slot i % SLOTS: an empty slot gets a new block; a full slot is freed
+// when i % 3 is 0 and otherwise reallocated. The new size is size_at(t, i), whose low three bits
+// tell the thread.
 #include "say.h"
 #include <fcntl.h>
 #include <malloc.h>

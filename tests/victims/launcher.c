@@ -1,4 +1,4 @@
-// A launcher (built static): runs the program that it is given, twice as a child and then in its own place.
+// A static launcher: runs the given program twice as a child and then in its own place.
 #include <sys/wait.h>
 #include <unistd.h>
 

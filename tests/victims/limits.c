@@ -1,4 +1,5 @@
-// as|nofile|fsize|lock: sets the limit (or locks all memory), then allocates until it has enough or gets no more.
+// as|nofile|fsize|lock: sets the limit (or locks all memory), then allocates enough blocks, or
+// until an allocation fails.
 #define _GNU_SOURCE
 #include "say.h"
 #include <stdlib.h>

@@ -32,7 +32,7 @@ static void split(void) {
     say("map_pages", 5), say("map_ranges", 2), say("overlay_pages", 3), say("overlay_ranges", 2);
 }
 
-// Bytes are rounded up to pages; a file's mapping is one like others; a second munmap finds nothing.
+// Bytes are rounded up to pages. A file's mapping is like any other. A second munmap finds nothing.
 static void sizes(void) {
     char *range = mmap(NULL, 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     check(range != MAP_FAILED, "mmap of a byte");

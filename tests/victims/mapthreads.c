@@ -1,5 +1,5 @@
-// THREADS OPS SEED: threads that map, cut, grow, move and unmap small ranges, so that each is given what others have just
-// given back; says what they have kept.
+// THREADS OPS SEED: threads map, cut, grow, move and unmap small ranges, so that each thread gets
+// ranges just unmapped by others. The program prints the kept ranges.
 #define _GNU_SOURCE
 #include "say.h"
 #include <pthread.h>

@@ -1,5 +1,5 @@
-// A program of another C library than glibc (built by musl-gcc): allocates in threads and children, starts programs in all
-// ways, prints what it finds, and replaces itself by echo.
+// A program of a C library other than glibc, built by musl-gcc. The program allocates in threads
+// and children, starts programs in all ways, prints the findings, and replaces itself by echo.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
-// operator new and delete in their variants, exceptions, and a bad_alloc. No stream, which would allocate.
+// operator new and delete in all variants, exceptions, and a bad_alloc. No stream is used, because
+// a stream would allocate.
 #include "say.h"
 #include <cstdint>
 #include <new>

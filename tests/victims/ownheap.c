@@ -1,11 +1,15 @@
-// A program with a malloc of its own, which it calls directly (with -DLINKED, one that is linked into it); untouched before an attach. One byte on standard input is one
-// step, as in attached.c:
-//   m  a kept block of 1,000 bytes      c  one of 600, by calloc, which calls malloc inside of the allocator
-//   r  a kept block of 5,000 bytes, by realloc, which calls malloc too
-//   t  a kept block of 70 bytes, by a jump at the end of a function
-//   s  a kept block by strdup of the C library, 7 bytes
-//   f  all kept ones are freed          b  as many threads as the argument says begin to allocate and free for ever
-//   e  these end                        a  a line with malloc's code, as a number
+// A program with a malloc of its own, called directly (with -DLINKED, a linked-in malloc). The
+// program is untouched before an attach. One byte on standard input is one step, as in attached.c:
+//
+//   m  allocates a block of 1,000 bytes, kept
+//   c  allocates a block of 600 bytes by calloc, which calls malloc inside the allocator, kept
+//   r  allocates a block of 5,000 bytes by realloc, which calls malloc too, kept
+//   t  allocates a block of 70 bytes by a jump at the end of a function, kept
+//   s  allocates a block of 7 bytes by strdup of the C library, kept
+//   f  frees all kept blocks
+//   b  starts threads (the argument is their number), which allocate and free without end
+//   e  ends these threads
+//   a  prints a line with malloc's code, as a number
 #define _GNU_SOURCE
 #include "say.h"
 #include <pthread.h>

@@ -1,4 +1,5 @@
-// A program that brings its own malloc: it comes before any preloaded one, so nothing can be recorded.
+// A program with its own malloc. This malloc comes before any preloaded malloc, so nothing can be
+// recorded.
 #include "say.h"
 
 static char area[1 << 16];

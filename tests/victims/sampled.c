@@ -1,5 +1,9 @@
-// Blocks of three sizes from three lines, half of them freed by another thread, some moved; prints what it did.
-//   keep  what is left lives to the end       none  all is freed      fork  a child frees what its parent allocated
+// Blocks of three sizes from three lines. Another thread frees half of the blocks, and some blocks
+// move. The program prints its actions.
+//
+//   keep  remaining blocks live to the end
+//   none  all blocks are freed
+//   fork  a child frees the parent's blocks
 #include "say.h"
 #include <pthread.h>
 #include <stdint.h>

@@ -1,5 +1,6 @@
-// SEED MILLISECONDS: a hostile target. Two threads allocate, and one writes random words all over the shared memory that it has with the
-// aggregator: header, slots, links and rings. It must only come to its own end.
+// SEED MILLISECONDS: a hostile target. Two threads allocate, and a third writes random words all
+// over the memory shared with the aggregator: header, slots, links and rings. The program must only
+// reach its own end.
 #define _GNU_SOURCE
 #include "say.h"
 #include <pthread.h>

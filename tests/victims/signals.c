@@ -1,7 +1,8 @@
-// handler|altstack|jump MILLISECONDS: allocates in a loop, and in the handler of a fast timer (set anew each time: were
-// it periodic, a slow machine would spend its life in nested handlers). Runs on bump.c, whose
-// functions may be interrupted anywhere. With `jump` the handler leaves by siglongjmp, so an operation that was under
-// way may have happened or not: `begun` and `ended` bound what must be counted.
+// handler|altstack|jump MILLISECONDS: allocates in a loop and in the handler of a fast timer. The
+// timer is set anew each time, because with a periodic timer a slow machine would spend all time in
+// nested handlers. The program runs on bump.c, whose functions may be interrupted anywhere. With
+// `jump` the handler leaves by siglongjmp, so the interrupted operation may have happened or not:
+// `begun` and `ended` bound the expected count.
 #define _GNU_SOURCE
 #include "say.h"
 #include <setjmp.h>

@@ -1,4 +1,5 @@
-// CALL: sleeps or waits in that system call, and says by its exit status whether it did as long as it should.
+// CALL: sleeps or waits in this system call. The exit status says whether the call lasted as long
+// as it should.
 #define _GNU_SOURCE
 #include "say.h"
 #include <errno.h>
@@ -41,7 +42,8 @@ int main(int argc, char **argv) {
         end.tv_nsec %= 1000000000;
         pthread_mutex_lock(&mutex);
         int status;
-        // Without a signal there is no wake-up in between; one that comes all the same is seen by the time.
+        // Without a signal there is no wake-up in between. A wake-up all the same shows in the
+        // time.
         while ((status = pthread_cond_timedwait(&cond, &mutex, &end)) == 0) continue;
         check(status == ETIMEDOUT, "pthread_cond_timedwait");
     } else if (strcmp(call, "read") == 0) {

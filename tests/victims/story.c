@@ -1,4 +1,5 @@
-// A big temporary block, then a small one; each step when a byte arrives on standard input, answered by a byte.
+// A big temporary block, then a small block. Each byte on standard input is a step, answered by a
+// byte.
 #include "say.h"
 #include <stdlib.h>
 

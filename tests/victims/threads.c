@@ -1,6 +1,7 @@
-// THREADS OPS FIRST_SEED SEEDS: threads hand blocks to each other through slots, so that most blocks are freed by
-// another thread than the one that allocated them, and addresses are used again within nanoseconds. Says what is
-// left. Sizes are odd: nothing else in the process has such blocks.
+// THREADS OPS FIRST_SEED SEEDS: threads hand blocks to each other through slots. Most blocks are
+// freed by another thread than the allocating thread, and addresses are reused within nanoseconds.
+// The program prints how many blocks are left. Sizes are odd, because nothing else in the process
+// has blocks of odd sizes.
 #include "say.h"
 #include <pthread.h>
 #include <stdint.h>

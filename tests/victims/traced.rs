@@ -1,7 +1,8 @@
-//! A Rust program with `Traced` around its allocator, which counts for itself what it asks for.
+//! A Rust program with `Traced` around the allocator. The program counts its own requests.
 //!
-//! Built by tests/tests/e2e/traced.rs in several ways; with `--cfg own` its allocator never calls malloc. Each line on the
-//! standard input is a step; what the program has counted by then is printed after it.
+//! Built by tests/tests/e2e/traced.rs in several ways. With `--cfg own` the allocator never calls
+//! malloc. Each line of standard input is a step. After each step the program prints all counts so
+//! far.
 
 use heapline_collector::Traced;
 use std::alloc::{GlobalAlloc, Layout};
@@ -14,7 +15,7 @@ use std::alloc::System as Inner;
 #[cfg(own)]
 use own::Own as Inner;
 
-/// Counts what passes through to the traced allocator.
+/// Counts calls that pass through to the traced allocator.
 struct Counting(Traced<Inner>);
 
 #[cfg(not(own))]
@@ -39,7 +40,8 @@ fn made(size: usize, instead_of: usize) {
     PEAK.fetch_max(now, Relaxed);
 }
 
-// SAFETY: passed on to the wrapped allocator; so for all below. Only what succeeds counts.
+// SAFETY: every method passes its arguments unchanged to the wrapped allocator, so the wrapped
+// allocator upholds the contract. Failed calls are not counted.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let block = unsafe { self.0.alloc(layout) };
@@ -70,7 +72,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// An allocator of size classes over a piece of the program's own memory.
+/// An allocator of size classes over a static area of the program.
 #[cfg(own)]
 mod own {
     use std::alloc::{GlobalAlloc, Layout};
@@ -84,7 +86,7 @@ mod own {
 
     #[repr(align(4096))]
     struct Shared(UnsafeCell<[u8; BYTES]>, UnsafeCell<(usize, [*mut u8; 32])>);
-    // SAFETY: used under the lock below.
+    // SAFETY: `Own` accesses the area only under `LOCK`.
     unsafe impl Sync for Shared {}
     static AREA: Shared = Shared(UnsafeCell::new([0; BYTES]), UnsafeCell::new((0, [null_mut(); 32])));
     static LOCK: AtomicBool = AtomicBool::new(false);
@@ -93,7 +95,8 @@ mod own {
         layout.size().max(layout.align()).max(16).next_power_of_two()
     }
 
-    // SAFETY: blocks of a class are aligned to it, and are given out once at a time.
+    // SAFETY: blocks of a class are aligned to the class, or to 4096 bytes for larger classes (no
+    // layout here needs more). A block belongs to a single owner at a time.
     unsafe impl GlobalAlloc for Own {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             let bytes = class(layout);
@@ -139,7 +142,7 @@ unsafe extern "C" {
     fn _exit(status: i32) -> !;
 }
 
-/// All kinds of requests from `threads` threads; what they return stays live.
+/// Makes all kinds of requests from `threads` threads. The returned blocks stay live.
 fn mixed(threads: u64) -> Vec<Vec<Vec<u8>>> {
     let work = |seed: u64| {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -171,7 +174,7 @@ fn mixed(threads: u64) -> Vec<Vec<Vec<u8>>> {
     handles.into_iter().map(|handle| handle.join().expect("no panic")).collect()
 }
 
-/// Blocks of one size at one line, asked for as the standard library asks.
+/// Allocates blocks of equal size at a single line, as the standard library does.
 #[inline(never)]
 fn at_a_line(count: usize) -> Vec<*mut u8> {
     let layout = Layout::from_size_align(333, 1).expect("sound");
@@ -183,7 +186,8 @@ fn at_a_line(count: usize) -> Vec<*mut u8> {
     blocks
 }
 
-/// Sets `errno` and checks that no successful call of the allocator changes it; and some calls that fail.
+/// Sets `errno` and checks that no successful call of the allocator changes it. Also makes calls
+/// that fail.
 fn errno_is_kept() {
     let errno = |value: Option<i32>| unsafe {
         let place = __errno_location();
@@ -250,6 +254,6 @@ fn main() {
         report();
     }
     // Nothing is freed after the last count.
-    // SAFETY: ends the process.
+    // SAFETY: `_exit` ends the process and returns to no code.
     unsafe { _exit(7) }
 }

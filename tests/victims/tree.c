@@ -1,5 +1,5 @@
-// MODE: makes children in one way. Each process takes blocks of sizes that no other takes, and says nothing: how many there
-// are of which is the test's to know.
+// MODE: makes children in one way. Each process allocates blocks of sizes used by no other process.
+// The program prints nothing: the test knows the number of blocks of each size.
 #define _GNU_SOURCE
 #include "say.h"
 #include <fcntl.h>

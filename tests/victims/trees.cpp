@@ -1,10 +1,12 @@
-// Random call trees, made of everything that moves a stack in an unusual way; every event's stack is a new question.
+// Random call trees with everything that moves a stack in an unusual way. Every event has a
+// different stack.
 //
 //     trees EVENTS THREADS PLUGIN
 //
-// Each thread makes EVENTS allocations and frees, under frames of many sizes, alloca, variable arrays, equal frames in a
-// row, tail calls, code without unwind information, exceptions, longjmp, coroutines on stacks that come and go, signal
-// handlers on a stack of their own, and code of a library that is closed and loaded again.
+// Each thread makes EVENTS allocations and frees, under frames of many sizes, alloca, variable
+// arrays, equal frames in a row, tail calls, code without unwind information, exceptions, longjmp,
+// coroutines on stacks that come and go, signal handlers on a separate stack, and code of a library
+// that is closed and loaded again.
 #include "say.h"
 #include <alloca.h>
 #include <csetjmp>
@@ -81,7 +83,7 @@ NOINLINE void variable(int depth) {
     KEEP;
 }
 
-// Two call sites and equal frames: what differs between two stacks is one return address in the middle.
+// Two call sites and equal frames: two stacks differ only by one return address in the middle.
 NOINLINE void equal(int depth, uint64_t bits, int levels) {
     if (levels == 0) {
         event();

@@ -1,5 +1,6 @@
-// ROUNDS: two threads exchange blocks through common places, by turns alone (for some milliseconds) and, from one
-// instant to the next, both at once. Whatever was assumed of a thread while it was alone must end in time.
+// ROUNDS: two threads exchange blocks through common places. The threads work by turns alone (for
+// some milliseconds) and, from one instant to the next, both at once. Assumptions about a thread
+// alone must end in time.
 #include "say.h"
 #include <pthread.h>
 #include <sched.h>

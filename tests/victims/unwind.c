@@ -1,4 +1,4 @@
-// PLUGIN: allocations of 7001, 7002, ... bytes, each at the end of a kind of stack that is hard to walk.
+// PLUGIN: allocations of 7001, 7002, ... bytes, each at the end of a stack that is hard to walk.
 #define _GNU_SOURCE
 #include "say.h"
 #include <alloca.h>

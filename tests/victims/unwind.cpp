@@ -1,4 +1,5 @@
-// Allocations of 7101, 7102, ... bytes under exceptions in flight, virtual calls, lambdas, and before main.
+// Allocations of 7101, 7102, ... bytes under exceptions in flight, virtual calls, lambdas, and
+// before main.
 #include <cstdlib>
 #include <functional>
 #include <new>

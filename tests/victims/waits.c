@@ -1,7 +1,9 @@
-// KIND: waits in that way, with nothing else that runs in the process, until standard input ends; exits with 0.
-// The kind `handler` is not in the list: it waits in a signal handler, where nobody can be borrowed.
+// KIND: waits in this way until standard input ends, while nothing else in the process runs; exits
+// with 0. The kind `handler` is not in the list: it waits in a signal handler, where no thread can
+// be borrowed.
 //
-// A helper process holds what is waited for, reads standard input, and then releases it. `waits list` prints all kinds.
+// A helper process holds the awaited resource, reads standard input, and then releases the
+// resource. `waits list` prints all kinds.
 #define _GNU_SOURCE
 #include "say.h"
 #include <aio.h>

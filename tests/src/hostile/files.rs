@@ -1,28 +1,28 @@
-//! ELF and DWARF of programs that are somebody else's, and entries of `report`'s cache.
+//! ELF and DWARF content of foreign programs, and entries of the cache of `report`.
 
 use heapline_aggregator::target::elf;
 use heapline_collector::platform::elf::find_build_id;
 use heapline_tools::symbols;
 use std::io::Cursor;
 
-/// A program that is to be traced, or is.
+/// Examines a program as the aggregator does before or during tracing.
 pub fn elf_program(bytes: &[u8]) {
     let _ = elf::examine_content(Cursor::new(bytes));
 }
 
-/// Notes of a loaded object.
+/// Looks for a build-id in the notes of a loaded object. A found build-id lies within the notes.
 pub fn elf_notes(bytes: &[u8]) {
     if let Some(id) = find_build_id(bytes) {
         assert!(id.len() <= bytes.len());
     }
 }
 
-/// A program or a debug file that a snapshot names.
+/// Looks up symbols in a program or debug file named by a snapshot.
 pub fn symbols_elf(bytes: &[u8]) {
     let _ = symbols::in_elf(bytes, &ADDRESSES);
 }
 
-/// An entry of the cache.
+/// Looks up symbols in a cache entry with a repaired checksum.
 pub fn symbols_cache(bytes: &[u8]) {
     let mut entry = bytes.to_vec();
     symbols::mend_entry(&mut entry);

@@ -1,7 +1,7 @@
-//! Each parser of bytes that come from somewhere else, as one function from bytes to nothing.
+//! Parsers of untrusted bytes, each as a function that takes bytes and returns nothing.
 //!
-//! A function returns when the bytes were read or refused, and panics when a promise is broken. It never expects the
-//! bytes to be good.
+//! A function returns after the bytes were read or refused. A function panics if the parser breaks
+//! a promise. Arbitrary bytes are allowed.
 
 mod files;
 mod processes;
@@ -24,7 +24,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words as an aggregator has copied them from a ring: every record advances, and its text has the promised length.
+/// Decodes words as copied from a ring by an aggregator. Every record advances, and texts stay
+/// within the promised length.
 pub fn event_decode(bytes: &[u8]) {
     let words = to_words(bytes);
     decode_all(&words);
@@ -61,16 +62,18 @@ fn check(pages: Pages) {
     assert!((pages.start() | pages.end()).is_multiple_of(mapping::PAGE_BYTES), "{pages:?}");
 }
 
-/// A memory file that a process calls an arena, of any size: what is accepted has the geometry that it claims, inside its size.
+/// Opens a memory file of any size as an arena. An accepted arena has the claimed geometry and lies
+/// within the file.
 pub fn arena_open(bytes: &[u8]) {
     let Some((pages, content)) = bytes.split_first() else { return };
     let size = (1 + usize::from(*pages) * 16) * PAGE_BYTES;
     let layout = Layout::from_size_align(size, PAGE_BYTES).expect("a few pages");
-    // SAFETY: the size is not zero.
+    // SAFETY: the layout's size is at least a page, so not zero.
     let raw = unsafe { alloc_zeroed(layout) };
     let Some(base) = NonNull::new(raw) else { handle_alloc_error(layout) };
     let content = &content[..content.len().min(size)];
-    // SAFETY: page-aligned bytes of that size, ours alone, kept until the end of this function.
+    // SAFETY: `base` is page-aligned and points to `size` bytes, used by this function alone and
+    // freed at the end of this block. `content` is at most `size` bytes long.
     unsafe {
         base.as_ptr().copy_from_nonoverlapping(content.as_ptr(), content.len());
         if let Ok(arena) = Arena::open(base, size) {
@@ -84,8 +87,14 @@ pub fn arena_open(bytes: &[u8]) {
 
 const GEOMETRY: Geometry = Geometry { slots: 2, segments: MIN_SEGMENTS };
 
-/// An arena whose every byte behind the identity is the input's, repeated; drained twice, with one word changed
-/// between (input's first word: which, its second: to what). A drain is bounded by the pool whatever the arena says.
+/// Drains an arena of arbitrary content. A drain reads the pool at most once, whatever the arena
+/// contains.
+///
+/// 1. All words behind the arena's header page get the input's words from the third on, repeated.
+/// 2. Every slot is drained.
+/// 3. A word of the arena is overwritten: the input's first word selects the place, the second is
+///    the new value.
+/// 4. Every slot is drained again.
 pub fn ring_drain(bytes: &[u8]) {
     let words = to_words(bytes);
     let [at, value, pattern @ ..] = words.as_slice() else { return };
@@ -98,7 +107,8 @@ pub fn ring_drain(bytes: &[u8]) {
     }
 }
 
-/// A slot of an arena that another thread scribbles over all the while, from the same input.
+/// Drains the slots of an arena while another thread overwrites words of the arena from the same
+/// input.
 pub fn ring_drain_while_scribbled(bytes: &[u8]) {
     let pattern = to_words(bytes);
     let arena = ScribbledArena::new(&pattern);
@@ -117,7 +127,8 @@ pub fn ring_drain_while_scribbled(bytes: &[u8]) {
     });
 }
 
-/// What a child says of itself, and the way that a program is told: what is read is what would be written.
+/// Parses the bytes as a child's hello and as the start data of a program. Writing a parsed value
+/// gives the input, or for start data an equal value.
 pub fn tree_hello(bytes: &[u8]) {
     if let Ok(hello) = Hello::parse(bytes) {
         assert!(bytes.len() <= MAX_HELLO_BYTES);
@@ -149,7 +160,7 @@ fn drain_slot(arena: &Arena, slot: u32) {
     decode_all(&copied);
 }
 
-/// A ledger as the aggregator's: a segment belongs to one ring at a time.
+/// A ledger with the aggregator's rule: a segment belongs to one ring at a time.
 struct Bounded {
     held: Vec<bool>,
 }
@@ -170,7 +181,7 @@ impl Ledger for Bounded {
     }
 }
 
-/// An arena with a good identity and arbitrary words everywhere else.
+/// An arena with a valid header page and arbitrary words everywhere else.
 struct ScribbledArena {
     base: NonNull<u8>,
     arena: Arena,
@@ -182,10 +193,11 @@ impl ScribbledArena {
     }
 
     fn new(pattern: &[u64]) -> ScribbledArena {
-        // SAFETY: the size is a constant greater than zero.
+        // SAFETY: the size of the geometry is a constant greater than zero.
         let raw = unsafe { alloc_zeroed(Self::layout()) };
         let Some(base) = NonNull::new(raw) else { handle_alloc_error(Self::layout()) };
-        // SAFETY: page-aligned zeroed bytes of the geometry's size, kept until drop.
+        // SAFETY: `base` points to page-aligned zeroed bytes of the geometry's size, kept until
+        // drop.
         let arena = unsafe { Arena::create(base, GEOMETRY) };
         let scribbled = ScribbledArena { base, arena };
         for (at, &value) in scribbled.words().iter().zip(pattern.iter().cycle()) {
@@ -194,17 +206,18 @@ impl ScribbledArena {
         scribbled
     }
 
-    /// Everything behind the header.
+    /// All words behind the header page.
     fn words(&self) -> &[AtomicU64] {
         let n = (GEOMETRY.bytes() - PAGE_BYTES) / 8;
-        // SAFETY: the allocation has `n` words behind its first page, and all users of it are atomic.
+        // SAFETY: the allocation has `n` words behind the first page, and all accesses to these
+        // words are atomic.
         unsafe { std::slice::from_raw_parts(self.base.add(PAGE_BYTES).cast::<AtomicU64>().as_ptr(), n) }
     }
 }
 
 impl Drop for ScribbledArena {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; the arena is not used any more.
+        // SAFETY: `new` allocated `base` with this layout, and nobody uses the arena any more.
         unsafe { dealloc(self.base.as_ptr(), Self::layout()) }
     }
 }

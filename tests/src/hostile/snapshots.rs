@@ -13,7 +13,8 @@ use heapline_tools::symbols::Symbolizer;
 use heapline_tools::tree::Subject;
 use heapline_tools::view::At;
 
-/// The bytes as a snapshot file. What is accepted can be written and read again, and is then the same.
+/// Reads the bytes as a snapshot file. Writing and reading an accepted snapshot gives an equal
+/// snapshot.
 pub fn snapshot_reader(bytes: &[u8]) {
     if let Ok(first) = snapshot::read(bytes) {
         let again = snapshot::write(&first, Vec::new(), &mut |_| {}).expect("a vector takes everything");
@@ -21,15 +22,16 @@ pub fn snapshot_reader(bytes: &[u8]) {
     }
 }
 
-/// The bytes as what is inside a snapshot's zstd frame, with every section's checksum made right: random changes of a
-/// good snapshot would never get past them otherwise.
+/// Reads the bytes as the content of a snapshot's zstd frame. The checksums of all sections are
+/// corrected first, because random changes would fail there.
 pub fn snapshot_payload(bytes: &[u8]) {
     let mut content = bytes.to_vec();
     mend_checksums(&mut content);
     snapshot_reader(&zstd_frame(&content));
 }
 
-/// Layout of a section: tag, version, length in 8 bytes, payload, CRC-32 of the payload.
+/// Corrects the checksum of each section. Layout of a section: tag, version, length in 8 bytes,
+/// payload, CRC-32 of the payload.
 fn mend_checksums(content: &mut [u8]) {
     let mut rest = content.get_mut(snapshot::MAGIC.len() + 4..).unwrap_or_default();
     while let Some((head, behind)) = rest.split_at_mut_checked(16) {
@@ -42,9 +44,9 @@ fn mend_checksums(content: &mut [u8]) {
     }
 }
 
-/// A zstd frame that stores `bytes` as they are: header without a size, raw blocks.
+/// Returns a zstd frame with `bytes` in raw blocks and no size in the header.
 fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
-    // Magic; no flags: neither size, nor checksum, nor dictionary; window of 1 MiB.
+    // Magic; no flags (no size, no checksum, no dictionary); window of 1 MiB.
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
     let mut blocks = bytes.chunks(100_000).peekable();
     if blocks.peek().is_none() {
@@ -59,13 +61,13 @@ fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The bytes as the content of a snapshot, and what is accepted as every kind of report: each ends, and shows nothing that a
-/// terminal obeys.
+/// Makes every kind of report about the bytes as the content of a snapshot. Each report ends and
+/// shows no control characters of a terminal.
 pub fn report(bytes: &[u8]) {
     let mut content = bytes.to_vec();
     mend_checksums(&mut content);
     let Ok(mut snapshot) = snapshot::read(zstd_frame(&content).as_slice()) else { return };
-    // What is on this machine is no part of the input.
+    // Files of this machine must not influence the result: no module path exists.
     snapshot.modules.iter_mut().for_each(|module| module.path.insert(0, '?'));
     let subject = Subject::process(snapshot);
     let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Size, By::Thread];

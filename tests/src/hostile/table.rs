@@ -1,4 +1,4 @@
-//! Records as the aggregator applies them, through to the snapshot.
+//! Records, applied as the aggregator does, up to the written snapshot.
 
 use super::to_words;
 use heapline_aggregator::session::arena_map::ArenaMap;
@@ -14,8 +14,8 @@ use heapline_shared_format::snapshot::{self, Code, Domain, End};
 use std::cell::OnceCell;
 use std::time::Duration;
 
-/// Records of three rings, in pieces, with polls in between. Whatever they say, the sums are those of the blocks, and what is
-/// written can be read.
+/// Applies arbitrary records of three rings, in pieces, with polls in between. The sums agree with
+/// the blocks, and a written snapshot can be read.
 pub fn table(bytes: &[u8]) {
     let words = to_words(bytes);
     let mut order = Order::default();
@@ -24,7 +24,8 @@ pub fn table(bytes: &[u8]) {
         order.open(slot, table.ring(10 + slot, slot == 2));
     }
     let mut rest = words.as_slice();
-    // The first word of each piece says how long it is, whose, and what the poll before it has seen.
+    // The first word of a piece holds the piece's length, the slot of the ring, and the result of
+    // the poll before the piece.
     while let Some((&head, behind)) = rest.split_first() {
         let length = usize::try_from(head & 63).expect("six bits").min(behind.len());
         let slot = u32::try_from(head >> 6 & 3).expect("two bits");
@@ -51,7 +52,8 @@ pub fn table(bytes: &[u8]) {
     check(&table, bytes.len().is_multiple_of(64));
 }
 
-/// The way through the file takes a hundred times longer than all the rest, so not every input goes it.
+/// Checks the sums of the table, and the snapshot file only if `writes`. The file takes a hundred
+/// times longer than all other work, so only some inputs write the file.
 fn check(table: &Table, writes: bool) {
     thread_local!(static MAP: OnceCell<ArenaMap> = const { OnceCell::new() });
     let figures = MAP.with(|map| {
@@ -61,7 +63,8 @@ fn check(table: &Table, writes: bool) {
     for totals in &figures.domains {
         assert!(totals.peak >= totals.current, "{totals:?}");
         if matches!(totals.domain, Domain::Mmap | Domain::Reserved) {
-            // Ranges come apart, so there are more than were mapped; none is empty.
+            // Ranges are split, so there may be more blocks than mappings were made. No range is
+            // empty.
             assert_eq!(totals.current == 0, totals.blocks == 0, "{totals:?}");
         } else {
             assert!(totals.allocs >= totals.frees && totals.allocs - totals.frees >= totals.blocks, "{totals:?}");
@@ -76,7 +79,7 @@ fn check(table: &Table, writes: bool) {
     assert_eq!(snapshot::read(file.as_slice()).expect("what was just written"), snapshot);
 }
 
-/// The description of a code object, in pieces, and its line table in every format.
+/// Reads the description of a code object, in two pieces, and a line table in every format.
 pub fn code_description(bytes: &[u8]) {
     let (mut codes, mut partial) = (Codes::default(), Partial::default());
     let (first, rest) = bytes.split_at(bytes.len() / 3);

@@ -1,4 +1,4 @@
-//! What is said over the control socket, and what the kernel and the environment say about a process.
+//! Messages of the control socket, and texts of the kernel and the environment about a process.
 
 use heapline_aggregator::attach::find::parse_mapping;
 use heapline_aggregator::control;
@@ -8,29 +8,31 @@ use heapline_aggregator::target::procfs;
 use heapline_collector::platform::environment::ArenaHandle;
 use heapline_shared_format::text::printable;
 
-/// Text for a person, in lines: nothing in it is a command to a terminal.
+/// Checks that a text for a person contains no command to a terminal: no control character but
+/// newlines.
 pub(super) fn assert_harmless(text: &str) {
     let found = text.chars().find(|&c| c.is_control() && c != '\n');
     assert_eq!(found, None, "{text:?}");
 }
 
-/// A line from a client, as the aggregator reads it.
+/// Parses a client's line as the aggregator does.
 pub fn control_request(bytes: &[u8]) {
     if let Ok(request) = Request::parse(bytes) {
-        // Paths that are no text have no JSON.
+        // A request with a path that is not UTF-8 has no JSON.
         let Ok(line) = serde_json::to_vec(&request) else { return };
         assert_eq!(Request::parse(&line).expect("what was just written"), request);
     }
 }
 
-/// A line from an aggregator, which may be another user's, as `aggregator ctl` shows it.
+/// Shows an aggregator's line as `aggregator ctl` does. The aggregator may belong to another user.
 pub fn control_reply(bytes: &[u8]) {
     if let Some(shown) = control::shown(bytes) {
         assert_harmless(&shown);
     }
 }
 
-/// Files of /proc, where a process's own name and arguments stand too, and the arena's variable.
+/// Parses files of /proc, which contain a process's chosen name and arguments, and the environment
+/// variable of the arena.
 pub fn proc_files(bytes: &[u8]) {
     for field in ["State", "Tgid", "Uid", "PPid", "NSpid"] {
         if let Some(value) = procfs::parse_status(bytes, field) {

@@ -1,4 +1,4 @@
-//! What becomes of the target when the aggregator dies or stops: it goes on.
+//! The target goes on when the aggregator dies or stops.
 
 use crate::support::trace::{kill, printed};
 use crate::support::{Trace, victim, wait_for};
@@ -6,19 +6,19 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Threads that hand over blocks for about as long as a test wants to watch.
+/// Returns a victim whose threads hand over blocks for about as long as a test needs.
 fn busy(operations: u64) -> Trace {
     Trace::of(victim::build("threads.c", &["-O2"])).arg("4").arg(operations.to_string()).args(["1", "1"])
 }
 
-/// Checks by the target's own words that it did all of its work.
+/// Checks by the target's own output that the target did all of the work.
 fn assert_finished(output: &[u8], operations: u64) {
     let said = printed(output);
     let made: u64 = [17, 33, 49, 65].iter().map(|size| said[&format!("made_{size}")]).sum();
     assert_eq!(made, 4 * operations, "the target finished its work");
 }
 
-/// Waits until the process has ended, whether or not its parent has noticed.
+/// Waits until the process has ended, whether or not the parent has noticed.
 fn wait_for_end(pid: i32) -> Duration {
     let start = Instant::now();
     wait_for("the target's end", || {
@@ -29,7 +29,7 @@ fn wait_for_end(pid: i32) -> Duration {
     start.elapsed()
 }
 
-/// Bytes of memory that the process has mapped from the arena say that tracing is on.
+/// Returns whether tracing is on: the process has mapped memory of the arena.
 fn is_traced(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains("heapline-arena"))
 }
@@ -41,7 +41,7 @@ fn untraced_time(operations: u64) -> Duration {
     start.elapsed()
 }
 
-/// Makes orphans children of this process, so that their exit status can be read.
+/// Makes this process the parent of orphans, so that a test can read their exit status.
 fn adopt_orphans() {
     // SAFETY: PR_SET_CHILD_SUBREAPER takes one number and touches no memory.
     let adopted = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -50,7 +50,7 @@ fn adopt_orphans() {
 
 fn exit_code_of(pid: i32) -> i32 {
     let mut status = 0;
-    // SAFETY: `status` is valid for the write; the pid is an orphan that this process adopted.
+    // SAFETY: `status` is valid for the write; the pid is an orphan adopted by this process.
     let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
     assert_eq!(waited, pid);
     assert!(libc::WIFEXITED(status), "the target was killed: {status:#x}");
@@ -112,18 +112,18 @@ fn a_quiet_target_is_looked_at_a_few_times_a_second() {
     let target = running.target_pid();
     wait_for("the arena in the target", || is_traced(target).then_some(()));
     let aggregator = running.aggregator_pid();
-    // The start is not quiet. A second later nothing but the wait for records is left.
+    // The start is not quiet. A second later the aggregator only waits for records.
     std::thread::sleep(Duration::from_secs(1));
     let (before, start) = (sleeps(aggregator), Instant::now());
     std::thread::sleep(Duration::from_secs(3));
     let (slept, passed) = (sleeps(aggregator) - before, start.elapsed());
     kill(target, libc::SIGTERM);
     running.finish();
-    // Twenty looks a second by one thread, of which it tells another.
+    // A thread looks twenty times a second and tells another thread about each look.
     assert!(slept > 0 && slept <= 60 * (passed.as_secs() + 1), "woke {slept} times in {passed:?}");
 }
 
-/// How often all threads of a process went to sleep by themselves.
+/// How often all threads of a process together went to sleep voluntarily.
 fn sleeps(pid: i32) -> u64 {
     let tasks = std::fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")).expect("it runs");
     let count = |status: String| {

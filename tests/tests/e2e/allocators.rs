@@ -1,5 +1,9 @@
-//! Calls that reach no exported hook: look-ups past the collector, other allocators, allocators' own functions, functions made
-//! of functions, and what runs before the collector's own constructor.
+//! Allocation calls that reach no exported hook:
+//!
+//! - look-ups past the collector
+//! - other allocators, and functions of a single allocator
+//! - allocation functions built on other allocation functions
+//! - code running before the collector's own constructor
 
 use crate::providers::installed;
 use crate::support::trace::live_sizes;
@@ -20,7 +24,8 @@ fn in_file(file: &'static str) -> [&'static str; 2] {
     ["--filter", file]
 }
 
-/// What the plug-in did is counted, whichever way its calls are bound, and whichever allocator they lead to.
+/// A plug-in's allocations are counted for every binding of the plug-in's calls and for every
+/// allocator below.
 #[test]
 fn libraries_that_look_past_the_collector_are_seen() {
     let program = victim::build("pastmain.c", &["-O1"]);
@@ -48,7 +53,8 @@ fn functions_that_are_looked_up_by_a_handle_are_seen() {
     outcome.report(&[]).assert_exact();
 }
 
-/// A preloaded jemalloc is the program's allocator, and the C library's is that of a library which looks past it.
+/// A preloaded jemalloc is the program's allocator. A library that bypasses jemalloc uses the C
+/// library's allocator.
 #[test]
 fn a_library_past_another_provider_keeps_its_own_allocator() {
     for library in crate::providers::PROVIDERS {
@@ -79,7 +85,7 @@ fn functions_that_only_one_allocator_has_are_seen() {
             report.assert_exact();
             let ever = outcome.report(&["--at", "total", "--filter", "*/owndoors.c"]);
             assert!(ever.total.count > 100, "{library}: {} blocks", ever.total.count);
-            // Each block is a sample of its own.
+            // With an interval of 1 byte each block is a sample.
             let sampled = Trace::of(&program).option("--sample").option("1").run().expect_code(0);
             assert_eq!(live_count(&sampled), live_count(&outcome), "{library} {binding}: sampled");
         }
@@ -91,7 +97,7 @@ fn a_malloc_that_is_made_of_other_functions_is_counted_once() {
     let program = victim::build("shimmed.c", &["-O0"]);
     for flag in ["-DOF_CALLOC", "-DOF_NEXT"] {
         let shim = victim::build("shim.c", &["-shared", "-fPIC", "-O1", flag]);
-        // For the program alone: the shim lacks functions that the aggregator uses.
+        // Only the program gets the shim, because the shim lacks functions used by the aggregator.
         let preload = format!("LD_PRELOAD={}", shim.display());
         let outcome = Trace::of("env").arg(preload).arg(&program).run().expect_code(0);
         let line = victim::line_of("shimmed.c", "/* kept */");
@@ -102,7 +108,8 @@ fn a_malloc_that_is_made_of_other_functions_is_counted_once() {
     }
 }
 
-/// The C library's debug allocator, which is found by an old version of its symbols only, stays the program's allocator.
+/// The C library's debug allocator stays the program's allocator, although only an old symbol
+/// version finds it.
 #[test]
 fn the_c_librarys_debug_allocator_stays_in_front_of_the_c_library() {
     let library = "libc_malloc_debug.so.0";
@@ -128,7 +135,7 @@ fn what_runs_before_the_collectors_constructor_is_counted() {
     assert_eq!(report.snapshot.untracked_frees, 0);
 }
 
-/// A library whose constructor comes before all others.
+/// The constructor of an `initfirst` library runs before all others.
 #[test]
 fn a_library_that_is_initialised_first_is_counted() {
     let library = victim::build("initfirst.c", &["-shared", "-fPIC", "-O0", "-Wl,-z,initfirst"]);
@@ -140,7 +147,7 @@ fn a_library_that_is_initialised_first_is_counted() {
     report.assert_exact();
 }
 
-/// The C++ library is known to nobody but a dependency of a plug-in.
+/// Only a dependency of a plug-in knows the C++ library.
 #[test]
 fn cxx_below_a_plugin_of_a_c_program_is_counted() {
     let dependency = victim::build("cxxdep.cpp", &["-shared", "-fPIC", "-O1"]);
@@ -155,7 +162,7 @@ fn cxx_below_a_plugin_of_a_c_program_is_counted() {
     report.assert_exact();
 }
 
-/// The loader looks for a library in the search path of the object that has loaded the caller.
+/// The loader looks for a library in the search path of the object that loaded the caller.
 #[test]
 fn a_library_is_found_by_the_search_path_of_whoever_loaded_the_caller() {
     let folder = tempfile::TempDir::new().expect("a folder");
@@ -173,7 +180,7 @@ fn a_library_is_found_by_the_search_path_of_whoever_loaded_the_caller() {
     let between =
         victim::build("pathbetween.c", &[&shared[..], &[opens, &search, "-Wl,-soname,libpathbetween.so"]].concat());
     let between = place(between, "libpathbetween.so");
-    // The program has a path of the kind that counts for nobody else.
+    // The program has a search path of the kind that applies to no other object (RUNPATH).
     let search = format!("-Wl,--enable-new-dtags,-rpath,{}", folder.path().display());
     let allow = "-Wl,--allow-shlib-undefined";
     let program = victim::build("pathmain.c", &[between.to_str().expect("UTF-8"), &search, allow]);
@@ -182,7 +189,7 @@ fn a_library_is_found_by_the_search_path_of_whoever_loaded_the_caller() {
     trace.run().expect_code(0);
 }
 
-/// A program that clears its environment hands none on.
+/// A program that clears its environment passes no variables on.
 #[test]
 fn a_cleared_environment_stays_cleared() {
     let outcome = Trace::of(victim::build("clearenv.c", &["-O0"])).option("--no-follow").run().expect_code(0);

@@ -1,4 +1,4 @@
-//! Attaching to a process that runs with the collector preloaded but idle.
+//! Attaching to a process with a preloaded but idle collector.
 
 use crate::support::stepped::{Stepped, detach, ended};
 use crate::support::trace::{ctl_ok, kill, report_on, stats};
@@ -7,7 +7,7 @@ use crate::support::{programs, stdout_of};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// `story.c` with the collector preloaded and nobody there to read.
+/// Starts `story.c` with the collector preloaded and without an aggregator.
 fn idle() -> Stepped {
     let folder = TempDir::new().expect("a folder");
     let preload = folder.path().join("preload.so");

@@ -1,4 +1,5 @@
-//! Wrong use and bad files: one line that says what, why and what to do, and the right exit status.
+//! Wrong use and bad files get the right exit status and a single line: problem, reason, and
+//! remedy.
 
 use crate::support::stepped::Background;
 use crate::support::{Outcome, Trace, is_root, programs, skip, stdout_of, victim};
@@ -7,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// The status is `code` and standard error is one line with all of `words`.
+/// Checks that the exit status is `code` and standard error is a single line with all of `words`.
 fn assert_refused(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
@@ -52,7 +53,7 @@ fn a_process_of_another_user() {
     if !is_root() {
         return;
     }
-    // nobody must be able to reach the program, wherever the target folder is.
+    // The user `nobody` must be able to reach the program, wherever the target folder is.
     let folder = tempfile::TempDir::new().expect("a folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("our folder");
     let copy = folder.path().join("aggregator");
@@ -79,7 +80,7 @@ fn a_static_process_cannot_be_attached_to() {
     assert_refused(&output, 1, &["static"]);
 }
 
-/// A whole 32-bit program: header, one segment, `exit(42)`.
+/// A complete 32-bit program: header, one segment, `exit(42)`.
 fn elf32() -> Vec<u8> {
     let code = [0xb8, 1, 0, 0, 0, 0xbb, 42, 0, 0, 0, 0xcd, 0x80];
     let half = |n: u16| n.to_le_bytes().to_vec();
@@ -239,7 +240,7 @@ fn a_closed_pipe_is_a_quiet_end() {
     }
 }
 
-/// A file system of 64 KiB, which only root can make.
+/// A file system of 64 KiB. Only root can make a file system.
 struct TinyDisk(PathBuf, #[expect(dead_code, reason = "keeps the mount point")] tempfile::TempDir);
 
 impl TinyDisk {

@@ -1,4 +1,5 @@
-//! Whose line a block is grouped under: the program's own, where libraries allocate for it.
+//! `--blame own` groups a block under a line of the program, also where libraries allocate for the
+//! program.
 
 use crate::support::report::Report;
 use crate::support::{Trace, victim};

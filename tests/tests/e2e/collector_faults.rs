@@ -1,14 +1,15 @@
-//! A panic in a cold path of the collector ends tracing, not the target. `HEAPLINE_FAULT` arms one of the paths.
+//! A panic in a cold path of the collector ends tracing, not the target. `HEAPLINE_FAULT` selects
+//! the panicking path.
 
 use crate::support::{Outcome, Trace, victim};
 use std::path::PathBuf;
 
-/// Loads libraries, starts threads, fills segments: passes through every path.
+/// Loads libraries, starts threads and fills segments, so that every path runs.
 fn run(site: Option<&str>) -> Outcome {
     let flags = ["-O1", "-shared", "-fPIC"];
     let plugin: PathBuf = victim::build("plugin.c", &flags);
     let trace = match site {
-        // Stacks that cannot be kept: signal handlers.
+        // Signal handlers have stacks that cannot be kept.
         Some("walk") => Trace::of(victim::build("unwind.c", &["-O1"])).arg(&plugin),
         _ => Trace::of(victim::build("dlopen.c", &["-O1"])).arg(&plugin).arg(&plugin),
     };

@@ -1,4 +1,5 @@
-//! The JSON that other programs build on: every field, every grouping, diffs; and the other formats' shape.
+//! The JSON contract with other programs (every field, every grouping, diffs), and the shape of the
+//! other formats.
 
 use crate::support::trace::{ctl_ok, report_on, stats};
 use crate::support::victim::{self, line_of};
@@ -144,7 +145,7 @@ fn live_stats_are_a_reports_head() {
     running.finish();
 }
 
-/// It may end before anybody has asked the kernel for its name.
+/// The program may end before the aggregator has asked the kernel for the program's name.
 #[test]
 fn the_shortest_program_has_its_command() {
     for _ in 0..30 {

@@ -1,10 +1,11 @@
-//! Every function of the malloc family, counted: against the victim's own account, and against valgrind's.
+//! Counts of every function of the malloc family, compared with the victim's own account and with
+//! valgrind.
 
 use crate::support::trace::live_sizes;
 use crate::support::{Trace, has, victim};
 use std::process::Command;
 
-/// Allocations, frees, bytes; blocks and bytes in use at exit.
+/// Allocations, frees and allocated bytes; blocks and bytes in use at exit.
 #[derive(Debug, PartialEq)]
 struct Usage {
     allocs: u64,
@@ -14,7 +15,8 @@ struct Usage {
     live_bytes: u64,
 }
 
-/// The usage under tracing, with what the victim printed.
+/// Runs the victim under tracing. Returns the recorded usage, and a look-up of the numbers printed
+/// by the victim.
 fn traced(trace: Trace) -> (Usage, impl Fn(&str) -> u64) {
     let outcome = trace.run().expect_code(0);
     let report = outcome.report(&[]);
@@ -34,7 +36,8 @@ fn traced(trace: Trace) -> (Usage, impl Fn(&str) -> u64) {
     (usage, move |name| *printed.get(name).unwrap_or_else(|| panic!("the victim does not say {name}")))
 }
 
-/// "total heap usage" and "in use at exit". The library's own freeing at exit would be no usage of the program.
+/// Returns valgrind's "total heap usage" and "in use at exit". Frees made by the C library itself
+/// at exit are no usage of the program, so they are switched off.
 fn under_valgrind(command: &mut Command) -> Usage {
     let output = command.output().expect("valgrind runs");
     let text = String::from_utf8_lossy(&output.stderr).replace(',', "");
@@ -67,7 +70,8 @@ fn every_function_and_case_counts_as_the_victim_says() {
     }
 }
 
-/// In `counts.c` by hand: the victim's own account could be wrong in the same way as ours.
+/// The sizes are worked out from `counts.c` by hand, because the victim's own account could have
+/// the same mistake as Heapline.
 #[test]
 fn every_live_block_has_the_size_that_was_asked_for() {
     let outcome = Trace::of(victim::build("counts.c", &["-O0"])).run().expect_code(0);
@@ -83,7 +87,8 @@ fn counts_are_valgrinds() {
     let program = victim::build("counts.c", &["-O0"]);
     let (ours, said) = traced(Trace::of(&program).arg("valgrind"));
     let mut theirs = under_valgrind(valgrind().arg(&program).arg("valgrind"));
-    // A realloc that fails is an alloc and a free there, and nothing here: the old block lives on.
+    // Valgrind counts a failed realloc as an alloc and a free. Heapline counts nothing, because the
+    // old block lives on.
     let failed = said("failed_reallocs");
     assert_eq!(failed, 1);
     theirs.allocs -= failed;
@@ -106,7 +111,8 @@ fn cxx_operators_count_as_in_valgrind() {
     }
 }
 
-/// An operator new that throws allocates the exception, and nothing else. (The nothrow one throws inside as well.)
+/// A throwing operator new allocates the exception and nothing else. (The nothrow operator also
+/// throws inside.)
 #[test]
 fn a_failed_operator_new_counts_nothing() {
     let program = victim::build("operators.cpp", &["-O2"]);

@@ -1,5 +1,5 @@
-//! exec keeps the same process traced: the last image's snapshot is in FILE, those of the earlier ones in FILE.exec1
-//! and so on.
+//! A process stays traced over exec. FILE holds the last image's snapshot; FILE.exec1 and so on
+//! hold the snapshots of the earlier images.
 
 use crate::support::trace::{read_snapshot, report_on};
 use crate::support::{Outcome, Trace, victim};
@@ -19,7 +19,7 @@ fn image(outcome: &Outcome, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The last image is `counts.c`, with exactly its numbers.
+/// Checks that the last image is `counts.c`, with exactly the numbers of `counts.c`.
 fn assert_counts(outcome: &Outcome) {
     let said = outcome.printed();
     let report = outcome.report(&[]);
@@ -68,7 +68,7 @@ fn each_image_of_a_chain_has_its_own_file() {
 fn an_exec_that_fails_changes_nothing() {
     let counts = victim::build("counts.c", &["-O0"]);
     let scripts = tempfile::TempDir::new().expect("a folder");
-    // env tries one folder of PATH after the other: each try is an exec that fails.
+    // env tries the folders of PATH in order: each try in a wrong folder is a failed exec.
     let path = format!("/nonexistent/a:/nonexistent/b:{}", counts.parent().expect("a folder").display());
     let start = script(scripts.path(), "start.sh", &format!("#!/bin/sh\nPATH={path}\nexec counts\n"));
     let outcome = Trace::of(&start).run().expect_code(0);

@@ -1,4 +1,5 @@
-//! `--follow`: every process that the command starts is traced in its own right, and no record is in another's ring.
+//! `--follow` traces every process started by the command separately. No record is in another
+//! process's ring.
 
 use crate::support::python::pythons;
 use crate::support::report::{Process, TreeReport};
@@ -21,7 +22,7 @@ fn folder(outcome: &Outcome) -> PathBuf {
     outcome.directory().join("out")
 }
 
-/// What has been written for children, without what exec has replaced.
+/// Reads the children's snapshots, without snapshots of images replaced by exec.
 fn snapshots_in(folder: &Path) -> Vec<Snapshot> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let files = entries.map(|entry| entry.expect("a file").path());
@@ -32,7 +33,7 @@ fn children(outcome: &Outcome) -> Vec<Snapshot> {
     snapshots_in(&folder(outcome))
 }
 
-/// Live blocks of the victim's sizes, by size: what libc itself takes is left out.
+/// Number of live blocks for each of the victim's sizes. Blocks of libc are left out.
 fn sizes(snapshot: &Snapshot, wanted: &[u64]) -> BTreeMap<u64, u64> {
     live_sizes(snapshot).into_iter().filter(|(size, _)| wanted.contains(size)).collect()
 }
@@ -49,7 +50,7 @@ fn assert_exact(snapshot: &Snapshot) {
     }
 }
 
-/// Children of `nth`: by how many of the inherited blocks they have freed.
+/// Counts the children of `nth` by the number of freed inherited blocks.
 fn by_freed(children: &[Snapshot]) -> BTreeMap<u64, u64> {
     let mut freed = BTreeMap::new();
     for child in children {
@@ -109,7 +110,8 @@ fn children_of_children_begin_with_what_their_own_parent_had() {
 fn a_child_that_forks_at_once_has_a_table_of_its_own() {
     let outcome = tree("at-once").run().expect_code(0);
     let children = children(&outcome);
-    // The one in between, its child, and one that no handler was told of.
+    // The child, the grandchild, and a process made by a raw clone, which no fork handler was told
+    // of.
     assert_eq!(children.len(), 3);
     let known = |child: &&Snapshot| child.origin.as_ref().expect("a child").inherited.is_some();
     let (copied, raw): (Vec<_>, Vec<_>) = children.iter().partition(known);
@@ -181,7 +183,7 @@ fn programs_are_followed_however_they_are_started() {
     let counts = victim::build("counts.c", &["-O0"]);
     let outcome = tree("spawn").arg(&counts).run().expect_code(0);
     let children = children(&outcome);
-    // posix_spawn, posix_spawnp, vfork, fork, and fork with something in between.
+    // posix_spawn, posix_spawnp, vfork, fork, and fork with other work before exec.
     assert_eq!(children.len(), 5, "{}", outcome.stderr());
     let said = printed(outcome.stdout().as_bytes());
     for child in &children {
@@ -334,7 +336,8 @@ fn the_environment_of_children_is_the_same_byte_for_byte() {
     let trace = shell(counts);
     let alone = trace.untraced().stdout;
     let traced = trace.run().expect_code(0).output.stdout;
-    // The kernel's own copy is from before the loader: it has our two, as that of the command.
+    // The kernel's own copy is older than the loader's work: the copy has the two variables of
+    // Heapline, as for the command itself.
     assert_eq!(alone.len(), traced.len());
 }
 

@@ -1,9 +1,9 @@
-//! Children of all kinds: they live unharmed and untraced, and the parent's numbers stay its own.
+//! Children of all kinds run unharmed and untraced, and do not change the parent's numbers.
 
 use crate::support::trace::live_sizes;
 use crate::support::{Trace, victim};
 
-/// The parent's totals under `mode`; the victim itself checks that no child was harmed.
+/// Checks the parent's totals under `mode`. The victim itself checks that no child was harmed.
 fn assert_parent_is_exact(mode: &str) {
     let outcome = Trace::of(victim::build("fork.c", &["-O1"])).arg(mode).run().expect_code(0);
     let said = outcome.printed();

@@ -1,4 +1,4 @@
-//! Tracebacks, frame by frame, against gdb's at the same allocation of the same program.
+//! Compares tracebacks frame by frame with gdb's at the same allocation of the same program.
 
 use crate::support::{Outcome, Trace, has, stdout_of, victim};
 use heapline_shared_format::snapshot::Snapshot;
@@ -9,7 +9,7 @@ use std::process::Command;
 /// Frames from the most recent to the oldest: (module, address in the file).
 type Backtrace = Vec<(String, u64)>;
 
-/// By size of the block: the victims give each place of interest a size of its own.
+/// Backtraces by size of the block. The victims give each place of interest a different size.
 type Backtraces = BTreeMap<u64, Vec<Backtrace>>;
 
 fn gdbs(program: &Path, args: &[&Path]) -> Backtraces {
@@ -38,7 +38,7 @@ fn gdbs(program: &Path, args: &[&Path]) -> Backtraces {
     found
 }
 
-/// Ours: live blocks of the same sizes, raw physical frames.
+/// Heapline's backtraces: live blocks of the compared sizes, raw physical frames.
 fn ours(snapshot: &Snapshot) -> Backtraces {
     let mut found = Backtraces::new();
     for group in snapshot.live.iter().filter(|g| (7001..=7199).contains(&g.size)) {
@@ -66,7 +66,7 @@ fn frames(snapshot: &Snapshot, stack: u32) -> Backtrace {
     frames
 }
 
-/// The path without links, as the kernel shows it to gdb.
+/// The path without symbolic links, as the kernel shows the path to gdb.
 fn resolved(path: &str) -> String {
     std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |p| p.display().to_string())
 }
@@ -75,7 +75,8 @@ fn trace(program: &Path, args: &[&Path]) -> Outcome {
     Trace::of(program).args(args).option("--nframe").option("1000").run().expect_code(0)
 }
 
-/// Every block of gdb's has the same frames in ours, and `sizes` are all that there are.
+/// Checks that Heapline has every block of gdb with the same frames, and that `sizes` lists all
+/// blocks.
 fn assert_equal(program: &Path, args: &[&Path], sizes: impl Iterator<Item = u64>, what: &str) {
     let (mut theirs, mut ours) = (gdbs(program, args), ours(&trace(program, args).snapshot()));
     theirs.values_mut().chain(ours.values_mut()).for_each(|traces| traces.sort());
@@ -90,7 +91,7 @@ fn plugin() -> PathBuf {
     victim::build("plugin.c", &["-O2", "-shared", "-fPIC"])
 }
 
-/// The sizes of `unwind.c`; the plugin adds one to what it is asked for.
+/// The sizes of `unwind.c`. The plugin adds 1 to the requested size.
 fn c_sizes() -> impl Iterator<Item = u64> {
     (7001..=7014).chain([7050])
 }

@@ -1,20 +1,20 @@
-//! A target that writes random words over the memory that it shares with its aggregator.
+//! A target that writes random words over the memory shared with the aggregator.
 
 use crate::support::{Trace, rounds, victim};
 use std::time::{Duration, Instant};
 
-/// What the aggregator may take at the most, whatever it is told: bytes.
+/// Upper limit of the aggregator's memory, in bytes, whatever a target writes.
 const MOST_RESIDENT: u64 = 1 << 30;
 
-/// The most memory that a process has had, in bytes.
+/// Largest resident memory of a process so far, in bytes.
 fn peak_resident(pid: i32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// It may be told anything, and its snapshot may be nonsense: it ends in time, by itself, without a panic and without taking the
-/// machine's memory.
+/// The shared memory may contain anything, and the snapshot may be nonsense. The aggregator ends in
+/// time, by itself, without a panic and without using up the machine's memory.
 #[test]
 fn an_arena_that_is_scribbled_over_spoils_nothing_but_the_snapshot() {
     let program = victim::build("scribbler.c", &["-O1"]);

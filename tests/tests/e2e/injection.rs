@@ -1,4 +1,4 @@
-//! Attaching to processes that were started without any thought of Heapline, and leaving them as they were.
+//! Attaching to processes that were started without Heapline, and restoring them on detach.
 
 use crate::providers::{PROVIDERS, installed};
 use crate::support::python::pythons;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How programs are linked: what an attach has to change lies elsewhere, and is protected or not.
+/// Ways of linking a program. The place and the protection of the words changed by an attach
+/// differ.
 const LINKED: [&[&str]; 4] = [
     &["-fPIE", "-pie", "-Wl,-z,now,-z,relro"],
     &["-fPIE", "-pie", "-Wl,-z,lazy"],
@@ -31,7 +32,8 @@ fn victim() -> Stepped {
     victim_linked(LINKED[0])
 }
 
-/// The writable mappings of objects in a process, for what lies in them that leads elsewhere.
+/// The mappings of files in a process, with protection, as "range protection". The collector's own
+/// mappings are left out.
 fn protections(pid: i32) -> Vec<String> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
     let own = |line: &&str| !line.contains("heapline") && line.contains('/');
@@ -39,7 +41,7 @@ fn protections(pid: i32) -> Vec<String> {
     maps.lines().filter(own).map(fields).collect()
 }
 
-/// A snapshot's rows of a victim's line: bytes and blocks ever allocated.
+/// Bytes and blocks ever allocated at a victim's line, from a snapshot.
 fn at_line(snapshot: &Path, file: &str, marker: &str) -> (u64, u64) {
     report_on(snapshot, &["--at", "total"]).at_line(file, line_of(file, marker))
 }
@@ -53,7 +55,7 @@ fn an_untouched_process_is_traced_exactly_and_left_as_it_was() {
         let snapshot = victim.snapshot_path("a.snap.zst");
         let aggregator = victim.attach(&snapshot, &[]);
         assert_eq!(protections(victim.pid()), protected, "{flags:?}: what was protected is so again");
-        // Two blocks from before are freed, and one is moved.
+        // Two blocks from before the attach are freed, and another is moved.
         victim.steps("fmMr");
         let now = stats(victim.pid());
         assert_eq!((now.native().allocs, now.native().current), (3, 6700), "{flags:?}");
@@ -89,7 +91,7 @@ fn what_is_loaded_later_is_seen_too() {
     detach(aggregator);
     report_on(&snapshot, &[]).assert_exact();
     assert_eq!(at_line(&snapshot, "plugin.c", "// LINE grab_a"), (3 * 2001, 3));
-    // And what was loaded while nobody was attached.
+    // Libraries loaded while no aggregator was attached are seen as well.
     victim.step(b'p');
     let snapshot = victim.snapshot_path("b.snap.zst");
     let aggregator = victim.attach(&snapshot, &[]);
@@ -117,7 +119,8 @@ fn it_can_be_attached_many_times_without_growing() {
     for round in 0..rounds("HEAPLINE_ATTACHES", 12) {
         victim.assert_counted(&format!("round {round}"));
         if round == 0 {
-            // A thread's place in one session is not its place in the next: from then on there are both.
+            // A thread's slot differs from session to session. From the second round on the process
+            // has both.
             continue;
         }
         let now = footprint(victim.pid());
@@ -126,7 +129,7 @@ fn it_can_be_attached_many_times_without_growing() {
     assert_eq!(victim.finish(), 0);
 }
 
-/// The victim looks at its registers after every wait.
+/// The victim checks its registers after every wait.
 #[test]
 fn a_process_survives_the_aggregators_death_at_every_step() {
     for round in 0..rounds("HEAPLINE_KILLS", 2) {
@@ -157,7 +160,7 @@ fn a_process_that_dies_in_the_middle_is_no_trouble() {
     }
 }
 
-/// A call that sleeps goes on sleeping, and one that waits for a signal still gets it.
+/// A sleeping call goes on sleeping, and a call that waits for a signal still gets the signal.
 #[test]
 fn system_calls_in_progress_go_on() {
     let program = victim::build("sleeper.c", &["-O1"]);
@@ -189,8 +192,8 @@ fn a_busy_process_with_many_threads_is_borrowed_from_for_a_moment() {
     let mut victim = Stepped::start(Command::new(program).args(["100", "1"]));
     for round in 0..rounds("HEAPLINE_ATTACHES", 5) {
         let snapshot = victim.snapshot_path("a.snap.zst");
-        // So little room that threads wait for it when the session ends: what they wait with comes after the end, and
-        // nothing was ended by them.
+        // With so little room, threads wait for space when the session ends. The records of the
+        // waiting threads come after the end of the session, and no session ends because of them.
         let aggregator = victim.attach(&snapshot, &["--max-target-memory", "1M"]);
         std::thread::sleep(Duration::from_millis(300));
         victim.step(b'.');
@@ -202,7 +205,7 @@ fn a_busy_process_with_many_threads_is_borrowed_from_for_a_moment() {
     assert_eq!(victim.finish(), 0);
 }
 
-/// The threads of the victim count the signals that they get: none may be lost, none may do harm.
+/// The victim's threads count received signals: no signal may be lost or do harm.
 #[test]
 fn signals_that_rain_on_it_are_all_delivered() {
     let program = victim::build("busy.c", &["-O1"]);
@@ -218,7 +221,8 @@ fn signals_that_rain_on_it_are_all_delivered() {
     }
 }
 
-/// Forks, libraries that come and go, and threads that start and end, under attaches and detaches.
+/// Attaches and detaches during forks, during loading and unloading of libraries, and while threads
+/// start and end.
 #[test]
 fn what_never_stands_still_is_attached_to() {
     let program = victim::build("churning.c", &["-O1"]);
@@ -264,7 +268,7 @@ fn a_process_that_a_debugger_has_is_refused_in_one_line() {
     let target = Background::sleep();
     target.wait_for(&["State:\tS"]);
     let mut debugger = Command::new("gdb");
-    // It waits for its next command until it is killed.
+    // gdb waits for the next command until gdb is killed.
     debugger.args(["-q", "-nx", "-p", &target.pid(), "-ex", "shell sleep 60"]);
     let _debugger = Background::of(debugger);
     target.wait_for(&["State:\tt"]);
@@ -302,7 +306,8 @@ fn a_seccomp_filter_that_would_kill_is_respected() {
     }
 }
 
-/// A filter that makes memfd_create fail, and a limit on the size of files: nothing is there to trace with.
+/// Reasons for missing shared memory: a filter that makes memfd_create or mmap fail, and a limit on
+/// the size of files.
 #[test]
 fn a_process_that_gets_no_shared_memory_goes_on() {
     let program = victim::build("filtered.c", &["-O1"]);
@@ -323,7 +328,7 @@ fn a_process_that_gets_no_shared_memory_goes_on() {
     }
 }
 
-/// The snapshot cannot be written: that is said, and the process is left as it was all the same.
+/// A snapshot that cannot be written is reported. The process is restored all the same.
 #[test]
 fn a_full_disk_is_the_aggregators_trouble_only() {
     if !is_root() {
@@ -348,7 +353,7 @@ fn a_full_disk_is_the_aggregators_trouble_only() {
     assert_eq!(victim.finish(), 0);
 }
 
-/// The one that has the process keeps it, hooks and all.
+/// The first aggregator keeps the process and the hooks.
 #[test]
 fn a_second_aggregator_does_not_disturb_the_first() {
     let mut victim = victim();
@@ -389,7 +394,8 @@ fn a_sanitizer_is_refused_in_one_line() {
     assert!(run.status.code() == Some(125) && said.contains("sanitizer") && said.lines().count() == 1, "{said}");
 }
 
-/// A program in namespaces of its own, and one whose root has neither /proc nor anything else.
+/// Processes in separate namespaces, and a process with a root folder that has no /proc and no
+/// other programs.
 #[test]
 fn walls_around_a_process_do_not_matter() {
     if !is_root() || !has("unshare") {
@@ -415,7 +421,7 @@ fn walls_around_a_process_do_not_matter() {
     ];
     for wall in walls {
         let mut victim = Stepped::start(Command::new(&wall[0]).args(&wall[1..]));
-        // unshare --fork waits for the program.
+        // unshare --fork waits for the program, so the program is a child.
         let children = format!("/proc/{0}/task/{0}/children", victim.pid());
         let child =
             std::fs::read_to_string(children).ok().and_then(|pids| pids.split_whitespace().next()?.parse().ok());
@@ -437,7 +443,8 @@ fn walls_around_a_process_do_not_matter() {
     assert_eq!(left.len(), 3, "nothing is left behind: {left:?}");
 }
 
-/// CPython's allocators are hooked under its lock, while other threads have it, and are its own again afterwards.
+/// CPython's allocators are hooked under the interpreter's lock, while other threads hold the lock,
+/// and are restored afterwards.
 #[test]
 fn an_untouched_interpreter_is_traced_by_line() {
     let script = victim::source("python/attached.py");
@@ -465,7 +472,8 @@ fn an_untouched_interpreter_is_traced_by_line() {
     }
 }
 
-/// The victim's own lines under another allocator: each block is counted once, whichever function made it.
+/// Under another allocator each block of the victim's own lines is counted once, whichever function
+/// made the block.
 #[test]
 fn other_allocators_are_hooked_where_they_are() {
     for library in PROVIDERS {
@@ -489,7 +497,8 @@ fn other_allocators_are_hooked_where_they_are() {
     }
 }
 
-/// Operators new and delete, which the C++ library passes on to malloc, and other allocators do not.
+/// The C++ library's operators new and delete call malloc. The operators of other allocators do
+/// not.
 #[test]
 fn operators_are_counted_once_under_every_allocator() {
     let program = victim::build("attached.cpp", &["-O1"]);

@@ -1,4 +1,5 @@
-//! A jemalloc under a prefix, inside of a library or of the program, which calls its functions directly.
+//! A jemalloc with prefixed names, linked into a library or the program, whose functions are called
+//! directly.
 
 use crate::support::stepped::{Stepped, detach};
 use crate::support::trace::{live_sizes, report_on};
@@ -6,7 +7,7 @@ use crate::support::{Outcome, Trace, skip, victim};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The functions that get a prefix.
+/// Functions of jemalloc with a prefix in the victims.
 const FUNCTIONS: [&str; 21] = [
     "malloc",
     "calloc",
@@ -31,10 +32,12 @@ const FUNCTIONS: [&str; 21] = [
     "malloc_conf",
 ];
 
-/// Debian's jemalloc has its variables in the static block of a thread, of which libraries that come late get little.
+/// Room for the variables of Debian's jemalloc in a thread's static block. Libraries loaded late
+/// get little of this block.
 const ROOM: (&str, &str) = ("GLIBC_TUNABLES", "glibc.rtld.optional_static_tls=16384");
 
-/// The jemalloc under the prefix `own_`, without C++ operators; none where none is installed.
+/// Builds jemalloc with the prefix `own_` and without C++ operators. Returns `None` if no jemalloc
+/// is installed.
 fn jemalloc(folder: &Path) -> Option<PathBuf> {
     let installed = Path::new("/usr/lib/x86_64-linux-gnu/libjemalloc_pic.a");
     if !installed.exists() {
@@ -50,7 +53,7 @@ fn jemalloc(folder: &Path) -> Option<PathBuf> {
     Some(own)
 }
 
-/// The victim, the library that it opens, and the same jemalloc inside of the program.
+/// The victim, the library opened by the victim, and a program with the same jemalloc linked in.
 struct Victims {
     opens: PathBuf,
     library: PathBuf,
@@ -64,7 +67,7 @@ fn victims(flags: &[&str]) -> Option<Victims> {
     let own = own.to_str().expect("UTF-8");
     let linked = [&["-O0", own, "-Wl,--exclude-libs,ALL", "-lm"], flags].concat();
     let built = |flags: &[&str], name: &str| {
-        // The archive lies elsewhere each time, so the victims are compiled anew.
+        // The archive's path differs each time, so the victims are compiled anew.
         let place = folder.path().join(name);
         std::fs::copy(victim::build("inner.c", flags), &place).expect("copied");
         place
@@ -115,13 +118,14 @@ fn a_programs_own_jemalloc_is_counted_like_malloc() {
     let Some(victims) = victims(&[]) else { return };
     let outcome = Trace::of(&victims.whole).run().expect_code(0);
     assert_counts(&outcome, "the program's");
-    // A library that the program needs, which has another.
+    // Here the jemalloc is in a library that the program is linked with.
     let path = victims.library.to_str().expect("UTF-8");
     let program = victim::build("inner.c", &["-O0", "-DNEEDED", "-Wl,--no-as-needed", path]);
     assert_counts(&Trace::of(program).run().expect_code(0), "a needed library's");
 }
 
-/// Stripped of all symbols but those for other objects, of which one has the control function.
+/// The stripped library keeps only exported symbols, without jemalloc's control function. Reports
+/// name the unseen jemalloc.
 #[test]
 fn a_stripped_library_is_named_unless_it_exports_the_control_function() {
     let Some(victims) = victims(&[]) else { return };
@@ -146,7 +150,7 @@ fn what_a_constructor_has_allocated_before_is_told() {
 #[test]
 fn samples_and_children_of_a_librarys_jemalloc_are_recorded() {
     let Some(victims) = victims(&[]) else { return };
-    // Each block is a sample of its own.
+    // With an interval of 1 byte each block is a sample.
     let sampled = victims.opens("open").option("--sample").option("1").run().expect_code(0);
     let said = sampled.printed();
     let live = |outcome: &Outcome| live_sizes(&outcome.snapshot()).values().sum::<u64>();
@@ -162,7 +166,7 @@ fn samples_and_children_of_a_librarys_jemalloc_are_recorded() {
     assert_eq!(child.total.count, 4 * once, "its four threads");
 }
 
-/// Blocks of a jemalloc that was there before are not known; the program goes on as before.
+/// Blocks of a jemalloc loaded before the attach are not known. The program goes on as before.
 #[test]
 fn an_attach_listens_to_what_is_loaded_later_only() {
     let Some(victims) = victims(&[]) else { return };
@@ -175,7 +179,7 @@ fn an_attach_listens_to_what_is_loaded_later_only() {
     assert!(!said.contains("NOT SEEN"), "{said}");
     let twice = report_on(&path, &in_victim(&["--at", "total"]));
     twice.assert_exact();
-    // The listener goes with the first call after the detach.
+    // The listener is removed by the first call after the detach.
     victim.steps("ww");
 
     let aggregator = victim.attach(&path, &[]);

@@ -1,4 +1,5 @@
-//! `aggregator run` is invisible: the command's streams, signals, environment and exit status are as without it.
+//! `aggregator run` is invisible: the command's streams, signals, environment and exit status do
+//! not change.
 
 use crate::support::trace::kill;
 use crate::support::{Running, Trace, has, programs, victim, wait_for};
@@ -74,7 +75,7 @@ fn a_snapshot_without_a_name_is_called_after_the_command() {
     assert!(pid.is_some_and(|pid| pid.parse::<u32>().is_ok()), "{name}");
 }
 
-/// Starts a shell that says when it is ready for a signal.
+/// Starts a shell and waits until the shell is ready for a signal.
 fn ready(script: &str) -> Running {
     let mut running = shell(script).spawn();
     let stdout = running.child.stdout.take().expect("piped");
@@ -98,7 +99,8 @@ fn signals_to_the_aggregator_reach_the_command() {
     }
 }
 
-/// `cat` of a file of /proc/self under tracing and without, from a parent that blocks and ignores signals.
+/// Runs `cat` on a file of /proc/self with and without tracing, from a parent that blocks and
+/// ignores signals.
 fn both_ways(file: &str) -> [String; 2] {
     let folder = tempfile::TempDir::new().expect("a folder");
     let mut traced = Command::new(&programs().aggregator);
@@ -107,7 +109,8 @@ fn both_ways(file: &str) -> [String; 2] {
     alone.arg(file);
     [traced, alone].map(|mut command| {
         let prepare = || {
-            // SAFETY: the set is initialised before it is used; both calls are async-signal-safe.
+            // SAFETY: `sigemptyset` initialises the set before use; all called functions are
+            // async-signal-safe.
             unsafe {
                 let mut set = std::mem::zeroed();
                 libc::sigemptyset(&mut set);

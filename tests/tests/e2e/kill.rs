@@ -1,5 +1,5 @@
-//! `kill -9` at a random instant: the snapshot is a state that the process passed through, and none before the last
-//! one that it published.
+//! `kill -9` at a random instant. The snapshot is a state of the process, not older than the last
+//! published state.
 
 use crate::support::trace::{kill, live_sizes};
 use crate::support::{Random, Trace, rounds, victim, wait_for};
@@ -11,7 +11,7 @@ use std::time::Duration;
 const SLOTS: usize = 16;
 const PROGRESS_BYTES: usize = 128;
 
-/// The victim's own generator: see `kill9.c`.
+/// The victim's random generator, as in `kill9.c`.
 fn mix(z: u64) -> u64 {
     let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -22,7 +22,7 @@ fn size_at(thread: u64, i: u64) -> u64 {
     4096 + mix(i.wrapping_mul(8).wrapping_add(thread)) % 8192 * 8 + thread
 }
 
-/// The sizes that `thread` holds after `n` operations.
+/// Sizes of the blocks held by `thread` after `n` operations.
 fn state_after(thread: u64, n: u64) -> BTreeMap<u64, u64> {
     let mut sizes = BTreeMap::new();
     for slot in 0..SLOTS as u64 {
@@ -33,8 +33,11 @@ fn state_after(thread: u64, n: u64) -> BTreeMap<u64, u64> {
     sizes
 }
 
-/// What is in one slot after `n` operations. Its last operation decides: the first one of all fills the slot, later
-/// ones with i % 3 == 0 find it full (the operation on it before had another remainder) and empty it.
+/// Block size in a slot after `n` operations. The last operation on the slot decides:
+///
+/// - The first operation of all fills the slot.
+/// - A later operation with i % 3 == 0 finds a full slot, because the operation before had another
+///   remainder, and empties the slot.
 fn slot_after(thread: u64, slot: u64, n: u64) -> Option<u64> {
     let slots = SLOTS as u64;
     let last = n.checked_sub(slot + 1)? / slots * slots + slot;
@@ -42,7 +45,7 @@ fn slot_after(thread: u64, slot: u64, n: u64) -> Option<u64> {
     (!emptied).then(|| size_at(thread, last))
 }
 
-/// (begun, ended) of each thread.
+/// Number of begun and of ended operations of each thread: (begun, ended).
 fn read_progress(file: &Path, threads: u64) -> Vec<(u64, u64)> {
     let bytes = std::fs::read(file).expect("the progress file");
     let word = |at: &[u8]| u64::from_le_bytes(at[..8].try_into().expect("eight bytes"));
@@ -50,7 +53,7 @@ fn read_progress(file: &Path, threads: u64) -> Vec<(u64, u64)> {
     (0..threads).zip(each).map(|(_, p)| p).collect()
 }
 
-/// One life of the victim; returns how many blocks were inside realloc at its end.
+/// Runs and kills the victim once. Returns how many blocks were inside realloc at the kill.
 fn one_kill(program: &Path, random: &mut Random) -> u64 {
     let threads = 4 + random.below(3);
     let trace = Trace::of(program);
@@ -90,11 +93,11 @@ fn a_killed_process_leaves_a_state_that_it_passed_through() {
     let mut random = Random(0x6865_6170);
     let kills = rounds("HEAPLINE_KILLS", 100);
     let in_realloc: u64 = (0..kills).map(|_| one_kill(&program, &mut random)).sum();
-    // Two of three operations reallocate, most of their time inside the copy.
+    // Two of three operations reallocate, and spend most of the time in the copy.
     assert!(in_realloc > 0, "of {kills} kills some fall inside of realloc");
 }
 
-/// The model of the victim above, against the victim's rule applied step by step.
+/// Compares the model of the victim with the victim's rule, applied step by step.
 #[test]
 fn the_model_of_the_victim_is_right() {
     let mut slots = [None; SLOTS];

@@ -1,4 +1,5 @@
-//! Files, lines and functions: allocations on known lines, with inlined helpers and the standard library's plumbing.
+//! Files, lines and functions of allocations on known lines, with inlined helpers and internals of
+//! the standard library.
 
 use crate::support::trace::report_on;
 use crate::support::victim::{self, line_of};
@@ -6,7 +7,7 @@ use crate::support::{Report, Trace};
 
 const LEVELS: [&str; 2] = ["-O0", "-O2"];
 
-/// (bytes, blocks) at the line of `source` that carries the marker `LINE name`.
+/// (bytes, blocks) at the line of `source` with the marker `LINE name`.
 fn at(report: &Report, source: &str, name: &str) -> (u64, u64) {
     report.at_line(source, line_of(source, &format!("// LINE {name}")))
 }
@@ -58,7 +59,8 @@ fn cumulative_lines_hold_what_they_called() {
 fn cxx_containers_are_charged_to_the_line_that_uses_them() {
     for level in LEVELS {
         let outcome = Trace::of(victim::build("lines.cpp", &[level])).run().expect_code(0);
-        // Some of a container's own functions are above the plumbing (vector::reserve): hence cumulative.
+        // Some functions of a container are above the skipped internals (vector::reserve), so the
+        // report is cumulative.
         let report = outcome.report(&["--by", "lineno", "--cumulative"]);
         let sizes = |marker: &str| at(&report, "lines.cpp", marker);
         assert_eq!(sizes("new_vector"), (24, 1), "{level}");
@@ -112,14 +114,15 @@ fn a_stripped_program_still_has_modules_and_offsets() {
     assert_eq!(depths(&report), depths(&symbolized), "unwinding needs no symbols");
 }
 
-/// Both files have the same build-id: what was found in the one without names must not stick to the other.
+/// Both files have the same build-id. The result for the stripped file must not be used for the
+/// other file.
 #[test]
 fn names_are_found_after_a_stripped_copy_was_reported_on() {
     let program = victim::build("lines.c", &["-O1"]);
     let stripped = Trace::of(victim::stripped(&program)).run().expect_code(0);
     let of_stripped = stripped.report(&["--by", "function"]);
     assert!(of_stripped.stats.iter().all(|s| s.key != "plain"), "{:?}", of_stripped.stats);
-    // In the same folder, hence with the same cache.
+    // The same folder means the same cache.
     let beside = stripped.snapshot_path().with_file_name("whole.snap.zst");
     std::fs::copy(Trace::of(&program).run().expect_code(0).snapshot_path(), &beside).expect("a copy");
     let report = report_on(&beside, &["--by", "function"]);

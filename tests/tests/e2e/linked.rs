@@ -1,10 +1,10 @@
-//! Attaching to programs of all linkers, each of which lays segments out in its own way.
+//! Attaching to programs of all linkers. Each linker lays out segments differently.
 
 use crate::support::stepped::Stepped;
 use crate::support::{has, victim};
 use std::process::Command;
 
-/// Attaches and detaches, and counts what the victim allocates in between.
+/// Attaches and detaches, and counts the victim's allocations in between.
 fn assert_traced(mut victim: Stepped, what: &str) {
     victim.assert_counted(what).assert_exact();
     assert_eq!(victim.finish(), 0, "{what}");
@@ -35,7 +35,7 @@ fn segments_may_lie_as_a_linker_likes() {
     }
 }
 
-/// Mappings that look like the beginning of an object, and are none.
+/// Data mappings may look like the beginning of a loaded object.
 #[test]
 fn a_program_may_map_files_of_objects_as_data() {
     for linker in ["bfd", "lld"] {
@@ -55,7 +55,7 @@ fn a_programs_file_may_be_gone_and_lie_above_its_libraries() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let copy = folder.path().join("copy");
     std::fs::copy(program, &copy).expect("copied");
-    // Without a limit for the stack the kernel puts libraries below the program.
+    // Without a limit of the stack the kernel puts libraries below the program.
     let mut shell = Command::new("sh");
     let victim = Stepped::start(shell.args(["-c", "ulimit -s unlimited; exec \"$0\""]).arg(&copy));
     std::fs::remove_file(copy).expect("removed");

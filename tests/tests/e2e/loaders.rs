@@ -1,5 +1,4 @@
-//! Programs and their loaders: those that are started through glibc's loader, those of another C
-//! library, and static launchers.
+//! Programs started through glibc's loader, programs of another C library, and static launchers.
 
 use crate::support::trace::{live_sizes, read_snapshot, report_on};
 use crate::support::victim::{self, line_of};
@@ -10,21 +9,21 @@ use std::process::Command;
 
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
-/// The libraries of the machine, for a loader that is to be told.
+/// Search path of the machine's libraries, for a loader with `--library-path`.
 const LIBRARIES: &str = "/nowhere:/lib/x86_64-linux-gnu:/lib64";
 
 fn lines() -> PathBuf {
     victim::build("lines.c", &["-O0"])
 }
 
-/// The snapshot has the allocation of `lines.c`, with its file and line.
+/// Checks that the snapshot has the allocation of `lines.c` with file and line.
 fn assert_names_lines(snapshot: &Path) {
     let report = report_on(snapshot, &[]);
     report.assert_exact();
     assert_eq!(report.at_line("lines.c", line_of("lines.c", "// LINE plain")), (1001, 1));
 }
 
-/// Snapshots of children whose program has this name.
+/// Snapshots of the children with this program name.
 fn children(outcome: &Outcome, name: &str) -> Vec<PathBuf> {
     let folder = outcome.directory().join("out");
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -52,7 +51,7 @@ fn a_script_and_a_child_that_go_through_the_loader_are_followed() {
     assert_names_lines(child);
 }
 
-/// A bundle: the loader has another name and another folder there.
+/// In a bundle the loader has another name and lies in another folder.
 #[test]
 fn a_loader_is_known_by_its_own_name() {
     let trace = Trace::of("/bin/sh");
@@ -90,8 +89,8 @@ fn what_the_loader_is_only_asked_shows_nothing_of_ours() {
     listed(Trace::of("ldd").arg(program));
 }
 
-/// The loader of an old glibc ends a program that preloads a library which asks for a version, or a
-/// symbol, that it lacks.
+/// The loader of an old glibc ends a program if a preloaded library needs a missing symbol or a
+/// missing version.
 #[test]
 fn the_collector_asks_for_nothing_that_an_old_c_library_lacks() {
     let folder = tempfile::TempDir::new().expect("a folder");
@@ -103,12 +102,11 @@ fn the_collector_asks_for_nothing_that_an_old_c_library_lacks() {
     let undefined = symbols.lines().filter(|line| line.contains(" GLOBAL ") && line.contains(" UND "));
     let mut names: Vec<&str> = undefined.filter_map(|line| line.split_whitespace().next_back()).collect();
     names.sort_unstable();
-    // glibc 2.17 has all of them, and musl.
+    // Both glibc 2.17 and musl have all of these symbols.
     assert_eq!(names, ["__errno_location", "clock_gettime", "dl_iterate_phdr", "environ", "getauxval"]);
 }
 
-/// As with a glibc before 2.34: without `dlsym` in libc, `_dl_find_object`, and others that came
-/// late.
+/// Simulates a glibc before 2.34: libc lacks `dlsym`, `_dl_find_object` and other late symbols.
 #[test]
 fn a_program_with_an_old_c_library_runs_and_knows_nothing_of_us() {
     let folder = tempfile::TempDir::new().expect("a folder");
@@ -131,7 +129,7 @@ fn a_program_with_an_old_c_library_runs_and_knows_nothing_of_us() {
 
 const MUSL_SAYS: &str = "break 1\nforked\nsystem\npopen\nexec\n";
 
-/// A program of musl; none where there is no compiler for it.
+/// Builds a program of musl. Returns `None` if no compiler for musl is installed.
 fn of_musl() -> Option<PathBuf> {
     if !has("musl-gcc") {
         return None;
@@ -152,7 +150,8 @@ fn a_program_of_musl_runs_as_alone() {
     assert_eq!(outcome.stdout(), MUSL_SAYS);
     let said = outcome.stderr();
     assert!(said.lines().count() == 2 && said.contains("NOTHING WAS RECORDED") && said.contains("musl"), "{said}");
-    // Through its own loader, as a shell's child, after exec, as a script's interpreter.
+    // Ways to start the program: as a shell's child, as a script's interpreter, after exec; below
+    // through musl's own loader.
     let script = program.with_file_name("script");
     std::fs::write(&script, format!("#!{path}\n")).expect("written");
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("our file");
@@ -168,7 +167,7 @@ fn a_program_of_musl_runs_as_alone() {
     }
 }
 
-/// What hands on all variables (a static launcher) gives them to programs of musl too.
+/// A static launcher passes all variables on, also to programs of musl.
 #[test]
 fn the_collector_is_passive_in_a_program_of_musl() {
     let Some(program) = of_musl() else { return };

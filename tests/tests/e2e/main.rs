@@ -1,8 +1,11 @@
-//! End-to-end tests: real programs and tiny victims, traced by the built programs, checked against numbers that are
-//! known beforehand or that an independent tool gives.
+//! End-to-end tests: the built programs trace real programs and tiny victims. The expected numbers
+//! are known beforehand or come from an independent tool.
 //!
-//! A test that needs a tool or a right that is not there says so and passes, but fails where `CI=true`. Randomised
-//! tests run a small number of rounds; `HEAPLINE_SEEDS`, `HEAPLINE_KILLS` and `HEAPLINE_EVENTS` ask for more.
+//! A test without a needed tool or right prints the reason and passes. With `CI=true` such a test
+//! fails.
+//!
+//! Randomised tests run a small number of rounds. More rounds: `HEAPLINE_SEEDS`, `HEAPLINE_KILLS`,
+//! `HEAPLINE_EVENTS`, `HEAPLINE_ATTACHES`, `HEAPLINE_FAULTS`, `HEAPLINE_RAINS`.
 
 mod support;
 

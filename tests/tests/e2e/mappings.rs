@@ -1,4 +1,5 @@
-//! What a program maps: ranges that are cut, mapped over, moved, reserved, against the victim's own account.
+//! Mapped ranges of a program (cut, mapped over, moved, reserved), compared with the victim's own
+//! account.
 
 use crate::support::report::{Domain, Report, Stat};
 use crate::support::trace::{ctl, ctl_ok, report_on, stats};
@@ -11,7 +12,7 @@ use std::process::Command;
 
 const PAGE: u64 = 4096;
 
-/// Sums of a domain; zeros where it was never seen.
+/// Sums of a domain. All sums are zero if the domain is missing.
 fn sums(domains: &[Domain], name: &str) -> Domain {
     domains.iter().find(|domain| domain.domain == name).cloned().unwrap_or_else(|| Domain {
         domain: name.to_owned(),
@@ -28,7 +29,8 @@ fn run(mode: &str, flags: &str) -> Outcome {
     Trace::of(victim::build("mappings.c", &[flags])).arg(mode).run().expect_code(0)
 }
 
-/// What the victim says of a domain, whose names begin with `prefix`, is what the report says.
+/// Checks that the report of a domain agrees with the victim's numbers. The names of the victim's
+/// numbers begin with `prefix`.
 fn assert_sums(report: &Report, domain: &str, said: &BTreeMap<String, u64>, prefix: &str) {
     let found = sums(&report.domains, domain);
     let said = |name: &str| said.get(&format!("{prefix}{name}")).copied().unwrap_or(0);
@@ -77,7 +79,8 @@ fn parts_keep_the_line_that_mapped_them() {
     }
 }
 
-/// A reservation belongs to who made it, and what of it may be used to who allowed that.
+/// A reservation belongs to the line that made the reservation. A usable part belongs to the line
+/// of the call allowing the use.
 #[test]
 fn reservations_are_apart() {
     let outcome = run("reserved", "-O0");
@@ -108,7 +111,7 @@ fn the_usual_view_and_the_blocks_are_as_they_were() {
     assert_eq!((peak.total.size, sums(&peak.domains, "mmap").peak), (10 * PAGE, 10 * PAGE));
 }
 
-/// A victim that does a step for each byte, and says lines of a name and a number.
+/// A victim that does a step for each byte of input and prints lines of a name and a number.
 struct Steps {
     running: Running,
     said: BTreeMap<String, u64>,
@@ -122,7 +125,7 @@ impl Steps {
         Steps { running, said: BTreeMap::new(), output }
     }
 
-    /// Reads on until it says `name`.
+    /// Reads lines until the victim prints `name`. Returns the number.
     fn wait(&mut self, name: &str) -> u64 {
         loop {
             if let Some(&value) = self.said.get(name) {
@@ -177,7 +180,8 @@ fn a_running_program_can_be_asked_for_its_ranges() {
     assert_eq!((steps.current("mmap"), steps.current("mmap:reserved")), ((0, 0, 0), (0, 0, 0)));
     steps.step();
     steps.wait("done");
-    // What is unmapped of forgotten ranges is untracked, and what is mapped over them is new.
+    // Unmapping parts of forgotten ranges is an untracked free. Mapping over forgotten ranges makes
+    // a new range.
     assert_eq!((steps.current("mmap"), steps.current("mmap:reserved")), ((5, 5, 1), (0, 0, 0)));
     assert_eq!(stats(pid).snapshot.untracked_frees, 1);
     assert_eq!(stats(pid).contradictions(), 0);
@@ -185,7 +189,7 @@ fn a_running_program_can_be_asked_for_its_ranges() {
     steps.running.finish().expect_code(0);
 }
 
-/// Whether `/proc/PID/maps` has the address.
+/// Whether `/proc/PID/maps` contains the address.
 fn is_mapped(pid: i32, address: u64) -> bool {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("a running process");
     let hex = |text: &str| u64::from_str_radix(text, 16).expect("an address");
@@ -201,7 +205,8 @@ fn assert_diff(steps: &Steps, before: &Path) {
     assert_eq!(changes, [(Some(-4096), Some(1))], "a page less, and a range more: the two around it");
 }
 
-/// The kernel hands a range to another thread as soon as it has it back, before the first one can say so.
+/// The kernel may give an unmapped range to another thread before the first thread can record the
+/// unmap.
 #[test]
 fn ranges_that_threads_take_over_from_each_other_are_never_mixed_up() {
     let program = victim::build("mapthreads.c", &["-O2"]);
@@ -235,7 +240,7 @@ fn another_providers_own_mappings_are_its_own_lines() {
     let own = outcome.report(&["--domain", "mmap", "--filter", "*/mappings.c"]);
     own.assert_exact();
     assert_eq!((own.total.size, own.total.count), (said["pages"] * PAGE, said["ranges"]));
-    // Where the program allocates, what backs its blocks is there too.
+    // With an allocating program the mappings behind the program's blocks are recorded too.
     let blocks =
         Trace::of(victim::build("sizes.c", &["-O1"])).arg("1000").env("LD_PRELOAD", library).run().expect_code(0);
     let report = blocks.report(&["--filter", "*/sizes.c"]);
@@ -245,7 +250,8 @@ fn another_providers_own_mappings_are_its_own_lines() {
     assert!(memory.current >= report.native().current, "{memory:?}");
 }
 
-/// A preloaded library may map memory before anything was looked up, and before libc has an environment.
+/// A preloaded library may map memory before any symbol was looked up and before libc has an
+/// environment.
 #[test]
 fn what_is_mapped_before_the_collectors_start_works_as_ever() {
     let early = victim::build("mappings.c", &["-O1", "-shared", "-fPIC", "-DEARLY"]);
@@ -258,7 +264,8 @@ fn what_is_mapped_before_the_collectors_start_works_as_ever() {
     assert_eq!(size, outcome.printed()["pages"] * PAGE);
 }
 
-/// Entries that pass on all six arguments have a frame of their own, which no traceback shows and no walk stumbles over.
+/// Entries that forward six arguments have a stack frame. No traceback shows this frame, and every
+/// walk gets past it.
 #[test]
 fn tracebacks_are_walked_as_by_gimli() {
     let trace = Trace::of(victim::build("mapthreads.c", &["-O2", "-fomit-frame-pointer"])).args(["2", "3000", "7"]);
@@ -275,7 +282,7 @@ fn tracebacks_are_walked_as_by_gimli() {
     }
 }
 
-/// What the interpreter maps for its objects is blamed on Python's line.
+/// Mappings of the interpreter for Python objects are blamed on Python's line.
 #[test]
 fn pythons_arenas_are_below_its_blocks() {
     if find_in_path("python3").is_none() {
@@ -283,7 +290,7 @@ fn pythons_arenas_are_below_its_blocks() {
     }
     let script = "keep = [object() for i in range(300000)]";
     let outcome = Trace::of("python3").args(["-c", script]).run().expect_code(0);
-    // At its end the interpreter gives most of it back.
+    // The interpreter returns most of the memory before exit.
     let report = outcome.report(&["--domain", "mmap", "--at", "peak"]);
     report.assert_exact();
     assert_eq!(report.view, "mmap");
@@ -291,7 +298,7 @@ fn pythons_arenas_are_below_its_blocks() {
     assert!(of_line >= 300_000 * 16, "{of_line} bytes on the line");
 }
 
-/// Nothing but ranges was recorded: the reason why there are no blocks is said all the same.
+/// If only ranges were recorded, the report still says why there are no blocks.
 #[test]
 fn a_program_with_its_own_malloc_is_still_said_to_have_no_records() {
     let program = victim::build("mappings.c", &["-O0"]);

@@ -1,4 +1,5 @@
-//! Libraries that come and go: a block outlives the library that asked for it, and its line must still be found.
+//! Loading and unloading of libraries: a block outlives the allocating library, and the block's
+//! line must still be found.
 
 use crate::support::trace::live_sizes;
 use crate::support::victim::{self, line_of};

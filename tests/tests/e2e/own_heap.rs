@@ -1,4 +1,4 @@
-//! Programs with an allocator of their own inside, which they call without a table in between.
+//! Programs that contain an allocator and call the allocator directly, without a table of pointers.
 
 use crate::support::stepped::{Stepped, attach_command, detach};
 use crate::support::trace::{report_on, stats};
@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// At -O2 the compiler knows what its own malloc does to registers, and counts on it.
+/// Compiler flags. From -O2 on the compiler relies on knowing which registers the program's own
+/// malloc changes.
 const COMPILED: [&[&str]; 5] = [
     &["-O0"],
     &["-O2"],
@@ -69,7 +70,8 @@ fn its_threads_run_on_through_many_attaches() {
             detach(aggregator);
             let report = report_on(&snapshot, &[]);
             report.assert_exact();
-            // On a machine with too much to do not all threads stop in time: then the calls stay as they are.
+            // On an overloaded machine not all threads stop in time. In this case the calls stay as
+            // they are.
             seen += u32::from(report.native().allocs > 0);
         }
         assert!(seen > 0, "{flags:?}");
@@ -78,7 +80,8 @@ fn its_threads_run_on_through_many_attaches() {
     }
 }
 
-/// What a thread had in a session is not given to others while it may wake up and use it.
+/// The slot of a thread in a session is not given to others while the thread may wake up and use
+/// the slot.
 #[test]
 fn a_thread_that_sleeps_through_a_session_meets_nobody_in_the_next() {
     let mut victim = victim_built(COMPILED[1], "8");
@@ -98,7 +101,7 @@ fn a_thread_that_sleeps_through_a_session_meets_nobody_in_the_next() {
     assert_eq!(victim.finish(), 0);
 }
 
-/// All threads are stopped when it dies, and some calls lead to the collector.
+/// The aggregator dies while all threads are stopped and some calls lead to the collector.
 #[test]
 fn it_survives_the_aggregators_death_while_its_calls_are_changed() {
     let mut deaths = 0;
@@ -108,7 +111,8 @@ fn it_survives_the_aggregators_death_while_its_calls_are_changed() {
         let snapshot = victim.snapshot_path("a.snap.zst");
         let mut dying = attach_command(victim.pid(), &snapshot);
         dying.env("HEAPLINE_DIE_AT", "frozen").args(["--duration", "0.05"]).stderr(Stdio::null());
-        // On a machine with too much to do not all threads stop in time: then it does not come that far.
+        // On an overloaded machine not all threads stop in time, so the aggregator does not reach
+        // the step `frozen`.
         deaths += u32::from(!dying.status().expect("it runs").success());
         victim.steps("emcrtsf");
         let aggregator = victim.attach(&snapshot, &[]);
@@ -122,7 +126,7 @@ fn it_survives_the_aggregators_death_while_its_calls_are_changed() {
     assert!(deaths > 0);
 }
 
-/// Allocators as one links them in.
+/// Usual ways to link an allocator into a program.
 #[test]
 fn a_linked_in_provider_is_seen() {
     for library in ["libjemalloc.a", "libtcmalloc_minimal.a"] {

@@ -1,4 +1,4 @@
-//! Snapshots and reports that go into a pipe: whoever should read it may not come, or stop reading.
+//! Snapshots and reports written into a pipe whose reader does not come or stops reading.
 
 use crate::support::trace::kill;
 use crate::support::{Outcome, Trace, programs, stdout_of, wait_for};
@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// More than a pipe holds, so that whoever writes it waits for the reader.
+/// Number of blocks whose snapshot is larger than a pipe, so the writer waits for the reader.
 const LARGE: &str = "20000";
 
 fn pipe(folder: &Path) -> PathBuf {
@@ -17,7 +17,7 @@ fn pipe(folder: &Path) -> PathBuf {
     pipe
 }
 
-/// A reader that does not read.
+/// Opens the pipe for reading without reading.
 fn silent_reader(pipe: &Path) -> File {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(pipe).expect("a reader waits for nobody")
 }
@@ -32,8 +32,8 @@ fn pid(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a pid")
 }
 
-/// Sends signals until the process ends: one that comes while the command runs is the command's,
-/// which is deaf.
+/// Sends signals until the process ends. Signals during the command's run go to the command, which
+/// ignores signals.
 fn end_by(signal: i32, mut child: Child) -> String {
     wait_for("the end", || {
         kill(pid(&child), signal);
@@ -45,12 +45,12 @@ fn end_by(signal: i32, mut child: Child) -> String {
     String::from_utf8(output.stderr).expect("UTF-8")
 }
 
-/// Waits until the command has run: it is gone by then, or about to go.
+/// Waits until the command has done its work: the command has ended or is about to end.
 fn await_end_of_command(folder: &Path) {
     wait_for("the command", || std::fs::remove_file(folder.join("ran")).ok());
 }
 
-/// A command that ignores signals, and says that it has run.
+/// A shell script: ignores signals and creates the file `ran`.
 fn deaf(folder: &Path) -> String {
     format!("trap '' INT TERM HUP; : > {}", folder.join("ran").display())
 }
@@ -127,7 +127,7 @@ fn a_snapshot_of_a_running_process_is_given_up_with_whoever_wanted_it() {
     ctl.kill().expect("ours");
     ctl.wait().expect("it was killed");
     wait_for("the pipe to be let go", || (!has_pipe()?).then_some(()));
-    // The end of its input ends the shell's read.
+    // The end of standard input ends the shell's `read`.
     running.finish();
 }
 

@@ -1,11 +1,11 @@
-//! Other allocators below the hooks: the same victims, the same numbers.
+//! Other allocators below the hooks give the same numbers for the same victims.
 
 use crate::support::{Outcome, Trace, skip, victim};
 use std::path::PathBuf;
 
 pub const PROVIDERS: [&str; 3] = ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2"];
 
-/// Where the loader finds `library`.
+/// Path of `library` in the loader's usual folders.
 pub fn installed(library: &str) -> Option<PathBuf> {
     let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
     let found = folders.iter().map(|f| PathBuf::from(f).join(library)).find(|p| p.exists());
@@ -15,7 +15,8 @@ pub fn installed(library: &str) -> Option<PathBuf> {
     found
 }
 
-/// What `counts.c` itself allocated: a provider, or a library that it needs, may allocate at its own start.
+/// Compares the allocations of `counts.c` alone, because a provider or a needed library may
+/// allocate at start.
 fn assert_counts(outcome: &Outcome, what: &str) {
     let said = outcome.printed();
     let live = outcome.report(&["--filter", "*/counts.c"]);
@@ -45,7 +46,7 @@ fn a_linked_provider_is_counted_like_the_c_librarys() {
     }
 }
 
-/// tcmalloc and mimalloc have an operator new of their own that does not end in malloc.
+/// tcmalloc and mimalloc have an operator new that does not call malloc.
 #[test]
 fn a_providers_own_operators_are_counted_once() {
     let lines = |library: Option<&PathBuf>| {

@@ -1,4 +1,4 @@
-//! CPython: its own allocators, its lines, for every version that is installed.
+//! CPython's allocators and lines, for every installed version.
 
 use crate::support::python::{Python, pythons};
 use crate::support::report::{Domain, Frame, Stat};
@@ -41,7 +41,7 @@ fn blocks_are_blamed_on_lines_and_functions() {
         assert_eq!(report.view, "python", "the default in a CPython process");
         assert_exact(&report);
         assert_eq!(outcome.stdout(), "done\n");
-        // Thirty buffers of 1000 to 1009 bytes, each with a byte more, and their objects of 56.
+        // Thirty buffers of 1000 to 1009 bytes plus 1 byte each, and thirty objects of 56 bytes.
         let (size, count) = at(&report, line("# line: init"));
         assert!(count >= 60 && size >= 3 * (10 * 1001 + 45) + 30 * 56, "{size} bytes in {count} blocks");
         assert!(size < 3 * (10 * 1001 + 45) + 30 * 56 + 4096, "{size} bytes: lists and frames are small");
@@ -96,7 +96,7 @@ fn an_address_that_gets_another_code_object_never_names_the_old_one() {
         for i in 0..3000 {
             let (size, count) = report.at_line(&format!("generated_{i}.py"), 2);
             let buffer = 5000 + i + 1;
-            // Besides the buffer a few small objects, made anew or in blocks of earlier ones.
+            // The line also has a few small objects, new or in reused blocks.
             assert!(count >= 1 && (buffer..buffer + 300).contains(&size), "{i}: {size} bytes in {count} blocks");
         }
     });
@@ -121,7 +121,8 @@ fn a_forked_child_runs_on_and_its_parent_is_traced() {
     in_each("python/fork.py", |_, outcome| {
         let report = outcome.report(&[]);
         assert_exact(&report);
-        // With the table of the module's names, which grows there in some versions.
+        // The size includes the table of the module's names, which grows at this line in some
+        // versions.
         let (size, _) = report.at_line("fork.py", line("# line: before"));
         assert!((200_001 + 56..200_001 + 1000).contains(&size), "{size}");
         let (size, _) = report.at_line("fork.py", line("# line: after"));
@@ -181,7 +182,7 @@ fn five_thousand_frames_are_counted_and_the_newest_are_told() {
     }
 }
 
-/// tracemalloc's blocks by traceback, from the same program in the same state.
+/// Compares Heapline with tracemalloc by traceback, for the same program in the same state.
 #[test]
 fn totals_equal_tracemallocs() {
     let environment = |stock: &str, nframe: u32| {

@@ -1,10 +1,11 @@
-//! CPython that comes late or twice: brought in by `dlopen`, ended and begun again, unloaded.
+//! CPython that arrives late or twice: loaded with `dlopen`, finalised and initialised again,
+//! unloaded.
 
 use crate::support::python::libraries;
 use crate::support::victim::build;
 use crate::support::{Outcome, Trace};
 
-/// Three thousand objects of 1033 bytes, and the list that keeps them.
+/// Checks for three thousand objects of 1033 bytes and the list of these objects.
 fn assert_seen(outcome: &Outcome, what: &str) {
     let report = outcome.report(&["--domain", "python"]);
     report.assert_exact();

@@ -1,4 +1,4 @@
-//! What CPython tells of its own allocators: traced as untraced.
+//! CPython's own answers about CPython's allocators are equal with and without tracing.
 
 use crate::support::python::{Python, pythons};
 use crate::support::trace::{ctl, ctl_ok};
@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-/// What PYTHONMALLOC may be.
+/// Valid values of PYTHONMALLOC.
 fn allocators(python: &Python) -> Vec<&'static str> {
     let common = ["", "malloc", "debug", "pymalloc_debug", "malloc_debug"];
     common.into_iter().chain((python.minor >= 13).then_some("mimalloc")).collect()
@@ -43,7 +43,7 @@ fn pymalloc_prints_its_statistics_as_often_as_untraced() {
         let outcome = trace.run();
         assert!(theirs > 1, "3.{}: for arenas, and at the end", python.minor);
         assert_eq!(reports(outcome.stderr().as_bytes()), theirs, "3.{}", python.minor);
-        // Python 3.12.1 ends by SIGSEGV there, which the launcher tells as a shell does.
+        // Python 3.12.1 ends with SIGSEGV here. The launcher reports a signal as a shell does.
         let theirs = untraced.status.code().or(untraced.status.signal().map(|signal| 128 + signal));
         assert_eq!(outcome.status().code(), theirs, "3.{}", python.minor);
         outcome.report(&[]).assert_exact();
@@ -70,7 +70,8 @@ fn an_extension_may_wrap_the_allocators_and_put_them_back() {
     }
 }
 
-/// An interpreter that prints its view for each line that it reads, and wraps its allocators in between if it is told to.
+/// An interpreter that answers each line of input with the view of the allocators. The lines "wrap"
+/// and "unwrap" wrap and unwrap the allocators first.
 const ASKED: &str = "import sys\n\
     sys.path[:0] = sys.argv[1:]\n\
     import view, wrapper\n\
@@ -79,7 +80,7 @@ const ASKED: &str = "import sys\n\
         line.strip() == 'unwrap' and wrapper.unwrap()\n    \
         print(view.view(), flush=True)\n";
 
-/// What is done to it, one after the other.
+/// Actions on the interpreter, in this order.
 const STEPS: &str = "attach view wrap unwrap detach view \
     wrap attach view detach view unwrap \
     attach wrap detach view attach view unwrap view detach view \

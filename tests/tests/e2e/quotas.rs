@@ -1,5 +1,5 @@
-//! What a program is limited in: address space and descriptors are the program's during a trace, and nothing of ours stays
-//! after the detach.
+//! Limited resources of a program. During a trace the program keeps the use of all address space
+//! and descriptors. After the detach nothing of Heapline stays.
 
 use crate::support::stepped::{Stepped, detach};
 use crate::support::trace::report_on;
@@ -10,7 +10,7 @@ fn start(what: &str, left: &str) -> Stepped {
     Stepped::start(Command::new(victim::build("quota.c", &["-O0"])).args([what, left]))
 }
 
-/// What the program gets before, during and after a trace.
+/// Answers of the program before, during and after a trace.
 fn gets(what: &str, left: &str) -> [String; 3] {
     let mut victim = start(what, left);
     let before = victim.line(b'.');
@@ -41,7 +41,7 @@ fn closed_standard_streams_stay_closed() {
     assert_eq!(gets("streams", "0"), ["-1 -1"; 3]);
 }
 
-/// Descriptors, mappings, address space and memory in use, in KiB, of a process.
+/// Descriptors, mappings, address space in KiB and memory in use in KiB of a process.
 fn taken(pid: i32) -> [u64; 4] {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("it lives");
     let status = read("status");
@@ -54,7 +54,7 @@ fn taken(pid: i32) -> [u64; 4] {
     [descriptors, mappings, kilobytes("VmSize"), kilobytes("VmRSS")]
 }
 
-/// The first attach brings the code in, which stays. From then on an attach and a detach leave nothing.
+/// The first attach loads code, and the code stays. Further attaches and detaches leave nothing.
 #[test]
 fn a_storm_of_attaches_leaves_nothing_behind() {
     for (what, left) in [("none", "0"), ("threads", "20")] {
@@ -81,7 +81,8 @@ fn a_storm_of_attaches_leaves_nothing_behind() {
     }
 }
 
-/// A limit that is set for a program of a traced shell: the program has an arena of its own size.
+/// A limit set by a traced shell applies to the program: the program has a separate arena of
+/// suitable size.
 #[test]
 fn a_program_behind_ulimit_gets_what_it_gets_alone() {
     let program = victim::build("takes.c", &["-O0"]);
@@ -100,7 +101,8 @@ fn a_program_behind_ulimit_gets_what_it_gets_alone() {
     }
 }
 
-/// The memory that a borrowed thread works in goes with the thread's way back, which needs nobody's help.
+/// A borrowed thread's work area is unmapped on the thread's way back, without help from an
+/// aggregator.
 #[test]
 fn killed_attaches_leave_no_memory_behind_each() {
     for step in ["ready", "written", "loaded", "called"] {
@@ -111,7 +113,7 @@ fn killed_attaches_leave_no_memory_behind_each() {
             let output = command.env("HEAPLINE_DIE_AT", step).output().expect("it runs");
             assert!(!output.status.success(), "{step}: the tracer was killed");
             let pid = victim.pid();
-            // The thread waits for a fifth of a second for whoever wants more of it.
+            // The thread waits a fifth of a second for further requests.
             wait_for("the thread's way back", || {
                 let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
                 let is_area = |line: &str| line.contains("r-xp 00000000 00:00 0") && !line.ends_with(']');
@@ -121,7 +123,7 @@ fn killed_attaches_leave_no_memory_behind_each() {
         };
         let first = kill();
         let last = [(); 3].map(|()| kill())[2];
-        // What the next attach finds of an unfinished one it takes away, or takes over.
+        // An attach removes or takes over the remains of an unfinished attach.
         assert_eq!(last[..3], first[..3], "{step}");
         victim.line(b'.');
         assert_eq!(victim.finish(), 7);

@@ -1,4 +1,5 @@
-//! Samples instead of everything, on real programs: exact counters, estimates that hold the truth, and no free of a sample lost.
+//! Sampling on real programs: counters are exact, intervals of estimates contain the truth, and no
+//! free of a sample is lost.
 
 use crate::support::python::pythons;
 use crate::support::stepped::{Stepped, detach};
@@ -18,7 +19,7 @@ fn traced(mode: &str, interval: &str, seed: u64) -> Outcome {
         .expect_code(0)
 }
 
-/// A report that may have estimates.
+/// Returns a report as JSON, possibly with estimates.
 pub fn json(outcome: &Outcome, options: &[&str]) -> Value {
     let mut report = Command::new(&programs().report);
     report.arg(outcome.snapshot_path()).args(["--format", "json", "--limit", "0"]).args(options);
@@ -30,7 +31,7 @@ fn native(report: &Value) -> &Value {
     domains.iter().find(|row| row["domain"] == "native").expect("native")
 }
 
-/// Whether a row's interval holds this many bytes and blocks.
+/// Whether the intervals of a row contain this number of bytes and blocks.
 fn holds(row: &Value, size: u64, count: u64) -> bool {
     let within = |name: &str, n: u64| {
         let [from, to] = [0, 1].map(|i| row[name][i].as_u64().expect("an interval"));
@@ -50,7 +51,7 @@ fn calls_are_counted_exactly_and_estimates_hold_the_truth() {
         assert_eq!(report["snapshot"]["sample_interval"], 64 << 10);
         assert_eq!(report["snapshot"]["contradictions"], 0);
         let domain = native(&report);
-        // The loader and the C library have a few of their own.
+        // The loader and the C library allocate a few blocks as well.
         for (name, figure) in [("allocs", "allocs"), ("bytes", "allocated_bytes"), ("frees", "frees")] {
             let (said, counted) = (said[name], domain[figure].as_u64().expect("a number"));
             assert!((said..said + 20_000.min(said / 100)).contains(&counted), "{name}: {counted}, and it said {said}");
@@ -61,11 +62,11 @@ fn calls_are_counted_exactly_and_estimates_hold_the_truth() {
             let row = rows.iter().find(|row| row["traceback"][0]["lineno"] == number).expect("a row");
             held += u32::from(holds(row, size * count, count));
         }
-        // A mebibyte is a sample for certain.
+        // A block of a mebibyte is certainly a sample.
         let number = line_of("sampled.c", "// LINE large");
         let row = rows.iter().find(|row| row["traceback"][0]["lineno"] == number).expect("a row");
         assert_eq!((row["size"].as_u64(), row["count"].as_u64()), (Some(10 << 20), Some(10)));
-        // What several threads did is there for each.
+        // Each thread has a row, and the rows add up.
         let threads: u64 = report["threads"]
             .as_array()
             .expect("threads")
@@ -98,7 +99,7 @@ fn a_forked_child_knows_its_parents_samples() {
         let snapshot = read_snapshot(&file);
         assert_eq!(snapshot.meta.contradictions.len(), 0, "{:?}", snapshot.meta.contradictions);
         let left: u64 = snapshot.live.iter().map(|row| row.count).sum();
-        // What was allocated before main, or by the C library.
+        // The remaining samples are from before main or from the C library.
         assert!(left < 3, "{}: {left} samples were not freed", file.display());
         assert!(!snapshot.sampled.is_empty());
     }
@@ -122,7 +123,7 @@ fn where_no_sample_was_met_nothing_is_an_estimate() {
     assert!(text.contains("Total allocated size: ~0 B (0 B to "), "{text}");
     let json: Value = serde_json::from_str(&report(&["--format", "json"])).expect("JSON");
     let domain = native(&json);
-    // No more than was allocated, which is counted.
+    // The upper end is the counted number of allocated bytes.
     assert_eq!(domain["current_interval"], serde_json::json!([0, domain["allocated_bytes"]]));
     assert_eq!(json["total"]["size_interval"], domain["current_interval"]);
     assert!(report(&["--format", "csv"]).starts_with("# No sample was met: "));
@@ -167,7 +168,7 @@ fn the_distance_can_be_changed_while_it_goes_on() {
     victim.steps("e");
     detach(aggregator);
     assert!(!ctl(victim.pid(), &["set", "sample=0"]).status.success());
-    // Another session of the same process, and the other way round.
+    // A later session of the same process is exact, and refuses to sample.
     let aggregator = victim.attach(&snapshot, &[]);
     assert_eq!(stats(victim.pid()).snapshot.mode, "exact");
     let refused = ctl(victim.pid(), &["set", "sample=64K"]);

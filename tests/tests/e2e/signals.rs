@@ -1,19 +1,21 @@
-//! Signal handlers that allocate, at a rate at which they interrupt every instruction of the hooks sooner or later.
+//! Signal handlers that allocate, at such a rate that every instruction of the hooks is interrupted
+//! sooner or later.
 //!
-//! glibc's malloc may not be called from a handler that interrupted it, so the victim runs on a provider that may:
-//! what is tested are the hooks above it.
+//! glibc's malloc must not be called from a handler that interrupted malloc. The victim uses an
+//! allocator without this restriction, because the hooks are under test.
 
 use crate::support::trace::live_sizes;
 use crate::support::{Outcome, Trace, victim};
 
-/// Runs `signals.c` on `bump.c`; the user's own LD_PRELOAD names the provider.
+/// Runs `signals.c` with the allocator `bump.c`, preloaded by the user's own LD_PRELOAD.
 fn run(mode: &str) -> Outcome {
     let provider = victim::build("bump.c", &["-O2", "-shared", "-fPIC"]);
     let program = victim::build("signals.c", &["-O1"]);
     Trace::of(&program).args([mode, "1500"]).env("LD_PRELOAD", provider).run().expect_code(0)
 }
 
-/// Events that were made are recorded, or counted as lost; then the numbers are exact but for those.
+/// Checks that every event was recorded or counted as lost, and that the numbers are otherwise
+/// exact.
 fn assert_complete(mode: &str) {
     let outcome = run(mode);
     let said = outcome.printed();
@@ -25,8 +27,8 @@ fn assert_complete(mode: &str) {
     let native = report.native();
     assert_eq!(native.allocs + native.frees + lost, made, "{mode}: {:?}", report.snapshot.lost);
     assert!(report.snapshot.lost.keys().all(|cause| cause == "reentrant"), "{mode}: {:?}", report.snapshot.lost);
-    // A handler's records go to a side ring while it interrupts a hook. Few are lost: those that interrupt it while
-    // it takes the side ring.
+    // While a handler interrupts a hook, the handler's records go to a side ring. Few records are
+    // lost: records of a handler that interrupts a handler while the side ring is being taken.
     assert!(lost * 20 < said["handler_allocs"] + said["handler_frees"], "{mode}: {lost} events are lost");
     assert!(native.blocks <= lost, "{mode}: all was freed, {} blocks are left", native.blocks);
 }
@@ -53,12 +55,12 @@ fn a_handler_that_jumps_out_of_a_hook_leaves_it_usable() {
     let outside = said["handler_allocs"] + said["handler_frees"] + 2 * 1000;
     let (least, most) = (said["ended"] + outside, said["begun"] + outside);
     assert!((least..=most).contains(&recorded), "{recorded} events, not {least} to {most}");
-    // An operation that a jump cut off may have happened (an alloc whose block nobody received) or not.
+    // An operation cut off by a jump may have happened (a block that nobody received) or not.
     assert!(native.blocks <= said["begun"] - said["ended"], "{} blocks are left", native.blocks);
 }
 
-/// A handler on an alternate stack, a coroutine and a thread with hardly any stack left run as alone, and what they allocate has
-/// its traceback.
+/// Handlers on an alternate stack, coroutines and threads with hardly any stack left run as without
+/// tracing. Their allocations have tracebacks.
 #[test]
 fn stacks_without_room_for_a_walk_are_left_alone() {
     let program = victim::build("narrow.c", &["-O1"]);
@@ -77,7 +79,7 @@ fn stacks_without_room_for_a_walk_are_left_alone() {
         let line = victim::line_of("narrow.c", "/* work */");
         assert_eq!(report.at_line("narrow.c", line), (5000 * events, events), "{way}");
         report.assert_exact();
-        // Each block is a sample of its own.
+        // With an interval of 1 byte each block is a sample.
         let sampled = Trace::of(&program).arg(way).option("--sample").option("1").run().expect_code(0);
         assert_eq!(sampled.stdout(), outcome.stdout(), "{way}: sampled");
         assert_eq!(live_sizes(&sampled.snapshot())[&5000], events, "{way}: sampled");

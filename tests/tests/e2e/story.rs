@@ -1,11 +1,12 @@
-//! The story that tracemalloc's documentation tells about peaks: a big temporary, reset-peak, a small one.
+//! The example of peaks from tracemalloc's documentation: a big temporary block, reset-peak, a
+//! small block.
 
 use crate::support::trace::{ctl, ctl_ok, report_on, stats};
 use crate::support::victim::{self, line_of};
 use crate::support::{Running, Trace};
 use std::io::{Read, Write};
 
-/// A victim that takes one step per byte, and says when it is ready for the next.
+/// A victim that takes a step per byte of input and answers when ready for the next step.
 struct Stepper(Running);
 
 impl Stepper {
@@ -98,7 +99,8 @@ fn lookup_tells_who_allocated_a_block() {
     let pid = victim.0.target_pid();
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the victim's mappings");
     let heap = maps.lines().find(|l| l.ends_with("[heap]")).expect("it has a heap").split('-').next().expect("a range");
-    // The first block of a fresh glibc heap: behind the thread cache's own 0x290 bytes and a chunk head.
+    // The first block of a fresh glibc heap lies behind the thread cache's 0x290 bytes and a chunk
+    // head.
     let address = u64::from_str_radix(heap, 16).expect("hexadecimal") + 0x290 + 0x10;
     let found = ctl_ok(pid, &["lookup", &format!("0x{address:x}")]);
     assert!(found.contains("1000"), "its size: {found}");

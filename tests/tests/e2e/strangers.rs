@@ -1,4 +1,4 @@
-//! Programs and users that mean harm: docs/security.md.
+//! Malicious programs and users, as described in docs/security.md.
 
 use crate::support::trace::ctl;
 use crate::support::{Trace, is_root, programs, victim, wait_for};
@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// What a person sees: lines, and no command to the terminal.
+/// Checks that output for a person contains lines and no command to the terminal.
 fn assert_harmless(output: &Output, what: &str) {
     for stream in [&output.stdout, &output.stderr] {
         let text = String::from_utf8(stream.clone()).expect("text");
@@ -57,7 +57,7 @@ fn a_snapshot_is_its_owners_alone() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// Whoever can write to /tmp can make a folder of any name there, and listen in it.
+/// Any user with write access to /tmp can make a folder of any name and listen in the folder.
 #[test]
 fn a_folder_that_somebody_else_has_made_is_not_believed() {
     const USER: u32 = 54_321;
@@ -69,7 +69,7 @@ fn a_folder_that_somebody_else_has_made_is_not_believed() {
     let copy = folder.path().join("aggregator");
     std::fs::copy(&programs().aggregator, &copy).expect("a copy");
     let squatted = Path::new("/tmp").join(format!("heapline-{USER}"));
-    // Left by a run that was killed.
+    // A killed earlier run may have left the folder.
     std::fs::remove_dir_all(&squatted).ok();
     std::fs::create_dir(&squatted).expect("nobody has that number");
     chown(&squatted, Some(USER + 1), None).expect("given away");
@@ -82,7 +82,7 @@ fn a_folder_that_somebody_else_has_made_is_not_believed() {
     let asked = as_user(&["ctl", "1", "stats"]);
     let stderr = String::from_utf8_lossy(&asked.stderr);
     assert!(!asked.status.success() && stderr.contains("not to be trusted"), "{stderr}");
-    // Nor does it decide whether a program can be traced and asked about: another folder is taken.
+    // The foreign folder does not prevent tracing and requests: the aggregator uses another folder.
     let script = format!("{} ctl $$ stats", copy.display());
     let ran = as_user(&["run", "-o", "/dev/null", "--", "/bin/sh", "-c", &script]);
     let (stdout, stderr) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
@@ -93,7 +93,8 @@ fn a_folder_that_somebody_else_has_made_is_not_believed() {
     std::fs::remove_dir_all(&squatted).expect("removed");
 }
 
-/// A user id that a user namespace does not map is, outside, the one of somebody else.
+/// A user id without a mapping in a user namespace is, outside of the namespace, the id of another
+/// user.
 #[test]
 fn a_run_in_a_user_namespace_without_a_map_leaves_nothing_in_the_way() {
     let mut unshare = Command::new("unshare");

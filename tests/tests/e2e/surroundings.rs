@@ -1,9 +1,10 @@
-//! Programs that make life hard for whoever lives inside them: closed descriptors, jails, limits, locked memory.
+//! Programs that restrict their own process: closed descriptors, jails, limits, locked memory.
 
 use crate::support::trace::live_sizes;
 use crate::support::{Outcome, Trace, is_root, victim};
 
-/// The blocks of `size` bytes that live are those that the victim says are left, and nothing was lost.
+/// Checks that nothing was lost and that the number of live blocks of `size` bytes is the victim's
+/// number.
 fn assert_left(outcome: &Outcome, size: u64) {
     outcome.report(&[]).assert_exact();
     assert_eq!(live_sizes(&outcome.snapshot()).get(&size), Some(&outcome.printed()["left"]));
@@ -35,7 +36,8 @@ fn limited(kind: &str) -> Outcome {
 fn a_limit_on_the_address_space_is_met_as_without_us() {
     let outcome = limited("as");
     let left = outcome.printed()["left"];
-    // 4 MiB of blocks that take 112 bytes: the collector needs some of it, but far less than half.
+    // 4 MiB hold about 37,000 blocks of 112 bytes. The collector takes far less than half of the
+    // space.
     assert!((20_000..100_000).contains(&left), "{left} blocks before the limit");
     assert_left(&outcome, 91);
 }

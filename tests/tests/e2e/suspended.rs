@@ -1,4 +1,4 @@
-//! Whatever suspends an aggregator while it attaches, the target goes on: nobody holds its threads for long.
+//! A suspended aggregator does not hold the target's threads for long: the target goes on.
 
 use crate::support::stepped::{STEPS, Stepped, attach_command};
 use crate::support::trace::{ctl, kill, report_on};
@@ -35,7 +35,8 @@ fn id(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a pid")
 }
 
-/// The process that traces is stopped, and so cannot let go by itself: it is given up, which is said in a line.
+/// A stopped tracer process cannot release the threads by itself. The aggregator gives the tracer
+/// up and prints a line about it.
 #[test]
 fn a_tracer_that_is_stopped_is_given_up() {
     for step in STEPS {
@@ -50,7 +51,7 @@ fn a_tracer_that_is_stopped_is_given_up() {
     }
 }
 
-/// All threads are stopped, to change direct calls, when the tracer is.
+/// The tracer is stopped while all threads are stopped in order to change direct calls.
 #[test]
 fn all_threads_of_a_process_are_let_go_too() {
     let program = victim::build("ownheap.c", &["-O2", "-fPIE", "-pie"]);
@@ -59,14 +60,16 @@ fn all_threads_of_a_process_are_let_go_too() {
     let mut command = attach_command(victim.pid(), &victim.snapshot_path("a.snap.zst"));
     let output = command.env("HEAPLINE_STOP_AT", "frozen").args(["--duration", "0.05"]).output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
-    // On a machine with too much to do not all threads stop in time: then it does not come that far.
+    // On an overloaded machine not all threads stop in time, so the tracer does not reach the step
+    // `frozen`.
     assert!(output.status.success() || said.contains("was suspended"), "{said}");
     await_freedom(victim.pid(), "frozen");
     victim.steps("emcrtsf");
     assert_eq!(victim.finish(), 0);
 }
 
-/// The aggregator itself is stopped: the injection is done meanwhile, and the session begins when it goes on.
+/// Stops the aggregator itself. The injection completes meanwhile, and the session begins when the
+/// aggregator goes on.
 #[test]
 fn an_aggregator_that_is_stopped_holds_nobody() {
     for step in STEPS {
@@ -84,7 +87,7 @@ fn an_aggregator_that_is_stopped_holds_nobody() {
         });
         victim.steps("mMf");
         kill(id(&aggregator), libc::SIGINT);
-        // The steps of the detach are the same ones.
+        // The detach has the same steps.
         let status = wait_for("the end", || {
             kill(id(&aggregator), libc::SIGCONT);
             aggregator.try_wait().expect("ours")
@@ -97,7 +100,7 @@ fn an_aggregator_that_is_stopped_holds_nobody() {
     }
 }
 
-/// And when it is killed, its tracer dies with it.
+/// A killed aggregator takes the tracer along.
 #[test]
 fn a_tracer_does_not_outlive_its_aggregator() {
     for step in STEPS {
@@ -110,7 +113,7 @@ fn a_tracer_does_not_outlive_its_aggregator() {
     }
 }
 
-/// As Ctrl-Z stops all processes of a job, at whatever moment it comes.
+/// Ctrl-Z stops all processes of a job, at any moment.
 #[test]
 fn a_stop_of_the_whole_job_holds_nobody() {
     let mut random = Random(11);

@@ -1,10 +1,11 @@
-//! Who defines `malloc`: the preload, which exports hooks and nothing else; and none of our programs.
+//! Definitions of `malloc`: the preload exports hooks and nothing else, and no program of Heapline
+//! defines `malloc`.
 
 use crate::support::{has, programs, stdout_of};
 use std::path::Path;
 use std::process::Command;
 
-/// What the preload may export.
+/// Exports allowed in the preload.
 const HOOKS: [&str; 44] = [
     "malloc",
     "calloc",
@@ -37,13 +38,13 @@ const HOOKS: [&str; 44] = [
     "execvp",
     "execvpe",
     "fexecve",
-    // What makes children.
+    // Functions that make children.
     "fork",
     "popen",
     "posix_spawn",
     "posix_spawnp",
     "system",
-    // What changes the ground that the collector stands on.
+    // Functions that change the collector's surroundings.
     "dlclose",
     "dlmopen",
     "dlopen",
@@ -52,18 +53,18 @@ const HOOKS: [&str; 44] = [
     "mlockall",
     "prctl",
     "sigaltstack",
-    // By which a collector that the program carries in itself finds this one.
+    // A collector built into the program finds the preloaded collector by this symbol.
     "heapline_preloaded",
 ];
 
-/// What an aggregator calls and changes in a process that runs already.
+/// Functions and variables used by an aggregator in a running process.
 const OWN: [&str; 6] =
     ["heapline_attach", "heapline_detach", "heapline_hooks", "heapline_origin", "heapline_release", "heapline_stubs"];
-/// How many of them are malloc's family, and behind them mmap's.
+/// Number of malloc functions at the beginning of `HOOKS`. The mmap functions come next.
 const ALLOCATORS: usize = 13;
 const MAPPINGS: usize = 8;
 
-/// Names of the functions and variables that a file defines, without version.
+/// Names of the functions and variables defined by a file, without version.
 fn defined(file: &Path, dynamic: bool) -> Vec<String> {
     let mut nm = Command::new("nm");
     nm.args(["--defined-only", "--format=posix"]).args(dynamic.then_some("--dynamic")).arg(file);
@@ -72,7 +73,7 @@ fn defined(file: &Path, dynamic: bool) -> Vec<String> {
     text.lines().map(name).collect()
 }
 
-/// operator new, new[], delete and delete[] in all their forms.
+/// Whether the name is an operator new, new[], delete or delete[] in any form.
 fn is_operator(name: &str) -> bool {
     ["_Znw", "_Zna", "_Zdl", "_Zda"].iter().any(|prefix| name.starts_with(prefix))
 }
@@ -102,7 +103,7 @@ fn the_preload_exports_hooks_and_nothing_else() {
     stdout_of(Command::new(&programs().aggregator).args(["collector", "-o"]).arg(&preload));
     let exported = defined(&preload, true);
     for direct in &exported {
-        // A hook's entry for direct calls.
+        // The entry of a hook for direct calls.
         let name = direct.strip_prefix("heapline_direct_").unwrap_or(direct);
         let is_known = HOOKS.contains(&name) || OWN.contains(&name);
         // The C++ library's own operators stay in front of malloc.

@@ -1,12 +1,12 @@
-//! Threads that exchange blocks: the order of events on one address across threads, many threads over time, and many
-//! at once.
+//! Threads that exchange blocks. The tests cover the order of events on an address across threads,
+//! many threads over time, and many threads at once.
 
 use crate::support::trace::live_sizes;
 use crate::support::{Outcome, Trace, rounds, victim};
 
 const SIZES: [u64; 4] = [17, 33, 49, 65];
 
-/// Checks that what is live, and what was ever made, is what the victim says.
+/// Checks that live blocks and blocks ever made agree with the victim's numbers.
 fn assert_exact(outcome: &Outcome, what: &str) {
     let report = outcome.report(&["--by", "size"]);
     report.assert_exact();
@@ -25,7 +25,8 @@ fn assert_exact(outcome: &Outcome, what: &str) {
 fn blocks_handed_between_threads_are_never_mixed_up() {
     let seeds = rounds("HEAPLINE_SEEDS", 100);
     let program = victim::build("threads.c", &["-O2"]);
-    // Two processes for each number of threads: a fresh arena now and then, yet little time for starting.
+    // A few processes, each with a different number of threads: a fresh arena now and then, yet
+    // little time for starting.
     for (part, threads) in [2, 4, 8, 3].into_iter().enumerate() {
         let each = seeds.div_ceil(4);
         let first = part as u64 * each;
@@ -35,7 +36,8 @@ fn blocks_handed_between_threads_are_never_mixed_up() {
     }
 }
 
-/// Some threads are always behind the others by the scheduler's turn: what the others write must not be more than waits.
+/// The scheduler always leaves some threads behind. The other threads must not write more records
+/// than can wait for the slow threads.
 #[test]
 fn more_threads_than_cores_that_do_nothing_but_allocate_wait_for_each_other() {
     let (threads, ops) = (64, 600_000);
@@ -53,7 +55,8 @@ fn resolvers_on_other_cores_find_the_same() {
     assert_exact(&trace.run().expect_code(0), "three resolvers");
 }
 
-/// The free's stamp must wait for the load that received the block: see `handover.c`.
+/// The free's stamp must be taken after the load that received the block, as described in
+/// `handover.c`.
 #[test]
 fn a_block_freed_the_instant_it_is_handed_over_was_allocated_before() {
     let handed_over = 2_000_000;
@@ -65,7 +68,8 @@ fn a_block_freed_the_instant_it_is_handed_over_was_allocated_before() {
     assert_eq!(live_sizes(&outcome.snapshot()).get(&49), None);
 }
 
-/// A thread that is alone with its events does not read the clock; the other's first event must end that: see `turns.c`.
+/// A thread alone with its events does not read the clock. The first event of another thread must
+/// end this state, as described in `turns.c`.
 #[test]
 fn threads_by_turns_alone_and_together_are_never_mixed_up() {
     let turns = rounds("HEAPLINE_SEEDS", 100);
@@ -87,7 +91,7 @@ fn a_tiny_pool_makes_threads_wait_and_loses_nothing() {
     assert!(report.own.target_bytes < 8 << 20, "{} bytes in the target", report.own.target_bytes);
 }
 
-/// Bytes; small enough that a few thousand threads have used all of it.
+/// Bytes of the pool: so small that a few thousand threads have used all segments.
 const POOL: u64 = 4 << 20;
 
 #[test]

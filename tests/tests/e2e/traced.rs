@@ -1,4 +1,4 @@
-//! Programs that carry the collector in themselves, around their allocator: `heapline_collector::Traced`.
+//! Programs with a built-in collector around their allocator: `heapline_collector::Traced`.
 
 use crate::sampling::json;
 use crate::support::report::Report;
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
-/// In which ways the victim is built: each as flags for the compiler.
+/// Compiler flags of a dynamically linked victim. The constants below are the other builds of the
+/// victim.
 const DYNAMIC: &[&str] = &["-O"];
 const STATIC: &[&str] = &["-O", "-Ctarget-feature=+crt-static"];
 const STATIC_IN_PLACE: &[&str] = &["-O", "-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Cpanic=abort"];
@@ -23,7 +24,7 @@ fn build(flags: &[&str]) -> PathBuf {
     victim::build_rust("traced.rs", flags)
 }
 
-/// The last of what the victim has counted.
+/// The victim's last printed counts.
 fn counted(stdout: &str) -> BTreeMap<String, u64> {
     printed(stdout.as_bytes())
 }
@@ -65,7 +66,7 @@ fn every_stack_ends_at_the_root_and_is_what_a_fresh_walk_finds() {
         let trace = Trace::of(build(flags)).env("HEAPLINE_VERIFY", "1").input("mixed 2\nline 10\n");
         let outcome = trace.run().expect_code(7);
         let snapshot = outcome.snapshot();
-        // One without any frame stands for what is not known, in every snapshot.
+        // Every snapshot has a truncated stack without frames, which stands for an unknown stack.
         let truncated = snapshot.stacks.iter().filter(|stack| stack.truncated && stack.total_nframe > 0).count();
         let notes = snapshot.meta.notes.join("\n");
         assert!(truncated == 0 && notes.contains(" 0 of them differed"), "{flags:?}: {truncated} truncated; {notes}");
@@ -77,7 +78,8 @@ fn every_stack_ends_at_the_root_and_is_what_a_fresh_walk_finds() {
     }
 }
 
-/// With a loader there is also a preloaded collector, which sees malloc: what passes through both counts once.
+/// With a loader there is also a preloaded collector, which sees malloc. A block passing through
+/// both collectors counts once.
 #[test]
 fn beside_a_preloaded_collector_nothing_counts_twice() {
     let line = line_of("traced.rs", "// LINE alloc");
@@ -86,7 +88,7 @@ fn beside_a_preloaded_collector_nothing_counts_twice() {
         let report = outcome.report(&["--at", "total"]);
         report.assert_exact();
         assert_eq!(report.at_line("traced.rs", line), (2 * 5000 * 333, 10_000), "{flags:?}");
-        // One sample a byte: each block is one.
+        // With an interval of 1 byte each block is a sample.
         let trace = Trace::of(build(flags)).input("line 5000\nmixed 2\nline 5000\n").option("--sample").option("1");
         let outcome = trace.run().expect_code(7);
         let report = json(&outcome, &["--at", "total", "--filter", &format!("*/traced.rs:{line}")]);
@@ -95,7 +97,7 @@ fn beside_a_preloaded_collector_nothing_counts_twice() {
     }
 }
 
-/// The victim with nobody listening, as it runs in production.
+/// The victim without an aggregator, as in production.
 struct Idle {
     folder: TempDir,
     child: Child,
@@ -124,7 +126,7 @@ impl Idle {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// Takes a step; what the victim has counted since its start.
+    /// Takes a step. Returns the victim's counts since the start.
     fn step(&mut self, step: &str) -> BTreeMap<String, u64> {
         writeln!(self.child.stdin.as_mut().expect("piped"), "{step}").expect("it listens");
         let mut said = String::new();
@@ -174,7 +176,8 @@ fn a_running_program_can_be_attached_to_again_and_again() {
     }
 }
 
-/// An idle preload beside it: who records is decided when somebody listens.
+/// With an idle preloaded collector beside the built-in collector, the recording collector is
+/// chosen at the attach.
 #[test]
 fn beside_an_idle_preloaded_collector_nothing_counts_twice() {
     let line = line_of("traced.rs", "// LINE alloc");
@@ -193,7 +196,8 @@ fn beside_an_idle_preloaded_collector_nothing_counts_twice() {
     }
 }
 
-/// A panic in the collector must not reach the program's own handling of panics, which prints and may abort.
+/// A panic in the collector must not reach the program's own panic handling, which prints and may
+/// abort.
 #[test]
 fn a_fault_of_the_collector_ends_tracing_and_nothing_else() {
     for flags in [STATIC, STATIC_IN_PLACE, STATIC_UNOPTIMISED, OWN] {
@@ -209,7 +213,7 @@ fn a_fault_of_the_collector_ends_tracing_and_nothing_else() {
                 let (own, theirs) = text.lines().partition(|line| line.starts_with("heapline"));
                 [theirs, own]
             };
-            // Its own panic, and the note how to see more of it.
+            // Other lines are the program's own panic and Rust's note about backtraces.
             assert!(theirs.iter().all(|line| !line.contains("HEAPLINE_FAULT")), "{what}: {theirs:?}");
             assert!(own.iter().any(|line| line.contains("the collector failed")), "{what}: {own:?}");
             assert_eq!(outcome.report(&[]).snapshot.end, "stalled", "{what}");
@@ -225,7 +229,7 @@ fn the_program_and_its_children_see_nothing_of_it() {
     assert_eq!(disabled.report(&[]).native().allocs, 0);
 }
 
-/// Without the note that says so, a static program is refused as ever.
+/// Without the note in the executable a static program is refused as usual.
 #[test]
 fn the_note_outlives_strip() {
     let stripped = victim::stripped(&build(STATIC));

@@ -1,4 +1,5 @@
-//! `import tracemalloc` in a traced CPython: served by Heapline, and by nothing else to be told from CPython's own.
+//! `import tracemalloc` in a traced CPython. Heapline answers, and the answers do not differ from
+//! CPython's own.
 
 use crate::support::python::{Python, pythons};
 use crate::support::trace::{ctl, ctl_ok, kill, stats};
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Command;
 
-/// Those that have CPython's own tests beside them.
+/// Interpreters with CPython's own tests installed.
 fn tested_pythons() -> Vec<Python> {
     let is_tested = |python: &Python| {
         let find = "import importlib.util as u, sys; sys.exit(u.find_spec('test.test_tracemalloc') is None)";
@@ -29,7 +30,7 @@ fn cpythons_own_tests_pass() {
         let running = trace.spawn();
         let pid = running.target_pid();
         let mut queries = 0;
-        // The last answer before its end.
+        // Keeps the last answer before the end of the process.
         while let Ok(stats) = serde_json::from_slice(&ctl(pid, &["stats", "--format", "json"]).stdout) {
             let stats: crate::support::report::Stats = stats;
             queries = stats.own.tracemalloc_queries;
@@ -61,7 +62,7 @@ fn it_is_the_aggregator_that_serves() {
         let made = format!("gone.py\", line {}, in <module>", line_of("python/gone.py", "bytearray(100_000)"));
         assert!(lookup.contains(" (python), ") && lookup.contains(&made), "{lookup}");
         kill(running.aggregator_pid(), libc::SIGKILL);
-        // Waiting closes what is left of the pipes.
+        // `wait` would close standard input, so standard input is taken first.
         let mut input = running.child.stdin.take().expect("piped");
         running.child.wait().expect("killed");
         input.write_all(b"\n").expect("the program reads on");
@@ -73,7 +74,7 @@ fn it_is_the_aggregator_that_serves() {
     }
 }
 
-/// Sums of each traceback: (lines, the most recent first; depth) to (bytes, blocks).
+/// Sums of each traceback: (lines with the most recent first; depth) to (bytes, blocks).
 type Sums = BTreeMap<(Vec<(String, u64)>, u64), (u64, u64)>;
 
 fn traced(printed: &str) -> ((u64, u64), Sums) {
@@ -93,13 +94,15 @@ fn every_traceback_and_both_sums_equal_cpythons_own() {
     let objects = source("python/objects.py").display().to_string();
     for python in pythons() {
         let mut works = vec![objects.as_str()];
-        // Later interpreters keep a few texts more or less from one run to the next, by their addresses.
+        // Later interpreters keep a few strings more or less from run to run, depending on
+        // addresses.
         if python.minor == 9 && tested_pythons().iter().any(|tested| tested.program == python.program) {
             works.extend(["test.test_json.test_decode", "test.test_ast"]);
         }
         for (work, nframe) in works.iter().flat_map(|work| [(work, "1"), (work, "25")]) {
             let script = source("python/differential.py");
-            // One run of the interpreter in forty keeps some bytes more than the others, most often on a busy machine.
+            // About 1 of 40 runs of the interpreter keeps some bytes more, most often on a busy
+            // machine.
             let differences = (0..3).map_while(|_| {
                 let mut stock = Command::new(&python.program);
                 stock.arg(&script).args([work, nframe]).env("PYTHONHASHSEED", "0");
@@ -116,7 +119,7 @@ fn every_traceback_and_both_sums_equal_cpythons_own() {
     }
 }
 
-/// What differs, ours first.
+/// Differences of two results, Heapline's first.
 fn difference(ours: &((u64, u64), Sums), theirs: &((u64, u64), Sums)) -> Option<String> {
     let keys: BTreeSet<_> = ours.1.keys().chain(theirs.1.keys()).collect();
     let rows = keys.into_iter().filter(|&key| ours.1.get(key) != theirs.1.get(key));
@@ -133,7 +136,8 @@ fn the_documentations_examples_run_as_they_are_written() {
         let mut command = Command::new(&programs().aggregator);
         command.args(["run", "-o"]).arg(folder.path().join("s.snap")).arg("--").arg(&python.program);
         let ours = run(command.arg(source("python/examples.py")));
-        // The sums and the biggest lines to the byte; what else the interpreter keeps follows its addresses.
+        // The sums and the biggest lines are equal to the byte. Other memory kept by the
+        // interpreter depends on addresses.
         let told = |text: &str| -> Vec<String> {
             let is_told = |line: &&str| line.contains("_size=") || line.contains("examples.py");
             text.lines().filter(is_told).map(str::to_owned).collect()
@@ -184,7 +188,8 @@ fn the_command_line_and_the_environment_begin_it() {
     }
 }
 
-/// CPython begins behind its first modules and codecs, whose blocks are none of the program's.
+/// CPython's tracemalloc starts after the first modules and codecs. Their blocks are not the
+/// program's.
 #[test]
 fn it_begins_where_cpythons_own_begins() {
     let script = "import tracemalloc\n\
@@ -197,7 +202,8 @@ fn it_begins_where_cpythons_own_begins() {
         let theirs = numbers(&String::from_utf8(trace.untraced().stdout).expect("text"));
         let ours = numbers(&trace.run().expect_code(0).stdout());
         assert_eq!(ours.len(), 3);
-        // What an interpreter keeps by addresses differs a little from run to run.
+        // Memory kept by an interpreter depends on addresses, so the numbers differ a little from
+        // run to run.
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert!(ours.abs_diff(*theirs) * 200 <= *theirs, "3.{}: {ours} and {theirs}", python.minor);
         }
@@ -232,7 +238,7 @@ fn an_extension_modules_leak_is_blamed_on_the_python_line() {
         let frames = |rows: &[(&str, u64)]| rows.iter().map(|&(f, l)| (f.to_owned(), l)).collect::<Vec<_>>();
         assert_eq!(traceback(50, &[])[1..], frames(&[("leaky.py", leak), ("leaky.c", in_c)]));
         let through = traceback(5, &[]);
-        // The module, through_c, C, the lambda, serve, C.
+        // The frames are: the module, through_c, C, the lambda, serve, C.
         let calls = frames(&[("leaky.py", call), ("leaky.py", call), ("leaky.py", leak), ("leaky.c", in_c)]);
         let without_c: Vec<_> =
             through[1..].iter().filter(|(file, line)| file != "leaky.c" || *line == in_c).cloned().collect();

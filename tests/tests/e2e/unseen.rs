@@ -1,4 +1,5 @@
-//! What is not seen is named: an allocator under a prefix in a library, and where most memory is.
+//! Reports name unseen memory: an allocator with a prefix in a library, and the place of most
+//! memory.
 
 use crate::support::stepped::{Stepped, detach};
 use crate::support::trace::{ctl_ok, read_snapshot};
@@ -55,7 +56,7 @@ fn an_allocator_in_a_library_is_named_wherever_exact_is_said() {
     assert!(page.contains("exact, but for what is not seen") && page.contains("NOT SEEN: "), "{page}");
 }
 
-/// Its code is on no recorded stack: only the process's map has it.
+/// The library's code is on no recorded stack. Only the process's map shows the library.
 #[test]
 fn a_library_that_never_calls_malloc_is_found_among_the_mappings() {
     let victim = Stepped::start(Command::new(program()).arg(library()));

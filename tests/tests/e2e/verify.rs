@@ -1,9 +1,10 @@
-//! Incremental unwinding against gimli's full walk, event by event (`HEAPLINE_VERIFY=1` in the target).
+//! Compares incremental unwinding with gimli's full walk, event by event (`HEAPLINE_VERIFY=1` in
+//! the target).
 
 use crate::support::{Trace, has, rounds, victim};
 use std::path::Path;
 
-/// Stacks compared, and those that differed, as the snapshot's notes say.
+/// Number of compared stacks and of different stacks, from the snapshot's notes.
 fn compared(trace: Trace) -> (u64, u64) {
     let outcome = trace.env("HEAPLINE_VERIFY", "1").run().expect_code(0);
     outcome.report(&[]).assert_exact();
@@ -58,7 +59,7 @@ fn a_real_program_is_walked_as_by_gimli() {
     assert_eq!(different, 0, "of {all}");
 }
 
-/// The collector's table of stacks is bounded; what no longer fits it costs records, not exactness.
+/// The collector's table of stacks is bounded. Stacks beyond the bound cost records, not exactness.
 #[test]
 fn more_stacks_than_a_thread_remembers_are_all_told_apart() {
     let distinct = 600_000;
@@ -68,7 +69,7 @@ fn more_stacks_than_a_thread_remembers_are_all_told_apart() {
     report.assert_exact();
     assert_eq!(report.total.count, distinct);
     let snapshot = outcome.snapshot();
-    // One row of totals a stack; the rest is libc's.
+    // Each stack has a row of totals. The other rows are libc's.
     let of_one_block = snapshot.totals.iter().filter(|row| (row.total_count, row.total_size) == (1, 24)).count() as u64;
     assert_eq!(of_one_block, distinct, "stacks that allocated once");
     let notes = snapshot.meta.notes;

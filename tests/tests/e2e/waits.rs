@@ -1,4 +1,4 @@
-//! Attaching to programs that do nothing but wait, in as many ways as there are.
+//! Attaching to waiting programs, for every known way to wait.
 
 use crate::support::stepped::{Stepped, attach_command, ended};
 use crate::support::trace::report_on;
@@ -12,8 +12,8 @@ fn sleeps(pid: i32) -> bool {
     tasks.map(stat).all(|stat| stat.contains(") S "))
 }
 
-/// No thread of the victim does anything else: the wait itself must be a point where a library can be loaded. It goes on
-/// waiting, and ends as it would have.
+/// No thread of the victim does anything else, so the wait itself must be a point where a library
+/// can be loaded. The victim goes on waiting and ends as usual.
 #[test]
 fn a_process_that_waits_is_attached_to_whatever_it_waits_for() {
     let program = victim::build("waits.c", &["-O1"]);
@@ -36,7 +36,8 @@ fn a_process_that_waits_is_attached_to_whatever_it_waits_for() {
     assert!(refused.is_empty(), "{}", refused.concat());
 }
 
-/// A thread that is never at a safe point is looked at for as long as is wanted, and that is said.
+/// For a thread that is never at a safe point, `--wait` says how long to look for a safe point. The
+/// refusal says so.
 #[test]
 fn how_long_is_looked_for_a_safe_point_can_be_said() {
     let program = victim::build("waits.c", &["-O1"]);
@@ -59,7 +60,8 @@ fn how_long_is_looked_for_a_safe_point_can_be_said() {
     assert_eq!(victim.finish(), 0);
 }
 
-/// `--wait` is for those that have to be borrowed from: whoever was started with the collector is attached to at once.
+/// `--wait` applies to processes whose thread must be borrowed. A process started with the
+/// collector is attached to at once.
 #[test]
 fn a_wait_is_no_delay() {
     let program = victim::build("waits.c", &["-O1"]);

@@ -1,4 +1,5 @@
-//! What every end-to-end test needs: the built programs, compiled victims, traced runs, parsed reports.
+//! Support for every end-to-end test: the built programs, compiled victims, traced runs, parsed
+//! reports.
 
 pub mod programs;
 pub mod python;
@@ -16,21 +17,22 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything. A machine under load is slow; a test that hangs must end all the same.
+/// Longest wait for anything. A machine under load is slow, and a hanging test must end all the
+/// same.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Whether this is a CI run, where a test that cannot run is a failure.
+/// Whether this is a CI run. In CI a test that cannot run is a failure.
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|v| v == "true")
 }
 
-/// Says why a test does not run here. Panics in CI, where everything must.
+/// Prints why a test does not run. Panics in CI, where every test must run.
 pub fn skip(why: &str) {
     assert!(!is_ci(), "cannot be skipped in CI: {why}");
     eprintln!("skipped: {why}");
 }
 
-/// Whether `program` is installed; says so when not.
+/// Whether `program` is installed. Skips the test with a message if not.
 pub fn has(program: &str) -> bool {
     let found = find_in_path(program).is_some();
     if !found {
@@ -44,7 +46,7 @@ pub fn find_in_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|p| p.is_file())
 }
 
-/// Whether the tests run as root, which some of them need.
+/// Whether the tests run as root. Skips the test with a message if not.
 pub fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions.
     let root = unsafe { libc::geteuid() } == 0;
@@ -54,7 +56,7 @@ pub fn is_root() -> bool {
     root
 }
 
-/// Calls `probe` until it gives a value. Panics after [`PATIENCE`].
+/// Calls `probe` until a value is returned. Panics after [`PATIENCE`].
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -66,7 +68,7 @@ pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// How many seeds, kills and the like a randomised test runs: the variable's value, or `default`.
+/// Number of rounds of a randomised test (seeds, kills): the variable's value, or `default`.
 pub fn rounds(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
         Ok(value) => value.parse().unwrap_or_else(|_| panic!("{variable} is no number: {value}")),
@@ -74,7 +76,7 @@ pub fn rounds(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command and returns the standard output. Panics if the command fails.
 pub fn stdout_of(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! The programs under test, built once by the cargo that runs the tests.
+//! The programs under test, built by the cargo that runs the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,11 +15,12 @@ pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Builds the programs (release: what users run), or takes them from `HEAPLINE_BIN_DIR`.
+/// Builds the programs in release mode, as users run them, or takes them from `HEAPLINE_BIN_DIR`.
 ///
-/// A test of one crate cannot ask cargo for another crate's programs (`CARGO_BIN_EXE_*` knows its own only), so the
-/// tests run cargo again and read from its messages where the programs are. Cargo's own lock makes processes take
-/// turns; a second run finds everything fresh.
+/// A test of a crate cannot ask cargo for another crate's programs, because `CARGO_BIN_EXE_*` knows
+/// only programs of the same crate. So the tests run cargo again and read the programs' paths from
+/// cargo's messages. Cargo's lock makes processes take turns, and a second run finds everything up
+/// to date.
 pub fn programs() -> &'static Programs {
     static PROGRAMS: OnceLock<Programs> = OnceLock::new();
     PROGRAMS.get_or_init(|| match std::env::var_os("HEAPLINE_BIN_DIR") {
@@ -31,7 +32,8 @@ pub fn programs() -> &'static Programs {
     })
 }
 
-/// The library of the collector, for programs that carry it (`heapline_collector::Traced`).
+/// The library of the collector, for programs with a built-in collector
+/// (`heapline_collector::Traced`).
 pub fn collector_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -56,7 +58,7 @@ fn build() -> Programs {
     Programs { aggregator: find("aggregator"), report: find("report") }
 }
 
-/// What cargo says of each thing that it has built, or found built.
+/// Cargo's messages about each built or up-to-date artifact.
 fn cargo_build(what: &[&str]) -> Vec<serde_json::Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

@@ -1,4 +1,4 @@
-//! The interpreters that are installed.
+//! The installed Python interpreters.
 
 use super::victim::source;
 use super::{find_in_path, skip, stdout_of};
@@ -8,17 +8,18 @@ use std::process::{Command, Stdio};
 
 pub struct Python {
     pub program: PathBuf,
-    /// The 11 of 3.11.
+    /// Minor version: 11 for Python 3.11.
     pub minor: u32,
 }
 
 impl Python {
-    /// What the interpreter says to a question in Python.
+    /// Runs Python code in the interpreter and returns the printed text.
     fn says(&self, question: &str) -> String {
         stdout_of(Command::new(&self.program).args(["-c", question])).trim().to_owned()
     }
 
-    /// Its library, with the folder that the library finds its modules in; none where it is a part of the program.
+    /// Path of the shared library, and the folder where the library finds Python modules. `None` if
+    /// the interpreter has no shared library.
     pub fn library(&self) -> Option<(PathBuf, PathBuf)> {
         let names = "import sys, sysconfig as s; print(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME'))";
         let said = self.says(names);
@@ -28,7 +29,8 @@ impl Python {
         (name.contains(".so") && library.exists()).then_some((library, home))
     }
 
-    /// Compiles an extension module of `tests/victims/python` into a folder. False where its headers are not there.
+    /// Compiles an extension module of `tests/victims/python` into a folder. Returns false if the
+    /// interpreter's headers are missing.
     pub fn build_module(&self, name: &str, folder: &Path) -> bool {
         let include = self.says("import sysconfig; print(sysconfig.get_paths()['include'])");
         let flags = ["-g", "-O2", "-shared", "-fPIC", "-I", &include, "-o"];
@@ -38,7 +40,7 @@ impl Python {
     }
 }
 
-/// Those with a library of their own, which other programs bring in.
+/// Interpreters with a shared library that other programs can load.
 pub fn libraries() -> Vec<(Python, PathBuf, PathBuf)> {
     let found = pythons().into_iter().filter_map(|python| {
         let (library, home) = python.library()?;
@@ -51,7 +53,7 @@ pub fn libraries() -> Vec<(Python, PathBuf, PathBuf)> {
     found
 }
 
-/// Debian's interpreter, and those of 3.9 to 3.13 that pyenv has or the PATH names.
+/// Debian's interpreter, and interpreters 3.9 to 3.13 of pyenv or the PATH.
 pub fn pythons() -> Vec<Python> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let root = std::env::var_os("PYENV_ROOT").map_or_else(|| home.join(".pyenv"), PathBuf::from);
@@ -61,7 +63,7 @@ pub fn pythons() -> Vec<Python> {
     programs.extend((9..=13).filter_map(|minor| find_in_path(&format!("python3.{minor}"))));
     let mut pythons: BTreeMap<(u32, PathBuf), Python> = BTreeMap::new();
     for program in programs {
-        // A shim of a version that is not chosen fails.
+        // A pyenv shim fails if the shim's version is not selected.
         let asked =
             Command::new(&program).args(["-c", "import sys; print(sys.version_info[1], sys.executable)"]).output();
         let Ok(output) = asked else { continue };

@@ -1,4 +1,5 @@
-//! `report --format json`, parsed. The fields are product.md's contract, and nothing else is accepted.
+//! Parsed output of `report --format json`. The fields are the contract in product.md, and no other
+//! fields are accepted.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ pub struct Report {
     pub stats: Vec<Stat>,
 }
 
-/// `report --tree --format json`: a report with the processes that it is about.
+/// A report of several processes: `report --tree --format json`.
 #[derive(Debug, Deserialize)]
 pub struct TreeReport {
     pub processes: Vec<Process>,
@@ -51,7 +52,7 @@ impl TreeReport {
     }
 }
 
-/// `ctl PID stats --format json`: the first parts of a report, without an end.
+/// Output of `ctl PID stats --format json`: the first parts of a report, without an end.
 #[derive(Debug, Deserialize)]
 pub struct Stats {
     pub snapshot: LiveSnapshot,
@@ -92,7 +93,7 @@ pub struct LiveSnapshot {
 pub struct Own {
     pub target_bytes: u64,
     pub aggregator_bytes: u64,
-    /// Of `ctl stats` only.
+    /// Only in the output of `ctl stats`.
     #[serde(default)]
     pub tracemalloc_queries: u64,
 }
@@ -143,14 +144,14 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The file's name without its folder.
+    /// The file's name without the folder.
     pub fn file(&self) -> &str {
         self.filename.rsplit('/').next().unwrap_or_default()
     }
 }
 
 impl Stat {
-    /// The frame that asked for the memory.
+    /// The frame of the allocating call.
     pub fn most_recent(&self) -> &Frame {
         self.traceback.last().expect("a statistic of frames has one")
     }
@@ -165,13 +166,13 @@ impl Report {
         native(&self.domains)
     }
 
-    /// Bytes and blocks of `file:line`, grouped by lineno; zeros when there are none.
+    /// Bytes and blocks of `file:line`, grouped by lineno. Returns zeros if there are none.
     pub fn at_line(&self, file: &str, line: u64) -> (u64, u64) {
         let hits = self.stats.iter().filter(|s| s.most_recent().file() == file && s.most_recent().lineno == line);
         hits.fold((0, 0), |(size, count), s| (size + s.size, count + s.count))
     }
 
-    /// Nothing was lost and nothing contradicted.
+    /// Checks that nothing was lost and nothing contradicted.
     pub fn assert_exact(&self) {
         assert_eq!(self.snapshot.mode, "exact");
         assert!(self.snapshot.unseen.is_empty(), "{:?}", self.snapshot.unseen);

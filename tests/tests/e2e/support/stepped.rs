@@ -1,4 +1,5 @@
-//! A program that does a step for each byte on its standard input and answers it with a byte; and what attaches to it.
+//! A program that does a step for each byte of standard input and answers with a byte, and helpers
+//! to attach to this program.
 
 use super::report::Report;
 use super::trace::{ctl, kill, report_on};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// See the module.
+/// A victim that waits for a byte on standard input before each step.
 pub struct Stepped {
     pub folder: TempDir,
     pub child: Child,
@@ -17,7 +18,7 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Starts it, and waits until it is ready for its first step.
+    /// Starts the program and waits until the program is ready for the first step.
     pub fn start(command: &mut Command) -> Stepped {
         let folder = TempDir::new().expect("a folder");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
@@ -37,23 +38,23 @@ impl Stepped {
         assert_eq!(&byte, b".", "the victim is ready again");
     }
 
-    /// Asks for a step, without waiting for its end.
+    /// Requests a step without waiting for the end of the step.
     pub fn ask(&mut self, step: u8) {
         self.stdin.as_mut().expect("open").write_all(&[step]).expect("the victim listens");
     }
 
-    /// A step.
+    /// Does a step.
     pub fn step(&mut self, step: u8) {
         self.ask(step);
         self.wait();
     }
 
-    /// Several.
+    /// Does several steps.
     pub fn steps(&mut self, steps: &str) {
         steps.bytes().for_each(|step| self.step(step));
     }
 
-    /// A step that writes a line before it is done.
+    /// Does a step with a line of output. Returns the line.
     pub fn line(&mut self, step: u8) -> String {
         self.ask(step);
         let mut line = Vec::new();
@@ -70,7 +71,7 @@ impl Stepped {
         self.folder.path().join(name)
     }
 
-    /// An aggregator that has attached, when this returns.
+    /// Starts an aggregator and waits until the aggregator is attached.
     pub fn attach(&self, snapshot: &Path, options: &[&str]) -> Child {
         let mut child = attach_command(self.pid(), snapshot).args(options).spawn().expect("it starts");
         wait_for("the attached aggregator", || {
@@ -84,7 +85,7 @@ impl Stepped {
         child
     }
 
-    /// Attaches, detaches, and counts what the program allocates in between.
+    /// Attaches, detaches, and checks the number of allocations in between.
     #[track_caller]
     pub fn assert_counted(&mut self, what: &str) -> Report {
         let snapshot = self.snapshot_path("counted.snap.zst");
@@ -96,7 +97,7 @@ impl Stepped {
         report
     }
 
-    /// Things are as the next aggregator expects them.
+    /// Checks that a next aggregator can attach as usual.
     #[track_caller]
     pub fn assert_can_be_traced(mut self, what: &str) {
         self.steps("mMrf");
@@ -104,33 +105,33 @@ impl Stepped {
         assert_eq!(self.finish(), 0, "{what}");
     }
 
-    /// Closes its standard input; its exit status.
+    /// Closes the program's standard input and returns the exit status.
     pub fn finish(mut self) -> i32 {
         drop(self.stdin.take());
         self.child.wait().expect("it ends").code().expect("it exits")
     }
 }
 
-/// Where an aggregator can be killed or stopped in the middle of an attach or a detach.
+/// Steps of an attach or a detach where a test can kill or stop an aggregator.
 pub const STEPS: [&str; 13] = [
     "stopped", "framed", "sent", "masked", "mapped", "ready", "opened", "written", "loaded", "called", "unmapped",
     "unmasked", "restored",
 ];
 
-/// `aggregator --attach PID -o SNAPSHOT`
+/// The command `aggregator --attach PID -o SNAPSHOT`.
 pub fn attach_command(pid: i32, snapshot: &Path) -> Command {
     let mut command = Command::new(&programs().aggregator);
     command.args(["--attach", &pid.to_string(), "-o"]).arg(snapshot).stdin(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
-/// Ends an aggregator that is attached, as Ctrl-C does.
+/// Ends an attached aggregator as Ctrl-C does. Returns the printed messages.
 pub fn detach(aggregator: Child) -> String {
     kill(i32::try_from(aggregator.id()).expect("a pid"), libc::SIGINT);
     ended(aggregator)
 }
 
-/// An aggregator that ends by itself; what it has said.
+/// Waits for the end of an aggregator. Returns the printed messages.
 pub fn ended(aggregator: Child) -> String {
     let output: Output = aggregator.wait_with_output().expect("the aggregator ends");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -138,7 +139,7 @@ pub fn ended(aggregator: Child) -> String {
     stderr
 }
 
-/// A process that is killed when the test ends, whatever its result.
+/// A process that is killed at the end of the test, whatever the result.
 pub struct Background(Child);
 
 impl Background {
@@ -147,7 +148,7 @@ impl Background {
         Background(command.spawn().expect("it starts"))
     }
 
-    /// A process that does nothing for a long time.
+    /// A sleeping process, which lasts longer than the test.
     pub fn sleep() -> Background {
         let mut sleep = Command::new("sleep");
         sleep.arg("60");
@@ -158,7 +159,7 @@ impl Background {
         self.0.id().to_string()
     }
 
-    /// Waits until a line of its status begins with one of these texts.
+    /// Waits until a line of the process's status begins with any of these texts.
     pub fn wait_for(&self, lines: &[&str]) {
         let status = format!("/proc/{}/status", self.pid());
         wait_for("a process's state", || {
@@ -170,7 +171,7 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // A process that has already ended is what is wanted.
+        // A process that has already ended is fine.
         self.0.kill().ok();
         self.0.wait().ok();
     }

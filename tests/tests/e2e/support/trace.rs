@@ -1,4 +1,4 @@
-//! Commands run under `aggregator run`, and what comes of them.
+//! Commands under `aggregator run`, and the results.
 
 use super::report::{Report, Stats, TreeReport};
 use super::{PATIENCE, programs, wait_for};
@@ -42,7 +42,7 @@ impl Trace {
         args.into_iter().fold(self, Trace::arg)
     }
 
-    /// An option of `aggregator run`.
+    /// Adds an option of `aggregator run`.
     pub fn option(mut self, option: impl AsRef<OsStr>) -> Trace {
         self.options.push(option.as_ref().to_owned());
         self
@@ -53,18 +53,18 @@ impl Trace {
         self
     }
 
-    /// What the command reads from its standard input; nothing by default.
+    /// Sets the command's standard input. The default is empty.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Trace {
         self.input = bytes.into();
         self
     }
 
-    /// The folder that also takes the snapshot.
+    /// The folder of the snapshot, also usable for a test's files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Where the snapshot goes.
+    /// Path of the snapshot.
     pub fn snapshot_path(&self) -> PathBuf {
         self.directory.path().join("out.snap.zst")
     }
@@ -76,7 +76,7 @@ impl Trace {
         command
     }
 
-    /// Starts it with pipes for all three streams.
+    /// Starts the command with pipes for all three streams.
     pub fn spawn(self) -> Running {
         let mut command = self.traced();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -84,19 +84,19 @@ impl Trace {
         Running { child, trace: self }
     }
 
-    /// Runs it to its end.
+    /// Runs the command to the end.
     pub fn run(self) -> Outcome {
         let input = self.input.clone();
         let mut running = self.spawn();
         let mut stdin = running.child.stdin.take().expect("piped");
-        // A command that does not read its input closes the pipe.
+        // A command that does not read standard input closes the pipe.
         let writer = std::thread::spawn(move || stdin.write_all(&input).ok());
         let outcome = running.finish();
         writer.join().expect("the writer does not panic");
         outcome
     }
 
-    /// Runs the same command in the same environment without tracing.
+    /// Runs the command in the same environment without tracing.
     pub fn untraced(&self) -> Output {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).envs(self.environment.iter().cloned());
@@ -107,7 +107,7 @@ impl Trace {
     }
 }
 
-/// A traced command that still runs.
+/// A running traced command.
 pub struct Running {
     pub child: Child,
     trace: Trace,
@@ -119,7 +119,8 @@ impl Running {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// The process id of the traced command: the aggregator's child that already runs the command.
+    /// The process id of the traced command: the aggregator's child, after the child's exec of the
+    /// command.
     pub fn target_pid(&self) -> i32 {
         let aggregator = self.aggregator_pid();
         wait_for("the traced command's process", || {
@@ -134,7 +135,7 @@ impl Running {
         self.trace.snapshot_path()
     }
 
-    /// Waits for the end and collects everything. Kills what takes too long.
+    /// Waits for the end and collects everything. Kills the aggregator after too long a time.
     pub fn finish(self) -> Outcome {
         let pid = self.aggregator_pid();
         let (done, watched) = std::sync::mpsc::channel::<()>();
@@ -153,7 +154,7 @@ impl Running {
     }
 }
 
-/// A traced command that has ended.
+/// A traced command after its end.
 pub struct Outcome {
     pub output: Output,
     trace: Trace,
@@ -180,14 +181,14 @@ impl Outcome {
         self.trace.snapshot_path()
     }
 
-    /// The command's exit status is `code` (128 + N for signal N).
+    /// Checks that the command's exit status is `code` (128 + N for signal N).
     pub fn expect_code(self, code: i32) -> Outcome {
         let status = self.output.status;
         assert_eq!(status.code(), Some(code), "{status}, signal {:?}\n{}", status.signal(), self.stderr());
         self
     }
 
-    /// The numbers that a victim prints as lines of `name value`.
+    /// Numbers printed by a victim as lines of `name value`.
     pub fn printed(&self) -> BTreeMap<String, u64> {
         printed(&self.output.stdout)
     }
@@ -196,19 +197,19 @@ impl Outcome {
     pub fn report(&self, options: &[&str]) -> Report {
         let report = report_on(&self.snapshot_path(), options);
         if report.snapshot.contradictions > 0 {
-            // A report has their number only; a test that fails on it should say which.
+            // A report has only the number of contradictions. A failing test should show the kinds.
             eprintln!("contradictions: {:?}", self.snapshot().meta.contradictions);
         }
         report
     }
 
-    /// The snapshot itself, for what a report does not show one by one.
+    /// Reads the snapshot, for details that a report does not show.
     pub fn snapshot(&self) -> Snapshot {
         read_snapshot(&self.snapshot_path())
     }
 }
 
-/// Lines of `name value` as a map; other lines are ignored.
+/// Lines of `name value` as a map. Other lines are ignored.
 pub fn printed(stdout: &[u8]) -> BTreeMap<String, u64> {
     let text = String::from_utf8_lossy(stdout);
     let pair = |line: &str| line.split_once(' ').and_then(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?)));
@@ -221,7 +222,7 @@ pub fn read_snapshot(path: &Path) -> Snapshot {
     snapshot::read(BufReader::new(file)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Live native blocks by size.
+/// Number of live native blocks by size.
 pub fn live_sizes(snapshot: &Snapshot) -> BTreeMap<u64, u64> {
     let mut sizes = BTreeMap::new();
     for group in snapshot.live.iter().filter(|g| g.domain == Domain::Native) {
@@ -230,11 +231,11 @@ pub fn live_sizes(snapshot: &Snapshot) -> BTreeMap<u64, u64> {
     sizes
 }
 
-/// `report SNAPSHOT --format json --limit 0 OPTIONS`, parsed. The cache of symbols lies beside the snapshot, so that no
-/// test finds what another has left.
+/// Runs and parses `report SNAPSHOT --format json --limit 0 OPTIONS`. The symbol cache lies beside
+/// the snapshot, so that tests do not share a cache.
 ///
-/// Blocks are grouped under the most recent frame, unless another rule is asked for: the victims' own accounts are of
-/// their calls of malloc, not of what libraries allocate for them.
+/// Blocks are grouped under the most recent frame unless `options` has `--blame`. The victims count
+/// their own calls of malloc, not allocations by libraries.
 pub fn report_on(snapshot: &Path, options: &[&str]) -> Report {
     let mut command = Command::new(&programs().report);
     command.arg(snapshot).args(["--format", "json", "--limit", "0"]).args(options);
@@ -252,7 +253,7 @@ pub fn report_on(snapshot: &Path, options: &[&str]) -> Report {
     report
 }
 
-/// `report --tree FOLDER --format json --limit 0 OPTIONS`, parsed.
+/// Runs and parses `report --tree FOLDER --format json --limit 0 OPTIONS`.
 pub fn tree_report(folder: &Path, options: &[&str]) -> TreeReport {
     let mut command = Command::new(&programs().report);
     command.arg("--tree").arg(folder).args(["--format", "json", "--limit", "0"]).args(options);
@@ -266,12 +267,12 @@ pub fn tree_report(folder: &Path, options: &[&str]) -> TreeReport {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
-/// `aggregator ctl PID ...`.
+/// Runs `aggregator ctl PID ...`.
 pub fn ctl(pid: i32, args: &[&str]) -> Output {
     Command::new(&programs().aggregator).arg("ctl").arg(pid.to_string()).args(args).output().expect("ctl runs")
 }
 
-/// `aggregator ctl PID ...`, which must succeed; its standard output.
+/// Runs `aggregator ctl PID ...`, which must succeed. Returns the standard output.
 pub fn ctl_ok(pid: i32, args: &[&str]) -> String {
     let output = ctl(pid, args);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -279,14 +280,15 @@ pub fn ctl_ok(pid: i32, args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("ctl writes UTF-8")
 }
 
-/// `aggregator ctl PID stats`, parsed.
+/// Runs and parses `aggregator ctl PID stats`.
 pub fn stats(pid: i32) -> Stats {
     let json = ctl_ok(pid, &["stats", "--format", "json"]);
     serde_json::from_str(&json).unwrap_or_else(|e| panic!("stats do not keep their contract: {e}\n{json}"))
 }
 
-/// Sends a signal; an already dead process is no failure.
+/// Sends a signal. A dead process is no failure.
 pub fn kill(pid: i32, signal: i32) {
-    // SAFETY: kill has no memory preconditions; `pid` is a child of this test, not a group.
+    // SAFETY: `kill` accesses no memory of this process; callers pass a process or group started by
+    // this test.
     unsafe { libc::kill(pid, signal) };
 }

@@ -1,4 +1,5 @@
-//! Victims: tiny programs in C, C++ and Rust under `tests/victims`, compiled when a test first needs them.
+//! Victims: tiny programs in C, C++ and Rust under `tests/victims`, compiled when a test first
+//! needs them.
 
 use super::programs;
 use std::collections::hash_map::DefaultHasher;
@@ -11,12 +12,13 @@ pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("victims")
 }
 
-/// Path of the source `name`, as debug information has it.
+/// Path of the source `name`, as in debug information.
 pub fn source(name: &str) -> PathBuf {
     sources().join(name)
 }
 
-/// Number of the one line of a source that ends with `marker`, from 1: victims mark their lines in comments.
+/// Number, from 1, of the single line of a source that ends with `marker`. Victims mark lines with
+/// comments at the line's end.
 pub fn line_of(name: &str, marker: &str) -> u64 {
     let text = std::fs::read_to_string(source(name)).expect("a victim's source");
     let lines: Vec<u64> = (1..).zip(text.lines()).filter(|(_, l)| l.ends_with(marker)).map(|(n, _)| n).collect();
@@ -26,7 +28,8 @@ pub fn line_of(name: &str, marker: &str) -> u64 {
 
 /// Compiles `name` with `flags` into a program, or with `-shared` into a library.
 ///
-/// Debug information is on, and `malloc` is no builtin: a compiler that knows it removes a block that is not used.
+/// Debug information is on. `malloc` is no builtin, because a compiler with a builtin `malloc`
+/// removes unused blocks.
 pub fn build(name: &str, flags: &[&str]) -> PathBuf {
     let compiler = if name.ends_with(".cpp") { "g++" } else { "gcc" };
     let source = source(name);
@@ -39,7 +42,7 @@ pub fn build(name: &str, flags: &[&str]) -> PathBuf {
     })
 }
 
-/// Compiles the Rust source `name`, which uses the collector's library, with `flags`.
+/// Compiles the Rust source `name` with `flags` and the collector's library.
 pub fn build_rust(name: &str, flags: &[&str]) -> PathBuf {
     let library = programs::collector_library();
     let source = source(name);
@@ -54,7 +57,7 @@ pub fn build_rust(name: &str, flags: &[&str]) -> PathBuf {
     })
 }
 
-/// The program that `compile` makes at a path, made once for each `identity`.
+/// Path of the program built by `compile`. Each `identity` is built once.
 fn once(name: &str, identity: impl Hash, compile: impl FnOnce(&Path) -> Command) -> PathBuf {
     let mut hash = DefaultHasher::new();
     identity.hash(&mut hash);
@@ -65,8 +68,9 @@ fn once(name: &str, identity: impl Hash, compile: impl FnOnce(&Path) -> Command)
         return built;
     }
     std::fs::create_dir_all(&directory).expect("a folder for victims");
-    // Another test may compile the same: whoever is last puts an equal file in place. A folder each, since rustc has files of
-    // its own beside what it makes.
+    // Another test may compile the same program at the same time: the last rename puts an equal
+    // file in place. Each build has a separate folder, because rustc writes other files beside the
+    // program.
     let own = tempfile::TempDir::new_in(&directory).expect("a folder within it");
     let mine = own.path().join(stem);
     let mut command = compile(&mine);

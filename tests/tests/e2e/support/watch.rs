@@ -1,44 +1,44 @@
-//! What holds for all that the tests start: no process outlives its limit, and none inherits an
-//! ignored signal.
+//! Rules for all processes started by tests: no process outlives the time limit, and no process
+//! inherits an ignored signal.
 //!
-//! Both are seen to before the first test, for every way of starting a process. A test whose
-//! process hangs would wait for it, or for its output, for ever; here the process and its
-//! descendants are killed, and the test fails.
+//! Both rules are set up before the first test and cover every way of starting a process. Without a
+//! limit, a test with a hanging process would wait for ever for the process or for the process's
+//! output. The watch kills the process and all descendants, and the test fails.
 
 use std::collections::HashMap;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a process of a test may run. A machine under load is slow.
+/// Time limit of a test's process. A machine under load is slow.
 const LIMIT: Duration = Duration::from_secs(600);
-/// Between two looks.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_secs(1);
-/// They build what is tested, which takes as long as it takes.
+/// Programs without a time limit: builds of the programs under test take a varying time.
 const WITHOUT_LIMIT: [&str; 2] = ["cargo", "rustc"];
 
 #[used]
-// SAFETY: the loader calls each entry of this section once, with arguments that the function does
-// not take.
+// SAFETY: the loader calls each entry of this section once, and `begin` ignores the loader's
+// arguments.
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn() = begin;
 
 extern "C" fn begin() {
     handle_ignored_signals();
-    // The tests can run without it; they end less surely then.
+    // If the thread cannot start, the tests still run, only without the time limit.
     thread::Builder::new().name("watch".to_owned()).spawn(watch).ok();
 }
 
-/// Gives signals that are ignored a handler that does nothing: exec resets a handler, and hands on
-/// what is ignored. So a test under `nohup`, or in the background of a shell, starts its processes
-/// as in a terminal, and survives what it survived before.
+/// Gives ignored signals a handler that does nothing. exec resets a handler but passes an ignored
+/// signal on. So a test under `nohup`, or in the background of a shell, starts processes as in a
+/// terminal, and still survives these signals.
 fn handle_ignored_signals() {
     extern "C" fn nothing(_: libc::c_int) {}
     for signal in
         [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTSTP]
     {
-        // SAFETY: zeros are a valid action; each call reads or writes whole ones, and the handler
-        // does nothing.
+        // SAFETY: zeros are a valid `sigaction`; each call reads or writes a whole `sigaction`; the
+        // handler does nothing.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &mut action);
@@ -68,14 +68,14 @@ fn watch() {
     }
 }
 
-/// Processes that a process has started and that are not waited for yet, by whichever thread.
+/// Running and unreaped children of a process, started by any of the process's threads.
 fn children(pid: i32) -> Vec<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-/// Kills a process and all below it: a descendant would keep the pipes open that the test reads.
+/// Kills a process and all descendants. A surviving descendant would keep the test's pipes open.
 fn kill_all(pid: i32) {
     let below = children(pid);
     super::trace::kill(pid, libc::SIGKILL);
@@ -92,7 +92,7 @@ fn a_process_and_its_descendants_are_killed() {
     super::wait_for("the shell's child", || (!children(pid).is_empty()).then_some(()));
     kill_all(pid);
     let mut rest = Vec::new();
-    // Ends only when nobody has the pipe any more.
+    // Returns only when no process has the pipe any more.
     std::io::Read::read_to_end(shell.stdout.as_mut().expect("piped"), &mut rest).expect("the end");
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&shell.wait().expect("it was killed")),
