@@ -1,4 +1,4 @@
-//! A report as text, JSON or CSV.
+//! Output of a report as text, JSON or CSV.
 
 pub mod csv;
 pub mod json;
@@ -11,8 +11,8 @@ pub use source::Sources;
 
 use std::borrow::Cow;
 
-/// `text` without control characters. Names come from the target, which may be hostile: nothing in them may reach a
-/// terminal as a command, or make two lines of one.
+/// Returns `text` with control characters escaped. Names come from the target, which may be
+/// hostile: no name may send a command to a terminal, or split a line in two.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };

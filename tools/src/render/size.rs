@@ -1,6 +1,7 @@
 //! Sizes as tracemalloc prints them.
 
-/// `size` bytes in a unit that leaves two to five digits; `signed` puts a sign before it (tracemalloc: `_format_size`).
+/// Formats `size` in a unit that leaves two to five digits. `signed` adds a sign (tracemalloc:
+/// `_format_size`).
 #[expect(clippy::cast_precision_loss, reason = "two to five digits are shown")]
 pub fn format_size(size: i128, signed: bool) -> String {
     let mut size = size as f64;
@@ -12,7 +13,7 @@ pub fn format_size(size: i128, signed: bool) -> String {
         size /= 1024.0;
         unit = next;
     }
-    // The unit is only left for the next at five digits, so "B" is never below 100 by division.
+    // A unit is changed at five digits only, so a value in "B" is never below 100 by division.
     let digits = usize::from(size.abs() < 100.0 && unit != "B");
     if signed { format!("{size:+.digits$} {unit}") } else { format!("{size:.digits$} {unit}") }
 }
