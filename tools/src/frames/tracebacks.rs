@@ -122,9 +122,8 @@ impl Tracebacks {
 
     /// Computes the rank of each traceback in tracemalloc's order:
     ///
-    /// 1. by file and line, from the oldest frame on;
-    /// 2. a traceback before its own continuations;
-    /// 3. by function.
+    /// 1. frame by frame from the oldest frame on, by file, line and function;
+    /// 2. of two tracebacks with an equal beginning, the shorter first.
     ///
     /// A walk of the tree, with siblings in the order of their places, meets the tracebacks in this
     /// order. After a single walk, comparing two tracebacks of any depth compares two numbers.

@@ -13,7 +13,7 @@ pub fn format_size(size: i128, signed: bool) -> String {
         size /= 1024.0;
         unit = next;
     }
-    // A unit is changed at five digits only, so a value in "B" is never below 100 by division.
+    // Bytes are whole. Values in larger units begin at 10, and get a decimal below 100.
     let digits = usize::from(size.abs() < 100.0 && unit != "B");
     if signed { format!("{size:+.digits$} {unit}") } else { format!("{size:.digits$} {unit}") }
 }

@@ -411,8 +411,8 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(size, false))
 }
 
-/// Formats the change of the whole view. A cumulative diff has no such figure, since each block
-/// counts once here.
+/// Formats the change of the whole view, with each block counted once. Empty for a cumulative diff,
+/// with its blocks counted several times, and without an old snapshot.
 fn total_change(report: &Report<'_>) -> String {
     match report.old {
         Some(_) if !report.request.cumulative => {

@@ -5,7 +5,7 @@
 //!   by path, unless the file has a build-id now.
 //! - Debug files are searched as by gdb: by build-id, then by .gnu_debuglink with its CRC.
 //! - .gnu_debugaltlink, dwz's way to share debug information between files, is not followed:
-//!   symbolic does not read it, so names in shared files are missing.
+//!   symbolic cannot read such shared files, so their names are missing.
 //! - Nothing is downloaded.
 
 use crate::foreign;

@@ -1,7 +1,7 @@
 //! Catches panics of the third-party parsers for ELF and DWARF.
 //!
-//! A damaged debug file sometimes makes them panic (an offset beyond the file, for example). Then
-//! the module has no names, but the report goes on, without a backtrace on standard error.
+//! A damaged debug file sometimes makes a parser panic (an offset beyond the file, for example).
+//! Then the module has no names, but the report goes on, without a backtrace on standard error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
