@@ -35,8 +35,8 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// Default rule of a domain: as in tracemalloc for Python's memory, else the program's own
-    /// code.
+    /// Default rule of a domain: the most recent frame for Python's memory and `track:N`, as in
+    /// tracemalloc; else the first frame of the program's own code.
     pub fn default_of(domain: Domain) -> Blame {
         match domain {
             Domain::Python | Domain::Track(_) => Blame::Leaf,
