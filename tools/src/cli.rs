@@ -1,4 +1,4 @@
-//! The command line of `report`: what was typed ([`Arguments`]), and what it means ([`Config`]).
+//! The command line of `report`: the words as typed ([`Arguments`]) and their meaning ([`Config`]).
 
 use crate::blame::Blame;
 use crate::filter::{Filters, Pattern};
@@ -46,20 +46,23 @@ pub struct Arguments {
     /// Let --filter and --exclude look at every frame
     #[arg(long)]
     all_frames: bool,
-    /// Layer: python, native, mmap, mmap:reserved, track:N or tracemalloc's number [default: python in a CPython process, else native]
+    /// Layer: python, native, mmap, mmap:reserved, track:N or tracemalloc's number [default: python
+    /// in a CPython process, else native]
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<Domain>,
-    /// Group blocks under the first frame of the program's own code, or under the most recent frame [default: own for
-    /// native and mmap, leaf for python and track:N]
+    /// Group blocks under the first frame of the program's own code, or under the most recent frame
+    /// [default: own for native and mmap, leaf for python and track:N]
     #[arg(long, value_enum, value_name = "WHOSE")]
     blame: Option<Blame>,
-    /// Functions or files that match are nobody's own code (repeat it for more; not with --blame leaf)
+    /// Functions or files that match are nobody's own code (repeat it for more; not with --blame
+    /// leaf)
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
     /// Print the source line under each frame whose file is there
     #[arg(long)]
     source: bool,
-    /// Native tracebacks of a CPython process: mixed has Python's frames in the place of the interpreter's own
+    /// Native tracebacks of a CPython process: mixed has Python's frames in the place of the
+    /// interpreter's own
     #[arg(long, value_name = "WHICH", default_value = "mixed")]
     frames: Frames,
     /// Keep the frames of allocators, of the interpreter and of Heapline
@@ -79,7 +82,7 @@ pub struct Arguments {
     debug_dir: Vec<PathBuf>,
 }
 
-/// How a report is written.
+/// Output format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
@@ -95,39 +98,39 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether it shows tracebacks, and nothing else.
+    /// Whether the format shows tracebacks and nothing else.
     fn is_by_traceback(self) -> bool {
         matches!(self, Format::Folded | Format::Html)
     }
 }
 
-/// What `report` is to do; all options are compatible with each other.
+/// Task of `report`. All options are compatible with each other.
 #[derive(Debug)]
 pub struct Config {
-    /// The (new) snapshot, or the folder of a tree's.
+    /// The (new) snapshot, or the folder with the snapshots of a tree.
     pub snapshot: PathBuf,
-    /// What to compare with, of the same kind.
+    /// The old snapshot or folder, of the same kind as `snapshot`.
     pub old: Option<PathBuf>,
-    /// Whether these are trees.
+    /// Whether `snapshot` and `old` are trees.
     pub is_tree: bool,
-    /// What the report is about.
+    /// Request for the report.
     pub request: Request,
-    /// How it is written.
+    /// Output format.
     pub format: Format,
     /// Whether source lines are shown.
     pub source: bool,
-    /// Where it is written; standard output if none.
+    /// Output file; standard output if none.
     pub output: Option<PathBuf>,
-    /// Where separate debug files are, the first first.
+    /// Folders of separate debug files, in the order of the search.
     pub debug_dirs: Vec<PathBuf>,
 }
 
 impl Arguments {
-    /// What the arguments mean together.
+    /// Checks and combines the arguments.
     ///
     /// # Errors
     ///
-    /// One sentence, when they contradict each other.
+    /// Fails with a sentence if arguments contradict each other.
     pub fn into_config(self) -> Result<Config, String> {
         self.check()?;
         let (by, limit) = match self.format {
@@ -150,7 +153,7 @@ impl Arguments {
         debug_dirs.push(DEBUG_DIR.into());
         let Arguments { snapshot, tree, diff: old, format, source, output, .. } = self;
         let is_tree = tree.is_some();
-        // clap sees to it that there is one of the two.
+        // clap makes sure that either of the two is given.
         let snapshot = tree.or(snapshot).unwrap_or_default();
         Ok(Config { snapshot, old, is_tree, request, format, source, output, debug_dirs })
     }
@@ -199,7 +202,7 @@ impl Arguments {
 }
 
 impl By {
-    /// The word on the command line and in JSON.
+    /// Name of the grouping on the command line and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             By::Filename => "filename",
@@ -223,7 +226,7 @@ impl ValueEnum for By {
     }
 }
 
-/// One line of what clap says in several.
+/// Joins the lines of clap's error into one line.
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let what =

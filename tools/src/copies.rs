@@ -1,50 +1,50 @@
-//! Samples that several processes of a tree have, because a fork has copied them.
+//! Samples present in several processes of a tree, since a fork has copied them.
 //!
-//! Copies of one sample are one draw: where the sum over a tree has a sample m times, that sample's
-//! weight is m times as large, and its variance m^2 times. A part of the sum that has one of the
-//! copies is given m times its own variance, so that variances still add up.
+//! All copies of a sample are one draw. If the sum over a tree has a sample m times, then the
+//! sample's weight is m times as large, and the variance m^2 times. A part of the sum with a copy
+//! gets m times its own variance, so variances still add up.
 
 use crate::view::At;
 use heapline_shared_format::snapshot::{Domain, Draws, Snapshot};
 use std::collections::HashMap;
 
-/// How often the samples of one process are in all processes together.
+/// Number of copies of a process's samples in all processes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copies {
-    /// By row of the live blocks: the copies that there are of its samples, each sample's added up.
+    /// By row of the live blocks: the copies of the row's samples, summed.
     live: HashMap<usize, u64>,
-    /// Of the samples that were live at the peak, by domain and stack.
+    /// By domain and stack: the copies of the samples live at the peak.
     peak: HashMap<(Domain, u32), u64>,
 }
 
-/// A process's part of a sum.
+/// A process as a part of a sum.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'s> {
-    /// Its snapshot.
+    /// Snapshot of the process.
     pub snapshot: &'s Snapshot,
-    /// The copies of its samples in the parts that it is summed up with.
+    /// Copies of the process's samples in all parts of the sum.
     pub copies: &'s Copies,
 }
 
 impl<'s> Part<'s> {
-    /// One process by itself: no sample is there twice.
+    /// Makes a part of a single process: no sample has copies.
     pub fn alone(snapshot: &'s Snapshot) -> Part<'s> {
         static NONE: std::sync::LazyLock<Copies> = std::sync::LazyLock::new(Copies::default);
         Part { snapshot, copies: &NONE }
     }
 }
 
-/// A sample: who has drawn it, its domain and stack, and its address.
+/// A sample: number of the drawing process, domain, stack and address.
 type Sample = (u64, Domain, u32, u64);
 
 impl Copies {
-    /// The copies of the samples of a row of live blocks that has `count`.
+    /// Copies of the samples in row `row` of the live blocks, a row with `count` samples.
     pub fn of_live(&self, row: usize, count: u64) -> u64 {
         self.live.get(&row).copied().unwrap_or(count)
     }
 
-    /// The copies of `count` samples of a stack at a moment. What was allocated since the start was
-    /// drawn by the process itself.
+    /// Copies of `count` samples of a stack at a moment. Allocations since the start were drawn by
+    /// the process itself.
     pub fn of_stack(&self, at: At, domain: Domain, stack: u32, count: u64) -> u64 {
         match at {
             At::Peak => self.peak.get(&(domain, stack)).copied().unwrap_or(count),
@@ -52,7 +52,7 @@ impl Copies {
         }
     }
 
-    /// Of each process of a tree.
+    /// Counts the copies for each process of a tree.
     pub fn among(parts: &[Snapshot]) -> Vec<Copies> {
         let live = live(parts);
         let peak = peak(parts);
@@ -70,7 +70,7 @@ fn live(parts: &[Snapshot]) -> Vec<HashMap<usize, u64>> {
             *samples += 1;
             *copies += known[&sample];
         }
-        // Samples of the row without an address are there once.
+        // Samples of the row without an address have no copies.
         let all = |(row, (samples, copies)): (usize, (u64, u64))| {
             (row, copies + part.live[row].count.saturating_sub(samples))
         };
@@ -79,7 +79,7 @@ fn live(parts: &[Snapshot]) -> Vec<HashMap<usize, u64>> {
     parts.iter().map(copies).collect()
 }
 
-/// The samples of a process that may be in others too, with their rows of live blocks.
+/// Samples of a process that other processes may have too, with their rows of live blocks.
 fn samples(part: &Snapshot) -> impl Iterator<Item = (usize, Sample)> + '_ {
     part.draws.iter().flat_map(move |draws| {
         draws.shared.iter().map(move |shared| {
@@ -89,8 +89,8 @@ fn samples(part: &Snapshot) -> impl Iterator<Item = (usize, Sample)> + '_ {
     })
 }
 
-/// Of the peak only numbers are known. As many as two processes can have in common are taken to be
-/// the same samples, so the interval is too wide rather than too narrow.
+/// Counts the copies of samples at the peak, for which only numbers are known. Two processes are
+/// assumed to share as many samples as possible, so intervals are too wide rather than too narrow.
 fn peak(parts: &[Snapshot]) -> Vec<HashMap<(Domain, u32), u64>> {
     let mut counts: HashMap<(u64, Domain, u32), Vec<(u64, usize)>> = HashMap::new();
     for (index, part) in parts.iter().enumerate() {
@@ -115,18 +115,18 @@ fn peak(parts: &[Snapshot]) -> Vec<HashMap<(Domain, u32), u64>> {
     copies
 }
 
-/// A process whose samples others have inherited.
+/// A process with samples inherited by other processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forebear<'s> {
-    /// See [`Draws::by`].
+    /// Number of the process as a drawer of samples ([`Draws::by`]).
     pub by: u64,
-    /// Processes that may have a sample of its.
+    /// Number of processes that may have this process's samples, itself included.
     pub heirs: u64,
-    /// Its own snapshot, if it is there.
+    /// Snapshot of the process, if present.
     pub snapshot: Option<&'s Snapshot>,
 }
 
-/// The processes of which several others may have inherited what no sample has met.
+/// Finds the processes with memory possibly inherited by several processes.
 pub fn forebears<'s>(parts: impl IntoIterator<Item = &'s Snapshot>) -> Vec<Forebear<'s>> {
     let mut known: HashMap<u64, Forebear<'s>> = HashMap::new();
     for (snapshot, draws) in parts.into_iter().filter_map(|part| Some((part, part.draws.as_ref()?))) {
@@ -138,7 +138,7 @@ pub fn forebears<'s>(parts: impl IntoIterator<Item = &'s Snapshot>) -> Vec<Foreb
     known.into_values().filter(|forebear| forebear.heirs > 1).collect()
 }
 
-/// Of how many processes the most widespread sample is that each process has drawn.
+/// For each drawing process: the number of processes with its most widespread sample.
 pub fn widest(part: Part<'_>, domain: Domain, at: At) -> HashMap<u64, u64> {
     let mut widest: HashMap<u64, u64> = HashMap::new();
     let Some(draws) = &part.snapshot.draws else { return widest };

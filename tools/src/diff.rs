@@ -1,4 +1,4 @@
-//! tracemalloc's `Snapshot.compare_to`: what changed between two snapshots.
+//! Compares two snapshots, as tracemalloc's `Snapshot.compare_to` does.
 
 use crate::estimate::Estimate;
 use crate::frames::Tracebacks;
@@ -6,28 +6,30 @@ use crate::statistics::{Key, KeyOrder, Statistic};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-/// By how much a group has changed. Wide enough for the difference of any two sums.
+/// Change of a group. Wide enough for the difference of any two sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Bytes, new minus old.
     pub size: i128,
     /// Blocks, new minus old.
     pub count: i128,
-    /// Half of the 95 % interval of `size`; none when both sides are exact.
+    /// Half of the 95 % interval of `size`; none if both sides are exact.
     pub doubt: Option<u64>,
 }
 
-/// How sure it is of either side that a group has nothing there which was not met.
+/// Precision of a group without samples, on each side of a diff.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nothing {
-    /// Of the new snapshot.
+    /// Estimate in the new snapshot.
     pub new: Estimate,
-    /// Of the old one.
+    /// Estimate in the old snapshot.
     pub old: Estimate,
 }
 
-/// The groups of the new snapshot with their change, and those that only the old one had, with size and count 0
-/// (tracemalloc: `StatisticDiff`); the greatest change of size first, then size, change of count, count and key.
+/// Returns the groups of both snapshots with their changes (tracemalloc: `StatisticDiff`). Groups
+/// only in the old snapshot have size and count 0.
+///
+/// Sorted by change of size, size, change of count, count and key, the greatest first.
 pub fn compare_to(
     tracebacks: &Tracebacks,
     new: HashMap<Key, Statistic>,

@@ -1,9 +1,11 @@
-//! What samples say of a sum, and how sure that is.
+//! Estimates of sums from samples, with 95 % intervals.
 //!
-//! A row's bytes are estimates already; its blocks are samples, each of which stands for more ([`weight`]). Intervals are of
-//! 95 %. A block that counts for a frame twice (a cumulative report of a recursion) is taken for
-//! two. Where no sample was met there may still be something: the interval of such a sum reaches
-//! from 0 to what would have stayed unmet in one of twenty tries.
+//! - The bytes of a row are an estimate already. The blocks of a row are samples, and each sample
+//!   stands for several blocks ([`weight`]).
+//! - A block counted twice for a frame (a cumulative report of a recursion) is treated as two
+//!   blocks.
+//! - A sum without a sample need not be 0. The interval of such a sum begins at 0 and ends at the
+//!   number of bytes missed by sampling in one of twenty tries.
 
 use heapline_shared_format::snapshot::{Birth, Domain, Sampled, Snapshot, weight};
 use std::collections::{HashMap, HashSet};
@@ -12,20 +14,20 @@ use crate::copies::{Part, forebears, widest};
 use crate::tree::totals;
 use crate::view::At;
 
-/// See the module. Sums of them are those of the parts: draws do not depend on each other, and the
-/// copies of one draw are counted with all its copies ([`crate::copies`]).
+/// Estimate of a sum, with its variance. The variance of a sum is the sum of the variances of its
+/// parts: draws are independent, and copies of a draw are counted together ([`crate::copies`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
-    /// Blocks that are samples.
+    /// Number of samples.
     pub samples: u64,
-    /// Blocks that all stand for.
+    /// Estimated number of blocks.
     pub blocks: f64,
     size_variance: f64,
     count_variance: f64,
     unmet: Unmet,
 }
 
-/// Squares of what may be there that no sample has met.
+/// Squares of the bytes and blocks possibly present without a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Unmet {
     size: f64,
@@ -33,8 +35,8 @@ struct Unmet {
 }
 
 impl Estimate {
-    /// So many blocks, of which it is known whether they are samples, and how many copies of them
-    /// are in the whole sum.
+    /// Estimates `count` blocks. `sampled` is set if the blocks are samples; `copies` is the number
+    /// of copies of these samples in the whole sum.
     #[expect(clippy::cast_precision_loss, reason = "numbers of blocks")]
     pub fn of(count: u64, sampled: Option<Sampled>, copies: u64) -> Estimate {
         let n = count as f64;
@@ -52,7 +54,7 @@ impl Estimate {
         }
     }
 
-    /// Adds another sum's.
+    /// Adds the estimate of another sum.
     pub fn add(&mut self, other: &Estimate) {
         self.samples = self.samples.saturating_add(other.samples);
         self.blocks += other.blocks;
@@ -61,28 +63,29 @@ impl Estimate {
         self.unmet.add(other.unmet);
     }
 
-    /// Number of blocks, to the nearest whole one; `counted` where all are known.
+    /// Number of blocks, rounded; `counted` if there are no samples.
     pub fn count(&self, counted: u64) -> u64 {
         if self.samples == 0 { counted } else { whole(self.blocks) }
     }
 
-    /// Whether a sum is an estimate; it is exact otherwise.
+    /// Whether the sum is an estimate; otherwise the sum is exact.
     pub fn is_estimate(&self) -> bool {
         self.samples > 0 || self.unmet != Unmet::default()
     }
 
-    /// 95 % interval of a number of bytes; none when it is exact.
+    /// 95 % interval of a number of bytes; none if the number is exact.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn size_interval(&self, size: u64) -> Option<(u64, u64)> {
         self.is_estimate().then(|| interval(size as f64, self.size_variance, self.unmet.size))
     }
 
-    /// 95 % interval of the number of blocks; none when it is exact.
+    /// 95 % interval of the number of blocks; none if the number is exact.
     pub fn count_interval(&self) -> Option<(u64, u64)> {
         self.is_estimate().then(|| interval(self.blocks, self.count_variance, self.unmet.count))
     }
 
-    /// Half of the 95 % interval of a difference of sizes with another estimate. Samples that both have would make it smaller.
+    /// Half of the 95 % interval of the difference between the sizes of two estimates. Samples in
+    /// both would make the interval smaller, but are not considered.
     pub fn size_doubt(&self, other: &Estimate) -> Option<u64> {
         let variance = self.size_variance + other.size_variance;
         let unmet = self.unmet.size + other.unmet.size;
@@ -91,11 +94,11 @@ impl Estimate {
 }
 
 impl Unmet {
-    /// Up to so many bytes that are in so many processes, in no more blocks than `allocs`.
+    /// Up to `bytes` in each of `processes` processes, in at most `allocs` blocks each.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn of(bytes: f64, allocs: Option<u64>, processes: u64) -> Unmet {
         let copies = processes as f64;
-        // A block has a byte at least.
+        // A block has at least a byte.
         let blocks = allocs.map_or(bytes, |allocs| bytes.min(allocs as f64));
         Unmet { size: (bytes * copies).powi(2), count: (blocks * copies).powi(2) }
     }
@@ -106,8 +109,8 @@ impl Unmet {
     }
 }
 
-/// What was met and what was not do not depend on each other, so their distances from the estimate
-/// add up as their squares.
+/// Combines the interval of the samples with the unmet bytes or blocks. Both are independent, so
+/// their distances from the estimate add up as squares.
 fn interval(estimate: f64, variance: f64, unmet: f64) -> (u64, u64) {
     let (low, high) = weight::interval(estimate, variance);
     (whole(low), whole(estimate + ((high - estimate).powi(2) + unmet).sqrt()))
@@ -118,13 +121,13 @@ fn whole(value: f64) -> u64 {
     value.round() as u64
 }
 
-/// What the blocks of a stack are, if they are samples.
+/// Sampling interval and block size of a stack's samples; none if the blocks are no samples.
 pub fn sampled(snapshot: &Snapshot, stack: u32) -> Option<Sampled> {
     let row = snapshot.sampled.binary_search_by_key(&stack, |row| row.stack).ok()?;
     Some(snapshot.sampled[row])
 }
 
-/// How sure a domain's figure of a moment is.
+/// Estimate of a domain at a moment, for the interval of the domain's figure.
 pub fn of_domain<'s>(parts: impl Iterator<Item = Part<'s>> + Clone, domain: Domain, at: At) -> Estimate {
     let mut all = Estimate::default();
     for Part { snapshot, copies } in parts.clone().filter(|part| !part.snapshot.sampled.is_empty()) {
@@ -150,7 +153,7 @@ pub fn of_domain<'s>(parts: impl Iterator<Item = Part<'s>> + Clone, domain: Doma
     all
 }
 
-/// A sum of a domain in which no sample was met.
+/// Estimate of a sum without samples in a domain.
 pub fn of_nothing<'s>(parts: impl Iterator<Item = Part<'s>> + Clone, domain: Domain, at: At) -> Estimate {
     unmet(parts, domain, at, (0, &HashMap::new()))
 }
@@ -163,9 +166,11 @@ fn all_widest<'s>(parts: impl Iterator<Item = Part<'s>>, domain: Domain, at: At)
     all
 }
 
-/// What may be in the domain without a sample having met it, in the whole sum and in what several
-/// processes have inherited. Samples that were met speak for such as are in half as many processes
-/// and more.
+/// Estimate of memory in a domain without a sample:
+///
+/// 1. in the whole sum, if the sum has no samples at all;
+/// 2. in memory that several processes inherited from a common ancestor. A sample of this ancestor
+///    in at least half of the heirs rules this doubt out.
 fn unmet<'s>(
     parts: impl Iterator<Item = Part<'s>> + Clone,
     domain: Domain,
@@ -183,7 +188,7 @@ fn unmet<'s>(
     };
     let widest_gap = parts.clone().map(far).fold(0.0, f64::max);
     if samples == 0 {
-        // What the processes have allocated is counted exactly; what they had before is not.
+        // Allocations of the processes are counted exactly. Older memory is not counted.
         let rows = parts.clone().map(|part| totals(part, domain));
         let (bytes, allocs) = rows.fold((0_u64, 0_u64), |(bytes, allocs), row| {
             (bytes.saturating_add(row.allocated_bytes), allocs.saturating_add(row.allocs))
@@ -202,8 +207,8 @@ fn unmet<'s>(
     all
 }
 
-/// Whether all that the processes have was allocated by one of them: none has inherited from a
-/// process that is not among them.
+/// Whether all memory of the processes was allocated by these processes: none has inherited memory
+/// from a process outside of `parts`.
 fn all_is_counted<'s>(parts: impl Iterator<Item = &'s Snapshot> + Clone) -> bool {
     let known: HashSet<u64> = parts.clone().filter_map(|part| Some(part.draws.as_ref()?.by)).collect();
     let is_counted = |part: &Snapshot| match (&part.draws, &part.origin) {
@@ -213,7 +218,7 @@ fn all_is_counted<'s>(parts: impl Iterator<Item = &'s Snapshot> + Clone) -> bool
     parts.into_iter().all(is_counted)
 }
 
-/// No more than was allocated, where that is known.
+/// Unmet bytes and blocks: at most `gap`, and at most the allocated amount if known.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn most(gap: f64, allocated: Option<(u64, u64)>, processes: u64) -> Unmet {
     let bytes = allocated.map_or(gap, |(bytes, _)| gap.min(bytes as f64));
@@ -234,7 +239,7 @@ mod tests {
         let (low, high) = sum.size_interval(size).expect("an estimate");
         assert!(low < size && size < high && high - low < size / 2, "{low} to {high} around {size}");
         assert_eq!(sum.count(112).abs_diff(100 * 16384), 12 + 50);
-        // Blocks that are far larger than the interval are nearly all known.
+        // Blocks far larger than the interval are nearly all samples.
         let large = Estimate::of(3, Some(Sampled { stack: 0, interval: 1 << 10, size: 1 << 20 }), 3);
         assert_eq!((large.count(3), large.size_interval(3 << 20)), (3, Some((3 << 20, 3 << 20))));
     }
@@ -246,7 +251,7 @@ mod tests {
         let of = |copies| Estimate::of(100, sampled, copies).size_interval(size).expect("an estimate");
         let (alone, shared) = (of(100), of(100 * 25));
         assert!(shared.0 < alone.0 && alone.1 < shared.1, "{alone:?} {shared:?}");
-        // As if there were four samples, each of which stands for 25 times as much.
+        // As if there were four samples, each with 25 times the weight.
         let few = weight::interval(size as f64, size as f64 * size as f64 / 4.0);
         assert!((shared.0 as f64 / few.0 - 1.0).abs() < 0.01 && (shared.1 as f64 / few.1 - 1.0).abs() < 0.01);
         let nothing = Estimate { unmet: Unmet::of(3e6, Some(1000), 2), ..Estimate::default() };

@@ -1,8 +1,13 @@
-//! Which tracebacks a report is about: tracemalloc's `Filter`s, by tracemalloc's rules.
+//! Selects the tracebacks of a report with tracemalloc's `Filter`s, by tracemalloc's rules.
 //!
-//! Inclusive filters are OR-ed, exclusive ones AND-ed. A filter looks at the blamed frame, or at any frame
-//! with `all_frames`; then one that excludes drops a traceback as soon as one frame matches. (The domain filter has
-//! no place here: a report has one view.)
+//! | Filters | Combined by |
+//! | --- | --- |
+//! | inclusive | OR |
+//! | exclusive | AND |
+//!
+//! A filter looks at the blamed frame, or at every frame with `all_frames`. Then an excluding
+//! filter drops a traceback as soon as a frame matches. There is no domain filter: a report has a
+//! single view.
 
 use crate::frames::{Frame, TracebackId, Tracebacks};
 use crate::glob::Glob;
@@ -10,7 +15,7 @@ use crate::statistics::Trace;
 use std::collections::HashMap;
 use std::str::FromStr;
 
-/// `GLOB` or `GLOB:LINE`.
+/// A filter's pattern: `GLOB` or `GLOB:LINE`.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     glob: Glob,
@@ -18,7 +23,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// `filename` is a glob, whatever it contains; without a line, any line matches.
+    /// Makes a pattern. `filename` is a glob, whatever it contains. Without a line, every line
+    /// matches.
     pub fn new(filename: &str, lineno: Option<u32>) -> Pattern {
         Pattern { glob: Glob::new(normalize(filename)), lineno }
     }
@@ -27,7 +33,7 @@ impl Pattern {
 impl FromStr for Pattern {
     type Err = String;
 
-    /// What follows the last colon is a line if it is a number.
+    /// Parses a pattern. A number behind the last colon is the line.
     fn from_str(text: &str) -> Result<Pattern, String> {
         let (glob, lineno) = match text.rsplit_once(':') {
             Some((glob, line)) if !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit()) => {
@@ -42,7 +48,7 @@ impl FromStr for Pattern {
     }
 }
 
-/// A module compiled to `.pyc` stands for its source (tracemalloc: `_normalize_filename`).
+/// Returns the source file of a module compiled to `.pyc` (tracemalloc: `_normalize_filename`).
 fn normalize(filename: &str) -> &str {
     match filename.strip_suffix('c') {
         Some(source) if filename.ends_with(".pyc") => source,
@@ -53,22 +59,23 @@ fn normalize(filename: &str) -> &str {
 /// All filters of a report.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
-    /// Keep what one of these matches; everything if there is none.
+    /// Keep tracebacks with a match of any of these patterns; all tracebacks if there are none.
     pub include: Vec<Pattern>,
-    /// Drop what one of these matches.
+    /// Drop tracebacks with a match of any of these patterns.
     pub exclude: Vec<Pattern>,
-    /// Look at every frame, not only the blamed one.
+    /// Look at every frame, not only at the blamed frame.
     pub all_frames: bool,
 }
 
 impl Filters {
-    /// Whether there is any.
+    /// Whether there are no patterns.
     pub fn is_empty(&self) -> bool {
         self.include.is_empty() && self.exclude.is_empty()
     }
 }
 
-/// Applies [`Filters`], remembering what it has seen: a glob meets each file name once, the filters each traceback once.
+/// Applies [`Filters`] with a memory: each glob checks a file name once, and the filters check a
+/// traceback once.
 pub struct Matcher<'f> {
     filters: &'f Filters,
     files: Vec<HashMap<usize, bool>>,
@@ -76,13 +83,13 @@ pub struct Matcher<'f> {
 }
 
 impl<'f> Matcher<'f> {
-    /// A matcher that has seen nothing.
+    /// Makes a matcher with an empty memory.
     pub fn new(filters: &'f Filters) -> Matcher<'f> {
         let patterns = filters.include.len() + filters.exclude.len();
         Matcher { filters, files: vec![HashMap::new(); patterns], seen: HashMap::new() }
     }
 
-    /// Whether the report is about `trace` (tracemalloc: `Snapshot._filter_trace`).
+    /// Whether the report includes `trace` (tracemalloc: `Snapshot._filter_trace`).
     pub fn keeps(&mut self, tracebacks: &Tracebacks, trace: &Trace) -> bool {
         let id = if self.filters.all_frames { trace.traceback } else { trace.blamed };
         if let Some(&known) = self.seen.get(&id) {

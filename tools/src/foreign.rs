@@ -1,8 +1,13 @@
-//! Files that somebody else has named: a snapshot, or a file that a snapshot names.
+//! Opens files with paths chosen by others: paths in a snapshot.
 //!
-//! Whoever wrote the snapshot chose the path, and may own what is there. So nothing but a regular file of an ordinary file
-//! system is ever opened: to open a device can be its command, a pipe would block, and what stands in /proc or /sys is
-//! no file but the kernel's ear. A file that another user can still cut is read, not mapped.
+//! The writer of a snapshot chose these paths and may own the files there. So only regular files of
+//! ordinary file systems are opened:
+//!
+//! - opening a device can be a command to the device;
+//! - opening a pipe would block;
+//! - files in /proc and /sys are interfaces of the kernel.
+//!
+//! A file that another user can shorten is read, not mapped.
 
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
@@ -12,10 +17,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use symbolic_common::ByteView;
 
-/// A file of another user is not read beyond this.
+/// Most bytes read from another user's file.
 const MAX_READ_BYTES: u64 = 1 << 30;
 
-/// File systems without files: proc, sysfs, debugfs, tracefs, configfs, securityfs, efivarfs, pstore, bpf, cgroup, cgroup2.
+/// File systems without ordinary files: proc, sysfs, debugfs, tracefs, configfs, securityfs,
+/// efivarfs, pstore, bpf, cgroup, cgroup2.
 const NO_FILES: [u32; 11] = [
     0x9fa0,
     0x6265_6572,
@@ -30,20 +36,21 @@ const NO_FILES: [u32; 11] = [
     0x6367_7270,
 ];
 
-/// A regular file.
+/// An open regular file.
 pub(crate) struct Foreign {
     file: File,
     bytes: u64,
-    /// Whether only we and root can change it.
+    /// Whether only this user and root can change the file.
     is_trusted: bool,
-    /// Whether everybody may read it.
+    /// Whether everybody may read the file.
     is_public: bool,
 }
 
-/// Opens the file at `path`, if there is one.
+/// Opens the file at `path`, if a regular file is there.
 pub(crate) fn open(path: &Path) -> io::Result<Foreign> {
     let no_file = || io::Error::other("it is no regular file");
-    // Held first, opened when it is known: in between nobody can exchange it.
+    // `held` is checked first and opened for reading afterwards: nobody can exchange the file in
+    // between.
     let held = OpenOptions::new().read(true).custom_flags(flag(OFlags::PATH)).open(path)?;
     let found = held.metadata()?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "magic numbers have 32 bits")]
@@ -71,12 +78,12 @@ fn flag(flags: OFlags) -> i32 {
 }
 
 impl Foreign {
-    /// Whether only we and root can change it.
+    /// Whether only this user and root can change the file.
     pub(crate) fn is_trusted(&self) -> bool {
         self.is_trusted
     }
 
-    /// Its content, mapped where nobody can cut it meanwhile.
+    /// Returns the content, mapped if nobody else can shorten the file meanwhile.
     pub(crate) fn view(self) -> io::Result<ByteView<'static>> {
         if self.is_trusted {
             return ByteView::map_file(self.file);
@@ -87,7 +94,8 @@ impl Foreign {
         }
     }
 
-    /// Its content as text that may be shown: root, who may read everything, shows no more than everybody may read.
+    /// Returns the content as text to be shown. Root may read everything, but shows only files that
+    /// everybody may read.
     pub(crate) fn text(self, max_bytes: u64) -> io::Result<Vec<u8>> {
         let is_root = rustix::process::geteuid().is_root();
         if self.bytes > max_bytes || (is_root && !self.is_public) {
@@ -130,7 +138,7 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         let writable = open(&path).unwrap();
         assert!(!writable.is_trusted());
-        // Cut while it is looked at: a mapping would be a SIGBUS.
+        // The file is cut while in use: with a mapping, access would raise SIGBUS.
         let view = writable.view().unwrap();
         File::options().write(true).truncate(true).open(&path).unwrap();
         assert_eq!(&*view, b"content");

@@ -1,7 +1,14 @@
-//! Python's `fnmatch`, exactly: tracemalloc's filters are written in it.
+//! Python's `fnmatch`, exactly: the pattern language of tracemalloc's filters.
 //!
-//! `*` is any text (with `/` and newlines), `?` any character, `[seq]` one of, `[!seq]` none of; case counts; a `[`
-//! that nothing closes is itself; there is no escape but `[*]`.
+//! | Pattern | Matches |
+//! | --- | --- |
+//! | `*` | any text, including `/` and newlines |
+//! | `?` | any character |
+//! | `[seq]` | a character of the set |
+//! | `[!seq]` | a character not in the set |
+//!
+//! Case counts. A `[` without a closing bracket matches itself. The only escape is a set, such as
+//! `[*]`.
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
@@ -12,7 +19,7 @@ enum Token {
     Text,
     Any,
     Char(char),
-    /// Inclusive ranges; a single character is a range of one.
+    /// Inclusive ranges. A single character is a range from itself to itself.
     Set {
         negated: bool,
         ranges: Vec<(char, char)>,
@@ -20,7 +27,7 @@ enum Token {
 }
 
 impl Glob {
-    /// Every text is a pattern.
+    /// Compiles a pattern. Every text is a pattern.
     pub fn new(pattern: &str) -> Glob {
         let chars: Vec<char> = pattern.chars().collect();
         let mut tokens = Vec::new();
@@ -44,11 +51,11 @@ impl Glob {
         Glob(tokens)
     }
 
-    /// Whether the whole of `text` matches. Takes no more than |pattern| x |text| steps.
+    /// Whether the whole of `text` matches. Takes at most |pattern| x |text| steps.
     pub fn matches(&self, text: &str) -> bool {
         let text: Vec<char> = text.chars().collect();
         let (mut token, mut at) = (0, 0);
-        // Where to go on when what follows the last `*` fails: that star takes one character more.
+        // Token and position to continue at after a mismatch: the last `*` takes another character.
         let mut retry: Option<(usize, usize)> = None;
         while at < text.len() || token < self.0.len() {
             match self.0.get(token) {
@@ -83,7 +90,8 @@ impl Token {
     }
 }
 
-/// Where the set that starts at `start` has its `]`; one right at the start, or behind `!`, is a member.
+/// Returns the position of the `]` of the set at `start`. A `]` right at the start, or behind `!`,
+/// is a member of the set.
 fn set_end(chars: &[char], start: usize) -> Option<usize> {
     let mut first = start;
     if chars.get(first) == Some(&'!') {
@@ -95,8 +103,8 @@ fn set_end(chars: &[char], start: usize) -> Option<usize> {
     (first..chars.len()).find(|&i| chars[i] == ']')
 }
 
-/// The set that `stuff` describes, by the steps of `fnmatch.translate`: hyphens that make ranges cut it into chunks,
-/// and a range that runs backwards is dropped together with its ends.
+/// Parses the set in `stuff`, by the steps of `fnmatch.translate`: hyphens of ranges cut the set
+/// into chunks, and a backward range is dropped with both ends.
 fn set(stuff: &[char]) -> Token {
     let mut chunks: Vec<Vec<char>> = Vec::new();
     let (mut start, mut from) = (0, if stuff.first() == Some(&'!') { 2 } else { 1 });

@@ -1,13 +1,21 @@
-//! `report`'s library: what a snapshot says, as statistics, diffs and exports.
+//! Library of `report`: turns snapshots into statistics, diffs and exports.
 //!
-//! Works offline: it reads snapshot files, and the modules and debug files that they name where those are there. It
-//! speaks tracemalloc's words with tracemalloc's meaning: grouping, cumulation, filters and sort orders are CPython's,
-//! and the tests compare them with CPython's. The order of work is that of the modules: read (one process, or
-//! a [`tree`]), look at a domain
-//! ([`view`]), name the frames ([`symbols`], [`frames`]), [`filter`], group ([`statistics`], [`diff`]), show ([`render`],
-//! [`export`]).
+//! - Offline: reads snapshot files, and the modules and debug files named in a snapshot if present.
+//! - tracemalloc's terms with tracemalloc's meaning: grouping, cumulation, filters and sort orders
+//!   are CPython's. The tests compare results with CPython's.
+//! - Never changes a snapshot. No snapshot makes the library panic, or use memory out of
+//!   proportion.
 //!
-//! It never changes a snapshot, and nothing in one makes it panic or use memory out of proportion.
+//! Order of work:
+//!
+//! | Step | Modules |
+//! | --- | --- |
+//! | read a process, or a tree of processes | [`load`], [`tree`] |
+//! | look at a domain | [`view`] |
+//! | name the frames | [`symbols`], [`frames`] |
+//! | filter | [`filter`] |
+//! | group | [`statistics`], [`diff`] |
+//! | show | [`render`], [`export`] |
 #![forbid(unsafe_code)]
 
 pub mod blame;

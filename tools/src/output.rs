@@ -1,4 +1,5 @@
-//! Where a report goes: standard output, or a file that is replaced as a whole or not at all.
+//! Destination of a report: standard output, or a file. A file is replaced as a whole or not at
+//! all.
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
-/// What went wrong with a file.
+/// An error of a file, with the path.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {error}; choose another place with -o", path.display())]
 pub struct FileError {
@@ -17,22 +18,23 @@ pub struct FileError {
     error: io::Error,
 }
 
-/// See the module's header.
+/// An open destination of a report.
 pub enum Output {
     /// Standard output.
     Stdout(BufWriter<StdoutLock<'static>>),
-    /// Something that cannot be replaced, such as a pipe or `/dev/full`.
+    /// A place that cannot be replaced, such as a pipe or `/dev/full`.
     Device(PathBuf, BufWriter<File>),
-    /// A new file that takes the old one's place at the end.
+    /// A new file. Replaces the old file at the end.
     File(PathBuf, BufWriter<NamedTempFile>),
 }
 
 impl Output {
-    /// Opens `path`, or standard output. Comes before the work, so that a place that cannot be written is found first.
+    /// Opens `path`, or standard output. Called before all other work, to find an unwritable place
+    /// first.
     ///
     /// # Errors
     ///
-    /// When the place cannot be written.
+    /// Fails if the place cannot be written.
     pub fn open(path: Option<&Path>) -> Result<Output, FileError> {
         let Some(path) = path else { return Ok(Output::Stdout(BufWriter::new(io::stdout().lock()))) };
         Output::at(path).map_err(|error| FileError { path: path.to_path_buf(), error })
@@ -55,11 +57,12 @@ impl Output {
         }
     }
 
-    /// Writes everything, by `write`, and puts the file in its place.
+    /// Writes the report with `write`, then moves the file to its place.
     ///
     /// # Errors
     ///
-    /// Of a file, with its name; of standard output, as they are: a closed pipe is no failure of a report.
+    /// Errors of a file carry the path. Errors of standard output are passed on as they are: a
+    /// closed pipe is no failure of a report.
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), WriteError> {
         match self {
             Output::Stdout(mut out) => write(&mut out).and_then(|()| out.flush()).map_err(WriteError::Stdout),
@@ -75,12 +78,12 @@ impl Output {
     }
 }
 
-/// How long the reader of a pipe may take to come.
+/// Longest wait for the reader of a pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Opens a pipe or a device. Who waited for the reader of a pipe in the kernel would wait for ever
-/// where none comes.
+/// Opens a pipe or a device. A blocking open of a pipe without a reader would wait for ever, so the
+/// open is repeated instead.
 fn open_special(path: &Path, is_pipe: bool) -> io::Result<File> {
     let begun = Instant::now();
     let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits();
@@ -96,13 +99,16 @@ fn open_special(path: &Path, is_pipe: bool) -> io::Result<File> {
             opened => break opened?,
         }
     };
-    // From here on a reader may take its time: every signal ends a report.
+    // Writes may block from here on: a reader may be slow, and every signal ends a report.
     fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
     Ok(file)
 }
 
-/// What the path stands for: a link of ours, or of root, stays, and what it leads to is replaced. Another user's link, pipe or
-/// device is not used: in a folder that is shared it may wait for a name that can be guessed.
+/// Returns the path to write.
+///
+/// - A link owned by this user or by root stays, and the link's target is replaced.
+/// - A link, pipe or device of another user is refused: in a shared folder, another user could have
+///   placed it under a name easy to guess.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     const MOST_LINKS: usize = 40;
     let own = rustix::process::geteuid().as_raw();
@@ -118,7 +124,8 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
         if ![0, own].contains(&found.uid()) {
             return Err(io::Error::other(format!("it is a link, pipe or device of user {}", found.uid())));
         }
-        // Also a link of /proc to what has no path, such as the pipe that is standard output.
+        // Pipes and devices are used as they are. A link in /proc may lead to a pipe without a
+        // path, such as the pipe of standard output.
         if !found.is_symlink() || fs::metadata(&path).is_ok_and(|target| !target.is_file() && !target.is_dir()) {
             return Ok(path);
         }
@@ -127,19 +134,19 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::InvalidInput.into())
 }
 
-/// Why a report could not be written.
+/// Reason why a report could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// To standard output.
+    /// Standard output could not be written.
     #[error("cannot write to standard output: {0}; check where it leads, or use -o FILE")]
     Stdout(io::Error),
-    /// To a file.
+    /// The file could not be written.
     #[error(transparent)]
     File(FileError),
 }
 
 impl WriteError {
-    /// Whether who read the output has seen enough.
+    /// Whether the reader closed the pipe of standard output.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, WriteError::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

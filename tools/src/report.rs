@@ -1,4 +1,5 @@
-//! A report: one process or a tree of them, or two of either compared, seen through a request.
+//! A report: a request applied to a subject (a process or a tree of processes), or to two subjects
+//! compared.
 
 use crate::blame::{Blame, Blamer};
 use crate::copies::Part;
@@ -14,49 +15,49 @@ use crate::view::{At, View};
 use heapline_shared_format::snapshot::{Domain, Snapshot};
 use std::collections::HashMap;
 
-/// What a report is about. How it looks is not part of it.
+/// Contents of a report. The output format is not part of a request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Grouping.
+    /// Grouping of the blocks.
     pub by: By,
-    /// Moment.
+    /// Moment of the view.
     pub at: At,
-    /// Layer; [`View::default_domain`] if none.
+    /// Layer of the view; [`View::default_domain`] if none.
     pub domain: Option<Domain>,
     /// Whether a block counts for every frame of its traceback.
     pub cumulative: bool,
-    /// Which tracebacks.
+    /// Filters of tracebacks.
     pub filters: Filters,
-    /// Whose frame blocks are grouped under; [`Blame::default_of`] the layer if none.
+    /// Rule for the frame to group blocks under; [`Blame::default_of`] the layer if none.
     pub blame: Option<Blame>,
-    /// Functions and files that are nobody's own code.
+    /// Functions and files to treat as nobody's own code.
     pub skip: Vec<Glob>,
-    /// Which frames, where a process runs Python.
+    /// Kinds of frames, for a process with Python code.
     pub frames: Frames,
-    /// Whether allocators' frames stay.
+    /// Whether frames of allocators are kept.
     pub raw_frames: bool,
-    /// Rows shown; 0 for all.
+    /// Number of rows to show; 0 for all.
     pub limit: usize,
 }
 
 impl Request {
-    /// What finds the blamed frames in a view; none where the most recent frames are blamed.
+    /// Returns the search for blamed frames in a view; none if the most recent frames are blamed.
     fn blamer(&self, view: View) -> Option<Blamer<'_>> {
         let blame = self.blame.unwrap_or(Blame::default_of(view.domain));
         (blame == Blame::Own).then(|| Blamer::new(&self.skip))
     }
 }
 
-/// What all groups have together. Each block counts once, also in a cumulative report.
+/// Sum of all groups. Each block counts once, even in a cumulative report.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Total {
-    /// Groups.
+    /// Number of groups.
     pub groups: usize,
     /// Bytes.
     pub size: u64,
     /// Blocks.
     pub count: u64,
-    /// How sure both are.
+    /// Precision of `size` and `count`.
     pub estimate: Estimate,
 }
 
@@ -65,32 +66,32 @@ pub struct Total {
 pub struct Row {
     /// The group.
     pub stat: Statistic,
-    /// What changed since the old snapshot, in a diff.
+    /// Change since the old snapshot, in a diff.
     pub change: Option<Change>,
 }
 
-/// A report that is ready to be shown.
+/// A report, ready to be shown.
 pub struct Report<'s> {
-    /// What it is about.
+    /// Request behind the report.
     pub request: Request,
-    /// The processes.
+    /// Process or processes of the report.
     pub subject: &'s Subject,
-    /// Their figures: those of the (new) snapshot, or of all together.
+    /// Figures of the (new) process, or the sums of a tree.
     pub snapshot: &'s Snapshot,
-    /// The snapshot that it is compared with.
+    /// Snapshot of the old subject, in a diff.
     pub old: Option<&'s Snapshot>,
     old_is_sampled: bool,
-    /// The view that was taken.
+    /// View of the report.
     pub view: View,
-    /// All rows, in order; [`Report::shown`] are those within the limit.
+    /// All rows, in order. [`Report::shown`] returns the rows within the limit.
     pub rows: Vec<Row>,
-    /// Sums of the (new) snapshot.
+    /// Sums of the (new) subject.
     pub total: Total,
-    /// Whether the filters dropped everything that there was.
+    /// Whether the filters dropped all blocks.
     pub nothing_matched: bool,
-    /// Names of what the rows refer to.
+    /// Names in the rows.
     pub tracebacks: Tracebacks,
-    /// What was wrong with modules, one sentence each.
+    /// Problems with modules, a sentence for each.
     pub warnings: Vec<String>,
 }
 
@@ -145,7 +146,7 @@ impl<'s> Report<'s> {
         self.rows.split_at(self.shown_count()).0
     }
 
-    /// What finds the blamed frames; none where the most recent frames are blamed.
+    /// Returns the search for blamed frames; none if the most recent frames are blamed.
     pub fn blamer(&self) -> Option<Blamer<'_>> {
         self.request.blamer(self.view)
     }
@@ -162,13 +163,14 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Whether some of the figures are estimates.
+    /// Whether some figures are estimates.
     pub fn is_sampled(&self) -> bool {
         self.subject.is_sampled() || self.old_is_sampled
     }
 
-    /// Whether nothing at all was recorded, in any domain of blocks or the one that is looked at. Ranges say little: also a
-    /// program whose allocator was not found maps memory.
+    /// Whether nothing at all was recorded: neither in a domain of blocks nor in the domain of the
+    /// view. Other domains of ranges do not count: even a program with an unknown allocator maps
+    /// memory.
     pub fn has_no_records(&self) -> bool {
         let counts = |domain: Domain| !domain.is_of_ranges() || domain == self.view.domain;
         let mut domains = self.snapshot.domains.iter().filter(|row| counts(row.domain));
@@ -177,12 +179,12 @@ impl<'s> Report<'s> {
     }
 }
 
-/// What the request keeps of one side.
+/// Blocks of a subject selected by the request.
 struct Side {
     traces: Vec<Trace>,
-    /// Whether the filters dropped something.
+    /// Whether the filters dropped any blocks.
     dropped: bool,
-    /// How sure the sum of everything is, and that of a group that has nothing.
+    /// Precision of the sum of all blocks, and precision of a group without blocks (`nothing`).
     whole: Estimate,
     nothing: Estimate,
 }

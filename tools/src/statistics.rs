@@ -1,6 +1,6 @@
-//! tracemalloc's `Snapshot.statistics`: traces, grouped and sorted.
+//! Groups and sorts traces, as tracemalloc's `Snapshot.statistics` does.
 //!
-//! Works on numbers of [`Tracebacks`] throughout; texts are only compared where size and count are equal.
+//! Compares numbers of [`Tracebacks`]. Texts are compared only if size and count are equal.
 
 use crate::estimate::Estimate;
 use crate::frames::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
@@ -8,37 +8,37 @@ use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 
-/// Blocks that are alike.
+/// Blocks with a common traceback, and with a common size and thread if the blocks are live.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace {
-    /// Where they were allocated.
+    /// Traceback of the allocation.
     pub traceback: TracebackId,
-    /// The traceback up to the frame that is blamed.
+    /// The traceback up to the blamed frame.
     pub blamed: TracebackId,
-    /// Bytes of all of them.
+    /// Bytes of all blocks.
     pub size: u64,
-    /// How many; of samples, those.
+    /// Number of blocks; number of samples if the blocks are samples.
     pub count: u64,
-    /// What they stand for.
+    /// Estimate of all blocks behind the samples.
     pub estimate: Estimate,
     /// True physical depth of the stack, saturating at 65535.
     pub total_nframe: u16,
     /// Whether the stack could not be walked to its root.
     pub truncated: bool,
-    /// What is known of live blocks only.
+    /// Size and thread, known for live blocks only.
     pub block: Option<Block>,
 }
 
-/// See [`Trace::block`].
+/// Size and thread of live blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
-    /// Bytes of each.
+    /// Bytes of each block.
     pub size: u64,
-    /// Name and id of the thread that allocated them.
+    /// Name and id of the allocating thread.
     pub thread: StringId,
 }
 
-/// What blocks are grouped by.
+/// Property by which blocks are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the words of the command line")]
 pub enum By {
@@ -51,14 +51,14 @@ pub enum By {
     Thread,
 }
 
-/// What all blocks of a group share.
+/// Value shared by all blocks of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// File name, function, module or thread.
     Text(StringId),
     /// File name and line.
     Line(StringId, u32),
-    /// All places from the root.
+    /// All places from the root on.
     Traceback(TracebackId),
     /// Size of a block, in bytes.
     Size(u64),
@@ -67,29 +67,32 @@ pub enum Key {
 /// A group (tracemalloc: `Statistic`).
 #[derive(Clone, Copy, Debug)]
 pub struct Statistic {
-    /// What its blocks share.
+    /// Value shared by the group's blocks.
     pub key: Key,
     /// Bytes.
     pub size: u64,
     /// Blocks.
     pub count: u64,
-    /// How sure both are.
+    /// Precision of `size` and `count`.
     pub estimate: Estimate,
-    /// The frame behind the largest part of the group: its function, module and address speak for the others.
+    /// Frame of the largest trace in the group. The function, module and address of this frame
+    /// represent the group.
     pub frame: Frame,
-    /// Whether frames of other functions are in the group too.
+    /// Whether the group contains frames of other functions too.
     pub several_functions: bool,
-    /// Of the largest part too: the greatest depth of its stacks.
+    /// Greatest true depth of the group's stacks.
     pub total_nframe: u16,
-    /// Whether some stack could not be walked to its root.
+    /// Whether a stack of the group could not be walked to the root.
     pub truncated: bool,
-    /// Size of the largest part, which decides on `frame`.
+    /// Size of the largest trace, the source of `frame`.
     pub(crate) largest: u64,
 }
 
-/// Groups `traces`. With `cumulative` a block counts for every frame of its traceback, twice where it recurs.
+/// Groups `traces`. With `cumulative` a block counts for every frame of its traceback, and twice
+/// for a frame in a recursion.
 ///
-/// The callers refuse `cumulative` for keys that are no single frame; here it has no effect on them.
+/// Callers refuse `cumulative` for keys of other kinds than single frames; for such keys the flag
+/// has no effect.
 pub fn group(
     tracebacks: &Tracebacks,
     traces: impl IntoIterator<Item = Trace>,
@@ -111,12 +114,12 @@ pub fn group(
 }
 
 impl By {
-    /// Whether each frame has such a key, so that a traceback has several.
+    /// Whether each frame has such a key, so a traceback has several keys.
     pub fn is_of_frames(self) -> bool {
         matches!(self, By::Filename | By::Lineno | By::Function | By::Module)
     }
 
-    /// Whether it can only be known of live blocks.
+    /// Whether the key is known for live blocks only.
     pub fn is_of_live_blocks(self) -> bool {
         matches!(self, By::Size | By::Thread)
     }
@@ -158,7 +161,7 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
     }
 }
 
-/// The groups in tracemalloc's order: by size, count and key, the greatest first.
+/// Sorts groups in tracemalloc's order: by size, count and key, the greatest first.
 pub fn sorted(tracebacks: &Tracebacks, groups: HashMap<Key, Statistic>) -> Vec<Statistic> {
     let mut rows: Vec<Statistic> = groups.into_values().collect();
     let keys = KeyOrder::new(tracebacks);
@@ -167,10 +170,10 @@ pub fn sorted(tracebacks: &Tracebacks, groups: HashMap<Key, Statistic>) -> Vec<S
     rows
 }
 
-/// tracemalloc's order of keys.
+/// Comparison of keys in tracemalloc's order.
 pub(crate) struct KeyOrder<'t> {
     tracebacks: &'t Tracebacks,
-    /// Made when the first two tracebacks are compared.
+    /// Computed when two tracebacks are compared for the first time.
     order: OnceCell<TracebackOrder>,
 }
 
@@ -179,7 +182,7 @@ impl<'t> KeyOrder<'t> {
         KeyOrder { tracebacks, order: OnceCell::new() }
     }
 
-    /// Compares two keys of one kind, as those of a report are.
+    /// Compares two keys. Both must be of the same kind, as all keys of a report are.
     pub(crate) fn compare(&self, a: Key, b: Key) -> Ordering {
         let text = |id| self.tracebacks.text(id);
         match (a, b) {

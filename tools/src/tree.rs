@@ -1,7 +1,7 @@
-//! What a report is about: one process, or a tree of them whose snapshots lie in one folder.
+//! Subject of a report: a process, or a tree of processes with their snapshots in a folder.
 //!
-//! A tree's figures are sums over its processes, each at its own end (or peak). What a child has inherited by fork counts in both
-//! processes, as each of them has it.
+//! The figures of a tree are sums over its processes, each at its own end (or peak). Memory
+//! inherited by fork counts in the parent and in the child, since both processes have it.
 
 use crate::copies::{Copies, Part};
 use crate::load::{LoadError, load};
@@ -11,14 +11,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// See the module. There is at least one process.
+/// Subject of a report: a process, or a tree of at least one process.
 #[derive(Debug)]
 pub struct Subject {
-    /// In the order of [`Subject::processes`].
+    /// Snapshots in the order of [`Subject::processes`].
     parts: Vec<Snapshot>,
-    /// Of each part: how often its samples are in all parts.
+    /// For each part: the number of its samples' copies in all parts.
     copies: Vec<Copies>,
-    /// Of a tree: its figures, without tables.
+    /// Summed figures of a tree, without tables; none for a single process.
     sum: Option<Box<Snapshot>>,
     depths: Vec<usize>,
 }
@@ -26,13 +26,13 @@ pub struct Subject {
 /// A process of a tree.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'s> {
-    /// Its snapshot.
+    /// Snapshot of the process.
     pub snapshot: &'s Snapshot,
-    /// How far below the first process it is.
+    /// Number of generations below the first process.
     pub depth: usize,
 }
 
-/// Why there is no tree.
+/// Reason why a tree could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// A snapshot could not be loaded.
@@ -41,15 +41,15 @@ pub enum TreeError {
     /// The folder could not be read.
     #[error("cannot read {}: {error}; give the folder of a process tree's snapshots", path.display())]
     Folder {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         error: io::Error,
     },
-    /// It has no snapshot.
+    /// The folder has no snapshot.
     #[error("there is no *.snap.zst in {}: give the folder of a process tree's snapshots", path.display())]
     Nothing {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
     },
 }
@@ -57,17 +57,17 @@ pub enum TreeError {
 const SUFFIX: &str = ".snap.zst";
 
 impl Subject {
-    /// One process.
+    /// Makes a subject of a single process.
     pub fn process(snapshot: Snapshot) -> Subject {
         Subject { parts: vec![snapshot], copies: vec![Copies::default()], sum: None, depths: vec![0] }
     }
 
-    /// The processes whose snapshots lie in a folder, and the first one's, which may lie beside it under the folder's name. Either
-    /// of the two may be given.
+    /// Loads the snapshots in a folder and the first process's snapshot. The first snapshot may lie
+    /// beside the folder, under the folder's name. `path` may be the folder or the first snapshot.
     ///
     /// # Errors
     ///
-    /// See [`TreeError`].
+    /// Fails with a [`TreeError`].
     pub fn load_tree(path: &Path) -> Result<Subject, TreeError> {
         let files = files(path)?;
         if files.is_empty() {
@@ -77,7 +77,7 @@ impl Subject {
         Ok(Subject::tree(snapshots))
     }
 
-    /// A tree of these processes, of which there is at least one.
+    /// Makes a tree of processes. `snapshots` must not be empty.
     pub fn tree(snapshots: Vec<Snapshot>) -> Subject {
         let (parts, depths) = in_order(snapshots);
         let sum = Some(Box::new(sum(&parts)));
@@ -85,39 +85,39 @@ impl Subject {
         Subject { parts, copies, sum, depths }
     }
 
-    /// The figures: of the process, or summed up.
+    /// Figures of the process, or the sums of a tree.
     pub fn head(&self) -> &Snapshot {
         self.sum.as_deref().unwrap_or(&self.parts[0])
     }
 
-    /// The first process.
+    /// Snapshot of the first process.
     pub fn first(&self) -> &Snapshot {
         &self.parts[0]
     }
 
-    /// The snapshots.
+    /// Snapshots of all processes.
     pub fn parts(&self) -> &[Snapshot] {
         &self.parts
     }
 
-    /// The snapshots, as parts of a sum.
+    /// Snapshots of all processes, as parts of a sum.
     pub fn summed(&self) -> impl Iterator<Item = Part<'_>> + Clone {
         self.parts.iter().zip(&self.copies).map(|(snapshot, copies)| Part { snapshot, copies })
     }
 
-    /// Whether some of the figures are estimates.
+    /// Whether some figures are estimates.
     pub fn is_sampled(&self) -> bool {
         self.parts.iter().any(|part| part.meta.sample_interval != 0 || !part.sampled.is_empty())
     }
 
-    /// The processes of a tree, each behind its parent; none where it is about one process.
+    /// Processes of a tree, each behind its parent; none if the subject is a single process.
     pub fn processes(&self) -> impl Iterator<Item = Process<'_>> {
         let parts = if self.sum.is_some() { &self.parts[..] } else { &[] };
         parts.iter().zip(&self.depths).map(|(snapshot, &depth)| Process { snapshot, depth })
     }
 }
 
-/// A domain's row of a snapshot; zeros when it has none.
+/// Row of a domain in a snapshot; zeros if there is no such row.
 pub fn totals(snapshot: &Snapshot, domain: Domain) -> DomainTotals {
     let none = DomainTotals { domain, current: 0, peak: 0, blocks: 0, allocs: 0, frees: 0, allocated_bytes: 0 };
     snapshot.domains.iter().find(|row| row.domain == domain).copied().unwrap_or(none)
@@ -137,7 +137,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TreeError> {
     };
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
-        // A process without children.
+        // The process has no children.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !beside.is_empty() => return Ok(beside),
         Err(error) => return Err(TreeError::Folder { path: folder, error }),
     };
@@ -151,7 +151,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TreeError> {
     Ok(files)
 }
 
-/// Each process behind its parent, siblings by process id; and how deep each is. A parent that is not there makes no difference.
+/// Sorts the processes: each behind its parent, siblings by process id. Returns also the depth of
+/// each process. A process without a known parent has depth 0.
 fn in_order(snapshots: Vec<Snapshot>) -> (Vec<Snapshot>, Vec<usize>) {
     let mut by_pid: Vec<usize> = (0..snapshots.len()).collect();
     by_pid.sort_by_key(|&index| (snapshots[index].meta.pid, index));
@@ -168,7 +169,7 @@ fn in_order(snapshots: Vec<Snapshot>) -> (Vec<Snapshot>, Vec<usize>) {
             None => waiting.push((index, 0)),
         }
     }
-    // The one that nobody started comes first.
+    // The process without an origin comes first: no traced process started it.
     waiting.sort_by_key(|&(index, _)| snapshots[index].origin.is_none());
     let mut order = Vec::with_capacity(snapshots.len());
     let mut placed = vec![false; snapshots.len()];
@@ -180,7 +181,7 @@ fn in_order(snapshots: Vec<Snapshot>) -> (Vec<Snapshot>, Vec<usize>) {
                 waiting.extend(children.get(&index).into_iter().flatten().map(|&child| (child, depth + 1)));
             }
         }
-        // Process ids that came again may name each other in a circle.
+        // Reused process ids may name each other as parents in a circle.
         match left.find(|&&index| !placed[index]) {
             Some(&index) => waiting.push((index, 0)),
             None => break,
@@ -250,11 +251,11 @@ fn add(sum: &mut Meta, other: &Meta) {
     ] {
         *sum = sum.saturating_add(other);
     }
-    // One aggregator for all.
+    // All processes share an aggregator.
     sum.aggregator_bytes = sum.aggregator_bytes.max(other.aggregator_bytes);
     let note = |note: &String| format!("process {}: {note}", other.pid);
     sum.notes.extend(other.notes.iter().map(note));
-    // What many processes have not seen is said once.
+    // A cause common to several processes is listed once.
     let new = other.unseen.iter().filter(|cause| !sum.unseen.contains(cause)).cloned().collect::<Vec<_>>();
     sum.unseen.extend(new);
 }

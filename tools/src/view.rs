@@ -1,6 +1,7 @@
-//! What a report looks at: one domain, at one moment.
+//! The view of a report: a single domain at a single moment.
 //!
-//! Domains are layers of the same memory and never summed, so there is always exactly one.
+//! Domains are layers of the same memory and are never summed, so a view always has exactly one
+//! domain.
 
 use crate::copies::Part;
 use crate::estimate::{Estimate, sampled};
@@ -8,7 +9,7 @@ use crate::frames::{TracebackId, Tracebacks};
 use crate::statistics::{Block, Trace};
 use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
 
-/// Which blocks of the domain.
+/// Moment of a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum At {
     /// Those that live at the snapshot.
@@ -20,7 +21,7 @@ pub enum At {
 }
 
 impl At {
-    /// The word on the command line and in JSON.
+    /// Name of the moment on the command line and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             At::Live => "live",
@@ -30,7 +31,7 @@ impl At {
     }
 }
 
-/// One domain at one moment.
+/// A domain at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// The layer.
@@ -40,7 +41,7 @@ pub struct View {
 }
 
 impl View {
-    /// The layer that a report is about when none is asked for: Python's in a CPython process, malloc's otherwise.
+    /// Default layer of a report: Python's in a CPython process, malloc's otherwise.
     pub fn default_domain(snapshot: &Snapshot) -> Domain {
         match snapshot.domains.iter().any(|row| row.domain == Domain::Python && row.allocs > 0) {
             true => Domain::Python,
@@ -48,7 +49,7 @@ impl View {
         }
     }
 
-    /// Which stacks have blocks in the view, by index.
+    /// For each stack of the snapshot: whether the view has blocks of the stack.
     pub fn stacks(self, snapshot: &Snapshot) -> Vec<bool> {
         let mut used = vec![false; snapshot.stacks.len()];
         match self.at {
@@ -58,7 +59,7 @@ impl View {
         used
     }
 
-    /// The blocks in the view, with the tracebacks of [`View::stacks`].
+    /// The blocks in the view. `resolved` has the tracebacks of the stacks in [`View::stacks`].
     pub fn traces(self, part: Part<'_>, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
         let Part { snapshot, copies } = part;
         let trace = |stack: u32, size, count, block, copies| {
@@ -88,12 +89,12 @@ impl View {
         self.live(snapshot).filter_map(live).collect()
     }
 
-    /// Rows with their places in the table.
+    /// Rows of live blocks with their index in the table.
     fn live(self, snapshot: &Snapshot) -> impl Iterator<Item = (usize, &LiveGroup)> {
         snapshot.live.iter().enumerate().filter(move |(_, row)| row.domain == self.domain && row.count > 0)
     }
 
-    /// Rows with what they had at the moment in question.
+    /// Rows with bytes and blocks at the moment of the view.
     fn totals(self, snapshot: &Snapshot) -> impl Iterator<Item = (&StackTotals, u64, u64)> {
         let rows = snapshot.totals.iter().filter(move |row| row.domain == self.domain);
         let rows = rows.map(move |row| match self.at {

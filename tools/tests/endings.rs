@@ -1,4 +1,4 @@
-//! The program as a whole: how it ends, with which status and with how many words.
+//! Tests of the whole program: exit status and messages.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use support::scene::{report, scene, stderr, stdout};
 use tempfile::tempdir;
 
-/// The report fails with this status and one line that contains all of these.
+/// Checks that the report fails with this status and a single line with all of `words`.
 fn fails(arguments: &[&str], status: i32, words: &[&str]) {
     let output = report(arguments);
     let error = stderr(&output);

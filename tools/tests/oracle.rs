@@ -1,5 +1,5 @@
-//! Statistics, cumulation, diffs, filters, globs and sizes against CPython's own: the same traces in, the same rows in
-//! the same order out.
+//! Compares statistics, cumulation, diffs, filters, globs and sizes with CPython's own: from equal
+//! traces, both must make equal rows in equal order.
 
 use heapline_shared_format::text::format_size;
 use heapline_tools::diff::{Change, Nothing, compare_to};
@@ -18,10 +18,10 @@ use std::process::{Command, Stdio};
 
 const CASES: usize = 600;
 
-/// File and line; the most recent frame first, as tracemalloc keeps them.
+/// Files and lines of a stack, the most recent frame first, as in tracemalloc.
 type Stack = Vec<(String, u32)>;
 
-/// Size, count and stack of blocks that are alike.
+/// Groups of blocks: size, count and stack of each.
 type Blocks = Vec<(u64, u64, Stack)>;
 
 #[derive(Debug, Serialize)]
@@ -29,13 +29,14 @@ struct Case {
     by: &'static str,
     cumulative: bool,
     all_frames: bool,
-    /// Whether it includes, the glob, the line.
+    /// For each filter: whether it includes, the glob and the line.
     filters: Vec<(bool, String, Option<u32>)>,
     new: Blocks,
     old: Option<Blocks>,
 }
 
-/// The answers of tests/oracle.py; none where there is no python3 (which is an error under CI).
+/// Returns the answers of tests/oracle.py; none without python3. Under CI a missing python3 is an
+/// error.
 fn ask(questions: &Value) -> Option<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle.py");
     let child = Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -65,7 +66,7 @@ fn stack() -> impl Strategy<Value = Stack> {
     vec((file.prop_map(str::to_string), 0..4_u32), 1..6)
 }
 
-/// Few sizes and short stacks, so that groups, ties and recursion are frequent.
+/// Blocks of few sizes with short stacks, so groups, ties and recursion are frequent.
 fn blocks() -> impl Strategy<Value = Blocks> {
     let size = prop_oneof![Just(0), Just(8), Just(16), 1..5000_u64];
     vec((size, 1..4_u64, stack()), 0..25)
@@ -124,7 +125,7 @@ fn filters(case: &Case) -> Filters {
     Filters { include: patterns(true), exclude: patterns(false), all_frames: case.all_frames }
 }
 
-/// The same answer from Heapline.
+/// Returns Heapline's rows of a case, in the form of tests/oracle.py.
 fn rows(case: &Case) -> Value {
     let by = match case.by {
         "lineno" => By::Lineno,

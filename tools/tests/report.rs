@@ -1,4 +1,4 @@
-//! The program as a whole: what it says of a snapshot, in each format.
+//! Tests of the whole program: reports of a snapshot in each format.
 
 mod support;
 
@@ -133,7 +133,7 @@ fn cumulative_counts_every_frame_and_the_total_every_block_once() {
         .collect();
     assert_eq!(rows, [(10107, at(22)), (10107, at(14)), (10107, at(5)), (10100, at(9)), (7, at(10))]);
     assert_eq!(json["total"].to_string(), r#"{"count":13,"groups":5,"size":10107}"#);
-    // All four functions are in one file: each block counts four times for it.
+    // All four functions are in the same file, so each block counts four times for the file.
     assert_eq!(scene.figures(&["--by", "filename", "--cumulative"]), [(4 * 10107, 4 * 13)]);
 }
 
@@ -190,7 +190,7 @@ fn a_diff_has_what_changed() {
     assert!(text.contains(":5: 10107 B (+6100 B) in 13 blocks (+8), innermost\n"), "{text}");
     assert!(text.contains("Total allocated size: 10107 B (+6100 B)\n"), "{text}");
 
-    // The other way round a group is gone.
+    // With the snapshots exchanged, a group is gone.
     let gone = report(&[old.to_str().unwrap(), "--diff", scene.path(), "--by", "size", "--format", "csv"]);
     assert_eq!(
         stdout(&gone),
@@ -216,7 +216,7 @@ fn csv_and_folded_have_one_line_per_row() {
     );
 }
 
-/// What a page draws.
+/// Returns the data drawn by a page.
 fn drawn(page: &str) -> serde_json::Value {
     let (_, data) = page.split_once("<script id=\"data\" type=\"application/json\">").expect("the data");
     let (data, rest) = data.split_once("</script>").expect("its end");
@@ -239,7 +239,7 @@ fn html_draws_every_frame_below_its_parent() {
     let source = scene.source.rsplit('/').next().unwrap();
     let frame = |depth, function, line, size, count| (depth, function, format!("{source}:{line}"), size, count);
     assert_eq!(frames[0], (0, "all", String::new(), 10_107, 13));
-    // The widest of a frame's callees comes first.
+    // The widest callee of a frame comes first.
     let expected = [
         frame(1, "main", 22, 10_107, 13),
         frame(2, "outer", 14, 10_107, 13),
@@ -298,7 +298,7 @@ fn allocators_are_no_part_of_a_traceback_but_of_a_raw_one() {
     };
     assert_eq!(functions(&json["stats"][0]).len(), 2);
     assert!(functions(&json["stats"][0])[1].ends_with("::put"));
-    // A stack of nothing else keeps its oldest frame.
+    // A stack of carrying frames only keeps its oldest frame.
     assert_eq!(functions(&json["stats"][1]).len(), 1);
     let json = scene.json(&["--by", "traceback", "--raw-frames"]);
     assert!(functions(&json["stats"][0])[2].ends_with(
@@ -344,7 +344,7 @@ fn frames_without_lines_are_named_by_symbol_module_or_address() {
     let frames: Vec<[String; 3]> = json["stats"].as_array().unwrap().iter().map(frame).collect();
     assert_eq!(frames[0], [program, "outer", program]);
     assert_eq!(frames[1], ["[vdso]", "[vdso]+0x123", "[vdso]"]);
-    // Nothing is known of the place of either; both are one line, as in tracemalloc.
+    // The place of both blocks is unknown. Both are in one line, as in tracemalloc.
     assert_eq!(frames[2], ["<unknown>", "0xdeadbeef", ""]);
     assert_eq!(json["stats"][2]["size"], 3);
     assert_eq!(frames.len(), 3);

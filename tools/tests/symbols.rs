@@ -1,4 +1,5 @@
-//! Names and lines against addr2line: at every call of real programs, inlines included.
+//! Compares names and lines with addr2line's at every call of real programs, inlined calls
+//! included.
 
 mod support;
 
@@ -17,7 +18,8 @@ fn module(program: &Path) -> Module {
     Module { path, build_id: build_id(program), start: 0, end: u64::MAX, bias: 0, loaded: true }
 }
 
-/// The last part of a function's name without arguments, parameters and clone suffixes: demanglers differ in the rest.
+/// Returns the last part of a function's name without arguments, parameters and clone suffixes:
+/// demanglers differ in the rest.
 fn base_name(name: &str) -> String {
     let mut depth = 0;
     let mut out = String::new();
@@ -33,20 +35,20 @@ fn base_name(name: &str) -> String {
     out.rsplit([':', ' ']).next().unwrap_or("").to_string()
 }
 
-/// A Symbolizer that knows no debug files but those beside the module, and keeps nothing.
+/// Makes a Symbolizer without a cache and without debug files, except files beside the module.
 fn plain() -> Symbolizer {
     Symbolizer::new(Vec::new(), None)
 }
 
-/// What is compared: base names, files and lines.
+/// Reduces locations to base names, files and lines, for the comparison.
 fn comparable(locations: &[Location]) -> Vec<(String, Option<(String, u32)>)> {
     let line = |l: &Location| l.line.as_ref().map(|(file, line)| (cleaned(file), *line));
     let name = |l: &Location| base_name(&legible(l.function.as_deref().unwrap_or("")));
     locations.iter().map(|l| (name(l), line(l))).collect()
 }
 
-/// cpp_demangle gives up on some of the standard library's conditional templates (`sr` with arguments) and leaves them
-/// mangled: still the right function.
+/// Demangles with c++filt if cpp_demangle has failed. cpp_demangle leaves some conditional
+/// templates of the standard library (`sr` with arguments) mangled, though the function is right.
 fn legible(name: &str) -> String {
     match name.starts_with("_Z") {
         true => String::from_utf8(run(Command::new("c++filt").arg(name)).stdout).unwrap().trim().to_string(),
@@ -54,7 +56,8 @@ fn legible(name: &str) -> String {
     }
 }
 
-/// Compares every call of `program` with addr2line's answer from `reference`; returns the most inlines seen.
+/// Compares every call of `program` with addr2line's answer from `reference`. Returns the greatest
+/// number of functions at an address.
 fn compare(symbolizer: &mut Symbolizer, program: &Path, reference: &Path, calls: &[u64]) -> usize {
     let expected = addr2line(reference, calls);
     let found = symbolizer.locate(&module(program), calls);
@@ -66,7 +69,8 @@ fn compare(symbolizer: &mut Symbolizer, program: &Path, reference: &Path, calls:
     found.iter().map(Vec::len).max().unwrap_or(0)
 }
 
-/// Compiles and compares a program; it must have calls inlined at least so deep.
+/// Compiles a program and compares its calls. `inlines` is the least depth of inlined calls
+/// expected.
 fn check(name: &str, options: &[&str], inlines: usize) {
     let dir = tempdir().unwrap();
     let program = compile(dir.path(), name, options);
@@ -114,7 +118,7 @@ fn a_bias_is_taken_off() {
     assert_eq!(plain().locate(&at_base, &loaded), plain().locate(&module(&program), &calls));
 }
 
-/// Splits the debug information of `program` off into `debug`, as distributions do.
+/// Moves the debug information of `program` to the file `debug`, as distributions do.
 fn split(program: &Path, debug: &Path) {
     std::fs::create_dir_all(debug.parent().unwrap()).unwrap();
     run(Command::new("objcopy").arg("--only-keep-debug").arg(program).arg(debug));
@@ -125,7 +129,7 @@ fn link(program: &Path, debug: &Path) {
     run(Command::new("objcopy").arg(format!("--add-gnu-debuglink={}", debug.display())).arg(program));
 }
 
-/// A compiled program, a copy of it that stays whole, and its calls.
+/// Compiles a program. Returns the program, an unstripped copy, and the program's calls.
 fn program_and_whole(dir: &Path) -> (PathBuf, PathBuf, Vec<u64>) {
     let program = compile(dir, "inlines.c", &["-g", "-O2", "-Wl,--build-id"]);
     let whole = dir.join("whole");
@@ -143,7 +147,7 @@ fn a_debug_file_is_found_by_build_id() {
     split(&program, &debug);
     let mut symbolizer = Symbolizer::new(vec![dir.path().join("debug")], None);
     assert_eq!(compare(&mut symbolizer, &program, &whole, &calls), 3);
-    // The build-id is enough: the program itself may be gone.
+    // The build-id suffices, even without the program.
     let gone = Module { path: "/nowhere/inlines".to_string(), ..module(&program) };
     assert_eq!(symbolizer.locate(&gone, &calls), plain().locate(&module(&whole), &calls));
     assert_eq!(symbolizer.take_warnings(), Vec::<String>::new());
@@ -226,7 +230,7 @@ fn a_table_is_kept_by_build_id_and_made_anew_when_it_is_damaged() {
     let entries: Vec<PathBuf> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
 
-    // From here on only the cache can know: the program is another one now.
+    // From here on the program is another file, so only the cache has the answer.
     std::fs::write(&program, b"something else").unwrap();
     assert_eq!(symbolizer().locate(&of_program, &calls), expected);
 
@@ -271,7 +275,7 @@ fn a_damaged_file_costs_names_at_most() {
     let (program, whole, calls) = program_and_whole(dir.path());
     let (bytes, of_program) = (std::fs::read(&whole).unwrap(), module(&program));
     let damage = (any::<prop::sample::Index>(), any::<u8>());
-    // The tables of sections and the debug information stand in the second half.
+    // The section tables and the debug information are in the second half of the file.
     let damages = prop::collection::vec(damage, 1..12);
     let mut runner = TestRunner::deterministic();
     let mut unnamed = 0;

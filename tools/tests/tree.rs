@@ -1,4 +1,4 @@
-//! `report --tree`: the processes of a folder, one below the other, and their sums.
+//! Tests of `report --tree`: the processes of a folder, each below its parent, and their sums.
 
 mod support;
 
@@ -10,7 +10,8 @@ use support::scene::{report, stderr, stdout};
 use support::snapshot::Builder;
 use tempfile::tempdir;
 
-/// A process that holds `count` blocks of 100 bytes from one place, and one block of its own size from another.
+/// Saves the snapshot of a process with `count` blocks of 100 bytes from a place common to all
+/// processes, and a block of `pid` bytes from a place of its own.
 fn process(folder: &Path, name: &str, pid: u32, origin: Option<(u32, Birth, Option<u64>)>, count: u64) {
     let mut builder = Builder::new(None);
     let (shared, own) = (builder.stack(&[0x1000, 0x2000]), builder.stack(&[0x1000, 0x3000 + u64::from(pid)]));
@@ -28,7 +29,15 @@ fn process(folder: &Path, name: &str, pid: u32, origin: Option<(u32, Birth, Opti
     builder.save(folder, name);
 }
 
-/// 10 started 11 and 13, 11 forked 12; 14's parent is not there.
+/// Makes the snapshots of a tree:
+///
+/// | Process | Parent | Birth |
+/// | --- | --- | --- |
+/// | 10 | none | |
+/// | 11 | 10 | exec |
+/// | 12 | 11 | fork |
+/// | 13 | 10 | exec |
+/// | 14 | 99, not present | exec |
 fn family() -> tempfile::TempDir {
     let dir = tempdir().unwrap();
     let folder = dir.path().join("run");
@@ -38,7 +47,7 @@ fn family() -> tempfile::TempDir {
     process(&folder, "heapline-a-11.snap.zst", 11, Some((10, Birth::Exec, None)), 2);
     process(&folder, "heapline-b-12.snap.zst", 12, Some((11, Birth::Fork, Some(3))), 3);
     process(&folder, "heapline-c-13.snap.zst", 13, Some((10, Birth::Exec, None)), 4);
-    // What exec has replaced is no process of the tree.
+    // A program replaced by exec is no process of the tree.
     process(&folder, "heapline-c-13.snap.zst.exec1", 13, Some((10, Birth::Exec, None)), 1000);
     dir
 }

@@ -1,8 +1,9 @@
-//! The tenth of the laboratory that a commit is tested with: the same commit, the same tenth.
+//! Chooses a tenth of the laboratory to test a commit with. A commit always gets the same tenth.
 
 use crate::catalogue::{Kind, Subject};
 
-/// Of each kind a tenth, rounded up: the subjects whose names, hashed together with the commit, come first.
+/// Returns a tenth of the subjects of each kind, rounded up. Names are hashed together with the
+/// commit, and the subjects with the smallest hashes are chosen.
 pub fn tenth(subjects: Vec<Subject>, commit: &str) -> Vec<Subject> {
     let mut chosen = Vec::new();
     for kind in Kind::ALL {
@@ -15,7 +16,7 @@ pub fn tenth(subjects: Vec<Subject>, commit: &str) -> Vec<Subject> {
     chosen
 }
 
-/// FNV-1a over the texts, mixed at the end: the hash must be the same with every version of Rust.
+/// FNV-1a over the texts, mixed at the end. The hash must be equal with every version of Rust.
 fn hash(texts: &[&str]) -> u64 {
     let bytes = texts.iter().flat_map(|text| text.bytes().chain([0]));
     let mut hash = bytes

@@ -1,14 +1,14 @@
-//! A short load for each kind of server, and what the server answers to it, without what differs
-//! from run to run (dates, process ids, random salts).
+//! Short loads for servers, one for each kind. A load returns the server's answers without parts
+//! that differ from run to run (dates, process ids, random salts).
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-/// The longest wait for a byte of an answer.
+/// Longest wait for a byte of an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Connections, or questions, of one load.
+/// Number of connections, or questions, of a load.
 const ROUNDS: usize = 20;
 
 fn connect(port: u16) -> io::Result<TcpStream> {
@@ -19,7 +19,7 @@ fn connect(port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends `request` and reads all that comes until the server closes the connection.
+/// Sends `request` and reads until the server closes the connection.
 fn exchange(port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = connect(port)?;
     stream.write_all(request)?;
@@ -28,7 +28,7 @@ fn exchange(port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// HTTP: requests one after the other, and a missing page.
+/// HTTP: successive requests, and a missing page.
 pub fn http(port: u16) -> io::Result<String> {
     let mut dialogue = String::new();
     for round in 0..ROUNDS {
@@ -44,7 +44,7 @@ pub fn http(port: u16) -> io::Result<String> {
     Ok(dialogue)
 }
 
-/// Redis: a pipeline of commands of several types of values.
+/// Redis: a pipeline of commands on several types of values.
 pub fn redis(port: u16) -> io::Result<String> {
     let mut request = String::new();
     for n in 0..500 {
@@ -64,7 +64,7 @@ pub fn memcached(port: u16) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&exchange(port, request.as_bytes())?).into_owned())
 }
 
-/// MQTT: a client that subscribes to what it publishes.
+/// MQTT: a client that subscribes to its own messages.
 pub fn mqtt(port: u16) -> io::Result<String> {
     let connect_packet = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05world";
     let subscribe = b"\x82\x08\x00\x01\x00\x03a/b\x00";
@@ -79,12 +79,12 @@ pub fn mqtt(port: u16) -> io::Result<String> {
         answer.extend(read_bytes(&mut stream, publish.len())?);
     }
     stream.write_all(b"\xe0\x00")?;
-    // The server has noted the end of this client when it closes the connection.
+    // When the server closes the connection, the server has noted the end of this client.
     stream.read_to_end(&mut answer)?;
     Ok(hexadecimal(&answer))
 }
 
-/// DNS over TCP: a name that the server knows, each time by a connection of its own.
+/// DNS over TCP: a name known to the server, asked for on a new connection each time.
 pub fn dns(port: u16) -> io::Result<String> {
     let query = b"\x00\x1e\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x05world\x04test\x00\x00\x01\x00\x01";
     let mut dialogue = String::new();
@@ -100,8 +100,8 @@ pub fn dns(port: u16) -> io::Result<String> {
     Ok(dialogue)
 }
 
-/// PostgreSQL: a session with tables, sorting, and an error. Rows, command tags and error codes
-/// are kept; process ids and parameters are not.
+/// PostgreSQL: a session with tables, sorting, and an error. Rows and command tags are kept;
+/// process ids, parameters and errors are not.
 pub fn postgres(port: u16) -> io::Result<String> {
     let queries = [
         "create temp table t as select n, md5(n::text) as m from generate_series(1, 5000) n",
@@ -136,7 +136,7 @@ fn length_with_itself(text: &[u8]) -> [u8; 4] {
     u32::try_from(text.len() + 4).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// The kind and the body of each message.
+/// Returns the kind and the body of each message.
 fn postgres_messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let (&[kind, a, b, c, d], _) = bytes.split_first_chunk()?;
@@ -147,7 +147,7 @@ fn postgres_messages(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// MariaDB: a session with a table in memory. What follows the greeting is kept.
+/// MariaDB: a session with a table in memory. The dialogue after the greeting is kept.
 pub fn mariadb(port: u16) -> io::Result<String> {
     let mut stream = connect(port)?;
     read_packet(&mut stream)?;

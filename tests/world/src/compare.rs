@@ -1,9 +1,10 @@
-//! The comparison of a program's behaviour under Heapline with its behaviour alone.
+//! Compares a program's behaviour under Heapline with its behaviour alone.
 //!
-//! What differs between two runs alone (a date, a process id) is not compared. A server's messages
-//! are compared without their numbers, since a server names the time, its process and who signals
-//! it, and without their order, since clients come and go at the same moment. So are the lines of
-//! several processes.
+//! - Parts that differ between two runs alone (a date, a process id) are not compared.
+//! - Messages of servers are compared without numbers: they contain the time, the server's process
+//!   and the sender of a signal.
+//! - Messages of servers are compared without their order: clients come and go concurrently.
+//! - Lines of several processes are compared without their order too.
 
 use crate::catalogue::Kind;
 use crate::laboratory::Behaviour;
@@ -14,13 +15,13 @@ use std::collections::BTreeSet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
-    /// The exit status.
+    /// Exit status.
     Status,
     /// Standard output.
     Stdout,
     /// Standard error.
     Stderr,
-    /// What a server's client heard.
+    /// Answers of a server to its client.
     Dialogue,
     /// Whether the program listened and answered at all.
     Trouble,
@@ -28,7 +29,7 @@ pub enum Part {
 
 const PARTS: [Part; 5] = [Part::Status, Part::Trouble, Part::Dialogue, Part::Stdout, Part::Stderr];
 
-/// What a subject does alone.
+/// Behaviour of a subject alone.
 pub struct Baseline {
     runs: Vec<Behaviour>,
     ignores_numbers: bool,
@@ -36,7 +37,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Two runs alone.
+    /// Makes a baseline of two runs alone.
     pub fn new(kind: Kind, first: Behaviour, second: Behaviour) -> Baseline {
         let is_server = kind == Kind::Server;
         Baseline { runs: vec![first, second], ignores_numbers: is_server, ignores_order: is_server }
@@ -47,19 +48,19 @@ impl Baseline {
         self.runs.push(run);
     }
 
-    /// Hears how many processes a run has.
+    /// Notes the number of processes in a run. The lines of several processes have no fixed order.
     pub fn has_processes(&mut self, processes: usize) {
         self.ignores_order |= processes > 1;
     }
 
-    /// The parts that differ between the runs alone, and are not compared.
+    /// Returns the parts that differ between runs alone, and are not compared.
     pub fn varying(&self) -> BTreeSet<Part> {
         let [first, others @ ..] = self.runs.as_slice() else { return BTreeSet::new() };
         let differs = |part: &Part| others.iter().any(|other| self.part(*part, first) != self.part(*part, other));
         PARTS.into_iter().filter(differs).collect()
     }
 
-    /// What a traced run does differently, one sentence for each part.
+    /// Describes the differences of a traced run, in a sentence for each part.
     pub fn harm(&self, traced: &Behaviour) -> Vec<String> {
         let varying = self.varying();
         let Some(alone) = self.runs.first() else { return Vec::new() };
@@ -68,7 +69,7 @@ impl Baseline {
         harmed.map(|part| self.difference(part, alone, traced)).collect()
     }
 
-    /// What is compared of a part.
+    /// Returns the comparable content of a part.
     fn part(&self, part: Part, run: &Behaviour) -> Vec<u8> {
         match part {
             Part::Status => format!("{:?}", run.status).into_bytes(),
@@ -96,7 +97,7 @@ impl Baseline {
     }
 }
 
-/// A text with one `#` for each number.
+/// Replaces each number in a text by `#`.
 fn without_numbers(text: &[u8]) -> Vec<u8> {
     let mut masked = text.to_vec();
     masked.iter_mut().filter(|byte| byte.is_ascii_digit()).for_each(|byte| *byte = b'#');
@@ -104,14 +105,14 @@ fn without_numbers(text: &[u8]) -> Vec<u8> {
     masked
 }
 
-/// A text with its lines sorted.
+/// Sorts the lines of a text.
 fn in_order(text: &[u8]) -> Vec<u8> {
     let mut lines: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').collect();
     lines.sort_unstable();
     lines.concat()
 }
 
-/// The first lines that differ.
+/// Describes the first differing lines.
 fn first_difference(alone: &[u8], traced: &[u8]) -> String {
     let (alone, traced) = (String::from_utf8_lossy(alone), String::from_utf8_lossy(traced));
     let (mut alone, mut traced) = (alone.lines(), traced.lines());

@@ -1,4 +1,4 @@
-//! One run of a subject: alone, or under Heapline in one of its modes.
+//! Runs a subject alone, or under Heapline in one of the modes.
 
 use crate::catalogue::{Kind, Life, Lines, Server, Subject, Works};
 use crate::process::{self, Launch, Running, children_of, shell_status, wait_until};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How Heapline is brought to a program.
+/// Way of using Heapline on a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -36,34 +36,34 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What the world sees of one run.
+/// Visible results of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Behaviour {
-    /// The exit status as a shell reports it. `None`: the program did not end, and was killed.
+    /// Exit status as a shell reports it. `None`: the program did not end, and was killed.
     pub status: Option<i32>,
     /// Standard output, up to a bound.
     pub stdout: Vec<u8>,
     /// Standard error without Heapline's own lines, up to a bound.
     pub stderr: Vec<u8>,
-    /// What the client of a server heard.
+    /// Answers of a server to its client.
     pub dialogue: String,
-    /// What did not go as it should: no answer, no connection.
+    /// A failure: no answer, or no connection.
     pub trouble: Option<String>,
 }
 
 impl Behaviour {
-    /// How the run ended.
+    /// Describes the end of the run.
     pub fn end(&self) -> String {
         self.status.map_or_else(|| "no end".to_owned(), |status| format!("exit status {status}"))
     }
 }
 
-/// What Heapline left of one run.
+/// Messages and snapshots of Heapline in a run.
 #[derive(Clone, Debug, Default)]
 pub struct Traces {
     /// Heapline's own lines, without "heapline: ".
     pub said: Vec<String>,
-    /// The snapshots of all processes.
+    /// Snapshots of all processes.
     pub snapshots: Vec<PathBuf>,
     /// Whether Heapline did not start to trace at all.
     pub refused: bool,
@@ -77,15 +77,15 @@ pub struct Programs {
     pub report: PathBuf,
 }
 
-/// The place where subjects are run.
+/// A place to run subjects.
 pub struct Laboratory {
-    /// The folders and the network of the runs.
+    /// Folders and network of the runs.
     pub surroundings: Surroundings,
     /// The programs under test.
     pub programs: Programs,
 }
 
-/// What one run of a subject needs: its folder, its port, the time when it must have ended.
+/// Resources of a run of a subject: folder, port, and latest end.
 struct Stage {
     scratch: PathBuf,
     port: u16,
@@ -123,7 +123,7 @@ impl Laboratory {
             (behaviour.stderr, traces.said) = without_own_lines(&behaviour.stderr);
         }
         traces.snapshots = snapshots_in(&folder);
-        // 125 may be the program's own status; a program that was started has a snapshot.
+        // The program itself may exit with 125, but then a snapshot exists.
         traces.refused |= behaviour.status == Some(125) && traces.snapshots.is_empty();
         Ok(Some((behaviour, traces)))
     }
@@ -187,9 +187,9 @@ impl Stage {
     }
 }
 
-/// One line of input, after a pause and an attach.
+/// Writes a line of input, after a pause and an attach.
 fn wait_for_input(process: &mut Running, attachment: Option<&mut Attachment>) -> Result<()> {
-    // Nothing is expected of the pause: most programs have come to their wait by then.
+    // The pause needs no exact length: by then most programs wait for input.
     thread::sleep(Duration::from_millis(200));
     if let Some(attachment) = attachment {
         attachment.begin(process.pid())?;
@@ -199,7 +199,7 @@ fn wait_for_input(process: &mut Running, attachment: Option<&mut Attachment>) ->
     Ok(())
 }
 
-/// Three questions and answers. An attach begins before the second and ends before the third.
+/// Asks three questions. An attach begins before the second and ends before the third.
 fn converse_by_lines(
     process: &mut Running,
     lines: Lines,
@@ -221,7 +221,7 @@ fn converse_by_lines(
     Ok(())
 }
 
-/// Three loads. An attach begins before the second and ends before the third.
+/// Runs three loads. An attach begins before the second and ends before the third.
 fn use_server(
     process: &mut Running,
     server: Server,
@@ -251,7 +251,7 @@ fn use_server(
     Ok(())
 }
 
-/// Questions, or loads, of one run.
+/// Number of questions, or loads, in a run.
 const TURNS: usize = 3;
 
 fn attend(attachment: &mut Option<&mut Attachment>, turn: usize, pid: u32) -> Result<()> {
@@ -262,7 +262,7 @@ fn attend(attachment: &mut Option<&mut Attachment>, turn: usize, pid: u32) -> Re
     }
 }
 
-/// An aggregator that is attached for a second.
+/// An aggregator attached for a second.
 struct Attachment {
     argv: Vec<String>,
     works: Works,
@@ -283,7 +283,8 @@ impl Attachment {
         Attachment { argv, works, aggregator: None, traces: Traces::default() }
     }
 
-    /// Attaches to the process, or to its first child, and waits until that is done or refused.
+    /// Attaches to the process, or to its first child. Waits until the aggregator reports success
+    /// or refusal.
     fn begin(&mut self, pid: u32) -> Result<()> {
         let pid = match self.works {
             Works::Itself | Works::NewChildren => pid,
@@ -323,13 +324,14 @@ impl Attachment {
 
 const OWN: &str = "heapline: ";
 
-/// Takes Heapline's lines off the end of a stream. Returns the rest, and the lines without their mark.
+/// Takes Heapline's lines off the end of a stream. Returns the rest, and the lines without their
+/// mark.
 fn without_own_lines(stream: &[u8]) -> (Vec<u8>, Vec<String>) {
     let mut rest = stream.to_vec();
     let mut said = Vec::new();
     while rest.last() == Some(&b'\n') {
         let line_start = rest[..rest.len() - 1].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        // The program's own last line may have no end.
+        // The program's last line may lack a newline.
         let line = &rest[line_start..];
         let Some(at) = line.windows(OWN.len()).position(|window| window == OWN.as_bytes()) else { break };
         let text = String::from_utf8_lossy(&line[at + OWN.len()..]).trim_end().to_owned();
@@ -339,7 +341,7 @@ fn without_own_lines(stream: &[u8]) -> (Vec<u8>, Vec<String>) {
     (rest, said)
 }
 
-/// All snapshots below a folder, those of replaced programs included.
+/// Returns all snapshots below a folder, including snapshots of programs replaced by exec.
 fn snapshots_in(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -357,7 +359,7 @@ fn snapshots_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Runs a helper to its end, with the environment of the programs.
+/// Runs a helper to its end, in the environment of the subjects.
 pub fn output(argv: &[String], folder: &Path, limit: Duration) -> Result<Behaviour> {
     let environment = environment(folder);
     let launch = Launch { argv, environment: &environment, folder };
@@ -369,7 +371,7 @@ pub fn output(argv: &[String], folder: &Path, limit: Duration) -> Result<Behavio
     Ok(Behaviour { status, stdout, stderr, ..Behaviour::default() })
 }
 
-/// The last line that says something.
+/// Returns the last line with any text.
 pub fn last_line(stream: &[u8]) -> String {
     let text = String::from_utf8_lossy(stream);
     let line = text.lines().rev().find(|line| !line.trim().is_empty());

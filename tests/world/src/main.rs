@@ -1,6 +1,10 @@
-//! The laboratory: real programs alone and under Heapline, compared.
+//! The laboratory: compares real programs alone and under Heapline.
 //!
-//! Exit status: 0 when nothing was harmed, 1 when something was, 2 when the laboratory failed.
+//! | Exit status | Meaning |
+//! | --- | --- |
+//! | 0 | all is well |
+//! | 1 | harm or wrong numbers, or under CI a subject that is not installed |
+//! | 2 | the laboratory failed |
 
 mod catalogue;
 mod choose;
@@ -73,7 +77,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says whether all is well.
+/// Runs the laboratory. Returns whether all is well.
 fn run(arguments: &Arguments) -> Result<bool> {
     let verdicts = match arguments.from.as_slice() {
         [] => {
@@ -86,7 +90,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             if arguments.setup {
                 setup::install(&subjects, &venv, arguments.oracle)?;
             }
-            // Paths that depend on what is installed may be others now.
+            // Paths may depend on packages installed just now, so the subjects are chosen again.
             try_all(arguments, &chosen(arguments, &venv)?)?
         }
         files => earlier(files)?,
@@ -152,7 +156,7 @@ fn chosen(arguments: &Arguments, venv: &Path) -> Result<Vec<Subject>> {
     }
 }
 
-/// The whole hash of a commit, as git knows it.
+/// Returns the whole hash of a commit, from git.
 fn full_hash(commit: &str) -> Result<String> {
     let mut git = Command::new("git");
     let asked = git.arg("-C").arg(checkout()).args(["rev-parse", "--verify", &format!("{commit}^{{commit}}")]);
@@ -163,7 +167,7 @@ fn full_hash(commit: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The system's name, as its users know it.
+/// Returns the name of the system, as its users know it.
 fn system() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
@@ -175,7 +179,7 @@ fn checkout() -> PathBuf {
     fs::canonicalize(root).unwrap_or_else(|_| root.to_owned())
 }
 
-/// Prints the end of the story, and says whether all is well.
+/// Prints the summary. Returns whether all is well.
 fn conclude(verdicts: &[Verdict]) -> bool {
     let unusable = verdicts.iter().filter(|verdict| verdict.unusable.is_some()).count();
     let bad: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.is_bad()).collect();
@@ -183,7 +187,7 @@ fn conclude(verdicts: &[Verdict]) -> bool {
     for verdict in &bad {
         println!("  {}", table::line(verdict));
     }
-    // Where everything is to run, a subject that is not installed is a hole in the test.
+    // CI must run all subjects, so a missing subject is a hole in the test.
     let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     let absent =
         verdicts.iter().filter(|verdict| verdict.unusable.as_ref().is_some_and(|why| why.contains("not installed")));

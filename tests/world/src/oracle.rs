@@ -1,9 +1,10 @@
-//! A second opinion on "exact": valgrind's "total heap usage" of the same command.
+//! Checks exact counts against valgrind's "total heap usage" of the same command.
 //!
-//! Valgrind runs the command twice, and must agree with itself. Some programs do otherwise under
-//! valgrind (GLib notices valgrind, LLVM asks for the processor's registers). So where the counts
-//! differ, a preloaded counter of a few lines gives a third opinion. Both sides have the same number
-//! and lengths of environment variables, since some programs copy them.
+//! 1. Valgrind runs the command twice, and both counts must be equal.
+//! 2. Heapline's counts are compared with valgrind's. Both runs have environment variables of the
+//!    same number and lengths, since some programs copy the environment.
+//! 3. If the counts differ, a small preloaded counter decides: some programs behave differently
+//!    under valgrind (GLib notices valgrind, LLVM asks for the processor's registers).
 
 use crate::catalogue::{Subject, listed};
 use crate::laboratory::{Laboratory, Mode, output};
@@ -14,39 +15,39 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the comparison says.
+/// Result of the comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum Oracle {
-    /// Both count the same.
+    /// The counts are equal.
     Equal,
     /// The counts differ.
     Differs {
-        /// What Heapline counts.
+        /// Heapline's counts.
         heapline: Usage,
-        /// What valgrind counts.
+        /// Valgrind's counts.
         valgrind: Usage,
     },
-    /// The exact run's counts are the same, those of a sampled run are others.
+    /// The counts of an exact run are equal, but the counts of a sampled run differ.
     SampleDiffers {
-        /// What Heapline counts while samples are recorded.
+        /// Heapline's counts while samples are recorded.
         heapline: Usage,
-        /// What valgrind counts.
+        /// Valgrind's counts.
         valgrind: Usage,
     },
-    /// The counts differ, and it is known why.
+    /// The counts differ for a known reason.
     Explained {
         /// The reason.
         why: String,
     },
     /// The counts cannot be compared.
     Silent {
-        /// Why not.
+        /// The reason.
         why: String,
     },
 }
 
-/// Variables that valgrind gives to the program.
+/// Environment variables that valgrind gives to the program.
 const VALGRINDS: [(&str, &str); 4] = [
     ("LD_LIBRARY_PATH", "/usr/lib/debug"),
     ("GLIBCPP_FORCE_NEW", "1"),
@@ -58,7 +59,7 @@ const VALGRINDS: [(&str, &str); 4] = [
     ),
 ];
 
-/// Counts the allocations of a command that ends by itself, with both tools.
+/// Counts the allocations of a command with both tools. The command must end by itself.
 pub fn compare(laboratory: &Laboratory, subject: &Subject) -> Result<Oracle> {
     let Some(first) = valgrind(laboratory, subject)? else {
         return Ok(silent("valgrind does not run it"));
@@ -70,7 +71,7 @@ pub fn compare(laboratory: &Laboratory, subject: &Subject) -> Result<Oracle> {
         return Ok(silent("it has several processes"));
     };
     if heapline == first {
-        // All calls are counted while samples are recorded, too.
+        // While samples are recorded, all calls are counted too.
         return Ok(match self::heapline(laboratory, subject, Mode::Sample, &VALGRINDS)? {
             Some(sampled) if sampled != first => Oracle::SampleDiffers { heapline: sampled, valgrind: first },
             _ => Oracle::Equal,
@@ -89,9 +90,10 @@ fn silent(why: &str) -> Oracle {
     Oracle::Silent { why: why.to_owned() }
 }
 
-/// Heapline's counts in a mode, of a run with as many and as long environment variables as `alike` has.
+/// Returns Heapline's counts in a mode. The run gets environment variables of the same number and
+/// lengths as `alike`.
 fn heapline(laboratory: &Laboratory, subject: &Subject, mode: Mode, alike: &[(&str, &str)]) -> Result<Option<Usage>> {
-    // Other names of the same lengths mean nothing to the program.
+    // Other names of equal lengths mean nothing to the program.
     let padding = alike.iter().map(|(name, value)| (format!("X{}", &name[1..]), "x".repeat(value.len())));
     let padding: Vec<(String, String)> = padding.collect();
     let padding: Vec<(&str, &str)> = padding.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -99,7 +101,7 @@ fn heapline(laboratory: &Laboratory, subject: &Subject, mode: Mode, alike: &[(&s
     Ok(Trace::read(&laboratory.programs.report, &traces, mode).usage)
 }
 
-/// Whether the preloaded counter counts what Heapline counts.
+/// Whether the preloaded counter's counts equal Heapline's.
 fn counters_agree(laboratory: &Laboratory, subject: &Subject) -> Result<bool> {
     let library = counter(laboratory)?.display().to_string();
     let counts = laboratory.surroundings.snapshots()?.join("counts");
@@ -110,7 +112,7 @@ fn counters_agree(laboratory: &Laboratory, subject: &Subject) -> Result<bool> {
     Ok(counted.is_some() && counted == heapline(laboratory, subject, Mode::Run, &variables)?)
 }
 
-/// The counter's library, compiled when it is first asked for.
+/// Path of the counter's library, compiled at the first call.
 fn counter(laboratory: &Laboratory) -> Result<PathBuf> {
     let folder = laboratory.surroundings.base();
     let (source, library) = (folder.join("counter.c"), folder.join("counter.so"));
@@ -126,7 +128,7 @@ fn counter(laboratory: &Laboratory) -> Result<PathBuf> {
     Ok(library)
 }
 
-/// Allocations, frees and bytes: the first three words of the counter's file.
+/// Reads allocations, frees and bytes: the first three words of the counter's file.
 fn counted(bytes: &[u8]) -> Option<Usage> {
     let (words, _) = bytes.as_chunks::<8>();
     let &[allocs, frees, bytes, ..] = words else { return None };
@@ -147,7 +149,7 @@ fn valgrind(laboratory: &Laboratory, subject: &Subject) -> Result<Option<Usage>>
     Ok(fs::read_to_string(log).ok().and_then(|text| total_heap_usage(&text)))
 }
 
-/// The numbers of "total heap usage: 1,234 allocs, 5 frees, 6 bytes allocated".
+/// Reads the numbers of "total heap usage: 1,234 allocs, 5 frees, 6 bytes allocated".
 fn total_heap_usage(text: &str) -> Option<Usage> {
     let line = text.lines().find_map(|line| line.split_once("total heap usage: "))?.1.replace(',', "");
     let mut numbers = line.split(' ').filter_map(|word| word.parse().ok());

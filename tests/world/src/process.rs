@@ -1,9 +1,10 @@
-//! Child processes that cannot hang the laboratory, fill its memory, or outlive a run.
+//! Child processes that cannot block the laboratory, fill its memory, or outlive a run.
 //!
-//! Every process begins a session of its own, without a terminal, and ignores no signal that ends
-//! it, even where the laboratory does (`nohup`, the background of a shell). The laboratory adopts
-//! what such a process leaves behind (it is a subreaper), so [`end_all_children`] finds and ends
-//! all of it.
+//! - Every process begins a new session, without a terminal.
+//! - Every process resets the signals that end a process, even if the laboratory ignores them
+//!   (`nohup`, the background of a shell).
+//! - The laboratory is a subreaper: orphans of a process become its children, so
+//!   [`end_all_children`] finds and ends them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,12 +16,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Bytes of a stream that are kept. What a program writes beyond them is read and dropped.
+/// Bytes kept of a stream. Further output is read and dropped.
 const KEPT_BYTES: usize = 1 << 20;
-/// The pause between two looks at something that is waited for.
+/// Pause between two checks of an awaited condition.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What is needed to start a process.
+/// Parameters to start a process.
 pub struct Launch<'a> {
     /// The program and its arguments.
     pub argv: &'a [String],
@@ -30,7 +31,7 @@ pub struct Launch<'a> {
     pub folder: &'a Path,
 }
 
-/// A process that was started here, with what it has written so far.
+/// A running process, with its output so far.
 pub struct Running {
     child: Child,
     input: Option<ChildStdin>,
@@ -40,7 +41,7 @@ pub struct Running {
     pub stderr: Stream,
 }
 
-/// One output stream of a process, read by a thread.
+/// An output stream of a process, read by a thread.
 pub struct Stream {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
@@ -58,13 +59,13 @@ struct State {
 }
 
 impl Running {
-    /// Starts a process. Its standard input is a pipe, which [`Running::say`] writes to.
+    /// Starts a process. Its standard input is a pipe, written to by [`Running::say`].
     pub fn start(launch: &Launch) -> io::Result<Running> {
         let (program, arguments) = launch.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(launch.environment).current_dir(launch.folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: what runs between fork and exec is async-signal-safe.
+        // SAFETY: `begin_alone` runs between fork and exec and makes async-signal-safe calls only.
         unsafe {
             command.pre_exec(begin_alone);
         }
@@ -80,7 +81,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Writes to the process's standard input. A process that does not read any more is no error.
+    /// Writes to the process's standard input. It is no error if the process reads no more.
     pub fn say(&mut self, text: &str) {
         if let Some(input) = &mut self.input
             && input.write_all(text.as_bytes()).is_err()
@@ -99,7 +100,7 @@ impl Running {
         send(self.pid(), signal);
     }
 
-    /// Waits for the end. `None` when the process still runs at `deadline`.
+    /// Waits for the end. Returns `None` if the process still runs at `deadline`.
     pub fn wait(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -113,17 +114,17 @@ impl Running {
     }
 }
 
-/// Begins a session, in which no signal is ignored that ends a process.
+/// Begins a session, and resets all ignored signals that end a process.
 fn begin_alone() -> io::Result<()> {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-        // SAFETY: the default action is no function of this process's.
+        // SAFETY: SIG_DFL installs no function of this process as a handler.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     // SAFETY: setsid touches no memory of this process.
     if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The exit status as a shell reports it: 128 + N for signal N.
+/// Exit status as a shell reports it: 128 + N for signal N.
 pub fn shell_status(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
@@ -146,12 +147,12 @@ impl Stream {
         Stream { shared, reader: Some(reader) }
     }
 
-    /// Waits until the stream has `lines` lines. Says whether it has.
+    /// Waits until the stream has `lines` lines. Returns whether the lines came in time.
     pub fn wait_for_lines(&self, lines: usize, deadline: Instant) -> bool {
         self.wait_until(|bytes| bytes.iter().filter(|&&byte| byte == b'\n').count() >= lines, deadline)
     }
 
-    /// Waits until the stream has `words` in it. Says whether it has.
+    /// Waits until the stream contains `words`. Returns whether the words came in time.
     pub fn wait_for_words(&self, words: &str, deadline: Instant) -> bool {
         self.wait_until(|bytes| bytes.windows(words.len()).any(|window| window == words.as_bytes()), deadline)
     }
@@ -173,10 +174,10 @@ impl Stream {
         }
     }
 
-    /// All that was written. Waits until every process that had the stream has ended.
+    /// Returns all output. Waits until every process with the stream has ended.
     pub fn finish(mut self) -> Vec<u8> {
         if let Some(reader) = self.reader.take() {
-            // A reader that panicked has read what it has read.
+            // After a panic of the reader, the bytes read so far are kept.
             drop(reader.join());
         }
         std::mem::take(&mut self.shared.lock().bytes)
@@ -189,7 +190,7 @@ impl Shared {
     }
 }
 
-/// Waits until `probe` says yes, and says whether it did before `deadline`.
+/// Waits until `probe` returns true. Returns whether this happened before `deadline`.
 pub fn wait_until(deadline: Instant, mut probe: impl FnMut() -> bool) -> bool {
     loop {
         if probe() {
@@ -202,14 +203,14 @@ pub fn wait_until(deadline: Instant, mut probe: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Sends a signal to a process. A process that is gone is no error.
+/// Sends a signal to a process. A missing process is no error.
 fn send(pid: u32, signal: i32) {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };
     // SAFETY: kill touches no memory of this process.
     unsafe { libc::kill(pid, signal) };
 }
 
-/// The processes whose parent is `parent`, the oldest first.
+/// Returns the child processes of `parent`, by process id.
 pub fn children_of(parent: u32) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -218,20 +219,20 @@ pub fn children_of(parent: u32) -> Vec<u32> {
     children
 }
 
-/// The parent's process id, from the second field behind the name in parentheses.
+/// Returns the parent's process id: the second field behind the name in parentheses.
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Makes this process the parent of whatever its descendants leave behind.
+/// Makes this process the parent of orphaned descendants.
 pub fn adopt_orphans() -> io::Result<()> {
-    // SAFETY: this prctl takes one number and touches no memory.
+    // SAFETY: this prctl takes numbers and touches no memory.
     let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Ends every child of this process, and every process that thereby becomes a child.
+/// Ends every child of this process, and every process that becomes a child by this.
 pub fn end_all_children() {
     let own = std::process::id();
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -243,7 +244,8 @@ pub fn end_all_children() {
         for pid in children {
             send(pid, libc::SIGKILL);
         }
-        // SAFETY: waitpid with a null pointer stores no status; WNOHANG keeps it from waiting.
+        // SAFETY: waitpid with a null pointer stores no status. WNOHANG keeps the call from
+        // waiting.
         while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
         thread::sleep(PAUSE);
     }
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_process_is_ended_by_a_signal_that_the_laboratory_ignores() {
-        // SAFETY: SIG_IGN is no function of this process's.
+        // SAFETY: SIG_IGN installs no function of this process as a handler.
         unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
         let argv = ["/bin/sh", "-c", "kill -INT $$; echo it lives"].map(str::to_owned);
         let launch = Launch { argv: &argv, environment: &BTreeMap::new(), folder: Path::new("/") };

@@ -1,5 +1,5 @@
-//! Installation of what the chosen subjects need: Debian packages by apt-get, wheels by pip into
-//! a virtual environment of the laboratory's own.
+//! Installs the requirements of the chosen subjects: Debian packages by apt-get, and wheels by pip
+//! into the laboratory's own virtual environment.
 
 use crate::catalogue::Subject;
 use anyhow::{Context, Result, bail};
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Installs what is missing.
+/// Installs missing packages and wheels.
 pub fn install(subjects: &[Subject], venv: &Path, with_oracle: bool) -> Result<()> {
     let mut packages: BTreeSet<&str> = subjects.iter().flat_map(|subject| subject.packages).copied().collect();
     if with_oracle {
@@ -42,7 +42,7 @@ fn is_installed(package: &str) -> bool {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    // What the tools print goes to standard error: standard output is the table's.
+    // The tools' output is captured: standard output belongs to the table.
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("{} does not start", command.get_program().display()))?;
     if !output.status.success() {

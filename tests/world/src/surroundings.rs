@@ -1,4 +1,5 @@
-//! What surrounds every run: no network but loopback, a fixed environment, folders of its own.
+//! Surroundings of every run: a network of loopback only, a fixed environment, and separate
+//! folders.
 
 use crate::process;
 use anyhow::{Context, Result, bail};
@@ -9,21 +10,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// The first port that is tried for a server.
+/// First port tried for a server.
 const FIRST_PORT: u16 = 20_400;
 
-/// `IFF_UP` in the width that an ifreq has for flags.
+/// `IFF_UP` in the width of an ifreq's flags.
 const UP: i16 = 1;
 const _: () = assert!(libc::IFF_UP == 1);
 
-/// The folders of one laboratory run.
+/// Folders of a laboratory run.
 pub struct Surroundings {
     base: TempDir,
 }
 
 impl Surroundings {
-    /// Closes this process off: a network namespace with loopback alone, where that is allowed,
-    /// and the duty to end what its descendants leave behind.
+    /// Isolates this process: a network namespace with loopback only, if permitted, and adoption of
+    /// orphaned descendants, so they can be ended.
     ///
     /// Must be called before this process has a second thread.
     pub fn close_off() -> Result<Surroundings> {
@@ -32,23 +33,23 @@ impl Surroundings {
             eprintln!("world: the programs can use the network: {error:#}");
         }
         let base = tempfile::Builder::new().prefix("heapline-world-").tempdir()?;
-        // Servers that give up root's rights must reach their files.
+        // Servers that drop root's rights must reach their files.
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755))?;
         Ok(Surroundings { base })
     }
 
-    /// The folder that all others are in, which stays for the whole laboratory run.
+    /// Folder of all other folders, kept for the whole laboratory run.
     pub fn base(&self) -> &Path {
         self.base.path()
     }
 
-    /// An empty folder for the next run. The path is the same for every run, so that programs
-    /// that print their folder print the same text each time.
+    /// Makes an empty folder for the next run. The path is equal for every run, so a program that
+    /// prints its folder prints equal text each time.
     pub fn scratch(&self) -> Result<PathBuf> {
         self.empty("scratch")
     }
 
-    /// An empty folder for the snapshots of the next run.
+    /// Makes an empty folder for the snapshots of the next run.
     pub fn snapshots(&self) -> Result<PathBuf> {
         self.empty("snapshots")
     }
@@ -63,14 +64,14 @@ impl Surroundings {
     }
 }
 
-/// The environment of every program: nothing of the caller's, nothing that varies.
+/// Environment of every program: no variable of the caller, and no varying value.
 pub fn environment(scratch: &Path) -> BTreeMap<String, String> {
     let folder = scratch.display().to_string();
     let variables = [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", &folder),
         ("TMPDIR", &folder),
-        // A shell on the way (valgrind is one) would add this variable.
+        // A shell in between (valgrind is a shell script) would add this variable.
         ("PWD", &folder),
         ("LANG", "C.UTF-8"),
         ("TERM", "dumb"),
@@ -81,14 +82,14 @@ pub fn environment(scratch: &Path) -> BTreeMap<String, String> {
     variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-/// A port of loopback that nobody listens on. The same one each time, unless it is taken.
+/// Finds a free port of loopback: the same port each time, unless it is taken.
 pub fn free_port() -> Result<u16> {
     let ports = FIRST_PORT..FIRST_PORT + 1000;
     let free = ports.into_iter().find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
     free.context("no free port on loopback")
 }
 
-/// Moves this process into a network namespace of its own, and brings loopback up there.
+/// Moves this process into a new network namespace, and brings loopback up there.
 fn leave_network() -> Result<()> {
     // SAFETY: unshare takes a number and touches no memory.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
@@ -102,10 +103,10 @@ fn leave_network() -> Result<()> {
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_flags = UP;
-    // SAFETY: SIOCSIFFLAGS reads the ifreq that is passed, which outlives the call.
+    // SAFETY: SIOCSIFFLAGS only reads the ifreq, and `request` outlives the call.
     let result = unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) };
     let error = std::io::Error::last_os_error();
-    // SAFETY: the descriptor was made above, and nobody else has it.
+    // SAFETY: `socket` was opened above and has no other owner.
     unsafe { libc::close(socket) };
     if result < 0 {
         bail!("loopback does not come up: {error}");

@@ -1,4 +1,4 @@
-//! The table of a laboratory run, in Markdown: docs/laboratory.md.
+//! Writes the results of a laboratory run as Markdown: docs/laboratory.md.
 
 use crate::catalogue::{Kind, exceptions};
 use crate::compare::Part;
@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 const MODES: [Mode; 3] = [Mode::Run, Mode::Sample, Mode::Attach];
 
-/// The whole page.
+/// Formats the whole page.
 pub fn markdown(verdicts: &[Verdict], system: &str) -> String {
     let mut page = String::new();
     let _ = writeln!(
@@ -33,7 +33,7 @@ pub fn markdown(verdicts: &[Verdict], system: &str) -> String {
     page
 }
 
-/// One line for each verdict, as the laboratory goes on.
+/// Formats a verdict in a line, for progress messages.
 pub fn line(verdict: &Verdict) -> String {
     let cells = match &verdict.unusable {
         Some(why) => format!("not tried: {why}"),
@@ -196,14 +196,14 @@ fn varying(verdict: &Verdict) -> String {
     verdict.varying.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// The programs whose trace is something else than exact, grouped by what it is.
+/// Writes the programs with traces that are not exact, grouped by the reason.
 fn remarkable_programs(page: &mut String, verdicts: &[Verdict]) {
     let mut groups: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let programs = verdicts.iter().filter(|verdict| verdict.kind == Kind::Program);
     for verdict in programs {
         for tried in &verdict.tried {
             if !matches!(tried.worth, Worth::Exact | Worth::Estimates) {
-                // A reason that names the program itself is another for each program.
+                // A reason with the program's own name would be a group of its own.
                 let worth = worth(&tried.worth).replace(&format!("/usr/bin/{}", verdict.name), "it");
                 groups.entry(format!("{}: {worth}", tried.mode)).or_default().push(&verdict.name);
             }
@@ -242,7 +242,7 @@ fn unusable(page: &mut String, verdicts: &[Verdict]) {
     }
 }
 
-/// A reason with `N` for each process and thread, which are others in each run.
+/// Replaces the ids of processes and threads in a reason by `N`: they differ in each run.
 fn without_ids(why: &str) -> String {
     let is_id = |before: &str| before.ends_with("process") || before.ends_with("thread");
     let mut words: Vec<&str> = Vec::new();
@@ -253,7 +253,7 @@ fn without_ids(why: &str) -> String {
     words.join(" ")
 }
 
-/// A text that Markdown takes as a text.
+/// Escapes a text for Markdown.
 fn escaped(text: &str) -> String {
     let text = text.replace('|', "\\|").replace('<', "&lt;");
     text.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! What Heapline says of its own numbers: `report --format json` of every snapshot of a run.
+//! Heapline's own judgement of its numbers: `report --format json` of every snapshot of a run.
 
 use crate::laboratory::{Mode, Traces, output};
 use anyhow::{Context, Result, bail};
@@ -8,24 +8,24 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Snapshots of one run that are read. A run of more processes is judged by these.
+/// Most snapshots read of a run. A run with more processes is judged by these.
 const READ_AT_MOST: usize = 100;
 
-/// What a trace is worth.
+/// Value of a trace's numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", content = "why", rename_all = "kebab-case")]
 pub enum Worth {
     /// The numbers are exact.
     Exact,
-    /// The numbers are estimates from samples, and none is lost.
+    /// The numbers are estimates from samples, and no sample is lost.
     Estimates,
-    /// The numbers are exact for what is seen, and what is not seen is named.
+    /// The numbers are exact for memory seen. The causes of memory not seen are named.
     Qualified(String),
-    /// The trace says itself that its numbers are not exact.
+    /// The trace says that its numbers are not exact.
     NotExact(String),
-    /// Nothing was recorded, with the reason that is given.
+    /// Nothing was recorded, for this reason.
     Nothing(String),
-    /// Heapline did not trace, with the reason that is given.
+    /// Heapline did not trace, for this reason.
     Refused(String),
     /// A snapshot is missing or cannot be read.
     Unreadable(String),
@@ -38,7 +38,7 @@ pub struct Usage {
     pub allocs: u64,
     /// Frees.
     pub frees: u64,
-    /// Bytes that were asked for.
+    /// Bytes requested.
     pub bytes: u64,
 }
 
@@ -49,7 +49,8 @@ impl fmt::Display for Usage {
 }
 
 impl Worth {
-    /// Whether the counts are said to be the program's: exact, or none because there are none.
+    /// Whether the trace claims the program's counts: exact counts, or none for a program without
+    /// allocations.
     pub fn claims_counts(&self) -> bool {
         match self {
             Worth::Exact => true,
@@ -59,12 +60,12 @@ impl Worth {
     }
 }
 
-/// What the snapshots of one run say.
+/// Judgement and counts from the snapshots of a run.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// What the trace is worth.
+    /// Value of the numbers.
     pub worth: Worth,
-    /// The counts, when the run has one snapshot.
+    /// Counts of the native domain, if the run has a single snapshot.
     pub usage: Option<Usage>,
 }
 
@@ -84,7 +85,7 @@ struct Snapshot {
     unseen: Vec<Unseen>,
 }
 
-/// What a snapshot names as not seen.
+/// A cause of memory not seen, as named in a snapshot.
 #[derive(Deserialize)]
 struct Unseen {
     name: String,
@@ -153,7 +154,7 @@ fn worth(reports: &[Report], traces: &Traces, mode: Mode) -> Worth {
 
 fn read(report: &Path, snapshot: &Path) -> Result<Report> {
     let path = |path: &Path| path.display().to_string();
-    // Grouped by size, no symbol has to be looked up.
+    // A report grouped by size looks up no symbols.
     let options = ["--format", "json", "--by", "size", "--limit", "1"].map(str::to_owned);
     let argv = [vec![path(report), path(snapshot)], options.to_vec()].concat();
     let answer = output(&argv, Path::new("/"), Duration::from_secs(120))?;
@@ -183,7 +184,7 @@ impl Report {
         program.rsplit('/').next().unwrap_or(program)
     }
 
-    /// What makes the numbers wrong, with the process's name.
+    /// Causes of wrong numbers, with the process's name; none if the numbers are right.
     fn wrong(&self) -> Option<String> {
         let mut parts: Vec<String> = self
             .snapshot
@@ -201,7 +202,7 @@ impl Report {
         (!parts.is_empty()).then(|| format!("{}: {}", self.name(), parts.join(", ")))
     }
 
-    /// What is not seen.
+    /// Names of the causes of memory not seen.
     fn unseen(&self) -> impl Iterator<Item = &str> {
         self.snapshot.unseen.iter().map(|unseen| unseen.name.as_str())
     }

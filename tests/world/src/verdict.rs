@@ -1,7 +1,10 @@
-//! Whether a subject is unharmed: what it does under Heapline, compared with what it does alone.
+//! Judges whether Heapline harms a subject: compares traced runs with runs alone.
 //!
-//! A subject runs alone twice. Where a traced run differs from these, the subject runs alone a few
-//! times more, and traced once more, since what differs now and then may do so by itself.
+//! 1. The subject runs alone twice.
+//! 2. The subject runs traced, in each mode.
+//! 3. If a traced run differs, the subject runs alone up to three times more, since behaviour may
+//!    vary by itself.
+//! 4. If the difference remains, the subject runs traced once more.
 
 use crate::catalogue::{Kind, Life, Subject};
 use crate::compare::{Baseline, Part};
@@ -13,53 +16,54 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// Further runs alone of a subject that did something else when it was traced.
+/// Further runs alone of a subject with a difference in a traced run.
 const RUNS_IN_DOUBT: usize = 3;
 
-/// What tracing did to a program.
+/// Effect of tracing on a program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", content = "how", rename_all = "kebab-case")]
 pub enum Effect {
-    /// The program did what it does alone.
+    /// The program behaved as it does alone.
     Unharmed,
-    /// The program did something else: what differs.
+    /// The program behaved differently: the list of differences.
     Harmed(Vec<String>),
     /// Heapline did not start the program.
     NotStarted,
 }
 
-/// One mode's result.
+/// Result of a mode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tried {
     /// The mode.
     pub mode: Mode,
-    /// What tracing did to the program.
+    /// Effect of tracing on the program.
     pub effect: Effect,
-    /// What the trace is worth.
+    /// Value of the trace's numbers.
     pub worth: Worth,
 }
 
-/// One subject's results.
+/// Results of a subject.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verdict {
-    /// What the subject is.
+    /// Kind of the subject.
     pub kind: Kind,
     /// The subject's name.
     pub name: String,
-    /// Why the subject cannot be tried: not installed, or fails alone.
+    /// Reason why the subject cannot be tried: not installed, or fails alone.
     pub unusable: Option<String>,
-    /// Parts that differ between two runs alone, and are not compared.
+    /// Parts that differ between runs alone, and are not compared.
     pub varying: BTreeSet<Part>,
-    /// The modes that the subject was tried in.
+    /// Results in all modes tried.
     pub tried: Vec<Tried>,
-    /// What valgrind counts.
+    /// Comparison with valgrind's counts.
     pub oracle: Option<Oracle>,
-    /// What all of that took.
+    /// Duration of all runs, in seconds.
     pub seconds: f64,
 }
 
 impl Verdict {
-    /// Whether Heapline is to blame for something: harm, or an "exact" that is not.
+    /// Whether Heapline is to blame: for harm, for an unreadable snapshot, or for counts that
+    /// differ from valgrind's.
     pub fn is_bad(&self) -> bool {
         let is_harmed = self.tried.iter().any(|tried| matches!(tried.effect, Effect::Harmed(_)));
         let is_unreadable = self.tried.iter().any(|tried| matches!(tried.worth, Worth::Unreadable(_)));
@@ -67,15 +71,15 @@ impl Verdict {
     }
 }
 
-/// What is tried on each subject.
+/// Plan for each subject.
 pub struct Plan {
-    /// The modes.
+    /// Modes to try.
     pub modes: Vec<Mode>,
     /// Whether valgrind counts too.
     pub oracle: bool,
 }
 
-/// Tries one subject in all modes.
+/// Tries a subject in all modes.
 pub fn judge(laboratory: &Laboratory, subject: &Subject, plan: &Plan) -> Verdict {
     let began = Instant::now();
     let mut verdict = Verdict {
@@ -127,13 +131,13 @@ fn judge_installed(laboratory: &Laboratory, subject: &Subject, plan: &Plan, verd
     Ok(())
 }
 
-/// How a run ended, in a few words.
+/// Describes the end of a run in a few words.
 fn end_of(run: &Behaviour) -> String {
     let trouble = run.trouble.as_deref().unwrap_or("no trouble");
     format!("{}, {trouble}, {}", run.end(), last_line(&run.stderr))
 }
 
-/// Why a subject's behaviour alone is no measure.
+/// Reason why a subject's behaviour alone cannot be compared with; none if it can.
 fn fails_alone(subject: &Subject, alone: &Behaviour) -> Option<String> {
     let said = || last_line(&alone.stderr);
     if let Some(trouble) = &alone.trouble {
@@ -141,7 +145,8 @@ fn fails_alone(subject: &Subject, alone: &Behaviour) -> Option<String> {
     }
     match (alone.status, subject.kind, subject.life) {
         (None, ..) => Some("does not end alone".to_owned()),
-        // A program that does not know `--version` says so, and its status is compared all the same.
+        // A program that does not know `--version` says so. Its exit status is compared all the
+        // same.
         (_, Kind::Program, Life::Short | Life::Waits) | (Some(0), ..) | (_, Kind::Server, _) => None,
         (Some(status), ..) => Some(format!("fails alone: exit status {status}: {}", said())),
     }

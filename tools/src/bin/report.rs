@@ -1,7 +1,13 @@
 //! `report`: statistics of a snapshot, offline.
 //!
-//! A thin shell over the library. Only here a result becomes an exit status and a line on standard error: 0 done, 2
-//! wrong usage, 1 everything else; a closed pipe on standard output is a quiet end.
+//! A thin program over the library. Only this file turns results into an exit status and lines on
+//! standard error.
+//!
+//! | Status | Meaning |
+//! | --- | --- |
+//! | 0 | done, or standard output is a closed pipe |
+//! | 1 | any other failure |
+//! | 2 | wrong usage |
 
 use anyhow::Error;
 use clap::Parser;
@@ -33,7 +39,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => Ok(arguments),
         Err(help) if !help.use_stderr() => {
-            // Nobody is left to tell when even the help cannot be printed.
+            // If even the help cannot be printed, no message can be.
             let _ = help.print();
             return ExitCode::SUCCESS;
         }
@@ -57,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes and writes the report; returns what is to be said beside it.
+/// Makes and writes the report. Returns notes for standard error.
 fn run(config: Config) -> Result<Vec<String>, Failure> {
     let output = Output::open(config.output.as_deref())?;
     let subject = |path: &Path| match config.is_tree {
@@ -79,7 +85,7 @@ fn run(config: Config) -> Result<Vec<String>, Failure> {
 }
 
 fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
-    // Text and page have them in their heads; the other formats have no place for sentences.
+    // Text and page have the notes in their heads. Other formats have no place for sentences.
     let has_place = matches!(format, Format::Text | Format::Html);
     let mut notes = if has_place { Vec::new() } else { text::concerns(report) };
     notes.extend(report.warnings.iter().cloned());
@@ -92,7 +98,7 @@ fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
     notes
 }
 
-/// One line on standard error; a closed one is no reason to fail.
+/// Writes a line to standard error. A closed standard error is no failure.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "report: {}", printable(text));
 }

@@ -1,15 +1,22 @@
-//! Whose frame a block is grouped under: the first of the program's own code, or the most recent one.
+//! Chooses the frame to group a block under: the first frame of the program's own code, or the most
+//! recent frame.
 //!
-//! A leak in `items.push_back(x)` is the caller's, not `stl_vector.h`'s. So frames have owners:
+//! A leak in `items.push_back(x)` belongs to the caller, not to `stl_vector.h`. So frames have
+//! owners:
 //!
-//! | owner | frames |
+//! | Owner | Frames |
 //! | --- | --- |
-//! | nobody | allocators, wrappers of allocators, the C library, standard libraries of languages |
+//! | nobody | allocators and wrappers of them, the C library, standard libraries of languages |
 //! | a library | shared libraries of the system, packages of Python and Rust, the interpreter |
 //! | the program | all others |
 //!
-//! The most recent frame of the program is blamed; without one the most recent frame of a library; without either the
-//! most recent frame. Tracebacks stay whole.
+//! The blamed frame is the first that exists of:
+//!
+//! 1. the most recent frame of the program;
+//! 2. the most recent frame of a library;
+//! 3. the most recent frame.
+//!
+//! Tracebacks stay whole.
 
 mod patterns;
 
@@ -18,7 +25,7 @@ use crate::glob::Glob;
 use clap::ValueEnum;
 use heapline_shared_format::snapshot::Domain;
 
-/// The rule.
+/// Rule for the blamed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Blame {
     /// The first frame of the program's own code.
@@ -28,7 +35,8 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// The rule of a domain unless another is asked for: Python's memory is told as tracemalloc tells it.
+    /// Default rule of a domain: the most recent frame for Python's memory and `track:N`, as in
+    /// tracemalloc; else the first frame of the program's own code.
     pub fn default_of(domain: Domain) -> Blame {
         match domain {
             Domain::Python | Domain::Track(_) => Blame::Leaf,
@@ -37,7 +45,7 @@ impl Blame {
     }
 }
 
-/// Who wrote a frame's code. Of two owners the greater is blamed.
+/// Author of a frame's code. A frame with a greater owner is blamed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     Nobody,
@@ -45,7 +53,7 @@ enum Owner {
     Program,
 }
 
-/// What is known so far, by the positions of names and tracebacks.
+/// Known values by index of a name or a traceback.
 struct Table<T>(Vec<Option<T>>);
 
 impl<T: Copy> Table<T> {
@@ -61,24 +69,24 @@ impl<T: Copy> Table<T> {
     }
 }
 
-/// Finds the blamed frames of tracebacks; looks at each name and at each frame once.
+/// Finds the blamed frames of tracebacks. Checks each name and each traceback once.
 pub struct Blamer<'s> {
     skip: &'s [Glob],
     functions: Table<Owner>,
     files: Table<Owner>,
     modules: Table<Owner>,
-    /// The blamed frame, and its owner.
+    /// The traceback up to the blamed frame, and the frame's owner.
     found: Table<(TracebackId, Owner)>,
 }
 
 impl<'s> Blamer<'s> {
-    /// Functions and files that match `skip` are nobody's, too.
+    /// Makes a search. Functions and files with a match of `skip` count as nobody's.
     pub fn new(skip: &'s [Glob]) -> Blamer<'s> {
         let [functions, files, modules] = [const { Table(Vec::new()) }; 3];
         Blamer { skip, functions, files, modules, found: Table(Vec::new()) }
     }
 
-    /// The traceback up to the blamed frame, which is the most recent one of that.
+    /// Returns the traceback up to the blamed frame: the blamed frame is its most recent frame.
     pub fn blamed(&mut self, tracebacks: &Tracebacks, id: TracebackId) -> TracebackId {
         let mut unknown = Vec::new();
         let mut next = Some(id);
@@ -97,13 +105,13 @@ impl<'s> Blamer<'s> {
         best.map_or(id, |(blamed, _)| blamed)
     }
 
-    /// How many frames of the traceback are more recent than the blamed one.
+    /// Counts the frames of the traceback more recent than the blamed frame.
     pub fn depth(&mut self, tracebacks: &Tracebacks, id: TracebackId) -> usize {
         let blamed = self.blamed(tracebacks, id);
         std::iter::successors(Some(id), |&id| tracebacks.older(id)).take_while(|&id| id != blamed).count()
     }
 
-    /// The least of what the frame's function, file and module say.
+    /// Owner of a frame: the least of the owners of its function, file and module.
     fn owner(&mut self, tracebacks: &Tracebacks, frame: Frame) -> Owner {
         if matches!(frame.part, Part::Carries | Part::CallsListener) {
             return Owner::Nobody;
@@ -131,7 +139,8 @@ impl<'s> Blamer<'s> {
 mod tests {
     use super::*;
 
-    /// The function of the blamed frame of a traceback, whose frames are function, file, line and module, the oldest first.
+    /// Returns the function of the blamed frame. A frame is function, file, line and module; the
+    /// oldest comes first.
     fn blamed<'f>(frames: &[(&'f str, &str, u32, &str)], skip: &[&str]) -> &'f str {
         let mut tracebacks = Tracebacks::default();
         let mut id = None;

@@ -1,7 +1,7 @@
-//! Whose code it is, by the names of functions, files and modules. The one list of such knowledge.
+//! Owners of code by names of functions, files and modules. The only list of owners by name.
 //!
-//! `*` at the end of a word is any text; other places of `*` make a pattern of the word. Functions are compared without
-//! template arguments and parameters.
+//! A word with a `*` at its end matches every continuation. A word with a `*` elsewhere is a
+//! pattern. Functions are compared without template arguments and parameters.
 
 use super::Owner;
 use crate::frames::without_arguments;
@@ -9,7 +9,7 @@ use crate::glob::Glob;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// Wrappers of allocators, and the standard libraries' functions where no lines tell the file.
+/// Wrappers of allocators, and functions of standard libraries for frames without a known file.
 const FUNCTIONS: &str = "
     xmalloc* xcalloc* xrealloc* xzalloc* xnmalloc xstrdup xstrndup xmemdup* xasprintf xvasprintf
     safe_malloc safe_calloc safe_realloc checked_malloc my_malloc my_realloc my_strdup my_memdup
@@ -53,7 +53,8 @@ const NOBODYS_FILES: &[&str] = &[
     "*/jemalloc/internal/*",
 ];
 
-/// Files of others: Python's own, installed packages, headers of the system's libraries, Rust's packages.
+/// Files of libraries: Python's own, installed packages, headers of the system's libraries, Rust's
+/// packages.
 const LIBRARIES_FILES: &[&str] = &[
     "<frozen *>",
     "*/site-packages/*",
@@ -66,7 +67,7 @@ const LIBRARIES_FILES: &[&str] = &[
     "*/.cargo/git/checkouts/*",
 ];
 
-/// Names of shared libraries that only carry out what their callers ask for.
+/// Names of shared libraries that only work on request of their callers.
 const NOBODYS_LIBRARIES: &[&str] = &[
     "libc.so*",
     "libc-2.*",
@@ -103,10 +104,10 @@ const SYSTEM_FOLDERS: &[&str] = &[
     "*/lib-dynload/*",
 ];
 
-/// Patterns, by how they are compared. Most are whole words, or beginnings.
+/// Patterns, by kind of comparison. Most are whole words or beginnings.
 struct Patterns {
     whole: HashSet<&'static str>,
-    /// In order.
+    /// Beginnings in the order of the list.
     beginnings: Vec<&'static str>,
     others: Vec<Glob>,
 }
@@ -136,13 +137,13 @@ impl Patterns {
     }
 }
 
-/// The owner of a frame, as far as the demangled name of the function tells.
+/// Owner of a frame by the demangled name of the function.
 pub(super) fn of_function(name: &str) -> Owner {
     static NOBODYS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(FUNCTIONS.split_whitespace()));
     if NOBODYS.matches(&without_arguments(name)) { Owner::Nobody } else { Owner::Program }
 }
 
-/// The owner of a frame, as far as the path of the source file tells.
+/// Owner of a frame by the path of the source file.
 pub(super) fn of_file(path: &str) -> Owner {
     static NOBODYS: LazyLock<Patterns> = LazyLock::new(|| Patterns::of(NOBODYS_FILES));
     static LIBRARIES: LazyLock<Patterns> = LazyLock::new(|| Patterns::of(LIBRARIES_FILES));
@@ -153,7 +154,7 @@ pub(super) fn of_file(path: &str) -> Owner {
     }
 }
 
-/// The owner of a frame, as far as the path of the program, the shared library or the Python file tells.
+/// Owner of a frame by the path of the program, the shared library or the Python file.
 pub(super) fn of_module(path: &str) -> Owner {
     static NOBODYS: LazyLock<Patterns> = LazyLock::new(|| Patterns::of(NOBODYS_LIBRARIES));
     static RUNNERS: LazyLock<Patterns> = LazyLock::new(|| Patterns::of(INTERPRETERS));

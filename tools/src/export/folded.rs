@@ -1,14 +1,14 @@
-//! Folded stacks: `root;child;leaf bytes`, one line per traceback, as flame graph tools read them.
+//! Export as folded stacks for flame graph tools: `root;child;leaf bytes`, a line per traceback.
 
 use crate::report::Report;
 use crate::statistics::Key;
 use std::io::{self, Write};
 
-/// Writes the tracebacks of a report by traceback. Functions name the frames.
+/// Writes a report grouped by traceback. Frames are named by functions.
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Passes on errors of `out`.
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let names = &report.tracebacks;
     for row in report.shown() {
@@ -24,7 +24,8 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// The format has no way to quote what separates frames and lines, so a colon stands for it.
+/// Writes a function's name. The format cannot quote separators of frames and lines, so a colon
+/// replaces each.
 fn frame_name(function: &str, out: &mut dyn Write) -> io::Result<()> {
     for (index, part) in function.split(|c: char| c == ';' || c.is_control()).enumerate() {
         if index > 0 {

@@ -1,7 +1,8 @@
-//! A flame graph as one HTML file, to be looked at in a browser: no server, no network.
+//! Export as a flame graph: a single HTML file for a browser, without server and network.
 //!
-//! The page is `flame.html`; what is drawn is written into it as JSON. Frames from the root down, as wide as the bytes below
-//! them; of a million stacks only what is wide enough to be seen.
+//! The page is `flame.html` with the graph's data inserted as JSON. Frames are drawn from the root
+//! down, as wide as the bytes below them. Frames too narrow to see are left out, even of a million
+//! stacks.
 
 use crate::render::text::{concerns, subject};
 use crate::report::Report;
@@ -11,31 +12,33 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-/// What a screen cannot show: frames of less than the total's 5,000th part are left out.
+/// Denominator of the smallest part of the total in the graph: frames below 1/5000 are too narrow
+/// for a screen and left out.
 const FINEST: u64 = 5000;
-/// In its place the page has the data.
+/// Place holder in the page, replaced by the data.
 const DATA: &str = "/*data*/";
 const PAGE: &str = include_str!("flame.html");
 
-/// What the page draws.
+/// Data of the page.
 #[derive(Serialize)]
 struct Flame {
     title: String,
     /// Sentences above the graph.
     head: Vec<String>,
-    /// What must be known before the figures.
+    /// Warnings to be read before the figures.
     concerns: Vec<String>,
-    /// Figures are estimates.
+    /// Whether figures are estimates.
     sampled: bool,
-    /// Texts that frames refer to.
+    /// Texts, referred to by frames.
     texts: Vec<String>,
-    /// Depth, function and place (by text), bytes and blocks of each frame, parents first, larger ones before smaller ones.
+    /// For each frame: depth, function and place (indices of `texts`), bytes and blocks. Parents
+    /// come first, and larger frames before smaller ones.
     frames: Vec<(u32, usize, usize, u64, u64)>,
-    /// Frames that are too narrow.
+    /// Number of frames left out as too narrow.
     left_out: usize,
 }
 
-/// A place in the tree of all tracebacks.
+/// A node in the tree of all tracebacks.
 struct Node {
     frame: Option<crate::frames::Frame>,
     size: u64,
@@ -43,14 +46,14 @@ struct Node {
     children: HashMap<crate::frames::Frame, usize>,
 }
 
-/// Writes the tracebacks of a report by traceback.
+/// Writes a report grouped by traceback.
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Passes on errors of `out`.
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let data = serde_json::to_string(&flame(report)).map_err(io::Error::other)?;
-    // Names come from the target: nothing in them ends the script.
+    // Names come from the target, so characters that could end the script are escaped.
     let data = data.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     let (before, after) = PAGE.split_once(DATA).expect("the page has a place for the data");
     out.write_all(before.as_bytes())?;
@@ -105,7 +108,7 @@ fn flame(report: &Report<'_>) -> Flame {
     Flame { title, head, concerns: concerns(report), sampled: report.is_sampled(), texts, frames, left_out }
 }
 
-/// Parents come before their children.
+/// Builds the tree of all tracebacks. Parents come before their children.
 fn tree(report: &Report<'_>) -> Vec<Node> {
     let node = |frame| Node { frame, size: 0, count: 0, children: HashMap::new() };
     let mut tree = vec![node(None)];

@@ -1,4 +1,4 @@
-//! A report in the formats of other tools.
+//! Exports of a report to the formats of other tools.
 
 pub mod folded;
 pub mod html;

@@ -1,14 +1,18 @@
-//! Native and Python tracebacks of the same moment, as one: Python's frames stand where the interpreter's loop stood.
+//! Merges the native and the Python traceback of one moment: Python frames stand in the place of
+//! the interpreter's loop.
 //!
-//! A native frame of the loop (`_PyEval_EvalFrameDefault`) runs one Python frame that C called, and all that this one calls
-//! without C in between; the snapshot says which Python frames C called. Both are gone through from the most recent frame on,
-//! so that what is missing at the old end of either does no harm. The interpreter's other functions, which only lead from one
-//! loop to the next, are left out with it; what remains is Python and the C code of others.
+//! - A native frame of the loop (`_PyEval_EvalFrameDefault`) runs a Python frame called by C, and
+//!   all further Python frames reached without C in between. The snapshot marks Python frames
+//!   called by C.
+//! - Both tracebacks are walked from the most recent frame on, so a missing old end of either does
+//!   no harm.
+//! - Other functions of the interpreter only lead from loop to loop and are left out. Python frames
+//!   and the C frames of other modules remain.
 
 use super::{Frame, TracebackId, Tracebacks};
 use clap::ValueEnum;
 
-/// Which frames a traceback shows where a process runs Python.
+/// Kinds of frames in the traceback of a process with Python code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Frames {
     /// Python's, and the native ones of others than the interpreter.
@@ -19,28 +23,30 @@ pub enum Frames {
     Python,
 }
 
-/// A physical native frame with what was inlined there, the oldest first.
+/// A physical native frame with the functions inlined there.
 pub struct Native<'f> {
-    /// Its frames.
+    /// The function and the inlined functions, the oldest first.
     pub frames: &'f [Frame],
-    /// It is the interpreter's loop.
+    /// Whether the frame is the interpreter's loop.
     pub is_loop: bool,
-    /// It belongs to the interpreter's file.
+    /// Whether the frame belongs to the interpreter's file.
     pub is_interpreter: bool,
 }
 
 /// A Python frame.
 pub struct Python {
-    /// The frame.
+    /// The frame of the Python function.
     pub frame: Frame,
-    /// C called it.
+    /// Whether C code called the function.
     pub is_entry: bool,
 }
 
-/// Most frames of either that are gone through: no two merged tracebacks need have anything in common.
+/// Most frames of a traceback in a merge. Merged tracebacks may have no frames in common, so their
+/// length is bounded.
 const MOST: usize = 4096;
 
-/// The frames of both, the most recent first. With `raw` the interpreter's own stay.
+/// Merges the frames of both tracebacks, the most recent first. `raw` keeps the interpreter's own
+/// frames.
 pub fn merge(native: &[Native<'_>], python: &[Python], raw: bool) -> Vec<Frame> {
     let (native, python) = (&native[..native.len().min(MOST)], &python[..python.len().min(MOST)]);
     let mut merged = Vec::with_capacity(native.len() + python.len());
@@ -58,17 +64,17 @@ pub fn merge(native: &[Native<'_>], python: &[Python], raw: bool) -> Vec<Frame> 
             merged.extend(physical.frames.iter().rev());
         }
     }
-    // The native walk ended before Python's.
+    // The native walk ended before the Python walk.
     merged.extend(python.map(|python| python.frame));
     merged
 }
 
-/// The traceback of frames, the most recent first; none for none.
+/// Stores a traceback; `frames` begins with the most recent frame. Returns none for no frames.
 pub fn push(tracebacks: &mut Tracebacks, frames: &[Frame]) -> Option<TracebackId> {
     frames.iter().rev().fold(None, |older, &frame| Some(tracebacks.push(older, frame)))
 }
 
-/// Whether a function is the interpreter's loop, or a part of it that the compiler has split off.
+/// Whether a function is the interpreter's loop, or a part of the loop split off by the compiler.
 pub fn is_loop(function: &str) -> bool {
     function.strip_prefix("_PyEval_EvalFrameDefault").is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -78,7 +84,7 @@ mod tests {
     use super::super::plumbing::Part;
     use super::*;
 
-    /// Frames that are told apart by their lines.
+    /// A store of frames with different lines.
     struct Scene(Tracebacks);
 
     impl Scene {

@@ -1,7 +1,8 @@
-//! From a snapshot's stacks of addresses to the tracebacks that a report speaks of.
+//! Turns the stacks of addresses in a snapshot into the tracebacks of a report.
 //!
-//! An address becomes one frame for each function that was inlined there and one for the function itself; at the
-//! recent end, frames of allocators and of Heapline are left out. Only stacks that are asked for are looked at.
+//! An address becomes one frame for the function and one frame for each function inlined there.
+//! Frames of allocators and of Heapline at the recent end are left out. Only stacks in the request
+//! are resolved.
 
 mod mixed;
 mod plumbing;
@@ -18,12 +19,12 @@ use mixed::{Native, Python};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// What tracemalloc calls the file of a frame that nothing is known of.
+/// File name of an unknown frame, as in tracemalloc.
 const UNKNOWN: &str = "<unknown>";
 
-/// The tracebacks of the stacks for which `wanted` is true, by index of the stack.
+/// Resolves the stacks with `wanted` set. Returns tracebacks by index of the stack.
 ///
-/// With `raw` the allocators' frames stay, and the interpreter's.
+/// `raw` keeps the frames of allocators and of the interpreter.
 pub fn resolve(
     snapshot: &Snapshot,
     wanted: &[bool],
@@ -62,7 +63,7 @@ pub fn resolve(
     (0..).zip(snapshot.stacks.iter().zip(wanted)).map(resolve_stack).collect()
 }
 
-/// What is wanted, and the Python stacks beside that.
+/// Marks the wanted stacks, and the Python stacks beside them.
 fn with_python(wanted: &[bool], beside: &HashMap<u32, u32>) -> Vec<bool> {
     let mut all = wanted.to_vec();
     for (&stack, &python) in beside {
@@ -76,7 +77,8 @@ fn is_native(snapshot: &Snapshot, stack: &Stack) -> bool {
     stack.leaf.is_some_and(|leaf| frame(leaf).as_python().is_none())
 }
 
-/// What a module has to do with the interpreter: for each frame whether it is the loop, and whether it lies in the loop's file.
+/// For each frame of the snapshot: whether the frame is the interpreter's loop, and whether the
+/// frame lies in the loop's file.
 fn interpreter(snapshot: &Snapshot, expanded: &[Vec<Frame>], tracebacks: &Tracebacks) -> Vec<(bool, bool)> {
     let is_loop = |frames: &Vec<Frame>| frames.iter().any(|frame| mixed::is_loop(tracebacks.text(frame.function)));
     let loops: Vec<bool> = expanded.iter().map(is_loop).collect();
@@ -86,7 +88,7 @@ fn interpreter(snapshot: &Snapshot, expanded: &[Vec<Frame>], tracebacks: &Traceb
     snapshot.frames.iter().zip(loops).map(|(frame, is_loop)| (is_loop, in_module(frame))).collect()
 }
 
-/// The traceback of a native stack with a Python one beside it.
+/// Merges a native stack with the Python stack beside it into a traceback.
 fn mix(
     snapshot: &Snapshot,
     native: &Stack,
@@ -114,7 +116,8 @@ fn mix(
         .collect();
     let mut merged = mixed::merge(&native, &python, raw);
     if !raw {
-        // The allocators' frames lie below the interpreter's, which are gone.
+        // Allocators' frames are more recent than the interpreter's frames, which `merge` has left
+        // out.
         let plumbing = plumbing::count(merged.iter().map(|frame| (frame.part, frame.module)));
         merged.drain(..plumbing.min(merged.len().saturating_sub(1)));
     }
@@ -141,7 +144,8 @@ fn used_frames(snapshot: &Snapshot, nodes: &[bool]) -> Vec<bool> {
     used
 }
 
-/// The frames at each used address, the oldest first. Works module by module, so that one table is in memory at a time.
+/// Expands each used address to frames, the oldest first. Works module by module, so only a single
+/// symbol table is in memory at a time.
 fn expand(
     snapshot: &Snapshot,
     used: &[bool],
@@ -170,13 +174,13 @@ fn expand(
     expanded
 }
 
-/// The traceback without the plumbing at its recent end; the oldest frame stays in any case.
+/// Removes allocators' frames from the recent end of a traceback. The oldest frame always stays.
 fn trim(tracebacks: &Tracebacks, id: TracebackId) -> TracebackId {
     let count = plumbing::count(tracebacks.frames(id).map(|frame| (frame.part, frame.module)));
     (0..count).try_fold(id, |id, _| tracebacks.older(id).ok_or(id)).unwrap_or_else(|oldest| oldest)
 }
 
-/// Makes frames of what the symbols say.
+/// Makes frames from symbols.
 struct Namer<'t> {
     tracebacks: &'t mut Tracebacks,
     parts: HashMap<StringId, Part>,
@@ -225,13 +229,13 @@ impl Namer<'_> {
     }
 }
 
-/// `library.so+0x1234`, in the file's own addresses.
+/// Formats `library.so+0x1234`, with the offset in the file's own addresses.
 fn offset_in(module: &Module, address: u64) -> String {
     let name = Path::new(&module.path).file_name().map_or(module.path.as_str().into(), |name| name.to_string_lossy());
     format!("{name}+{:#x}", address.wrapping_sub(module.bias))
 }
 
-/// The frame of an empty stack: tracemalloc has one too.
+/// The frame of an empty stack, as in tracemalloc.
 fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
     let unknown = tracebacks.string(UNKNOWN);
     let module = tracebacks.string("");

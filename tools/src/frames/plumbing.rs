@@ -1,12 +1,13 @@
-//! Which functions only carry a request for memory: they are not the code that asked.
+//! Recognises functions that only carry a request for memory and are not the requesting code.
 //!
-//! The list is closed on purpose. A container's own members (`std::vector::reserve`) are not on it: they asked.
+//! The list is closed on purpose. Members of a container (`std::vector::reserve`) are not on the
+//! list: they are requesting code.
 
 use crate::glob::Glob;
 use heapline_shared_format::inject::LIBRARY_NAME;
 use std::sync::LazyLock;
 
-/// Names without template arguments, as `fnmatch` patterns.
+/// Names of carrying functions without template arguments, as `fnmatch` patterns.
 const PATTERNS: &[&str] = &[
     // C
     "malloc",
@@ -76,11 +77,11 @@ const PATTERNS: &[&str] = &[
     "allocate_from_new_pool",
 ];
 
-/// Functions of a jemalloc that call the collector's listener.
+/// Functions of jemalloc that call the collector's listener.
 const CALL_LISTENERS: &[&str] = &["*hook_invoke_alloc", "*hook_invoke_expand"];
 
-/// Functions of a jemalloc that may stand between those and whoever asked. Names of a jemalloc's functions begin with a
-/// prefix of its builder's choice.
+/// Functions of jemalloc between the listener's caller and the requesting code. Each build of
+/// jemalloc may have another prefix before the names.
 const OF_JEMALLOC: &[&str] = &[
     "je_*",
     "*_je_*",
@@ -97,20 +98,21 @@ const OF_JEMALLOC: &[&str] = &[
     "*xallocx",
 ];
 
-/// A frame's part in a request for memory.
+/// Part of a frame in a request for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// The frame asked.
+    /// The frame made the request.
     Asks,
-    /// The frame carries the request: an allocator's, or Heapline's own.
+    /// The frame carries the request: an allocator's frame, or Heapline's own.
     Carries,
-    /// The frame is a jemalloc's, and called the collector's listener.
+    /// The frame is jemalloc's and called the collector's listener.
     CallsListener,
-    /// The frame carries the request if it is a jemalloc's: if its module has called the listener further on.
+    /// The frame carries the request if a more recent frame of the module called the listener: then
+    /// the module contains a jemalloc.
     MayBeJemallocs,
 }
 
-/// How many frames, the most recent first, only carry a request.
+/// Counts the carrying frames before the requesting frame. `frames` begins with the most recent.
 pub fn count<M: PartialEq>(frames: impl Iterator<Item = (Part, M)>) -> usize {
     let mut jemalloc = None;
     let carries = |(part, module)| match part {
@@ -125,10 +127,10 @@ pub fn count<M: PartialEq>(frames: impl Iterator<Item = (Part, M)>) -> usize {
     frames.map(carries).take_while(|&carries| carries).count()
 }
 
-/// The patterns of a part.
+/// A part, and the name patterns of functions with this part.
 type Patterns = (Part, LazyLock<Vec<Glob>>);
 
-/// Of the parts that match, the first counts.
+/// Patterns of all parts. If several parts match, the first counts.
 static PARTS: [Patterns; 3] = [
     (Part::Carries, LazyLock::new(|| globs(PATTERNS))),
     (Part::CallsListener, LazyLock::new(|| globs(CALL_LISTENERS))),
@@ -139,7 +141,8 @@ fn globs(patterns: &[&str]) -> Vec<Glob> {
     patterns.iter().map(|pattern| Glob::new(pattern)).collect()
 }
 
-/// Rust's own files of the kind, without the folder of the compiler's version.
+/// Files of Rust's standard library with allocator code only, below the folder of the compiler's
+/// version.
 const RUST_FILES: &[&str] = &[
     "/library/alloc/src/alloc.rs",
     "/library/alloc/src/raw_vec.rs",
@@ -151,34 +154,39 @@ const RUST_FILES: &[&str] = &[
 
 static FILES: LazyLock<Vec<Glob>> = LazyLock::new(|| {
     let rust = RUST_FILES.iter().map(|file| Glob::new(&format!("/rustc/*{file}")));
-    // Of a checkout, and of a registry.
+    // Paths in a checkout and in a registry.
     let own = ["*/collector/src/traced.rs", "*/heapline-collector-*/src/traced.rs"].map(Glob::new);
     rust.chain(own).collect()
 });
 
-/// Whether only allocators are in this file: where no more than line tables are kept, an inlined function has no path to be
-/// known by.
+/// Whether a source file contains allocator code only. Line tables name an inlined function without
+/// a path, so only the file can tell.
 pub(super) fn is_allocator_file(file: &str) -> bool {
     FILES.iter().any(|glob| glob.matches(file))
 }
 
-/// The part of a frame in the demangled `function`.
+/// Part of a frame in the demangled `function`.
 pub(super) fn part(function: &str) -> Part {
     let name = without_arguments(function);
     let matching = PARTS.iter().find(|(_, globs)| globs.iter().any(|glob| glob.matches(&name)));
     matching.map_or(Part::Asks, |(part, _)| *part)
 }
 
-/// Whether the module at `path` is Heapline's own library in the target: preloaded, or brought in by an attach, as a memory file
-/// whose descriptor is all that the loader knows of it, or as a file of that name.
+/// Whether the module at `path` is Heapline's own library in the target:
+///
+/// - preloaded;
+/// - injected by an attach as a memory file, known to the loader by a descriptor only;
+/// - injected by an attach as a file with the library's name.
 pub(super) fn is_collector(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     name.contains("libheapline") || name.contains(LIBRARY_NAME) || path.starts_with("/proc/self/fd/")
 }
 
-/// `name` without template arguments, which may contain anything, and without parameters, if it has some.
+/// Returns `name` without template arguments and without parameters. Template arguments may contain
+/// any text.
 ///
-/// A `<` at the start of a path segment is Rust's `<Type as Trait>` and stays; operators keep theirs.
+/// A `<` at the start of a path segment stays: Rust writes `<Type as Trait>`. The `<` of an
+/// operator stays too.
 pub(crate) fn without_arguments(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut depth = 0_u32;
@@ -192,7 +200,7 @@ pub(crate) fn without_arguments(name: &str) -> String {
             _ => {}
         }
     }
-    // Rust's `RawVec::<T>::grow` keeps two pairs of colons where its arguments stood between them.
+    // Rust's `RawVec::<T>::grow` keeps two pairs of colons around the removed arguments.
     out.replace("::::", "::")
 }
 

@@ -1,37 +1,40 @@
-//! Strings, frames and tracebacks, each stored once and named by a number.
+//! Stores strings, frames and tracebacks once each, and names them by numbers.
 //!
-//! Tracebacks form a tree: one is its caller's traceback and one frame more. Both snapshots of a diff share one store,
-//! so that equal tracebacks have equal numbers, and grouping millions of blocks compares numbers, never texts.
+//! Tracebacks form a tree: a traceback is the caller's traceback plus a frame. Both snapshots of a
+//! diff share a store, so equal tracebacks have equal numbers. Grouping millions of blocks compares
+//! numbers, never texts.
 //!
-//! Two frames of one place are one, as in tracemalloc: same file, same line. Without a line the function counts too,
-//! or all of a library without debug information would be one place.
+//! Frames with the same file and line are equal, as in tracemalloc. If the line is unknown, the
+//! function must be equal too: otherwise a whole library without debug information would be a
+//! single place.
 
 use super::plumbing::Part;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A string in [`Tracebacks`].
+/// Number of a string in [`Tracebacks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StringId(u32);
 
-/// A place in the source that called for memory, on the way there.
+/// A call on the way to an allocation: the place in the source, and the function's part in the
+/// request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// Source file; the module's path where that is not known.
+    /// Source file; the module's path if the file is unknown.
     pub filename: StringId,
-    /// Line in it; 0 where it is not known.
+    /// Line in the file; 0 if unknown.
     pub lineno: u32,
-    /// Function, demangled.
+    /// Demangled name of the function.
     pub function: StringId,
-    /// Path of the module; empty where there is none.
+    /// Path of the module; empty if there is none.
     pub module: StringId,
     /// Return address in the process.
     pub address: u64,
-    /// Its part in a request for memory.
+    /// The function's part in a request for memory.
     pub part: Part,
 }
 
-/// A traceback in [`Tracebacks`]. Equal places all the way, equal number.
+/// Number of a traceback in [`Tracebacks`]. Tracebacks through equal places have equal numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TracebackId(u32);
 
@@ -42,7 +45,7 @@ struct Place {
     function: Option<StringId>,
 }
 
-/// See the module's header.
+/// Store of strings, frames and tracebacks, each named by a number.
 #[derive(Default)]
 pub struct Tracebacks {
     strings: Vec<Arc<str>>,
@@ -52,7 +55,7 @@ pub struct Tracebacks {
 }
 
 impl Tracebacks {
-    /// The number of `text`.
+    /// Returns the number of `text`, and stores new texts.
     pub fn string(&mut self, text: &str) -> StringId {
         if let Some(&id) = self.string_ids.get(text) {
             return id;
@@ -64,27 +67,28 @@ impl Tracebacks {
         id
     }
 
-    /// The text of a number.
+    /// Returns the text of a number.
     pub fn text(&self, id: StringId) -> &str {
         &self.strings[id.0 as usize]
     }
 
-    /// How many strings there are: their numbers are below.
+    /// Number of stored strings. All string numbers are below.
     pub fn string_count(&self) -> usize {
         self.strings.len()
     }
 
-    /// The position of a string in tables that have one entry for each.
+    /// Index of a string in tables with an entry for each string.
     pub fn string_index(id: StringId) -> usize {
         id.0 as usize
     }
 
-    /// The position of a traceback in tables that have one entry for each.
+    /// Index of a traceback in tables with an entry for each traceback.
     pub fn traceback_index(id: TracebackId) -> usize {
         id.0 as usize
     }
 
-    /// The traceback that has one `frame` more than `older`. Of frames with one place the first to come is kept.
+    /// Adds `frame` to the traceback `older` and returns the number of the longer traceback. Of
+    /// equal frames, the first is kept.
     pub fn push(&mut self, older: Option<TracebackId>, frame: Frame) -> TracebackId {
         let function = (frame.lineno == 0).then_some(frame.function);
         let place = Place { filename: frame.filename, lineno: frame.lineno, function };
@@ -94,33 +98,35 @@ impl Tracebacks {
         })
     }
 
-    /// The most recent frame.
+    /// Returns the most recent frame.
     pub fn most_recent(&self, id: TracebackId) -> Frame {
         self.nodes[id.0 as usize].1
     }
 
-    /// The traceback without its most recent frame.
+    /// Returns the traceback without the most recent frame.
     pub fn older(&self, id: TracebackId) -> Option<TracebackId> {
         self.nodes[id.0 as usize].0
     }
 
-    /// The frames, the most recent first.
+    /// Iterates over the frames, the most recent first.
     pub fn frames(&self, id: TracebackId) -> impl Iterator<Item = Frame> + '_ {
         std::iter::successors(Some(id), |&id| self.older(id)).map(|id| self.most_recent(id))
     }
 
-    /// The frames, the oldest first, as tracemalloc shows them.
+    /// Returns the frames, the oldest first, as tracemalloc shows them.
     pub fn oldest_first(&self, id: TracebackId) -> Vec<Frame> {
         let mut frames: Vec<Frame> = self.frames(id).collect();
         frames.reverse();
         frames
     }
 
-    /// The place of each traceback in tracemalloc's order: by file and line from the oldest frame, the shorter of two
-    /// that begin alike first; functions break what ties are left.
+    /// Computes the rank of each traceback in tracemalloc's order:
     ///
-    /// That is the order in which a walk of the tree meets them, when it takes siblings in the order of their places.
-    /// One walk makes a comparison of two tracebacks one of two numbers, however deep they are.
+    /// 1. frame by frame from the oldest frame on, by file, line and function;
+    /// 2. of two tracebacks with an equal beginning, the shorter first.
+    ///
+    /// A walk of the tree, with siblings in the order of their places, meets the tracebacks in this
+    /// order. After a single walk, comparing two tracebacks of any depth compares two numbers.
     pub fn order(&self) -> TracebackOrder {
         let mut by_text: Vec<usize> = (0..self.strings.len()).collect();
         by_text.sort_unstable_by_key(|&index| &self.strings[index]);
@@ -133,7 +139,7 @@ impl Tracebacks {
             let frame = &self.nodes[index].1;
             (parent(index), text(frame.filename), frame.lineno, text(frame.function))
         });
-        // Where the children of each node stand in `siblings`; those of no node come first.
+        // End of each node's children in `siblings`. Children of the root come first.
         let mut ends = vec![0; self.nodes.len() + 1];
         siblings.iter().for_each(|&index| ends[parent(index)] += 1);
         let mut end = 0;
@@ -153,24 +159,24 @@ impl Tracebacks {
     }
 }
 
-/// See [`Tracebacks::order`].
+/// Ranks of all tracebacks in tracemalloc's order, made by [`Tracebacks::order`].
 pub struct TracebackOrder(Vec<usize>);
 
 impl TracebackOrder {
-    /// Where a traceback stands among all.
+    /// Returns the rank of a traceback.
     pub fn of(&self, id: TracebackId) -> usize {
         self.0[id.0 as usize]
     }
 }
 
-/// For each element where it stands in `order`.
+/// Returns the position of each element in `order`.
 fn inverse(order: &[usize]) -> Vec<usize> {
     let mut places = vec![0; order.len()];
     order.iter().enumerate().for_each(|(place, &element)| places[element] = place);
     places
 }
 
-/// Tables end where memory does, long before four thousand million entries of 40 bytes.
+/// Converts an index to a number. Memory ends long before a table has 2^32 entries of 40 bytes.
 fn number(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 entries")
 }

@@ -1,5 +1,5 @@
-//! The report for spreadsheets: comments where something is not seen, a head row, then one row per
-//! group. Quoted as RFC 4180 says, with plain newlines.
+//! The report for spreadsheets: comments on memory not seen, a head row, then a row per group.
+//! Quoted as in RFC 4180, with plain newlines.
 
 use crate::report::{Report, Row};
 use crate::statistics::{By, Key};
@@ -11,7 +11,7 @@ use std::io::{self, Write};
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Passes on errors of `out`.
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     comments(report, out)?;
     let mut head = vec!["size", "count"];
@@ -39,8 +39,8 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// What must be known of the rows, in lines before the first one. There are none where all is seen
-/// and met.
+/// Writes comments before the first row: causes of memory not seen, and the interval of a total
+/// without samples. Writes nothing if there are none.
 fn comments(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     for cause in &report.snapshot.meta.unseen {
         writeln!(out, "# NOT SEEN: {}", printable(&cause.sentence()))?;
@@ -81,8 +81,8 @@ fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     cells
 }
 
-/// A name as it is, but for what would be a command to a terminal, and with an apostrophe before what would be a formula to a
-/// spreadsheet.
+/// Makes a name harmless. Control characters are escaped for terminals. An apostrophe is put before
+/// a formula of a spreadsheet.
 fn harmless(name: &str) -> String {
     let is_formula = name.starts_with(['=', '+', '-', '@']);
     format!("{}{}", if is_formula { "'" } else { "" }, printable(name))

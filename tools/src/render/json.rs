@@ -1,4 +1,4 @@
-//! The report that a program reads. Field by field the contract of docs/formats.md; `heapline_report` is its version.
+//! The report for programs. docs/formats.md specifies each field; `heapline_report` is the version.
 
 use crate::blame::Blamer;
 use crate::copies::Part;
@@ -48,7 +48,7 @@ struct Taken<'r> {
     untracked_frees: u64,
 }
 
-/// A process of a tree, with its figures in the view's domain.
+/// A process of a tree, with figures in the domain of the view.
 #[derive(Serialize)]
 struct ProcessFields<'r> {
     pid: u32,
@@ -76,7 +76,7 @@ struct DomainSums {
     allocs: u64,
     frees: u64,
     allocated_bytes: u64,
-    /// Where samples were recorded; calls and bytes allocated are exact then too.
+    /// Present if samples were recorded. Numbers of calls and allocated bytes are exact even then.
     #[serde(skip_serializing_if = "Option::is_none")]
     current_interval: Option<[u64; 2]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ struct DomainSums {
     blocks_interval: Option<[u64; 2]>,
 }
 
-/// What a thread has counted, exactly, while samples were recorded.
+/// Exact counts of a thread while samples were recorded.
 #[derive(Serialize)]
 struct ThreadFields<'r> {
     tid: u32,
@@ -105,7 +105,7 @@ struct Sums {
     intervals: Intervals,
 }
 
-/// 95 % intervals, from and to, of figures that are estimated from samples.
+/// 95 % intervals, from and to, of figures estimated from samples.
 #[derive(Serialize)]
 struct Intervals {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,7 +146,7 @@ struct Stat<'r> {
     total_nframe: Option<u16>,
 }
 
-/// The key of a grouping that is no frame.
+/// Key of a group that is not a frame.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum KeyValue<'r> {
@@ -163,11 +163,11 @@ struct FrameFields<'r> {
     address: String,
 }
 
-/// Writes the report as one JSON document and a newline.
+/// Writes the report as a JSON document and a newline.
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Passes on errors of `out`.
 pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let request = &report.request;
     let meta = &report.snapshot.meta;
@@ -195,11 +195,12 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
-/// Escapes the control characters that JSON leaves as they are (U+007F to U+009F): names come from the target, and the document may
-/// be looked at on a terminal. They stand inside strings only, so the document stays the same.
+/// Escapes the control characters that JSON leaves unescaped (U+007F to U+009F). Names come from
+/// the target, and a terminal may show the document. Control characters occur only inside strings,
+/// so the document keeps its meaning.
 struct Escaping<'o> {
     out: &'o mut dyn Write,
-    /// Whether the last byte was the first of two that may be one of them.
+    /// Whether the last byte was [`LEAD`] and is not written yet.
     held: bool,
 }
 
@@ -310,7 +311,8 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
     };
     let (key, traceback) = match row.stat.key {
         Key::Text(file) if report.request.by == By::Filename => {
-            // A file has many lines and functions; the frame says where most of its bytes came from in it.
+            // A file has many lines and functions, but the frame has only those of the largest
+            // trace. So line and function are left out.
             let whole_file =
                 FrameFields { filename: names.text(file), lineno: 0, function: "", ..frame(&row.stat.frame) };
             (None, vec![whole_file])

@@ -1,4 +1,4 @@
-//! A report as text, JSON or CSV.
+//! Output of a report as text, JSON or CSV.
 
 pub mod csv;
 pub mod json;

@@ -1,20 +1,21 @@
-//! Source lines, where the files are there (tracemalloc: `linecache`).
+//! Lines of source files, if the files are present (tracemalloc: `linecache`).
 
 use crate::foreign;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Larger files are no source code that somebody wrote.
+/// Size limit of a source file. Larger files were not written by people.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Files that were read so far.
+/// Source files read so far.
 #[derive(Default)]
 pub struct Sources {
     files: HashMap<String, Vec<String>>,
 }
 
 impl Sources {
-    /// Line `lineno` (from 1) of a file, without the white space around it; none where there is no such text.
+    /// Returns line `lineno` (from 1) of a file, without surrounding white space; none if there is
+    /// no such text.
     pub fn line(&mut self, filename: &str, lineno: u32) -> Option<&str> {
         let index = usize::try_from(lineno).ok()?.checked_sub(1)?;
         if !self.files.contains_key(filename) {

@@ -1,7 +1,8 @@
-//! The report that a person reads: tracemalloc's "Pretty top", below a head that says what was measured.
+//! The report for people: tracemalloc's "Pretty top", below a head with the facts of the
+//! measurement.
 //!
-//! The head comes first and hides nothing: what is missing, contradictory or noted in the snapshot stands above the
-//! figures that it concerns.
+//! The head hides nothing: anything missing, contradictory or noted in the snapshot stands above
+//! the figures.
 
 use super::source::Sources;
 use crate::blame::Blamer;
@@ -19,11 +20,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Writes the report; with `sources` the source line stands under each frame.
+/// Writes the report. With `sources`, each frame is followed by the source line.
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Passes on errors of `out`.
 pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
     head(report, out)?;
     writeln!(out, "\n{}", title(report))?;
@@ -42,7 +43,7 @@ pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut d
     writeln!(out, "Total allocated size: {size}{}", total_change(report))
 }
 
-/// Which process it was, and which snapshot this is.
+/// Describes the process and the snapshot, a line for each.
 pub fn subject(report: &Report<'_>) -> [String; 2] {
     let meta = &report.snapshot.meta;
     let who = match report.subject.processes().count() {
@@ -77,10 +78,10 @@ fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     concerns(report).iter().chain(&unknown_lines(report)).try_for_each(|text| writeln!(out, "{}", printable(text)))
 }
 
-/// Processes of a tree that are shown where the rows have a limit.
+/// Most processes of a tree in a report with limited rows.
 const MAX_PROCESSES: usize = 40;
 
-/// The processes of a tree, each below its parent.
+/// Writes the processes of a tree, each below its parent.
 fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Result<()> {
     let most = if report.request.limit == 0 { count } else { MAX_PROCESSES };
     for Process { snapshot, depth } in report.subject.processes().take(most) {
@@ -111,7 +112,7 @@ fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Resu
     }
 }
 
-/// A command's first words.
+/// Returns the first words of a command.
 fn shortened(command: &str) -> String {
     const MOST: usize = 60;
     match command.char_indices().nth(MOST) {
@@ -120,7 +121,7 @@ fn shortened(command: &str) -> String {
     }
 }
 
-/// What helps when a module without debug information has become one single row.
+/// Advice for a module without debug information: all its blocks are in a single row.
 fn unknown_lines(report: &Report<'_>) -> Option<String> {
     let by_place = matches!(report.request.by, By::Lineno | By::Filename);
     let is_heap = |row: &&Row| row.stat.frame.lineno == 0 && row.stat.several_functions;
@@ -177,10 +178,11 @@ fn domain(row: &DomainTotals, peak: &str, subject: &Subject) -> String {
     )
 }
 
-/// With as many the greatest of estimates is some per cent too high.
+/// At this number of samples, the greatest of many estimates is some per cent too high. With fewer,
+/// the report has a warning.
 const FEW_SAMPLES: u64 = 1000;
 
-/// What every reader must know before the figures: losses, contradictions, notes.
+/// Facts to know before the figures: losses, contradictions, notes.
 pub fn concerns(report: &Report<'_>) -> Vec<String> {
     let mut texts = Vec::new();
     if report.has_no_records() {
@@ -226,7 +228,7 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
     texts
 }
 
-/// The sum and the parts that are not 0; none if all are.
+/// Returns the sum and the counts above 0; none if all are 0.
 fn sum(counts: &BTreeMap<String, u64>) -> Option<(u64, String)> {
     let parts: Vec<String> =
         counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
@@ -260,7 +262,7 @@ fn title(report: &Report<'_>) -> String {
     format!("{count}: {kind}{layer} {at}{counting}")
 }
 
-/// One group in one line.
+/// Writes a group in a line.
 fn line(report: &Report<'_>, row: &Row, sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
     let names = &report.tracebacks;
     let frame = &row.stat.frame;
@@ -281,7 +283,7 @@ fn line(report: &Report<'_>, row: &Row, sources: Option<&mut Sources>, out: &mut
     }
 }
 
-/// `419.8 KiB in 12 blocks`, with changes in a diff.
+/// Formats `419.8 KiB in 12 blocks`, with changes in a diff.
 fn figures(row: &Row) -> String {
     let stat = &row.stat;
     let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
@@ -292,7 +294,7 @@ fn figures(row: &Row) -> String {
     }
 }
 
-/// A number of bytes; an estimate with its interval.
+/// Formats a number of bytes; an estimate with its interval.
 fn estimated_size(bytes: u64, interval: Option<(u64, u64)>) -> String {
     match interval {
         None => size(bytes),
@@ -300,7 +302,7 @@ fn estimated_size(bytes: u64, interval: Option<(u64, u64)>) -> String {
     }
 }
 
-/// Likewise a number of things.
+/// Formats a number of things; an estimate with its interval.
 fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64)>) -> String {
     match interval {
         None => counted(count, noun),
@@ -308,7 +310,7 @@ fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64)>) -> Stri
     }
 }
 
-/// By how much a size has changed.
+/// Formats the change of a size.
 fn changed(change: &Change) -> String {
     let bytes = format_size(change.size, true);
     match change.doubt {
@@ -317,7 +319,7 @@ fn changed(change: &Change) -> String {
     }
 }
 
-/// What threads have counted, exactly, while samples were recorded.
+/// Writes the exact counts of threads while samples were recorded.
 fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let domain = report.view.domain;
     let rows = report.subject.parts().iter().flat_map(|part| part.calls.iter().map(move |row| (part, row)));
@@ -343,8 +345,8 @@ fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// One traceback, the oldest frame first (tracemalloc: `Traceback.format`).
-/// A traceback, with a mark at the frame that is blamed, unless the rule is that the most recent one is.
+/// Writes a traceback, the oldest frame first (tracemalloc: `Traceback.format`). A mark shows the
+/// blamed frame, unless the most recent frames are blamed.
 fn traceback(
     report: &Report<'_>,
     row: &Row,
@@ -408,7 +410,8 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(bytes, false))
 }
 
-/// How much the whole view has changed; each block counts once, so a cumulative diff has no such figure.
+/// Formats the change of the whole view, with each block counted once. Empty for a cumulative diff,
+/// with its blocks counted several times, and without an old snapshot.
 fn total_change(report: &Report<'_>) -> String {
     match report.old {
         Some(_) if !report.request.cumulative => {

@@ -1,10 +1,17 @@
-//! Tables for fast lookups, made once per build-id and kept on disk.
+//! Symbol tables for fast lookups, made once for each build-id and kept on disk.
 //!
-//! An entry is a head and symbolic's symcache, mapped as it is. A head that does not fit (version, length, checksum)
-//! means that the entry is made anew; a directory that cannot be written only means that it is made every time.
+//! An entry of the cache is a head and symbolic's symcache, both mapped as they are. An entry with
+//! an unfit head (version, length, checksum) is made anew. If the directory cannot be written,
+//! entries are made for every report.
 //!
 //! ```text
-//! "HLSYMC01" | u64 load address of the file | u32 flags | u32 CRC-32 of the rest | u64 bytes of the rest | symcache
+//! offset  bytes  field
+//! 0       8      "HLSYMC01"
+//! 8       8      load address of the file
+//! 16      4      flags
+//! 20      4      CRC-32 of the symcache
+//! 24      8      bytes of the symcache
+//! 32      all    symcache
 //! ```
 
 use super::Location;
@@ -22,35 +29,36 @@ use symbolic_debuginfo::elf::ElfObject;
 use symbolic_symcache::{SourceLocation, SymCache, SymCacheConverter};
 
 const MAGIC: [u8; 8] = *b"HLSYMC01";
-/// A multiple of the alignment that symcache wants.
+/// Bytes of the head: a multiple of symcache's alignment.
 const HEAD_BYTES: usize = 32;
-/// Functions at one address at most. A table that was made by hand may be a ring.
+/// Most functions at an address. A handmade table may contain a cycle.
 const DEEPEST_INLINE: usize = 1024;
-/// Flag: made from debug information, not from symbol names alone.
+/// Flag: the table was made from debug information, not from symbol names alone.
 const HAS_LINES: u32 = 1;
-/// Flag: some of the debug information could not be read.
+/// Flag: part of the debug information could not be read.
 const INCOMPLETE: u32 = 2;
 
-/// `$XDG_CACHE_HOME/heapline/symcache`, or the same under `~/.cache`; none without a home.
+/// Returns `$XDG_CACHE_HOME/heapline/symcache`, else `~/.cache/heapline/symcache`; none without a
+/// home.
 pub fn default_dir() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("heapline").join("symcache"))
 }
 
-/// See the module's header.
+/// Directory of symbol tables; without a directory, nothing is kept.
 pub(super) struct Cache {
     dir: Option<PathBuf>,
 }
 
 impl Cache {
-    /// A folder that others can write to, or that is another user's (sudo keeps HOME), is no cache: who puts a file there
-    /// would give functions their names.
+    /// Opens a cache in `dir`. A folder of another user (sudo keeps HOME), or a folder writable by
+    /// others, is not used: a table placed there would choose the names of functions.
     pub(super) fn new(dir: Option<PathBuf>) -> Cache {
         Cache { dir: dir.filter(|dir| dir.ancestors().all(|part| is_safe(part, part == dir))) }
     }
 
-    /// The entry of `identity`, if there is a sound one.
+    /// Returns the entry of `identity`, if there is a sound entry.
     pub(super) fn load(&self, identity: &Identity) -> Option<Table> {
         let places = [self.by_build_id(identity), self.by_file(identity)];
         places.into_iter().flatten().find_map(|path| Table::new(ByteView::open(path).ok()?).ok())
@@ -58,15 +66,16 @@ impl Cache {
 
     /// Makes a table from `file` and keeps it.
     ///
-    /// Lines are the same wherever the build-id is. Names alone say only what this file has: a copy that was not
-    /// stripped may have more.
-    ///
-    /// Neither is a build-id proof of anything in a file that anybody may have written: its table serves its own path.
+    /// | Table | Name of the entry | Reason |
+    /// | --- | --- | --- |
+    /// | with lines, from a trusted file | the build-id | equal build-ids have equal lines |
+    /// | with names only | path, size and time | a copy not stripped may have more names |
+    /// | from a file others can write | path, size and time | the build-id proves nothing |
     pub(super) fn convert(&self, identity: &Identity, file: &Source) -> Result<Table, String> {
         let entry = convert(&file.view)?;
         let table = Table::new(ByteView::from_vec(entry.clone()))?;
         let by_build_id = self.by_build_id(identity).filter(|_| table.has_lines() && file.is_trusted);
-        // A cache is a help: without one the report is only slower.
+        // Without a cache the report is only slower.
         if let Some(path) = by_build_id.or_else(|| self.by_file(identity)) {
             let _ = store(&path, &entry);
         }
@@ -78,7 +87,7 @@ impl Cache {
         named.then(|| Some(self.dir.as_ref()?.join(format!("{}.symc", identity.build_id_hex()))))?
     }
 
-    /// By path, size and time, so that another file is another entry.
+    /// Name of an entry by path, size and time, so each version of a file has an entry of its own.
     fn by_file(&self, identity: &Identity) -> Option<PathBuf> {
         let meta = fs::metadata(&identity.path).ok()?;
         let path = crc32fast::hash(identity.path.as_os_str().as_encoded_bytes());
@@ -87,10 +96,11 @@ impl Cache {
     }
 }
 
-/// An entry from the content of an ELF file. Goes unit by unit: one that is malformed costs its own lines, and the symbol table names its functions still.
+/// Makes an entry from the content of an ELF file. Works unit by unit: a malformed unit loses its
+/// lines, but the symbol table still names its functions.
 ///
-/// The debug information names what it describes, as in gdb: of the several symbols that one address has in a symbol
-/// table, symbolic would take any.
+/// Names come from the debug information first, as in gdb: of several symbols at an address in a
+/// symbol table, symbolic would take any.
 pub(super) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
     if !compressed::is_credible(file) {
         return Err("its sections claim to expand beyond measure".to_string());
@@ -117,7 +127,7 @@ pub(super) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
     Ok(entry)
 }
 
-/// Makes magic, checksum and length of an entry those of its content.
+/// Sets the magic, checksum and length of an entry to match its content.
 pub fn mend_entry(entry: &mut [u8]) {
     let Some((head, rest)) = entry.split_first_chunk_mut::<HEAD_BYTES>() else { return };
     head[..8].copy_from_slice(&MAGIC);
@@ -125,13 +135,13 @@ pub fn mend_entry(entry: &mut [u8]) {
     head[24..].copy_from_slice(&(rest.len() as u64).to_le_bytes());
 }
 
-/// Errors of symbolic keep what went wrong in their sources.
+/// Joins an error with its sources: symbolic's errors keep the cause there.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Whether others can put nothing into a folder, nor anything in its place; also when it is not there yet.
+/// Whether no other user can write into the folder or replace it. True for a missing folder.
 fn is_safe(dir: &Path, is_cache: bool) -> bool {
     const WRITABLE: u32 = 0o002;
     const STICKY: u32 = 0o1000;
@@ -141,7 +151,7 @@ fn is_safe(dir: &Path, is_cache: bool) -> bool {
     found.is_dir() && is_private && (found.uid() == own || (found.uid() == 0 && !is_cache))
 }
 
-/// Other reports see the old entry or the new one, never a part.
+/// Stores an entry atomically: other reports see the old entry or the new entry, never a part.
 fn store(path: &Path, entry: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -151,7 +161,7 @@ fn store(path: &Path, entry: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A module's functions and lines by address.
+/// Functions and lines of a module by address.
 pub(super) struct Table {
     load_address: u64,
     flags: u32,
@@ -172,17 +182,18 @@ impl Table {
         Ok(Table { load_address, flags, entry })
     }
 
-    /// Whether it was made from debug information, not from symbol names alone.
+    /// Whether the table was made from debug information, not from symbol names alone.
     pub(super) fn has_lines(&self) -> bool {
         self.flags & HAS_LINES != 0
     }
 
-    /// Whether some of the debug information could not be read.
+    /// Whether part of the debug information could not be read.
     pub(super) fn is_incomplete(&self) -> bool {
         self.flags & INCOMPLETE != 0
     }
 
-    /// The functions at each of `addresses`, the file's own virtual addresses; innermost first.
+    /// Looks up the functions at each of `addresses`, innermost first. Addresses are the file's own
+    /// virtual addresses.
     pub(super) fn locate(&self, addresses: impl Iterator<Item = u64>) -> Vec<Vec<Location>> {
         let Ok(symcache) = SymCache::parse(&self.entry[HEAD_BYTES..]) else {
             return addresses.map(|_| Vec::new()).collect();

@@ -1,19 +1,21 @@
-//! How far the compressed sections of an ELF file claim to expand.
+//! Checks the sizes that compressed sections of an ELF file claim to expand to.
 //!
-//! symbolic allocates what a section's head says before it looks at the section, and a request that is too large ends the
-//! process instead of panicking. So an incredible one is found here first.
+//! symbolic allocates the claimed size before reading the section. A too large request ends the
+//! process without a panic, so this module finds incredible sizes first.
 
-/// No debug information is more repetitive, by far.
+/// Greatest credible ratio of expanded to compressed bytes, far above the ratio of real debug
+/// information.
 const MAX_RATIO: u64 = 200;
-/// What any section may expand to.
+/// Bytes that every section may expand to.
 const FREE_BYTES: u64 = 1 << 20;
-/// More than any real section has.
+/// Greatest credible size of an expanded section, above the size of any real section.
 const MAX_BYTES: u64 = 8 << 30;
 
 const SECTION_BYTES: usize = 64;
 const SHF_COMPRESSED: u64 = 0x800;
 
-/// Whether all sections of a 64-bit little-endian ELF file expand to credible sizes. False for other files: no module is one.
+/// Whether all sections of a 64-bit little-endian ELF file expand to credible sizes. False for
+/// other files: no module is such a file.
 pub(super) fn is_credible(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF\x02\x01")
         && Sections::of(file).is_none_or(|sections| sections.all().all(|section| sections.is_credible(section)))
@@ -22,7 +24,7 @@ pub(super) fn is_credible(file: &[u8]) -> bool {
 struct Sections<'f> {
     file: &'f [u8],
     table: &'f [u8],
-    /// From where their names lie.
+    /// Content of the section with the names of sections.
     names: &'f [u8],
 }
 
@@ -30,7 +32,7 @@ impl<'f> Sections<'f> {
     fn of(file: &'f [u8]) -> Option<Sections<'f>> {
         const IN_THE_FIRST: u16 = 0xffff;
         let table = file.get(usize::try_from(word(file, 40)?).ok()?..)?;
-        // Where the head has no room for the numbers they stand in the first section.
+        // If the file's head has no room for the numbers, the first section has them.
         let count = match half(file, 60)? {
             0 => word(table, 32)?,
             count => count.into(),
@@ -51,7 +53,8 @@ impl<'f> Sections<'f> {
         self.table.chunks_exact(SECTION_BYTES)
     }
 
-    /// What reaches beyond the file is refused by whoever reads it.
+    /// Returns the content of a section. Content beyond the end of the file is left out: the reader
+    /// of the section refuses it.
     fn content(&self, section: &[u8]) -> &'f [u8] {
         let place = |at: usize| word(section, at).and_then(|value| usize::try_from(value).ok());
         let content = place(24).and_then(|start| self.file.get(start..)).unwrap_or_default();
@@ -88,7 +91,8 @@ mod tests {
 
     const NAMES: &[u8] = b"\0.zdebug_info\0.debug_info\0";
 
-    /// An ELF file of three sections: none, the names, and one with this name, flag and content.
+    /// Makes an ELF file of three sections: an empty section, the names, and a section with this
+    /// name, flag and content.
     fn file(name: u32, flags: u64, content: &[u8]) -> Vec<u8> {
         let mut file = vec![0_u8; 64 + 3 * SECTION_BYTES];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");

@@ -1,19 +1,20 @@
-//! Names as the programmer wrote them.
+//! Demangled names of functions, as written by the programmer.
 
 use symbolic_common::{Language, Name, NameMangling};
 use symbolic_demangle::{Demangle, DemangleOptions};
 
-/// Copies and parts of a function that compilers make; they put the kind, and perhaps a number, behind its name.
+/// Suffixes of compiler-made copies and parts of a function. A number may follow a suffix.
 const CLONES: [&str; 8] = ["cold", "part", "constprop", "isra", "lto_priv", "localalias", "clone", "llvm"];
 
-/// `name` without mangling, parameters and return type; as it is where it is not mangled. A part of a function has the
-/// function's name, as in gdb.
+/// Returns `name` without mangling, parameters and return type; unchanged if not mangled. A part of
+/// a function gets the function's name, as in gdb.
 pub(super) fn demangle(name: &str, language: Language) -> String {
     let name = Name::new(without_clones(name), NameMangling::Unknown, language);
     name.try_demangle(DemangleOptions::name_only()).into_owned()
 }
 
-/// Cuts `.part.0.cold` and the like; other dots belong to names (`..` in Rust's mangling, packages in Go's).
+/// Cuts suffixes such as `.part.0.cold`. Other dots belong to names (`..` in Rust's mangling,
+/// packages in Go's).
 fn without_clones(name: &str) -> &str {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let mut kept = name;

@@ -1,10 +1,12 @@
-//! Which files describe a module: itself, or debug files that were split off it.
+//! Finds the files that describe a module: the module's own file, or debug files split off the
+//! module.
 //!
-//! The build-id decides whether a file is the one that ran. A module without one is taken by its path, unless the file
-//! has a build-id now. Debug files are looked for as gdb does: by build-id, then by .gnu_debuglink with its CRC.
-//!
-//! Not followed: .gnu_debugaltlink, by which dwz shares debug information between files; symbolic does not read it, so
-//! names that stand only there are missing. Nothing is downloaded.
+//! - The build-id decides whether a file is the file that ran. A module without a build-id is found
+//!   by path, unless the file has a build-id now.
+//! - Debug files are searched as by gdb: by build-id, then by .gnu_debuglink with its CRC.
+//! - .gnu_debugaltlink, dwz's way to share debug information between files, is not followed:
+//!   symbolic cannot read such shared files, so their names are missing.
+//! - Nothing is downloaded.
 
 use crate::foreign;
 use heapline_shared_format::snapshot::Module;
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 use symbolic_common::ByteView;
 use symbolic_debuginfo::elf::ElfObject;
 
-/// What a module is recognised by.
+/// Path and build-id, by which a module is recognised.
 pub(super) struct Identity {
     pub(super) path: PathBuf,
     pub(super) build_id: Vec<u8>,
@@ -20,7 +22,8 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn of(module: &Module) -> Identity {
-        // The kernel's way to say that the file was replaced while it was mapped: then the build-id will not match.
+        // The kernel adds " (deleted)" if the mapped file was replaced: then the build-id will not
+        // match.
         let path = module.path.strip_suffix(" (deleted)").unwrap_or(&module.path);
         Identity { path: path.into(), build_id: module.build_id.clone() }
     }
@@ -33,7 +36,7 @@ impl Identity {
         elf.code_id().map_or_else(String::new, |id| id.as_str().to_lowercase()) == self.build_id_hex()
     }
 
-    /// `.build-id/xx/yyyy.debug` under each of `dirs`.
+    /// Returns `.build-id/xx/yyyy.debug` under each of `dirs`.
     fn by_build_id(&self, dirs: &[PathBuf]) -> Vec<PathBuf> {
         let hex = self.build_id_hex();
         match hex.split_at_checked(2) {
@@ -44,7 +47,8 @@ impl Identity {
         }
     }
 
-    /// `name` beside the module, in `.debug` there, and at the module's place under each of `dirs`.
+    /// Returns `name` beside the module, in `.debug` beside the module, and in the module's folder
+    /// under each of `dirs`.
     fn by_link(&self, name: &str, dirs: &[PathBuf]) -> Vec<PathBuf> {
         let Some(own_dir) = self.path.parent() else { return Vec::new() };
         let below_root = own_dir.strip_prefix("/").unwrap_or(own_dir);
@@ -57,17 +61,17 @@ impl Identity {
 /// A file that may describe a module.
 pub(super) struct Source {
     pub(super) view: ByteView<'static>,
-    /// Whether only we and root can have written it, so that its build-id is to be believed.
+    /// Whether only this user and root can have written the file, so its build-id can be trusted.
     pub(super) is_trusted: bool,
 }
 
-/// The files to try, the best first, and what is wrong with the module's own.
+/// Files to try, the best first, and a problem with the module's own file.
 pub(super) struct Found {
     pub(super) files: Vec<Source>,
     pub(super) problem: Option<String>,
 }
 
-/// Looks for everything that describes `identity`.
+/// Finds all files that describe `identity`.
 pub(super) fn find(identity: &Identity, debug_dirs: &[PathBuf]) -> Found {
     let (own, problem) = match own_file(identity) {
         Ok(view) => (Some(view), None),
@@ -86,7 +90,8 @@ pub(super) fn find(identity: &Identity, debug_dirs: &[PathBuf]) -> Found {
     Found { files, problem }
 }
 
-/// Whether [`find`] has something to offer besides the module itself. Opens the module, at most, not the debug file.
+/// Whether [`find`] can offer another file than the module's own. Opens at most the module, never
+/// the debug file.
 pub(super) fn separate_file_exists(identity: &Identity, debug_dirs: &[PathBuf]) -> bool {
     if identity.by_build_id(debug_dirs).iter().any(|path| path.exists()) {
         return true;
@@ -122,11 +127,12 @@ fn linked_file(identity: &Identity, elf: &ElfObject<'_>, debug_dirs: &[PathBuf])
     })
 }
 
-/// Name and CRC-32 of the debug file that a stripped file asks for.
+/// Name and CRC-32 of the debug file requested by a stripped file.
 fn link(elf: &ElfObject<'_>) -> Option<(String, u32)> {
     let link = elf.debug_link().ok()??;
     let name = link.filename().to_str().ok()?;
-    // A name, not a path: the section comes with the file and must not lead anywhere else.
+    // Only a name is accepted, not a path: the section comes with the file and must not lead
+    // elsewhere.
     (!name.is_empty() && !name.contains('/')).then(|| (name.to_string(), link.crc()))
 }
 

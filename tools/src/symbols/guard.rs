@@ -1,7 +1,7 @@
-//! A fence around the parsers of ELF and DWARF, which come from others.
+//! Catches panics of the third-party parsers for ELF and DWARF.
 //!
-//! A damaged debug file makes them panic now and then (an offset beyond the file, for one). That costs the module its
-//! names; it must cost neither the report nor a backtrace on standard error.
+//! A damaged debug file sometimes makes a parser panic (an offset beyond the file, for example).
+//! Then the module has no names, but the report goes on, without a backtrace on standard error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,9 +11,9 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `parse` returns; none if it panicked.
+/// Returns the result of `parse`; none if `parse` panicked.
 ///
-/// What it borrows must not be left half changed by that: it is given shared references only.
+/// Callers pass shared references only, so a panic leaves nothing half changed.
 pub(super) fn fenced<T>(parse: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,8 +1,11 @@
-//! From addresses to functions, files and lines.
+//! Translates addresses to functions, files and lines.
 //!
-//! A module's debug information is found (`find`), turned once into a table that lookups are fast in, kept on disk by
-//! build-id (`cache`), and never taken from a file that is not the one that ran. What goes wrong with a module costs
-//! its names, not the report, and is said once.
+//! 1. `find` finds a module's debug information, and never uses another file than the file that
+//!    ran.
+//! 2. `cache` turns the debug information into a table with fast lookups, once, and keeps the table
+//!    on disk by build-id.
+//!
+//! A problem with a module costs the module's names, not the report. Each problem is reported once.
 
 mod cache;
 mod compressed;
@@ -19,17 +22,18 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use symbolic_common::ByteView;
 
-/// What the content of an ELF file says about its own addresses; none where it cannot be read.
+/// Looks up addresses in the content of an ELF file, with the file's own addresses; none if the
+/// file cannot be read.
 pub fn in_elf(content: &[u8], addresses: &[u64]) -> Option<Vec<Vec<Location>>> {
     entry_of(content).and_then(|entry| in_entry(entry, addresses))
 }
 
-/// The entry of the cache that a file's content becomes.
+/// Makes the cache entry of a file's content; none if the file cannot be read.
 pub fn entry_of(content: &[u8]) -> Option<Vec<u8>> {
     guard::fenced(|| cache::convert(content)).and_then(Result::ok)
 }
 
-/// The same of an entry of the cache.
+/// Looks up addresses in an entry of the cache; none if the entry is malformed.
 pub fn in_entry(entry: Vec<u8>, addresses: &[u64]) -> Option<Vec<Vec<Location>>> {
     let located = guard::fenced(|| {
         Table::new(ByteView::from_vec(entry)).ok().map(|table| table.locate(addresses.iter().copied()))
@@ -39,19 +43,19 @@ pub fn in_entry(entry: Vec<u8>, addresses: &[u64]) -> Option<Vec<Vec<Location>>>
 
 pub use cache::mend_entry;
 
-/// Where distributions keep separate debug files.
+/// Folder where distributions keep separate debug files.
 pub const DEBUG_DIR: &str = "/usr/lib/debug";
 
-/// One function at an address: the one whose code stands there, or one that it was inlined into.
+/// A function at an address: the function with code there, or a caller with this function inlined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// Demangled; `None` where nothing names it.
+    /// Demangled name; `None` if unknown.
     pub function: Option<String>,
-    /// Source file and line, where both are known.
+    /// Source file and line, if both are known.
     pub line: Option<(String, u32)>,
 }
 
-/// See the module's header.
+/// Looks up functions and lines by address, with debug files and a cache of tables.
 pub struct Symbolizer {
     debug_dirs: Vec<PathBuf>,
     cache: Cache,
@@ -60,14 +64,14 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
-    /// Looks for separate debug files in `debug_dirs`, laid out as [`DEBUG_DIR`] is, in this order; keeps tables in
-    /// `cache_dir`, or nowhere.
+    /// Makes a symbolizer. Separate debug files are searched in `debug_dirs` in this order; each
+    /// folder has the layout of [`DEBUG_DIR`]. Tables are kept in `cache_dir`, or nowhere.
     pub fn new(debug_dirs: Vec<PathBuf>, cache_dir: Option<PathBuf>) -> Symbolizer {
         Symbolizer { debug_dirs, cache: Cache::new(cache_dir), warnings: Vec::new(), warned: HashSet::new() }
     }
 
-    /// The functions at each of `addresses` (run-time addresses inside the module, not return addresses), innermost
-    /// first; none where nothing is known.
+    /// Looks up the functions at each of `addresses`, innermost first; empty if nothing is known.
+    /// Addresses are run-time addresses inside the module, not return addresses.
     pub fn locate(&mut self, module: &Module, addresses: &[u64]) -> Vec<Vec<Location>> {
         match self.table(module) {
             Some(table) => table.locate(addresses.iter().map(|address| address.wrapping_sub(module.bias))),
@@ -75,13 +79,14 @@ impl Symbolizer {
         }
     }
 
-    /// What was wrong with modules since the last call, one sentence each.
+    /// Returns the problems with modules since the last call, a sentence for each.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
 
     fn table(&mut self, module: &Module) -> Option<Table> {
-        // "[vdso]" and the like have no file. What was a descriptor of the process that was traced is one of our own here.
+        // Modules such as "[vdso]" have no file. A path in /proc/self named a descriptor of the
+        // traced process, but would name a descriptor of this process now.
         if !module.path.starts_with('/') || module.path.starts_with("/proc/self/") {
             return None;
         }
@@ -100,12 +105,12 @@ impl Symbolizer {
     }
 
     fn cached(&self, identity: &Identity) -> Option<Table> {
-        // Names alone are worth another look: a debug file may have been installed since.
+        // A table with names only is checked again: a debug file may have been installed since.
         let is_final = |table: &Table| table.has_lines() || !find::separate_file_exists(identity, &self.debug_dirs);
         self.cache.load(identity).filter(is_final)
     }
 
-    /// A table made from the first file that serves, or what is wrong with the module.
+    /// Makes a table from the first usable file, or returns the problem with the module.
     fn fresh(&self, identity: &Identity) -> (Option<Table>, Option<String>) {
         let Found { files, mut problem } = find::find(identity, &self.debug_dirs);
         for file in files {

@@ -1,4 +1,4 @@
-//! What several test files need: programs that are compiled here, and what binutils say of them.
+//! Common parts of the test files: compiling test programs, and reading them with binutils.
 
 #![allow(dead_code, reason = "each test file is a program of its own and needs a part of this")]
 
@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Where the test programs' sources are.
+/// Returns the path of a test program's source.
 pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
 }
@@ -22,7 +22,7 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Compiles a test program into `dir`; the compiler goes by the source's extension.
+/// Compiles a test program into `dir`. The source's extension selects the compiler.
 pub fn compile(dir: &Path, name: &str, options: &[&str]) -> PathBuf {
     let program = dir.join(Path::new(name).file_stem().unwrap());
     let compiler = match Path::new(name).extension().and_then(|extension| extension.to_str()) {
@@ -34,14 +34,14 @@ pub fn compile(dir: &Path, name: &str, options: &[&str]) -> PathBuf {
     program
 }
 
-/// The GNU build-id of a file, as readelf reads it.
+/// Returns the GNU build-id of a file, as read by readelf.
 pub fn build_id(file: &Path) -> Vec<u8> {
     let text = String::from_utf8(run(Command::new("readelf").arg("-n").arg(file)).stdout).unwrap();
     let hex = text.split("Build ID: ").nth(1).map_or("", |rest| rest.lines().next().unwrap_or("").trim());
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Address and text of all instructions, as objdump sees them.
+/// Returns address and text of all instructions, as seen by objdump.
 pub fn instructions(program: &Path) -> Vec<(u64, String)> {
     let text = run(Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(program)).stdout;
     let instruction = |line: &str| {
@@ -51,13 +51,13 @@ pub fn instructions(program: &Path) -> Vec<(u64, String)> {
     String::from_utf8(text).unwrap().lines().filter_map(instruction).collect()
 }
 
-/// The addresses of all call instructions.
+/// Returns the addresses of all call instructions.
 pub fn calls(program: &Path) -> Vec<u64> {
     let calls = instructions(program).into_iter().filter(|(_, text)| text.starts_with("call"));
     calls.map(|(address, _)| address).collect()
 }
 
-/// What addr2line says: the function, and the line where it knows one; innermost first.
+/// Asks addr2line for the functions at each address, innermost first, with lines if known.
 pub fn addr2line(program: &Path, addresses: &[u64]) -> Vec<Vec<Location>> {
     let mut command = Command::new("addr2line");
     command.args(["-a", "-i", "-f", "-C", "-e"]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -83,7 +83,7 @@ pub fn addr2line(program: &Path, addresses: &[u64]) -> Vec<Vec<Location>> {
     answers
 }
 
-/// A path without `.` and `..`, by its text alone, as symbolic writes it.
+/// Removes `.` and `..` from a path by its text alone, as symbolic does.
 pub fn cleaned(path: &str) -> String {
     let mut out = PathBuf::new();
     for part in Path::new(path).components() {

@@ -1,4 +1,4 @@
-//! A program, a snapshot of it, and `report` run on that.
+//! Runs `report` on the snapshot of a compiled program.
 
 use super::snapshot::{Builder, return_addresses};
 use super::{compile, source};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::{TempDir, tempdir};
 
-/// A compiled program, and a snapshot of what it might have done.
+/// A compiled program, and a snapshot of a possible run of the program.
 pub struct Scene {
     pub dir: TempDir,
     pub program: PathBuf,
@@ -17,8 +17,14 @@ pub struct Scene {
     pub source: String,
 }
 
-/// 10 blocks of 1000 bytes from the innermost of three inlined functions (line 9's call), 2 of 50 from another thread
-/// in the same place, 1 of 7 from the second call there (line 10), and in another layer 1 of 4096 in main.
+/// Makes a scene with these live blocks:
+///
+/// | Blocks | Bytes each | Layer | Place | Thread |
+/// | --- | --- | --- | --- | --- |
+/// | 10 | 1000 | native | innermost of three inlined functions, call on line 9 | 0 |
+/// | 2 | 50 | native | innermost of three inlined functions, call on line 9 | 1 |
+/// | 1 | 7 | native | innermost of three inlined functions, call on line 10 | 0 |
+/// | 1 | 4096 | mmap | main | 0 |
 pub fn scene() -> Scene {
     let dir = tempdir().unwrap();
     let program = compile(dir.path(), "inlines.c", &["-g", "-O2", "-fno-optimize-sibling-calls"]);
@@ -44,7 +50,7 @@ pub fn fill(builder: &mut Builder, program: &Path, big: u64) {
 
 pub fn report(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_report"));
-    // No home: nothing is kept outside of the tests' own folders.
+    // Without a home, nothing is kept outside of the tests' own folders.
     command.args(arguments).env_remove("XDG_CACHE_HOME").env_remove("HOME").output().unwrap()
 }
 
@@ -61,7 +67,7 @@ impl Scene {
         self.snapshot.to_str().unwrap()
     }
 
-    /// What the report says on standard output; nothing on standard error.
+    /// Returns the report from standard output. Standard error must be empty.
     pub fn says(&self, arguments: &[&str]) -> String {
         let output = report(&[&[self.path()], arguments].concat());
         assert_eq!(stderr(&output), "");
@@ -73,14 +79,14 @@ impl Scene {
         serde_json::from_str(&self.says(&[arguments, &["--format", "json"]].concat())).unwrap()
     }
 
-    /// Size and count of each row.
+    /// Returns size and count of each row.
     pub fn figures(&self, arguments: &[&str]) -> Vec<(u64, u64)> {
         let json = self.json(arguments);
         let row = |row: &Value| (row["size"].as_u64().unwrap(), row["count"].as_u64().unwrap());
         json["stats"].as_array().unwrap().iter().map(row).collect()
     }
 
-    /// File name (its last part) and line of each frame of a row.
+    /// Returns the file name (without folder) and the line of each frame of a row.
     pub fn places(row: &Value) -> Vec<(String, u64)> {
         let place = |frame: &Value| {
             let file = frame["filename"].as_str().unwrap().rsplit('/').next().unwrap();

@@ -1,4 +1,4 @@
-//! Snapshots of what a compiled test program might have done, with known figures.
+//! Builds snapshots of possible runs of a compiled test program, with known figures.
 
 use super::{addr2line, build_id, calls, instructions};
 use heapline_shared_format::snapshot::{
@@ -8,7 +8,7 @@ use heapline_tools::symbols::Location;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Where test programs were loaded.
+/// Load address of test programs.
 pub const BASE: u64 = 0x5555_5000_0000;
 
 /// A snapshot that grows stack by stack.
@@ -17,7 +17,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A process with one thread and, if given, one program.
+    /// Makes a process with a single thread and, if given, a program.
     pub fn new(program: Option<&Path>) -> Builder {
         let module = |path: &Path| Module {
             path: path.to_str().unwrap().to_string(),
@@ -51,7 +51,8 @@ impl Builder {
         Builder { snapshot }
     }
 
-    /// A stack of return addresses, the oldest first, in module 0 if there is one.
+    /// Adds a stack of return addresses, the oldest first. The addresses are in module 0 if there
+    /// is such a module.
     pub fn stack(&mut self, addresses: &[u64]) -> u32 {
         let s = &mut self.snapshot;
         let module = (!s.modules.is_empty()).then_some(0);
@@ -66,7 +67,8 @@ impl Builder {
         u32::try_from(s.stacks.len() - 1).unwrap()
     }
 
-    /// `count` live blocks of `size` bytes; as many more were freed, half of them after the peak.
+    /// Adds `count` live blocks of `size` bytes. At the peak three times as many blocks were live,
+    /// and four times as many were allocated since the start.
     pub fn blocks(&mut self, domain: Domain, stack: u32, thread: u32, size: u64, count: u64) {
         self.snapshot.live.push(LiveGroup { domain, stack, thread, size, count });
         let (bytes, row) =
@@ -136,7 +138,8 @@ fn meta() -> Meta {
     }
 }
 
-/// The calls of a program: return address (at [`BASE`]), innermost function and line, as binutils see them.
+/// Returns the calls of a program as seen by binutils: return address (at [`BASE`]), innermost
+/// function and line.
 pub fn calls_of(program: &Path) -> Vec<(u64, String, u32)> {
     let calls = calls(program);
     let innermost = addr2line(program, &calls).into_iter().map(|locations| locations.into_iter().next());
@@ -148,13 +151,14 @@ pub fn calls_of(program: &Path) -> Vec<(u64, String, u32)> {
     found.filter_map(call).collect()
 }
 
-/// Those of [`calls_of`] in the functions whose names contain `function`, on `line`.
+/// Returns the addresses from [`calls_of`] on line `line` in functions with names that contain
+/// `function`.
 pub fn return_addresses(program: &Path, function: &str, line: u32) -> Vec<u64> {
     let calls = calls_of(program).into_iter().filter(|(_, name, number)| name.contains(function) && *number == line);
     calls.map(|(address, ..)| address).collect()
 }
 
-/// The addresses behind the call instructions at `calls`.
+/// Returns the addresses behind the call instructions at `calls`.
 fn returns(program: &Path, calls: &[u64]) -> Vec<u64> {
     let instructions = instructions(program);
     let after = |call: &u64| {

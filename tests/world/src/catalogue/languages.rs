@@ -1,5 +1,5 @@
-//! Compilers, each with a small program that is compiled and run; and interpreters, each with a
-//! small program that answers line by line.
+//! Compilers, each with a small program to compile and run, and interpreters, each with a small
+//! program that answers line by line.
 
 use super::{File, Kind, Life, Lines, Subject, words};
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ const LANGUAGES: [Language; 17] = [
     language!(interpreter "java", ["default-jdk-headless"], ["/usr/bin/java", "Answers.java"], "Answers.java"),
 ];
 
-/// The compilers and interpreters.
+/// All compilers and interpreters.
 pub fn all() -> Vec<Subject> {
     LANGUAGES.iter().map(subject).collect()
 }
@@ -80,7 +80,7 @@ fn subject(language: &Language) -> Subject {
     }
 }
 
-/// The compiler behind rustup's proxy, which needs the caller's environment.
+/// Path of the real compiler: rustup's proxy needs the caller's environment.
 fn rustc() -> String {
     let asked = Command::new("rustc").args(["--print", "sysroot"]).output();
     let root = asked.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the laboratory tries: each subject with how it is started, used and ended.
+//! Subjects of the laboratory: how each is started, used and ended.
 
 mod languages;
 mod programs;
@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 
 pub use programs::exceptions;
 
-/// What a subject is.
+/// Kind of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// An ELF program of /usr/bin: with `--version`, waiting for input, or answering line by line.
     Program,
-    /// A native wheel that a Python program imports.
+    /// A native wheel, imported by a Python program.
     Wheel,
     /// A server under a short load.
     Server,
@@ -44,30 +44,31 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One program of the world, and how it is used.
+/// A real program, with its use in the laboratory.
 #[derive(Clone)]
 pub struct Subject {
-    /// What the subject is.
+    /// Kind of the subject.
     pub kind: Kind,
-    /// The name, unique within the kind.
+    /// Name, unique within the kind.
     pub name: String,
-    /// The Debian packages that have the subject.
+    /// Debian packages with the subject.
     pub packages: &'static [&'static str],
-    /// The distribution of PyPI that the subject imports.
+    /// Distributions of PyPI imported by the subject.
     pub wheels: &'static [&'static str],
-    /// The file that must be there for the subject to be tried.
+    /// File that must exist for the subject to be tried.
     pub program: PathBuf,
-    /// The program and its arguments. `{scratch}` is the run's folder, `{port}` the server's port.
+    /// The program and its arguments. `{scratch}` is replaced by the run's folder, `{port}` by the
+    /// server's port.
     pub argv: Vec<String>,
-    /// Files that the scratch folder has before the start.
+    /// Files in the scratch folder before the start.
     pub files: Vec<File>,
     /// A command that prepares the scratch folder; not traced.
     pub prepare: Option<Vec<String>>,
-    /// How the subject lives.
+    /// Life of the subject.
     pub life: Life,
 }
 
-/// A file of the scratch folder. Its text has the same place-holders as the arguments.
+/// A file of the scratch folder. The text has the same place-holders as the arguments.
 #[derive(Clone, Copy)]
 pub struct File {
     /// The name in the scratch folder.
@@ -76,55 +77,55 @@ pub struct File {
     pub text: &'static str,
 }
 
-/// How a subject lives, and so how it is used.
+/// Life of a subject, which decides on the subject's use.
 #[derive(Clone, Copy)]
 pub enum Life {
     /// Ends by itself, without input.
     Short,
-    /// Waits for its standard input, and ends with it.
+    /// Waits for standard input, and ends with the input.
     Waits,
-    /// Answers each line of its standard input with one line, and ends with its input.
+    /// Answers each line of standard input with a line, and ends with the input.
     Lines(Lines),
     /// Listens on a port of loopback until a signal ends it.
     Server(Server),
 }
 
-/// How a program that answers line by line is talked to.
+/// Conversation with a program that answers line by line.
 #[derive(Clone, Copy)]
 pub struct Lines {
-    /// Whether the program writes a line when it is ready.
+    /// Whether the program writes a line when ready.
     pub greets: bool,
-    /// One question, with its line's end.
+    /// A question, with its line end.
     pub question: &'static str,
 }
 
-/// How a server is used.
+/// Use of a server.
 #[derive(Clone, Copy)]
 pub struct Server {
-    /// A short load on the port. Returns what the server answered.
+    /// Runs a short load on the port. Returns the server's answers.
     pub load: fn(u16) -> io::Result<String>,
-    /// The signal that ends the server as its users end it.
+    /// Usual signal to end the server.
     pub signal: i32,
-    /// Which process an attach takes.
+    /// Process to attach to.
     pub works: Works,
-    /// What the server writes to standard error when it is ready. A client that comes before is
-    /// sent away, and the server may write that too: now once, now ten times.
+    /// Words on standard error when the server is ready. A server may turn away an earlier client
+    /// and report each attempt, a varying number of times.
     pub ready: Option<&'static str>,
 }
 
-/// Which process of a server does the work.
+/// Working process of a server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Works {
-    /// The process that was started.
+    /// The started process itself.
     Itself,
-    /// A process that the server started: its first child.
+    /// The first child of the started process.
     FirstChild,
-    /// Processes that are started for each connection: attached to with `--follow`.
+    /// Processes started for each connection: attached to with `--follow`.
     NewChildren,
 }
 
 impl Subject {
-    /// The name by which a subject is asked for and chosen: `server:redis`.
+    /// Name of the subject on the command line: `server:redis`.
     pub fn id(&self) -> String {
         format!("{}:{}", self.kind, self.name)
     }
@@ -135,20 +136,20 @@ impl Subject {
     }
 }
 
-/// Where the laboratory's own Python is.
+/// The laboratory's own Python.
 pub struct Python<'a> {
     /// The virtual environment.
     pub venv: &'a Path,
 }
 
 impl Python<'_> {
-    /// The interpreter.
+    /// Path of the interpreter.
     pub fn program(&self) -> String {
         self.venv.join("bin/python").display().to_string()
     }
 }
 
-/// Every subject, kind by kind.
+/// All subjects, kind by kind.
 pub fn all(venv: &Path) -> Result<Vec<Subject>> {
     let python = Python { venv };
     let mut subjects = programs::all()?;
@@ -158,7 +159,7 @@ pub fn all(venv: &Path) -> Result<Vec<Subject>> {
     Ok(subjects)
 }
 
-/// The lines `NAME: REASON` of a list, without its comments.
+/// Parses the lines `NAME: REASON` of a list, without comments.
 pub fn listed(list: &'static str) -> BTreeMap<&'static str, &'static str> {
     let lines = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.filter_map(|line| line.split_once(": ")).collect()

@@ -1,5 +1,5 @@
-//! The ELF programs of /usr/bin, each with `--version`; and those that live long enough for an
-//! attach: some wait for input when they have no arguments, some answer line by line.
+//! The ELF programs of /usr/bin, each with `--version`. Some programs also live long enough for an
+//! attach: they wait for input, or answer line by line.
 
 use super::{Kind, Life, Lines, Subject, listed, words};
 use anyhow::{Context, Result};
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "/usr/bin";
 
-/// The programs that are left out, with the reason for each.
+/// Programs left out, with the reason for each.
 pub fn exceptions() -> BTreeMap<&'static str, &'static str> {
     listed(include_str!("../../exceptions.txt"))
 }
 
-/// The programs.
+/// All programs.
 pub fn all() -> Result<Vec<Subject>> {
     let exceptions = exceptions();
     let names = elf_programs(Path::new(FOLDER))?;
@@ -37,7 +37,7 @@ fn versioned(name: String) -> Subject {
     }
 }
 
-/// The programs that wait for input, of those that are there.
+/// Installed programs that wait for input.
 fn waiting() -> impl Iterator<Item = Subject> {
     let names = include_str!("../../waiting.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let programs = names.map(|name| (name, Path::new(FOLDER).join(name))).filter(|(_, program)| program.is_file());
@@ -54,8 +54,8 @@ fn waiting() -> impl Iterator<Item = Subject> {
     })
 }
 
-/// The names of the ELF files in `folder`, one for each file: of several links the one that has
-/// the file's own name, else the first.
+/// Names of the ELF files in `folder`, a name for each file. Of several links to a file, the link
+/// with the file's own name is chosen, else the first.
 fn elf_programs(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();

@@ -1,4 +1,4 @@
-//! Servers on loopback, each with a short load and the signal that its users end it with.
+//! Servers on loopback, each with a short load and the usual signal to end the server.
 
 use super::{File, Kind, Life, Python, Server, Subject, Works, words};
 use crate::clients;
@@ -12,7 +12,7 @@ macro_rules! files {
     };
 }
 
-/// A server of Debian's, as most of them are: one program, one process, ended by SIGTERM.
+/// Makes a server as most of Debian's: a single process, ended by SIGTERM.
 fn debian(name: &str, packages: &'static [&'static str], argv: &[&str], load: Load) -> Subject {
     let argv = words(argv);
     Subject {
@@ -68,7 +68,7 @@ impl Subject {
     }
 }
 
-/// The servers.
+/// All servers.
 pub fn all(python: &Python) -> Vec<Subject> {
     let mut servers = plain();
     servers.extend(with_workers());
@@ -89,7 +89,7 @@ fn plain() -> Vec<Subject> {
         debian("redis", &["redis-server"], &redis, clients::redis),
         debian("memcached", &["memcached"], &memcached, clients::memcached),
         debian("haproxy", &["haproxy"], &haproxy, clients::http).with_files(files!["haproxy.cfg"]),
-        // SIGTERM drops open connections, and lighttpd ends with status 1 then, now and again.
+        // SIGTERM drops open connections, and sometimes lighttpd then ends with status 1.
         debian("lighttpd", &["lighttpd"], &lighttpd, clients::http)
             .with_files(files!["lighttpd.conf", "text.txt"])
             .ended_by(SIGINT),
@@ -158,7 +158,7 @@ fn databases() -> Vec<Subject> {
     vec![postgresql, debian("mariadb", &["mariadb-server"], &mariadb, clients::mariadb).prepared_by(install)]
 }
 
-/// The folder of PostgreSQL's programs, which has the version in its name.
+/// Folder of PostgreSQL's programs. The path contains the version.
 fn postgres_programs() -> String {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.map(|version| version.path().join("bin")).max();

@@ -1,14 +1,14 @@
-//! Native wheels of PyPI: each is imported, and then works once for each line of standard input.
+//! Native wheels of PyPI. Each is imported, and then works once for each line of standard input.
 
 use super::{File, Kind, Life, Lines, Python, Subject};
 
-/// A wheel and what is done with it.
+/// A wheel, with an expression to evaluate.
 struct Wheel {
     /// The distribution's name on PyPI.
     name: &'static str,
     /// The modules, as in `import`.
     import: &'static str,
-    /// An expression whose value is the same each time.
+    /// An expression with the same value each time.
     work: &'static str,
 }
 
@@ -79,7 +79,7 @@ wheels! {
     "statsmodels": "statsmodels.api as sm, numpy" => "sm.OLS(numpy.arange(50.), sm.add_constant(numpy.arange(50.))).fit().params.round(6).tolist()",
 }
 
-/// The wheels.
+/// All wheels.
 pub fn all(python: &Python) -> Vec<Subject> {
     let file = File { name: "use.py", text: include_str!("../../subjects/use.py") };
     let subject = |wheel: &Wheel| Subject {
