@@ -34,7 +34,8 @@ pub struct Producer {
     cursor: *const AtomicU64,
     /// Words left from the cursor to the end of the segment.
     room: usize,
-    /// Copy of `slot.head`.
+    /// Number of bytes in the ring so far, padding included. Equal to `slot.head`, except between
+    /// [`Producer::extend`] and the next record.
     head: u64,
     slot: *const Slot,
     /// Low half: the present segment. High half: the number of segments before the present segment.

@@ -203,8 +203,11 @@ pub struct Mail {
     /// Number of the query answered last. Futex: the target waits on it. The aggregator stores it
     /// with Release, after the answer.
     pub answered: AtomicU32,
-    /// Sum over the waiting threads: 1 for each thread, [`ASKS_LONG`] for each long answer,
-    /// [`SLEEPS`] for each sleeping thread. Written by the target. A thread may die while waiting.
+    /// Sum over the waiting threads; written by the target. A thread may die while waiting.
+    ///
+    /// - 1 for each thread with a short question.
+    /// - [`ASKS_LONG`] for each thread with a long question.
+    /// - In addition [`SLEEPS`] for each sleeping thread.
     pub asking: AtomicU32,
     /// Length of the answer's text in bytes. [`super::Arena::mail`] holds the next piece of the
     /// text.
