@@ -1,5 +1,5 @@
-//! The content of a MAPPING record: a change of the program's address space. The first word belongs to
-//! [`crate::event`]; this module writes and reads the other words.
+//! The content of a MAPPING record: a change of the program's address space. The first word belongs
+//! to [`crate::event`]; this module writes and reads the other words.
 //!
 //! ```text
 //!              63      55              47                                      4 3   0
