@@ -55,7 +55,7 @@ impl Model {
                 head.into_iter().chain((0..n as u64 - 3).map(|i| id ^ i << 32)).collect()
             }
         };
-        // SAFETY: the loop above made room for the record; a new segment holds any record.
+        // SAFETY: the branch above made room for the record; a new segment holds any record.
         unsafe { self.producer.write_parts(&record[..2], record[2..].iter().copied()) };
         self.queue.push_back(record);
     }
