@@ -71,8 +71,8 @@ impl Ledger for GiveBack {
 impl Discard {
     fn new() -> Discard {
         let geometry = Geometry::for_memory(64 << 20);
-        // SAFETY: these are plain system calls; the descriptor is new, the mapping covers the whole file
-        // and stays.
+        // SAFETY: these are plain system calls; the descriptor is new, the mapping covers the whole
+        // file and stays.
         let (file, base) = unsafe {
             let fd = libc::memfd_create(c"heapline-arena".as_ptr(), libc::MFD_ALLOW_SEALING);
             assert!(fd >= 0, "memfd_create");

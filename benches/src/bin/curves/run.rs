@@ -62,8 +62,8 @@ pub struct Answers {
     pub snapshot_s: f64,
     /// Largest resident memory of the aggregator, this snapshot included.
     pub tool_peak_bytes: u64,
-    /// Time from the go-ahead after the last phase to the end of the aggregator, which writes the last
-    /// snapshot and frees all tables.
+    /// Time from the go-ahead after the last phase to the end of the aggregator, which writes the
+    /// last snapshot and frees all tables.
     pub end_s: f64,
 }
 
