@@ -56,8 +56,8 @@ pub const CHILD: u32 = 14;
 /// answer.
 pub const INTERVAL: u32 = 15;
 
-/// Some blocks of the interpreter were not seen, at addresses freed before: an interpreter replaced
-/// an ended interpreter, and used private allocators until now. No answer.
+/// Some blocks of the interpreter were not seen, at addresses possibly freed before. Cause: an
+/// interpreter replaced an ended interpreter, and used private allocators until now. No answer.
 pub const UNSEEN: u32 = 16;
 
 /// Number of words of the head of a text.

@@ -59,8 +59,8 @@ pub mod target_flag {
     pub const PYTHON_WAITS: u32 = 16;
     /// The interpreter's allocators are hooked.
     pub const PYTHON_HOOKED: u32 = 32;
-    /// CPython was already running when the collector first saw the process: CPython's own blocks
-    /// are not recorded.
+    /// CPython was already running when the collector first saw the interpreter: CPython's own
+    /// blocks are not recorded.
     pub const LATE_PYTHON: u32 = 64;
     /// A second CPython has begun beside the recorded interpreter: blocks of the second are not
     /// recorded.
@@ -151,7 +151,7 @@ pub struct Session {
     pub epoch: AtomicU32,
     /// Task of the collector: a value of [`state`].
     pub state: AtomicU32,
-    /// Number of the session, from 1. Each attach begins a new number.
+    /// Number of the session, from 1. Each attach gets a new number.
     pub number: AtomicU32,
     /// Clock of the stamps: a value of [`clock`].
     pub clock: AtomicU32,
@@ -184,7 +184,7 @@ pub struct Progress {
     pub given_back: AtomicU32,
     /// Number of threads waiting on `given_back` now; written by the target.
     pub waiters: AtomicU32,
-    /// Number of waits of threads for room; written by the target.
+    /// How often a thread had to wait for room; written by the target.
     pub waits: AtomicU64,
     /// Futex woken by the target when the pool runs low.
     pub wake: AtomicU32,
@@ -277,8 +277,8 @@ pub mod slot_state {
     /// A thread writes to the slot.
     pub const ACTIVE: u32 = 1;
     /// A live thread had the slot in an earlier session, and may not know yet that the session is
-    /// over. Until then the thread uses the parts of the slot, so no other thread can take the
-    /// slot.
+    /// over. Until the thread knows, it uses the parts of the slot. So only this thread can take
+    /// the slot again.
     pub const HELD: u32 = 2;
     /// A thread has taken the slot and is about to make the slot ACTIVE. A session that begins
     /// meanwhile does not change the state.

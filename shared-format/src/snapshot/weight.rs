@@ -48,9 +48,8 @@ pub fn interval(estimate: f64, variance: f64) -> (f64, f64) {
     (estimate * (middle - half), estimate * (middle + half))
 }
 
-/// Returns the size of a stream of bytes that may be present, with a certainty of 95 %, though no
-/// sample was met. A stream of this size has no sample in 1 of 20 tries, independent of the sizes
-/// of blocks.
+/// Returns an upper limit of unsampled bytes, with a certainty of 95 %. A stream of this many bytes
+/// has no sample in 1 of 20 tries, independent of the sizes of blocks.
 pub fn unmet(interval: u64) -> f64 {
     -(0.05_f64.ln()) * interval as f64
 }
