@@ -180,8 +180,8 @@ impl Snapshot {
         })
     }
 
-    /// Returns groups (tracemalloc: `Snapshot.statistics`). `key_type` is any of tracemalloc's three
-    /// key types, or "function".
+    /// Returns groups (tracemalloc: `Snapshot.statistics`). `key_type` is any of tracemalloc's
+    /// three key types, or "function".
     fn statistics(&self, py: Python<'_>, key_type: &str, cumulative: bool) -> PyResult<Statistics> {
         let by = by(key_type, cumulative)?;
         let rows = py.detach(|| {

@@ -212,8 +212,8 @@ fn frame(modules: usize, codes: usize) -> BoxedStrategy<Frame> {
     }
 }
 
-/// Returns a strategy for valid snapshots, with rows in any order. Modules, frames, nodes, stacks and
-/// threads have 1 row or more; other tables may be empty.
+/// Returns a strategy for valid snapshots, with rows in any order. Modules, frames, nodes, stacks
+/// and threads have 1 row or more; other tables may be empty.
 pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
     let sizes = (1..8_usize, 0..4_usize, 1..20_usize, 1..30_usize, 1..10_usize, 1..5_usize);
     let about = (meta(), prop::option::of(origin()));
