@@ -1,5 +1,5 @@
-//! What an event costs inside the target, part by part: the stamp, the stack's id, and whole hooks under stacks of three
-//! depths, in a real program whose records are thrown away.
+//! Cost of an event inside the target, part by part: the stamp, the stack's id, and whole hooks
+//! under stacks of three depths. The hooks run in a real program, whose records are thrown away.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use heapline_aggregator::target::library::LIBRARY;
@@ -29,7 +29,7 @@ fn interning(c: &mut Criterion) {
     let mut group = c.benchmark_group("interning");
     group.bench_function("one changed frame", |b| b.iter(|| stacks::mix(black_box(0x5555_5555_1234), black_box(7))));
     for known in [1_000u32, 100_000] {
-        // SAFETY: zeros are the empty table.
+        // SAFETY: all zeros are a valid empty table.
         let mut table: stacks::StackTable = unsafe { MaybeUninit::zeroed().assume_init() };
         let key = |i: u32| stacks::mix(u64::from(i), 3) | 1 << 63;
         (0..known).for_each(|i| assert!(table.insert(key(i), i)));
@@ -44,7 +44,7 @@ fn interning(c: &mut Criterion) {
     group.finish();
 }
 
-/// An arena for one program, and the program. Everything recorded is drained and forgotten.
+/// An arena, and a runner of programs with this arena. All records are drained and thrown away.
 struct Discard {
     arena: Arena,
     file: File,
@@ -53,7 +53,7 @@ struct Discard {
 
 impl Drop for Discard {
     fn drop(&mut self) {
-        // SAFETY: the whole mapping; whoever used it has returned.
+        // SAFETY: `base` is the whole mapping, and all its users have returned.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.arena.geometry().bytes()) };
     }
 }
@@ -72,7 +72,8 @@ impl Ledger for GiveBack {
 impl Discard {
     fn new() -> Discard {
         let geometry = Geometry::for_memory(64 << 20);
-        // SAFETY: plain system calls; the descriptor is new, the mapping is of its whole size and stays.
+        // SAFETY: these are plain system calls; the descriptor is new, the mapping covers the whole
+        // file and stays.
         let (file, base) = unsafe {
             let fd = libc::memfd_create(c"heapline-arena".as_ptr(), libc::MFD_ALLOW_SEALING);
             assert!(fd >= 0, "memfd_create");
@@ -85,7 +86,7 @@ impl Discard {
             assert_ne!(base, libc::MAP_FAILED);
             (File::from_raw_fd(fd), NonNull::new(base.cast()).expect("a mapping"))
         };
-        // SAFETY: fresh zeros of the geometry's size that stay mapped.
+        // SAFETY: `base` has fresh zeros of the geometry's size, and stays mapped.
         let arena = unsafe { Arena::create(base, geometry) };
         (0..geometry.segments).rev().for_each(|i| arena.free_segments().push(i));
         (0..geometry.slots).rev().for_each(|i| arena.free_slots().push(i));
@@ -104,7 +105,8 @@ impl Discard {
         &self.arena.header().session
     }
 
-    /// Runs the program; its thread is lent the tick if `lends`. Returns what it printed.
+    /// Runs the program and returns its printed output. With `lends`, the program's thread is lent
+    /// the tick.
     fn run(&self, library: &Path, program: &Path, arguments: &[&str], lends: bool) -> String {
         let identity = self.file.metadata().expect("it is open");
         let handle = format!("{}:{}:{}", self.file.as_raw_fd(), identity.dev(), identity.ino());
@@ -146,7 +148,7 @@ impl Discard {
     }
 }
 
-/// Nanoseconds per pair of malloc and free, as churn says itself.
+/// Measures nanoseconds per pair of malloc and free, as printed by churn.
 fn hooks(c: &mut Criterion) {
     const PAIRS: u64 = 500_000;
     let folder = tempfile::TempDir::new().expect("a folder");

@@ -1,4 +1,4 @@
-//! Decoding: the aggregator does it once per record.
+//! Cost of decoding. The aggregator decodes each record once.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::event::{self, Event, decode};

@@ -1,4 +1,4 @@
-//! What a record costs between the producer's hands and the consumer's: one alloc and one free, written and drained.
+//! Cost of a record between producer and consumer: an alloc and a free, written and drained.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::arena::{Arena, Geometry, PAGE_BYTES};
@@ -9,16 +9,16 @@ use std::hint::black_box;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pairs written between two drains: about two thirds of the pool.
+/// Number of pairs written between two drains: about two thirds of the pool.
 const PAIRS: usize = 8_192;
 
-/// An arena for the rest of the process.
+/// Makes an arena for the rest of the process.
 fn arena() -> Arena {
     let geometry = Geometry::for_memory(512 << 10);
     let layout = Layout::from_size_align(geometry.bytes(), PAGE_BYTES).expect("a small size");
-    // SAFETY: the size is not zero.
+    // SAFETY: the size of the layout is not zero.
     let base = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory");
-    // SAFETY: zeroed pages of the geometry's size that are never freed.
+    // SAFETY: `base` has zeroed pages of the geometry's size, never freed.
     let arena = unsafe { Arena::create(base, geometry) };
     (0..geometry.segments).for_each(|i| arena.free_segments().push(i));
     arena
@@ -39,10 +39,10 @@ fn write_pairs(arena: &Arena, producer: &mut Producer) {
     for i in 0..PAIRS as u64 {
         if producer.room() < 5 {
             let segment = arena.free_segments().pop().expect("a drained pool has room for all pairs");
-            // SAFETY: the ring is open on this arena, and the segment was just taken.
+            // SAFETY: the ring is open on this arena, and the segment was just taken from the pool.
             assert!(unsafe { producer.extend(arena, segment) });
         }
-        // SAFETY: room for five words.
+        // SAFETY: the segment has room for five words.
         unsafe {
             producer.write(event::alloc(black_box(i), i << 5, 64, 7));
             producer.write(event::free(black_box(i), i << 5));
@@ -53,7 +53,7 @@ fn write_pairs(arena: &Arena, producer: &mut Producer) {
 fn ring(c: &mut Criterion) {
     let arena = arena();
     let segment = arena.free_segments().pop().expect("a fresh pool");
-    // SAFETY: the arena lives for ever; slot and segment are used here only.
+    // SAFETY: the arena is never freed, and no other producer uses the slot or the segment.
     let mut producer = unsafe { Producer::open(&arena, 0, segment) }.expect("indices of the arena");
     let slot = arena.slot(0).expect("slot 0");
     let mut ledger = GiveBack(arena);

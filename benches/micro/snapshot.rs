@@ -1,4 +1,5 @@
-//! Writing, reading and reporting a snapshot of a large program: 50,000 stacks, 200,000 groups of live blocks.
+//! Cost of writing, reading and reporting a snapshot of a large program: 50,000 stacks, 200,000
+//! groups of live blocks.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
@@ -37,7 +38,7 @@ fn meta() -> Meta {
     }
 }
 
-/// A tree of frames in which each stack branches off an earlier one.
+/// Makes a snapshot with a tree of frames: each stack branches off an earlier stack.
 fn synthetic() -> Snapshot {
     let mix = |n: u32| n.wrapping_mul(2_654_435_761);
     let parent = |n: u32| (n > 0).then(|| mix(n) % n);
@@ -102,7 +103,8 @@ fn snapshots(c: &mut Criterion) {
     group.finish();
 }
 
-/// Its addresses are in no module, so this is grouping and sorting alone; symbols are as dear as the files they are in.
+/// Measures only grouping and sorting, because no address is in a module. The cost of symbols
+/// depends on the files that hold them.
 fn reports(c: &mut Criterion) {
     let subject = Subject::process(synthetic());
     let mut group = c.benchmark_group("report");

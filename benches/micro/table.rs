@@ -1,4 +1,5 @@
-//! The aggregator's inner loop: records of one or more rings, merged by stamp, into the live table and the sums.
+//! Cost of the aggregator's inner loop: records of rings, merged by stamp, into the live table and
+//! the sums.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use heapline_aggregator::table::live::{Block, Live};
@@ -8,10 +9,10 @@ use heapline_shared_format::event;
 use std::hint::black_box;
 use std::time::Duration;
 
-/// Words of a message from the drain.
+/// Number of words of a message from the drain.
 const MESSAGE_WORDS: usize = 8192;
 
-/// Marsaglia's xorshift: the same numbers at each run.
+/// Random numbers by Marsaglia's xorshift: the same sequence at each run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -23,7 +24,7 @@ impl Numbers {
     }
 }
 
-/// Addresses as an allocator gives them: 64 bytes apart, the last freed first.
+/// Addresses like an allocator's: 64 bytes apart, the last freed first.
 struct Heap {
     free: Vec<u64>,
     next: u64,
@@ -38,7 +39,8 @@ impl Heap {
     }
 }
 
-/// What `churn` does: frees a random one of `live` blocks, allocates another. One ring per thread, in messages.
+/// The work of `churn`: frees a random block of `live` blocks, allocates another. Each thread has a
+/// ring, sent in messages.
 struct Churn {
     table: Table,
     order: Order<Ring>,
@@ -82,7 +84,7 @@ impl Churn {
     }
 
     fn push(&mut self, thread: u32, words: Vec<u64>) {
-        // Records must not be cut: messages here are as long as they come.
+        // Records must not be cut, so messages have any length here.
         self.order.push(thread, words, &mut self.table);
     }
 
@@ -91,7 +93,7 @@ impl Churn {
         self.order.advance(&mark, &mut self.table);
     }
 
-    /// Messages of `pairs` frees and allocations, over all threads in turn.
+    /// Returns messages with `pairs` frees and allocations, over all threads in turn.
     fn messages(&mut self, pairs: usize, stacks: u32) -> Vec<(u32, Vec<u64>)> {
         let mut open: Vec<Vec<u64>> = vec![Vec::new(); self.threads as usize];
         let mut done = Vec::new();

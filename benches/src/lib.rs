@@ -1,5 +1,5 @@
-//! What the programs of this folder have in common: `compare` sets whole programs beside other tools, `curves` shows how
-//! Heapline's cost grows.
+//! Shared code of the programs in this folder. `compare` compares whole programs under several
+//! tools, `curves` shows the growth of Heapline's cost.
 
 #![deny(unsafe_code)]
 
@@ -8,7 +8,8 @@ pub mod process;
 
 use std::path::Path;
 
-/// This crate's folder in the checkout it was built from: the workloads and the kept runs are there.
+/// Returns this crate's folder in the checkout of the build. It contains the workloads and the
+/// stored runs.
 pub fn crate_folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

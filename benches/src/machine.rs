@@ -1,26 +1,26 @@
-//! Where the figures come from: without that they mean nothing.
+//! The machine of a measurement. Without it the figures mean nothing.
 
 use serde::{Deserialize, Serialize};
 use std::process::Command;
 
-/// The machine and the versions of what ran on it.
+/// The machine, and the versions of the measured programs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// Day of the measurement, UTC.
     pub date: String,
-    /// Model.
+    /// Model of the processor.
     pub cpu: String,
-    /// Processors that this process may use.
+    /// Number of processors available to this process.
     pub cores: usize,
-    /// Its memory.
+    /// Memory of the machine.
     pub memory_bytes: u64,
-    /// Linux's release.
+    /// Release of Linux.
     pub kernel: String,
-    /// First line of what each program says of its version.
+    /// First line of each program's version text.
     pub versions: Vec<String>,
 }
 
-/// Asks the machine.
+/// Reads the facts about this machine.
 pub fn describe() -> Machine {
     let field = |file: &str, name: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -52,7 +52,7 @@ fn version(program: &str, option: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_owned())
 }
 
-/// The date, UTC, as 2026-01-31.
+/// Returns the date, UTC, like 2026-01-31.
 pub fn today() -> String {
     let output = Command::new("date").args(["-u", "+%F"]).output();
     output.map_or_else(|_| "undated".to_owned(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())

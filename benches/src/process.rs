@@ -1,4 +1,5 @@
-//! What the kernel says of processes and of the machine; and programs that must succeed.
+//! Facts from the kernel about processes and the machine, and a runner of programs that must
+//! succeed.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
@@ -7,14 +8,15 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-/// CPU time of a process by thread, in nanoseconds; what a thread had when it was seen last stays.
+/// CPU time of a process by thread, in nanoseconds. The time of an ended thread is the time when
+/// last seen.
 #[derive(Clone, Debug, Default)]
 pub struct Cpu {
     threads: BTreeMap<u32, (String, u64)>,
 }
 
 impl Cpu {
-    /// Looks at all threads that there are.
+    /// Reads the times of all present threads.
     pub fn sample(&mut self, pid: u32) {
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
         for task in tasks.flatten() {
@@ -27,7 +29,7 @@ impl Cpu {
         }
     }
 
-    /// Seconds by the threads' names, since an earlier look.
+    /// Returns the seconds since an earlier sample, by thread name.
     pub fn since(&self, earlier: &Cpu) -> BTreeMap<String, f64> {
         let mut sums = BTreeMap::new();
         for (tid, (name, time)) in &self.threads {
@@ -38,7 +40,7 @@ impl Cpu {
     }
 }
 
-/// The children of all threads of a process.
+/// Returns the children of all threads of a process.
 pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let of_task = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -46,7 +48,8 @@ pub fn children(pid: u32) -> Vec<u32> {
     all.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// A line of /proc/PID/status that ends in kB: `VmRSS`, `VmHWM`. None for a process that has ended.
+/// Returns the value of a line of /proc/PID/status that ends in kB: `VmRSS`, `VmHWM`. None for an
+/// ended process.
 pub fn memory_bytes(pid: u32, line: &str) -> Option<u64> {
     kilobytes(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, line)
 }
@@ -56,13 +59,14 @@ fn kilobytes(text: &str, line: &str) -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
-/// What the machine lacks to give so many bytes; none when it has them.
+/// Returns the bytes missing on the machine, when so many `bytes` are needed. None when the machine
+/// has them.
 pub fn memory_missing(bytes: u64) -> Option<u64> {
     let available = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")?;
     bytes.checked_sub(available).filter(|&missing| missing > 0)
 }
 
-/// Runnable threads of the machine, averaged over a minute.
+/// Returns the number of runnable threads of the machine, averaged over a minute.
 pub fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
@@ -71,15 +75,15 @@ pub fn load() -> f64 {
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// Its own.
+    /// Exit status of the process.
     pub status: ExitStatus,
-    /// User and system time of it and of all that it has waited for.
+    /// User and system time of the process, and of all processes it has waited for.
     pub cpu: Duration,
-    /// Most resident memory of one of them.
+    /// Largest resident memory among these processes.
     pub peak_bytes: u64,
 }
 
-/// How a child ended; none while it has not, unless it is to be waited for.
+/// Returns how a child ended. None while the child runs, unless `waits` is set.
 #[expect(unsafe_code, reason = "the standard library's wait does not say what was used")]
 pub fn wait4(pid: u32, waits: bool) -> Result<Option<Ended>> {
     let pid = i32::try_from(pid).context("a pid")?;
@@ -87,7 +91,7 @@ pub fn wait4(pid: u32, waits: bool) -> Result<Option<Ended>> {
     // SAFETY: a rusage is plain numbers, for which zeros are valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let options = if waits { 0 } else { libc::WNOHANG };
-    // SAFETY: both pointers are valid for the call's writes.
+    // SAFETY: `status` and `usage` are valid for the writes of `wait4`.
     let waited = unsafe { libc::wait4(pid, &mut status, options, &mut usage) };
     if waited == 0 {
         return Ok(None);
@@ -102,7 +106,7 @@ pub fn wait4(pid: u32, waits: bool) -> Result<Option<Ended>> {
     Ok(Some(Ended { status: ExitStatus::from_raw(status), cpu, peak_bytes }))
 }
 
-/// Standard output of a command that must succeed.
+/// Returns the standard output of a command that must succeed.
 pub fn succeed(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().display().to_string();
     let output = command.output().with_context(|| format!("cannot run {program}"))?;
@@ -110,7 +114,7 @@ pub fn succeed(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Compiles a workload that is one C file.
+/// Compiles a workload with a single C file.
 pub fn compile(source: &Path, program: &Path) -> Result<()> {
     succeed(Command::new("gcc").args(["-O2", "-g", "-o"]).arg(program).arg(source).arg("-lpthread")).map(drop)
 }

@@ -1,4 +1,4 @@
-//! See `heapline_tests::hostile::elf_program`.
+//! Fuzzes `heapline_tests::hostile::elf_program`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| heapline_tests::hostile::elf_program(bytes));

@@ -1,4 +1,4 @@
-//! See `heapline_tests::hostile::event_decode`.
+//! Fuzzes `heapline_tests::hostile::event_decode`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| heapline_tests::hostile::event_decode(bytes));

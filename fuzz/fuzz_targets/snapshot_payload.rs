@@ -1,4 +1,4 @@
-//! See `heapline_tests::hostile::snapshot_payload`.
+//! Fuzzes `heapline_tests::hostile::snapshot_payload`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| heapline_tests::hostile::snapshot_payload(bytes));

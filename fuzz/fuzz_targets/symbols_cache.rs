@@ -1,4 +1,4 @@
-//! See `heapline_tests::hostile::symbols_cache`.
+//! Fuzzes `heapline_tests::hostile::symbols_cache`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| heapline_tests::hostile::symbols_cache(bytes));

@@ -1,4 +1,4 @@
-//! The description of a Python code object: what the collector copies once, and the aggregator reads.
+//! The description of a Python code object. The collector copies it once, the aggregator reads it.
 //!
 //! ```text
 //! | line format u8 | file kind u8 | name kind u8 | 0 u8 | first line u32 |
@@ -6,15 +6,18 @@
 //! | file's characters | name's characters | line table |
 //! ```
 //!
-//! Texts are as CPython stores them: characters of 1 (Latin-1), 2 or 4 bytes, which is their kind.
+//! Texts have CPython's format: characters of 1 (Latin-1), 2 or 4 bytes. The kind of a text is the
+//! number of bytes of a character.
 
-/// Longest description: a function of a hundred thousand lines. Code of a longer one is unknown.
+/// Longest description in bytes: a function of a hundred thousand lines. Code with a longer
+/// description is unknown.
 pub const MAX_DESCRIPTION_BYTES: usize = 4 << 20;
 
-/// Bytes of the part before the texts.
+/// Number of bytes before the texts.
 pub const HEAD_BYTES: usize = 24;
 
-/// How a line table maps instructions to lines. The numbers are those in the description.
+/// Format of the line table, which maps instructions to lines. The description stores these
+/// numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LineFormat {
@@ -27,7 +30,7 @@ pub enum LineFormat {
 }
 
 impl LineFormat {
-    /// The format of a number.
+    /// Returns the format of a number. None for an unknown number.
     pub const fn from_number(number: u8) -> Option<LineFormat> {
         match number {
             9 => Some(LineFormat::Lnotab),
@@ -38,7 +41,7 @@ impl LineFormat {
     }
 }
 
-/// The part before the texts.
+/// The part of a description before the texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the module's header draws them")]
 pub struct Head {
@@ -52,7 +55,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// As it is written.
+    /// Returns the bytes of the head in a description.
     pub fn to_bytes(self) -> [u8; HEAD_BYTES] {
         let mut bytes = [0; HEAD_BYTES];
         bytes[0] = self.lines as u8;
@@ -65,7 +68,7 @@ impl Head {
         bytes
     }
 
-    /// None where it is not what a collector writes.
+    /// Reads a head. None for bytes that no collector writes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Head> {
         let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let is_kind = |kind: u8| matches!(kind, 1 | 2 | 4);
@@ -81,7 +84,7 @@ impl Head {
         (is_kind(head.file_kind) && is_kind(head.name_kind) && bytes.len() >= HEAD_BYTES).then_some(head)
     }
 
-    /// Bytes of file, name and line table.
+    /// Returns the sizes of file name, function name and line table in bytes.
     pub fn parts(&self) -> [usize; 3] {
         let text = |length: u32, kind: u8| length as usize * usize::from(kind);
         [text(self.file_length, self.file_kind), text(self.name_length, self.name_kind), self.table_bytes as usize]

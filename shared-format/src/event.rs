@@ -1,55 +1,66 @@
 //! The records in a ring.
 //!
-//! All are little-endian words of 8 bytes. The low four bits of a record's first word are its kind; for records that
-//! have a place in time the other sixty are the stamp.
+//! A record is a sequence of little-endian words of 8 bytes. The low four bits of the first word
+//! are the kind. For a record with a place in time, the other sixty bits are the stamp.
 //!
 //! ```text
 //!              63                              48 47                                     4 3   0
-//! PAD          | words to skip, this one included                                         | 0 |
-//! ALLOC        | stamp                                                                    | 1 |
-//!              | size, low 16 bits            | address                                       |
-//!              | size, next 32 bits                         | stack id                        |
-//! FREE         | stamp                                                                    | 2 |
-//!              | domain 8 | 0                 | address                                       |
-//! REALLOC      | stamp                                                                    | 3 |  about to be called
-//!              | domain 8 | 0                 | old address                                   |
-//! REALLOCATED  | as ALLOC                                                                 | 4 |  the new block
-//! REALLOC_END  | stamp                                                                    | 5 |
-//!              | domain 8 | failed 0, freed 1 | old address                                   |
-//! STACK        | 0     | domain 8 | truncated 1 | more 1 | number n of frames 16            | 6 |
-//!              | frames kept of the last definition, 32     | stack id, 32                    |
-//!              | total depth, 32 | 0                                                          |
-//!              | n frames, the oldest first ...                                               |
-//! MODULE       | stamp                                                                    | 7 |
-//!              | length of the path 16 | length of the build-id 16 | 0 | recorded 1 | the program 1 |
-//!              | first address; end address; load bias                                        |
-//!              | build-id, then path, padded with zeros to a word ...                         |
-//! UNLOAD       | stamp                                                                    | 8 |
-//!              | first address                                                                |
-//! THREAD       | stamp                                                                    | 9 |
-//!              | name, 16 bytes, padded with zeros                                            |
+//! PAD          | words to skip, this one included                                         | 0  |
+//! ALLOC        | stamp                                                                    | 1  |
+//!              | size, low 16 bits            | address                                        |
+//!              | size, next 32 bits                         | stack id                         |
+//! FREE         | stamp                                                                    | 2  |
+//!              | domain 8 | 0                 | address                                        |
+//! REALLOC      | stamp                                                                    | 3  |
+//!              | domain 8 | 0                 | old address                                    |
+//! REALLOCATED  | as ALLOC                                                                 | 4  |
+//! REALLOC_END  | stamp                                                                    | 5  |
+//!              | domain 8 | failed 0, freed 1 | old address                                    |
+//! STACK        | 0     | domain 8 | truncated 1 | more 1 | number n of frames 16            | 6  |
+//!              | frames kept of the last definition, 32     | stack id, 32                     |
+//!              | total depth, 32 | 0                                                           |
+//!              | n frames, the oldest first ...                                                |
+//! MODULE       | stamp                                                                    | 7  |
+//!              | bytes of path 16 | bytes of build-id 16 | 0 | recorded 1 | the program 1       |
+//!              | first address; end address; load bias                                         |
+//!              | build-id, then path, padded with zeros to a word ...                          |
+//! UNLOAD       | stamp                                                                    | 8  |
+//!              | first address                                                                 |
+//! THREAD       | stamp                                                                    | 9  |
+//!              | name, 16 bytes, padded with zeros                                             |
 //! CODE         | 0                            | more 1 | number n of bytes 16             | 10 |
-//!              | 0                                          | code id, 32                     |
-//!              | n bytes of its description ([`super::code`]), padded with zeros to a word ...|
+//!              | 0                                          | code id, 32                      |
+//!              | n bytes of description ([`super::code`]), padded with zeros to a word ...     |
 //! MIXED        | 0                                                                        | 11 |
-//!              | id of a native stack, 32                   | stack id, 32                    |
-//!              | id of the Python stack at the same time, 32 | 0                              |
-//! REUSE        | as ALLOC, size 0                                                         | 12 |  a new object in a block
+//!              | id of a native stack, 32                   | stack id, 32                     |
+//!              | id of the Python stack at the same time, 32 | 0                               |
+//! REUSE        | as ALLOC, size 0                                                         | 12 |
 //! TRACK        | as ALLOC                                                                 | 13 |
-//!              | gone 1 | tracemalloc's domain, 32                                        |
+//!              | gone 1 | tracemalloc's domain, 32                                             |
 //! QUERY        | stamp                                                                    | 14 |
-//!              | number of the query, 32                    | what is asked ([`super::query`]) |
-//!              | argument                                                                 |
-//!              | argument                                                                 |
+//!              | number of the query, 32                    | question ([`super::query`])      |
+//!              | argument                                                                      |
+//!              | argument                                                                      |
 //! MAPPING      | stamp                                                                    | 15 |
-//!              | what the program did to its address space ([`super::mapping`]) ...           |
+//!              | change of the address space ([`super::mapping`]) ...                          |
 //! ```
 //!
-//! A frame is a return address, or bit 63 with a Python code object's id (30 bits) and the offset of the instruction in it
-//! (32 bits, in bytes); bit 62 is set when C code called the frame, so that a native frame belongs to it. A block belongs to the domain that its stack was defined for ([`domain`]).
+//! - REALLOC announces a call of `realloc`. REALLOCATED reports the new block, REALLOC_END a call
+//!   without a new block.
+//! - REUSE reports a new object in a block kept by the interpreter.
 //!
-//! A stack is the ring's last definition, cut to the frames kept, plus the new ones. With `more` set it is only that,
-//! and defines no id yet: a definition that does not fit one record is several.
+//! A frame is either of these:
+//!
+//! - Native: a return address.
+//! - Python: bit 63 set, the id of a code object (30 bits), and the offset of the instruction in
+//!   the code (32 bits, in bytes). Bit 62 is set when C code called the frame: a native frame
+//!   belongs to the frame.
+//!
+//! A stack belongs to a [`domain`], and a block belongs to the domain of the block's stack.
+//!
+//! The frames of a stack are the ring's last definition, cut to the frames kept, plus the new
+//! frames. A definition too long for a record is split into several records: all but the last have
+//! `more` set, and define no id.
 
 use crate::mapping::{self, Mapping};
 use core::ops::Range;
@@ -58,33 +69,34 @@ use core::ops::Range;
 pub const STAMP_BITS: u32 = 60;
 /// Bits of an address: user space on x86-64 without five-level paging.
 pub const ADDRESS_BITS: u32 = 48;
-/// The layers that a collector records.
+/// The layers of memory recorded by a collector.
 pub mod domain {
-    /// malloc and its family.
+    /// malloc and related functions.
     pub const NATIVE: u8 = 0;
     /// CPython's allocators.
     pub const PYTHON: u8 = 1;
-    /// How many there are.
+    /// Number of layers.
     pub const COUNT: usize = 2;
 }
 
-/// Marks a frame that is a Python code object and an instruction in it.
+/// Bit of a frame: set for a Python frame, made of a code id and an instruction.
 pub const PYTHON_FRAME: u64 = 1 << 63;
-/// Most code ids; a frame has room for no more.
+/// Largest number of code ids; a frame has 30 bits for the id.
 pub const MAX_CODES: u32 = 1 << 30;
-/// Marks a Python frame that was called by C: an interpreter's loop of its own runs it, and all up to the next such frame.
+/// Bit of a Python frame: set when C code called the frame. A separate interpreter loop runs this
+/// frame and all newer frames, up to the next frame with the bit.
 pub const PYTHON_ENTRY: u64 = 1 << 62;
 
-/// The offset in a Python frame that has not begun: it is at its code's first line.
+/// Offset of a Python frame that has not begun: the frame is at the first line of the code.
 pub const NOT_BEGUN: u32 = u32::MAX;
 
-/// The frame of an instruction of a Python code object.
+/// Returns the frame of an instruction of a Python code object.
 #[inline(always)]
 pub const fn python_frame(code: u32, offset: u32) -> u64 {
     PYTHON_FRAME | (code as u64) << 32 | offset as u64
 }
 
-/// Code id and offset of the instruction, if the frame is Python's.
+/// Returns the code id and the offset of the instruction. None for a native frame.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "two halves")]
 pub const fn as_python_frame(frame: u64) -> Option<(u32, u32)> {
@@ -93,15 +105,15 @@ pub const fn as_python_frame(frame: u64) -> Option<(u32, u32)> {
 
 /// Bits of a size.
 pub const SIZE_BITS: u32 = 48;
-/// Most frames in one STACK record.
+/// Largest number of frames in a STACK record.
 pub const MAX_STACK_FRAMES: usize = 512;
-/// Longest path in a MODULE record, in bytes; longer ones are cut.
+/// Longest path in a MODULE record, in bytes; longer paths are cut.
 pub const MAX_PATH_BYTES: usize = 4096;
-/// Most bytes of a description in one CODE record.
+/// Largest number of description bytes in a CODE record.
 pub const MAX_CODE_BYTES: usize = 4096;
 /// Longest build-id in a MODULE record, in bytes.
 pub const MAX_BUILD_ID_BYTES: usize = 64;
-/// Words of the largest record.
+/// Number of words of the largest record.
 pub const MAX_RECORD_WORDS: usize = MODULE_WORDS + (MAX_PATH_BYTES + MAX_BUILD_ID_BYTES) / 8;
 
 #[cfg(not(loom))]
@@ -117,7 +129,7 @@ const UNTRACKED: u64 = 1 << 32;
 const STACK_DOMAIN_SHIFT: u32 = 22;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 
-/// The kinds of record.
+/// Numbers of the kinds of record.
 pub mod kind {
     #![expect(missing_docs, reason = "the module's header draws them")]
     pub const PAD: u64 = 0;
@@ -138,7 +150,7 @@ pub mod kind {
     pub const MAPPING: u64 = 15;
 }
 
-/// The word that skips `words` words (the rest of a segment).
+/// Returns the word that skips `words` words, the rest of a segment.
 #[inline(always)]
 pub const fn pad(words: usize) -> u64 {
     (words as u64) << 4 | kind::PAD
@@ -149,43 +161,44 @@ const fn stamped(kind: u64, stamp: u64) -> u64 {
     stamp << 4 | kind
 }
 
-/// An ALLOC record.
+/// Returns an ALLOC record.
 #[inline(always)]
 pub const fn alloc(stamp: u64, address: u64, size: u64, stack: u32) -> [u64; 3] {
     [stamped(kind::ALLOC, stamp), address & ADDRESS_MASK | size << 48, size >> 16 << 32 | stack as u64]
 }
 
-/// A FREE record.
+/// Returns a FREE record.
 #[inline(always)]
 pub const fn free(stamp: u64, address: u64) -> [u64; 2] {
     [stamped(kind::FREE, stamp), address & ADDRESS_MASK]
 }
 
-/// A FREE, REALLOC or REALLOC_END record as another domain's.
+/// Returns a FREE, REALLOC or REALLOC_END record with another domain.
 #[inline(always)]
 pub const fn in_domain([first, second]: [u64; 2], domain: u8) -> [u64; 2] {
     [first, second | (domain as u64) << DOMAIN_SHIFT]
 }
 
-/// A REALLOC record: the call for `address` is about to be made.
+/// Returns a REALLOC record: a call for `address` is about to be made.
 #[inline(always)]
 pub const fn realloc(stamp: u64, address: u64) -> [u64; 2] {
     [stamped(kind::REALLOC, stamp), address & ADDRESS_MASK]
 }
 
-/// A REALLOCATED record: the call returned a block.
+/// Returns a REALLOCATED record: the call returned a block.
 #[inline(always)]
 pub const fn reallocated(stamp: u64, address: u64, size: u64, stack: u32) -> [u64; 3] {
     [stamped(kind::REALLOCATED, stamp), address & ADDRESS_MASK | size << 48, size >> 16 << 32 | stack as u64]
 }
 
-/// A REALLOC_END record: the call returned none; `freed` when the old block is gone (size 0).
+/// Returns a REALLOC_END record: the call returned no block. `freed` when the old block is gone
+/// (size 0).
 #[inline(always)]
 pub const fn realloc_end(stamp: u64, address: u64, freed: bool) -> [u64; 2] {
     [stamped(kind::REALLOC_END, stamp), address & ADDRESS_MASK | (freed as u64) << 48]
 }
 
-/// The head of a STACK record; `n` return addresses follow.
+/// Returns the head of a STACK record; `n` frames follow.
 ///
 /// `keep` counts frames of the ring's last definition, from the root. `total` is the true depth.
 #[inline]
@@ -197,51 +210,52 @@ pub const fn stack_head(n: usize, keep: u32, id: u32, total: u32, truncated: boo
     ]
 }
 
-/// The head of a STACK record as another domain's.
+/// Returns the head of a STACK record with another domain.
 #[inline(always)]
 pub const fn stack_of_domain([first, ids, depth]: [u64; STACK_WORDS], domain: u8) -> [u64; STACK_WORDS] {
     [first | (domain as u64) << STACK_DOMAIN_SHIFT, ids, depth]
 }
 
-/// The head of a CODE record; as many words as `bytes` bytes take follow. With `more` the description goes on in the ring's
-/// next CODE record.
+/// Returns the head of a CODE record; the words of `bytes` bytes follow. With `more`, the
+/// description continues in the next CODE record of the ring.
 #[inline]
 pub const fn code_head(code: u32, bytes: usize, more: bool) -> [u64; CODE_WORDS] {
     [kind::CODE | (bytes as u64) << 4 | (more as u64) << 20, code as u64]
 }
 
-/// A MIXED record: the native stack `native`, called from the Python stack `python`, is stack `id`.
+/// Returns a MIXED record: stack `id` is the native stack `native`, called from the Python stack
+/// `python`.
 #[inline(always)]
 pub const fn mixed(id: u32, native: u32, python: u32) -> [u64; 3] {
     [kind::MIXED, (native as u64) << 32 | id as u64, (python as u64) << 32]
 }
 
-/// A REUSE record: the interpreter made a new object in a block that it had kept for that.
+/// Returns a REUSE record: the interpreter made a new object in a kept block.
 #[inline(always)]
 pub const fn reuse(stamp: u64, address: u64, stack: u32) -> [u64; 3] {
     [stamped(kind::REUSE, stamp), address & ADDRESS_MASK, stack as u64]
 }
 
-/// A TRACK record (`PyTraceMalloc_Track`).
+/// Returns a TRACK record (`PyTraceMalloc_Track`).
 #[inline]
 pub const fn track(stamp: u64, domain: u32, address: u64, size: u64, stack: u32) -> [u64; 4] {
     let [_, first, second] = alloc(stamp, address, size, stack);
     [stamped(kind::TRACK, stamp), first, second, domain as u64]
 }
 
-/// A TRACK record that ends what another began (`PyTraceMalloc_Untrack`).
+/// Returns a TRACK record that ends the tracking of an address (`PyTraceMalloc_Untrack`).
 #[inline]
 pub const fn untrack(stamp: u64, domain: u32, address: u64) -> [u64; 4] {
     [stamped(kind::TRACK, stamp), address & ADDRESS_MASK, 0, UNTRACKED | domain as u64]
 }
 
-/// A QUERY record, `number` by the target's count.
+/// Returns a QUERY record. `number` is the target's count of queries.
 #[inline]
 pub const fn query(stamp: u64, number: u32, asked: u32, arguments: [u64; 2]) -> [u64; 4] {
     [stamped(kind::QUERY, stamp), (number as u64) << 32 | asked as u64, arguments[0], arguments[1]]
 }
 
-/// The first word of a MAPPING record.
+/// Returns the first word of a MAPPING record.
 #[inline(always)]
 pub const fn mapping(stamp: u64) -> u64 {
     stamped(kind::MAPPING, stamp)
@@ -252,7 +266,7 @@ pub const fn mapping(stamp: u64) -> u64 {
 pub struct ModuleFlags {
     /// The object is the program, not a library.
     pub is_program: bool,
-    /// The blocks of an allocator inside of the object are recorded.
+    /// The object contains an allocator, and the blocks of the allocator are recorded.
     pub is_recorded: bool,
 }
 
@@ -271,7 +285,7 @@ impl ModuleFlags {
     }
 }
 
-/// The head of a MODULE record, and how many words of text follow.
+/// Returns the head of a MODULE record, and the number of text words that follow.
 #[inline]
 pub const fn module_head(
     stamp: u64,
@@ -293,13 +307,13 @@ pub const fn module_head(
     )
 }
 
-/// An UNLOAD record.
+/// Returns an UNLOAD record.
 #[inline]
 pub const fn unload(stamp: u64, start: u64) -> [u64; 2] {
     [stamped(kind::UNLOAD, stamp), start]
 }
 
-/// A THREAD record: what the thread is called when its ring begins.
+/// Returns a THREAD record: the name of the thread when the ring begins.
 #[inline]
 pub const fn thread(stamp: u64, name: [u8; 16]) -> [u64; 3] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = name;
@@ -310,7 +324,7 @@ pub const fn thread(stamp: u64, name: [u8; 16]) -> [u64; 3] {
     ]
 }
 
-/// A decoded record. Text borrows from the words that it was decoded from.
+/// A decoded record. Texts and frames borrow from the decoded words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the module's header draws the fields")]
 pub enum Event<'a> {
@@ -334,7 +348,7 @@ pub enum Event<'a> {
 }
 
 impl Event<'_> {
-    /// The record's place in time; none for those that only explain others.
+    /// Place of the record in time. None for records that only explain others.
     #[inline]
     pub fn stamp(&self) -> Option<u64> {
         match *self {
@@ -356,7 +370,7 @@ impl Event<'_> {
     }
 }
 
-/// Bytes inside words.
+/// Bytes stored inside words.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Text<'a> {
     words: &'a [u64],
@@ -365,7 +379,7 @@ pub struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The bytes, one by one.
+    /// Returns the bytes, each by itself.
     pub fn bytes(self) -> impl Iterator<Item = u8> + 'a {
         (self.start..self.end).map(move |i| self.words[i / 8].to_le_bytes()[i % 8])
     }
@@ -380,11 +394,11 @@ impl core::fmt::Debug for Text<'_> {
 /// Why words are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// A kind that this version does not know.
+    /// The kind is unknown to this version.
     UnknownKind(u8),
-    /// The record reaches beyond the words that were published.
+    /// The record reaches beyond the published words.
     Cut,
-    /// A length or number that no collector writes.
+    /// A length or number is impossible for a collector.
     Malformed,
 }
 
@@ -400,7 +414,8 @@ impl core::fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-/// The stamp of the record that begins with `first`; none for kinds that have none, or that are unknown.
+/// Returns the stamp of a record with first word `first`. None for kinds without a stamp and for
+/// unknown kinds.
 #[inline(always)]
 pub const fn stamp(first: u64) -> Option<u64> {
     match first & 15 {
@@ -409,9 +424,9 @@ pub const fn stamp(first: u64) -> Option<u64> {
     }
 }
 
-/// Decodes the record at the start of `words`; returns it and the number of words that it takes.
+/// Decodes the record at the start of `words`. Returns the record and the number of words taken.
 ///
-/// The words are untrusted: any content gives a record or an error, and a record takes at least one word.
+/// The words are untrusted: any content gives a record or an error. A record takes at least 1 word.
 #[inline(always)]
 pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
     let &[first, ref rest @ ..] = words else { return Err(DecodeError::Cut) };
@@ -442,7 +457,7 @@ pub fn decode(words: &[u64]) -> Result<(Event<'_>, usize), DecodeError> {
     })
 }
 
-/// The kinds that are no part of the inner loop.
+/// Decodes the kinds of record that are rare in the inner loop.
 #[cold]
 #[inline(never)]
 #[expect(clippy::cast_possible_truncation, reason = "fields of eight bits")]

@@ -1,43 +1,46 @@
-//! What the aggregator and a collector that it has brought into a running process say to each other: one call when it
-//! attaches, one when it detaches.
+//! Calls between the aggregator and a collector injected into a running process. There are calls to
+//! attach, to detach and to release.
 //!
-//! The library knows by [`ORIGIN_SYMBOL`] how it came: the aggregator changes the value in the bytes that it sends. A
-//! [`Request`] lies in memory of the target that was mapped for the call; what comes back in it is believed no more
-//! than anything else that a target says.
+//! - [`ORIGIN_SYMBOL`] tells the library how it came into the process: the aggregator changes the
+//!   value in the bytes sent to the target.
+//! - A [`Request`] lies in memory of the target, mapped for the call. Answers in the request are as
+//!   untrusted as all other data from a target.
 
-/// Name of the exported word, an [`origin`].
+/// Name of the exported word with an [`origin`].
 pub const ORIGIN_SYMBOL: &str = "heapline_origin";
-/// Name of the exported `extern "C" fn(*mut Request)` that starts the collector and hooks what is loaded.
+/// Name of the exported `extern "C" fn(*mut Request)` that starts the collector and hooks the
+/// loaded objects.
 pub const ATTACH_SYMBOL: &str = "heapline_attach";
 /// Name of the exported `extern "C" fn(*mut Request)` that undoes the hooks.
 pub const DETACH_SYMBOL: &str = "heapline_detach";
-/// Name of the exported `extern "C" fn(*mut Request)` that gives back all memory and the descriptor, once no thread stands in
-/// the collector and none can come.
+/// Name of the exported `extern "C" fn(*mut Request)` that gives back all memory and the
+/// descriptor, once no thread runs in the collector and no thread can enter it.
 pub const RELEASE_SYMBOL: &str = "heapline_release";
-/// Bytes that the collector keeps for each thread, at [`Request::thread_words`].
+/// Number of bytes kept by the collector for each thread, at [`Request::thread_words`].
 pub const THREAD_WORDS_BYTES: usize = 80;
-/// Name of the exported word that is the aggregator's: where the jumps to the hooks are that direct calls are led to, or 0.
+/// Name of the exported word for the aggregator: the address of the jumps to the hooks, the targets
+/// of redirected direct calls. 0 without jumps.
 pub const STUBS_SYMBOL: &str = "heapline_stubs";
-/// How the names of the functions begin that direct calls of `malloc` and so on are led to.
+/// Prefix of the names of functions that receive redirected direct calls of `malloc` and so on.
 pub const DIRECT_PREFIX: &str = "heapline_direct_";
-/// Name of the collector's memory file in a process that it was injected into.
+/// Name of the collector's memory file in a process with an injected collector.
 pub const LIBRARY_NAME: &str = "heapline-collector";
 
 /// How the library came into the process.
 pub mod origin {
-    /// By the loader at the start, before the program.
+    /// The loader loaded the library at the start, before the program.
     pub const PRELOADED: u32 = 1;
-    /// By an aggregator, later.
+    /// An aggregator injected the library later.
     pub const INJECTED: u32 = 2;
 }
 
-/// [`Request::status`].
+/// Values of [`Request::status`].
 pub mod status {
-    /// The call has not come to its end.
+    /// The call has not ended.
     pub const OPEN: u64 = 0;
-    /// All is done.
+    /// All work is done.
     pub const DONE: u64 = 1;
-    /// `HEAPLINE_DISABLE=1` is in the process's environment.
+    /// The environment of the process contains `HEAPLINE_DISABLE=1`.
     pub const DISABLED: u64 = 2;
     /// The C library has no `_dl_find_object` (glibc before 2.35).
     pub const OLD_GLIBC: u64 = 3;
@@ -47,50 +50,54 @@ pub mod status {
     pub const FAILED: u64 = 5;
 }
 
-/// [`Request::python`].
+/// Values of [`Request::python`].
 pub mod python {
-    /// There is no interpreter in the process.
+    /// The process has no interpreter.
     pub const NONE: u64 = 0;
-    /// Its allocators are about to be hooked, or unhooked, as soon as its lock is free.
+    /// The interpreter's allocators are about to be hooked or unhooked, as soon as the
+    /// interpreter's lock is free.
     pub const WAITING: u64 = 1;
-    /// They are (un)hooked.
+    /// The interpreter's allocators are hooked or unhooked.
     pub const DONE: u64 = 2;
-    /// It is one that the collector does not know.
+    /// The interpreter is unknown to the collector.
     pub const UNKNOWN: u64 = 3;
-    /// The system gave no thread to do it in.
+    /// The system gave no thread for hooking or unhooking.
     pub const REFUSED: u64 = 4;
 }
 
-/// The words of a call. The aggregator fills in what is asked, the collector the rest.
+/// The words of a call. The aggregator fills in the fields marked "asked", the collector the
+/// others.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Asked: room for records, in bytes, if the process has no arena yet; of a release, 0 to ask for the answers alone.
+    /// Asked. In an attach: room for records, in bytes, if the process has no arena yet. In a
+    /// release: 0 to get only the answers.
     pub pool_bytes: u64,
-    /// Asked: address of the path of a file with the library, for the programs that this one begins; 0 when they could not read
-    /// one.
+    /// Asked: address of the path of a file with the library, for programs started by this process.
+    /// 0 when such programs could not read a file.
     pub path: u64,
-    /// Asked: bytes of that path.
+    /// Asked: length of the path in bytes.
     pub path_bytes: u64,
-    /// Answered: [`status`].
+    /// Answered: a value of [`status`].
     pub status: u64,
-    /// Answered: places that lead to the collector now (attach), or that were led back (detach).
+    /// Answered. Attach: number of places redirected to the collector now. Detach: number of places
+    /// restored.
     pub patched: u64,
-    /// Answered: places that lead to another allocator than the process's own.
+    /// Answered: number of places that lead to an allocator other than the process's own.
     pub foreign: u64,
-    /// Answered: places that could not be written.
+    /// Answered: number of places that could not be written.
     pub refused: u64,
-    /// Answered: [`python`].
+    /// Answered: a value of [`python`].
     pub python: u64,
-    /// Answered: how far what the collector keeps for a thread lies from the thread pointer (wrapping).
+    /// Answered: distance of the collector's data of a thread from the thread pointer (wrapping).
     pub thread_words: u64,
 }
 
 impl Request {
-    /// Bytes in the target's memory.
+    /// Size of a request in the target's memory, in bytes.
     pub const BYTES: usize = size_of::<Request>();
 
-    /// As it lies in memory.
+    /// Returns the bytes of the request in memory.
     pub fn to_bytes(self) -> [u8; Request::BYTES] {
         let Request { pool_bytes, path, path_bytes, status, patched, foreign, refused, python, thread_words } = self;
         let words = [pool_bytes, path, path_bytes, status, patched, foreign, refused, python, thread_words];
@@ -101,7 +108,7 @@ impl Request {
         bytes
     }
 
-    /// Read back; any bytes are a request.
+    /// Reads a request from bytes. Any bytes are a valid request.
     pub fn from_bytes(bytes: &[u8; Request::BYTES]) -> Request {
         let mut words = [0u64; Request::BYTES / 8];
         for (word, place) in words.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -121,7 +128,7 @@ mod tests {
         let asked = Request { pool_bytes: u64::MAX, path: 1, path_bytes: 7, ..Request::default() };
         let request = Request { status: 2, patched: 3, foreign: 4, refused: 5, python: 6, thread_words: 8, ..asked };
         assert_eq!(Request::from_bytes(&request.to_bytes()), request);
-        // SAFETY: the type is plain words without padding.
+        // SAFETY: `Request` is plain words without padding, so its bytes are all initialised.
         let memory: [u8; Request::BYTES] = unsafe { core::mem::transmute(request) };
         assert_eq!(memory, request.to_bytes(), "the collector reads the words where they lie");
     }

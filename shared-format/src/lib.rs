@@ -1,22 +1,27 @@
-//! What the two sides of Heapline share.
+//! Formats and code shared by the two sides of Heapline.
 //!
-//! The target writes, the aggregator reads, and neither trusts a byte of the other's. This crate holds the layouts
-//! that they agree on and the code that must be the same on both sides:
+//! The target writes and the aggregator reads. Neither side trusts a byte of the other. This crate
+//! holds the shared layouts, and the code needed in the same form on both sides:
 //!
-//! - [`arena`]: the memory file that both map: header, thread slots, segment pool;
-//! - [`ring`]: one single-producer single-consumer ring per thread, made of segments of the pool;
-//! - [`inject`]: what is said when a collector is brought into a running process;
-//! - [`event`]: the records in a ring; [`code`]: what one of them says of a Python code object; [`query`]: what another asks;
-//!   [`mapping`]: how another changed the address space;
-//! - [`loader`]: what the command line of the loader says, where a program is started through that;
-//! - [`tree`]: how a child process reports itself;
-//! - `snapshot` (feature `snapshot`): the file that `report` reads.
+//! - [`arena`]: the memory file mapped by both sides: header, thread slots, segment pool.
+//! - [`ring`]: a single-producer single-consumer ring for each thread, made of segments of the
+//!   pool.
+//! - [`inject`]: calls between the aggregator and a collector injected into a running process.
+//! - [`event`]: the records in a ring. Parts of records: [`code`] describes a Python code object,
+//!   [`query`] a question of the target, [`mapping`] a change of the address space.
+//! - [`loader`]: the command line of glibc's loader, for a program started through the loader.
+//! - [`tree`]: the message with which a child process reports to the aggregator.
+//! - `snapshot` (feature `snapshot`): the file read by `report`.
 //!
-//! Guarantees: every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned; a
-//! decoder never reads outside of what it was given, and refuses what it does not know; with the `snapshot` feature
-//! off the crate is `no_std` and allocates nothing, since it then runs inside `malloc`.
+//! Guarantees:
 //!
-//! Not here: system calls, files, threads. Who maps the arena and who waits for whom is the caller's matter.
+//! - Every layout is fixed (`repr(C)`, const assertions, golden bytes in the tests) and versioned.
+//! - A decoder never reads outside of the given bytes, and refuses unknown content.
+//! - With the `snapshot` feature off, the crate is `no_std` and allocates nothing, because the code
+//!   then runs inside `malloc`.
+//!
+//! Not in this crate: system calls, files, threads. The caller decides who maps the arena and who
+//! waits for whom.
 #![cfg_attr(not(feature = "snapshot"), no_std)]
 
 pub mod arena;
@@ -33,7 +38,8 @@ pub mod snapshot;
 pub mod text;
 pub mod tree;
 
-/// The atomics of the shared memory; loom's under `--cfg loom`, so that the ring's model test runs the real code.
+/// Atomics of the shared memory. Under `--cfg loom` these are loom's, so that the model test of the
+/// ring runs the real code.
 pub(crate) mod sync {
     #[cfg(not(loom))]
     pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,16 +1,14 @@
 //! glibc's loader as a command: `ld-linux-x86-64.so.2 [OPTION]... PROGRAM [ARGUMENT]...`.
 //!
-//! Bundles with a C library of their own (AppImage, Nix, Bazel, relocated toolchains) start their
-//! programs so. What counts then is the program that the loader is given: both sides judge that
-//! one.
+//! Bundles with a private C library (AppImage, Nix, Bazel, relocated toolchains) start programs in
+//! this way. The collector and the aggregator both judge the given program, not the loader.
 
-/// The name that the loader gives itself (`DT_SONAME`), whatever its file is called and in whatever
-/// folder it is.
+/// The loader's own name (`DT_SONAME`), independent of the name and folder of the loader's file.
 pub const LOADER_NAME: &[u8] = b"ld-linux-x86-64.so.2";
-/// The variable with which the loader lists a program's libraries and runs nothing (`ldd`).
+/// Environment variable that makes the loader list a program's libraries and run nothing (`ldd`).
 pub const ENV_LIST: &str = "LD_TRACE_LOADED_OBJECTS";
 
-/// Options of the loader that an argument follows (glibc 2.36 and later).
+/// Options of the loader followed by an argument (glibc 2.36 and later).
 const WITH_ARGUMENT: [&[u8]; 7] = [
     b"--library-path",
     b"--inhibit-rpath",
@@ -21,9 +19,11 @@ const WITH_ARGUMENT: [&[u8]; 7] = [
     b"--glibc-hwcaps-mask",
 ];
 
-/// Index of the program among the words of a loader's command line, of which the first is the
-/// loader's own name. None where the loader runs no program: it was asked to list or to verify
-/// something, for help, or what it does not understand.
+/// Returns the index of the program among the words of a loader's command line. The first word is
+/// the loader's own name.
+///
+/// None where the loader runs no program: the loader was asked to list or to verify something, was
+/// asked for help, or does not understand a word.
 pub fn program_index<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
     let mut is_argument = false;
     for (index, word) in words.enumerate().skip(1) {

@@ -1,27 +1,40 @@
-//! What a MAPPING record says: how the program changed its address space.
+//! The content of a MAPPING record: a change of the program's address space. The first word belongs
+//! to [`crate::event`]; this module writes and reads the other words.
 //!
 //! ```text
-//!              63      55              47                                       4 3   0
-//!              | stamp                                                            | 15 |  (event.rs)
-//!              | what 8 | 0             | address                                      |
-//!              | 0                      | bytes, 48                                    |
-//! MAP 1        | 0               | reserved 1 | stack id, 32                           |  mapped anew, over what was there
-//! PROTECT 2    | 0               | reserved 1 | stack id, 32                           |  may be used from now on, or no more
-//! UNMAP 3      |                                                                       |  about to be called: munmap, mremap
-//! UNMAPPED 4   |                                                                       |  the call has unmapped it
-//! KEPT 5       |                                                                       |  the call has failed
-//! REMAPPED 6   | 0               | stays 1    | stack id, 32                           |  the call returned this range
-//!              | 0                      | old address                                  |
-//!              | 0                      | old bytes, 48                                |
+//!              63      55              47                                      4 3   0
+//!              | stamp                                                           | 15 |
+//!              | what 8 | 0             | address                                     |
+//!              | 0                      | bytes, 48                                   |
+//! MAP 1        | 0               | reserved 1 | stack id, 32                          |
+//! PROTECT 2    | 0               | reserved 1 | stack id, 32                          |
+//! UNMAP 3      |                                                                      |
+//! UNMAPPED 4   |                                                                      |
+//! KEPT 5       |                                                                      |
+//! REMAPPED 6   | 0               | stays 1    | stack id, 32                          |
+//!              | 0                      | old address                                 |
+//!              | 0                      | old bytes, 48                               |
 //! ```
 //!
-//! Addresses and sizes are multiples of a page. What a call may take away is announced before it (UNMAP), since another
-//! thread may be given the addresses at once; what it gives is told after it. All ranges have bytes, but for the old one of
-//! a REMAPPED: a shared mapping that is mapped a second time leaves nothing.
+//! | Record | Meaning |
+//! | --- | --- |
+//! | MAP | the range is newly mapped, over any older mapping |
+//! | PROTECT | the range may be used from now on, or no longer |
+//! | UNMAP | a call of munmap or mremap is about to be made |
+//! | UNMAPPED | the call has unmapped the range |
+//! | KEPT | the call has failed |
+//! | REMAPPED | the call returned this range |
+//!
+//! Addresses and sizes are multiples of a page. A range that a call may remove is announced before
+//! the call (UNMAP), because another thread may get the addresses at once. A range that a call
+//! creates is reported after the call.
+//!
+//! All ranges have bytes, with an exception: the old range of a REMAPPED may be empty. A shared
+//! mapping mapped a second time leaves no old range.
 
 use crate::event::{ADDRESS_BITS, DecodeError};
 
-/// Bytes of a page.
+/// Size of a page, in bytes.
 pub const PAGE_BYTES: u64 = 4096;
 
 const END_OF_ADDRESSES: u64 = 1 << ADDRESS_BITS;
@@ -37,7 +50,7 @@ mod what {
     pub const REMAPPED: u64 = 6;
 }
 
-/// A run of whole pages in the part of the address space that records reach.
+/// A range of whole pages, in the part of the address space covered by records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pages {
     start: u64,
@@ -45,14 +58,15 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The pages of `bytes` bytes from `start`, the last one whole, as the kernel counts them. None when `start` is inside a
-    /// page, or the end beyond the last address.
+    /// Returns the pages of `bytes` bytes from `start`, with a whole last page, as counted by the
+    /// kernel. None when `start` is inside a page, or the end is beyond the last address.
     #[inline]
     pub const fn covering(start: u64, bytes: u64) -> Option<Pages> {
         if !start.is_multiple_of(PAGE_BYTES) || start > END_OF_ADDRESSES || bytes > END_OF_ADDRESSES - start {
             return None;
         }
-        // Start and the last address are multiples of a page, so this does not pass it.
+        // Start and the last address are multiples of a page, so the end does not pass the last
+        // address.
         Some(Pages { start, end: start + bytes.next_multiple_of(PAGE_BYTES) })
     }
 
@@ -61,17 +75,17 @@ impl Pages {
         self.start
     }
 
-    /// First address behind.
+    /// End address: the first address behind the range.
     pub const fn end(self) -> u64 {
         self.end
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub const fn bytes(self) -> u64 {
         self.end - self.start
     }
 
-    /// Whether there are none.
+    /// Whether the range has no pages.
     pub const fn is_empty(self) -> bool {
         self.start == self.end
     }
@@ -81,7 +95,7 @@ impl Pages {
     }
 }
 
-/// See the module.
+/// A decoded change of the address space. The module's header explains the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the module's header draws the fields")]
 pub enum Mapping {
@@ -105,38 +119,39 @@ const fn plain(first: u64, what: u64, pages: Pages) -> [u64; 3] {
     [first, second, third]
 }
 
-/// A MAP record, behind the stamped word `first`. `reserved` pages may not be used yet (`PROT_NONE`).
+/// Returns a MAP record, behind the stamped word `first`. `reserved` pages may not be used yet
+/// (`PROT_NONE`).
 #[inline]
 pub const fn map(first: u64, pages: Pages, reserved: bool, stack: u32) -> [u64; 4] {
     asked_for(first, what::MAP, pages, reserved, stack)
 }
 
-/// A PROTECT record.
+/// Returns a PROTECT record.
 #[inline]
 pub const fn protect(first: u64, pages: Pages, reserved: bool, stack: u32) -> [u64; 4] {
     asked_for(first, what::PROTECT, pages, reserved, stack)
 }
 
-/// An UNMAP record: a call that may take `pages` away is about to be made.
+/// Returns an UNMAP record: a call is about to be made, and may remove `pages`.
 #[inline]
 pub const fn unmap(first: u64, pages: Pages) -> [u64; 3] {
     plain(first, what::UNMAP, pages)
 }
 
-/// An UNMAPPED record, or KEPT when the call has failed.
+/// Returns an UNMAPPED record, or a KEPT record when the call has failed.
 #[inline]
 pub const fn unmap_ended(first: u64, pages: Pages, failed: bool) -> [u64; 3] {
     plain(first, if failed { what::KEPT } else { what::UNMAPPED }, pages)
 }
 
-/// A REMAPPED record. `old` that `stays` was not announced by an UNMAP.
+/// Returns a REMAPPED record. With `stays`, the range `old` was not announced by an UNMAP.
 #[inline]
 pub const fn remapped(first: u64, old: Pages, new: Pages, stays: bool, stack: u32) -> [u64; 6] {
     let [a, b, c, d] = asked_for(first, what::REMAPPED, new, stays, stack);
     [a, b, c, d, old.start, old.bytes()]
 }
 
-/// Decodes what follows the stamped word; also the number of words behind it.
+/// Decodes the words behind the stamped word. Returns the change and the number of decoded words.
 #[inline(never)]
 pub(crate) fn decode(rest: &[u64]) -> Result<(Mapping, usize), DecodeError> {
     let &[second, third, ref rest @ ..] = rest else { return Err(DecodeError::Cut) };

@@ -1,10 +1,15 @@
-//! What the target asks the aggregator: `import tracemalloc` in a traced CPython, answered from the table.
+//! Questions of the target to the aggregator. They serve `import tracemalloc` in a traced CPython,
+//! which is answered from the live table.
 //!
-//! A question is a QUERY record in the asking thread's ring, so it is answered for its own place in the order of events.
-//! The answer lies in the arena ([`crate::arena::Mail`]): up to four words, or the first bytes of a text, whose rest is
-//! asked for piece by piece ([`MORE`]). What a process says of its forks comes the same way, for the sake of that place.
+//! 1. A question is a QUERY record in the ring of the asking thread. So the answer is exact for the
+//!    question's place in the order of events.
+//! 2. The answer lies in the arena ([`crate::arena::Mail`]): up to two numbers, or the first bytes
+//!    of a text. [`MORE`] asks for the next piece of the text.
 //!
-//! The text is little-endian words of 32 bits:
+//! Some records need no answer: a process reports forks in this way, because the place in the order
+//! of events matters.
+//!
+//! A text is a sequence of little-endian words of 32 bits:
 //!
 //! ```text
 //! | files | tracebacks | groups | traces in all, 64 |
@@ -13,48 +18,51 @@
 //! each group:     | domain | size, 64 | traceback | count, 64                         |
 //! ```
 
-/// The program's tracemalloc begins; first argument: frames of a traceback.
+/// The program's tracemalloc starts. First argument: number of frames of a traceback.
 pub const START: u32 = 1;
-/// It ends, and forgets all.
+/// The program's tracemalloc stops, and forgets all traces.
 pub const STOP: u32 = 2;
-/// It forgets all and goes on.
+/// The program's tracemalloc forgets all traces and continues.
 pub const CLEAR: u32 = 3;
-/// Its peak becomes what is live now.
+/// The peak of the program's tracemalloc becomes the present size of live memory.
 pub const RESET_PEAK: u32 = 4;
-/// Answer: bytes now, bytes at the peak.
+/// Asks for the traced memory. Answer: present bytes, and bytes at the peak.
 pub const TRACED_MEMORY: u32 = 5;
-/// Answer: a text of all traces.
+/// Asks for all traces. Answer: a text.
 pub const TRACES: u32 = 6;
-/// First argument an address, second tracemalloc's domain; answer: a text of no or one traceback.
+/// Asks for the traceback of a block. First argument: address; second argument: tracemalloc's
+/// domain. Answer: a text of no or a single traceback.
 pub const TRACEBACK: u32 = 7;
-/// The rest of the last text, from the byte that is the first argument on.
+/// Asks for the rest of the last text. First argument: offset in bytes.
 pub const MORE: u32 = 8;
-/// Answer: bytes that Heapline takes in the target.
+/// Asks for the memory of Heapline in the target. Answer: bytes.
 pub const OWN_MEMORY: u32 = 9;
 
-/// What the asking thread allocates from here on is none of the program's: it is made for an answer. No answer.
+/// Later allocations of the asking thread are made for an answer, and do not count as the
+/// program's. No answer.
 pub const HIDE: u32 = 10;
-/// The end of that. No answer.
+/// Ends [`HIDE`]. No answer.
 pub const SHOW: u32 = 11;
 
-/// The process is about to fork; first argument: the number of that fork. The child begins with what is live at this place
-/// in the order of events. No answer.
+/// The process is about to fork. First argument: number of the fork. The child begins with the
+/// blocks live at this place in the order of events. No answer.
 pub const FORK: u32 = 12;
-/// It has forked, or failed to. No answer.
+/// The process has forked, or has failed to fork. No answer.
 pub const FORKED: u32 = 13;
-/// Second argument: the child's process id, 0 when there is none. No answer.
+/// Reports the child's process id. Second argument: the process id, 0 without a child. No answer.
 pub const CHILD: u32 = 14;
 
-/// The blocks that the ring records from here on are samples; first argument: their mean distance in bytes. No answer.
+/// Later blocks of the ring are samples. First argument: mean distance of samples in bytes. No
+/// answer.
 pub const INTERVAL: u32 = 15;
 
-/// Blocks of the interpreter's have come unseen, at addresses that may have been freed before: an interpreter has begun in
-/// the place of one that ended, with allocators of its own until here. No answer.
+/// Some blocks of the interpreter were not seen, at addresses possibly freed before. Cause: an
+/// interpreter replaced an ended interpreter, and used private allocators until now. No answer.
 pub const UNSEEN: u32 = 16;
 
-/// Words of a text's head.
+/// Number of words of the head of a text.
 pub const HEAD_WORDS: usize = 5;
-/// Words of a group.
+/// Number of words of a group.
 pub const GROUP_WORDS: usize = 6;
-/// Most frames of a traceback.
+/// Largest number of frames of a traceback.
 pub const MAX_NFRAME: u32 = 65535;

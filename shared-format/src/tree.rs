@@ -1,33 +1,43 @@
-//! How the processes of a followed tree find their aggregator.
+//! How the processes of a followed tree find the aggregator.
 //!
-//! A process that is to be traced from its start makes an arena of its own, begins a session in it, and sends the memory
-//! file in one message ([`Hello`]) to the aggregator's socket, a stream socket in the abstract namespace. So nothing
-//! of it is lost, however short its life is. A forked child finds the way in its parent's arena
-//! ([`crate::arena::Tree`]), a program that exec began in its environment ([`Way`], as text in [`ENV_TREE`]).
+//! A process traced from the start takes these steps, so that no event is lost, however short its
+//! life is:
 //!
-//! A process is known by a random key; a fork by its number among those of the process that forked.
+//! 1. The process makes an arena.
+//! 2. The process begins a session in the arena.
+//! 3. The process sends the arena's memory file in a message ([`Hello`]) to the aggregator's
+//!    socket, a stream socket in the abstract namespace.
+//!
+//! The way to the aggregator comes from:
+//!
+//! - the arena of the parent ([`crate::arena::Tree`]), for a forked child;
+//! - the environment ([`Way`], as text in [`ENV_TREE`]), for a program begun by exec.
+//!
+//! A random key identifies a process. A fork is identified by a number, counted by the forking
+//! process.
 
 use crate::arena::{Tree, VERSION};
 use crate::sync::Ordering;
 
-/// Environment variable that tells a collector that starts whose child it is: see [`Way::write`].
+/// Environment variable with the way to the aggregator, for a starting collector: see
+/// [`Way::write`].
 pub const ENV_TREE: &str = "HEAPLINE_TREE";
-/// What the socket's name begins with; sixteen random bytes in hexadecimal follow.
+/// Prefix of the socket's name; sixteen random bytes in hexadecimal follow.
 pub const NAME_PREFIX: &[u8] = b"heapline-";
-/// Bytes of the socket's name.
+/// Length of the socket's name in bytes.
 pub const NAME_BYTES: usize = NAME_PREFIX.len() + 32;
 
-/// Where the aggregator listens, and what it wants to hear.
+/// Name of the aggregator's socket, and the token of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Of the socket.
+    /// Random bytes in the name of the socket.
     pub name: [u64; 2],
-    /// Only processes of the tree know it.
+    /// Secret token, known only to processes of the tree.
     pub token: [u64; 2],
 }
 
 impl Address {
-    /// The socket's name in the abstract namespace, without the zero byte before it.
+    /// Returns the socket's name in the abstract namespace, without the leading zero byte.
     pub fn socket_name(&self) -> [u8; NAME_BYTES] {
         let digits = |i: usize| {
             let word = self.name[i / 16];
@@ -40,16 +50,16 @@ impl Address {
     }
 }
 
-/// What a process needs in order to begin.
+/// Everything needed by a process to begin tracing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The aggregator.
+    /// Address of the aggregator.
     pub address: Address,
-    /// Key of the parent, or of the process itself when exec has replaced its program.
+    /// Key of the parent. After an exec in a traced process: key of the process itself.
     pub parent: u64,
-    /// Number of the fork; 0 where there was none, or none that is known.
+    /// Number of the fork. 0 without a fork, or with an unknown fork.
     pub fork: u64,
-    /// Segments of the pool.
+    /// Number of segments of the pool.
     pub segments: u32,
     /// Frames kept per traceback.
     pub nframe: u32,
@@ -60,13 +70,14 @@ pub struct Way {
 }
 
 const NUMBERS: usize = 10;
-/// Most bytes of a [`Way`] as text.
+/// Greatest length of a [`Way`] as text, in bytes.
 pub const WAY_BYTES: usize = NUMBERS * 17;
 
 impl Way {
-    /// The way for children of the process whose arena has `tree`; none while they are not followed.
+    /// Returns the way for children of a process whose arena has `tree`. None while children are
+    /// not followed.
     pub fn of(tree: &Tree, fork: u64, (nframe, clock, sample): (u32, u32, u64)) -> Option<Way> {
-        // Acquire pairs with the Release of whoever wrote the rest.
+        // Acquire pairs with the Release in `open`, after the other fields.
         if tree.follows.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -76,7 +87,7 @@ impl Way {
         Some(Way { address, parent: tree.key.load(Ordering::Relaxed), fork, segments, nframe, clock, sample })
     }
 
-    /// Lets the children of the process whose arena has `tree` follow; `key` is that process's.
+    /// Lets the children follow: fills `tree` in the arena of the process with key `key`.
     pub fn open(&self, tree: &Tree, key: u64) {
         tree.segments.store(self.segments, Ordering::Relaxed);
         for i in 0..2 {
@@ -93,7 +104,8 @@ impl Way {
         [name[0], name[1], token[0], token[1], self.parent, self.fork, small[0], small[1], small[2], self.sample]
     }
 
-    /// Writes the text of [`ENV_TREE`]: hexadecimal numbers, separated by colons. Returns its length.
+    /// Writes the text of [`ENV_TREE`]: hexadecimal numbers, separated by colons. Returns the
+    /// length of the text.
     pub fn write(&self, text: &mut [u8; WAY_BYTES]) -> usize {
         let mut at = 0;
         for (i, number) in self.numbers().into_iter().enumerate() {
@@ -110,7 +122,7 @@ impl Way {
         at
     }
 
-    /// Understands what [`Way::write`] wrote.
+    /// Parses a text written by [`Way::write`].
     pub fn parse(text: &[u8]) -> Option<Way> {
         let mut numbers = [0; NUMBERS];
         let mut parts = text.split(|&byte| byte == b':');
@@ -144,56 +156,56 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
 /// How a process came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Birth {
-    /// It was forked: a copy of its parent.
+    /// The process was forked: a copy of the parent.
     Fork,
-    /// exec has begun a program, in a new process or in one that was traced already.
+    /// exec began a program, in a new process or in a traced process.
     Exec,
 }
 
-/// What a process says of itself, with its arena's memory file.
+/// A process's message about itself, sent with the memory file of the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {
-    /// [`Address::token`].
+    /// Token of the tree ([`Address::token`]).
     pub token: [u64; 2],
-    /// Its key.
+    /// Key of the process.
     pub key: u64,
-    /// [`Way::parent`].
+    /// Key of the parent ([`Way::parent`]).
     pub parent: u64,
-    /// [`Way::fork`].
+    /// Number of the fork ([`Way::fork`]).
     pub fork: u64,
-    /// How it came to be.
+    /// How the process came to be.
     pub birth: Birth,
-    /// Its process id, as it sees it.
+    /// Process id, as seen by the process.
     pub pid: u32,
-    /// Path of its executable; empty where that is not known.
+    /// Path of the executable; empty when unknown.
     pub executable: &'a [u8],
-    /// Its arguments, each with a zero behind it; may be cut.
+    /// Arguments of the process, each with a zero behind it. May be cut.
     pub arguments: &'a [u8],
 }
 
 /// First bytes of a message.
 pub const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"HEAPHELO");
-/// Bytes of a message before the path of the executable.
+/// Number of bytes of a message before the path of the executable.
 pub const HELLO_BYTES: usize = HELLO_WORDS * 8;
 const HELLO_WORDS: usize = 9;
-/// Longest path in a message; a longer one is left out.
+/// Longest path in a message, in bytes; a longer path is left out.
 pub const MAX_EXECUTABLE_BYTES: usize = 1024;
-/// Most bytes of arguments in a message; what is more is cut.
+/// Largest number of bytes of arguments in a message; the rest is cut.
 pub const MAX_ARGUMENT_BYTES: usize = 2048;
-/// Longest message.
+/// Longest message, in bytes.
 pub const MAX_HELLO_BYTES: usize = HELLO_BYTES + MAX_EXECUTABLE_BYTES + MAX_ARGUMENT_BYTES;
 
 /// Why bytes are no message from a process of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HelloError {
-    /// Not from a collector.
+    /// The bytes do not come from a collector.
     Foreign,
-    /// From a collector of another version.
+    /// The bytes come from a collector of another version.
     Version {
         /// The version in the message.
         found: u32,
     },
-    /// Lengths or numbers that no collector writes.
+    /// A length or number is impossible for a collector.
     Malformed,
 }
 
@@ -201,7 +213,7 @@ const FORK: u64 = 1;
 const EXEC: u64 = 2;
 
 impl<'a> Hello<'a> {
-    /// The part before the executable's path and the arguments, which follow in this order.
+    /// Returns the first part of the message. The path of the executable and the arguments follow.
     pub fn head(&self) -> [u8; HELLO_BYTES] {
         let birth = if self.birth == Birth::Fork { FORK } else { EXEC };
         let words: [u64; HELLO_WORDS] = [
@@ -222,7 +234,7 @@ impl<'a> Hello<'a> {
         bytes
     }
 
-    /// Understands a whole message, which is untrusted.
+    /// Parses a whole message. The bytes are untrusted.
     pub fn parse(bytes: &'a [u8]) -> Result<Hello<'a>, HelloError> {
         let (head, rest) = bytes.split_at_checked(HELLO_BYTES).ok_or(HelloError::Foreign)?;
         let mut words = [0; HELLO_WORDS];

@@ -1,4 +1,4 @@
-//! The arena's layout to the byte, and every header that must be refused.
+//! The arena's layout to the byte, and all headers that `Arena::open` must refuse.
 #![cfg(not(loom))]
 
 mod common;
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 const SMALL: Geometry = Geometry { slots: 3, segments: MIN_SEGMENTS };
 
-/// Offsets that the other side, perhaps built by another compiler, relies on.
+/// Checks the offsets. The other side relies on them, and may come from another compiler.
 #[test]
 fn golden_offsets() {
     assert_eq!((size_of::<Header>(), align_of::<Header>()), (4096, 4096));
@@ -83,7 +83,8 @@ fn golden_offsets() {
 #[test]
 fn golden_identity() {
     let mut memory = Memory::zeroed(SMALL.bytes());
-    // SAFETY: fresh zeroed pages of the geometry's size, used by nobody else.
+    // SAFETY: `memory` is page-aligned, zeroed, of the geometry's size, and not used by anybody
+    // else.
     unsafe { Arena::create(memory.base(), SMALL) };
     let bytes = memory.bytes();
     assert_eq!(&bytes[..8], b"HEAPLARN");
@@ -141,12 +142,12 @@ fn indices_past_the_geometry_give_nothing() {
     );
 }
 
-/// Opens an arena of `SMALL` after `spoil` changed its identity, pretending that it has `bytes` bytes.
+/// Opens an arena of `SMALL` with a claimed size of `bytes`, after `spoil` changed the identity.
 fn open_spoilt(bytes: usize, spoil: impl FnOnce(&Identity)) -> Result<Geometry, ArenaError> {
     let (memory, arena) = fresh_arena(SMALL);
     spoil(&arena.header().identity);
-    // SAFETY: the memory is page-aligned and lives on; no test asks for more bytes than there are, or gets past the
-    // geometry check with them.
+    // SAFETY: the memory is page-aligned and stays allocated. No test claims more bytes than exist,
+    // or passes the geometry check with such a claim.
     unsafe { Arena::open(memory.base(), bytes) }.map(|arena| arena.geometry())
 }
 
@@ -241,7 +242,8 @@ fn a_free_list_changes_its_tag_with_every_step() {
 #[test]
 fn a_list_that_was_filled_gives_the_lowest_first() {
     let memory = Memory::zeroed(SMALL.bytes());
-    // SAFETY: fresh zeroed pages of the geometry's size, used by nobody else.
+    // SAFETY: `memory` is page-aligned, zeroed, of the geometry's size, and not used by anybody
+    // else.
     let arena = unsafe { Arena::create(memory.base(), SMALL) };
     let free = arena.free_segments();
     for count in [0, 1, 64, 1000] {

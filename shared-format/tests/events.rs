@@ -1,4 +1,5 @@
-//! The records: what is encoded comes back, whatever arrives does no harm, and the bytes never change by accident.
+//! The records: every encoded record can be decoded, arbitrary words do no harm, and no byte of the
+//! format changes by accident.
 #![cfg(not(loom))]
 
 use heapline_shared_format::event::{
@@ -13,13 +14,13 @@ const STAMP: std::ops::Range<u64> = 0..1 << event::STAMP_BITS;
 const ADDRESS: std::ops::Range<u64> = 0..1 << event::ADDRESS_BITS;
 const SIZE: std::ops::Range<u64> = 0..1 << event::SIZE_BITS;
 
-/// Under miri a few cases are enough, and there is no file to keep failures in.
+/// Configuration of proptest. Under miri: a few cases, and no file for failures.
 fn config() -> ProptestConfig {
     let config = ProptestConfig::default();
     if cfg!(miri) { ProptestConfig { cases: 8, failure_persistence: None, ..config } } else { config }
 }
 
-/// The words of a MODULE record, laid out as a collector does it.
+/// Returns the words of a MODULE record, laid out like a collector's record.
 fn module(
     stamp: u64,
     range: std::ops::Range<u64>,
@@ -35,7 +36,7 @@ fn module(
     head.into_iter().chain(words).collect()
 }
 
-/// Decodes the record with another one behind it, and cut short at every word.
+/// Decodes the record with another record behind it, and cut short at every word.
 fn comes_back(record: &[u64], wanted: Event<'_>) -> Result<(), TestCaseError> {
     let followed = [record, &[u64::MAX; 2]].concat();
     prop_assert_eq!(decode(&followed), Ok((wanted, record.len())));
@@ -183,12 +184,12 @@ proptest! {
     }
 }
 
-/// Whole pages, at least so many.
+/// Returns a strategy for ranges of whole pages, `least` pages or more.
 fn pages(least: u64) -> impl Strategy<Value = Pages> {
     (0_u64..1 << 35, least..1 << 35).prop_map(|(page, n)| Pages::covering(page << 12, n << 12).expect("whole pages"))
 }
 
-/// Words that look like the start of a record more often than chance would have it.
+/// Returns a strategy for words that often look like the start of a record.
 fn any_word() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
@@ -255,7 +256,7 @@ fn a_size_or_stamp_that_is_too_wide_does_not_spill_into_its_neighbours() {
     assert_eq!(event::realloc_end(0, u64::MAX, false)[1], 0x0000_ffff_ffff_ffff);
 }
 
-/// The format's bytes. A change here is a change of `arena::VERSION`.
+/// Checks the bytes of the format. A change of these bytes is a change of `arena::VERSION`.
 #[test]
 fn golden_words() {
     let (stamp, address, size, stack) = (0x0012_3456_789a_bcde, 0x7f01_0203_0405, 0x1234_5678_9abc, 0xdead_beef);

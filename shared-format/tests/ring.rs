@@ -1,5 +1,5 @@
-//! The ring against a naive queue, then with real threads. (The orders that real threads rarely show are the business
-//! of `loom_ring`.)
+//! The ring against a naive queue, then with real threads. `loom_ring` tests orders of events that
+//! are rare with real threads.
 #![cfg(not(loom))]
 
 mod common;
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One ring with both of its ends in one thread, and the queue that it must behave like.
+/// A ring with both ends in the same thread, and the reference queue for its behaviour.
 struct Model {
     arena: Arena,
     producer: Producer,
@@ -27,14 +27,14 @@ impl Model {
     fn new(arena: Arena) -> Model {
         let mut owners = vec![None; arena.geometry().segments as usize];
         let segment = arena.free_segments().pop().expect("a fresh pool");
-        // SAFETY: the arena outlives the model, and slot and segment are nobody else's.
+        // SAFETY: the arena outlives the model, and no other producer uses the slot or the segment.
         let producer = unsafe { Producer::open(&arena, 0, segment) }.expect("indices from the arena");
         let mut ledger = CheckedLedger { arena, owners: &mut owners, ring: 0 };
         let consumer = Consumer::open(arena.slot(0).expect("slot 0"), &mut ledger).expect("a segment of the pool");
         Model { arena, producer, consumer, owners, queue: VecDeque::new(), written: 0 }
     }
 
-    /// Writes one record of exactly `words` words (two, or three and more); drains when the pool is empty.
+    /// Writes a record of exactly `words` words (2, or 3 and more). Drains when the pool is empty.
     fn write(&mut self, words: usize) {
         if self.producer.room() < words {
             let segment = self.arena.free_segments().pop().or_else(|| {
@@ -55,12 +55,12 @@ impl Model {
                 head.into_iter().chain((0..n as u64 - 3).map(|i| id ^ i << 32)).collect()
             }
         };
-        // SAFETY: there is room: checked above, and a new segment holds any record.
+        // SAFETY: the branch above made room for the record; a new segment holds any record.
         unsafe { self.producer.write_parts(&record[..2], record[2..].iter().copied()) };
         self.queue.push_back(record);
     }
 
-    /// Writes records of two and three words until exactly `leave` words are left in the segment.
+    /// Writes records of 2 and 3 words until exactly `leave` words are left in the segment.
     fn fill(&mut self, leave: usize) {
         loop {
             match self.producer.room().checked_sub(leave) {
@@ -96,7 +96,7 @@ impl Model {
         assert_eq!(self.queue.is_empty(), !drained.is_cut);
     }
 
-    /// Every segment is in the pool or held by the ring, which needs one.
+    /// Closes the ring, and checks that every segment comes back to the pool once.
     fn finish(mut self) {
         self.drain();
         self.consumer.close(&mut CheckedLedger { arena: self.arena, owners: &mut self.owners, ring: 0 });
@@ -126,7 +126,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Under miri a few cases are enough, and there is no file to keep failures in.
+/// Configuration of proptest. Under miri: a few cases, and no file for failures.
 fn config() -> ProptestConfig {
     let config = ProptestConfig::default();
     if cfg!(miri) { ProptestConfig { cases: 2, failure_persistence: None, ..config } } else { config }
@@ -183,7 +183,7 @@ fn zeroed_memory_is_a_closed_ring() {
     let closed = Producer::closed();
     assert!(closed.is_closed());
     assert_eq!(closed.room(), 0);
-    // SAFETY: null pointers and zeros are values of every field.
+    // SAFETY: null pointers and zeros are valid values of every field.
     let wiped: Producer = unsafe { std::mem::zeroed() };
     assert!(wiped.is_closed());
     assert_eq!(wiped.room(), 0);
@@ -195,15 +195,15 @@ fn flight_is_visible_in_the_slot() {
     let model = Model::new(arena);
     let in_flight = || arena.slot(0).expect("slot 0").in_flight.load(Ordering::Relaxed);
     assert_eq!(in_flight(), 0);
-    // SAFETY: the ring is open.
+    // SAFETY: the ring of the model is open.
     unsafe { model.producer.take_off() };
     assert_eq!(in_flight(), 1);
-    // SAFETY: the ring is open.
+    // SAFETY: the ring of the model is open.
     unsafe { model.producer.settle() };
     assert_eq!(in_flight(), 0);
 }
 
-/// A ledger that believes nobody.
+/// A ledger that refuses every segment.
 struct Refuse;
 
 impl Ledger for Refuse {
@@ -249,12 +249,12 @@ fn a_link_out_of_the_pool_is_corrupt() {
     assert_eq!(model.consumer.drain(&arena, slot, &mut Refuse, |_| panic!("nothing is read")), Err(Corrupt));
 }
 
-/// Word `i` of record `record` of thread `thread`: each word says where it belongs.
+/// Returns word `i` of record `record` of thread `thread`. Each word contains all three numbers.
 fn word(thread: u64, record: u64, i: u64) -> u64 {
     (record << 20 | thread << 12 | i) << 4 | event::kind::ALLOC
 }
 
-/// Writes `records` records of three words, taking segments from the pool that all threads share.
+/// Writes `records` records of 3 words. Takes segments from the pool shared by all threads.
 fn produce(arena: Arena, thread: u32, records: u64) {
     let take = || {
         loop {
@@ -265,7 +265,8 @@ fn produce(arena: Arena, thread: u32, records: u64) {
         }
     };
     let slot = arena.slot(thread).expect("a slot for each thread");
-    // SAFETY: the arena outlives the scope of threads; slot and segment are this thread's.
+    // SAFETY: the arena outlives the scope of threads, and only this thread uses the slot and the
+    // segment.
     let mut producer = unsafe { Producer::open(&arena, thread, take()) }.expect("indices from the arena");
     slot.state.0.store(1, Ordering::Release);
     for record in 0..records {
@@ -273,7 +274,7 @@ fn produce(arena: Arena, thread: u32, records: u64) {
             // SAFETY: the ring is open on this arena, and the segment was just taken.
             assert!(unsafe { producer.extend(&arena, take()) });
         }
-        // SAFETY: room for three words was made above.
+        // SAFETY: the segment has room for 3 words, made above.
         unsafe { producer.write::<3>(std::array::from_fn(|i| word(thread.into(), record, i as u64))) };
     }
 }
@@ -308,7 +309,7 @@ fn threads_share_a_small_pool_and_lose_nothing() {
     });
 }
 
-/// Checks a part of one segment: whole records in order, then perhaps a pad.
+/// Checks a part of a segment: whole records in order, then perhaps a pad.
 fn check_part(words: &[AtomicU64], thread: u64, next: &mut u64) {
     for record in words.chunks(3) {
         let first = record[0].load(Ordering::Relaxed);

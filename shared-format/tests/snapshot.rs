@@ -1,5 +1,5 @@
-//! The snapshot file: round trips, the golden fixture, and what happens to files that are cut, damaged, foreign, newer
-//! or hostile.
+//! The snapshot file: round trips, the golden fixture, and files that are cut, damaged, foreign,
+//! newer or hostile.
 #![cfg(feature = "snapshot")]
 
 mod snapshot_samples;
@@ -23,7 +23,7 @@ fn decompressed(file: &[u8]) -> Vec<u8> {
     zstd::decode_all(file).expect("the file is one valid zstd frame")
 }
 
-/// Compressed as the writer does, without its rules.
+/// Compresses like the writer, but without the writer's rules.
 fn compressed(content: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
     encoder.include_checksum(true).unwrap();
@@ -40,7 +40,7 @@ fn section(tag: &[u8; 4], version: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Where each section of a file's content starts, by tag.
+/// Returns the tag and the start of each section of a file's content.
 fn sections(content: &[u8]) -> Vec<(String, usize)> {
     let mut at = MAGIC.len() + 4;
     let mut found = Vec::new();
@@ -71,7 +71,8 @@ proptest! {
         let at = position.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let file = if inside { compressed(&bytes) } else { bytes };
-        // A flip may fall on bits that mean nothing (zstd's header has some); then the content is the same.
+        // A flip may hit bits without meaning (zstd's header has some). Then the content is the
+        // same.
         if let Ok(snapshot) = read(&file[..]) {
             prop_assert_eq!(snapshot, sample());
         }
@@ -89,7 +90,7 @@ proptest! {
 fn the_fixture_of_version_1_stays_readable() {
     let fixture = include_bytes!("fixtures/v1.snap.zst");
     assert_eq!(read(&fixture[..]).unwrap(), sample());
-    // The layout inside is version 1 byte by byte; how zstd packs it may change.
+    // The layout inside is version 1 byte by byte. zstd's compression may change.
     assert_eq!(decompressed(fixture), decompressed(&to_file(&sample())));
 }
 
@@ -104,7 +105,7 @@ fn progress_counts_the_bytes_before_compression() {
     let mut seen = Vec::new();
     let file = write(&sample(), Vec::new(), &mut |bytes| seen.push(bytes)).unwrap();
     assert!(seen.is_sorted());
-    // The last call stands before the last section's checksum.
+    // The last call of `progress` comes before the checksum of the last section.
     assert_eq!(*seen.last().unwrap() + 4, decompressed(&file).len() as u64);
 }
 
@@ -178,7 +179,8 @@ fn an_unknown_section_is_skipped_and_checked() {
     assert!(matches!(&error, ReadError::Checksum { section } if section.contains("HIST")), "{error:?}");
 }
 
-/// Reserved ranges in a file that an earlier reader, to whom the section is unknown, reads without them.
+/// Checks a file with reserved ranges. An earlier reader, without this section, reads the file
+/// without the ranges. The writer refuses other rows behind reserved ranges.
 #[test]
 fn reserved_ranges_are_an_unknown_section_to_earlier_readers() {
     let mut snapshot = sample();
@@ -200,7 +202,7 @@ fn reserved_ranges_are_an_unknown_section_to_earlier_readers() {
 
 #[test]
 fn a_domain_stands_in_its_own_section_only() {
-    // A count, and the first column of a row: 2^32 and what is added, as LEB128.
+    // A count, and the first column of a row: 2^32 + `added`, as LEB128.
     let row = |added: u8| [[1, 0x80 | added, 0x80, 0x80, 0x80, 0x10].as_slice(), &[0; 6]].concat();
     let error = read_error(&with_payload("DOMS", &row(2)));
     assert!(error.to_string().contains("row 0 names an unknown domain"), "{error}");
@@ -234,7 +236,7 @@ fn missing_doubled_and_miscounted_sections_are_corrupt() {
     assert!(matches!(read_error(&trailing), ReadError::Corrupt { .. }));
 }
 
-/// The content up to the section `tag`, then that section with `payload`.
+/// Returns the content up to the section `tag`, then the section `tag` with `payload`.
 fn with_payload(tag: &str, payload: &[u8]) -> Vec<u8> {
     let content = decompressed(&to_file(&sample()));
     let tag_bytes: [u8; 4] = tag.as_bytes().try_into().unwrap();
@@ -266,7 +268,8 @@ fn impossible_rows_are_named() {
     }
 }
 
-/// Gives zeros behind a head: what a hostile file can claim for a few kilobytes.
+/// Returns a hostile file of a few kilobytes: the section `tag` has `bytes` bytes, `head` and then
+/// zeros.
 fn bomb(tag: &[u8; 4], head: &[u8], bytes: u64) -> Vec<u8> {
     let content = decompressed(&to_file(&sample()));
     let start = start_of(&content, std::str::from_utf8(tag).unwrap());

@@ -1,4 +1,4 @@
-//! How processes of a tree report themselves: what is written is read, and nothing else is.
+//! Reports of processes of a tree: a written message can be read, and any other message is refused.
 
 use heapline_shared_format::arena::VERSION;
 use heapline_shared_format::tree::{

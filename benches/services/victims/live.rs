@@ -1,4 +1,4 @@
-//! The same server as `live.c`, in Rust: a thread for each connection, and blocks from Rust's allocator.
+//! A server like `live.c`, in Rust: a thread for each connection, and blocks from Rust's allocator.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::io::{BufRead, BufReader, Write};

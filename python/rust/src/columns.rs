@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict};
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// See the module. All have one element per group of blocks that are alike; of samples `count` is an estimate.
+/// Columns with an element for each group of equal blocks. `count` is an estimate for samples.
 pub struct Columns {
     domain: Texts,
     filename: Texts,
@@ -20,7 +20,8 @@ pub struct Columns {
     count: Vec<u8>,
 }
 
-/// Numbers (i32, little-endian; -1 for none), and the text of each.
+/// A column of texts: a number for each element (i32, little-endian; -1 for none), and the text of
+/// each number.
 #[derive(Default)]
 struct Texts {
     codes: Vec<u8>,
@@ -80,7 +81,7 @@ fn text_of(tracebacks: &Tracebacks, id: StringId) -> String {
     tracebacks.text(id).to_string()
 }
 
-/// As i64, as data frames have them.
+/// Returns a column of i64, the type of data frames.
 fn numbers(traces: &[(Domain, Trace)], value: impl Fn(&Trace) -> u64) -> Vec<u8> {
     let value = |trace| i64::try_from(value(trace)).unwrap_or(i64::MAX);
     traces.iter().flat_map(|(_, trace)| value(trace).to_le_bytes()).collect()

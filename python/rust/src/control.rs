@@ -1,4 +1,5 @@
-//! Questions to the aggregator of a process, answered without the interpreter.
+//! Questions to the aggregator of a process. The interpreter is not used while waiting for an
+//! answer.
 
 use heapline_aggregator::control;
 use heapline_aggregator::control::Ask;
@@ -8,10 +9,11 @@ use rustix::process::{PTracer, Pid, set_ptracer};
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// Of a domain: its name; bytes now and at the peak; blocks, allocations, frees; bytes ever allocated.
+/// Figures of a domain: name; bytes now and at the peak; blocks, allocations, frees; bytes ever
+/// allocated.
 pub type Figures = (String, u64, u64, u64, u64, u64, u64);
 
-/// The part of the answer to `stats` that is used here (docs/formats.md).
+/// The used part of the answer to `stats` (docs/formats.md).
 #[derive(Deserialize)]
 struct Stats {
     snapshot: Session,
@@ -34,9 +36,9 @@ struct Domain {
     allocated_bytes: u64,
 }
 
-/// Frames kept per traceback, and the figures of all domains of process `pid`.
+/// Returns the frames kept per traceback, and the figures of all domains of process `pid`.
 ///
-/// RuntimeError where no aggregator answers, with what to do.
+/// RuntimeError without an answering aggregator; the message says what to do.
 #[pyfunction]
 pub fn figures(py: Python<'_>, pid: u32) -> PyResult<(u32, Vec<Figures>)> {
     let answer = py.detach(|| {
@@ -49,9 +51,10 @@ pub fn figures(py: Python<'_>, pid: u32) -> PyResult<(u32, Vec<Figures>)> {
     Ok((stats.snapshot.nframe, stats.domains.into_iter().map(row).collect()))
 }
 
-/// Has the aggregator of process `pid` do one of "snapshot" (to `output`), "reset-peak", "clear-traces" and "detach".
+/// Asks the aggregator of process `pid` for an action: "snapshot" (to `output`), "reset-peak",
+/// "clear-traces" or "detach".
 ///
-/// RuntimeError where it does not, with its reason.
+/// RuntimeError with the reason when the aggregator does not act.
 #[pyfunction]
 #[pyo3(signature = (pid, what, output=None))]
 pub fn ask(py: Python<'_>, pid: u32, what: &str, output: Option<PathBuf>) -> PyResult<()> {
@@ -66,9 +69,10 @@ pub fn ask(py: Python<'_>, pid: u32, what: &str, output: Option<PathBuf>) -> PyR
     done.map(drop).map_err(PyRuntimeError::new_err)
 }
 
-/// Lets process `pid` attach to this one where Yama lets only parents; None: nobody, 0: everybody.
+/// Lets process `pid` attach to this process, on systems where Yama allows only parents. None:
+/// nobody, 0: everybody.
 ///
-/// Kernels without Yama do not know of it, and need not.
+/// Kernels without Yama do not know this call, and do not need it.
 #[pyfunction]
 #[pyo3(signature = (pid))]
 pub fn allow_tracing_by(pid: Option<i32>) {
@@ -76,6 +80,6 @@ pub fn allow_tracing_by(pid: Option<i32>) {
         None => PTracer::None,
         Some(pid) => Pid::from_raw(pid).map_or(PTracer::Any, PTracer::ProcessID),
     };
-    // EINVAL: no Yama.
+    // The error EINVAL is ignored: the kernel has no Yama.
     let _ = set_ptracer(tracer);
 }

@@ -1,6 +1,8 @@
-//! tracemalloc's filters, each with its own idea of frames and domains, by tracemalloc's rules.
+//! tracemalloc's filters, by tracemalloc's rules: each filter has its own choice of frames and
+//! domains.
 //!
-//! `report` has one set of patterns and one domain; here a matcher of its stands behind each filter.
+//! `report` has a single set of patterns and a single domain. Here each filter has a matcher of
+//! `report`.
 
 use heapline_shared_format::snapshot::Domain;
 use heapline_tools::filter::{Filters, Matcher, Pattern};
@@ -8,18 +10,18 @@ use heapline_tools::frames::Tracebacks;
 use heapline_tools::statistics::Trace;
 use pyo3::prelude::*;
 
-/// A filter as Python hands it over: tracemalloc's `Filter`, or its `DomainFilter`, which has no pattern.
+/// A filter from Python: tracemalloc's `Filter`, or a `DomainFilter`, which has no pattern.
 #[derive(Clone, Debug, FromPyObject)]
 pub struct Rule {
     inclusive: bool,
     pattern: Option<String>,
     lineno: Option<i64>,
     all_frames: bool,
-    /// Any integer; what is no domain matches none.
+    /// Any integer. A number of no domain matches nothing.
     domain: Option<i64>,
 }
 
-/// The filters of one call of `filter_traces`.
+/// The filters of a call of `filter_traces`.
 #[derive(Debug)]
 pub struct Stage {
     rules: Vec<(Rule, Option<Filters>)>,
@@ -29,7 +31,7 @@ impl Stage {
     pub fn new(rules: Vec<Rule>) -> Stage {
         let filters = |rule: &Rule| {
             let glob = rule.pattern.as_deref()?;
-            // No frame has a line beyond these: it then matches none, as in tracemalloc.
+            // A line number beyond u32 matches no frame, as in tracemalloc.
             let lineno = rule.lineno.map(|line| u32::try_from(line).unwrap_or(u32::MAX));
             let include = vec![Pattern::new(glob, lineno)];
             Some(Filters { include, exclude: Vec::new(), all_frames: rule.all_frames })
@@ -37,13 +39,13 @@ impl Stage {
         Stage { rules: rules.into_iter().map(|rule| (filters(&rule), rule)).map(|(f, rule)| (rule, f)).collect() }
     }
 
-    /// The domains that an inclusive filter asks for by name.
+    /// Returns the domains named by inclusive filters.
     pub fn named(&self) -> impl Iterator<Item = Domain> + '_ {
         let inclusive = self.rules.iter().filter(|(rule, _)| rule.inclusive);
         inclusive.filter_map(|(rule, _)| Domain::from_code(u64::try_from(rule.domain?).ok()?))
     }
 
-    /// Drops what the filters do not let through (tracemalloc: `Snapshot._filter_trace`).
+    /// Drops the traces rejected by the filters (tracemalloc: `Snapshot._filter_trace`).
     pub fn apply(&self, tracebacks: &Tracebacks, traces: &mut Vec<(Domain, Trace)>) {
         let mut matchers: Vec<_> =
             self.rules.iter().map(|(rule, filters)| (rule, filters.as_ref().map(Matcher::new))).collect();
@@ -51,7 +53,8 @@ impl Stage {
         traces.retain(|(domain, trace)| {
             let mut included = !includes_any;
             for (rule, matcher) in &mut matchers {
-                // An exclusive filter always counts, an inclusive one until the first has matched.
+                // An exclusive filter always counts. An inclusive filter counts until the first
+                // match.
                 if rule.inclusive && included {
                     continue;
                 }
@@ -68,7 +71,7 @@ impl Stage {
 }
 
 impl Rule {
-    /// tracemalloc: `Filter._match`, `DomainFilter._match`.
+    /// Whether the filter accepts a trace (tracemalloc: `Filter._match`, `DomainFilter._match`).
     fn lets_through(
         &self,
         matcher: Option<&mut Matcher<'_>>,

@@ -1,10 +1,12 @@
-//! The compiled half of the Python package `heapline`: what is too slow, or not wanted, in Python.
+//! The compiled half of the Python package `heapline`: the parts too slow, or not wanted, in
+//! Python.
 //!
-//! `snapshot` reads snapshots and groups, filters and compares what they hold by the code of `report`, so that both
-//! always say the same; a row becomes Python objects when it is looked at, not before. `control` asks the aggregator
-//! of a process, and makes no Python objects on the way, which would be counted.
+//! - `snapshot` reads snapshots, and groups, filters and compares their content with the code of
+//!   `report`, so that both always agree. A row becomes Python objects only on access.
+//! - `control` asks the aggregator of a process. It makes no Python objects on the way, because
+//!   they would be counted.
 //!
-//! It knows nothing of tracemalloc's classes: the Python half makes those of the tuples that it gets.
+//! The module does not know tracemalloc's classes: the Python half makes them from returned tuples.
 #![deny(unsafe_code)]
 
 mod columns;

@@ -1,4 +1,4 @@
-//! Strings, frames and tracebacks of one snapshot, on both sides of the border.
+//! Strings, frames and tracebacks of a snapshot, in Rust and in Python.
 
 use heapline_tools::frames::{Frame, StringId, TracebackId, Tracebacks};
 use heapline_tools::statistics::{Key, Statistic};
@@ -7,18 +7,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use std::collections::HashMap;
 
-/// What gives names to a snapshot's stacks, and what it has named so far.
+/// Names of a snapshot's stacks: the symbolizer, and the names found so far.
 ///
-/// It stands behind a mutex. Whoever waits for the interpreter's lock must not hold that one, so Python objects that the garbage
-/// collector sees are made after it was given back.
+/// A mutex protects the value. A thread waiting for the interpreter's lock must not hold the mutex.
+/// So Python objects visible to the garbage collector are made after the mutex is released.
 pub struct Names {
     pub tracebacks: Tracebacks,
     pub symbolizer: Symbolizer,
-    /// Each text becomes a Python string once.
+    /// Python strings made so far. Each text becomes a Python string once.
     strings: HashMap<StringId, Py<PyString>>,
 }
 
-/// A frame as Python gets it: file, line, function where there is one to speak of.
+/// A frame for Python: file, line, and a function where there is a useful one.
 pub type Place = (Py<PyString>, u32, Option<Py<PyString>>);
 
 impl Names {
@@ -26,19 +26,20 @@ impl Names {
         Names { tracebacks: Tracebacks::default(), symbolizer, strings: HashMap::new() }
     }
 
-    /// A text as a Python string.
+    /// Returns a text as a Python string.
     pub fn string(&mut self, py: Python<'_>, id: StringId) -> Py<PyString> {
         let text = || PyString::new(py, self.tracebacks.text(id)).unbind();
         self.strings.entry(id).or_insert_with(text).clone_ref(py)
     }
 
-    /// The frames of a traceback, the most recent first.
+    /// Returns the frames of a traceback, the most recent first.
     pub fn places(&mut self, py: Python<'_>, id: TracebackId) -> Vec<Place> {
         let frames: Vec<Frame> = self.tracebacks.frames(id).collect();
         frames.into_iter().map(|frame| self.place(py, frame)).collect()
     }
 
-    /// What a group is about, as tracemalloc shows it: one frame, or a traceback, the most recent frame first.
+    /// Returns the place of a group in tracemalloc's form: a frame, or a traceback with the most
+    /// recent frame first.
     pub fn places_of_group(&mut self, py: Python<'_>, group: &Statistic) -> Vec<Place> {
         match group.key {
             Key::Traceback(id) => self.places(py, id),
@@ -54,7 +55,8 @@ impl Names {
     }
 }
 
-/// Two tuples of equal length: (file, line) of each frame, as tracemalloc has them, and the functions.
+/// Returns two tuples of equal length: (file, line) of each frame, in tracemalloc's form, and the
+/// functions.
 pub fn tuples<'py>(py: Python<'py>, places: Vec<Place>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
     let functions: Vec<Option<Py<PyString>>> =
         places.iter().map(|place| place.2.as_ref().map(|name| name.clone_ref(py))).collect();
@@ -62,7 +64,8 @@ pub fn tuples<'py>(py: Python<'py>, places: Vec<Place>) -> PyResult<(Bound<'py, 
     Ok((PyTuple::new(py, frames)?, PyTuple::new(py, functions)?))
 }
 
-/// Takes groups of one snapshot into the names of another, so that equal keys are equal numbers.
+/// Translates groups of a snapshot to the names of another snapshot, so that equal keys become
+/// equal numbers.
 pub struct Translation<'n> {
     pub from: &'n Tracebacks,
     pub into: &'n mut Tracebacks,
@@ -96,7 +99,7 @@ impl<'n> Translation<'n> {
         Frame { filename, function, module, ..frame }
     }
 
-    /// From the oldest frame on that is not known yet.
+    /// Adds a traceback, from the oldest unknown frame on.
     fn traceback(&mut self, id: TracebackId) -> TracebackId {
         let mut unknown = Vec::new();
         let mut next = Some(id);

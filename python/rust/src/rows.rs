@@ -1,4 +1,4 @@
-//! Rows that become Python objects one by one, when they are looked at.
+//! Rows that become Python objects separately, on access.
 
 use crate::names::tuples;
 use crate::snapshot::Content;
@@ -17,9 +17,10 @@ pub struct Statistics {
     rows: Vec<(Statistic, Option<Change>)>,
 }
 
-/// (file, line) and function of each frame, the most recent first; true depth; bytes and blocks; how much they changed.
+/// A row: (file, line) and function of each frame, the most recent first; true depth; bytes and
+/// blocks; change of bytes and of blocks.
 type Row<'py> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, Option<u16>, u64, u64, Option<i128>, Option<i128>);
-/// 95 % intervals of bytes and blocks, and half of that of the change of bytes.
+/// 95 % intervals of bytes and of blocks, and half of the interval of the change of bytes.
 type Doubt = ((u64, u64), (u64, u64), Option<u64>);
 
 #[pymethods]
@@ -37,7 +38,7 @@ impl Statistics {
         Ok((frames, functions, depth, group.size, group.count, size_diff, count_diff))
     }
 
-    /// How sure a row is; None where it is exact.
+    /// Returns the uncertainty of a row. None for an exact row.
     fn doubt(&self, index: usize) -> PyResult<Option<Doubt>> {
         let (group, change) = self.at(index)?;
         let size = group.estimate.size_interval(group.size);
@@ -59,16 +60,17 @@ impl Statistics {
     }
 }
 
-/// Live blocks, one by one.
+/// Live blocks, row by row.
 #[pyclass(frozen, module = "heapline._native")]
 pub struct Traces {
     content: Arc<Content>,
     groups: Arc<Vec<(Domain, Trace)>>,
-    /// How many blocks there are up to the end of each group.
+    /// Number of blocks up to the end of each group.
     ends: Vec<usize>,
 }
 
-/// Domain; bytes; (file, line) and function of each frame, the most recent first; true depth.
+/// A block: domain; bytes; (file, line) and function of each frame, the most recent first; true
+/// depth.
 type Block<'py> = (u64, u64, Bound<'py, PyTuple>, Bound<'py, PyTuple>, u16);
 
 #[pymethods]
@@ -82,7 +84,7 @@ impl Traces {
         let (domain, trace) = self.groups.get(group).ok_or_else(|| PyIndexError::new_err("list index out of range"))?;
         let places = self.content.names().places(py, trace.traceback);
         let (frames, functions) = tuples(py, places)?;
-        // Of a sample, what it stands for.
+        // For a sample this is the number of bytes it represents.
         let size = trace.size / trace.count.max(1);
         Ok((domain.code(), size, frames, functions, trace.total_nframe))
     }

@@ -1,4 +1,4 @@
-//! `Snapshot`: one file, and what of it is looked at.
+//! `Snapshot`: a file, and the viewed part of the file.
 
 use crate::columns;
 use crate::filters::{Rule, Stage};
@@ -21,14 +21,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A snapshot file in memory, shared by all that look at it.
+/// A snapshot file in memory, shared by all views of the file.
 pub struct Content {
     pub snapshot: format::Snapshot,
     names: Mutex<Names>,
 }
 
 impl Content {
-    /// A panic in the middle of naming leaves names that are incomplete, not wrong.
+    /// Locks the names. A panic during naming leaves the names incomplete, but not wrong, so a
+    /// poisoned lock is accepted.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,19 +38,20 @@ impl Content {
 /// Bytes, blocks, and a 95 % interval of each.
 type Total = (u64, u64, Option<(u64, u64)>, Option<(u64, u64)>);
 
-/// What is looked at.
+/// A view: the choice of domain, moment, frames and filters.
 #[derive(Clone)]
 struct Look {
-    /// None: tracemalloc's domains in a CPython process, malloc's otherwise.
+    /// Chosen domain. None: tracemalloc's domains in a CPython process, malloc's domain otherwise.
     domain: Option<Domain>,
     at: At,
     frames: Frames,
     raw_frames: bool,
-    /// What `filter_traces` was called with, one behind the other.
+    /// The filters of each call of `filter_traces`, in order.
     stages: Vec<Arc<Stage>>,
 }
 
-/// A snapshot, seen through a choice of domain and moment and any filters. Nothing is named or grouped before it is asked for.
+/// A snapshot, seen through a choice of domain and moment and any filters. Names and groups are
+/// computed only on demand.
 #[pyclass(frozen, module = "heapline._native")]
 pub struct Snapshot {
     content: Arc<Content>,
@@ -59,7 +61,8 @@ pub struct Snapshot {
 
 #[pymethods]
 impl Snapshot {
-    /// Reads the file at `path`. OSError where it cannot be opened, ValueError where it is no snapshot.
+    /// Reads the file at `path`. OSError when the file cannot be opened, ValueError when the file
+    /// is no snapshot.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Snapshot> {
         let snapshot = py.detach(|| load(&path)).map_err(|error| {
@@ -80,12 +83,12 @@ impl Snapshot {
         Ok(Snapshot { content, look, traces: OnceLock::new() })
     }
 
-    /// Writes the whole file again, whatever is looked at.
+    /// Writes the whole file again, independent of the view.
     fn dump(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         py.detach(|| write(&self.content.snapshot, &path)).map_err(PyOSError::new_err)
     }
 
-    /// Who was traced, when, how, and what is missing: as `report --format json` says it.
+    /// The traced process, time, mode and missing data, as in `report --format json`.
     #[getter]
     fn meta<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let meta = &self.content.snapshot.meta;
@@ -109,7 +112,8 @@ impl Snapshot {
         Ok(dict)
     }
 
-    /// Of each domain: name, bytes now and at the peak, blocks, allocations, frees, bytes ever allocated.
+    /// Figures of each domain: name, bytes now and at the peak, blocks, allocations, frees, bytes
+    /// ever allocated.
     #[getter]
     fn domains(&self) -> Vec<crate::control::Figures> {
         let rows = self.content.snapshot.domains.iter();
@@ -117,19 +121,19 @@ impl Snapshot {
             .collect()
     }
 
-    /// The domain that was chosen, or is looked at by default, and the moment.
+    /// The viewed domain, chosen or by default, and the moment.
     #[getter]
     fn looks_at(&self) -> (u64, &'static str) {
         let domain = self.look.domain.unwrap_or_else(|| View::default_domain(&self.content.snapshot));
         (domain.code(), self.look.at.name())
     }
 
-    /// What was wrong with modules whose names were asked for, one sentence each.
+    /// Returns the problems with modules met while naming, a sentence for each.
     fn take_warnings(&self, py: Python<'_>) -> Vec<String> {
         py.detach(|| self.content.names().symbolizer.take_warnings())
     }
 
-    /// Another look at the same file. None leaves what is.
+    /// Returns another view of the same file. None keeps the present choice.
     #[pyo3(signature = (domain, at, frames, raw_frames))]
     fn view(
         &self,
@@ -152,14 +156,14 @@ impl Snapshot {
         Ok(self.seen_by(look))
     }
 
-    /// tracemalloc: `Snapshot.filter_traces`.
+    /// Returns a filtered view (tracemalloc: `Snapshot.filter_traces`).
     fn filter(&self, rules: Vec<Rule>) -> Snapshot {
         let mut look = self.look.clone();
         look.stages.push(Arc::new(Stage::new(rules)));
         self.seen_by(look)
     }
 
-    /// Bytes and blocks of all traces, and their 95 % intervals where they are estimates.
+    /// Bytes and blocks of all traces, and the 95 % intervals of estimates.
     #[getter]
     fn total(&self, py: Python<'_>) -> Total {
         py.detach(|| {
@@ -176,7 +180,8 @@ impl Snapshot {
         })
     }
 
-    /// tracemalloc: `Snapshot.statistics`, `key_type` being one of its three or "function".
+    /// Returns groups (tracemalloc: `Snapshot.statistics`). `key_type` is any of tracemalloc's
+    /// three key types, or "function".
     fn statistics(&self, py: Python<'_>, key_type: &str, cumulative: bool) -> PyResult<Statistics> {
         let by = by(key_type, cumulative)?;
         let rows = py.detach(|| {
@@ -187,7 +192,7 @@ impl Snapshot {
         Ok(Statistics::new(&self.content, rows))
     }
 
-    /// tracemalloc: `Snapshot.compare_to`.
+    /// Returns differences of groups (tracemalloc: `Snapshot.compare_to`).
     fn compare_to(&self, py: Python<'_>, old: &Snapshot, key_type: &str, cumulative: bool) -> PyResult<Statistics> {
         let by = by(key_type, cumulative)?;
         let rows = py.detach(|| {
@@ -201,7 +206,8 @@ impl Snapshot {
         Ok(Statistics::new(&self.content, rows))
     }
 
-    /// Every block. ValueError for another moment than now: sizes of single blocks are known of live ones only.
+    /// Every block. ValueError for any moment but now: sizes of single blocks are known only of
+    /// live blocks.
     #[getter]
     fn blocks(&self, py: Python<'_>) -> PyResult<Traces> {
         if self.look.at != At::Live {
@@ -212,7 +218,8 @@ impl Snapshot {
         Ok(Traces::new(&self.content, traces))
     }
 
-    /// Groups of blocks that are alike, as columns of numbers and the texts that some of the numbers stand for.
+    /// Returns groups of equal blocks as columns: numbers, and the texts for columns of text
+    /// numbers.
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let columns = py.detach(|| columns::of(&self.content, &self.traces()));
         columns.into_dict(py)
@@ -224,12 +231,12 @@ impl Snapshot {
         Snapshot { content: Arc::clone(&self.content), look, traces: OnceLock::new() }
     }
 
-    /// What is looked at. The interpreter's lock is not to be held.
+    /// Returns the viewed traces. The caller must not hold the interpreter's lock.
     fn traces(&self) -> Arc<Vec<(Domain, Trace)>> {
         Arc::clone(self.traces.get_or_init(|| Arc::new(self.looked_up())))
     }
 
-    /// How sure it is that there is nothing where no sample was met.
+    /// Returns the certainty of finding nothing in domains without a sample.
     fn nothing(&self) -> Estimate {
         let (part, at) = (Part::alone(&self.content.snapshot), self.look.at);
         let mut all = Estimate::default();
@@ -253,7 +260,8 @@ impl Snapshot {
         traces
     }
 
-    /// Without a choice those that tracemalloc would show, or malloc's; and those that filters include by name.
+    /// Returns the viewed domains: the chosen domain, or tracemalloc's domains, or malloc's. Adds
+    /// domains named by inclusive filters.
     fn domains_in_view(&self) -> Vec<Domain> {
         let snapshot = &self.content.snapshot;
         let mut domains: Vec<Domain> = match self.look.domain {
@@ -278,7 +286,7 @@ impl Snapshot {
         group(&names.tracebacks, traces.iter().map(|(_, trace)| *trace), by, cumulative)
     }
 
-    /// Groups of another snapshot in the names of this one, which stay locked.
+    /// Translates groups of another snapshot to the names of this snapshot. The names stay locked.
     fn translated(
         &self,
         old: &Snapshot,
@@ -287,7 +295,8 @@ impl Snapshot {
         if Arc::ptr_eq(&self.content, &old.content) {
             return (self.content.names(), groups);
         }
-        // Always in the same order, or two that compare the same two would wait for each other.
+        // Locks are taken in a fixed order. Otherwise two comparisons of the same snapshots could
+        // deadlock.
         let (mut names, from) = if Arc::as_ptr(&self.content) < Arc::as_ptr(&old.content) {
             let names = self.content.names();
             (names, old.content.names())
@@ -302,7 +311,7 @@ impl Snapshot {
     }
 }
 
-/// What is not seen, each cause with the names of JSON's fields.
+/// Returns the unseen parts of memory, each cause with JSON's field names.
 fn unseen<'py>(py: Python<'py>, causes: &[format::Unseen]) -> PyResult<Vec<Bound<'py, PyDict>>> {
     let cause = |cause: &format::Unseen| {
         let dict = PyDict::new(py);
@@ -322,7 +331,7 @@ fn write(snapshot: &format::Snapshot, path: &Path) -> Result<(), String> {
         .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// A name, or a number in digits.
+/// Parses a domain: a name, or a number in digits.
 fn domain_of(text: &str) -> Result<Domain, String> {
     match text.parse::<u64>().ok().and_then(Domain::from_code) {
         Some(domain) => Ok(domain),
@@ -330,7 +339,7 @@ fn domain_of(text: &str) -> Result<Domain, String> {
     }
 }
 
-/// A word of the command line.
+/// Parses a word of the command line.
 fn chosen<T: clap::ValueEnum>(word: &str, what: &str) -> PyResult<T> {
     T::from_str(word, false).map_err(|_| {
         let words =
@@ -340,7 +349,7 @@ fn chosen<T: clap::ValueEnum>(word: &str, what: &str) -> PyResult<T> {
     })
 }
 
-/// With tracemalloc's own errors.
+/// Parses a key type. Errors are tracemalloc's own.
 fn by(key_type: &str, cumulative: bool) -> PyResult<By> {
     match key_type {
         "traceback" if cumulative => {

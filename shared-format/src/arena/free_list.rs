@@ -4,8 +4,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A lock-free stack of indices. The aggregator pushes, the target's threads pop.
 ///
-/// The tag in the top word changes with every push and pop, so a pop that was interrupted for long cannot mistake a
-/// top that came back for one that never left.
+/// The tag in the high half of the top word changes with every push and pop. Without the tag, a pop
+/// interrupted for long could mistake a returned top for a top that never left (ABA).
 pub struct FreeList<'a> {
     pub(super) top: &'a AtomicU64,
     pub(super) links: &'a [AtomicU32],
@@ -14,14 +14,15 @@ pub struct FreeList<'a> {
 const INDEX_MASK: u64 = 0xffff_ffff;
 
 impl FreeList<'_> {
-    /// Takes the index that was pushed last. None when the list is empty, or not to be believed.
+    /// Takes the index pushed last. None when the list is empty, or holds an index out of range.
     pub fn pop(&self) -> Option<u32> {
         let mut top = self.top.load(Ordering::Acquire);
         loop {
             let index = ((top & INDEX_MASK) as u32).checked_sub(1)?;
             let next = self.links.get(index as usize)?.load(Ordering::Relaxed);
             let new = (top & !INDEX_MASK).wrapping_add(1 << 32) | u64::from(next);
-            // Acquire pairs with push's Release: whoever takes an index sees what its giver wrote.
+            // Acquire pairs with the Release in `push`: the taker of an index sees the giver's
+            // writes.
             match self.top.compare_exchange_weak(top, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(index),
                 Err(now) => top = now,
@@ -44,13 +45,14 @@ impl FreeList<'_> {
         }
     }
 
-    /// Forgets all entries. Only for whoever owns both ends, before a session.
+    /// Empties the list. Only for the owner of both ends, before a session.
     pub fn clear(&self) {
         let top = self.top.load(Ordering::Relaxed);
         self.top.store((top & !INDEX_MASK).wrapping_add(1 << 32), Ordering::Release);
     }
 
-    /// Fills the list with the indices below `count`, the lowest on top. Only for whoever owns both ends, before a session.
+    /// Fills the list with the indices below `count`, the lowest on top. Only for the owner of both
+    /// ends, before a session.
     pub fn fill(&self, count: u32) {
         let count = count.min(u32::try_from(self.links.len()).unwrap_or(u32::MAX));
         for (index, link) in (1..=count).zip(self.links) {
@@ -60,7 +62,7 @@ impl FreeList<'_> {
         self.top.store((top & !INDEX_MASK).wrapping_add(1 << 32) | u64::from(count.min(1)), Ordering::Release);
     }
 
-    /// Whether nothing is left, at this moment.
+    /// Whether the list is empty at this moment.
     pub fn is_empty(&self) -> bool {
         self.top.load(Ordering::Relaxed) & INDEX_MASK == 0
     }

@@ -1,21 +1,21 @@
-//! What lies where in the header and in a slot.
+//! Layout of the arena's header and of a slot.
 
 #[cfg(not(loom))]
 use super::{PAGE_BYTES, SEGMENT_BYTES};
 use crate::event::domain;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// [`Session::state`]: what the collector is to do.
+/// Values of [`Session::state`]: the collector's task.
 pub mod state {
     /// Record nothing. An aggregator may take the arena over.
     pub const IDLE: u32 = 0;
     /// Record everything.
     pub const TRACING: u32 = 1;
-    /// Record samples: one in [`Session::sample`](super::Session::sample) bytes.
+    /// Record samples: one sample in [`Session::sample`](super::Session::sample) bytes.
     pub const SAMPLING: u32 = 2;
 }
 
-/// [`Target::end_cause`]: why the target stopped tracing by itself. 0 while it has not.
+/// Values of [`Target::end_cause`]: why the target itself stopped tracing. 0 while tracing goes on.
 pub mod end_cause {
     /// The aggregator made no progress for a second while a thread waited for room.
     pub const STALLED: u32 = 1;
@@ -23,11 +23,11 @@ pub mod end_cause {
     pub const ORPHANED: u32 = 2;
     /// A panic in the collector.
     pub const PANIC: u32 = 3;
-    /// The program switched its time-stamp counter off (`PR_SET_TSC`).
+    /// The program switched off the time-stamp counter (`PR_SET_TSC`).
     pub const CLOCK: u32 = 4;
 }
 
-/// [`Session::clock`]: what a stamp is.
+/// Values of [`Session::clock`]: the clock of the stamps.
 pub mod clock {
     /// The invariant time-stamp counter, read by `rdtscp`.
     pub const TSC: u32 = 0;
@@ -35,51 +35,58 @@ pub mod clock {
     pub const MONOTONIC: u32 = 1;
 }
 
-/// [`Session::owner`]: the aggregator will come.
+/// Value of [`Session::owner`]: the aggregator is not there yet, and will come.
 pub const UNCLAIMED: u32 = 0x3fff_ffff;
 
-/// [`Session::tick`]: about to be given to its owner, who must not use it yet.
+/// Value of [`Session::tick`]: the tick is about to be given to [`Session::tick_owner`], who must
+/// not use it yet.
 pub const TICK_PENDING: u64 = 1;
 
-/// [`Target::flags`].
+/// Bits of [`Target::flags`].
 pub mod target_flag {
     /// The target has registered for `MEMBARRIER_CMD_GLOBAL_EXPEDITED`.
     pub const MEMBARRIER: u32 = 1;
     /// The C library has no `_dl_find_object` (glibc before 2.35): the collector stays passive.
     pub const OLD_GLIBC: u32 = 2;
-    /// A CPython whose structures the collector does not know: its own blocks are not recorded.
+    /// The collector does not know the structures of this CPython: CPython's own blocks are not
+    /// recorded.
     pub const UNKNOWN_PYTHON: u32 = 4;
-    /// A CPython whose new objects in blocks that it had kept are not seen: such blocks stay with their first line.
+    /// CPython reuses kept blocks for new objects, unseen by the collector: such blocks stay with
+    /// their first line.
     pub const UNSEEN_REUSE: u32 = 8;
-    /// An injected collector waits for the interpreter's lock, to hook its allocators or to let go of them.
+    /// An injected collector waits for the interpreter's lock, to hook or unhook the interpreter's
+    /// allocators.
     pub const PYTHON_WAITS: u32 = 16;
     /// The interpreter's allocators are hooked.
     pub const PYTHON_HOOKED: u32 = 32;
-    /// A CPython was running when the collector first saw it: its own blocks are not recorded.
+    /// CPython was already running when the collector first saw the interpreter: CPython's own
+    /// blocks are not recorded.
     pub const LATE_PYTHON: u32 = 64;
-    /// A CPython beside the one whose blocks are recorded has begun: its own blocks are not.
+    /// A second CPython has begun beside the recorded interpreter: blocks of the second are not
+    /// recorded.
     pub const OTHER_PYTHON: u32 = 128;
 }
 
-/// Why an event is missing. The index into [`Header::lost`]; names are what reports show.
+/// Why an event is missing. Used as the index into [`Header::lost`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Loss {
-    /// A hook interrupted by a signal handler that allocated, more deeply nested than there are side rings.
+    /// A signal handler interrupted a hook and allocated, nested more deeply than there are side
+    /// rings.
     Reentrant = 0,
-    /// No slot: more than [`super::MAX_SLOTS`] threads at one time.
+    /// No slot: more than [`super::MAX_SLOTS`] threads at the same time.
     Slots = 1,
-    /// The collector could not get memory of its own (`RLIMIT_AS`, no memory).
+    /// The collector could not get memory for itself (`RLIMIT_AS`, no memory).
     Memory = 2,
-    /// Events of a thread after the target stopped tracing (stalled, orphaned, panic).
+    /// The thread had events after the target stopped tracing (stalled, orphaned, panic).
     Ended = 3,
 }
 
 impl Loss {
-    /// All causes, in the order of their counters.
+    /// All causes, in the order of the counters.
     pub const ALL: [Loss; 4] = [Loss::Reentrant, Loss::Slots, Loss::Memory, Loss::Ended];
 
-    /// The name under which reports show the cause.
+    /// Name of the cause in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Loss::Reentrant => "reentrant",
@@ -90,7 +97,7 @@ impl Loss {
     }
 }
 
-/// The header. Each group that one side writes has cache lines of its own.
+/// The header of the arena. Each group of fields written by the same side has separate cache lines.
 #[repr(C, align(4096))]
 pub struct Header {
     /// Identity and geometry, written once by the creator before the file is handed on.
@@ -101,23 +108,24 @@ pub struct Header {
     pub progress: Progress,
     /// Written by the target, rarely.
     pub target: Target,
-    /// Events that are missing, by [`Loss`]; written by the target.
+    /// Numbers of missing events, by [`Loss`]; written by the target.
     pub lost: Line<[AtomicU64; 8]>,
-    /// Free slots: (tag << 32 | index + 1), 0 in the low half when empty.
+    /// Top of the list of free slots: (tag << 32 | index + 1). The low half is 0 when the list is
+    /// empty.
     pub free_slots: Line<AtomicU64>,
-    /// Free segments, likewise.
+    /// Top of the list of free segments, in the format of `free_slots`.
     pub free_segments: Line<AtomicU64>,
     /// Answers to the target's questions; written by the aggregator.
     pub mail: Mail,
-    /// Where child processes report themselves.
+    /// Address for the reports of child processes.
     pub tree: Tree,
 }
 
-/// A value on cache lines of its own (two, since the hardware fetches them in pairs).
+/// A value on separate cache lines (two lines, because the hardware fetches lines in pairs).
 #[repr(C, align(128))]
 pub struct Line<T>(pub T);
 
-/// See [`Header::identity`].
+/// Identity and geometry of an arena; part of the [`Header`].
 #[repr(C, align(128))]
 pub struct Identity {
     /// [`super::MAGIC`], stored last.
@@ -128,144 +136,156 @@ pub struct Identity {
     pub slots: AtomicU32,
     /// Number of segments.
     pub segments: AtomicU32,
-    /// Unused, 0.
+    /// Unused: 0.
     pub reserved: AtomicU32,
-    /// Size of the file.
+    /// Size of the file, in bytes.
     pub bytes: AtomicU64,
 }
 
-/// See [`Header::session`].
+/// State of the present session; part of the [`Header`].
 #[repr(C, align(128))]
 pub struct Session {
-    /// Changes whenever what threads remember is no longer true: a session began or ended, a module was unloaded.
-    /// A thread compares it with its own copy at every event, inside its in-flight mark.
+    /// Changes whenever a thread's cached knowledge becomes invalid: a session began or ended, or a
+    /// module was unloaded. Each thread compares the epoch with a copy at every event, inside the
+    /// in-flight mark.
     pub epoch: AtomicU32,
-    /// [`state`].
+    /// Task of the collector: a value of [`state`].
     pub state: AtomicU32,
-    /// Number of the session, from 1; a new one at each attach.
+    /// Number of the session, from 1. Each attach gets a new number.
     pub number: AtomicU32,
-    /// [`clock`].
+    /// Clock of the stamps: a value of [`clock`].
     pub clock: AtomicU32,
     /// Frames kept per traceback.
     pub nframe: AtomicU32,
-    /// The aggregator's thread id: a robust futex, so the kernel sets `FUTEX_OWNER_DIED` in it when that dies. 0 for none,
-    /// [`UNCLAIMED`] in a session that the target has begun itself.
+    /// Thread id of the aggregator, as a robust futex: the kernel sets `FUTEX_OWNER_DIED` when the
+    /// aggregator dies. 0 without an aggregator; [`UNCLAIMED`] in a session begun by the target
+    /// itself.
     pub owner: AtomicU32,
-    /// The aggregator's process id, for messages.
+    /// Process id of the aggregator, for messages.
     pub owner_pid: AtomicU32,
-    /// The slot whose thread may stamp its events with [`Session::tick`].
+    /// Slot of the thread that may stamp events with [`Session::tick`].
     pub tick_owner: AtomicU32,
-    /// The time of the aggregator's last poll, while only one thread has events; 0, or [`TICK_PENDING`], when all
-    /// threads read the clock. Another thread sets it to 0 before its event.
+    /// Time of the aggregator's last poll, while only a single thread has events. 0 or
+    /// [`TICK_PENDING`] when all threads read the clock. Another thread stores 0 before its own
+    /// event.
     pub tick: AtomicU64,
-    /// Mean distance of samples, in bytes, for the next that a thread draws; 0 in a session that records everything.
+    /// Mean distance of samples, in bytes; a thread uses it for its next sample. 0 in a session
+    /// that records everything.
     pub sample: AtomicU64,
-    /// What the samples' distances begin with.
+    /// Seed of the random distances between samples.
     pub seed: AtomicU64,
 }
 
-/// See [`Header::progress`].
+/// Progress of the aggregator, and waiting threads; part of the [`Header`].
 #[repr(C, align(128))]
 pub struct Progress {
-    /// Increases whenever segments or slots were given back. Futex: producers without room wait for it.
+    /// Increases whenever segments or slots are given back. Futex: producers without room wait on
+    /// it.
     pub given_back: AtomicU32,
-    /// Threads that wait for it now; written by the target.
+    /// Number of threads waiting on `given_back` now; written by the target.
     pub waiters: AtomicU32,
     /// How often a thread had to wait for room; written by the target.
     pub waits: AtomicU64,
-    /// Futex that the target wakes when the pool runs low.
+    /// Futex woken by the target when the pool runs low.
     pub wake: AtomicU32,
     /// Not 0 while the aggregator sleeps on `wake`.
     pub sleeping: AtomicU32,
 }
 
-/// A thread in [`Mail::asking`] whose answer takes long.
+/// Part of [`Mail::asking`]: a thread whose answer takes long.
 pub const ASKS_LONG: u32 = 1 << 8;
-/// A thread in [`Mail::asking`] that sleeps on [`Mail::answered`].
+/// Part of [`Mail::asking`]: a thread sleeping on [`Mail::answered`].
 pub const SLEEPS: u32 = 1 << 16;
 
-/// See [`Header::mail`].
+/// Answers to the target's queries; part of the [`Header`].
 #[repr(C, align(128))]
 pub struct Mail {
-    /// Number of the query that was answered last. Futex: the target waits for it. Release by the aggregator, after what
-    /// it answered.
+    /// Number of the query answered last. Futex: the target waits on it. The aggregator stores it
+    /// with Release, after the answer.
     pub answered: AtomicU32,
-    /// Threads that wait for an answer, [`ASKS_LONG`] for each whose answer takes long, and [`SLEEPS`] for each that sleeps;
-    /// written by the target. A thread may die while it waits.
+    /// Sum over the waiting threads; written by the target. A thread may die while waiting.
+    ///
+    /// - 1 for each thread with a short question.
+    /// - [`ASKS_LONG`] for each thread with a long question.
+    /// - In addition [`SLEEPS`] for each sleeping thread.
     pub asking: AtomicU32,
-    /// Bytes of the text, of which [`super::Arena::mail`] has the next piece.
+    /// Length of the answer's text in bytes. [`super::Arena::mail`] holds the next piece of the
+    /// text.
     pub bytes: AtomicU64,
-    /// The answer, where it is numbers.
+    /// The answer, when the answer consists of numbers.
     pub numbers: [AtomicU64; 2],
 }
 
-/// See [`Header::tree`]; [`crate::tree`] says what becomes of it.
+/// Data for child processes ([`crate::tree`]); part of the [`Header`].
 #[repr(C, align(128))]
 pub struct Tree {
-    /// Not 0 while child processes are followed. Release by whoever writes the others, after them.
+    /// Not 0 while child processes are followed. Stored with Release, after the other fields.
     pub follows: AtomicU32,
-    /// Segments of a child's pool.
+    /// Number of segments in a child's pool.
     pub segments: AtomicU32,
     /// Name of the aggregator's socket.
     pub name: [AtomicU64; 2],
-    /// What a message to it must know.
+    /// Secret token of the aggregator: a message to the socket must contain it.
     pub token: [AtomicU64; 2],
-    /// This process in the tree.
+    /// Key of this process in the tree.
     pub key: AtomicU64,
-    /// Forks of this process so far; written by the target.
+    /// Number of forks of this process so far; written by the target.
     pub forks: AtomicU32,
-    /// Children that could not report themselves, or were not let; written by them and by the target.
+    /// Number of children without a report: a child failed to report, or was not allowed to.
+    /// Written by the children and by the target.
     pub untold: AtomicU32,
 }
 
-/// See [`Header::target`].
+/// State and counters of the target; part of the [`Header`].
 #[repr(C, align(128))]
 pub struct Target {
-    /// Process id as the target sees it.
+    /// Process id, as seen by the target.
     pub pid: AtomicU32,
-    /// Program images that have started tracing in this arena, counted by `exec`.
+    /// Number of program images with tracing in this arena. Each `exec` begins a new image.
     pub images: AtomicU32,
-    /// `exec` calls that were about to be made ...
+    /// Number of `exec` calls about to be made.
     pub exec_begun: AtomicU32,
-    /// ... and that failed and returned.
+    /// Number of `exec` calls that failed and returned.
     pub exec_failed: AtomicU32,
-    /// [`target_flag`].
+    /// Bits of [`target_flag`].
     pub flags: AtomicU32,
-    /// [`end_cause`].
+    /// Why tracing ended: a value of [`end_cause`].
     pub end_cause: AtomicU32,
-    /// One more than the highest slot index ever taken.
+    /// The highest slot index ever taken, plus 1.
     pub slots_high: AtomicU32,
-    /// How often a thread's table of stacks was full and forgotten.
+    /// How often a thread's table of stacks was full and was emptied.
     pub stacks_forgotten: AtomicU32,
-    /// Bytes that the collector mapped for itself, without the arena.
+    /// Bytes mapped by the collector for itself, without the arena.
     pub own_bytes: AtomicU64,
-    /// Calls that were passed through before the collector was up.
+    /// Number of allocator calls passed through before the collector was up.
     pub before_start: AtomicU64,
-    /// Stacks that were compared with a fresh walk (`HEAPLINE_VERIFY=1`) ...
+    /// Number of stacks compared with a fresh walk (`HEAPLINE_VERIFY=1`).
     pub verified: AtomicU64,
-    /// ... and that differed.
+    /// Number of compared stacks that differed from the fresh walk.
     pub verify_failed: AtomicU64,
-    /// Places that call an allocator which the collector cannot stand in front of.
+    /// Number of call sites of an allocator that the collector cannot intercept.
     pub foreign_places: AtomicU32,
-    /// Objects that were loaded past a preloaded collector, and whose constructors may have allocated before their calls
-    /// were led to it.
+    /// Number of objects loaded past a preloaded collector. The constructors of such an object may
+    /// have allocated before the object's calls were redirected to the collector.
     pub unseen_starts: AtomicU32,
 }
 
-/// [`Slot::state`], low half; the high half is the generation.
+/// Values of [`Slot::state`], low half. The high half is the generation.
 pub mod slot_state {
-    /// In the free list, or about to be: nobody knows of it.
+    /// The slot is in the free list, or about to be. No thread uses the slot.
     pub const FREE: u32 = 0;
-    /// A thread writes to it.
+    /// A thread writes to the slot.
     pub const ACTIVE: u32 = 1;
-    /// A thread that lives had it in an earlier session, and may not know yet that this is over: until it does, it uses
-    /// what belongs to the slot. So it alone can take it again.
+    /// A live thread had the slot in an earlier session, and may not know yet that the session is
+    /// over. Until the thread knows, it uses the parts of the slot. So only this thread can take
+    /// the slot again.
     pub const HELD: u32 = 2;
-    /// A thread has taken it and is about to make it ACTIVE. No session that begins meanwhile changes it.
+    /// A thread has taken the slot and is about to make the slot ACTIVE. A session that begins
+    /// meanwhile does not change the state.
     pub const CLAIMED: u32 = 3;
 }
 
-/// What a thread has done in a domain. Written by it alone.
+/// Counters of a thread's calls in a domain. Written only by the thread.
 #[repr(C)]
 pub struct Calls {
     /// Blocks allocated.
@@ -277,46 +297,50 @@ pub struct Calls {
 }
 
 impl Slot {
-    /// Takes the slot, which was seen in this state ([`slot_state::FREE`] or HELD). False when it is another session's by now,
-    /// or another thread's.
+    /// Takes the slot for a thread that saw `seen` as the slot's state ([`slot_state::FREE`] or
+    /// HELD). Returns false when the state has changed: the slot now belongs to another session or
+    /// another thread.
     pub fn claim(&self, seen: u64) -> bool {
         let claimed = seen & !0xffff_ffff | u64::from(slot_state::CLAIMED);
         self.state.0.compare_exchange(seen, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Undoes [`Slot::claim`]: it is nobody's.
+    /// Undoes [`Slot::claim`]: the slot becomes FREE.
     pub fn unclaim(&self) {
         let generation = self.state.0.load(Ordering::Relaxed) & !0xffff_ffff;
         self.state.0.store(generation | u64::from(slot_state::FREE), Ordering::Release);
     }
 
-    /// What the slot is ([`slot_state`]), of all its state.
+    /// Returns the low half of a slot's state: a value of [`slot_state`].
     pub const fn kind(state: u64) -> u32 {
         (state & 0xffff_ffff) as u32
     }
 }
 
-/// One thread's end of its ring. The producer's words and the consumer's are on lines of their own.
+/// Shared state of a thread's ring. The producer's words and the consumer's words have separate
+/// cache lines.
 #[repr(C, align(128))]
 pub struct Slot {
-    /// Bytes published since the slot was taken. Release by the producer, Acquire by the consumer.
+    /// Number of bytes published since the slot was taken. Release by the producer, Acquire by the
+    /// consumer.
     pub head: AtomicU64,
-    /// Not 0 while the producer is between its stamp and its publication.
+    /// Not 0 while the producer is between stamp and publication of an event.
     pub in_flight: AtomicU32,
-    /// The thread id, as the target sees it.
+    /// Thread id, as seen by the target.
     pub tid: AtomicU32,
-    /// [`Target::images`] when the slot was taken: `exec` ends the threads of older images.
+    /// [`Target::images`] when the slot was taken. `exec` ends the threads of older images.
     pub image: AtomicU32,
     /// [`Session::number`] when the slot was taken.
     pub session: AtomicU32,
-    /// The ring's first segment.
+    /// First segment of the ring.
     pub first_segment: AtomicU32,
-    /// 1 when it is the side ring for a signal handler that interrupted a hook.
+    /// 1 for a side ring, used by a signal handler that interrupted a hook.
     pub side: AtomicU32,
-    /// While samples are recorded: all calls, by domain. They go on over threads and sessions.
+    /// Counters of all calls by domain, kept while samples are recorded. The counters continue over
+    /// threads and sessions.
     pub calls: [Calls; domain::COUNT],
-    /// Generation << 32 | [`slot_state`]. ACTIVE is stored by the producer (Release) after all of the above; FREE and
-    /// a new generation by the aggregator.
+    /// Generation << 32 | [`slot_state`]. The producer stores ACTIVE (Release) after all fields
+    /// above. The aggregator stores FREE and a new generation.
     pub state: Line<AtomicU64>,
 }
 

@@ -1,27 +1,29 @@
 //! The arena: one memory file per target, mapped by both sides.
 //!
 //! ```text
-//! offset 0        +--------------------------------------------------------------+
-//!                 | Header (one page): identity, session, progress, losses       |
-//! mail_offset     +--------------------------------------------------------------+
-//!                 | text of answers, 64 KiB                                      |
-//! slots_offset    +--------------------------------------------------------------+
+//! offset 0        +---------------------------------------------------------------+
+//!                 | Header (one page): identity, session, progress, losses        |
+//! mail_offset     +---------------------------------------------------------------+
+//!                 | text of answers, 64 KiB                                       |
+//! slots_offset    +---------------------------------------------------------------+
 //!                 | Slot 0 | Slot 1 | ...            256 bytes each, one a thread |
-//! links_offset    +--------------------------------------------------------------+
+//! links_offset    +---------------------------------------------------------------+
 //!                 | u32 per slot: free list; then u32 per segment: free list or,  |
 //!                 | while a ring holds the segment, its successor in that ring    |
-//! pool_offset     +--------------------------------------------------------------+
+//! pool_offset     +---------------------------------------------------------------+
 //!                 | Segment 0 | Segment 1 | ...      8 KiB each, of any ring      |
-//!                 +--------------------------------------------------------------+
+//!                 +---------------------------------------------------------------+
 //! ```
 //!
-//! A ring is a chain of segments taken from one pool, not an area of its own: a thread that writes little holds one
-//! segment, a thread in a burst takes as many as it needs, the sum never passes the pool (`--max-target-memory`), and
-//! the target needs neither the descriptor nor another `mmap` after its start. The pool is a stack, so the segments
-//! in use are the ones that are warm in the cache.
+//! A ring is a chain of segments taken from a shared pool, not a private area. Reasons:
 //!
-//! The file is sized once and sealed against shrinking and growing. All state is atomic: the other side may write
-//! any word at any time, and a hostile target may write anything at all.
+//! - A thread with few events holds a single segment. A thread in a burst takes as many as needed.
+//! - The sum never exceeds the pool (`--max-target-memory`).
+//! - After the start, the target needs neither the descriptor nor another `mmap`.
+//! - The pool is a stack, so the used segments are the cache-warm segments.
+//!
+//! The file is sized once and sealed against shrinking and growing. All state is atomic: the other
+//! side may write any word at any time, and a hostile target may write any value.
 
 mod free_list;
 mod layout;
@@ -34,40 +36,41 @@ use core::ptr::NonNull;
 
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HEAPLARN");
-/// Version of everything in this file, in `ring` and in `event`. Both sides must have the same.
+/// Version of the arena layout, of `ring` and of `event`. Both sides must have the same version.
 pub const VERSION: u32 = 7;
-/// Page size that the layout is aligned to.
+/// Page size of the layout: parts of the arena are aligned to pages.
 pub const PAGE_BYTES: usize = 4096;
-/// Size of a ring's segment. A record never spans two.
+/// Size of a segment, in bytes. A record never spans two segments.
 #[cfg(not(loom))]
 pub const SEGMENT_BYTES: usize = 8192;
-/// Small in the model test, so that loom can explore it.
+/// Size of a segment, in bytes. Small in the model test, so that loom can explore all states.
 #[cfg(loom)]
 pub const SEGMENT_BYTES: usize = 64;
-/// The same in words.
+/// Size of a segment, in words.
 pub const SEGMENT_WORDS: usize = SEGMENT_BYTES / 8;
-/// Bytes of a text's piece ([`crate::query`]).
+/// Size of a piece of an answer's text, in bytes ([`crate::query`]).
 pub const MAIL_BYTES: usize = 64 << 10;
-/// Threads that can be traced at one time.
+/// Largest number of threads traced at the same time.
 pub const MAX_SLOTS: u32 = 4096;
-/// Smallest pool: with fewer segments two busy threads could wait for each other's last one.
+/// Smallest pool, in segments. With fewer, two busy threads could wait for each other's last
+/// segment.
 pub const MIN_SEGMENTS: u32 = if cfg!(loom) { 2 } else { 64 };
-/// Largest pool, 16 GiB.
+/// Largest pool, in segments: 16 GiB.
 pub const MAX_SEGMENTS: u32 = 1 << 21;
-/// Name of the memory file, as it is seen in `/proc/PID/fd` and `/proc/PID/maps`.
+/// Name of the memory file, as shown in `/proc/PID/fd` and `/proc/PID/maps`.
 pub const MEMFD_NAME: &str = "heapline-arena";
-/// Environment variable that hands the arena to a collector that starts: `FD:DEV:INO`, decimal.
+/// Environment variable that hands the arena to a starting collector: `FD:DEV:INO`, decimal.
 pub const ENV_ARENA: &str = "HEAPLINE_ARENA";
-/// Environment variable that switches a collector off entirely when it is `1`.
+/// Environment variable that switches a collector off entirely when set to `1`.
 pub const ENV_DISABLE: &str = "HEAPLINE_DISABLE";
 
-/// Name of the ELF note of a program that carries the collector in itself, with its final zero. The note's
-/// content is [`VERSION`].
+/// Name of the ELF note in a program with a built-in collector, with the final zero. The content of
+/// the note is [`VERSION`].
 pub const NOTE_NAME: [u8; 9] = *b"Heapline\0";
-/// Kind of that note.
+/// Kind of the ELF note named [`NOTE_NAME`].
 pub const NOTE_KIND: u32 = 1;
 
-/// Sizes and offsets of an arena, computed in one place from its two numbers.
+/// Numbers of slots and segments of an arena. All sizes and offsets follow from these two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Number of slots, 1 to [`MAX_SLOTS`].
@@ -77,7 +80,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry whose pool takes `max_bytes` of ring memory.
+    /// Returns the geometry whose pool takes `max_bytes` of ring memory, within the allowed range.
     pub const fn for_memory(max_bytes: u64) -> Geometry {
         let segments = max_bytes / SEGMENT_BYTES as u64;
         let segments = if segments < MIN_SEGMENTS as u64 {
@@ -92,7 +95,7 @@ impl Geometry {
         Geometry { slots: MAX_SLOTS, segments }
     }
 
-    /// Whether both numbers are in their ranges.
+    /// Whether both numbers are in range.
     pub const fn is_valid(self) -> bool {
         self.slots >= 1 && self.slots <= MAX_SLOTS && self.segments >= MIN_SEGMENTS && self.segments <= MAX_SEGMENTS
     }
@@ -107,7 +110,7 @@ impl Geometry {
         self.mail_offset() + MAIL_BYTES
     }
 
-    /// Offset of the links.
+    /// Offset of the links of slots and segments.
     pub const fn links_offset(self) -> usize {
         self.slots_offset() + self.slots as usize * size_of::<Slot>()
     }
@@ -123,24 +126,24 @@ impl Geometry {
     }
 }
 
-/// Why a piece of memory is no arena that this build can use.
+/// Why a piece of memory is no usable arena for this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArenaError {
-    /// Too small for a header.
+    /// The memory is too small for a header.
     TooSmall {
         /// Bytes found.
         bytes: usize,
     },
-    /// The magic is another.
+    /// The magic is wrong.
     NotAnArena,
-    /// Written by another version.
+    /// Another version wrote the arena.
     Version {
         /// The version in the header.
         found: u32,
         /// [`VERSION`].
         wanted: u32,
     },
-    /// Numbers that contradict each other or the size.
+    /// The numbers contradict each other or the size.
     Geometry,
 }
 
@@ -161,7 +164,8 @@ impl core::fmt::Display for ArenaError {
 
 impl core::error::Error for ArenaError {}
 
-/// A mapped arena whose geometry was validated once and is from then on taken from here, never from the header.
+/// A mapped arena. The geometry is validated once and kept in this value; the header's numbers are
+/// not read again.
 #[derive(Clone, Copy)]
 pub struct Arena {
     header: NonNull<Header>,
@@ -173,24 +177,26 @@ pub struct Arena {
     geometry: Geometry,
 }
 
-// SAFETY: everything behind the pointers is atomic, and the mapping outlives the value (see the constructors).
+// SAFETY: all memory behind the pointers is atomic, and the constructors' callers guarantee that
+// the mapping outlives the value.
 unsafe impl Send for Arena {}
-// SAFETY: as for Send.
+// SAFETY: all memory behind the pointers is atomic, so threads may share the value.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Lays an arena over zeroed memory and publishes its identity.
+    /// Lays an arena over zeroed memory and publishes the identity.
     ///
     /// # Safety
-    /// 1. `base` is aligned to a page and valid for reads and writes of `geometry.bytes()` zero bytes.
-    /// 2. It stays mapped for as long as the value or a copy of it is used.
-    /// 3. Nobody else uses it before this returns.
+    /// 1. `base` is aligned to a page and valid for reads and writes of `geometry.bytes()` zero
+    ///    bytes.
+    /// 2. The memory stays mapped for as long as the value or a copy is used.
+    /// 3. Nobody else uses the memory before this function returns.
     ///
     /// # Panics
     /// When the geometry is not valid.
     pub unsafe fn create(base: NonNull<u8>, geometry: Geometry) -> Arena {
         assert!(geometry.is_valid(), "geometry out of range");
-        // SAFETY: the caller's promises 1 and 2.
+        // SAFETY: the caller guarantees obligations 1 and 2, which are those of `over`.
         let arena = unsafe { Arena::over(base, geometry) };
         let identity = &arena.header().identity;
         identity.version.store(VERSION, Ordering::Relaxed);
@@ -201,16 +207,18 @@ impl Arena {
         arena
     }
 
-    /// Validates what another process calls an arena.
+    /// Opens an arena made by another process, after validation of the header.
     ///
     /// # Safety
     /// 1. `base` is aligned to a page and valid for reads and writes of `bytes` bytes.
-    /// 2. It stays mapped and does not shrink (seals) for as long as the value or a copy of it is used.
+    /// 2. The memory stays mapped and does not shrink (seals) for as long as the value or a copy is
+    ///    used.
     pub unsafe fn open(base: NonNull<u8>, bytes: usize) -> Result<Arena, ArenaError> {
         if bytes < PAGE_BYTES {
             return Err(ArenaError::TooSmall { bytes });
         }
-        // SAFETY: promise 1, and a header is one page of atomics, for which every bit pattern is valid.
+        // SAFETY: obligation 1 covers a page, and a header is a page of atomics, for which every
+        // bit pattern is valid.
         let identity = unsafe { &(*base.as_ptr().cast::<Header>()).identity };
         if identity.magic.load(Ordering::Acquire) != MAGIC {
             return Err(ArenaError::NotAnArena);
@@ -227,14 +235,18 @@ impl Arena {
         if !geometry.is_valid() || geometry.bytes() != bytes || claimed != bytes as u64 {
             return Err(ArenaError::Geometry);
         }
-        // SAFETY: promises 1 and 2, with the geometry checked against `bytes`.
+        // SAFETY: the caller guarantees obligations 1 and 2, and the geometry agrees with `bytes`.
         Ok(unsafe { Arena::over(base, geometry) })
     }
 
+    /// Computes the pointers to the parts of an arena.
+    ///
     /// # Safety
-    /// `base` is aligned to a page and maps `geometry.bytes()` bytes for as long as the value is used.
+    /// `base` is aligned to a page and maps `geometry.bytes()` bytes for as long as the value is
+    /// used.
     unsafe fn over(base: NonNull<u8>, geometry: Geometry) -> Arena {
-        // SAFETY: the offsets lie inside `geometry.bytes()`, and are multiples of the types' alignments.
+        // SAFETY: the offsets lie inside `geometry.bytes()`, and are multiples of the alignments of
+        // the types.
         unsafe {
             Arena {
                 header: base.cast(),
@@ -248,11 +260,13 @@ impl Arena {
         }
     }
 
-    /// An arena over parts that were allocated apart, for the model test: loom's atomics have another layout.
+    /// Makes an arena of separately allocated parts, for the model test: loom's atomics have
+    /// another layout.
     ///
     /// # Safety
-    /// 1. The parts are as large as the geometry says: slots, then `slots + segments` links, then the pool's words.
-    /// 2. They outlive the value.
+    /// 1. The parts have the sizes given by the geometry: slots, then `slots + segments` links,
+    ///    then the words of the pool.
+    /// 2. The parts outlive the value.
     #[cfg(loom)]
     pub unsafe fn from_parts(
         header: NonNull<Header>,
@@ -270,40 +284,41 @@ impl Arena {
         self.geometry
     }
 
-    /// The header.
+    /// The header of the arena.
     #[inline(always)]
     pub fn header(&self) -> &Header {
-        // SAFETY: the constructors' promise: mapped for as long as self, all atomics.
+        // SAFETY: the constructors guarantee that the header is mapped for as long as `self`; it is
+        // all atomics.
         unsafe { self.header.as_ref() }
     }
 
-    /// The text of answers, by pieces.
+    /// The text of answers, one piece at a time.
     #[cfg(not(loom))]
     pub fn mail(&self) -> &[AtomicU64] {
-        // SAFETY: the constructors promise MAIL_BYTES there.
+        // SAFETY: the constructors guarantee MAIL_BYTES mapped bytes at `mail`.
         unsafe { core::slice::from_raw_parts(self.mail.as_ptr(), MAIL_BYTES / 8) }
     }
 
-    /// Slot `index`, or none past the geometry.
+    /// Slot `index`. None when the index is beyond the geometry.
     #[inline]
     pub fn slot(&self, index: u32) -> Option<&Slot> {
-        // SAFETY: index < slots, and the constructors promise that many slots.
+        // SAFETY: `index < slots`, and the constructors guarantee `slots` slots.
         (index < self.geometry.slots).then(|| unsafe { self.slots.add(index as usize).as_ref() })
     }
 
-    /// The link of segment `index`: its successor in a ring, or in the free list.
+    /// Link of segment `index`: the next segment in a ring, or in the free list.
     #[inline]
     pub fn segment_link(&self, index: u32) -> Option<&AtomicU32> {
         let i = self.geometry.slots as usize + index as usize;
-        // SAFETY: index < segments, and there are slots + segments links.
+        // SAFETY: `index < segments`, and there are `slots + segments` links.
         (index < self.geometry.segments).then(|| unsafe { self.links.add(i).as_ref() })
     }
 
-    /// The words of segment `index`.
+    /// Words of segment `index`.
     #[inline]
     pub fn segment(&self, index: u32) -> Option<&[AtomicU64]> {
         (index < self.geometry.segments).then(|| {
-            // SAFETY: index < segments, and the pool has SEGMENT_WORDS words for each.
+            // SAFETY: `index < segments`, and the pool has SEGMENT_WORDS words for each segment.
             unsafe {
                 core::slice::from_raw_parts(self.pool.add(index as usize * SEGMENT_WORDS).as_ptr(), SEGMENT_WORDS)
             }
@@ -312,14 +327,14 @@ impl Arena {
 
     /// The free list of slots.
     pub fn free_slots(&self) -> FreeList<'_> {
-        // SAFETY: the first `slots` links are the slots'.
+        // SAFETY: the first `slots` links belong to the slots.
         let links = unsafe { core::slice::from_raw_parts(self.links.as_ptr(), self.geometry.slots as usize) };
         FreeList { top: &self.header().free_slots.0, links }
     }
 
     /// The free list of segments.
     pub fn free_segments(&self) -> FreeList<'_> {
-        // SAFETY: `segments` links follow the slots'.
+        // SAFETY: `segments` links follow the links of the slots.
         let links = unsafe {
             core::slice::from_raw_parts(
                 self.links.add(self.geometry.slots as usize).as_ptr(),

@@ -1,7 +1,8 @@
-//! What must hold between the tables: every index is in range, a parent stands before its child, ranges are ranges.
+//! Rules between the tables of a snapshot: every index is in range, a parent stands before each
+//! child, a range does not end before the start.
 //!
-//! The writer asks before it writes and the reader after each table, so a snapshot that was written can be read, and
-//! who holds a snapshot that was read may index without a check.
+//! - The writer checks before writing, so every written snapshot can be read.
+//! - The reader checks after each table, so users of a snapshot may index without a check.
 
 use super::model::{
     Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals,
@@ -17,7 +18,7 @@ pub(super) struct BadRow {
     pub(super) what: &'static str,
 }
 
-/// Every table of `snapshot`; names the section of the first bad row.
+/// Checks every table of `snapshot`. An error names the section of the first bad row.
 pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     let in_section = |tag| move |bad| (tag, bad);
     let s = snapshot;
@@ -37,7 +38,8 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     reserved_last(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
 }
 
-/// Reserved ranges have a section of their own in the file, so in a table they stand behind all else.
+/// Checks that reserved ranges stand behind all other rows, because the file has a separate section
+/// for them.
 fn reserved_last<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
     let others = rows.partition_point(|row| domain(row) != Domain::Reserved);
     let stray = rows[others..].iter().position(|row| domain(row) != Domain::Reserved);
@@ -63,7 +65,8 @@ pub(super) fn frames(rows: &[Frame], modules: usize, codes: usize) -> Result<(),
     })
 }
 
-/// No traceback is deeper than 65535 frames: with a chain of any length, a small file would take for ever to look at.
+/// Checks parents, frames and depth. No traceback is deeper than 65535 frames: with chains of any
+/// length, a small file could take unlimited time.
 pub(super) fn nodes(rows: &[Node], frames: usize) -> Result<(), BadRow> {
     let mut depths: Vec<u16> = Vec::with_capacity(rows.len());
     each(rows, |index, row| {

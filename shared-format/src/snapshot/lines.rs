@@ -1,14 +1,16 @@
-//! From an instruction of a Python code object to its line, by the three kinds of table that CPython has had.
+//! Finds the line of an instruction of a Python code object. Reads the three kinds of line table
+//! used by CPython.
 //!
-//! Facts: `Objects/lnotab_notes.txt` of CPython 3.9 and 3.10, `Objects/locations.md` of 3.11 and later. An offset is
-//! counted in bytes from the beginning of the code.
+//! Sources: `Objects/lnotab_notes.txt` of CPython 3.9 and 3.10, `Objects/locations.md` of CPython
+//! 3.11 and later. An offset is counted in bytes from the beginning of the code.
 
 use super::Code;
 use crate::code::LineFormat;
 use crate::event::NOT_BEGUN;
 
 impl Code {
-    /// The line of the instruction at `offset`. 0 where the table gives it none, or one below 0, as in tracemalloc.
+    /// Returns the line of the instruction at `offset`. 0 where the table gives no line, or a line
+    /// below 0, as in tracemalloc.
     pub fn line(&self, offset: u32) -> u32 {
         line(self, offset).and_then(|line| u32::try_from(line).ok()).unwrap_or(0)
     }
@@ -26,7 +28,7 @@ fn line(code: &Code, offset: u32) -> Option<i64> {
     }
 }
 
-/// Pairs of (bytes of code, lines) to advance; the lines are signed.
+/// Reads pairs of steps (bytes of code, lines); the lines are signed.
 fn lnotab(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
     let mut at = 0;
     for pair in table.chunks_exact(2) {
@@ -39,7 +41,8 @@ fn lnotab(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
     Some(line)
 }
 
-/// Pairs of (bytes of code, lines): the lines are added before the range begins; -128 is a range without line.
+/// Reads pairs (bytes of code, lines). The lines are added before the range begins; -128 means a
+/// range without a line.
 fn line_table(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
     let mut end = 0;
     for pair in table.chunks_exact(2) {
@@ -55,7 +58,8 @@ fn line_table(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
     None
 }
 
-/// Entries that begin with a byte that has its highest bit set: kind in 4 bits, code units less one in 3.
+/// Reads entries. The first byte has the highest bit set, the kind in 4 bits, and the number of
+/// code units less 1 in 3 bits.
 fn locations(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
     const CODE_UNIT: i64 = 2;
     let mut end = 0;
@@ -67,9 +71,9 @@ fn locations(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
         let delta = match kind {
             // No location.
             15 => None,
-            // Long form, and without columns: a signed varint.
+            // Long form, and form without columns: a signed varint.
             13 | 14 => Some(signed_varint(entry)?),
-            // One line form with two bytes of columns.
+            // Form for a single line, with two bytes of columns.
             10..=12 => Some(i64::from(kind) - 10),
             _ => Some(0),
         };
@@ -83,7 +87,8 @@ fn locations(table: &[u8], mut line: i64, offset: i64) -> Option<i64> {
     None
 }
 
-/// Six bits a byte, the lowest first, bit 6 for more; the lowest bit of all is the sign.
+/// Decodes a signed varint: six bits in each byte, the lowest first; bit 6 means more bytes. The
+/// lowest bit of the number is the sign.
 fn signed_varint(bytes: &[u8]) -> Option<i64> {
     let mut value: u64 = 0;
     for (i, byte) in (0..10).zip(bytes) {
@@ -120,7 +125,11 @@ mod tests {
 
     #[test]
     fn locations_of_every_kind() {
-        // Short (kind 3, 2 units); one line further (11); no columns, 5 lines back (13: 0b1011); none (15); long, 40 on.
+        // 1. Short form (kind 3, 2 units).
+        // 2. Next line (kind 11).
+        // 3. No columns, 5 lines back (kind 13: 0b1011).
+        // 4. No location (kind 15).
+        // 5. Long form, 40 lines forward.
         let table = [0x99, 0x10, 0xd8, 1, 2, 0xe8, 0x0b, 0xf8, 0xf0, 0x50, 0x01, 0, 1, 2];
         let code = code(LineFormat::Locations, 100, &table);
         let at = |offset| line(&code, offset);
@@ -133,7 +142,7 @@ mod tests {
 
     #[test]
     fn lines_beyond_all_numbers_are_none() {
-        // No columns (13), with the largest number that ten groups of six bits hold, over and over.
+        // No columns (13), with the largest number in ten groups of six bits, again and again.
         let entry = [0xe8, 0x7e, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x3f];
         let code = code(LineFormat::Locations, 1, &entry.repeat(64));
         assert_eq!(code.line(126), 0);

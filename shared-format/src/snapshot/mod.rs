@@ -1,17 +1,18 @@
-//! The snapshot: everything that `report` needs, in one file that explains itself.
+//! The snapshot: a self-contained file with all data needed by `report`.
 //!
-//! [`model`] is what a snapshot says; [`write`](write()) and [`read`](read()) turn it into a zstd file of versioned,
-//! checksummed sections and back. Nothing in it refers to the machine that it was taken on but module paths and
-//! build-ids.
+//! [`model`] is the content of a snapshot. [`write`](write()) turns the content into a zstd file of
+//! versioned, checksummed sections; [`read`](read()) turns the file back. The file refers to the
+//! machine where it was taken only by module paths and build-ids.
 //!
 //! ```text
-//! one zstd frame with content checksum:
+//! a zstd frame with content checksum:
 //!   "HEAPSNAP"   u32 version
-//!   section ...  tag [u8; 4] | u32 version | u64 payload bytes | payload | u32 CRC-32 of the payload
+//!   section ...  tag [u8; 4] | u32 version | u64 payload bytes | payload | u32 CRC-32 (payload)
 //!   "END "       a section too; its payload is the number of sections before it
 //! ```
 //!
-//! Fixed-width numbers are little-endian. Tables are a count and rows of LEB128 varints; `docs/formats.md` draws them.
+//! Fixed-width numbers are little-endian. A table is a count and rows of LEB128 varints;
+//! `docs/formats.md` draws the tables.
 
 mod check;
 mod error;
@@ -31,38 +32,40 @@ pub use write::write;
 
 /// First bytes inside the zstd frame.
 pub const MAGIC: [u8; 8] = *b"HEAPSNAP";
-/// Version of the frame's layout: magic, sections, their order. Additions of sections do not change it.
+/// Version of the frame's layout: magic, sections, order of sections. A new section does not change
+/// the version.
 pub const VERSION: u32 = 1;
 
-/// The sections, in the order of the file: each table stands behind those that it refers to.
+/// The sections, in the order of the file. Each table stands behind the tables it refers to.
 mod section {
     /// [`Meta`](super::Meta) as JSON.
     pub const META: [u8; 4] = *b"META";
-    /// [`Origin`](super::Origin) as JSON; only of child processes that were followed.
+    /// [`Origin`](super::Origin) as JSON; only in snapshots of followed child processes.
     pub const ORIGIN: [u8; 4] = *b"ORIG";
     pub const MODULES: [u8; 4] = *b"MODS";
-    /// Only where there are Python frames.
+    /// Python code objects; only with Python frames.
     pub const CODES: [u8; 4] = *b"CODE";
     pub const FRAMES: [u8; 4] = *b"FRMS";
     pub const NODES: [u8; 4] = *b"NODE";
     pub const STACKS: [u8; 4] = *b"STAK";
-    /// Only where native stacks have Python ones beside them.
+    /// Python stacks beside native stacks; only when there are any.
     pub const MIXED: [u8; 4] = *b"MIXD";
     pub const THREADS: [u8; 4] = *b"THRD";
-    /// Two tables: stacks of samples, and what threads did; only where samples were recorded.
+    /// Two tables: stacks of samples, and calls of threads. Only in snapshots with samples.
     pub const SAMPLED: [u8; 4] = *b"SMPL";
     pub const DOMAINS: [u8; 4] = *b"DOMS";
     pub const LIVE: [u8; 4] = *b"LIVE";
     pub const TOTALS: [u8; 4] = *b"TOTS";
-    /// Rows of DOMS, LIVE and TOTS that are about reserved ranges, a domain that came later; only where there are any.
+    /// Rows of DOMS, LIVE and TOTS about reserved ranges, a domain added later. Only when there are
+    /// any.
     pub const RESERVED: [u8; 4] = *b"RSVD";
-    /// Which process drew which samples; only where samples were recorded and a process has forked
-    /// or was forked.
+    /// Which process drew which samples. Only in snapshots with samples, of a process that has
+    /// forked or was forked.
     pub const DRAWS: [u8; 4] = *b"DRAW";
     pub const END: [u8; 4] = *b"END ";
 
-    /// What every snapshot has between its head and its end.
+    /// The sections of every snapshot, between head and end.
     pub const REQUIRED: [[u8; 4]; 9] = [META, MODULES, FRAMES, NODES, STACKS, THREADS, DOMAINS, LIVE, TOTALS];
-    /// Version of each section that this crate writes, and the highest that it reads.
+    /// Version of each written section, and the highest version that can be read.
     pub const VERSION: u32 = 1;
 }

@@ -1,7 +1,8 @@
-//! What a snapshot says, as plain data.
+//! The content of a snapshot, as plain data.
 //!
-//! Tables refer to each other by index. A stack is a leaf in a tree of frames, so that stacks that share their older
-//! part share its nodes: `stacks[i].leaf` is the most recent frame, `nodes[n].parent` the frame that called it.
+//! Tables refer to each other by index. A stack is a leaf in a tree of frames, so stacks with the
+//! same older frames share nodes: `stacks[i].leaf` is the most recent frame, `nodes[n].parent` the
+//! frame of the caller.
 
 use crate::code::LineFormat;
 use crate::event::{PYTHON_ENTRY, as_python_frame};
@@ -9,23 +10,24 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A layer of memory. Layers are never summed: a Python object's block is native memory too.
+/// A layer of memory. Layers are never summed: the block of a Python object is native memory too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Domain {
     /// CPython's allocators: tracemalloc's domain 0.
     Python,
-    /// `PyTraceMalloc_Track`'s domain N, N > 0.
+    /// tracemalloc's domain N, N > 0 (`PyTraceMalloc_Track`).
     Track(u32),
-    /// malloc and its family.
+    /// malloc and related functions.
     Native,
-    /// Ranges that the program has mapped (mmap, mremap, sbrk) and may use.
+    /// Ranges mapped by the program (mmap, mremap, sbrk), and usable.
     Mmap,
-    /// Ranges that it has only reserved (`PROT_NONE`).
+    /// Ranges only reserved by the program (`PROT_NONE`).
     Reserved,
 }
 
 impl Domain {
-    /// The number in the file: tracemalloc's own for its domains, 2^32 and up for the others.
+    /// Returns the domain's number in the file: tracemalloc's number for tracemalloc's domains,
+    /// 2^32 and up for the others.
     pub const fn code(self) -> u64 {
         match self {
             Domain::Python => 0,
@@ -36,7 +38,7 @@ impl Domain {
         }
     }
 
-    /// The domain of a code.
+    /// Returns the domain of a number in the file. None for an unknown number.
     pub fn from_code(code: u64) -> Option<Domain> {
         match code {
             0 => Some(Domain::Python),
@@ -48,12 +50,13 @@ impl Domain {
         }
     }
 
-    /// Whether its blocks are sampled where samples are recorded; all others are recorded always.
+    /// Whether blocks of the domain are sampled in a session of samples. Blocks of all other
+    /// domains are always recorded.
     pub const fn is_sampled(self) -> bool {
         matches!(self, Domain::Python | Domain::Native)
     }
 
-    /// Whether its blocks are ranges of pages.
+    /// Whether blocks of the domain are ranges of pages.
     pub const fn is_of_ranges(self) -> bool {
         matches!(self, Domain::Mmap | Domain::Reserved)
     }
@@ -71,7 +74,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// Accepts the names that [`Domain`] prints, and tracemalloc's numbers.
+/// Accepts the names printed by [`Domain`], and tracemalloc's numbers.
 impl FromStr for Domain {
     type Err = String;
 
@@ -93,11 +96,11 @@ impl FromStr for Domain {
     }
 }
 
-/// How the target's tracing stood when the snapshot was taken.
+/// State of the target's tracing when the snapshot was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum End {
-    /// It goes on.
+    /// The tracing goes on.
     Running,
     /// The process ended by itself.
     Exited,
@@ -105,7 +108,8 @@ pub enum End {
     Killed,
     /// The aggregator detached.
     Detached,
-    /// The target stopped tracing because the aggregator made no progress (or for the cause in [`Meta::notes`]).
+    /// The target stopped tracing because the aggregator made no progress, or for the cause in
+    /// [`Meta::notes`].
     Stalled,
 }
 
@@ -114,58 +118,60 @@ pub enum End {
 pub struct Meta {
     /// Process id of the target.
     pub pid: u32,
-    /// Its command line, arguments joined by spaces.
+    /// Command line of the target, arguments joined by spaces.
     pub command: String,
-    /// Path of its executable.
+    /// Path of the target's executable.
     pub executable: String,
-    /// RFC 3339, UTC.
+    /// Time of the snapshot: RFC 3339, UTC.
     pub taken_at: String,
-    /// Version of Heapline that wrote it.
+    /// Version of the Heapline that wrote the snapshot.
     pub heapline: String,
-    /// One in so many bytes was sampled; 0 means exact.
+    /// Mean distance of samples in bytes. 0 means exact: everything was recorded.
     pub sample_interval: u64,
     /// Frames kept per traceback.
     pub nframe: u32,
-    /// See [`End`].
+    /// State of the tracing.
     pub end: End,
-    /// Exit status of the process, 128 + N when signal N ended it, where it is known.
+    /// Exit status of the process, where known. 128 + N when signal N ended the process.
     pub exit_status: Option<i32>,
     /// Missing events by cause.
     pub lost: std::collections::BTreeMap<String, u64>,
-    /// Events that contradicted the table and were resolved by rule, by kind.
+    /// Number of events that contradicted the live table and were resolved by rule, by kind.
     pub contradictions: std::collections::BTreeMap<String, u64>,
-    /// Frees of blocks that were older than the tracing.
+    /// Number of frees of blocks older than the tracing.
     pub untracked_frees: u64,
-    /// Blocks that were inside `realloc`, and calls of `munmap` and `mremap` that had not returned, at the end.
+    /// Number of calls that had not returned at the end: `realloc` of blocks, `munmap` and
+    /// `mremap`.
     pub in_realloc: u64,
-    /// What Heapline itself used in the target (collector's own memory and rings), in bytes.
+    /// Memory of Heapline in the target (collector and rings), in bytes.
     pub target_bytes: u64,
-    /// What the aggregator used, in bytes.
+    /// Memory of the aggregator, in bytes.
     pub aggregator_bytes: u64,
-    /// Sentences that every report of this snapshot must show.
+    /// Sentences to show in every report of this snapshot.
     pub notes: Vec<String>,
-    /// Parts of the program's memory that are not seen. Empty in snapshots of a Heapline that did
-    /// not know.
+    /// Unseen parts of the program's memory. Empty in snapshots of older Heaplines without this
+    /// field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unseen: Vec<Unseen>,
 }
 
-/// A part of the program's memory that the snapshot knows it has not seen.
+/// A part of the program's memory that the recording does not see.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unseen {
-    /// What kind of cause it is, in one word ("allocator", "runtime", "python" ...). A later
-    /// Heapline may have others.
+    /// Kind of the cause, in a word ("allocator", "runtime", "python" ...). Later Heaplines may
+    /// have other kinds.
     pub kind: String,
-    /// Path of the object that the cause lies in; empty where there is none.
+    /// Path of the object with the cause; empty without an object.
     pub object: String,
-    /// What is not seen, in a few words ("jemalloc (prefix _rjem_)").
+    /// Name of the unseen part, in a few words ("jemalloc (prefix _rjem_)").
     pub name: String,
-    /// A sentence: what that means for the figures, and what the user can do.
+    /// A sentence: the meaning for the figures, and possible actions of the user.
     pub text: String,
 }
 
 impl Unseen {
-    /// What is not seen and where, for a list: "jemalloc (prefix _rjem_) in polars.abi3.so".
+    /// Returns the name of the unseen part and its object, for a list: "jemalloc (prefix _rjem_) in
+    /// polars.abi3.so".
     pub fn brief(&self) -> String {
         match self.object.rsplit('/').next() {
             Some(file) if !file.is_empty() => format!("{} in {file}", self.name),
@@ -173,16 +179,16 @@ impl Unseen {
         }
     }
 
-    /// The whole statement in one line.
+    /// Returns the whole statement as a line of text.
     pub fn sentence(&self) -> String {
         format!("{}: {}", self.brief(), self.text)
     }
 }
 
-/// Causes that a list names one by one.
+/// Number of causes that a list names.
 const NAMED_CAUSES: usize = 3;
 
-/// The causes in a few words, to follow "not seen: ". None when everything is seen.
+/// Returns the causes in a few words, to follow "not seen: ". None when everything is seen.
 pub fn brief_unseen(causes: &[Unseen]) -> Option<String> {
     let mut named: Vec<String> = causes.iter().take(NAMED_CAUSES).map(Unseen::brief).collect();
     if let more @ 1.. = causes.len().saturating_sub(NAMED_CAUSES) {
@@ -191,11 +197,11 @@ pub fn brief_unseen(causes: &[Unseen]) -> Option<String> {
     (!named.is_empty()).then(|| named.join(", "))
 }
 
-/// Mappings of fewer bytes are worth no hint.
+/// Mappings below this size, in bytes, get no hint.
 const MUCH_MAPPED: u64 = 16 << 20;
 
-/// A hint where the blocks that are looked at are a small part of what the process has mapped, now
-/// or at the peaks.
+/// Returns a hint when the viewed blocks are a small part of the memory mapped by the process.
+/// Compares present sizes or, with `at_peak`, peaks.
 pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> Option<String> {
     let bytes = |domain| {
         let row = domains.iter().find(|row| row.domain == domain);
@@ -212,7 +218,7 @@ pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> O
     })
 }
 
-/// What the mode of a recording is called: how much of the allocations was recorded.
+/// Returns the name of a recording's mode: how much of the allocations was recorded.
 pub fn mode_name(sample_interval: u64, unseen: &[Unseen]) -> &'static str {
     match sample_interval {
         0 if unseen.is_empty() => "exact",
@@ -225,73 +231,77 @@ pub fn mode_name(sample_interval: u64, unseen: &[Unseen]) -> &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Birth {
-    /// It was forked: a copy of its parent.
+    /// The process was forked: a copy of the parent.
     Fork,
-    /// exec began its program, in a process that was not traced before.
+    /// exec began the program, in a process not traced before.
     Exec,
 }
 
-/// What a process has of another of the same followed tree.
+/// Relation of a process to its parent in a followed tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// Process id of its parent in the tree.
+    /// Process id of the parent in the tree.
     pub parent: u32,
-    /// See [`Birth`].
+    /// How the process came to be.
     pub birth: Birth,
-    /// Blocks that were live at the fork, by domain: they are in no sum of allocations. None for a program that exec began,
-    /// and where they are not known.
+    /// Number of blocks live at the fork, by domain. No sum of allocations contains them. None for
+    /// a program begun by exec, and when unknown.
     pub inherited: Option<std::collections::BTreeMap<String, u64>>,
 }
 
-/// A loaded object. A library that was unloaded and loaded again elsewhere, or from another file, is two.
+/// A loaded object. A library unloaded, and loaded again at another place or from another file,
+/// counts as two objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
-    /// Path as the loader knew it; the executable's resolved.
+    /// Path as the loader knew it; resolved for the executable.
     pub path: String,
-    /// GNU build-id, empty when it has none.
+    /// GNU build-id; empty without a build-id.
     pub build_id: Vec<u8>,
     /// First address of the mapping.
     pub start: u64,
     /// End of the mapping.
     pub end: u64,
-    /// What to subtract from an address to get the file's own (its virtual addresses).
+    /// Load bias: subtract it from an address to get the address in the file (a virtual address).
     pub bias: u64,
-    /// False when it was unloaded before the snapshot.
+    /// False when the module was unloaded before the snapshot.
     pub loaded: bool,
 }
 
 /// A Python code object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Code {
-    /// Its file, as it says.
+    /// File name stored in the code object.
     pub filename: String,
-    /// Its qualified name; before CPython 3.11 the name.
+    /// Qualified name; before CPython 3.11 the plain name.
     pub name: String,
-    /// Line of its beginning.
+    /// First line of the code.
     pub first_line: u32,
-    /// How `line_table` is to be read.
+    /// Format of `line_table`.
     pub lines: LineFormat,
-    /// Which instruction belongs to which line.
+    /// Table from instructions to lines.
     pub line_table: Vec<u8>,
 }
 
-/// A physical frame: a return address, which points behind the call (subtract one before looking it up), or an instruction of
-/// a Python code object.
+/// A physical frame: a return address, or an instruction of a Python code object. A return address
+/// points behind the call: subtract 1 before looking it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// Return address at run time, or what [`crate::event::python_frame`] makes of the index of a code object.
+    /// Return address at run time, or the value of [`crate::event::python_frame`] with the index of
+    /// a code object.
     pub address: u64,
-    /// Index of the module that was mapped there; none for code that belongs to no object.
+    /// Index of the module mapped at the address. None for code outside of all objects.
     pub module: Option<u32>,
 }
 
 impl Frame {
-    /// Index of the code object and offset of the instruction in bytes, if it is Python's.
+    /// Returns the index of the code object and the offset of the instruction in bytes. None for a
+    /// native frame.
     pub fn as_python(self) -> Option<(u32, u32)> {
         as_python_frame(self.address).filter(|_| self.module.is_none())
     }
 
-    /// Whether C code called the Python frame, so that a native frame stands for it and what it calls.
+    /// Whether C code called the Python frame. A native frame then stands for this frame and its
+    /// Python callees.
     pub fn is_python_entry(self) -> bool {
         self.address & PYTHON_ENTRY != 0 && self.as_python().is_some()
     }
@@ -300,7 +310,7 @@ impl Frame {
 /// A node of the tree of stacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The node of the caller, always a smaller index; none at the root.
+    /// Node of the caller, always at a smaller index. None at the root.
     pub parent: Option<u32>,
     /// Index of the frame.
     pub frame: u32,
@@ -309,27 +319,29 @@ pub struct Node {
 /// A traceback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stack {
-    /// The node of the most recent frame; none for an empty stack.
+    /// Node of the most recent frame. None for an empty stack.
     pub leaf: Option<u32>,
-    /// True physical depth, saturating at 65535; more than the nodes when `nframe` cut it.
+    /// True physical depth, saturating at 65535. Larger than the number of nodes when `nframe` cut
+    /// the stack.
     pub total_nframe: u16,
-    /// The walk could not go on to the root.
+    /// Whether the walk could not reach the root.
     pub truncated: bool,
 }
 
-/// What Python ran when a native stack allocated.
+/// The Python stack of a native stack, at the moment of the allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mixed {
-    /// The native stack; each stands in one row at most.
+    /// Index of the native stack; a stack has at most 1 row.
     pub stack: u32,
-    /// The Python stack.
+    /// Index of the Python stack.
     pub python: u32,
 }
 
-/// Blocks of a stack that are samples: each stands for more blocks like it ([`super::weight`]), and its bytes are an estimate.
+/// A stack whose blocks are samples. Each sample stands for more blocks of its kind
+/// ([`super::weight`]), so sizes are estimates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampled {
-    /// The stack, which has blocks of this kind only; each stands in one row at most.
+    /// Index of the stack; all its blocks are such samples. A stack has at most 1 row.
     pub stack: u32,
     /// Mean distance of the samples, in bytes.
     pub interval: u64,
@@ -337,60 +349,62 @@ pub struct Sampled {
     pub size: u64,
 }
 
-/// Which process has drawn the samples of a snapshot, and which live samples other processes may
-/// have too. A forked process has its parent's samples, and the copies of one sample are one draw:
-/// sums over processes need to know that.
+/// Owners of the samples in a snapshot, and live samples shared with other processes.
+///
+/// A forked process has the parent's samples. The copies of a sample are a single draw: sums over
+/// processes need this fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draws {
-    /// Stands for the process as one that draws samples: no other process has the number.
+    /// Number of the process as a source of samples, unique among processes.
     pub by: u64,
-    /// The processes that this one descends from by forks, the oldest first, so their ends rise.
+    /// Processes from which this process descends by forks, the oldest first. So the values of
+    /// `end` rise.
     pub ancestors: Vec<Ancestor>,
     /// Only samples of stacks below this index may be in other processes too.
     pub shared_end: u32,
-    /// The live samples of these stacks, by rising row of the live blocks.
+    /// The live samples of the stacks below `shared_end`, sorted by row of the live blocks.
     pub shared: Vec<SharedSample>,
 }
 
-/// A process that others descend from.
+/// A process with forked descendants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ancestor {
-    /// See [`Draws::by`].
+    /// Number of the process as a source of samples ([`Draws::by`]).
     pub by: u64,
-    /// Samples of stacks below this index, unless an older ancestor has drawn them, were drawn by
-    /// this one.
+    /// End of the ancestor's stacks. The ancestor has drawn the samples of stacks below this index,
+    /// except for the samples of older ancestors.
     pub end: u32,
 }
 
-/// A live sample that other processes may have too. Two processes have the same one where the
-/// process that has drawn it, the domain, the stack and the address are the same.
+/// A live sample that other processes may have too. Samples of two processes are the same draw when
+/// drawing process, domain, stack and address are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedSample {
-    /// Row of the live blocks that it is counted in.
+    /// Row of the live blocks that counts the sample.
     pub live: u32,
     /// Address of the block.
     pub address: u64,
 }
 
 impl Draws {
-    /// The process that has drawn the samples of a stack.
+    /// Returns the number of the process that has drawn the samples of a stack.
     pub fn drawn_by(&self, stack: u32) -> u64 {
         let older = self.ancestors.partition_point(|ancestor| ancestor.end <= stack);
         self.ancestors.get(older).map_or(self.by, |ancestor| ancestor.by)
     }
 
-    /// The process and all that it descends from.
+    /// Returns the numbers of all ancestors, and of the process itself.
     pub fn lineage(&self) -> impl Iterator<Item = u64> + '_ {
         self.ancestors.iter().map(|ancestor| ancestor.by).chain([self.by])
     }
 }
 
-/// All calls of a thread while samples were recorded, counted exactly.
+/// Counts of all calls of a thread while samples were recorded. The counts are exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadCalls {
     /// Index of the thread.
     pub thread: u32,
-    /// Layer.
+    /// Layer of memory.
     pub domain: Domain,
     /// Blocks allocated.
     pub allocs: u64,
@@ -403,23 +417,25 @@ pub struct ThreadCalls {
 /// A thread that has allocated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// Thread id as the target sees it; ids are reused.
+    /// Thread id, as seen by the target; ids are reused.
     pub tid: u32,
-    /// Its name, as last seen.
+    /// Name of the thread, as last seen.
     pub name: String,
-    /// Whether it lived when the snapshot was taken.
+    /// Whether the thread was alive when the snapshot was taken.
     pub alive: bool,
 }
 
-/// Sums of a domain. Where blocks are ranges, parts of one are taken back, so its sums of calls are what it says and no more:
-/// `allocs` less `frees` are not its blocks.
+/// Sums of a domain.
+///
+/// For ranges of pages, a part of a range can be unmapped alone. There, `allocs` less `frees` is
+/// not the number of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainTotals {
-    /// Which.
+    /// Layer of memory.
     pub domain: Domain,
     /// Bytes of live blocks.
     pub current: u64,
-    /// Greatest `current` since the start, or since the last reset-peak.
+    /// Greatest value of `current` since the start, or since the last reset-peak.
     pub peak: u64,
     /// Live blocks.
     pub blocks: u64,
@@ -431,31 +447,31 @@ pub struct DomainTotals {
     pub allocated_bytes: u64,
 }
 
-/// Live blocks that are alike.
+/// A group of live blocks with equal properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveGroup {
-    /// Layer.
+    /// Layer of memory.
     pub domain: Domain,
-    /// Index of the stack that allocated them.
+    /// Index of the stack that allocated the blocks.
     pub stack: u32,
-    /// Index of the thread that allocated them.
+    /// Index of the thread that allocated the blocks.
     pub thread: u32,
-    /// Size of each, in bytes.
+    /// Size of each block, in bytes.
     pub size: u64,
-    /// How many.
+    /// Number of blocks.
     pub count: u64,
 }
 
-/// What one stack allocated.
+/// Sums of the allocations of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackTotals {
-    /// Layer.
+    /// Layer of memory.
     pub domain: Domain,
     /// Index of the stack.
     pub stack: u32,
-    /// Bytes live at the moment of the domain's peak.
+    /// Bytes live at the domain's peak.
     pub peak_size: u64,
-    /// Blocks live at that moment.
+    /// Blocks live at the domain's peak.
     pub peak_count: u64,
     /// Bytes allocated since the start.
     pub total_size: u64,
@@ -463,28 +479,28 @@ pub struct StackTotals {
     pub total_count: u64,
 }
 
-/// A consistent cut of one process's memory.
+/// A consistent cut of a process's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the types say it")]
 pub struct Snapshot {
     pub meta: Meta,
-    /// Of a child process that was followed.
+    /// Parent of a followed child process.
     pub origin: Option<Origin>,
     pub modules: Vec<Module>,
     pub codes: Vec<Code>,
     pub frames: Vec<Frame>,
     pub nodes: Vec<Node>,
     pub stacks: Vec<Stack>,
-    /// Native stacks of CPython's threads, by rising stack.
+    /// Native stacks of CPython's threads, sorted by stack.
     pub mixed: Vec<Mixed>,
-    /// Stacks of samples, by rising stack.
+    /// Stacks of samples, sorted by stack.
     pub sampled: Vec<Sampled>,
-    /// What threads did, where samples were recorded.
+    /// Calls of threads; only in snapshots with samples.
     pub calls: Vec<ThreadCalls>,
     pub threads: Vec<Thread>,
     pub domains: Vec<DomainTotals>,
     pub live: Vec<LiveGroup>,
     pub totals: Vec<StackTotals>,
-    /// Where samples were recorded in a process that has forked or was forked.
+    /// Owners of samples; only with samples, in a process that has forked or was forked.
     pub draws: Option<Draws>,
 }

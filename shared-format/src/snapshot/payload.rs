@@ -1,6 +1,7 @@
-//! The payload of one section, number by number.
+//! The payload of a section, number by number.
 //!
-//! It never gives more than the section's length, and no length in it makes anything grow before the bytes are there.
+//! A payload never gives more bytes than the section's length. A length in the payload allocates no
+//! memory before its bytes are read.
 
 use super::error::ReadError;
 use super::stream::Stream;
@@ -9,11 +10,11 @@ use std::io::Read;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// What can go wrong inside a row.
+/// Error inside a row.
 pub(super) enum Problem {
-    /// The bytes are there and say something impossible.
+    /// The bytes are there, but the content is impossible.
     Row(&'static str),
-    /// There are no more bytes.
+    /// The bytes end too early, or reading failed.
     Stream(ReadError),
 }
 
@@ -23,12 +24,12 @@ impl From<&'static str> for Problem {
     }
 }
 
-/// See the module's header.
+/// Reader of a section's payload, which computes the checksum while reading.
 pub(super) struct Payload<'s, R: Read> {
     stream: &'s mut Stream<R>,
     buffer: Vec<u8>,
     at: usize,
-    /// Bytes of the section that are not in the buffer yet.
+    /// Number of the section's bytes not yet in the buffer.
     left: u64,
     crc: crc32fast::Hasher,
 }
@@ -46,7 +47,7 @@ impl<'s, R: Read> Payload<'s, R> {
         self.at == self.buffer.len() && self.left == 0
     }
 
-    /// The rest of the section is read for its checksum only; then that is compared.
+    /// Reads the rest of the section for the checksum, then compares the checksum.
     pub(super) fn finish(mut self) -> Result<(), ReadError> {
         while self.left > 0 {
             self.refill()?;
@@ -59,7 +60,7 @@ impl<'s, R: Read> Payload<'s, R> {
         }
     }
 
-    /// An unsigned number.
+    /// Reads an unsigned number.
     pub(super) fn number(&mut self) -> Result<u64, Problem> {
         let mut value = 0;
         for i in 0..MAX_BYTES {
@@ -75,12 +76,12 @@ impl<'s, R: Read> Payload<'s, R> {
         Err("has a number of more than 64 bits".into())
     }
 
-    /// A number that must fit 32 bits.
+    /// Reads a number of at most 32 bits.
     pub(super) fn number32(&mut self) -> Result<u32, Problem> {
         narrow(self.number()?)
     }
 
-    /// 0 or 1.
+    /// Reads a flag: 0 or 1.
     pub(super) fn flag(&mut self) -> Result<bool, Problem> {
         match self.number()? {
             0 => Ok(false),
@@ -89,18 +90,18 @@ impl<'s, R: Read> Payload<'s, R> {
         }
     }
 
-    /// A length and as many bytes.
+    /// Reads a length and then the bytes.
     pub(super) fn bytes(&mut self) -> Result<Vec<u8>, Problem> {
         let len = self.number()?;
         self.take(len)
     }
 
-    /// The same as text.
+    /// Reads a length and then a UTF-8 text.
     pub(super) fn text(&mut self) -> Result<String, Problem> {
         String::from_utf8(self.bytes()?).map_err(|_| "has a text that is not UTF-8".into())
     }
 
-    /// All that is left.
+    /// Reads the rest of the payload.
     pub(super) fn rest(&mut self) -> Result<Vec<u8>, Problem> {
         self.take(self.left + (self.buffer.len() - self.at) as u64)
     }
@@ -125,7 +126,7 @@ impl<'s, R: Read> Payload<'s, R> {
         Ok(byte)
     }
 
-    /// Makes sure that the buffer has at least one byte to give.
+    /// Makes sure that the buffer has at least 1 unread byte.
     fn fill(&mut self) -> Result<(), Problem> {
         if self.at < self.buffer.len() {
             return Ok(());
@@ -147,7 +148,7 @@ impl<'s, R: Read> Payload<'s, R> {
     }
 }
 
-/// A number that must fit 32 bits.
+/// Converts a number to 32 bits, or fails.
 pub(super) fn narrow(value: u64) -> Result<u32, Problem> {
     u32::try_from(value).map_err(|_| "has a number of more than 32 bits".into())
 }

@@ -1,8 +1,11 @@
-//! From a file back to a snapshot.
+//! Reads a snapshot from a file.
 //!
-//! The file is untrusted: it may be cut, damaged, foreign, newer or hostile. Every error names the section; memory
-//! stays in proportion to the bytes that were really read; what is returned has passed every rule of `check`.
-//! Sections with unknown tags are skipped, so that an old `report` reads what a later Heapline added.
+//! The file is untrusted: it may be cut, damaged, foreign, newer or hostile.
+//!
+//! - Every error names the section.
+//! - Memory use stays in proportion to the bytes actually read.
+//! - A returned snapshot has passed every rule of `check`.
+//! - Sections with unknown tags are skipped, so an old `report` reads the files of later Heaplines.
 
 use super::check::{self, BadRow};
 use super::error::ReadError;
@@ -17,11 +20,11 @@ use super::{MAGIC, VERSION, section};
 use crate::code::LineFormat;
 use std::io::Read;
 
-/// Reads a snapshot from the start of `input` to its end.
+/// Reads a snapshot from the start of `input` to the end.
 ///
 /// # Errors
 ///
-/// See [`ReadError`]; none of them is followed by a panic or by memory out of proportion to the input.
+/// See [`ReadError`]. No error causes a panic, or memory use out of proportion to the input.
 pub fn read<R: Read>(input: R) -> Result<Snapshot, ReadError> {
     let mut stream = Stream::new(input)?;
     head(&mut stream)?;
@@ -54,7 +57,7 @@ pub fn read<R: Read>(input: R) -> Result<Snapshot, ReadError> {
 
 fn head<R: Read>(stream: &mut Stream<R>) -> Result<(), ReadError> {
     let mut magic = [0; MAGIC.len()];
-    // A whole frame that holds less than the magic is foreign, not cut.
+    // A complete frame shorter than the magic is foreign, not cut.
     if stream.fill(&mut magic)? < magic.len() || magic != MAGIC {
         return Err(ReadError::Foreign);
     }
@@ -67,7 +70,7 @@ fn head<R: Read>(stream: &mut Stream<R>) -> Result<(), ReadError> {
     }
 }
 
-/// The tag and the length of the next section.
+/// Reads the tag and the length of the next section.
 fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadError> {
     let (mut tag, mut version, mut bytes) = ([0; 4], [0; 4], [0; 8]);
     stream.read_exact(&mut tag)?;
@@ -87,7 +90,7 @@ fn is_known(tag: [u8; 4]) -> bool {
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
-/// A wrong checksum explains a bad row, so it is compared first.
+/// Ends a section. Compares the checksum first, because a wrong checksum explains a bad row.
 fn finish<R: Read>(payload: Payload<'_, R>, decoded: Result<(), Failure>, whole: bool) -> Result<(), ReadError> {
     let section = payload.place().to_string();
     let left_over = whole && decoded.is_ok() && !payload.is_empty();
@@ -125,7 +128,7 @@ fn outside_rows(problem: Problem) -> Failure {
     }
 }
 
-/// What was decoded so far.
+/// The tables decoded so far.
 #[derive(Default)]
 struct Tables {
     meta: Option<super::model::Meta>,
@@ -146,7 +149,7 @@ struct Tables {
 }
 
 impl Tables {
-    /// Decodes the known section `tag`; `count` sections stood before it.
+    /// Decodes the known section `tag`. `count` is the number of sections before it.
     fn decode<R: Read>(&mut self, tag: [u8; 4], count: u64, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
         match tag {
             section::META => self.meta = Some(json(payload)?),
@@ -211,7 +214,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The rows of reserved ranges follow those of the other domains.
+    /// Decodes the rows of reserved ranges, and appends them to the rows of the other domains.
     fn reserved<R: Read>(&mut self, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
         let domains = rows(payload, domain_totals)?;
         check::all_reserved(&domains, |row| row.domain)?;
@@ -275,7 +278,8 @@ fn json<R: Read, T: serde::de::DeserializeOwned>(payload: &mut Payload<'_, R>) -
     serde_json::from_slice(&json).map_err(|error| Failure::Content(format!("its JSON is wrong ({error})")))
 }
 
-/// A count and so many rows. The count is only believed row by row: each takes at least one byte.
+/// Reads a count and then the rows. The count is untrusted and allocates nothing: each row takes at
+/// least 1 byte of the payload.
 fn rows<R: Read, T>(
     payload: &mut Payload<'_, R>,
     mut row: impl FnMut(&mut Payload<'_, R>, u64) -> Result<T, Problem>,

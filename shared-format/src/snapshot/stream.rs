@@ -1,22 +1,24 @@
-//! The decompressed bytes of a snapshot file, with the reason when there are no more.
+//! The decompressed bytes of a snapshot file, with a reason when the bytes end.
 //!
-//! The file is untrusted: a few bytes of zstd can stand for gigabytes. What was decompressed is held against what was
-//! really read, so that whoever collects rows from it uses memory in proportion to the file.
+//! The file is untrusted: a few bytes of zstd can expand to gigabytes. The number of decompressed
+//! bytes is compared with the number of bytes read, so a collector of rows uses memory in
+//! proportion to the file.
 
 use super::error::ReadError;
 use std::io::{self, BufReader, Cursor, Read};
 
 const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
-/// Decompressed bytes that any file may have ...
+/// Number of decompressed bytes allowed for any file.
 const FREE_BYTES: u64 = 8 << 20;
-/// ... and how many more for each byte of the file. Snapshots are below 50; zstd itself ends near 32,000.
+/// Number of further decompressed bytes allowed for each byte of the file. Snapshots are below 50;
+/// zstd itself ends near 32,000.
 const MAX_RATIO: u64 = 500;
 
-/// See the module's header.
+/// Reader of the decompressed bytes, with a limit on expansion.
 pub(super) struct Stream<R: Read> {
     decoder: zstd::Decoder<'static, BufReader<Input<R>>>,
     decompressed: u64,
-    /// Where the reader is, for messages: "section LIVE".
+    /// Present place of the reader, for messages: "section LIVE".
     pub(super) place: String,
 }
 
@@ -34,7 +36,7 @@ impl<R: Read> Stream<R> {
         Ok(Stream { decoder, decompressed: 0, place })
     }
 
-    /// Fills `out`.
+    /// Fills `out` completely, or fails.
     pub(super) fn read_exact(&mut self, out: &mut [u8]) -> Result<(), ReadError> {
         match self.fill(out)? == out.len() {
             true => Ok(()),
@@ -42,7 +44,7 @@ impl<R: Read> Stream<R> {
         }
     }
 
-    /// Fills as much of `out` as the frame has bytes; says how much.
+    /// Fills as much of `out` as the frame has bytes. Returns the number of bytes.
     pub(super) fn fill(&mut self, out: &mut [u8]) -> Result<usize, ReadError> {
         let mut filled = 0;
         while filled < out.len() {
@@ -54,7 +56,8 @@ impl<R: Read> Stream<R> {
         Ok(filled)
     }
 
-    /// Nothing may be left, neither in the frame (whose end is where zstd compares its checksum) nor behind it.
+    /// Fails when bytes are left in the frame or behind it. zstd compares its checksum at the end
+    /// of the frame.
     pub(super) fn expect_end(&mut self) -> Result<(), ReadError> {
         let mut rest = [0];
         let mut left = self.read(&mut rest)?;
@@ -89,7 +92,8 @@ impl<R: Read> Stream<R> {
     }
 }
 
-/// Counts what the file gave, and remembers whether an error was the file's own or zstd's.
+/// Counts the bytes read from the file, and remembers whether an error came from the file or from
+/// zstd.
 struct Input<R> {
     inner: io::Chain<Cursor<Vec<u8>>, R>,
     bytes: u64,
@@ -101,7 +105,7 @@ impl<R: Read> Read for Input<R> {
         let result = self.inner.read(out);
         match &result {
             Ok(n) => self.bytes += *n as u64,
-            // zstd's reader asks again.
+            // zstd's reader tries again.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.failed = true,
         }

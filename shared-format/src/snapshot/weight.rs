@@ -1,37 +1,43 @@
-//! What a sample stands for.
+//! Weight of a sample: how many blocks and bytes the sample represents.
 //!
-//! With samples at exponentially distributed distances of mean R bytes, a block of S bytes is one with probability
-//! p = 1 - exp(-S/R). So a sample stands for 1/p blocks and S/p bytes (Horvitz and Thompson), and adds (1-p)/p^2 to the variance
-//! of a number of blocks, S^2 times that to the variance of a number of bytes.
+//! Distances between samples are exponentially distributed with a mean of R bytes. A block of S
+//! bytes is a sample with probability p = 1 - exp(-S/R).
+//!
+//! | Per sample | Blocks | Bytes |
+//! | --- | --- | --- |
+//! | estimate (Horvitz and Thompson) | 1/p | S/p |
+//! | added variance | (1-p)/p^2 | S^2 (1-p)/p^2 |
 
-/// Standard deviations of half a two-sided interval of 95 %.
+/// Number of standard deviations in half of a two-sided 95 % interval.
 pub const Z: f64 = 1.959_964;
 
-/// The probability that a block of `size` bytes is a sample. An empty block counts as one byte.
+/// Returns the probability that a block of `size` bytes is a sample. An empty block counts as 1
+/// byte.
 fn probability(size: u64, interval: u64) -> f64 {
     if interval == 0 { 1.0 } else { -(-(size.max(1) as f64) / interval as f64).exp_m1() }
 }
 
-/// How many blocks a sample stands for.
+/// Returns the number of blocks represented by a sample.
 pub fn blocks(size: u64, interval: u64) -> f64 {
     1.0 / probability(size, interval)
 }
 
-/// How many bytes it stands for, in whole ones.
+/// Returns the number of bytes represented by a sample, rounded.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; is not negative")]
 pub fn bytes(size: u64, interval: u64) -> u64 {
     (size as f64 / probability(size, interval)).round() as u64
 }
 
-/// The part of its weight's square that is variance.
+/// Returns the variance added by a sample, divided by the square of the sample's weight: 1 - p.
 pub fn doubt(size: u64, interval: u64) -> f64 {
     1.0 - probability(size, interval)
 }
 
-/// Half of a 95 % interval below and above an estimate with this variance.
+/// Returns the lower and the upper end of a 95 % interval around an estimate.
 ///
-/// The estimate is taken for a multiple of a Poisson number whose relative variance is the same (Wilson's score interval), since
-/// few samples are skewed: no figure gets an interval that reaches below 0.
+/// The estimate is treated as a multiple of a Poisson number with the same relative variance
+/// (Wilson's score interval). Reason: estimates from few samples are skewed. No interval reaches
+/// below 0.
 pub fn interval(estimate: f64, variance: f64) -> (f64, f64) {
     if estimate <= 0.0 || variance <= 0.0 {
         return (estimate.max(0.0), estimate.max(0.0));
@@ -42,8 +48,8 @@ pub fn interval(estimate: f64, variance: f64) -> (f64, f64) {
     (estimate * (middle - half), estimate * (middle + half))
 }
 
-/// Bytes that may be there where no sample was met, with a certainty of 95 %: a stream of so many
-/// bytes has no sample in one of twenty tries, whatever its blocks are.
+/// Returns an upper limit of unsampled bytes, with a certainty of 95 %. A stream of this many bytes
+/// has no sample in 1 of 20 tries, independent of the sizes of blocks.
 pub fn unmet(interval: u64) -> f64 {
     -(0.05_f64.ln()) * interval as f64
 }
@@ -55,7 +61,7 @@ mod tests {
     #[test]
     fn weights_are_those_of_the_sampling() {
         assert_eq!((blocks(7, 0), bytes(7, 0), doubt(7, 0)), (1.0, 7, 0.0));
-        // Small blocks stand for a whole interval, large ones for themselves.
+        // Small blocks represent a whole interval, large blocks only themselves.
         assert!(bytes(16, 1 << 20).abs_diff(1 << 20) < 16);
         assert_eq!(bytes(1 << 30, 1 << 20), 1 << 30);
         assert_eq!(bytes(0, 1 << 20), 0);

@@ -1,8 +1,11 @@
-//! From a snapshot to its file.
+//! Writes a snapshot to a file.
 //!
-//! One section at a time is encoded into a buffer that all of them share, since its length and checksum stand around
-//! it; the compressor gets it in pieces, so that a caller can show progress. Row order is kept: sorted tables (live by
-//! domain, stack, thread, size; totals by domain, stack) make the smallest files.
+//! Sections are encoded one after another into a shared buffer, because a section's length stands
+//! before the payload and the checksum behind it. The compressor gets the buffer in pieces, so that
+//! a caller can show progress.
+//!
+//! The order of rows is kept. Sorted tables (live by domain, stack, thread, size; totals by domain,
+//! stack) make the smallest files.
 
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, SharedSample, Snapshot,
@@ -12,19 +15,21 @@ use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
 use std::io::{self, Write};
 
-/// Fast, and within some per cent of the size of the slow levels on these tables.
+/// A fast level: on these tables the size is within some per cent of the slow levels.
 const ZSTD_LEVEL: i32 = 3;
 /// Bytes between two calls of the progress function.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Writes `snapshot` to `out` as one zstd frame and returns `out`, which the caller flushes and syncs.
+/// Writes `snapshot` to `out` as a zstd frame and returns `out`. The caller flushes and syncs
+/// `out`.
 ///
-/// `progress` is told how many bytes were encoded so far, before compression.
+/// `progress` gets the number of bytes encoded so far, before compression.
 ///
 /// # Errors
 ///
-/// What `out` answers; [`io::ErrorKind::InvalidInput`] for a snapshot whose tables contradict each other, before
-/// anything is written.
+/// - [`io::ErrorKind::InvalidInput`] for a snapshot with contradicting tables, before any byte is
+///   written.
+/// - The errors of `out`.
 pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64)) -> io::Result<W> {
     check::all(snapshot).map_err(|(tag, bad)| {
         let text = format!("row {} of section {} {}", bad.row, tag.escape_ascii(), bad.what);
@@ -137,12 +142,12 @@ fn table<T>(out: &mut Vec<u8>, rows: &[T], encode: fn(&mut Vec<u8>, &[T])) {
     encode(out, rows);
 }
 
-/// The rows of the domains that the first version knew, and behind them those of reserved ranges.
+/// Splits rows in two: the domains of the first version, then reserved ranges.
 fn split<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> (&[T], &[T]) {
     rows.split_at(rows.partition_point(|row| domain(row) != Domain::Reserved))
 }
 
-/// 0 for none, the index plus one otherwise.
+/// Returns 0 for none, otherwise the index plus 1.
 fn optional(index: Option<u32>) -> u64 {
     index.map_or(0, |index| u64::from(index) + 1)
 }
@@ -179,7 +184,7 @@ fn frames(out: &mut Vec<u8>, rows: &[Frame]) {
 fn nodes(out: &mut Vec<u8>, rows: &[Node]) {
     let mut frame = Delta::default();
     for (index, row) in rows.iter().enumerate() {
-        // The distance to the parent: small, since a stack's new nodes stand in a row.
+        // The distance to the parent is small, because the new nodes of a stack are neighbours.
         put(out, row.parent.map_or(0, |parent| index as u64 - u64::from(parent)));
         frame.put(out, row.frame.into());
     }

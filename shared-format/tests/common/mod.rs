@@ -1,11 +1,12 @@
-//! An arena in ordinary memory, and a ledger that checks every claim a ring makes about its segments.
+//! An arena in ordinary memory, and a ledger that checks every segment taken or given back by a
+//! ring.
 
 use heapline_shared_format::arena::{Arena, Geometry, PAGE_BYTES};
 use heapline_shared_format::ring::Ledger;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
-/// Zeroed pages, as a fresh memory file gives them.
+/// Zeroed pages, like a fresh memory file.
 pub struct Memory {
     base: NonNull<u8>,
     layout: Layout,
@@ -14,7 +15,8 @@ pub struct Memory {
 impl Memory {
     pub fn zeroed(bytes: usize) -> Memory {
         let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("a small size");
-        // SAFETY: the layout's size is not zero: every caller asks for at least a byte.
+        // SAFETY: the size of the layout is not zero, because every caller asks for at least a
+        // byte.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for a test");
         Memory { base, layout }
     }
@@ -23,33 +25,36 @@ impl Memory {
         self.base
     }
 
-    /// Copies the bytes out. Nobody else may use the memory meanwhile.
+    /// Copies the bytes out. Nobody else may use the memory during the copy.
     #[allow(dead_code, reason = "each test binary includes this module and uses its part")]
     pub fn bytes(&mut self) -> Vec<u8> {
-        // SAFETY: `layout.size()` bytes were allocated and zeroed at `base`, and `&mut self` keeps others away.
+        // SAFETY: `layout.size()` bytes were allocated and zeroed at `base`, and `&mut self`
+        // excludes other users.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.layout.size()) }.to_vec()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
+        // SAFETY: `zeroed` allocated `base` with this layout.
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
     }
 }
 
-/// An arena whose free lists are full, as an aggregator hands it out.
+/// Returns an arena with full free lists, as handed out by an aggregator.
 #[allow(dead_code, reason = "each test binary includes this module and uses its part")]
 pub fn fresh_arena(geometry: Geometry) -> (Memory, Arena) {
     let memory = Memory::zeroed(geometry.bytes());
-    // SAFETY: page-aligned, zeroed, of the geometry's size; the caller keeps `memory` for as long as the arena.
+    // SAFETY: `memory` is page-aligned, zeroed and of the geometry's size; the caller keeps
+    // `memory` for as long as the arena.
     let arena = unsafe { Arena::create(memory.base(), geometry) };
     (0..geometry.slots).rev().for_each(|i| arena.free_slots().push(i));
     (0..geometry.segments).rev().for_each(|i| arena.free_segments().push(i));
     (memory, arena)
 }
 
-/// Knows which ring owns which segment, and panics when a ring takes what is another's or gives back what is not its.
+/// A ledger that knows the ring of each segment. Panics when a ring takes a segment of another
+/// ring, or gives back a segment it does not hold.
 #[allow(dead_code, reason = "each test binary includes this module and uses its part")]
 pub struct CheckedLedger<'a> {
     pub arena: Arena,

@@ -1,9 +1,13 @@
-//! Model test of the ring and of the free list: loom runs every order of their loads and stores (up to a number of
-//! preemptions), with the weak memory that the orderings allow.
+//! Model test of the ring and of the free list. loom runs every order of loads and stores (up to a
+//! number of preemptions), with the weak memory allowed by the orderings.
 //!
-//!     RUSTFLAGS="--cfg loom" cargo test -p heapline-shared-format --no-default-features --test loom_ring --release
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p heapline-shared-format --no-default-features \
+//!     --test loom_ring --release
+//! ```
 //!
-//! A model test that cannot fail proves nothing, so the same models also run on mutants, and must fail there.
+//! A model test that cannot fail proves nothing. So the same models also run on mutants, and must
+//! fail.
 #![cfg(loom)]
 
 mod parts;
@@ -17,8 +21,8 @@ use parts::Parts;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Words of each record of a run. With segments of eight words they need three: the first is filled exactly, the
-/// second ends in a pad.
+/// Number of words of each record of a run. With segments of 8 words, the records need three
+/// segments: the first is filled exactly, the second ends in a pad.
 const RECORDS: [usize; 7] = [3, 3, 2, 3, 2, 2, 3];
 
 fn record(number: usize) -> Vec<u64> {
@@ -26,9 +30,9 @@ fn record(number: usize) -> Vec<u64> {
     if RECORDS[number] == 3 { event::alloc(i, i + 100, i + 200, 7).to_vec() } else { event::free(i, i + 100).to_vec() }
 }
 
-/// How a producer brings a record into the ring: the real way, or a mutant's.
+/// Writes records into a ring: the real producer, or a mutant.
 trait Write {
-    /// The words of `record` go to the present segment, which has room for them.
+    /// Writes `record` to the present segment. The segment must have room.
     fn write(&mut self, record: &[u64]);
     fn room(&self) -> usize;
     fn extend(&mut self, segment: u32);
@@ -42,7 +46,7 @@ struct Real {
 
 impl Write for Real {
     fn write(&mut self, record: &[u64]) {
-        // SAFETY: the caller has seen room for the record.
+        // SAFETY: the caller checked that the segment has room for the record.
         unsafe {
             match *record {
                 [a, b] => self.producer.write([a, b]),
@@ -55,25 +59,26 @@ impl Write for Real {
         self.producer.room()
     }
     fn extend(&mut self, segment: u32) {
-        // SAFETY: open on this arena; the segment was just taken from the pool.
+        // SAFETY: the ring is open on this arena, and the segment was just taken from the pool.
         assert!(unsafe { self.producer.extend(&self.arena, segment) });
     }
 }
 
-/// What a mutant does wrong.
+/// The fault of a mutant.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
-    /// Nothing: shows that it is the fault that fails, not the copy.
+    /// No fault: shows that the fault, not the copied code, makes the model fail.
     None,
     /// The head is stored before the words.
     PublishFirst,
     /// The head is stored with Relaxed.
     PublishRelaxed,
-    /// The link to the next segment is stored after the first record in it was published.
+    /// The link to the next segment is stored after the publication of the first record in the
+    /// segment.
     LinkLate,
 }
 
-/// The producer again, in its plainest form, with a fault.
+/// A copy of the producer in the simplest form, with a fault.
 struct Mutant {
     arena: Arena,
     segment: u32,
@@ -132,7 +137,7 @@ impl Write for Mutant {
     }
 }
 
-/// Gives segments back to the pool, and panics when the ring claims one that it already has.
+/// A ledger that gives segments back to the pool. Panics when the ring takes a segment twice.
 struct Pool {
     arena: Arena,
     held: Vec<u32>,
@@ -151,7 +156,8 @@ impl Ledger for Pool {
     }
 }
 
-/// One producer and one consumer on a pool of `segments` segments: every record arrives whole, in order, once.
+/// Runs a producer and a consumer on a pool of `segments` segments. Every record must arrive whole,
+/// in order, once.
 fn ring_model(segments: u32, open: impl Fn(Arena, u32) -> Box<dyn Write> + Send + Sync + Copy + 'static) {
     let parts = Arc::new(Parts::new(1, segments));
     let arena = parts.arena();
@@ -194,7 +200,8 @@ fn ring_model(segments: u32, open: impl Fn(Arena, u32) -> Box<dyn Write> + Send 
     drop(parts);
 }
 
-/// Checks that `words` are the records from number `next` on; returns the number of the first one missing.
+/// Checks that `words` are the records from number `next` on. Returns the number of the first
+/// missing record.
 fn check(words: &[u64], mut next: usize) -> usize {
     let mut rest = words;
     while !rest.is_empty() {
@@ -209,7 +216,8 @@ fn check(words: &[u64], mut next: usize) -> usize {
 }
 
 fn open_real(arena: Arena, first: u32) -> Box<dyn Write> {
-    // SAFETY: the model keeps the parts until its end; slot and segment are this thread's.
+    // SAFETY: the model keeps the parts until its end, and only this thread uses the slot and the
+    // segment.
     let producer = unsafe { Producer::open(&arena, 0, first) }.expect("indices from the arena");
     Box::new(Real { arena, producer })
 }
@@ -218,7 +226,8 @@ fn open_mutant(arena: Arena, segment: u32, fault: Fault) -> Box<dyn Write> {
     Box::new(Mutant { arena, segment, used: 0, head: 0, late_link: None, fault })
 }
 
-/// Explores `model` with up to `preemptions` switches at points where the running thread could go on.
+/// Explores `model` with up to `preemptions` switches at points where the running thread could
+/// continue.
 fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -226,7 +235,7 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// Whether loom finds an order in which the model fails.
+/// Whether loom finds an order of events in which the model fails.
 fn is_caught(preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> bool {
     catch_unwind(AssertUnwindSafe(|| explore(preemptions, model))).is_err()
 }
@@ -261,7 +270,7 @@ fn linking_after_publishing_is_caught() {
     assert!(is_caught(2, || ring_model(3, |arena, first| open_mutant(arena, first, Fault::LinkLate))));
 }
 
-/// What a free list must do; the mutant has no tag.
+/// Operations of a free list: the real list, or a mutant without a tag.
 trait List: Send + Sync {
     fn pop(&self) -> Option<u32>;
     fn push(&self, index: u32);
@@ -278,7 +287,8 @@ impl List for Tagged {
     }
 }
 
-/// The stack without the tag: a pop that slept through pop, pop, push takes an old link for the present one.
+/// The stack without the tag. A pop that sleeps through pop, pop, push mistakes an old link for the
+/// present link.
 struct Untagged {
     top: loom::sync::atomic::AtomicU32,
     links: Vec<loom::sync::atomic::AtomicU32>,
@@ -322,8 +332,8 @@ fn untagged() -> Arc<dyn List> {
     Arc::new(list)
 }
 
-/// One thread takes one index; another takes two and gives the first back (A, B, A). No index is ever held twice,
-/// and none gets lost.
+/// A thread takes an index. Another thread takes two indices and gives the first back (A, B, A). No
+/// index may be held twice, and no index may get lost.
 fn aba_model(list: Arc<dyn List>) {
     let popper = {
         let list = list.clone();
@@ -338,7 +348,7 @@ fn aba_model(list: Arc<dyn List>) {
     assert_eq!(all, [0, 1, 2], "each index is in one place");
 }
 
-/// Two threads take while a third gives back: the target's threads and the aggregator.
+/// Two threads take while a third gives back, like the target's threads and the aggregator.
 fn contended_model(list: Arc<dyn List>) {
     let returned = list.pop().expect("three are free");
     let poppers = [(); 2].map(|()| {
@@ -367,7 +377,8 @@ fn two_take_while_one_gives_back() {
     explore(3, || contended_model(tagged()));
 }
 
-/// Whoever takes an index sees what its giver wrote before: a segment's words can be used again.
+/// Checks that the taker of an index sees the giver's earlier writes, so the words of a segment can
+/// be used again.
 #[test]
 fn a_giver_is_seen_by_the_taker() {
     explore(3, || {

@@ -1,4 +1,5 @@
-//! An arena made of loom's atomics, whose layout is not the file's: each part lies on the heap by itself.
+//! An arena made of loom's atomics. Their layout differs from the file, so each part lies
+//! separately on the heap.
 
 use heapline_shared_format::arena::{
     Arena, Calls, Geometry, Header, Identity, Line, Mail, Progress, SEGMENT_WORDS, Session, Slot, Target, Tree,
@@ -6,7 +7,8 @@ use heapline_shared_format::arena::{
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 use std::ptr::NonNull;
 
-/// The memory of an arena. It must outlive every copy of [`Parts::arena`]: the models leak it until their end.
+/// The memory of an arena. It must outlive every copy of [`Parts::arena`]: each model keeps its
+/// `Parts` until the end.
 pub struct Parts {
     header: Box<Header>,
     slots: Vec<Slot>,
@@ -26,9 +28,10 @@ impl Parts {
         }
     }
 
-    /// The arena, with all segments in its free list.
+    /// Returns the arena, with all segments in the free list.
     pub fn arena(&self) -> Arena {
-        // SAFETY: the parts have the geometry's sizes, and `self` outlives the models' threads.
+        // SAFETY: the parts have the sizes of the geometry, and `self` outlives the threads of the
+        // models.
         let arena = unsafe {
             Arena::from_parts(
                 NonNull::from(&*self.header),

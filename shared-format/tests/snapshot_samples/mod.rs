@@ -1,4 +1,5 @@
-//! Snapshots to test with: one that is fixed (the golden fixture's content) and arbitrary valid ones.
+//! Snapshots for tests: a fixed snapshot (the content of the golden fixture), and arbitrary valid
+//! snapshots.
 
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
@@ -10,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// The content of `fixtures/v1.snap.zst`; it never changes.
+/// Returns the content of `fixtures/v1.snap.zst`, which never changes.
 pub fn sample() -> Snapshot {
     let node = |parent, frame| Node { parent, frame };
     let frame = |address, module| Frame { address, module };
@@ -211,7 +212,8 @@ fn frame(modules: usize, codes: usize) -> BoxedStrategy<Frame> {
     }
 }
 
-/// A valid snapshot whose tables have at least one row each, in any order.
+/// Returns a strategy for valid snapshots, with rows in any order. Modules, frames, nodes, stacks
+/// and threads have 1 row or more; other tables may be empty.
 pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
     let sizes = (1..8_usize, 0..4_usize, 1..20_usize, 1..30_usize, 1..10_usize, 1..5_usize);
     let about = (meta(), prop::option::of(origin()));
@@ -239,7 +241,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                 (meta, origin),
                 ((modules, codes), frames, nodes, (stacks, mixed), threads, domains, mut live, mut totals),
             )| {
-                // Reserved ranges stand behind the rest.
+                // Reserved ranges stand behind all other rows.
                 live.sort_by_key(|row: &LiveGroup| row.domain == Domain::Reserved);
                 totals.sort_by_key(|row: &StackTotals| row.domain == Domain::Reserved);
                 let calls = |thread: usize| {
@@ -274,8 +276,8 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
     })
 }
 
-/// Of a process whose grandparent and parent are traced too, and that shares every second row of
-/// its live blocks.
+/// Returns the draws of a process with a traced parent and grandparent. Every second row of live
+/// blocks is shared.
 fn draws(live: usize) -> Option<Draws> {
     let ancestors = vec![Ancestor { by: u64::MAX, end: 3 }, Ancestor { by: 7, end: 3 }];
     let row = |live: usize| SharedSample { live: u32::try_from(live).expect("few"), address: u64::MAX >> (live % 60) };

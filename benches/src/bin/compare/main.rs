@@ -1,10 +1,15 @@
-//! Whole programs, side by side: alone, under Heapline, under the peers that are installed, and with our collector at rest (the
-//! controls); interleaved, so that a machine that slows
-//! down slows all of them.
+//! Compares whole programs: alone, under Heapline, under the installed peers, and with our
+//! collector at rest (the controls). The runs are interleaved, so a slowdown of the machine affects
+//! all tools.
 //!
-//! For each run: the target's wall time, CPU time and peak memory, the tool's, the bytes that it wrote, and the time
-//! from the target's end until a report can be read. The target's output must be that of the untraced run. Raw
-//! figures go to `runs.json`, medians to `table.md`; `docs/benchmarks.md` explains them.
+//! Figures of each run:
+//!
+//! - target: wall time, CPU time, peak memory;
+//! - tool: CPU time, peak memory, bytes written;
+//! - time from the target's end until a report can be read.
+//!
+//! The target's output must equal the output of the untraced run. Raw figures go to `runs.json`,
+//! medians to `table.md`; `docs/benchmarks.md` explains both.
 
 mod measure;
 mod redis;
@@ -40,21 +45,21 @@ struct Arguments {
     programs: Option<PathBuf>,
 }
 
-/// One run of one workload with one tool.
+/// A run of a workload with a tool.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    /// From 1.
+    /// Number of the round, from 1.
     pub round: u32,
     /// Name of the workload.
     pub workload: String,
-    /// Name of the tool; `base` is none.
+    /// Name of the tool; `base` means no tool.
     pub tool: String,
-    /// What was measured: times in seconds, memory and files in bytes.
+    /// Measured figures: times in seconds, memory and files in bytes.
     #[serde(flatten)]
     pub figures: Figures,
 }
 
-/// What a run is measured by.
+/// Figures of a run, by kind of workload.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Figures {
@@ -62,9 +67,9 @@ pub enum Figures {
     Program(measure::Figures),
     /// A service under load.
     Service(redis::Figures),
-    /// A peer that did not get through.
+    /// A peer that failed.
     Failed {
-        /// Why.
+        /// Reason of the failure.
         failed: String,
     },
 }
@@ -72,7 +77,7 @@ pub enum Figures {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let programs = match &arguments.programs {
-        // Some tools are started in a folder of their own.
+        // Some tools start in a separate folder, so the path must be absolute.
         Some(folder) => folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?,
         None => own_folder()?,
     };
@@ -138,7 +143,7 @@ fn run_all(arguments: &Arguments, tools: &[Tool], programs: &Path) -> Result<Vec
     Ok(runs)
 }
 
-/// Says how it went. Only a peer may fail: its failure is a result too.
+/// Prints the result of a run. Only a peer may fail: the failure is then a result too.
 fn outcome(round: u32, workload: &str, tool: Tool, measured: Result<(String, Figures)>) -> Result<Run> {
     let what = format!("round {round}: {workload} with {tool}");
     let (said, figures) = match measured {
@@ -153,7 +158,8 @@ fn outcome(round: u32, workload: &str, tool: Tool, measured: Result<(String, Fig
     Ok(Run { round, workload: workload.to_owned(), tool: tool.to_string(), figures })
 }
 
-/// A tool that changes what the program does has no figures worth comparing.
+/// Checks the program's output. A tool that changes the program's behaviour has no comparable
+/// figures.
 fn check_output(workload: &Workload, tool: Tool, untraced: &mut Option<Vec<u8>>, output: Vec<u8>) -> Result<()> {
     let output = workload.comparable(output);
     match untraced {

@@ -1,7 +1,13 @@
-//! One run of one program: starts it, watches the target among the tool's processes, and adds up.
+//! A run of a program: starts it, watches the target among the tool's processes, and computes the
+//! figures.
 //!
-//! The target's CPU time and peak memory are read from /proc every few milliseconds, the last time just before its
-//! end; the sum of target and tool comes exactly from wait4, and the tool's own CPU time is the difference.
+//! | Figure | Source |
+//! | --- | --- |
+//! | CPU time and peak memory of the target | /proc, every few milliseconds |
+//! | CPU time of target and tool together | wait4, exact |
+//! | CPU time of the tool | the difference |
+//!
+//! The last look at /proc comes just before the target's end.
 
 use crate::tool::Tool;
 use crate::workload::Workload;
@@ -15,30 +21,31 @@ use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_millis(4);
 
-/// Seconds and bytes.
+/// Figures of a run, in seconds and bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
-    /// From the start of the tool to the end of the target.
+    /// Time from the start of the tool to the end of the target.
     pub target_wall_s: f64,
     /// User and system time of the target.
     pub target_cpu_s: f64,
-    /// The same of the tool's own processes.
+    /// User and system time of the tool's own processes.
     pub tool_cpu_s: f64,
-    /// Most resident memory of the target.
+    /// Largest resident memory of the target.
     pub target_peak_bytes: u64,
-    /// Sum of the most resident memory of each of the tool's processes.
+    /// Sum over the tool's processes of the largest resident memory.
     pub tool_peak_bytes: u64,
-    /// Size of what the tool wrote.
+    /// Size of the files written by the tool.
     pub written_bytes: u64,
-    /// From the end of the target to the end of a first report with cold caches, where the tool has one.
+    /// Time from the end of the target to the end of a first report with cold caches. None for
+    /// tools without a report.
     pub report_s: Option<f64>,
-    /// Calls that were recorded, where the tool says so: allocations and frees.
+    /// Number of recorded calls (allocations and frees). None for tools without this number.
     pub events: Option<u64>,
-    /// Distinct stacks, where the tool says so.
+    /// Number of distinct stacks. None for tools without this number.
     pub stacks: Option<u64>,
 }
 
-/// Runs `workload` under `tool`; returns the figures and the target's output.
+/// Runs `workload` under `tool`. Returns the figures and the target's output.
 pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> Result<(Figures, Vec<u8>)> {
     let folder = tempfile::TempDir::new_in(scratch)?;
     let output_file = folder.path().join("stdout");
@@ -60,7 +67,7 @@ pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> 
     })?;
     ensure!(watched.status.success(), "it ended with {}", watched.status);
     let mut output = std::fs::read(&output_file)?;
-    // heaptrack's script speaks on the same stream as the program.
+    // heaptrack's script prints to the same stream as the program.
     if matches!(tool, Tool::Heaptrack | Tool::HeaptrackRaw) {
         output = without_heaptracks_words(&output);
     }
@@ -71,7 +78,7 @@ pub fn run(workload: &Workload, tool: Tool, programs: &Path, scratch: &Path) -> 
     Ok((figures, output))
 }
 
-/// The program's own words stand between heaptrack's greeting and its farewell.
+/// Returns the program's own output, which stands between heaptrack's first and last lines.
 fn without_heaptracks_words(output: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(output);
     let rest = text.split_once("starting application, this might take some time...\n").map_or(&*text, |(_, rest)| rest);
@@ -79,7 +86,7 @@ fn without_heaptracks_words(output: &[u8]) -> Vec<u8> {
     own.as_bytes().to_vec()
 }
 
-/// The program's file, found as a shell would, without links.
+/// Returns the program's file, found like a shell does, with links resolved.
 pub fn resolved(program: &str) -> Result<PathBuf> {
     let direct = Path::new(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -89,7 +96,7 @@ pub fn resolved(program: &str) -> Result<PathBuf> {
     found.and_then(|p| p.canonicalize().ok()).with_context(|| format!("{program} is not installed"))
 }
 
-/// What was seen of a run.
+/// Observations of a run.
 pub struct Watched {
     pub status: ExitStatus,
     target_end: Duration,
@@ -112,7 +119,7 @@ pub fn watch(child: Child, target: &Path, start: Instant) -> Result<Watched> {
             let last = targets.last().context("the target was never seen: it is too short, or has another name")?;
             return Ok(Watched {
                 status,
-                // Alone it is the child itself, whose end was just seen.
+                // Without a tool the target is the child itself, whose end was just seen.
                 target_end: if last.pid == root { whole } else { last.last_seen + INTERVAL / 2 },
                 whole,
                 target_cpu: if tools.is_empty() { all_cpu } else { last.cpu },
@@ -125,7 +132,7 @@ pub fn watch(child: Child, target: &Path, start: Instant) -> Result<Watched> {
     }
 }
 
-/// A process as it was seen last.
+/// Last observation of a process.
 struct Seen {
     pid: u32,
     is_target: bool,
@@ -134,7 +141,7 @@ struct Seen {
     last_seen: Duration,
 }
 
-/// Reads every process from `root` down once.
+/// Reads every process from `root` downwards once.
 fn sample(root: u32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
     let mut open = vec![root];
     while let Some(pid) = open.pop() {
@@ -142,7 +149,7 @@ fn sample(root: u32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
         let (Some(cpu), Some(peak)) = (cpu_time(pid), process::memory_bytes(pid, "VmHWM")) else { continue };
         let is_target = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == target);
         match seen.iter_mut().find(|s| s.pid == pid) {
-            // Before its exec a process is not the target yet, and at its end it has no program any more.
+            // Before exec a process is not yet the target. At its end a process has no program.
             Some(s) => {
                 (s.is_target, s.cpu, s.peak, s.last_seen) = (s.is_target | is_target, cpu, peak.max(s.peak), now)
             }
@@ -151,7 +158,7 @@ fn sample(root: u32, target: &Path, now: Duration, seen: &mut Vec<Seen>) {
     }
 }
 
-/// User and system time of all threads, in the kernel's ticks.
+/// Returns the user and system time of all threads, from the kernel's ticks.
 fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
@@ -162,7 +169,7 @@ fn cpu_time(pid: u32) -> Option<Duration> {
 }
 
 impl Watched {
-    /// Makes the report, and adds up.
+    /// Makes the report, and computes the figures.
     pub fn figures(&self, tool: Tool, programs: &Path, folder: &Path) -> Result<Figures> {
         let cache = tempfile::TempDir::new_in(folder)?;
         let product = tool.product(folder)?;
@@ -192,13 +199,14 @@ impl Watched {
         })
     }
 
-    /// Seconds of CPU that are not the target's.
+    /// Returns the CPU seconds of all processes except the target.
     pub fn tool_cpu(&self) -> f64 {
         self.all_cpu.saturating_sub(self.target_cpu).as_secs_f64()
     }
 }
 
-/// Events and distinct stacks of a snapshot. One that is not exact is no result.
+/// Returns the numbers of events and distinct stacks of a snapshot. Fails unless the snapshot is
+/// exact.
 fn counted(snapshot: &Path, programs: &Path) -> Result<(u64, u64)> {
     let mut report = std::process::Command::new(programs.join("report"));
     report.arg(snapshot).args(["--format", "json", "--by", "traceback", "--at", "total", "--raw-frames"]);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Requests a second, and the 99th percentile of the latency in milliseconds, of each command.
+/// For each command: requests per second, and the 99th percentile of latency in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
     pub set_per_s: f64,
@@ -26,10 +26,10 @@ pub struct Figures {
     pub tool_cpu_s: f64,
 }
 
-/// Without its port.
+/// Command of the server, without the port.
 pub const COMMAND: [&str; 5] = ["redis-server", "--save", "", "--appendonly", "no"];
 
-/// Starts the server, loads it, and stops it.
+/// Starts the server, puts load on it, and stops it.
 pub fn run(tool: Tool, programs: &Path, scratch: &Path) -> Result<Figures> {
     let folder = tempfile::TempDir::new_in(scratch)?;
     let port = free_port()?.to_string();
@@ -43,7 +43,8 @@ pub fn run(tool: Tool, programs: &Path, scratch: &Path) -> Result<Figures> {
     let watcher = std::thread::spawn(move || measure::watch(child, &target, start));
     let disturbed = wait_until_ready(&port).and_then(|()| tool.disturb(pid, programs, folder.path()));
     let loaded = disturbed.and_then(|()| load(&port));
-    // The server is stopped whatever came of the load; it closes the connection instead of an answer.
+    // The server is stopped whether the load worked or not. It closes the connection without an
+    // answer.
     Command::new("redis-cli").args(["-p", &port, "shutdown", "nosave"]).output().context("cannot run redis-cli")?;
     let watched = watcher.join().expect("the watcher does not panic")?;
     let by_test = loaded?;
@@ -55,7 +56,7 @@ pub fn run(tool: Tool, programs: &Path, scratch: &Path) -> Result<Figures> {
     Ok(Figures { set_per_s, set_p99_ms, lpush_per_s, lpush_p99_ms, hset_per_s, hset_p99_ms, tool_cpu_s })
 }
 
-/// A port that is free now.
+/// Returns a port that is free now.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).context("no free port")?.local_addr()?.port())
 }
@@ -72,7 +73,7 @@ fn wait_until_ready(port: &str) -> Result<()> {
     anyhow::bail!("redis-server does not answer on port {port} after {PATIENCE:?}")
 }
 
-/// (requests a second, p99 in milliseconds) by name of the test.
+/// Returns (requests per second, p99 in milliseconds) by name of the test.
 fn load(port: &str) -> Result<HashMap<String, (f64, f64)>> {
     let mut benchmark = Command::new("redis-benchmark");
     benchmark.args(["-p", port, "-t", "set,lpush,hset", "-n", "200000", "-r", "100000", "-d", "100"]);

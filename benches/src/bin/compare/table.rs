@@ -1,4 +1,4 @@
-//! Medians, and ratios to the untraced run of the same round, as Markdown.
+//! Tables in Markdown: medians, and ratios to the untraced run of the same round.
 
 use crate::measure;
 use crate::redis;
@@ -6,7 +6,7 @@ use crate::{Figures, Run};
 use heapline_benches::machine::Machine;
 use std::fmt::Write;
 
-/// The tables of a comparison.
+/// Returns the tables of a comparison.
 pub fn markdown(machine: &Machine, runs: &[Run]) -> String {
     let rounds = runs.iter().map(|run| run.round).max().unwrap_or(0);
     let mut text = format!(
@@ -36,7 +36,7 @@ fn failures(runs: &[Run]) -> String {
     if lines.is_empty() { lines } else { format!("\nRuns that failed, and are in no median:\n\n{lines}") }
 }
 
-/// The runs of one workload with one tool, and the untraced ones.
+/// The runs of a workload with a tool, and the untraced runs of the workload.
 struct Group<'a, F> {
     workload: &'a str,
     tool: &'a str,
@@ -45,7 +45,7 @@ struct Group<'a, F> {
 }
 
 impl<'a, F> Group<'a, F> {
-    /// In the order of their first run. `pick` chooses one kind of figures.
+    /// Returns all groups, in the order of first runs. `pick` chooses a kind of figures.
     fn all(runs: &'a [Run], pick: fn(&Figures) -> Option<&F>) -> Vec<Group<'a, F>> {
         let of = |workload: &str, tool: &str| -> Vec<(u32, &'a F)> {
             let same = runs.iter().filter(|run| run.workload == workload && run.tool == tool);
@@ -65,7 +65,7 @@ impl<'a, F> Group<'a, F> {
         median(self.mine.iter().map(|(_, figures)| value(figures)))
     }
 
-    /// Median of the ratios within each round: what is common to a round drops out.
+    /// Returns the median of the ratios within each round. Effects common to a round cancel out.
     fn ratio(&self, value: fn(&F) -> f64) -> f64 {
         let base_of = |round: u32| self.base.iter().find(|(r, _)| *r == round).map(|(_, figures)| value(figures));
         median(self.mine.iter().filter_map(|(round, figures)| Some(value(figures) / base_of(*round)?)))
@@ -131,12 +131,12 @@ fn services(runs: &[Run]) -> String {
     text
 }
 
-/// Nothing where there is no figure.
+/// Formats seconds; "-" without a figure.
 fn seconds(value: f64) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
 }
 
-/// NaN of nothing.
+/// Returns the median; NaN without values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

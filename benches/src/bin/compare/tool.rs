@@ -1,4 +1,4 @@
-//! The tools that are compared: how each is started, what it leaves, how that becomes a report.
+//! The compared tools: command, files left behind, and report of each.
 
 use anyhow::{Context, Result};
 use std::fmt;
@@ -73,9 +73,9 @@ impl fmt::Display for Tool {
     }
 }
 
-/// Where Debian keeps the libraries that are preloaded.
+/// Debian's folder of the preloaded libraries.
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
-/// And valgrind's programs.
+/// Debian's folder of valgrind's programs.
 const VALGRIND: &str = "/usr/libexec/valgrind";
 /// The interpreter of the Python workload.
 pub const PYTHON: &str = "/usr/bin/python3";
@@ -83,7 +83,7 @@ const JEMALLOC: &str = "libjemalloc.so.2";
 const GPERFTOOLS: &str = "libtcmalloc_and_profiler.so.4";
 
 impl Tool {
-    /// What runs when nothing is said, in the order of a round.
+    /// The default tools, in the order of a round.
     pub const DEFAULT: [Tool; 13] = [
         Tool::Base,
         Tool::Heapline,
@@ -100,7 +100,7 @@ impl Tool {
         Tool::Disabled,
     ];
 
-    /// Whether its failure would be ours.
+    /// Whether a failure of the tool would be our own.
     pub fn must_succeed(self) -> bool {
         self == Tool::Base || self.is_ours()
     }
@@ -109,7 +109,7 @@ impl Tool {
         matches!(self, Tool::Heapline | Tool::HeaplineSampled | Tool::Idle | Tool::Detached | Tool::Disabled)
     }
 
-    /// A program that the tool needs and that is not there.
+    /// Returns a program needed by the tool and not installed.
     pub fn missing(self, programs: &Path) -> Option<String> {
         let absent = |program: PathBuf| (!program.is_file()).then(|| program.display().to_string());
         let absent_library = |name: &str| absent(Path::new(LIBRARIES).join(name));
@@ -133,13 +133,13 @@ impl Tool {
         }
     }
 
-    /// Whether the tool is made for such programs.
+    /// Whether the tool is made for programs of this kind.
     pub fn is_for(self, command: &[String]) -> bool {
         let is_pythons = matches!(self, Tool::Memray | Tool::MemrayPython | Tool::Tracemalloc | Tool::Tracemalloc25);
         !is_pythons || command[0] == PYTHON
     }
 
-    /// The executable of the target's process: valgrind takes the program's place.
+    /// Returns the executable of the target's process. valgrind replaces the program.
     pub fn target(self, program: &str) -> Result<PathBuf> {
         match self {
             Tool::Massif | Tool::Dhat => Ok(self.simulator()),
@@ -151,7 +151,7 @@ impl Tool {
         Path::new(VALGRIND).join(format!("{self}-amd64-linux"))
     }
 
-    /// The command that runs `command` under the tool, which writes into `folder`.
+    /// Returns the command that runs `command` under the tool. The tool writes into `folder`.
     pub fn command(self, command: &[String], programs: &Path, folder: &Path) -> Result<Command> {
         let alone = || with_arguments(Command::new(&command[0]), &command[1..]);
         let preloaded = |library: &Path| {
@@ -227,19 +227,19 @@ impl Tool {
         })
     }
 
-    /// What is done to the target while it runs.
+    /// Attaches to the running target and detaches again, for the tool [`Tool::Detached`].
     pub fn disturb(self, pid: u32, programs: &Path, folder: &Path) -> Result<()> {
         if self != Tool::Detached {
             return Ok(());
         }
         let mut attach = Command::new(programs.join("aggregator"));
         attach.args(["--attach", &pid.to_string(), "--duration", "0.02", "-o"]).arg(folder.join("attached.snap.zst"));
-        // The program is up, and has been found idle, after a few milliseconds.
+        // After a few milliseconds the program is up, and was found idle.
         std::thread::sleep(Duration::from_millis(20));
         heapline_benches::process::succeed(&mut attach).map(drop)
     }
 
-    /// The file that the tool has left in `folder`.
+    /// Returns the file left by the tool in `folder`.
     pub fn product(self, folder: &Path) -> Result<Option<PathBuf>> {
         let leaves_none = [Tool::Base, Tool::Idle, Tool::Detached, Tool::Disabled, Tool::Jemalloc];
         if leaves_none.contains(&self) || matches!(self, Tool::Tracemalloc | Tool::Tracemalloc25) {
@@ -253,8 +253,8 @@ impl Tool {
         Ok(Some(found.with_context(|| format!("{self} has left no file"))?))
     }
 
-    /// Makes a report that a person can read of the file, with cold caches; returns how long that took. None where the
-    /// tool has no reporter here.
+    /// Makes a readable report of the file, with cold caches. Returns the time taken. None for
+    /// tools without a reporter here.
     pub fn report(self, file: &Path, programs: &Path, cache: &Path) -> Result<Option<Duration>> {
         let mut report = match self {
             Tool::Heapline | Tool::HeaplineSampled => Command::new(programs.join("report")),
@@ -269,7 +269,7 @@ impl Tool {
     }
 }
 
-/// Writes our collector's library into `folder`.
+/// Writes the library of our collector into `folder`.
 fn collector(programs: &Path, folder: &Path) -> Result<PathBuf> {
     let library = folder.join("collector.so");
     heapline_benches::process::succeed(

@@ -1,4 +1,4 @@
-//! The programs that are measured, and how they are built.
+//! The measured programs, and how to build them.
 
 use anyhow::{Context, Result, bail};
 use heapline_benches::crate_folder;
@@ -8,26 +8,26 @@ use std::process::Command;
 
 /// A program that runs to its end.
 pub struct Workload {
-    /// As on the command line.
+    /// Name on the command line.
     pub name: String,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// What it reads.
+    /// File for standard input.
     pub input: Option<PathBuf>,
     /// Additional environment, for all tools.
     pub environment: Vec<(&'static str, &'static str)>,
-    /// A file that it writes and that belongs to its output.
+    /// A file written by the program, which belongs to the output.
     pub product: Option<PathBuf>,
-    /// Its output tells times: numbers are not compared.
+    /// Whether the output contains times: then numbers are not compared.
     pub tells_times: bool,
 }
 
 impl Workload {
-    /// What runs when nothing is said.
+    /// Names of the default workloads.
     pub const DEFAULT: [&'static str; 8] =
         ["churn", "churn-30", "churn-100", "churn-2-threads", "sqlite", "cc1plus", "python", "redis"];
 
-    /// Builds the workload of that name in `scratch`.
+    /// Builds the workload called `name` in `scratch`.
     pub fn prepare(name: &str, scratch: &Path) -> Result<Workload> {
         let churn = |threads, operations, depth| -> Result<Workload> {
             let program = compile_churn(scratch)?;
@@ -73,7 +73,7 @@ impl Workload {
         }
     }
 
-    /// The output without what differs from run to run.
+    /// Returns the output without the parts that vary between runs.
     pub fn comparable(&self, output: Vec<u8>) -> Vec<u8> {
         if !self.tells_times {
             return output;
@@ -98,7 +98,7 @@ fn compile_churn(scratch: &Path) -> Result<String> {
     text(&program)
 }
 
-/// The C++ compiler proper on a source that is mostly the standard library's headers.
+/// The C++ compiler proper, on a source made mostly of the standard library's headers.
 fn cc1plus(scratch: &Path) -> Result<Workload> {
     let (preprocessed, assembly) = (scratch.join("big.ii"), scratch.join("big.s"));
     succeed(Command::new("g++").arg("-E").arg(source("big.cpp")).arg("-o").arg(&preprocessed))?;

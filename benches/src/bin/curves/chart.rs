@@ -1,4 +1,4 @@
-//! One chart, drawn as SVG: lines with whiskers, named where they end.
+//! A chart, drawn as SVG: lines with whiskers, and a name at the end of each line.
 
 use crate::series::{Series, Spread};
 use anyhow::{Result, anyhow};
@@ -8,10 +8,10 @@ use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (720, 360);
-/// Room at the right for the lines' names.
+/// Width reserved at the right for the names of lines.
 const NAMES: i32 = 150;
 const FONT: &str = "sans-serif";
-/// Told apart by people who do not see all colours (Okabe and Ito).
+/// Colours that people with colour blindness can tell apart (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 0, 0),
     RGBColor(213, 94, 0),
@@ -21,31 +21,31 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(120, 120, 120),
 ];
 
-/// How the vertical axis counts.
+/// Scale of the vertical axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// From zero.
+    /// Linear, from zero.
     Linear,
-    /// By powers of ten.
+    /// Logarithmic: powers of ten.
     Log,
 }
 
-/// A picture.
+/// A chart.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// Of its file, without the ending.
+    /// Name of the file, without extension.
     pub name: &'static str,
     pub title: &'static str,
-    /// What grows.
+    /// Label of the horizontal axis: the quantity that grows.
     pub across: &'static str,
-    /// What is measured.
+    /// Label of the vertical axis: the measured quantity.
     pub up: &'static str,
     pub scale: Scale,
     pub lines: Vec<Series>,
 }
 
 impl Chart {
-    /// Whether there is something to draw.
+    /// Whether the chart has points to draw.
     pub fn has_points(&self) -> bool {
         self.points().next().is_some()
     }
@@ -54,7 +54,7 @@ impl Chart {
         self.lines.iter().flat_map(|line| &line.points)
     }
 
-    /// The SVG.
+    /// Returns the chart as SVG.
     pub fn draw(&self) -> Result<String> {
         let mut text = String::new();
         {
@@ -129,7 +129,7 @@ impl Chart {
     }
 }
 
-/// The row nearest to `wanted` where no other name stands.
+/// Returns the row nearest to `wanted` without another name.
 fn free_row(taken: &mut Vec<i32>, wanted: i32) -> i32 {
     const HEIGHT: i32 = 15;
     let is_free = |row: i32| taken.iter().all(|other| (row - other).abs() >= HEIGHT);
@@ -142,7 +142,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)))
 }
 
-/// 20000 as 20k.
+/// Formats 20000 as 20k.
 fn short(value: f64) -> String {
     let (divided, suffix) = match value.abs() {
         v if v >= 1e9 => (value / 1e9, "G"),
@@ -150,7 +150,7 @@ fn short(value: f64) -> String {
         v if v >= 1e3 => (value / 1e3, "k"),
         _ => (value, ""),
     };
-    // Three digits are enough, and no zeros behind the point.
+    // Three digits are enough, without zeros behind the point.
     format!("{}{suffix}", (divided * 1000.0).round() / 1000.0)
 }
 

@@ -1,4 +1,4 @@
-//! The charts that docs/benchmarks.md shows, and their numbers as a table.
+//! The charts of docs/benchmarks.md, and their numbers as a table.
 
 use crate::chart::{Chart, Scale};
 use crate::plan::{Curve, Tool};
@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 const MIB: f64 = (1u64 << 20) as f64;
 
-/// All of them; those of curves that were not measured have no points.
+/// Returns all charts. Charts of unmeasured curves have no points.
 pub fn all(runs: &[Run]) -> Vec<Chart> {
     let mut charts = Vec::new();
     for curve in Curve::ALL {
@@ -37,7 +37,7 @@ fn target_cpu(run: &Run) -> Option<f64> {
     churn(run).map(|phase| phase.per_call(phase.target_cpu_s) * 2.0)
 }
 
-/// CPU nanoseconds that a thread of the aggregator has for a pair.
+/// Returns the CPU nanoseconds of an aggregator thread for a pair of calls.
 fn thread(name: &'static str) -> impl Fn(&Run) -> Option<f64> {
     move |run| {
         let phase = churn(run)?;
@@ -45,7 +45,7 @@ fn thread(name: &'static str) -> impl Fn(&Run) -> Option<f64> {
     }
 }
 
-/// Where the last point dwarfs the first, powers of ten.
+/// Returns powers of ten where the last point is far larger than the first.
 fn scale(curve: Curve) -> Scale {
     match curve {
         Curve::Frames | Curve::Stacks => Scale::Log,
@@ -62,7 +62,7 @@ fn across(curve: Curve) -> &'static str {
     }
 }
 
-/// Wall time: what the program's user waits for.
+/// Chart of wall time: the waiting time of the program's user.
 fn pairs(runs: &[Run], curve: Curve) -> Chart {
     let (name, title) = match curve {
         Curve::Threads => ("threads", "Churn in N threads: wall time of a pair, all threads together"),
@@ -81,7 +81,7 @@ fn pairs(runs: &[Run], curve: Curve) -> Chart {
     Chart { name, title, across: across(curve), up: "ns a pair", scale, lines }
 }
 
-/// CPU time: what it costs, whoever else uses the machine.
+/// Chart of CPU time: the cost, independent of other users of the machine.
 fn processors(runs: &[Run], curve: Curve) -> Chart {
     let (name, title) = match curve {
         Curve::Threads => ("threads-cpu", "Churn in N threads: CPU time of a pair, by where"),
@@ -102,7 +102,7 @@ fn processors(runs: &[Run], curve: Curve) -> Chart {
     Chart { name, title, across: across(curve), up: "CPU ns a pair", scale, lines }
 }
 
-/// What a stack costs that nobody has seen before.
+/// Chart of the cost of new stacks.
 fn defining(runs: &[Run]) -> Chart {
     let per_stack = |run: &Run| run.phase("define").map(|phase| phase.per_call(phase.target_cpu_s) * 2.0);
     let table = |run: &Run| {
@@ -124,7 +124,7 @@ fn defining(runs: &[Run]) -> Chart {
     }
 }
 
-/// What the aggregator holds for a block.
+/// Chart of the aggregator's memory for a block.
 fn block_bytes(runs: &[Run]) -> Chart {
     let grown = |bytes: fn(&Phase) -> u64| {
         move |run: &Run| {
@@ -175,7 +175,7 @@ fn sizes(runs: &[Run], curve: Curve) -> Chart {
     Chart { name, title, across: across(curve), up: "MiB", scale: Scale::Log, lines }
 }
 
-/// The numbers of all charts, as Markdown.
+/// Returns the numbers of all charts, as Markdown.
 pub fn medians(machine: &Machine, load: [f64; 2], runs: &[Run], charts: &[Chart]) -> String {
     let mut text = format!(
         "{}; {} cores; {:.0} GiB; Linux {}; load before and after {:.1} and {:.1}; medians (least to greatest)\n",
@@ -213,7 +213,7 @@ pub fn medians(machine: &Machine, load: [f64; 2], runs: &[Run], charts: &[Chart]
     text
 }
 
-/// Three digits that count.
+/// Formats a number with about three digits.
 fn brief(value: f64) -> String {
     let places = match value.abs() {
         v if v >= 100.0 => 0,

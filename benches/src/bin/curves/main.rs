@@ -1,9 +1,15 @@
-//! How the cost grows: with threads, frames, distinct stacks and live blocks.
+//! Measures the growth of Heapline's cost with threads, frames, distinct stacks and live blocks.
 //!
-//! Each point of a curve is a run of a workload alone and under Heapline, one right after the other, once in every round; drawn
-//! are medians over the rounds, with whiskers from the least to the greatest. All that was measured goes to `runs.json`, the
-//! medians to `medians.md`, the charts to docs/curves; docs/benchmarks.md shows and explains them. Nothing is asserted about
-//! times; a run that lost events, or that contradicts itself, is kept, and is in no median.
+//! Each point of a curve is a workload, run once in every round: alone, then at once under
+//! Heapline. The charts show medians over the rounds, with whiskers from the least to the greatest.
+//!
+//! | Output | Place |
+//! | --- | --- |
+//! | all measured figures | `runs.json` |
+//! | medians | `medians.md` |
+//! | charts, shown and explained in docs/benchmarks.md | docs/curves |
+//!
+//! Times are not asserted. A run with lost events or contradictions is stored, but is in no median.
 
 #![deny(unsafe_code)]
 
@@ -48,11 +54,12 @@ struct Arguments {
     programs: Option<PathBuf>,
 }
 
-/// What is kept.
+/// The stored result of a measurement.
 #[derive(Serialize, Deserialize)]
 struct Record {
     machine: Machine,
-    /// Runnable threads of the whole machine, one minute's average, before and after: what else was going on.
+    /// Load of the machine before and after: runnable threads, averaged over a minute. Shows other
+    /// activity.
     load: [f64; 2],
     runs: Vec<Run>,
 }
@@ -113,7 +120,7 @@ fn measure(arguments: &Arguments, folder: &Path) -> Result<Record> {
                 runs.push(run);
             }
         }
-        // What there is so far survives an interruption.
+        // Writing after every round keeps the finished rounds when the measurement is interrupted.
         let record = Record { machine: machine::describe(), load: [before, process::load()], runs };
         write(&folder.join("runs.json"), &serde_json::to_string_pretty(&record)?)?;
         runs = record.runs;

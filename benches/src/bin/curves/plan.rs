@@ -1,13 +1,14 @@
-//! The points of each curve, and what runs for them.
+//! The points of each curve, and the workload of each point.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What grows.
+/// The quantity that grows along a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Curve {
-    /// Threads that allocate at the same time; all pairs and all live blocks are divided among them.
+    /// Threads that allocate at the same time; all pairs and all live blocks are divided among
+    /// them.
     Threads,
     /// Frames of a stack.
     Frames,
@@ -17,31 +18,31 @@ pub enum Curve {
     Live,
 }
 
-/// With what a workload runs.
+/// The tool around a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tool {
-    /// Nothing.
+    /// No tool.
     Base,
     /// `aggregator run`, exact, 64 frames.
     Heapline,
-    /// The same with as many frames as there are.
+    /// `aggregator run`, exact, all frames kept.
     HeaplineAllFrames,
 }
 
 /// A point of a curve.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
-    /// Of which.
+    /// Curve of the point.
     pub curve: Curve,
-    /// Where.
+    /// Position on the curve.
     pub x: u64,
     quick: bool,
 }
 
-/// Frames of churn below its recursion and above it.
+/// Number of churn's frames outside of the recursion.
 const CHURN_FRAMES: u64 = 7;
-/// Blocks that live where something else grows.
+/// Number of live blocks on curves where another quantity grows.
 const CHURN_LIVE: u64 = 10_240;
 const STACKS_LIVE: u64 = 1_000_000;
 const LIVE_STACKS: u64 = 1000;
@@ -49,7 +50,7 @@ const LIVE_STACKS: u64 = 1000;
 impl Curve {
     pub const ALL: [Curve; 4] = [Curve::Threads, Curve::Frames, Curve::Stacks, Curve::Live];
 
-    /// What a point is run with, in this order.
+    /// Returns the tools for each point, in the order of runs.
     pub fn tools(self) -> &'static [Tool] {
         match self {
             Curve::Frames => &[Tool::Base, Tool::Heapline, Tool::HeaplineAllFrames],
@@ -74,7 +75,7 @@ impl Point {
         curve.points(quick).iter().map(move |&x| Point { curve, x, quick })
     }
 
-    /// Program and arguments.
+    /// Returns the program and the arguments.
     pub fn command(&self) -> (&'static str, Vec<u64>) {
         let shorter = if self.quick { 8 } else { 1 };
         let x = self.x;
@@ -86,7 +87,7 @@ impl Point {
         }
     }
 
-    /// Memory of target, aggregator and report together, generously.
+    /// Returns a generous limit for the memory of target, aggregator and report together.
     pub fn needs_bytes(&self) -> u64 {
         match self.curve {
             Curve::Live => self.x * 200,

@@ -1,4 +1,5 @@
-//! One run of one point: starts the workload, follows it through its phases, asks and reports.
+//! A run of a point: starts the workload, follows the phases, questions the aggregator, and makes a
+//! report.
 
 use crate::plan::{Curve, Point, Tool};
 use anyhow::{Context, Result, bail, ensure};
@@ -13,25 +14,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Between two looks at the aggregator's threads, where the workload does not stop for them.
+/// Time between two samples of the aggregator's threads, for a workload without stops.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// What was measured at one point, once.
+/// Figures of a run of a point.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
-    /// From 1.
+    /// Number of the round, from 1.
     pub round: u32,
-    /// What grows.
+    /// Curve of the point.
     pub curve: Curve,
-    /// How far it has grown.
+    /// Position on the curve.
     pub x: u64,
-    /// With what.
+    /// Tool around the workload.
     pub tool: Tool,
-    /// What the workload did, one after another.
+    /// Phases of the workload, in order.
     pub phases: Vec<Phase>,
-    /// What was asked about it; of the workload that stops to be asked.
+    /// Times of answers, only for the workload that stops for questions.
     pub answers: Option<Answers>,
-    /// What the snapshot at the end says of the run.
+    /// Facts from the snapshot at the end.
     pub snapshot: Option<Snapshot>,
 }
 
@@ -39,78 +40,79 @@ pub struct Run {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Phase {
     pub name: String,
-    /// Of malloc and free.
+    /// Number of calls of malloc and free.
     pub calls: u64,
-    /// As the program measures it.
+    /// Wall time, measured by the program.
     pub wall_s: f64,
-    /// Of the program, collector included.
+    /// CPU time of the program, with the collector.
     pub target_cpu_s: f64,
-    /// Of the aggregator, by its threads' names.
+    /// CPU time of the aggregator, by thread name.
     pub tool_cpu_s: BTreeMap<String, f64>,
-    /// From the phase's end until the aggregator answered for all of it.
+    /// Time from the end of the phase until the aggregator answered for the whole phase.
     pub settled_s: f64,
-    /// Resident at the end.
+    /// Resident memory of the target at the end.
     pub target_bytes: u64,
     pub tool_bytes: u64,
 }
 
-/// Times in seconds.
+/// Times of answers, in seconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answers {
-    /// Of `ctl snapshot`, until the file is there.
+    /// Time of `ctl snapshot`, until the file is complete.
     pub snapshot_s: f64,
-    /// Most that was resident in the aggregator, that snapshot included.
+    /// Largest resident memory of the aggregator, this snapshot included.
     pub tool_peak_bytes: u64,
-    /// From the program's last word to the end of the aggregator: the last snapshot and all tables given back.
+    /// Time from the go-ahead after the last phase to the end of the aggregator, which writes the
+    /// last snapshot and frees all tables.
     pub end_s: f64,
 }
 
-/// The snapshot at the end, and its report.
+/// The snapshot at the end, and the report about it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     pub bytes: u64,
-    /// Of a first report, with cold caches of symbols.
+    /// Time of a first report, with cold symbol caches.
     pub report_s: f64,
     pub report_peak_bytes: u64,
     pub events: u64,
     pub stacks: u64,
-    /// Events that were lost, and contradictions. A run that has any is in no median.
+    /// Number of lost events and contradictions. A run with a number above 0 is in no median.
     #[serde(default)]
     pub wrong: u64,
-    /// What the snapshot notes, as that threads had to wait.
+    /// Notes of the snapshot, for example about waiting threads.
     pub notes: Vec<String>,
 }
 
 impl Phase {
-    /// Nanoseconds of wall time that a pair of calls takes, all threads together.
+    /// Returns the wall time of a pair of calls in nanoseconds, all threads together.
     pub fn wall_ns_per_pair(&self) -> f64 {
         self.per_call(self.wall_s) * 2.0
     }
 
-    /// Nanoseconds a call.
+    /// Converts seconds of the phase to nanoseconds per call.
     pub fn per_call(&self, seconds: f64) -> f64 {
         seconds * 1e9 / self.calls as f64
     }
 
-    /// CPU seconds of the aggregator.
+    /// Returns the CPU seconds of the aggregator.
     pub fn tool_cpu_s(&self) -> f64 {
         self.tool_cpu_s.values().sum()
     }
 }
 
 impl Run {
-    /// Whether the snapshot says that nothing is missing and nothing contradictory.
+    /// Whether the snapshot reports no missing events and no contradictions.
     pub fn is_exact(&self) -> bool {
         self.snapshot.as_ref().is_none_or(|snapshot| snapshot.wrong == 0)
     }
 
-    /// The phase of that name.
+    /// Returns the phase with the given name.
     pub fn phase(&self, name: &str) -> Option<&Phase> {
         self.phases.iter().find(|phase| phase.name == name)
     }
 }
 
-/// Programs, built, and a place for what they write.
+/// The built programs, and a scratch folder for their files.
 pub struct Bench {
     scratch: tempfile::TempDir,
     programs: PathBuf,
@@ -140,7 +142,7 @@ impl Bench {
             _ => self.in_phases(&mut child, tool),
         };
         if followed.is_err() {
-            // It waits for a word that will not come.
+            // The child waits for input that will not come.
             let _ = child.kill();
         }
         let (phases, answers) = followed?;
@@ -161,7 +163,7 @@ impl Bench {
         command
     }
 
-    /// scale.c, which stops after each phase until it is told to go on.
+    /// Follows scale.c, which stops after each phase until told to continue.
     fn in_phases(&self, child: &mut Child, tool: Tool) -> Result<(Vec<Phase>, Option<Answers>)> {
         let is_traced = tool != Tool::Base;
         let pid = child.id();
@@ -206,7 +208,7 @@ impl Bench {
         succeed(ask.args(["ctl", &target.to_string()]).args(what)).map(drop)
     }
 
-    /// Reports on the snapshot, as a person would and then as a program.
+    /// Makes two reports on the snapshot: first as text for a person, then as JSON for a program.
     fn read(&self, file: &Path) -> Result<Snapshot> {
         let bytes = std::fs::metadata(file).context("it has left no snapshot")?.len();
         let cache = tempfile::TempDir::new_in(self.scratch.path())?;
@@ -252,7 +254,7 @@ impl Bench {
     }
 }
 
-/// "PHASE CALLS SECONDS CPU_SECONDS"
+/// Parses a line of a workload: "PHASE CALLS SECONDS CPU_SECONDS".
 fn said_phase(line: &str) -> Result<Phase> {
     let words: Vec<&str> = line.split(' ').collect();
     let [name, calls, wall_s, target_cpu_s] = words[..] else { bail!("the workload says: {line}") };
@@ -268,7 +270,7 @@ fn said_phase(line: &str) -> Result<Phase> {
     })
 }
 
-/// churn.c, which runs through and says how long a pair took in each thread.
+/// Follows churn.c, which runs without stops and prints the time of a pair for each thread.
 fn churn(child: &mut Child, tool: Tool, arguments: &[u64]) -> Result<Phase> {
     let pid = child.id();
     let mut cpu = Cpu::default();
@@ -305,7 +307,7 @@ fn churn(child: &mut Child, tool: Tool, arguments: &[u64]) -> Result<Phase> {
     })
 }
 
-/// Whether the process has ended; it must end well.
+/// Returns how the process ended; fails unless the process ended well.
 fn ended(child: &Child, waits: bool) -> Result<Option<Ended>> {
     let ended = process::wait4(child.id(), waits)?;
     if let Some(Ended { status, .. }) = ended {
@@ -314,7 +316,7 @@ fn ended(child: &Child, waits: bool) -> Result<Option<Ended>> {
     Ok(ended)
 }
 
-/// 0 for a process that has ended.
+/// Returns the memory of a process; 0 for an ended process.
 fn memory_bytes(pid: u32, line: &str) -> u64 {
     process::memory_bytes(pid, line).unwrap_or(0)
 }

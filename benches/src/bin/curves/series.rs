@@ -1,12 +1,12 @@
-//! From runs to the points of a line.
+//! Turns runs into the points of a line.
 
 use crate::plan::{Curve, Tool};
 use crate::run::Run;
 
-/// Median, least and greatest of the rounds.
+/// Least, median and greatest figure of the rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// Where on the curve.
+    /// Position on the curve.
     pub x: f64,
     pub least: f64,
     pub median: f64,
@@ -21,7 +21,7 @@ pub struct Series {
 }
 
 impl Series {
-    /// A figure of each run of a curve with a tool.
+    /// Makes a line from a figure of each run of a curve with a tool.
     pub fn of(
         runs: &[Run],
         name: &'static str,
@@ -32,7 +32,7 @@ impl Series {
         Series::over(runs, name, curve, |_, run| if run.tool == tool { figure(run) } else { None })
     }
 
-    /// What a figure is more with a tool than alone, in the same round.
+    /// Makes a line from the difference of a figure with a tool and alone, in the same round.
     pub fn added(
         runs: &[Run],
         name: &'static str,
