@@ -5,13 +5,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
     Domain, DomainTotals, End, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
-use heapline_tools::filter::Filters;
 use heapline_tools::frames::Frames;
-use heapline_tools::report::{Report, Request};
-use heapline_tools::statistics::By;
+use heapline_tools::input::moment::At;
+use heapline_tools::input::tree::Subject;
+use heapline_tools::query::filter::Filters;
+use heapline_tools::query::report::{Report, Request};
+use heapline_tools::query::statistics::By;
 use heapline_tools::symbols::Symbolizer;
-use heapline_tools::tree::Subject;
-use heapline_tools::view::At;
 
 const STACKS: u32 = 50_000;
 const GROUPS_PER_STACK: u32 = 4;

@@ -12,9 +12,9 @@ use heapline_collector::sampling::sampler::Sampler;
 use heapline_shared_format::event::Event;
 use heapline_shared_format::query;
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Snapshot};
-use heapline_tools::estimate::of_domain;
-use heapline_tools::tree::{Subject, totals};
-use heapline_tools::view::At;
+use heapline_tools::input::moment::{At, totals};
+use heapline_tools::input::tree::Subject;
+use heapline_tools::query::estimate::of_domain;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 

@@ -3,7 +3,7 @@
 
 use heapline_collector::sampling::sampler::Sampler;
 use heapline_shared_format::snapshot::Sampled;
-use heapline_tools::estimate::Estimate;
+use heapline_tools::query::estimate::Estimate;
 
 const SEEDS: u64 = 200;
 

@@ -1,13 +1,13 @@
 //! The command line of `report`: the words as typed ([`Arguments`]) and their meaning ([`Config`]).
 
-use crate::blame::Blame;
-use crate::filter::{Filters, Pattern};
 use crate::frames::Frames;
 use crate::glob::Glob;
-use crate::report::Request;
-use crate::statistics::By;
+use crate::input::moment::At;
+use crate::query::blame::Blame;
+use crate::query::filter::{Filters, Pattern};
+use crate::query::report::Request;
+use crate::query::statistics::By;
 use crate::symbols::DEBUG_DIR;
-use crate::view::At;
 use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
 use heapline_shared_format::snapshot::Domain;

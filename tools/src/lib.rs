@@ -10,29 +10,21 @@
 //!
 //! | Step | Modules |
 //! | --- | --- |
-//! | read a process, or a tree of processes | [`load`], [`tree`] |
-//! | look at a domain | [`view`] |
+//! | read a process, or a tree of processes | [`input`] |
+//! | look at a domain | [`query::view`] |
 //! | name the frames | [`symbols`], [`frames`] |
-//! | filter | [`filter`] |
-//! | group | [`statistics`], [`diff`] |
+//! | filter | [`query::filter`] |
+//! | blame, group, compare | [`query::blame`], [`query::statistics`], [`query::diff`] |
 //! | show | [`render`], [`export`] |
 #![forbid(unsafe_code)]
 
-pub mod blame;
 pub mod cli;
-pub mod copies;
-pub mod diff;
-pub mod estimate;
 pub mod export;
-pub mod filter;
 mod foreign;
 pub mod frames;
 pub mod glob;
-pub mod load;
+pub mod input;
 pub mod output;
+pub mod query;
 pub mod render;
-pub mod report;
-pub mod statistics;
 pub mod symbols;
-pub mod tree;
-pub mod view;

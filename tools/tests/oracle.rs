@@ -2,11 +2,11 @@
 //! traces, both must make equal rows in equal order.
 
 use heapline_shared_format::text::format_size;
-use heapline_tools::diff::{Change, Nothing, compare_to};
-use heapline_tools::filter::{Filters, Matcher, Pattern};
 use heapline_tools::frames::{Frame, Part, Tracebacks};
 use heapline_tools::glob::Glob;
-use heapline_tools::statistics::{By, Key, Statistic, Trace, group, sorted};
+use heapline_tools::query::diff::{Change, Nothing, compare_to};
+use heapline_tools::query::filter::{Filters, Matcher, Pattern};
+use heapline_tools::query::statistics::{By, Key, Statistic, Trace, group, sorted};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

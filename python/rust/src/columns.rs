@@ -3,7 +3,7 @@
 use crate::snapshot::Content;
 use heapline_shared_format::snapshot::Domain;
 use heapline_tools::frames::{StringId, Tracebacks};
-use heapline_tools::statistics::Trace;
+use heapline_tools::query::statistics::Trace;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use std::collections::HashMap;

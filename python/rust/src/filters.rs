@@ -5,9 +5,9 @@
 //! `report`.
 
 use heapline_shared_format::snapshot::Domain;
-use heapline_tools::filter::{Filters, Matcher, Pattern};
 use heapline_tools::frames::Tracebacks;
-use heapline_tools::statistics::Trace;
+use heapline_tools::query::filter::{Filters, Matcher, Pattern};
+use heapline_tools::query::statistics::Trace;
 use pyo3::prelude::*;
 
 /// A filter from Python: tracemalloc's `Filter`, or a `DomainFilter`, which has no pattern.

@@ -1,7 +1,7 @@
 //! Strings, frames and tracebacks of a snapshot, in Rust and in Python.
 
 use heapline_tools::frames::{Frame, StringId, TracebackId, Tracebacks};
-use heapline_tools::statistics::{Key, Statistic};
+use heapline_tools::query::statistics::{Key, Statistic};
 use heapline_tools::symbols::Symbolizer;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};

@@ -3,8 +3,8 @@
 use crate::names::tuples;
 use crate::snapshot::Content;
 use heapline_shared_format::snapshot::Domain;
-use heapline_tools::diff::Change;
-use heapline_tools::statistics::{Key, Statistic, Trace};
+use heapline_tools::query::diff::Change;
+use heapline_tools::query::statistics::{Key, Statistic, Trace};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;

@@ -2,16 +2,16 @@
 
 use super::texts::assert_harmless;
 use heapline_shared_format::snapshot;
-use heapline_tools::blame::Blame;
 use heapline_tools::export::folded;
-use heapline_tools::filter::Filters;
 use heapline_tools::frames::Frames;
+use heapline_tools::input::moment::At;
+use heapline_tools::input::tree::Subject;
+use heapline_tools::query::blame::Blame;
+use heapline_tools::query::filter::Filters;
+use heapline_tools::query::report::{Report, Request};
+use heapline_tools::query::statistics::By;
 use heapline_tools::render::{csv, json, text};
-use heapline_tools::report::{Report, Request};
-use heapline_tools::statistics::By;
 use heapline_tools::symbols::Symbolizer;
-use heapline_tools::tree::Subject;
-use heapline_tools::view::At;
 
 /// Reads the bytes as a snapshot file. Writing and reading an accepted snapshot gives an equal
 /// snapshot.

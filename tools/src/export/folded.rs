@@ -1,7 +1,7 @@
 //! Export as folded stacks for flame graph tools: `root;child;leaf bytes`, a line per traceback.
 
-use crate::report::Report;
-use crate::statistics::Key;
+use crate::query::report::Report;
+use crate::query::statistics::Key;
 use std::io::{self, Write};
 
 /// Writes a report grouped by traceback. Frames are named by functions.

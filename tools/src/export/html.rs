@@ -4,9 +4,9 @@
 //! down, as wide as the bytes below them. Frames too narrow to see are left out, even of a million
 //! stacks.
 
+use crate::query::report::Report;
+use crate::query::statistics::Key;
 use crate::render::text::{concerns, subject};
-use crate::report::Report;
-use crate::statistics::Key;
 use heapline_shared_format::text::{printable, size};
 use serde::Serialize;
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! The report for spreadsheets: comments on memory not seen, a head row, then a row per group.
 //! Quoted as in RFC 4180, with plain newlines.
 
-use crate::report::{Report, Row};
-use crate::statistics::{By, Key};
+use crate::query::report::{Report, Row};
+use crate::query::statistics::{By, Key};
 use heapline_shared_format::text::printable;
 use std::borrow::Cow;
 use std::io::{self, Write};

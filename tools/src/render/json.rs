@@ -1,13 +1,12 @@
 //! The report for programs. docs/formats.md specifies each field; `heapline_report` is the version.
 
-use crate::blame::Blamer;
-use crate::copies::Part;
-use crate::estimate::{Estimate, of_domain};
 use crate::frames::{Frame, Tracebacks};
-use crate::report::{Report, Row};
-use crate::statistics::{By, Key};
-use crate::tree::totals;
-use crate::view::At;
+use crate::input::copies::Part;
+use crate::input::moment::{At, totals};
+use crate::query::blame::Blamer;
+use crate::query::estimate::{Estimate, of_domain};
+use crate::query::report::{Report, Row};
+use crate::query::statistics::{By, Key};
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, mode_name};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -3,13 +3,13 @@
 //! The figures of a tree are sums over its processes, each at its own end (or peak). Memory
 //! inherited by fork counts in the parent and in the child, since both processes have it.
 
-use crate::copies::{Copies, Part};
-use crate::load::{LoadError, load};
+use crate::input::copies::{Copies, Part};
+use crate::input::load::{LoadError, load};
+use crate::input::moment::totals;
 use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Snapshot};
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Subject of a report: a process, or a tree of at least one process.
 #[derive(Debug)]
@@ -115,12 +115,6 @@ impl Subject {
         let parts = if self.sum.is_some() { &self.parts[..] } else { &[] };
         parts.iter().zip(&self.depths).map(|(snapshot, &depth)| Process { snapshot, depth })
     }
-}
-
-/// Row of a domain in a snapshot; zeros if there is no such row.
-pub fn totals(snapshot: &Snapshot, domain: Domain) -> DomainTotals {
-    let none = DomainTotals { domain, current: 0, peak: 0, blocks: 0, allocs: 0, frees: 0, allocated_bytes: 0 };
-    snapshot.domains.iter().find(|row| row.domain == domain).copied().unwrap_or(none)
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, TreeError> {

@@ -10,12 +10,11 @@
 use heapline_shared_format::snapshot::{Birth, Domain, Sampled, Snapshot, weight};
 use std::collections::{HashMap, HashSet};
 
-use crate::copies::{Part, forebears, widest};
-use crate::tree::totals;
-use crate::view::At;
+use crate::input::copies::{Part, forebears, widest};
+use crate::input::moment::{At, totals};
 
 /// Estimate of a sum, with its variance. The variance of a sum is the sum of the variances of its
-/// parts: draws are independent, and copies of a draw are counted together ([`crate::copies`]).
+/// parts: draws are independent, and copies of a draw are counted together ([`crate::input::copies`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Number of samples.

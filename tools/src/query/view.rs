@@ -3,33 +3,12 @@
 //! Domains are layers of the same memory and are never summed, so a view always has exactly one
 //! domain.
 
-use crate::copies::Part;
-use crate::estimate::{Estimate, sampled};
 use crate::frames::{TracebackId, Tracebacks};
-use crate::statistics::{Block, Trace};
+use crate::input::copies::Part;
+use crate::input::moment::At;
+use crate::query::estimate::{Estimate, sampled};
+use crate::query::statistics::{Block, Trace};
 use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
-
-/// Moment of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum At {
-    /// Those that live at the snapshot.
-    Live,
-    /// Those that lived at the moment of the domain's peak.
-    Peak,
-    /// All that were allocated since the start.
-    Total,
-}
-
-impl At {
-    /// Name of the moment on the command line and in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            At::Live => "live",
-            At::Peak => "peak",
-            At::Total => "total",
-        }
-    }
-}
 
 /// A domain at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

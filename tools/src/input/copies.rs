@@ -4,7 +4,7 @@
 //! sample's weight is m times as large, and the variance m^2 times. A part of the sum with a copy
 //! gets m times its own variance, so variances still add up.
 
-use crate::view::At;
+use crate::input::moment::At;
 use heapline_shared_format::snapshot::{Domain, Draws, Snapshot};
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
 //! Compares two snapshots, as tracemalloc's `Snapshot.compare_to` does.
 
-use crate::estimate::Estimate;
 use crate::frames::Tracebacks;
-use crate::statistics::{Key, KeyOrder, Statistic};
+use crate::query::estimate::Estimate;
+use crate::query::statistics::{Key, KeyOrder, Statistic};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 

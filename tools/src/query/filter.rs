@@ -11,7 +11,7 @@
 
 use crate::frames::{Frame, TracebackId, Tracebacks};
 use crate::glob::Glob;
-use crate::statistics::Trace;
+use crate::query::statistics::Trace;
 use std::collections::HashMap;
 use std::str::FromStr;
 

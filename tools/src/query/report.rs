@@ -1,17 +1,18 @@
 //! A report: a request applied to a subject (a process or a tree of processes), or to two subjects
 //! compared.
 
-use crate::blame::{Blame, Blamer};
-use crate::copies::Part;
-use crate::diff::{Change, Nothing, compare_to};
-use crate::estimate::{Estimate, of_domain, of_nothing};
-use crate::filter::{Filters, Matcher};
 use crate::frames::{Frames, Tracebacks, resolve};
 use crate::glob::Glob;
-use crate::statistics::{By, Key, Statistic, Trace, group, sorted};
+use crate::input::copies::Part;
+use crate::input::moment::At;
+use crate::input::tree::Subject;
+use crate::query::blame::{Blame, Blamer};
+use crate::query::diff::{Change, Nothing, compare_to};
+use crate::query::estimate::{Estimate, of_domain, of_nothing};
+use crate::query::filter::{Filters, Matcher};
+use crate::query::statistics::{By, Key, Statistic, Trace, group, sorted};
+use crate::query::view::View;
 use crate::symbols::Symbolizer;
-use crate::tree::Subject;
-use crate::view::{At, View};
 use heapline_shared_format::snapshot::{Domain, Snapshot};
 use std::collections::HashMap;
 

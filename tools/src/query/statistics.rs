@@ -2,8 +2,8 @@
 //!
 //! Compares numbers of [`Tracebacks`]. Texts are compared only if size and count are equal.
 
-use crate::estimate::Estimate;
 use crate::frames::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
+use crate::query::estimate::Estimate;
 use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;

@@ -1,0 +1,6 @@
+//! Snapshots as they are read: one process, or a tree of processes.
+
+pub mod copies;
+pub mod load;
+pub mod moment;
+pub mod tree;

@@ -1,0 +1,9 @@
+//! The question of a report, and its answer: a view, filtered, grouped, compared.
+
+pub mod blame;
+pub mod diff;
+pub mod estimate;
+pub mod filter;
+pub mod report;
+pub mod statistics;
+pub mod view;
