@@ -18,10 +18,11 @@ pub mod control;
 pub mod drain;
 pub mod job;
 pub mod launch;
+pub mod process;
 pub mod questions;
 pub mod session;
 pub mod snapshot;
 pub mod table;
-pub mod target;
+
 pub mod tree;
 pub mod unseen;

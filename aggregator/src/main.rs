@@ -3,7 +3,7 @@
 use anyhow::Context;
 use heapline_aggregator::base::private_dir;
 use heapline_aggregator::cli::{Invocation, Usage};
-use heapline_aggregator::target::library;
+use heapline_aggregator::process::library;
 use heapline_aggregator::{attach, cli, control, launch};
 use heapline_shared_format::text::printable;
 use std::io::{self, Write};

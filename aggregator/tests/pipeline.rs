@@ -3,6 +3,8 @@
 
 use heapline_aggregator::drain::Stop;
 use heapline_aggregator::job::tracer::{Plan, TraceError, Tracer};
+use heapline_aggregator::process::image::Image;
+use heapline_aggregator::process::tasks::Tasks;
 use heapline_aggregator::questions::keeper::FoundFrame;
 use heapline_aggregator::session::arena_map::ArenaMap;
 use heapline_aggregator::session::clock::Clock;
@@ -10,8 +12,6 @@ use heapline_aggregator::session::{SessionError, Settings};
 use heapline_aggregator::snapshot::build::{About, build};
 use heapline_aggregator::snapshot::replaced::Replaced;
 use heapline_aggregator::table::contradiction::Contradiction;
-use heapline_aggregator::target::image::Image;
-use heapline_aggregator::target::tasks::Tasks;
 use heapline_shared_format::arena::{SEGMENT_BYTES, slot_state, state, target_flag};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;

@@ -2,7 +2,7 @@
 //! under stacks of three depths. The hooks run in a real program, whose records are thrown away.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use heapline_aggregator::target::library::LIBRARY;
+use heapline_aggregator::process::library::LIBRARY;
 use heapline_collector::platform::clock;
 use heapline_collector::stacks;
 use heapline_shared_format::arena::{Arena, Geometry, Session, state};

@@ -2,12 +2,12 @@
 //! the collector's sampler, the aggregator's tables with their copies at forks, and the sums of
 //! `report` over the snapshots.
 
+use heapline_aggregator::process::image::Image;
 use heapline_aggregator::snapshot::build::{About, build};
 use heapline_aggregator::snapshot::cut::{Cut, Figures};
 use heapline_aggregator::table::contradiction::Contradictions;
 use heapline_aggregator::table::order::Sink;
 use heapline_aggregator::table::{Ring, Table};
-use heapline_aggregator::target::image::Image;
 use heapline_collector::sampling::sampler::Sampler;
 use heapline_shared_format::event::Event;
 use heapline_shared_format::query;

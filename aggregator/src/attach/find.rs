@@ -2,7 +2,7 @@
 
 use super::AttachError;
 use crate::base::sys;
-use crate::target::{elf, procfs};
+use crate::process::{elf, procfs};
 use heapline_shared_format::arena::MEMFD_NAME;
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -3,10 +3,10 @@
 use super::find;
 use super::inject::{self, InjectError, Injected, Led};
 use super::{AttachConfig, AttachError};
+use crate::process::library;
 use crate::session;
 use crate::session::SessionError;
 use crate::session::arena_map::ArenaMap;
-use crate::target::library;
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
 use std::fs::{File, TryLockError};

@@ -1,9 +1,9 @@
 //! What goes over the control socket: one line of JSON each way.
 
 use crate::base::text::rfc3339;
+use crate::process::procfs;
 use crate::questions::keeper::{FoundBlock, FoundFrame};
 use crate::snapshot::cut::Figures;
-use crate::target::procfs;
 use heapline_shared_format::snapshot::{DomainTotals, Unseen, mode_name};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

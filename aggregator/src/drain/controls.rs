@@ -1,8 +1,8 @@
 //! What other threads tell the drain: whose arena it is, to look now, to end.
 
 use crate::base::sys;
+use crate::process::tasks::Tasks;
 use crate::session::arena_map::ArenaMap;
-use crate::target::tasks::Tasks;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 

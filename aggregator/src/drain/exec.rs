@@ -4,11 +4,11 @@
 //! a program that does not trace.
 
 use super::Drain;
+use crate::process::image::Image;
+use crate::process::procfs;
+use crate::process::tasks::Tasks;
 use crate::table::messages::Message;
 use crate::table::order::Mark;
-use crate::target::image::Image;
-use crate::target::procfs;
-use crate::target::tasks::Tasks;
 use heapline_shared_format::arena::{Slot, slot_state};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -17,14 +17,14 @@ pub use controls::{Controls, Stop};
 pub use outlet::Outlet;
 
 use crate::base::sys;
+use crate::process::image::Image;
+use crate::process::tasks::Tasks;
 use crate::questions::backlog::Backlog;
 use crate::session::Session;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
 use crate::table::messages::Message;
 use crate::table::order::Mark;
-use crate::target::image::Image;
-use crate::target::tasks::Tasks;
 use heapline_shared_format::arena::{SEGMENT_BYTES, Slot, slot_state, target_flag};
 use heapline_shared_format::ring::{Consumer, Drained};
 use ledger::Pool;

@@ -3,6 +3,8 @@
 
 use crate::base::queue::queue;
 use crate::drain::{Barrier, Controls, Drain, Outcome, Outlet, Stop};
+use crate::process::image::Image;
+use crate::process::tasks::Tasks;
 use crate::questions::backlog::Backlog;
 use crate::questions::keeper::{Answer, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request, SharedKeeper};
 use crate::session::arena_map::ArenaMap;
@@ -10,8 +12,6 @@ use crate::session::{Session, SessionError, Settings, rate};
 use crate::snapshot::cut::{Cut, Figures};
 use crate::snapshot::replaced::Replaced;
 use crate::table::fork_copies::TreeMember;
-use crate::target::image::Image;
-use crate::target::tasks::Tasks;
 use crossbeam_utils::sync::Unparker;
 use std::collections::BTreeSet;
 use std::io;

@@ -4,7 +4,7 @@
 //! ignored here. A signal that somebody sent to this process alone is meant for the command, and goes on to it.
 
 use crate::base::sys;
-use crate::target::procfs;
+use crate::process::procfs;
 use signal_hook::consts::signal::{
     SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
 };

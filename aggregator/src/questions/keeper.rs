@@ -4,6 +4,7 @@
 //! includes all that had happened when it was asked.
 
 use crate::base::queue::Inlet;
+use crate::process::image::Image;
 use crate::questions::backlog::Backlog;
 use crate::questions::mailbox::Mailbox;
 use crate::session::arena_map::ArenaMap;
@@ -16,7 +17,6 @@ use crate::table::live::Block;
 use crate::table::messages::Message;
 use crate::table::order::Order;
 use crate::table::{Ring, Table};
-use crate::target::image::Image;
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::arena::SEGMENT_WORDS;
 use heapline_shared_format::event::as_python_frame;

@@ -4,7 +4,7 @@
 //! A file that could shrink under the mapping would be a SIGBUS here, so nothing is mapped before the seals are seen.
 
 use crate::base::sys;
-use crate::target::procfs;
+use crate::process::procfs;
 use heapline_shared_format::arena::{Arena, ArenaError, Geometry, MAX_SEGMENTS, MAX_SLOTS, MEMFD_NAME};
 use memmap2::{MmapOptions, MmapRaw};
 use std::ffi::CString;

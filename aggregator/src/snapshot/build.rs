@@ -1,12 +1,12 @@
 //! From a cut of the tables to the snapshot that `report` reads.
 
 use crate::base::text::rfc3339;
+use crate::process::procfs;
 use crate::session::counted::{Calls, Counted};
 use crate::snapshot::cut::{Cut, Figures, Layer};
 use crate::table::live::Block;
 use crate::table::stacks::{CodeFrame, Drawn, NONE};
 use crate::table::threads::Thread as TableThread;
-use crate::target::procfs;
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, domain, python_frame};
 use heapline_shared_format::snapshot::{

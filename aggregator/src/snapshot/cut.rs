@@ -2,6 +2,7 @@
 //!
 //! Copying is all that the table's thread does for a snapshot; sorting, naming and writing happen elsewhere.
 
+use crate::process::image::Image;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
 use crate::table::Table;
@@ -13,7 +14,6 @@ use crate::table::modules::Modules;
 use crate::table::stacks::{Drawn, Tree};
 use crate::table::threads::Thread;
 use crate::table::totals::{StackAmounts, Totals};
-use crate::target::image::Image;
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::event::domain;
 use heapline_shared_format::snapshot::{Domain, DomainTotals, weight};

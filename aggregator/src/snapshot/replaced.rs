@@ -1,9 +1,9 @@
 //! Writes the last state of programs that exec has replaced, on a thread of its own: `FILE.exec1`, `FILE.exec2` ...
 
+use crate::process::image::Image;
 use crate::snapshot::build::{About, build};
 use crate::snapshot::cut::Cut;
 use crate::snapshot::write::{Destination, Folder, OutputError};
-use crate::target::image::Image;
 use crate::unseen;
 use heapline_shared_format::snapshot::End;
 use std::io;

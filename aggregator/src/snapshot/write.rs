@@ -6,7 +6,7 @@
 
 use crate::base::sys;
 use crate::base::whole_file::Temporary;
-use crate::target::image::Image;
+use crate::process::image::Image;
 use heapline_shared_format::snapshot::{self, Snapshot};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::collections::HashSet;

@@ -1,8 +1,8 @@
 //! Messages from the drain to the thread of the table.
 
 use super::order::Mark;
+use crate::process::image::Image;
 use crate::session::counted::Counted;
-use crate::target::image::Image;
 
 /// What the drain tells the table.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 
 use super::allocators::Finding;
 use super::cache::allocators_in;
-use crate::target::procfs;
+use crate::process::procfs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};

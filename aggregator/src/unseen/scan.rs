@@ -4,8 +4,8 @@
 //! of it is read.
 
 use super::allocators::{self, Finding};
-use crate::target::elf;
-use crate::target::elf::Judged;
+use crate::process::elf;
+use crate::process::elf::Judged;
 use memchr::memmem;
 use object::elf::{FileHeader64, SectionHeader64, Sym64};
 use object::{LittleEndian as LE, elf as format, pod};

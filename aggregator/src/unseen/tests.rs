@@ -144,9 +144,9 @@ fn nothing_in_a_file_makes_the_scan_fail_or_allocate() {
     program.extend(huge);
     fs::write(&path, &program).expect("written");
     File::options().write(true).open(&path).and_then(|file| file.set_len(2 << 40)).expect("holes cost nothing");
-    let before = crate::target::procfs::own_resident_bytes();
+    let before = crate::process::procfs::own_resident_bytes();
     assert_eq!(names(&path), [""; 0]);
-    let grown = crate::target::procfs::own_resident_bytes().saturating_sub(before);
+    let grown = crate::process::procfs::own_resident_bytes().saturating_sub(before);
     assert!(grown < 256 << 20, "{grown} bytes more are in memory");
     let mut state = 1u64;
     for round in 0..300 {

@@ -1,6 +1,6 @@
 //! ELF and DWARF content of foreign programs, and entries of the cache of `report`.
 
-use heapline_aggregator::target::elf;
+use heapline_aggregator::process::elf;
 use heapline_collector::platform::elf::find_build_id;
 use heapline_tools::symbols;
 use std::io::Cursor;

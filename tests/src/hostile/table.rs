@@ -1,13 +1,13 @@
 //! Records, applied as the aggregator does, up to the written snapshot.
 
 use super::to_words;
+use heapline_aggregator::process::image::Image;
 use heapline_aggregator::session::arena_map::ArenaMap;
 use heapline_aggregator::snapshot::build::{About, build};
 use heapline_aggregator::snapshot::cut::{Counters, Cut, Figures};
 use heapline_aggregator::table::Table;
 use heapline_aggregator::table::codes::{Codes, Partial};
 use heapline_aggregator::table::order::{Mark, Order};
-use heapline_aggregator::target::image::Image;
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::NOT_BEGUN;
 use heapline_shared_format::snapshot::{self, Code, Domain, End};

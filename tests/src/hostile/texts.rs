@@ -3,8 +3,8 @@
 use heapline_aggregator::attach::find::parse_mapping;
 use heapline_aggregator::control;
 use heapline_aggregator::control::Request;
+use heapline_aggregator::process::procfs;
 use heapline_aggregator::snapshot::names::default_output;
-use heapline_aggregator::target::procfs;
 use heapline_collector::platform::environment::ArenaHandle;
 use heapline_shared_format::text::printable;
 

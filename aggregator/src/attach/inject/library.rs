@@ -5,7 +5,7 @@ use super::loader::Loader;
 use super::step::{self, Step};
 use super::thread::{Borrowed, CallError};
 use super::{failed, map};
-use crate::target::library::LIBRARY;
+use crate::process::library::LIBRARY;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use std::collections::BTreeMap;

@@ -185,7 +185,7 @@ struct Errand<'a> {
 
 fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     let pid = errand.pid;
-    if crate::target::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
+    if crate::process::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
         return Err(InjectError::ShadowStack);
     }
     point::check(pid)?;

@@ -44,7 +44,7 @@ const TO_STOP: Duration = Duration::from_secs(1);
 /// An error when the process has a filter that forbids what is needed, or that cannot be looked at.
 pub fn check(pid: u32) -> Result<(), InjectError> {
     let refused = |why: &str| Err(InjectError::Seccomp(why.to_owned()));
-    match crate::target::procfs::status(pid, "Seccomp").as_deref() {
+    match crate::process::procfs::status(pid, "Seccomp").as_deref() {
         Some("1") => return refused("it is in strict mode"),
         Some("2") => {}
         _ => return Ok(()),

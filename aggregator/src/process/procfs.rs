@@ -1,6 +1,6 @@
 //! What `/proc` says about a process.
 
-use crate::target::elf;
+use crate::process::elf;
 use heapline_shared_format::loader::program_index;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

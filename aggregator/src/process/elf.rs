@@ -419,9 +419,9 @@ mod tests {
         let path = folder.path().join("sparse");
         fs::write(&path, &program).expect("written");
         File::options().write(true).open(&path).and_then(|file| file.set_len(2 << 40)).expect("holes cost nothing");
-        let before = crate::target::procfs::own_resident_bytes();
+        let before = crate::process::procfs::own_resident_bytes();
         assert_eq!(examine(&path), Some(Obstacle::Static));
-        let grown = crate::target::procfs::own_resident_bytes().saturating_sub(before);
+        let grown = crate::process::procfs::own_resident_bytes().saturating_sub(before);
         assert!(grown < 256 << 20, "{grown} bytes more are in memory");
     }
 

@@ -1,6 +1,6 @@
 //! The threads of the target that are alive, as the target numbers them.
 
-use crate::target::procfs;
+use crate::process::procfs;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
