@@ -4,10 +4,11 @@
 //   grow    LIVE mallocs
 //   churn   PAIRS times: frees a random live block, and allocates another under a random stack
 //
-// After each phase it says "PHASE CALLS SECONDS CPU_SECONDS" and waits for a line, so that somebody can look meanwhile.
+// After each phase it says "PHASE CALLS SECONDS CPU_SECONDS" and waits for a line, so that somebody
+// can look meanwhile.
 //
-// A stack is a path of 20 steps, each of which is one of two call sites. Its number is scattered over all steps: two random
-// stacks differ in as many frames, whether there are ten or a million of them.
+// A stack is a path of 20 steps, each of which is one of two call sites. Its number is scattered
+// over all steps: two random stacks differ in as many frames, whether there are ten or a million.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,11 @@
-/* A program that brings Python in as a plug-in host does: its library by dlopen, begun and ended several times.
- * embed LIBRARY ROUNDS [close] [with OTHER-LIBRARY] [search]: "close" unloads the library after each round, "with" begins
- * another library's interpreter first, "search" looks the library up by its name and this program's RUNPATH. */
+/* A program that loads Python as a plug-in host does: the library comes by dlopen, and the
+ * interpreter is begun and ended several times.
+ *
+ *     embed LIBRARY ROUNDS [close] [with OTHER-LIBRARY] [search]
+ *
+ *   close   unloads the library after each round
+ *   with    begins another library's interpreter first
+ *   search  looks the library up by name, in this program's RUNPATH */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* The functions that allocators have besides the C library's: each pair of lines keeps one block of a known size. */
+/* The functions that allocators have besides the C library's: each pair of lines keeps one block of
+   a known size. */
 #include <stddef.h>
 #include <stdio.h>
 

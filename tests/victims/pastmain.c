@@ -1,4 +1,5 @@
-/* Opens a plug-in in the way that the first argument names, has it allocate, and frees what it was given. */
+/* Opens a plug-in in the way that the first argument names, has it allocate, and frees what it was
+   given. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
-/* A plug-in without an allocator of its own; `own` gives it one, which a look-up in its own scope finds first. */
+/* A plug-in without an allocator of its own; `own` gives it one, which a look-up in its own scope
+   finds first. */
 #include <stdlib.h>
 #include <string.h>
 

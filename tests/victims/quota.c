@@ -1,4 +1,5 @@
-/* Limits itself, and by each step says what it still gets. First argument: what is limited; second: how much is left, in MiB. */
+/* Limits itself, and by each step says what it still gets. First argument: what is limited; second:
+   how much is left, in MiB. */
 #define _GNU_SOURCE
 #include "say.h"
 #include <errno.h>

@@ -1,4 +1,5 @@
-// A server of 200 threads that knows exactly which of its blocks are live: each thread takes a connection and obeys its lines.
+// A server of 200 threads that knows exactly which of its blocks are live: each thread takes a
+// connection and obeys its lines.
 //
 //   work        allocates and frees; answers "ok"
 //   generation  blocks from here on are of the second generation, told by their odd sizes

@@ -1,4 +1,5 @@
-/* An extension module that wraps CPython's allocators, as profilers do: wrap(), unwrap(), and calls of its own (count()). */
+/* An extension module that wraps CPython's allocators, as profilers do: wrap(), unwrap(), and calls
+   of its own (count()). */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

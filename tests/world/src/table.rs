@@ -9,6 +9,9 @@ use crate::verdict::{Effect, Tried, Verdict};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// Widest line of a paragraph.
+const COLUMNS_OF_PROSE: usize = 100;
+
 const MODES: [Mode; 3] = [Mode::Run, Mode::Sample, Mode::Attach];
 
 /// Formats the whole page.
@@ -30,7 +33,31 @@ pub fn markdown(verdicts: &[Verdict], system: &str) -> String {
     }
     remarkable_programs(&mut page, verdicts);
     unusable(&mut page, verdicts);
-    page
+    wrapped(&page)
+}
+
+/// Wraps paragraphs and list items of a page; tables and headings stay as they are.
+fn wrapped(page: &str) -> String {
+    let mut out = String::with_capacity(page.len());
+    for line in page.lines() {
+        let indent = if line.starts_with("- ") { "  " } else { "" };
+        let mut column = 0;
+        let is_kept = line.starts_with(['|', '#']);
+        for word in line.split(' ') {
+            if column > 0 && !is_kept && column + 1 + word.chars().count() > COLUMNS_OF_PROSE {
+                out.push('\n');
+                out.push_str(indent);
+                column = indent.len();
+            } else if column > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += word.chars().count();
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// Formats a verdict in a line, for progress messages.
