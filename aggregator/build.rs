@@ -1,7 +1,9 @@
-//! Builds the collector's library, so that the aggregator can carry it.
+//! Builds the collector's library, which the aggregator carries.
 //!
-//! A nested cargo with a target folder of its own, since the outer one holds its lock, and without the outer one's
-//! flags and wrappers, since the library has a profile of its own.
+//! The build runs a nested cargo:
+//!
+//! - with its own target folder, because the outer cargo locks the outer target folder
+//! - without the outer flags and wrappers, because the library has its own profile
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
 
-/// Rebuilds when anything under `path` changes, but not for what a build leaves there.
+/// Requests a rebuild after any change under `path`, except in folders named `target`.
 fn watch(path: &Path) {
     println!("cargo::rerun-if-changed={}", path.display());
     let Ok(entries) = path.read_dir() else { return };

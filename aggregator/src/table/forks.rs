@@ -1,8 +1,8 @@
-//! Forks of one process: at each fork the process's table is copied for the child.
+//! Forks of a process: at each fork the process's table is copied for the child.
 //!
 //! A fork has two records, and the system call lies between. Events of other threads between the
 //! two records may or may not have happened in the child's memory. These events are counted. The
-//! count is 0 for a process with one thread.
+//! count is 0 for a process with a single thread.
 
 use super::Table;
 use super::shared::Shared;
@@ -54,7 +54,7 @@ impl Forks {
         }
     }
 
-    /// Reports the process id of the child. A `pid` of 0 means that the fork has failed.
+    /// Reports the process id of the child. A `pid` of 0 means a failed fork.
     pub(super) fn child(&self, number: u64, pid: u64) {
         self.copies.born(self.key, number, u32::try_from(pid).unwrap_or(0));
     }

@@ -7,8 +7,8 @@ use super::{Ring, Table};
 use crate::table::contradiction::Contradiction;
 use heapline_shared_format::mapping::{Mapping, Pages};
 
-/// Most open calls of one ring that take pages away, nested by signal handlers. Further calls show
-/// that a handler jumped out of older calls.
+/// Most open calls of a ring on taking pages away, nested by signal handlers. Further open calls
+/// come from handlers that jumped out of older calls.
 const MAX_UNMAPS: usize = 8;
 
 impl Table {
@@ -88,7 +88,7 @@ mod tests {
         table.ranges().live(Domain::Mmap).iter().map(|block| (block.address / 4096, block.size / 4096)).collect()
     }
 
-    /// A signal handler unmaps between the two records of an interrupted munmap, in one ring.
+    /// A signal handler unmaps between the two records of an interrupted munmap, in the same ring.
     #[test]
     fn a_handlers_call_inside_another_ends_first() {
         let (mut table, mut rings) = bench(1);

@@ -1,15 +1,15 @@
-//! Threads that find the block of each event, on several cores.
+//! Threads for finding the block of each event, on several cores.
 //!
 //! ```text
-//!                    +--> resolver 0: its part of the addresses --+
-//! batch (shared) ----+                                            +--> changes, in the batch's order
-//!                    +--> resolver 1: the other part -------------+
+//!                 +--> resolver 0: its part of the addresses --+
+//! batch (shared) -+                                            +--> changes, in the batch's order
+//!                 +--> resolver 1: the other part -------------+
 //! ```
 //!
 //! A lookup is a cache miss if many blocks are live; the rest of the table's work is not. Each
 //! resolver reads the whole batch, and resolves the events at the addresses of its part. The
-//! results are merged in the order of the batch. So all sums, and the peak, are the same as with
-//! one thread.
+//! results are merged in the order of the batch. So all sums, and the peak, are the same as with a
+//! single thread.
 
 use super::blocks::{Blocks, Change, Move};
 use super::live::part_of;

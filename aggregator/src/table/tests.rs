@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 struct Bench {
     table: Table,
     rings: Vec<Ring>,
-    /// Whether every look is a test. Otherwise a caller lets the table catch up before a look.
+    /// Whether the table catches up after each record. Otherwise a test lets the table catch up
+    /// before reading it.
     looks_at_each: bool,
 }
 

@@ -23,8 +23,8 @@ impl Amount {
         self.count += 1;
     }
 
-    /// Subtracts a block, and saturates at 0. A sum that was saturated at the largest number has
-    /// lost parts; only invalid records get so far.
+    /// Subtracts a block, and saturates at 0. A sum saturated at the largest number has lost parts;
+    /// only invalid records get so far.
     fn sub(&mut self, size: u64) {
         self.size = self.size.saturating_sub(size);
         self.count = self.count.saturating_sub(1);
@@ -165,7 +165,7 @@ impl Totals {
         row.current.sub(size);
     }
 
-    /// Sets the peak to the amount that is live now (tracemalloc.reset_peak).
+    /// Sets the peak to the present live amount (tracemalloc.reset_peak).
     pub fn reset_peak(&mut self) {
         self.peak = self.current.size;
         self.epoch += 1;

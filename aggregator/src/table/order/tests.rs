@@ -200,9 +200,9 @@ fn thread_script() -> impl Strategy<Value = Vec<(Vec<u64>, bool)>> {
 }
 
 proptest! {
-    /// Threads with fake clocks publish prefixes of their events at each poll. A thread that holds
-    /// back a stamped event at a poll is flagged, as by the collector. The merge must be the global
-    /// sort.
+    /// Threads with fake clocks publish prefixes of their events at each poll. A thread with a
+    /// held-back stamped event at a poll is flagged, as by the collector. The merge must be the
+    /// global sort.
     #[test]
     fn the_merge_is_the_global_sort(scripts in prop::collection::vec(thread_script(), 1..6)) {
         let (mut order, mut sink) = (Order::default(), Recorder::default());
