@@ -2,8 +2,8 @@
 //!
 //! The build runs a nested cargo:
 //!
-//! - with its own target folder, because the outer cargo locks the outer target folder
-//! - without the outer flags and wrappers, because the library has its own profile
+//! - with a separate target folder, because the outer cargo locks the outer target folder
+//! - without the outer flags and wrappers, because the library has a separate profile
 
 use std::env;
 use std::path::{Path, PathBuf};

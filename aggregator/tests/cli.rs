@@ -1,4 +1,5 @@
-//! The built program: exit statuses, one-line messages, and files present or absent afterwards.
+//! The built program: exit statuses, messages of a single line, and files present or absent
+//! afterwards.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -146,8 +147,8 @@ fn an_old_snapshot_stays_when_the_new_one_cannot_be_written() {
     assert_eq!(fs::read_to_string(folder.path().join("s.zst")).expect("there"), "old");
 }
 
-/// Starts a process with the idle collector. The process prints a line, then reads its input until
-/// the end.
+/// Starts a process with the idle collector. The process prints a line, then reads standard input
+/// until the end.
 fn idle_target(folder: &TempDir) -> Child {
     let library = folder.path().join("collector.so");
     assert!(aggregator(folder, &["collector", "-o", "collector.so"]).status.success());

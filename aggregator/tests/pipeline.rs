@@ -1,5 +1,5 @@
 //! The whole path from rings to tables. The test itself plays the target: an arena, and producers
-//! that write like the collector.
+//! writing like the collector.
 
 use heapline_aggregator::drain::Stop;
 use heapline_aggregator::job::tracer::{Plan, TraceError, Tracer};
@@ -34,7 +34,7 @@ fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     (tracer, replaced)
 }
 
-/// The drain's way to learn that a thread is not in the middle of an event.
+/// The drain's way to learn about threads in the middle of an event.
 #[derive(Clone, Copy, Debug)]
 enum Barrier {
     /// The fake target takes part in membarrier(2), like the collector.
@@ -375,7 +375,7 @@ fn the_kernel_marks_an_arena_whose_owner_ends() {
     wait_for(|| (map.arena().header().session.owner.load(Ordering::Acquire) & 0x4000_0000 != 0).then_some(()));
 }
 
-/// A target scribbles over all memory that it can write to, while it is drained.
+/// A target scribbles over all of its writable memory while the target is drained.
 #[test]
 fn a_hostile_target_spoils_only_its_own_numbers() {
     for seed in 1..=20u64 {

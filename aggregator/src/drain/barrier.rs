@@ -26,7 +26,7 @@ pub struct Barrier {
     is_supported: bool,
     /// Times of recent polls, for the heuristic.
     past: VecDeque<(Instant, u64)>,
-    /// Time of the youngest poll that is old enough.
+    /// Time of the youngest poll with the least age.
     old: u64,
 }
 
@@ -40,7 +40,7 @@ impl Barrier {
     /// Returns the time for this poll. Flags and heads must be read after this call.
     ///
     /// - `is_registered`: the target takes part in membarrier.
-    /// - `tick`: set to the time before the barrier, so that later events get no earlier stamp.
+    /// - `tick`: set to the time before the barrier. So later events get no earlier stamp.
     pub fn pass(&mut self, is_registered: bool, tick: &Tick<'_>) -> u64 {
         let time = self.clock.now();
         tick.renew(time);
@@ -63,8 +63,8 @@ impl Barrier {
         self.is_supported && is_registered
     }
 
-    /// Lends the tick to the thread on a slot, if `in_flight` says that no thread is in the middle
-    /// of an event. Never lends without membarrier, because a heuristic time would be wrong.
+    /// Lends the tick to the thread on a slot, unless `in_flight` reports a thread in the middle of
+    /// an event. Never lends without membarrier, because a heuristic time would be wrong.
     pub fn lend(&self, is_registered: bool, tick: &Tick<'_>, slot: u32, in_flight: impl FnOnce() -> bool) -> bool {
         if !self.is_exact(is_registered) || !tick.offer(slot) {
             return false;

@@ -1,7 +1,7 @@
-//! exec: one process runs several programs in sequence.
+//! exec: a process runs several programs in sequence.
 //!
 //! The target counts three numbers: traced programs, begun exec calls, and failed exec calls. A
-//! begun exec call that neither failed nor led to a traced program began an untraced program.
+//! begun exec call began an untraced program if it neither failed nor led to a traced program.
 
 use super::Drain;
 use crate::table::messages::Message;

@@ -14,7 +14,7 @@ pub struct Pool {
     given_back: u32,
 }
 
-/// The pool, seen by the ring of one slot.
+/// The pool, seen by the ring of a slot.
 pub struct SlotLedger<'a> {
     pool: &'a mut Pool,
     arena: &'a Arena,

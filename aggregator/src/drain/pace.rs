@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(50);
-/// Bytes that a poll should find, if the pool is large enough.
+/// Wanted bytes of a poll, if the pool is large enough.
 const WANTED_BYTES: u64 = 256 << 10;
 /// Longest start of a traced program. A longer start is no start of a traced program.
 const STARTING: Duration = Duration::from_secs(2);
@@ -27,7 +27,7 @@ const LISTING_SHARE: u32 = 100;
 /// Intervals adapted to the rate of records and the cost of listings.
 pub struct Pace {
     wanted: u64,
-    /// Bytes of a poll that leave no time to sleep: a share of the pool.
+    /// Bytes of a poll beyond which there is no time to sleep: a share of the pool.
     too_much: u64,
     interval: Duration,
     begun: Instant,
@@ -50,8 +50,8 @@ impl Pace {
         }
     }
 
-    /// Returns the time to sleep after a poll that found `bytes` bytes. A starting program is
-    /// polled at the shortest interval, before it may be gone again.
+    /// Returns the time to sleep after a poll with `bytes` bytes. A starting program is polled at
+    /// the shortest interval, before it may be gone again.
     pub fn interval(&mut self, bytes: u64, is_starting: bool) -> Duration {
         if is_starting && self.begun.elapsed() < STARTING {
             return SHORTEST;
@@ -77,7 +77,7 @@ impl Pace {
         self.last_listing.is_none_or(|last| now.duration_since(last) >= least).then_some(now)
     }
 
-    /// Notes that the listing begun at `begun` was made.
+    /// Notes a finished listing, begun at `begun`.
     pub fn listed(&mut self, begun: Instant) {
         self.listing_took = begun.elapsed();
         self.last_listing = Some(begun);

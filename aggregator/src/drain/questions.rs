@@ -13,8 +13,8 @@ const AWAKE: Duration = Duration::from_millis(1);
 /// of the drain during this time.
 const ATTENTIVE: Duration = Duration::from_millis(100);
 const SHORT: Duration = Duration::from_micros(100);
-/// Longest credible wait for an answer. A thread that waits longer is dead, or waits for something
-/// that staying awake does not hasten.
+/// Longest credible wait for an answer. A thread with a longer wait is dead, or waits for something
+/// else than this drain's poll.
 const CREDIBLE: Duration = Duration::from_millis(50);
 /// Number of reads of the question between two reads of the clock.
 const LOOKS: u32 = 64;
@@ -48,7 +48,7 @@ impl Questions {
         }
     }
 
-    /// Whether a thread waits for an answer, so that the drain should poll again at once, or nearly
+    /// Whether a thread waits for an answer. The drain should then poll again at once, or nearly
     /// so.
     pub fn is_awaited(&mut self, mail: &Mail) -> bool {
         let asking = mail.asking.load(Ordering::SeqCst);
@@ -63,7 +63,7 @@ impl Questions {
         self.asked.get_or_insert_with(Instant::now).elapsed() < CREDIBLE
     }
 
-    /// Returns the time that the drain may sleep. `otherwise` is the time without regard to
+    /// Returns the time for the drain to sleep. `otherwise` is the time without regard to
     /// questions.
     pub fn interval(&self, otherwise: Duration) -> Duration {
         let is_recent = self.last.is_some_and(|last| last.elapsed() < ATTENTIVE);

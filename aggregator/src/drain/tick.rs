@@ -4,12 +4,13 @@
 //!            offer          lend             renew, each poll
 //!      0 ------------> 1 ------------> T --------------------> T'
 //!      ^               |               |                       |
-//!      +---------------+---------------+-----------------------+  by any other thread, before its event
+//!      +---------------+---------------+-----------------------+
+//!        taken back by any other thread, before its event
 //! ```
 //!
 //! Between offer and loan lies a barrier. After the barrier no thread was in the middle of an
-//! event: a thread with a later event sees the offer and takes it back. So all stamps of other
-//! threads are older than the loan.
+//! event: a thread with a later event sees the offer and takes the offer back. So all stamps of
+//! other threads are older than the loan.
 //!
 //! The polls show which thread may be alone. A wrong guess costs the other threads a single store,
 //! and makes further guesses rarer.
@@ -61,7 +62,7 @@ impl Tick<'_> {
 const SHORTEST: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The ring that may be lent the tick.
+/// The ring next in line for the tick.
 pub struct Candidate {
     /// The only ring with records, and the instant of the first of these polls.
     alone: Option<(u32, Instant)>,
@@ -95,7 +96,7 @@ impl Candidate {
         (!is_out && now.duration_since(since) >= self.patience).then_some(ring)
     }
 
-    /// Notes that the tick was lent.
+    /// Notes a loan of the tick.
     pub fn lent(&mut self, now: Instant) {
         self.lent = Some(now);
     }

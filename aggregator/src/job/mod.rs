@@ -53,7 +53,7 @@ pub struct Ending {
 pub struct Summary {
     /// Lines for standard error, without a prefix.
     pub lines: Vec<String>,
-    /// Whether no event was lost or contradictory.
+    /// Whether no event was lost or contradictory, and tracing did not end early.
     pub is_exact: bool,
     /// Whether there is no known cause of unseen memory.
     pub is_complete: bool,

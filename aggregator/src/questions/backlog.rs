@@ -14,7 +14,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Most words held back (64 MiB) before rings that are ahead are not read any more.
+/// Most words held back (64 MiB) before the drain leaves rings unread if they are ahead of others.
 pub const MANY_WORDS: usize = 1 << 23;
 
 /// Report of the table's backlog to the drain.

@@ -34,7 +34,7 @@ pub enum Question {
     Figures,
     /// A copy of the whole table.
     Cut,
-    /// Set the peak to the amount that is live now.
+    /// Set the peak to the live amount.
     ResetPeak,
     /// Forget all traces.
     ClearTraces,
@@ -90,7 +90,7 @@ pub struct Request {
     pub reply: mpsc::Sender<Answer>,
 }
 
-/// The table of one process, with everything needed to fill it and to answer questions.
+/// The table of a process, with all state for filling the table and answering questions.
 pub struct Keeper {
     map: Arc<ArenaMap>,
     nframe: u32,
@@ -113,7 +113,7 @@ pub struct Keeper {
     waiting: VecDeque<Request>,
     recycled: rtrb::Producer<Vec<u64>>,
     replaced: Option<SyncSender<Replaced>>,
-    /// The fork that this process was made by, and the source of the copied table.
+    /// Fork of this process, and the source of the copied table.
     adopted: Option<(Arc<ForkCopies>, Fork)>,
     inherited: Option<Inherited>,
 }

@@ -67,7 +67,7 @@ impl ArenaMap {
         }
         let file = memfd().map_err(|source| ArenaMapError::System { what: "create", source })?;
         file.set_len(bytes).map_err(|source| ArenaMapError::System { what: "size", source })?;
-        // SAFETY: a plain fcntl on an open descriptor.
+        // SAFETY: fcntl gets an open descriptor and an integer, and touches no memory.
         let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS | libc::F_SEAL_SEAL) };
         crate::base::sys::check(sealed).map_err(|source| ArenaMapError::System { what: "seal", source })?;
         let map = map(&file, geometry.bytes())?;
@@ -79,7 +79,7 @@ impl ArenaMap {
 
     /// Maps the arena in a file made by another process.
     pub fn open(file: File) -> Result<ArenaMap, ArenaMapError> {
-        // SAFETY: a plain fcntl on an open descriptor.
+        // SAFETY: fcntl gets an open descriptor, and touches no memory.
         let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
         if seals == -1 || seals & SEALS != SEALS || !is_plain_memory(&file) {
             return Err(ArenaMapError::NotSealed);
@@ -185,7 +185,7 @@ mod tests {
         // SAFETY: the descriptor was just opened and has no other owner.
         let file = unsafe { File::from_raw_fd(crate::base::sys::check(fd).expect("a memory file")) };
         file.set_len(bytes).expect("sized");
-        // SAFETY: a plain fcntl.
+        // SAFETY: fcntl gets an open descriptor and an integer, and touches no memory.
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
         file
     }

@@ -12,9 +12,9 @@
 use super::live::{Block, Live};
 use crate::table::contradiction::{Contradiction, Contradictions};
 
-/// Number of remembered free addresses. They tell a second free of a block from a free of a block
-/// older than the trace. A second free in violation of the order follows within microseconds, so a
-/// thousand addresses are enough.
+/// Number of remembered free addresses, for distinguishing two cases: a second free of a block, and
+/// a free of a block older than the trace. A second free in violation of the order follows within
+/// microseconds, so a thousand addresses are enough.
 const RECENT_FREES: usize = 1024;
 
 /// A call of realloc.

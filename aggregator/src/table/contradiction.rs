@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 pub enum Contradiction {
     /// A ring with content written by no collector. The rest of the ring is not read.
     Corrupt,
-    /// A stamp older than the stamp before in the same ring. The record takes the stamp before.
+    /// A stamp older than the previous stamp of the same ring. The record takes the previous stamp.
     Clock,
     /// A record that arrived after younger records of other threads were applied, because the
     /// record's thread stayed in the middle of an event for too long. The record is applied at

@@ -1,4 +1,4 @@
-//! Blocks and sums of one domain, changed together by each event.
+//! Blocks and sums of a domain, changed together by each event.
 //!
 //! Events are applied in batches. While a batch fills, the memory needed by its events is fetched.
 //! A full batch is applied in two passes, each in the order of events:
@@ -20,7 +20,7 @@ use crate::table::contradiction::Contradictions;
 /// cache.
 const BATCH: usize = 64;
 
-/// Live blocks and sums of one domain, with a batch of waiting events.
+/// Live blocks and sums of a domain, with a batch of waiting events.
 pub struct Heap {
     place: Place,
     totals: Totals,
@@ -205,13 +205,13 @@ impl Heap {
         }
     }
 
-    /// Sets the peak to the amount that is live now (tracemalloc.reset_peak).
+    /// Sets the peak to the present live amount (tracemalloc.reset_peak).
     pub fn reset_peak(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
         self.totals.reset_peak();
     }
 
-    /// The sums.
+    /// Sums of the domain.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }

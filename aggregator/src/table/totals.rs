@@ -45,11 +45,11 @@ struct Row {
 /// Amounts of one stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackAmounts {
-    /// Live now.
+    /// Amount live now.
     pub current: Amount,
-    /// Live at the domain's peak.
+    /// Amount live at the domain's peak.
     pub peak: Amount,
-    /// Allocated since the start.
+    /// Amount allocated since the start.
     pub total: Amount,
 }
 
@@ -188,7 +188,7 @@ impl Totals {
         size_of_val(&self.rows[..])
     }
 
-    /// Live now.
+    /// Amount live now.
     pub fn current(&self) -> Amount {
         self.current
     }
@@ -198,12 +198,12 @@ impl Totals {
         self.peak
     }
 
-    /// Allocated since the start.
+    /// Amount allocated since the start.
     pub fn total(&self) -> Amount {
         self.total
     }
 
-    /// Blocks freed since the start.
+    /// Number of blocks freed since the start.
     pub fn frees(&self) -> u64 {
         self.frees
     }
