@@ -1,15 +1,20 @@
-//! The aggregator: everything of Heapline that does not run inside the target.
+//! The aggregator: all parts of Heapline outside of the target.
 //!
 //! ```text
-//! arena ==> drain thread ==queue==> table thread: order -> table (live, totals, stacks, modules, threads)
+//! arena ==> drain thread ==queue==> table thread: order -> table
 //!                                       ^ questions, answered at a watermark
 //!           control socket, run, attach +----> cut -> snapshot file
 //! ```
 //!
-//! Guarantees: nothing read from the arena, a socket or `/proc` is believed before it was checked; every loss and
-//! contradiction is counted; the target is never stopped, and waits only for room in its rings.
+//! The table holds live blocks, totals, stacks, modules and threads.
 //!
-//! Not here: symbols (`report` resolves them), statistics, anything that runs inside the target.
+//! Guarantees:
+//!
+//! - Data from the arena, a socket or `/proc` is checked before use.
+//! - Every loss and every contradiction is counted.
+//! - The target is never stopped, and waits only for room in the rings.
+//!
+//! Not here: symbols (`report` resolves them), statistics, and code that runs inside the target.
 
 pub mod attach;
 pub mod base;

@@ -1,4 +1,5 @@
-//! The `aggregator` program: maps what the library answers to lines on standard error and an exit status.
+//! The `aggregator` program: turns the library's results into lines on standard error and an exit
+//! status.
 
 use anyhow::Context;
 use heapline_aggregator::base::private_dir;
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Wrong usage.
+/// Exit status of wrong usage.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -32,7 +33,7 @@ fn carry_out(invocation: Invocation) -> ExitCode {
         Invocation::Run(config) => match launch::run(&config) {
             Ok(ran) => {
                 say(&ran.lines);
-                // Statuses have eight bits.
+                // Exit statuses have eight bits.
                 u8::try_from(ran.status & 0xff).map_or(ExitCode::FAILURE, ExitCode::from)
             }
             Err(error) => fail(&error.to_string(), error.exit_status()),
@@ -55,7 +56,8 @@ fn carry_out(invocation: Invocation) -> ExitCode {
     }
 }
 
-/// Logs to standard error when `HEAPLINE_LOG` says so, in the syntax of tracing-subscriber's EnvFilter.
+/// Logs to standard error if `HEAPLINE_LOG` is set, in the syntax of tracing-subscriber's
+/// EnvFilter.
 fn start_log() -> anyhow::Result<()> {
     let Some(filter) = std::env::var_os("HEAPLINE_LOG") else { return Ok(()) };
     let filter = filter.to_str().context("HEAPLINE_LOG is no text; use a level such as debug")?;
@@ -64,7 +66,7 @@ fn start_log() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A closed pipe on standard output is a quiet, successful end.
+/// Prints to standard output. A closed pipe is a quiet, successful end.
 fn print(text: &str) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -78,7 +80,7 @@ fn print(text: &str) -> ExitCode {
 fn say(lines: &[String]) {
     let mut err = io::stderr().lock();
     for line in lines {
-        // Whoever closed standard error does not want to know.
+        // A user who closed standard error gets no message.
         let _ = writeln!(err, "heapline: {}", printable(line));
     }
 }

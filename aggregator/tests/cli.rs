@@ -1,4 +1,5 @@
-//! The built program: exit statuses, messages of one line, files that are there afterwards or are not.
+//! The built program: exit statuses, messages of a single line, and files present or absent
+//! afterwards.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +18,7 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The single line of an error, and the exit status.
+/// Returns the single line of an error, and the exit status.
 fn failure(output: &Output) -> (String, Option<i32>) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(text.lines().count(), 1, "one line: {text:?}");
@@ -139,14 +140,15 @@ fn an_old_snapshot_stays_when_the_new_one_cannot_be_written() {
     fs::write(folder.path().join("s.zst"), "old").expect("written");
     let script = "ulimit -f 0; exec \"$0\" run -o s.zst -- true";
     let limited = Command::new("sh").args(["-c", script, AGGREGATOR]).current_dir(&folder).output().expect("it runs");
-    // The arena itself does not fit under that limit, which is found before the start.
+    // The arena itself exceeds the limit. This is found before the start.
     let (text, status) = failure(&limited);
     assert_eq!(status, Some(125), "{text}");
     assert!(text.contains("ulimit -f"), "{text}");
     assert_eq!(fs::read_to_string(folder.path().join("s.zst")).expect("there"), "old");
 }
 
-/// A process with the idle collector in it, which says a line, then allocates for as long as its input stays open.
+/// Starts a process with the idle collector. The process prints a line, then reads standard input
+/// until the end.
 fn idle_target(folder: &TempDir) -> Child {
     let library = folder.path().join("collector.so");
     assert!(aggregator(folder, &["collector", "-o", "collector.so"]).status.success());

@@ -1,5 +1,5 @@
-//! The whole path from rings to tables, with a target that this test plays itself: an arena, and producers that write
-//! to it as the collector would.
+//! The whole path from rings to tables. The test itself plays the target: an arena, and producers
+//! writing like the collector.
 
 use heapline_aggregator::drain::Stop;
 use heapline_aggregator::job::tracer::{Plan, TraceError, Tracer};
@@ -34,12 +34,12 @@ fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     (tracer, replaced)
 }
 
-/// How the drain learns that a thread is not in the middle of an event.
+/// The drain's way to learn about threads in the middle of an event.
 #[derive(Clone, Copy, Debug)]
 enum Barrier {
-    /// The fake target takes part in membarrier(2), as the collector does.
+    /// The fake target takes part in membarrier(2), like the collector.
     Membarrier,
-    /// It does not, so the heuristic serves.
+    /// The fake target does not take part in membarrier(2), so the drain uses the heuristic.
     Heuristic,
 }
 
@@ -47,7 +47,7 @@ fn arena_with(barrier: Barrier) -> Arc<ArenaMap> {
     let map = new_arena();
     if let Barrier::Membarrier = barrier {
         let register = libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
-        // SAFETY: registers this process; no memory is touched.
+        // SAFETY: the call registers this process and touches no memory.
         assert_eq!(unsafe { libc::syscall(libc::SYS_membarrier, register, 0, 0) }, 0);
         map.arena().header().target.flags.store(target_flag::MEMBARRIER, Ordering::Relaxed);
     }
@@ -74,7 +74,8 @@ impl FakeThread {
         let arena = map.arena();
         let index = wait_for(|| arena.free_slots().pop());
         let segment = wait_for(|| arena.free_segments().pop());
-        // SAFETY: the arena outlives the thread, which holds the map; slot and segment came from the free lists.
+        // SAFETY: the arena outlives the thread, which holds the map; slot and segment came from
+        // the free lists.
         let ring = unsafe { Producer::open(arena, index, segment) }.expect("indices of the arena");
         let slot = arena.slot(index).expect("a slot");
         slot.tid.store(tid, Ordering::Relaxed);
@@ -89,7 +90,7 @@ impl FakeThread {
 
     fn write<const N: usize>(&mut self, record: impl FnOnce(u64) -> [u64; N]) {
         self.make_room(N);
-        // SAFETY: the ring is open, and there is room.
+        // SAFETY: the ring is open and has room for the record.
         unsafe {
             self.ring.take_off();
             self.ring.write(record(Clock::Monotonic.now()));
@@ -101,7 +102,7 @@ impl FakeThread {
         if self.ring.room() < words {
             let arena = self.map.arena();
             let segment = wait_for(|| arena.free_segments().pop());
-            // SAFETY: the ring is open on this arena, the segment came from the free list.
+            // SAFETY: the ring is open on this arena, and the segment came from the free list.
             assert!(unsafe { self.ring.extend(arena, segment) });
         }
     }
@@ -112,7 +113,7 @@ impl FakeThread {
         self.make_room(3 + frames.len());
         let total = u32::try_from(frames.len()).expect("a short stack");
         let head = event::stack_head(frames.len(), 0, id, total, false, false);
-        // SAFETY: there is room for the head and the frames.
+        // SAFETY: the ring has room for the head and the frames.
         unsafe { self.ring.write_parts(&head, frames.iter().copied()) };
         id
     }
@@ -192,7 +193,8 @@ fn a_snapshot_says_what_the_tables_hold() {
     assert_eq!(snapshot::read(file.as_slice()).expect("valid"), snapshot);
 }
 
-/// The pool holds 128 segments; these threads write many times that, pass blocks to each other, and lose nothing.
+/// The pool holds 128 segments. The threads write many times this amount, pass blocks to each
+/// other, and lose nothing.
 #[test]
 fn a_full_pool_makes_producers_wait_and_loses_nothing() {
     fill_the_pool(Barrier::Membarrier);
@@ -228,7 +230,8 @@ fn fill_the_pool(barrier: Barrier) {
     assert_eq!(cut.figures.untracked_frees, 0);
 }
 
-/// Blocks go from one thread to another, which frees them, and their addresses are used again at once.
+/// Blocks go from one thread to another, which frees them, and the addresses are used again at
+/// once.
 #[test]
 fn hand_overs_of_one_address_stay_in_order() {
     hand_over(Barrier::Membarrier);
@@ -247,7 +250,7 @@ fn hand_over(barrier: Barrier) {
         let mut thread = FakeThread::start(&other, 2);
         for address in take {
             thread.free(address);
-            // The last ones stay unused.
+            // The last addresses stay unused.
             let _ = back.send(address);
         }
     });
@@ -295,7 +298,8 @@ fn an_exec_that_does_not_trace_is_noticed() {
     assert!(tracer.stop(Stop::Ended).expect("stopped").untraced.is_some());
 }
 
-/// More threads than slots, one after the other: ended ones are noticed and their slots and segments come back.
+/// More threads than slots, one after another: the drain notices ended threads, and slots and
+/// segments come back.
 #[test]
 fn slots_of_ended_threads_are_used_again() {
     let map = new_arena();
@@ -344,7 +348,7 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     tracer.stop(Stop::Ended).expect("stopped");
 }
 
-/// What the kernel leaves in the word when an aggregator is killed.
+/// The kernel's mark in the owner word after an aggregator was killed.
 #[test]
 fn an_arena_whose_owner_died_is_taken_over() {
     let map = new_arena();
@@ -357,7 +361,7 @@ fn an_arena_whose_owner_died_is_taken_over() {
     assert_eq!(session.owner.load(Ordering::Relaxed), 0);
 }
 
-/// The thread that owns an arena ends without giving it up: the kernel marks the word.
+/// The owning thread of an arena ends without giving the arena up: the kernel marks the owner word.
 #[test]
 fn the_kernel_marks_an_arena_whose_owner_ends() {
     let map = new_arena();
@@ -371,7 +375,7 @@ fn the_kernel_marks_an_arena_whose_owner_ends() {
     wait_for(|| (map.arena().header().session.owner.load(Ordering::Acquire) & 0x4000_0000 != 0).then_some(()));
 }
 
-/// A target that scribbles over everything that it can write to, while it is drained.
+/// A target scribbles over all of its writable memory while the target is drained.
 #[test]
 fn a_hostile_target_spoils_only_its_own_numbers() {
     for seed in 1..=20u64 {
@@ -395,7 +399,7 @@ fn a_hostile_target_spoils_only_its_own_numbers() {
     }
 }
 
-/// Writes random and almost valid things into slots, links, segments and counters.
+/// Writes random and almost valid values into slots, links, segments and counters.
 fn scribble(map: &ArenaMap, seed: u64, stop: &AtomicBool) {
     let arena = map.arena();
     let header = arena.header();
@@ -461,7 +465,7 @@ fn a_file_without_seals_is_no_arena() {
     assert_eq!(ArenaMap::open(again).expect("an arena").arena().geometry(), map.arena().geometry());
 }
 
-/// One of thousands of processes must leave nothing behind.
+/// An aggregator traces thousands of processes, so a dropped tracer must leave no thread behind.
 #[test]
 fn a_tracer_that_is_dropped_ends_its_threads() {
     let tables = || {
@@ -472,7 +476,7 @@ fn a_tracer_that_is_dropped_ends_its_threads() {
         tasks.filter_map(name).count()
     };
     let tracers: Vec<_> = (0..20).map(|_| traced(&new_arena())).collect();
-    // A thread gives itself its name, some time after it was started.
+    // A thread sets its own name, some time after the start.
     wait_for(|| (tables() >= 20).then_some(()));
     for (tracer, _) in &tracers {
         tracer.stop(Stop::Ended).expect("it ends");
@@ -480,7 +484,7 @@ fn a_tracer_that_is_dropped_ends_its_threads() {
     let before = tables();
     drop(tracers);
     let begun = Instant::now();
-    // Other tests have theirs.
+    // Other tests have tables too.
     while tables() + 20 > before && begun.elapsed() < Duration::from_secs(20) {
         thread::sleep(Duration::from_millis(10));
     }

@@ -1,4 +1,4 @@
-//! What other threads tell the drain: whose arena it is, to look now, to end.
+//! Requests of other threads to the drain: set the target, poll now, stop.
 
 use crate::base::sys;
 use crate::process::tasks::Tasks;
@@ -6,17 +6,17 @@ use crate::session::arena_map::ArenaMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Why draining ends.
+/// Reason for the end of draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stop {
-    /// The process is gone; all it has published is final.
+    /// The process is gone; all published records are final.
     Ended = 1,
-    /// The process shall go on untraced.
+    /// The process continues untraced.
     Detach = 2,
 }
 
-/// What other threads tell the drain.
+/// Requests of other threads to the drain.
 pub struct Controls {
     map: Arc<ArenaMap>,
     stop: AtomicU32,
@@ -24,18 +24,18 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// Controls of the drain of an arena.
+    /// Returns the controls for the drain of an arena.
     pub fn new(map: Arc<ArenaMap>) -> Controls {
         Controls { map, stop: AtomicU32::new(0), tasks: OnceLock::new() }
     }
 
-    /// The target's process id is known.
+    /// Sets the target process, once the process id is known.
     pub fn set_target(&self, tasks: Tasks) {
-        // A second call would be for the same process.
+        // A second call would name the same process.
         let _ = self.tasks.set(tasks);
     }
 
-    /// Ends draining. The first call counts.
+    /// Stops draining. Only the first call counts.
     pub fn stop(&self, how: Stop) {
         let _ = self.stop.compare_exchange(0, how as u32, Ordering::AcqRel, Ordering::Relaxed);
         self.nudge();
@@ -48,7 +48,7 @@ impl Controls {
         sys::futex_wake(wake);
     }
 
-    /// Whether it shall end.
+    /// Reason to stop, if a stop was requested.
     pub fn stopped(&self) -> Option<Stop> {
         match self.stop.load(Ordering::Acquire) {
             0 => None,
@@ -57,7 +57,7 @@ impl Controls {
         }
     }
 
-    /// The target's threads, once it is known.
+    /// Threads of the target, once the target is known.
     pub fn tasks(&self) -> Option<Tasks> {
         self.tasks.get().copied()
     }

@@ -1,7 +1,7 @@
-//! exec: one process, one program after the other.
+//! exec: a process runs several programs in sequence.
 //!
-//! The target counts programs that trace, exec calls that were begun, and those that failed. What is left over began
-//! a program that does not trace.
+//! The target counts three numbers: traced programs, begun exec calls, and failed exec calls. A
+//! begun exec call began an untraced program if it neither failed nor led to a traced program.
 
 use super::Drain;
 use crate::process::image::Image;
@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 impl Drain {
-    /// Notices that exec has begun another traced program, and finishes the one before.
+    /// Notices a new traced program after exec, and finishes the program before.
     pub(super) fn follow_exec(&mut self) {
-        // Acquire pairs with the new program's Release: the slots of older ones are final.
+        // Acquire pairs with the new program's Release: the slots of older programs are final.
         let images = self.map.arena().header().target.images.load(Ordering::Acquire);
         if images == self.image.number {
             return;
@@ -31,10 +31,10 @@ impl Drain {
         self.begin(images);
     }
 
-    /// Programs before `images` that have left rings, and the present one.
+    /// Numbers of programs before `images` with rings in the arena, including the present program.
     fn older_images(&self, images: u32) -> BTreeSet<u32> {
         let arena = self.map.arena();
-        // To look at the others would give them memory.
+        // Higher slots are not read, because reading a slot would give it memory.
         let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
         let slots = (0..high).filter_map(|index| Some((index, arena.slot(index)?)));
         let ours = slots.filter(|(index, slot)| {
@@ -48,7 +48,7 @@ impl Drain {
         older.into_iter().filter(|&number| number > 0 && number != images).collect()
     }
 
-    /// Takes everything that the present program has left.
+    /// Takes all remaining records of the present program.
     fn finish_image(&mut self) {
         self.visit_all(&mut Mark::default());
         for index in 0..self.map.arena().geometry().slots {
@@ -60,20 +60,21 @@ impl Drain {
 
     fn begin(&mut self, number: u32) {
         if self.image.number > 0 {
-            // Whoever waited for an answer is gone, and the new program counts its questions anew.
+            // A thread that waited for an answer is gone, and the new program counts questions
+            // anew.
             let mail = &self.map.arena().header().mail;
             mail.asking.store(0, Ordering::Relaxed);
             mail.answered.store(0, Ordering::Relaxed);
         }
-        // What a child has said of itself holds, whatever runs by now.
+        // Data reported by a child about itself holds, whatever program runs by now.
         let tasks = self.controls.tasks().filter(|_| !self.launched.is_read);
         let running = tasks.and_then(|tasks| running_image(tasks, number));
-        // What was read is this program only if no other had begun meanwhile.
+        // The data read describes this program only if no other program has begun meanwhile.
         let images = self.map.arena().header().target.images.load(Ordering::Acquire);
         let running = running.filter(|_| images == number && !self.is_exec_open());
         let known = if number == self.execs.images { self.launched.clone() } else { Image::default() };
         self.image = match running {
-            // It may have ended between the two looks.
+            // The program may have ended between the two reads.
             Some(running) if running.command.is_empty() => Image { command: known.command, ..running },
             Some(running) => running,
             None => Image { number, ..known },
@@ -82,7 +83,7 @@ impl Drain {
         self.outlet.send(Message::Begin(self.image.clone()));
     }
 
-    /// Whether the last exec has put a program in place that does not trace.
+    /// Whether the last exec has begun an untraced program.
     pub(super) fn is_exec_open(&self) -> bool {
         let target = &self.map.arena().header().target;
         let since = |word: &AtomicU32, then: u32| word.load(Ordering::Relaxed).wrapping_sub(then);
@@ -92,7 +93,7 @@ impl Drain {
         images > 0 && begun > since(&target.exec_failed, self.execs.failed).saturating_add(replaced)
     }
 
-    /// Another executable than the one that traces: exec has just begun it, or it does not trace.
+    /// Notes a changed executable: exec has just begun a program, or the program is untraced.
     pub(super) fn note_untraced(&mut self, tasks: Tasks) {
         if self.image.is_read || self.is_exec_open() {
             let running = running_image(tasks, self.image.number.wrapping_add(1));
@@ -104,7 +105,7 @@ impl Drain {
 fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
     let executable = procfs::executable(tasks.pid())?;
     let executable = executable.to_string_lossy();
-    // A file that was replaced while the program runs.
+    // The suffix of a file replaced while the program runs.
     let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
     Some(Image { number, executable, command: procfs::command(tasks.pid()), is_read: true })
 }

@@ -1,7 +1,9 @@
-//! Empties the rings: copies what was published, gives the room back, notices threads and programs that end.
+//! Empties the rings: copies published records, gives the room back, and notices ended threads and
+//! programs.
 //!
-//! It decodes nothing and never waits for the order of records, so that the target's threads find room. Everything in
-//! the arena is untrusted: each word is read once, indices are checked against tables of our own.
+//! The drain decodes nothing and never waits for the order of records, so that the target's threads
+//! find room. The contents of the arena are untrusted: each word is read once, and indices are
+//! checked against the drain's own tables.
 
 mod barrier;
 mod controls;
@@ -38,41 +40,42 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tick::{Candidate, Tick};
 
-/// How long the target's threads get to publish what they were writing when tracing was stopped.
+/// Time for the target's threads to publish unfinished records after tracing was stopped.
 const LAST_RECORDS: Duration = Duration::from_millis(100);
-/// Names read anew per listing of the threads: a few, so that many threads cost little.
+/// Thread names read for each listing of the threads: few, so that many threads cost little.
 const NAMES_PER_LISTING: usize = 32;
 
-/// What a poll takes from all rings together, at a few milliseconds' work for the table: so that a backlog stays in the rings,
-/// where a target that is too fast waits, and what is taken out stays in the caches.
+/// Most bytes taken by a poll from all rings together: a few milliseconds of work for the table. So
+/// a backlog stays in the rings, where a too fast target waits, and the taken records stay in the
+/// caches.
 const POLL_BYTES: u64 = 1 << 20;
-/// Between two looks at threads that are behind.
+/// Pause between two looks at threads that are behind.
 const BEHIND_WAIT: Duration = Duration::from_millis(1);
 
-/// What a poll has found.
+/// Result of a poll.
 #[derive(Clone, Copy, Debug, Default)]
 struct Poll {
     bytes: u64,
-    /// Threads in the middle of an event.
+    /// Number of threads in the middle of an event.
     in_flight: usize,
-    /// More was published than was taken.
+    /// Whether more was published than was taken.
     is_behind: bool,
 }
 
-/// How draining ended.
+/// Result of the whole drain.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// `arena::end_cause`, 0 when the target did not stop by itself.
+    /// `arena::end_cause`; 0 if the target did not stop tracing by itself.
     pub end_cause: u32,
-    /// Programs that were traced.
+    /// Number of traced programs.
     pub images: u32,
     /// `arena::target_flag`.
     pub flags: u32,
-    /// The program that exec put in the place of the last traced one, when it was not traced itself.
+    /// The untraced program after the last traced program, if exec began such a program.
     pub untraced: Option<Image>,
 }
 
-/// See the module.
+/// Reader of the arena's rings.
 pub struct Drain {
     map: Arc<ArenaMap>,
     session: Session,
@@ -81,15 +84,15 @@ pub struct Drain {
     backlog: Arc<Backlog>,
     barrier: Barrier,
     candidate: Candidate,
-    /// Rings that had records in the present poll.
+    /// Rings with records in the present poll.
     active: Vec<u32>,
     pool: Pool,
     rings: Vec<Option<OpenRing>>,
-    /// By thread id, and whether it is the ring for signal handlers.
+    /// Slot of each ring, by thread id and whether the ring is for signal handlers.
     by_tid: HashMap<(u32, bool), u32>,
-    /// The program that runs now.
+    /// The present program.
     image: Image,
-    /// What is known of the first program before the target says so.
+    /// Data of the first program, from before the program's own report.
     launched: Image,
     execs: ExecCounts,
     untraced: Option<Image>,
@@ -100,21 +103,21 @@ pub struct Drain {
 }
 
 struct OpenRing {
-    /// None when the ring was given up.
+    /// None after the ring was given up.
     consumer: Option<Consumer>,
     tid: u32,
     side: bool,
     name: String,
 }
 
-/// The target's counters when the session began.
+/// Counters of the target at the begin of the session.
 struct ExecCounts {
     begun: u32,
     failed: u32,
     images: u32,
 }
 
-/// Whether a thread is in the middle of an event, or of taking a slot.
+/// Whether any thread is in the middle of an event, or of taking a slot.
 fn is_anyone_in_flight(map: &ArenaMap) -> bool {
     let arena = map.arena();
     let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
@@ -122,7 +125,8 @@ fn is_anyone_in_flight(map: &ArenaMap) -> bool {
 }
 
 impl Drain {
-    /// A drain for a session that was just begun on the calling thread. `launched` is what runs in the target.
+    /// Returns a drain for a session just begun on the calling thread. `launched` describes the
+    /// program in the target.
     pub fn new(
         map: Arc<ArenaMap>,
         session: Session,
@@ -165,7 +169,7 @@ impl Drain {
         }
     }
 
-    /// Drains until it is told to stop.
+    /// Drains until a stop is requested.
     pub fn run(mut self) -> Outcome {
         let stop = loop {
             if let Some(stop) = self.controls.stopped() {
@@ -197,7 +201,8 @@ impl Drain {
         }
     }
 
-    /// Takes all that is there now, and not more than the pool holds: a target that misbehaves may write on.
+    /// Takes all published records, but at most as many bytes as the pool holds: a misbehaving
+    /// target may write on.
     fn poll_rest(&mut self) -> Poll {
         let mut left = u64::from(self.map.arena().geometry().segments) * SEGMENT_BYTES as u64;
         loop {
@@ -223,7 +228,8 @@ impl Drain {
             flags: target.flags.load(Ordering::Relaxed),
             untraced,
         };
-        // A child of a process that has ended finds its way in this arena, if it has not begun yet.
+        // A child forked by the ended process may not have begun yet. The child finds its way in
+        // this arena, so the session stays open for the child.
         if stop == Stop::Detach || header.tree.follows.load(Ordering::Relaxed) == 0 {
             self.session.stop();
         }
@@ -250,7 +256,8 @@ impl Drain {
         }
         mark.wall = self.begun.elapsed();
         self.outlet.send(Message::Mark(mark));
-        // What was consumed is progress too, even when no segment came back: a waiting thread may wait on.
+        // Consumed records are progress too, even without a returned segment: a waiting thread may
+        // wait on.
         let waits_for_others = poll.is_behind && poll.bytes == 0;
         if self.pool.take_given_back() > 0 || poll.bytes > 0 || waits_for_others {
             announce_progress(&self.map);
@@ -261,8 +268,9 @@ impl Drain {
         poll
     }
 
-    /// Takes a share of what every ring holds; while the table holds much back, of those that it waits for. The mark gets the
-    /// rings that its time does not hold for.
+    /// Takes a share of the records in every ring. While the table holds many words back, only
+    /// rings with records missing in the table give their share. Adds rings to the mark if the
+    /// mark's time does not hold for them.
     fn visit_all(&mut self, mark: &mut Mark) -> Poll {
         let arena = *self.map.arena();
         let high = arena.header().target.slots_high.load(Ordering::Acquire).min(arena.geometry().slots);
@@ -278,7 +286,8 @@ impl Drain {
             if self.rings[index as usize].is_none() {
                 continue;
             }
-            // Acquire pairs with `Producer::settle`: when the flag is down, the head that it covered is visible.
+            // Acquire pairs with `Producer::settle`: after the flag is down, the head covered by
+            // the flag is visible.
             let is_in_flight = slot.in_flight.load(Ordering::Acquire) != 0;
             let drained = match takes_from_all || !self.backlog.waits(index) {
                 true => self.drain(index, slot, most),
@@ -299,10 +308,10 @@ impl Drain {
         poll
     }
 
-    /// Opens the ring of a slot that a thread of program `image` has taken in this session.
+    /// Opens the ring of a slot, if a thread of program `image` has taken the slot in this session.
     fn open(&mut self, index: u32, slot: &Slot, image: u32) {
         let active = |generation| u64::from(generation) << 32 | u64::from(slot_state::ACTIVE);
-        // Acquire pairs with the producer's Release: what it wrote of itself is visible.
+        // Acquire pairs with the producer's Release: the slot's other fields are visible.
         let state = slot.state.0.load(Ordering::Acquire);
         let is_ours = self.session.generation(index).is_some_and(|generation| state == active(generation))
             && slot.session.load(Ordering::Relaxed) == self.session.number()
@@ -323,8 +332,11 @@ impl Drain {
         self.rings[index as usize] = Some(OpenRing { consumer, tid, side, name: String::new() });
     }
 
-    /// A thread writes to one ring, and one more for signal handlers. A newer one of its id means that the kernel gave the
-    /// id to a new thread, or that the thread has left its rings after a jump out of a hook.
+    /// Retires older rings of a thread id. A thread writes to a main ring, and to a side ring for
+    /// signal handlers. A newer ring with the same thread id has one of two reasons:
+    ///
+    /// 1. The kernel gave the id to a new thread.
+    /// 2. The thread has left its rings after a jump out of a hook.
     fn retire_older(&mut self, tid: u32, side: bool) {
         let kinds: &[bool] = if side { &[true] } else { &[false, true] };
         for &kind in kinds {
@@ -334,7 +346,7 @@ impl Drain {
         }
     }
 
-    /// Takes what a ring holds, and no further segment after `most` bytes.
+    /// Takes the records of a ring. No further segment is begun after `most` bytes.
     fn drain(&mut self, index: u32, slot: &Slot, most: u64) -> Drained {
         let none = Drained::default();
         let Some(ring) = &mut self.rings[index as usize] else { return none };
@@ -352,7 +364,8 @@ impl Drain {
         })
     }
 
-    /// The slot's thread is gone: takes what it left and frees the slot.
+    /// Retires a slot after the end of the slot's thread: takes the remaining records and frees the
+    /// slot.
     fn retire(&mut self, index: u32) {
         let arena = *self.map.arena();
         let Some(slot) = arena.slot(index) else { return };
@@ -371,7 +384,7 @@ impl Drain {
         announce_progress(&self.map);
     }
 
-    /// Frees the slots of threads that have ended, when it is time to look.
+    /// Frees the slots of ended threads, if a listing of the threads is due.
     fn reap(&mut self) {
         let Some(tasks) = self.controls.tasks() else { return };
         let arena = self.map.arena();
@@ -417,7 +430,8 @@ impl Drain {
         self.outlet.set_helping(false);
         let interval = self.questions.interval(interval);
         let seen = progress.wake.load(Ordering::Acquire);
-        // The target looks at `sleeping` before it wakes us; one who missed it is met by the check of `waiters`.
+        // The target reads `sleeping` before it wakes the drain. A thread that missed the flag is
+        // found by the check of `waiters`.
         progress.sleeping.store(1, Ordering::SeqCst);
         let is_awaited = progress.waiters.load(Ordering::SeqCst) > 0 || self.questions.is_awaited(mail);
         if self.controls.stopped().is_none() && !is_awaited {

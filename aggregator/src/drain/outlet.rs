@@ -1,4 +1,5 @@
-//! Where the drain's findings go: batches of words and what happened to the rings, over a bounded queue to the table.
+//! The drain's side of the bounded queue to the table: sends batches of words, and messages about
+//! the rings.
 
 use crate::base::queue::{Closed, Sender};
 use crate::base::sys;
@@ -12,11 +13,12 @@ use std::time::Duration;
 
 /// Words of a batch: a few segments, small enough to stay in the second-level cache.
 const BATCH_WORDS: usize = 16 * 1024;
-/// How long a full queue counts as progress towards the target: the table works, say on growing. Beyond that it may
-/// never come back, unless it is known to be copied, and the target must not wait for it.
+/// Longest time for which waiting at a full queue counts as progress towards the target, because
+/// the table may be busy, e.g. growing. A longer wait may never end, and the target must not wait
+/// for the table; only a copy of the table is known to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Sender of messages to the table.
 pub struct Outlet {
     map: Arc<ArenaMap>,
     sender: Sender<Message>,
@@ -24,12 +26,12 @@ pub struct Outlet {
     batch: Vec<u64>,
     shared: SharedKeeper,
     backlog: Arc<Backlog>,
-    /// The target waits for an answer: what is sent is worked on by this thread.
+    /// Whether the target waits for an answer, so that this thread applies the sent messages.
     is_helping: bool,
 }
 
 impl Outlet {
-    /// An outlet into `sender`; emptied buffers come back through `recycled`.
+    /// Returns an outlet into `sender`. Emptied buffers come back through `recycled`.
     pub fn new(
         (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
         sender: Sender<Message>,
@@ -39,20 +41,22 @@ impl Outlet {
         Outlet { map, sender, recycled, batch: Vec::new(), shared, backlog, is_helping: false }
     }
 
-    /// From here on the table's thread sleeps through what is sent, or does not.
+    /// Sets whether this thread applies the sent messages itself, without waking the table's
+    /// thread.
     pub fn set_helping(&mut self, is_helping: bool) {
         self.is_helping = is_helping;
     }
 
-    /// Lets the table take what was sent.
+    /// Applies the sent messages in this thread, while helping.
     pub fn help(&self) {
-        // What help leaves is the other thread's.
+        // Remaining work is left to the table's thread.
         if self.is_helping && !self.shared.help() {
             self.sender.wake();
         }
     }
 
-    /// Sends a message. When the table is gone the process is about to end, and nothing matters any more.
+    /// Sends a message. If the table is gone, the aggregator is about to end, and the message is
+    /// dropped.
     pub fn send(&mut self, message: Message) {
         let map = &self.map;
         let backlog = &self.backlog;
@@ -70,7 +74,7 @@ impl Outlet {
         }
     }
 
-    /// Copies words of a slot's ring; each is read once.
+    /// Copies words of a slot's ring. Each word is read once.
     pub fn copy(&mut self, slot: u32, words: &[AtomicU64]) {
         if self.batch.len() + words.len() > BATCH_WORDS {
             self.flush(slot);
@@ -81,7 +85,7 @@ impl Outlet {
         self.batch.extend(words.iter().map(|word| word.load(Ordering::Relaxed)));
     }
 
-    /// Sends what was copied of a slot.
+    /// Sends the copied words of a slot.
     pub fn flush(&mut self, slot: u32) {
         if !self.batch.is_empty() {
             let words = std::mem::take(&mut self.batch);
@@ -90,11 +94,11 @@ impl Outlet {
     }
 }
 
-/// Tells threads that wait for room that there is some, or that the aggregator is at work.
+/// Tells threads waiting for room that there is room, or that the aggregator is at work.
 pub fn announce_progress(map: &ArenaMap) {
     let progress = &map.arena().header().progress;
     progress.given_back.fetch_add(1, Ordering::Release);
-    // A waiter counts itself before it looks at `given_back` again.
+    // A waiting thread counts itself before it reads `given_back` again.
     fence(Ordering::SeqCst);
     if progress.waiters.load(Ordering::Relaxed) > 0 {
         sys::futex_wake(&progress.given_back);

@@ -1,30 +1,33 @@
-//! How often the drain looks, at the rings and at the list of threads.
+//! Intervals between polls of the rings, and between listings of the threads.
 //!
-//! A poll should find a quarter of a megabyte: fewer bytes are not worth the wake-up, and more work at a time takes a
-//! processor from the target for longer than its latency bears. But each poll interrupts all of the target's threads
-//! (membarrier), so there is one a millisecond at most, unless the pool would fill meanwhile. A quiet target is looked at
-//! twenty times a second. The target wakes the drain when its rings fill faster than that.
+//! - A poll should find a quarter of a megabyte. Fewer bytes are not worth the wake-up. More work
+//!   at a time takes a processor from the target for too long.
+//! - Each poll interrupts all threads of the target (membarrier), so polls are at least a
+//!   millisecond apart, unless the pool would fill meanwhile.
+//! - A quiet target is polled twenty times a second. The target wakes the drain if the rings fill
+//!   faster.
 
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use std::time::{Duration, Instant};
 
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(50);
-/// Bytes that a poll should find, if the pool is large enough for that.
+/// Wanted bytes of a poll, if the pool is large enough.
 const WANTED_BYTES: u64 = 256 << 10;
-/// A start that takes longer is none that traces.
+/// Longest start of a traced program. A longer start is no start of a traced program.
 const STARTING: Duration = Duration::from_secs(2);
-/// Time between two listings of the threads ...
+/// Least time between two listings of the threads.
 const LISTING: Duration = Duration::from_millis(100);
-/// ... and when slots or segments are wanted ...
+/// Least time between two listings while slots or segments are wanted.
 const URGENT_LISTING: Duration = Duration::from_millis(2);
-/// ... and this many times what a listing takes, so that thousands of threads cost one percent.
+/// Least time between two listings, as a multiple of the time taken by a listing. So thousands of
+/// threads cost one percent.
 const LISTING_SHARE: u32 = 100;
 
-/// See the module.
+/// Intervals adapted to the rate of records and the cost of listings.
 pub struct Pace {
     wanted: u64,
-    /// A share of the pool that leaves no time to sleep.
+    /// Bytes of a poll beyond which there is no time to sleep: a share of the pool.
     too_much: u64,
     interval: Duration,
     begun: Instant,
@@ -33,7 +36,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A pace for a pool of so many segments.
+    /// Returns the pace for a pool of `segments` segments.
     pub fn new(segments: u32) -> Pace {
         let pool = u64::from(segments) * SEGMENT_BYTES as u64;
         let wanted = WANTED_BYTES.min(pool / 8);
@@ -47,8 +50,8 @@ impl Pace {
         }
     }
 
-    /// How long to sleep after a poll that found so many bytes. A program that is about to start is looked at before
-    /// it may be gone again.
+    /// Returns the time to sleep after a poll with `bytes` bytes. A starting program is polled at
+    /// the shortest interval, before it may be gone again.
     pub fn interval(&mut self, bytes: u64, is_starting: bool) -> Duration {
         if is_starting && self.begun.elapsed() < STARTING {
             return SHORTEST;
@@ -66,14 +69,15 @@ impl Pace {
         self.interval
     }
 
-    /// Whether the threads are to be listed now; the result goes to [`Pace::listed`].
+    /// Returns the present time if a listing of the threads is due. The caller passes the time to
+    /// [`Pace::listed`].
     pub fn listing(&self, is_urgent: bool) -> Option<Instant> {
         let least = if is_urgent { URGENT_LISTING } else { LISTING.max(self.listing_took * LISTING_SHARE) };
         let now = Instant::now();
         self.last_listing.is_none_or(|last| now.duration_since(last) >= least).then_some(now)
     }
 
-    /// A listing that was begun at `begun` has been made.
+    /// Notes a finished listing, begun at `begun`.
     pub fn listed(&mut self, begun: Instant) {
         self.listing_took = begun.elapsed();
         self.last_listing = Some(begun);

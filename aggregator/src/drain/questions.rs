@@ -1,31 +1,36 @@
-//! When the target asks (`import tracemalloc`) it waits for the answer, with its interpreter's lock: whoever asks often must
-//! not wait for a thread to be woken, nor for a backlog.
+//! Questions of the target (`import tracemalloc`), as seen by the drain.
+//!
+//! The asking thread holds the interpreter's lock while waiting for the answer. So frequent
+//! questions must wait neither for the wake-up of a thread nor for a backlog.
 
 use heapline_shared_format::arena::{ASKS_LONG, Mail};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long after an answer the drain is awake for the next question.
+/// Time after an answer during which the drain stays awake for the next question.
 const AWAKE: Duration = Duration::from_millis(1);
-/// How long after an answer no backlog is let grow, and how long it may grow meanwhile.
+/// `ATTENTIVE`: time after an answer during which the backlog is kept small. `SHORT`: longest sleep
+/// of the drain during this time.
 const ATTENTIVE: Duration = Duration::from_millis(100);
 const SHORT: Duration = Duration::from_micros(100);
-/// Who has waited for so long without an answer is dead, or waits for something that staying awake does not hasten.
+/// Longest credible wait for an answer. A thread with a longer wait is dead, or waits for something
+/// else than this drain's poll.
 const CREDIBLE: Duration = Duration::from_millis(50);
-/// Looks between two looks at the clock.
+/// Number of reads of the question between two reads of the clock.
 const LOOKS: u32 = 64;
 
-/// See the module.
+/// The drain's knowledge of the target's questions.
 #[derive(Debug, Default)]
 pub struct Questions {
     answered: u32,
     last: Option<Instant>,
-    /// Since when somebody has been waiting for the present question's answer.
+    /// Start of the wait for the answer to the present question.
     asked: Option<Instant>,
 }
 
 impl Questions {
-    /// Waits for the next short question, if it may come soon. Whether one is there.
+    /// Waits for the next short question, if the question may come soon. Returns whether a short
+    /// question is there.
     pub fn is_expected(&mut self, mail: &Mail) -> bool {
         let answered = mail.answered.load(Ordering::Acquire);
         if answered != self.answered {
@@ -43,7 +48,8 @@ impl Questions {
         }
     }
 
-    /// Whether the drain should look again at once, or nearly so.
+    /// Whether a thread waits for an answer. The drain should then poll again at once, or nearly
+    /// so.
     pub fn is_awaited(&mut self, mail: &Mail) -> bool {
         let asking = mail.asking.load(Ordering::SeqCst);
         self.is_credible(asking)
@@ -57,7 +63,8 @@ impl Questions {
         self.asked.get_or_insert_with(Instant::now).elapsed() < CREDIBLE
     }
 
-    /// How long the drain may sleep that would sleep so long otherwise.
+    /// Returns the time for the drain to sleep. `otherwise` is the time without regard to
+    /// questions.
     pub fn interval(&self, otherwise: Duration) -> Duration {
         let is_recent = self.last.is_some_and(|last| last.elapsed() < ATTENTIVE);
         if is_recent { otherwise.min(SHORT) } else { otherwise }

@@ -1,39 +1,43 @@
-//! The time that a thread is lent as the stamp of its events, while it is the only one that has any.
+//! The tick: a stamp lent to a thread while no other thread has events.
 //!
 //! ```text
 //!            offer          lend             renew, each poll
 //!      0 ------------> 1 ------------> T --------------------> T'
 //!      ^               |               |                       |
-//!      +---------------+---------------+-----------------------+  by any other thread, before its event
+//!      +---------------+---------------+-----------------------+
+//!        taken back by any other thread, before its event
 //! ```
 //!
-//! Between offer and loan lies a barrier, after which nobody was in the middle of an event: whoever has one later sees
-//! the offer and takes it back, so all that others stamped before is older than the loan. Who is alone is guessed from
-//! what the polls bring; a wrong guess costs the others one store, and is made less often from then on.
+//! Between offer and loan lies a barrier. After the barrier no thread was in the middle of an
+//! event: a thread with a later event sees the offer and takes the offer back. So all stamps of
+//! other threads are older than the loan.
+//!
+//! The polls show which thread may be alone. A wrong guess costs the other threads a single store,
+//! and makes further guesses rarer.
 
 use heapline_shared_format::arena::{Session, TICK_PENDING};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The words in the arena.
+/// The words of the tick in the arena.
 pub struct Tick<'a>(pub &'a Session);
 
 impl Tick<'_> {
-    /// Whether it is lent or offered now.
+    /// Whether the tick is lent or offered now.
     pub fn is_out(&self) -> bool {
         self.0.tick.load(Ordering::Relaxed) != 0
     }
 
-    /// Sets a lent tick to the present time.
+    /// Sets a lent tick to `time`.
     pub fn renew(&self, time: u64) {
         let last = self.0.tick.load(Ordering::Relaxed);
         if last > TICK_PENDING {
-            // Fails when it was taken back just now.
+            // Fails if a thread took the tick back just now.
             let _ = self.0.tick.compare_exchange(last, time.max(last), Ordering::SeqCst, Ordering::Relaxed);
         }
     }
 
-    /// False when it is out already.
+    /// Offers the tick to a slot. Returns false if the tick is offered or lent already.
     pub fn offer(&self, slot: u32) -> bool {
         if self.is_out() {
             return false;
@@ -43,7 +47,7 @@ impl Tick<'_> {
         true
     }
 
-    /// False when somebody has taken the offer back.
+    /// Lends an offered tick. Returns false if a thread took the offer back.
     pub fn lend(&self, time: u64) -> bool {
         self.0.tick.compare_exchange(TICK_PENDING, time, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
@@ -54,15 +58,15 @@ impl Tick<'_> {
     }
 }
 
-/// How long a ring must have been alone at first, and at last.
+/// Least time for which a ring must have been alone: at first, and after many wrong guesses.
 const SHORTEST: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Who may be lent the tick.
+/// The ring next in line for the tick.
 pub struct Candidate {
-    /// The only ring that had records since the instant.
+    /// The only ring with records, and the instant of the first of these polls.
     alone: Option<(u32, Instant)>,
-    /// How long it must be alone.
+    /// Least time for which a ring must have been alone.
     patience: Duration,
     lent: Option<Instant>,
 }
@@ -74,10 +78,10 @@ impl Default for Candidate {
 }
 
 impl Candidate {
-    /// A poll has ended in which these rings had records. Returns the one to lend the tick to.
+    /// Notes the rings with records in a poll. Returns the ring for a loan.
     pub fn polled(&mut self, active: &[u32], is_out: bool, now: Instant) -> Option<u32> {
         if let Some(lent) = self.lent.filter(|_| !is_out) {
-            // A loan that did not last was a bad guess.
+            // A short loan was a wrong guess.
             let lasted = now.duration_since(lent);
             self.patience = if lasted < self.patience * 2 { (self.patience * 2).min(LONGEST) } else { SHORTEST };
             (self.lent, self.alone) = (None, None);
@@ -92,7 +96,7 @@ impl Candidate {
         (!is_out && now.duration_since(since) >= self.patience).then_some(ring)
     }
 
-    /// The tick was lent.
+    /// Notes a loan of the tick.
     pub fn lent(&mut self, now: Instant) {
         self.lent = Some(now);
     }
@@ -113,13 +117,13 @@ mod tests {
         assert_eq!(candidate.polled(&[3], false, at(4)), Some(3));
         candidate.lent(at(4));
         assert_eq!(candidate.polled(&[3], true, at(9)), None, "it has it");
-        // Taken back at once: twice the patience.
+        // Taken back at once: the patience is doubled.
         assert_eq!(candidate.polled(&[3, 5], false, at(10)), None);
         assert_eq!(candidate.polled(&[5], false, at(20)), None);
         assert_eq!(candidate.polled(&[5], false, at(27)), None);
         assert_eq!(candidate.polled(&[5], false, at(28)), Some(5));
         candidate.lent(at(28));
-        // Long enough: forgiven.
+        // A long loan resets the patience.
         assert_eq!(candidate.polled(&[5, 3], false, at(500)), None);
         assert_eq!(candidate.polled(&[3], false, at(501)), None);
         assert_eq!(candidate.polled(&[3], false, at(505)), Some(3));

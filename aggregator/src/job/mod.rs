@@ -1,4 +1,5 @@
-//! One traced process from start to snapshot: what `run`, `--attach` and the control socket share.
+//! One traced process from start to snapshot: the common part of `run`, `--attach` and the control
+//! socket.
 
 pub mod tracer;
 
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Why a job did not end as it should.
+/// Reason for the failure of a job.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct JobError(String);
@@ -38,46 +39,47 @@ impl From<OutputError> for JobError {
     }
 }
 
-/// How the process stands when the job ends.
+/// State of the process at the end of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// How.
+    /// Kind of the end.
     pub end: End,
-    /// Exit status, where it is known.
+    /// Exit status, if known.
     pub exit_status: Option<i32>,
 }
 
-/// What the user is told at the end.
+/// The report to the user at the end.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// Lines for standard error, without a prefix.
     pub lines: Vec<String>,
-    /// Nothing was lost, and nothing contradicted.
+    /// Whether no event was lost or contradictory, and tracing did not end early.
     pub is_exact: bool,
-    /// Nothing is known that is not seen.
+    /// Whether there is no known cause of unseen memory.
     pub is_complete: bool,
 }
 
-/// See the module.
+/// A traced process, and the places of the snapshots.
 pub struct Job {
     tracer: Tracer,
     place: Place,
-    /// Writes what exec replaces in the same arena; none for a child, whose programs each have an arena of their own.
+    /// Writer of programs replaced by exec in the same arena. None for a child: each program of a
+    /// child has its own arena.
     archive: Option<SyncSender<Replaced>>,
     origin: Option<(u32, Birth)>,
-    /// Programs of the same process that had arenas of their own before this one.
+    /// Number of earlier programs of the process with their own arenas.
     earlier: u32,
     interrupted: Arc<AtomicBool>,
-    /// Why the collector may not have been loaded, as far as it was known at the start.
+    /// Reason why the collector may not have been loaded, if known at the start.
     doubt: Option<String>,
-    /// What every snapshot says of this way of tracing.
+    /// Notes for every snapshot about this way of tracing.
     notes: Vec<String>,
     causes: Causes,
     finished: Mutex<Option<Result<Summary, JobError>>>,
 }
 
 impl Job {
-    /// A job whose process runs. `doubt` explains zero records.
+    /// Returns a job for a running process. `doubt` explains a trace without records.
     pub fn new(
         tracer: Tracer,
         place: Place,
@@ -100,12 +102,13 @@ impl Job {
         }
     }
 
-    /// With notes for every snapshot.
+    /// Sets notes for every snapshot.
     pub fn with_notes(self, notes: Vec<String>) -> Job {
         Job { notes, ..self }
     }
 
-    /// A job for a child: of whom, and how it came to be. It has run `earlier` other programs that were traced.
+    /// Returns a job for a child. `origin` is the parent and the kind of the birth. `earlier` is
+    /// the number of traced programs run by the child before.
     pub fn of_child(
         tracer: Tracer,
         place: Place,
@@ -133,17 +136,17 @@ impl Job {
         &self.tracer
     }
 
-    /// Of a child: its parent in the tree, and how it came to be.
+    /// Parent in the tree and kind of the birth, for a child.
     pub fn origin(&self) -> Option<(u32, Birth)> {
         self.origin
     }
 
-    /// See [`Job::of_child`].
+    /// Number of earlier programs of a child ([`Job::of_child`]).
     pub fn earlier(&self) -> u32 {
         self.earlier
     }
 
-    /// What is not seen of the process: whoever learns of a cause adds it there.
+    /// Causes of unseen memory in the process. Callers add causes found later.
     pub fn causes(&self) -> &Causes {
         &self.causes
     }
@@ -164,8 +167,8 @@ impl Job {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Writes a snapshot while the process goes on, unless whoever wants it `has_left`. Returns a
-    /// line for the user.
+    /// Writes a snapshot while the process goes on, unless `has_left` says that the asking client
+    /// is gone. Returns a line for the user.
     pub fn snapshot(&self, destination: &Destination, has_left: impl Fn() -> bool) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
         let line = headline(&cut.figures, destination.path());
@@ -175,14 +178,15 @@ impl Job {
         Ok(line)
     }
 
-    /// Ends tracing and writes the last snapshot. Later calls return what the first one did.
+    /// Ends tracing and writes the last snapshot. Later calls return the first result.
     pub fn finish(&self, how: Stop, ending: Ending) -> Result<Summary, JobError> {
         let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         finished.get_or_insert_with(|| self.write_last(how, ending)).clone()
     }
 
-    /// exec has put another program in the place of a child's, in an arena of its own: writes the last state of this one. But
-    /// what a fork began and exec ended is no program of its own, and is not written.
+    /// Writes the last state of a child's program after exec, if the next program has its own
+    /// arena. A program begun by fork and ended by exec is not written, because it is no program of
+    /// its own.
     pub fn replace(&self) -> Result<Summary, JobError> {
         let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         finished.get_or_insert_with(|| self.write_replaced()).clone()
@@ -204,7 +208,7 @@ impl Job {
         Ok(destination.write(&self.build(cut, about), &self.interrupted)?)
     }
 
-    /// The snapshot, with what it does not see.
+    /// Builds the snapshot, with the causes of unseen memory.
     fn build(&self, cut: Cut, about: About) -> Snapshot {
         cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
         let mut snapshot = build(cut, about);
@@ -226,7 +230,7 @@ impl Job {
             let empty = cut.empty_for(untraced.clone());
             let traced = std::mem::replace(&mut cut, empty);
             match &self.archive {
-                // Refused only when the archive's thread is gone, which the report below shows.
+                // Fails only if the archive's thread is gone, which the report below shows.
                 Some(archive) => drop(archive.send(Replaced::Program(Box::new(traced)))),
                 None => self.write_earlier(traced)?,
             }
@@ -259,7 +263,7 @@ impl Job {
         Ok(Summary { lines, is_exact, is_complete: unseen.is_empty() })
     }
 
-    /// Adds what the target's collector knows that it has not seen.
+    /// Adds causes of unseen memory known to the target's collector.
     fn add_causes(&self, flags: u32, unseen: &crate::snapshot::cut::Unseen) {
         let cause = |kind: &str, name: &str, text: &str| Unseen {
             kind: kind.to_owned(),
@@ -320,7 +324,7 @@ impl Job {
     }
 }
 
-/// What a target says of an interpreter whose blocks are not seen.
+/// Messages for flags of the target about unseen Python interpreters.
 const UNSEEN_PYTHONS: [(u32, &str); 3] = [
     (target_flag::UNKNOWN_PYTHON, UNKNOWN_PYTHON),
     (target_flag::LATE_PYTHON, LATE_PYTHON),
@@ -339,7 +343,7 @@ const OTHER_PYTHON: &str = "a second Python library began in this process: the b
 const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
     new objects are heard of where aggregator run starts a CPython 3.9 to 3.13 and records everything";
 
-/// The line that ends every run.
+/// Returns the last line of every run.
 fn headline(figures: &Figures, path: &Path) -> String {
     let sums = figures.shown();
     let is_estimate = figures.sample_interval != 0 && !sums.domain.is_of_ranges();
@@ -355,20 +359,20 @@ fn headline(figures: &Figures, path: &Path) -> String {
     )
 }
 
-/// The path as the user can paste it: relative where it is below the current directory.
+/// Returns a path for pasting into a shell: relative if the path is below the current directory.
 pub fn shown(path: &Path) -> String {
     let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     let path = relative.filter(|relative| relative.components().next().is_some()).unwrap_or_else(|| path.to_owned());
     text::shell_word(&path.to_string_lossy())
 }
 
-/// `report` beside this program, if it is there.
+/// Path of `report` beside this program, if there is such a file.
 pub fn report_program() -> PathBuf {
     let beside = env::current_exe().ok().map(|own| own.with_file_name("report"));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("report"))
 }
 
-/// The snapshots of the programs that exec has replaced.
+/// Names the snapshots of programs replaced by exec.
 fn replaced(archived: &[Archived]) -> Option<String> {
     let mut written = archived.iter().filter(|program| program.error.is_none());
     let first = shown(written.next()?.destination.path());

@@ -1,5 +1,5 @@
-//! A traced process, seen from the rest of the aggregator: starts the drain's and the table's thread, passes
-//! questions on, ends both.
+//! A traced process: starts the threads of drain and table, passes questions on, and ends both
+//! threads.
 
 use crate::base::queue::queue;
 use crate::drain::{Barrier, Controls, Drain, Outcome, Outlet, Stop};
@@ -20,23 +20,25 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Messages between drain and table. With full batches that is 4 MiB: what waits longer waits in the rings, since copies
-/// that have left the caches cost more than they help.
+/// Most messages between drain and table. With full batches the queue holds 4 MiB. Further records
+/// wait in the rings, because copies outside of the caches cost more than they help.
 const QUEUE_MESSAGES: usize = 32;
-/// Beyond that the sums, which one thread moves, are what takes the time.
+/// Most resolver threads. With more, the sums take the time, and only one thread updates the sums.
 const MAX_RESOLVERS: usize = 4;
 
-/// Sets how many threads look blocks up, so that tests can have them on any machine.
+/// Environment variable with the number of resolvers, so that tests can have resolvers on any
+/// machine.
 const ENV_RESOLVERS: &str = "HEAPLINE_RESOLVERS";
 
-/// Threads that look blocks up, besides the table's own: none on a machine that has none to spare.
+/// Number of threads for looking up blocks, besides the table's own thread. 0 on machines without
+/// spare cores.
 fn resolvers() -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let chosen = std::env::var(ENV_RESOLVERS).ok().and_then(|count| count.parse().ok());
     chosen.unwrap_or(cores / 4).min(MAX_RESOLVERS)
 }
 
-/// Why tracing did not start, or a question has no answer.
+/// Reason why tracing did not start, or why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// The session did not begin.
@@ -45,29 +47,29 @@ pub enum TraceError {
     /// The system has no more threads.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
-    /// A thread of ours has ended before its time.
+    /// A thread of the aggregator has ended too early.
     #[error("the aggregator has failed: its {0} thread is gone (please report this)")]
     Gone(&'static str),
 }
 
-/// What a tracer begins with.
+/// Start parameters of a tracer.
 pub struct Plan {
-    /// How to trace.
+    /// Parameters of the session.
     pub settings: Settings,
-    /// What runs in the target, as far as it is known.
+    /// Program in the target, as far as known.
     pub launched: Image,
-    /// The target's threads, once it is there.
+    /// Threads of the target, if the target exists already.
     pub target: Option<Tasks>,
-    /// Where the cuts of programs go that exec replaces in the same arena.
+    /// Receiver of the cuts of programs replaced by exec in the same arena.
     pub replaced: Option<SyncSender<Replaced>>,
-    /// Its place among the processes that are followed.
+    /// Place of the process in the followed tree.
     pub member: Option<TreeMember>,
 }
 
-/// See the module.
+/// Handle of the drain and of the table.
 pub struct Tracer {
     settings: Settings,
-    /// Samples a second that are wanted; 0 when their distance is fixed.
+    /// Wanted samples a second; 0 for a fixed distance.
     rate: Arc<AtomicU32>,
     controls: Arc<Controls>,
     requests: Mutex<mpsc::Sender<Request>>,
@@ -83,7 +85,8 @@ enum Drained {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // The table's thread sleeps until something comes: it has to learn that nothing will.
+        // The table's thread sleeps until it is woken, and must learn that no further request
+        // comes.
         let (last, _) = mpsc::channel();
         *self.requests.lock().unwrap_or_else(PoisonError::into_inner) = last;
         self.keeper.unpark();
@@ -91,7 +94,7 @@ impl Drop for Tracer {
 }
 
 impl Tracer {
-    /// Begins a session on an arena, or goes on with the one that a child process has begun.
+    /// Begins a session on an arena, or continues the session begun by a child process.
     pub fn start(map: Arc<ArenaMap>, plan: Plan) -> Result<Tracer, TraceError> {
         let Plan { settings, launched, target, replaced, member } = plan;
         let is_adopted = member.as_ref().is_some_and(|member| member.adopted.is_some());
@@ -109,7 +112,7 @@ impl Tracer {
         let (requests, asked) = mpsc::channel();
         let waker = messages.waker();
         let (inlet, parker) = messages.split();
-        // Of many children at one time each does with one thread.
+        // Many children may run at one time, so each child has a single thread for the table.
         let resolvers = if is_adopted { 0 } else { resolvers() };
         let threads = old.as_ref().map_or(0, BTreeSet::len);
         let backlog = Arc::new(Backlog::new(map.arena().geometry().slots));
@@ -141,7 +144,7 @@ impl Tracer {
         })
     }
 
-    /// The process was started.
+    /// Sets the target, once the process was started.
     pub fn set_target(&self, tasks: Tasks) {
         self.controls.set_target(tasks);
     }
@@ -151,12 +154,12 @@ impl Tracer {
         &self.map
     }
 
-    /// How it is traced.
+    /// Parameters of the session.
     pub fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// The numbers now.
+    /// Returns the present sums and counters.
     pub fn figures(&self) -> Result<Figures, TraceError> {
         match self.ask(Question::Figures)? {
             Answer::Figures(figures) => Ok(*figures),
@@ -164,7 +167,7 @@ impl Tracer {
         }
     }
 
-    /// A copy of everything now.
+    /// Returns a copy of the whole table.
     pub fn cut(&self) -> Result<Cut, TraceError> {
         match self.ask(Question::Cut)? {
             Answer::Cut(cut) => Ok(*cut),
@@ -172,7 +175,7 @@ impl Tracer {
         }
     }
 
-    /// The live block at an address.
+    /// Returns the live block at an address.
     pub fn lookup(&self, address: u64) -> Result<Option<FoundBlock>, TraceError> {
         match self.ask(Question::Lookup(address))? {
             Answer::Found(found) => Ok(found.map(|found| *found)),
@@ -180,23 +183,23 @@ impl Tracer {
         }
     }
 
-    /// The peak becomes what is live now.
+    /// Sets the peak to the amount that is live now.
     pub fn reset_peak(&self) -> Result<(), TraceError> {
         self.ask(Question::ResetPeak).map(drop)
     }
 
-    /// Whether samples are recorded, and not everything.
+    /// Whether samples are recorded, instead of all blocks.
     pub fn samples(&self) -> bool {
         self.map.arena().header().session.sample.load(Ordering::Relaxed) != 0
     }
 
-    /// Samples are that far apart from now on, in bytes.
+    /// Fixes the mean distance of samples, in bytes.
     pub fn set_interval(&self, bytes: u64) {
         self.rate.store(0, Ordering::Relaxed);
         self.map.arena().header().session.sample.store(bytes, Ordering::Relaxed);
     }
 
-    /// The distance of samples is adapted to so many a second; 0 keeps it.
+    /// Adapts the distance to this many samples a second; 0 keeps the present distance.
     pub fn set_rate(&self, per_second: u32) {
         self.rate.store(per_second, Ordering::Relaxed);
     }
@@ -206,8 +209,8 @@ impl Tracer {
         self.ask(Question::ClearTraces).map(drop)
     }
 
-    /// Ends tracing and waits until all records are in the table, which can still be asked. Later calls return what
-    /// the first one did.
+    /// Ends tracing and waits until all records are in the table. The table still answers
+    /// questions. Later calls return the first result.
     pub fn stop(&self, how: Stop) -> Result<Outcome, TraceError> {
         self.controls.stop(how);
         let mut drain = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,8 +235,9 @@ impl Tracer {
     }
 }
 
-/// Starts the drain's thread, which takes the arena over itself: the kernel watches over the thread that does. `old` are the
-/// threads that the target has; none when it has begun the session itself.
+/// Starts the drain's thread. The thread itself takes the arena over, because the kernel watches
+/// over the owning thread. `old` are the thread ids of the target; none if the target has begun the
+/// session by itself.
 fn start_drain(
     map: Arc<ArenaMap>,
     settings: Settings,

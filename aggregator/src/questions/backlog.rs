@@ -1,31 +1,39 @@
-//! What the table holds back of the drained records, because other threads' records may still come between them.
+//! Drained records held back by the table, because earlier records of other threads may still come.
 //!
-//! The table tells, the drain asks. While little is held back each ring gives its share. While much is, only those give
-//! whose records the table lacks: what the others write stays in the arena, their threads soon wait for room, and the
-//! processors are left to the threads that are behind. So the memory for what waits has a bound, whatever the number of
-//! threads. While the table is copied for a snapshot it takes nothing at all.
+//! The table reports its backlog here, and the drain reads the report:
+//!
+//! | Backlog | Rings read by the drain |
+//! | --- | --- |
+//! | small | all |
+//! | large | only rings with records missing in the table |
+//!
+//! With a large backlog, the records of other rings stay in the arena. Their threads soon wait for
+//! room, and leave the processors to the threads that are behind. So memory for waiting records is
+//! limited, for any number of threads. While the table is copied for a snapshot, the table takes no
+//! records at all.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Words that are held back (64 MiB) before rings that are ahead are left alone.
+/// Most words held back (64 MiB) before the drain leaves rings unread if they are ahead of others.
 pub const MANY_WORDS: usize = 1 << 23;
 
-/// See the module.
+/// Report of the table's backlog to the drain.
 pub struct Backlog {
     is_large: AtomicBool,
     is_copied: AtomicBool,
-    /// By slot: the table has records of its ring that wait.
+    /// By slot: whether records of the ring wait in the table.
     waits: Vec<AtomicBool>,
 }
 
 impl Backlog {
-    /// Nothing, of so many slots.
+    /// Returns an empty backlog for `slots` slots.
     pub fn new(slots: u32) -> Backlog {
         let no = || AtomicBool::new(false);
         Backlog { is_large: no(), is_copied: no(), waits: (0..slots).map(|_| no()).collect() }
     }
 
-    /// So many words are held back; `rings` are the slots, and whether records of them are among it.
+    /// Reports the number of words held back. `rings` gives for each slot whether records of the
+    /// ring wait.
     pub fn tell(&self, words: usize, rings: impl Iterator<Item = (u32, bool)>) {
         let is_large = words > MANY_WORDS;
         if is_large {
@@ -38,7 +46,7 @@ impl Backlog {
         self.is_large.store(is_large, Ordering::Release);
     }
 
-    /// Copies the table, which takes a second for 10^7 blocks and comes to an end.
+    /// Runs `copy`, which copies the table. A copy takes a second for 10^7 blocks and always ends.
     pub fn amid_copy<T>(&self, copy: impl FnOnce() -> T) -> T {
         struct Copied<'f>(&'f AtomicBool);
         impl Drop for Copied<'_> {
@@ -51,17 +59,17 @@ impl Backlog {
         copy()
     }
 
-    /// Whether it is being copied.
+    /// Whether the table is being copied.
     pub fn is_copied(&self) -> bool {
         self.is_copied.load(Ordering::Relaxed)
     }
 
-    /// Whether only rings that are behind shall give.
+    /// Whether the drain reads only rings that are behind.
     pub fn is_large(&self) -> bool {
         self.is_large.load(Ordering::Acquire)
     }
 
-    /// Whether the ring of a slot is ahead of others, as far as the table knew when it told.
+    /// Whether the ring of a slot was ahead of others at the table's last report.
     pub fn waits(&self, slot: u32) -> bool {
         self.waits.get(slot as usize).is_some_and(|waits| waits.load(Ordering::Relaxed))
     }

@@ -1,7 +1,7 @@
-//! The thread that keeps the table: it receives what the drain found, applies it, and answers questions.
+//! The keeper of the table: receives the drain's messages, applies them, and answers questions.
 //!
-//! A question is answered at a watermark that is not older than the question, so each answer is a consistent cut that
-//! includes all that had happened when it was asked.
+//! A question is answered at a watermark not older than the question. So each answer is a
+//! consistent cut, with all events before the question.
 
 use crate::base::queue::Inlet;
 use crate::process::image::Image;
@@ -27,50 +27,50 @@ use std::sync::mpsc::{self, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// What can be asked.
+/// A question to the keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// The numbers.
+    /// The sums and counters.
     Figures,
-    /// Everything.
+    /// A copy of the whole table.
     Cut,
-    /// The peak shall become what is live now.
+    /// Set the peak to the live amount.
     ResetPeak,
-    /// All traces shall be forgotten.
+    /// Forget all traces.
     ClearTraces,
     /// The live block at an address.
     Lookup(u64),
 }
 
-/// The answers, in the same order.
+/// An answer of the keeper.
 #[derive(Debug)]
 pub enum Answer {
-    /// To [`Question::Figures`].
+    /// Answer to [`Question::Figures`].
     Figures(Box<Figures>),
-    /// To [`Question::Cut`].
+    /// Answer to [`Question::Cut`].
     Cut(Box<Cut>),
-    /// To [`Question::ResetPeak`] and [`Question::ClearTraces`].
+    /// Answer to [`Question::ResetPeak`] and [`Question::ClearTraces`].
     Done,
-    /// To [`Question::Lookup`].
+    /// Answer to [`Question::Lookup`].
     Found(Option<Box<FoundBlock>>),
 }
 
-/// A live block and where it came from.
+/// A live block and its origin.
 #[derive(Clone, Debug)]
 pub struct FoundBlock {
-    /// Whose it is.
+    /// Domain of the block.
     pub domain: Domain,
     /// The block.
     pub block: Block,
-    /// Id and name of the thread that allocated it.
+    /// Id and name of the allocating thread.
     pub thread: (u32, String),
-    /// The most recent first.
+    /// Frames of the traceback, the most recent first.
     pub frames: Vec<FoundFrame>,
     /// True depth of the stack.
     pub total_nframe: u16,
 }
 
-/// A frame of a block's traceback, as far as it is known without symbols.
+/// A frame of a block's traceback, without symbols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FoundFrame {
     /// A return address, with path and bias of its object.
@@ -79,18 +79,18 @@ pub enum FoundFrame {
     Python(String, u32, String),
 }
 
-/// A question on its way.
+/// A question with the way for the answer.
 #[derive(Debug)]
 pub struct Request {
     /// Stamp of the time of asking.
     pub asked: u64,
     /// The question.
     pub question: Question,
-    /// Where the answer goes.
+    /// Receiver of the answer.
     pub reply: mpsc::Sender<Answer>,
 }
 
-/// See the module.
+/// The table of a process, with all state for filling the table and answering questions.
 pub struct Keeper {
     map: Arc<ArenaMap>,
     nframe: u32,
@@ -100,49 +100,54 @@ pub struct Keeper {
     table: Table,
     mailbox: Mailbox,
     image: Image,
-    /// When the table was empty.
+    /// Counters of the arena at the begin of the table.
     counters: Counters,
-    /// The rings that are open: whose, and what was counted in their slots before.
+    /// Open rings by slot: index of the thread, and the calls counted in the slot before.
     open: HashMap<u32, (u32, Counted)>,
-    /// Calls of threads that have ended.
+    /// Calls of ended threads.
     counted: Counted,
     watermark: u64,
     has_ended: bool,
-    /// Another thread than its own is at it.
+    /// Whether a thread other than the keeper's own runs the keeper.
     is_helped: bool,
     waiting: VecDeque<Request>,
     recycled: rtrb::Producer<Vec<u64>>,
     replaced: Option<SyncSender<Replaced>>,
-    /// Where the table is to come from.
+    /// Fork of this process, and the source of the copied table.
     adopted: Option<(Arc<ForkCopies>, Fork)>,
     inherited: Option<Inherited>,
 }
 
-/// What came of a look at the messages.
+/// Result of a look at the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Worked {
-    /// Something was there.
+    /// There was work.
     Busy,
-    /// Nothing was there.
+    /// There was no work.
     Idle,
-    /// Nobody can ask any more.
+    /// No thread can ask any more.
     Over,
 }
 
-/// The keeper and what comes to it. Its own thread works here; while the target asks short questions and waits for the answers
-/// the drain's thread does, since waking another takes longer than answering. None when that thread has ended, or has
-/// panicked: then nobody takes messages or answers any more, which is noticed at the other ends.
+/// The keeper with its inputs, shared by two threads.
+///
+/// - The keeper's own thread usually works here.
+/// - The drain's thread works here while the target asks short questions and waits for the answers:
+///   waking another thread takes longer than answering.
+///
+/// None after the keeper's thread has ended or panicked. Then nothing takes messages or answers
+/// questions, which the other ends notice.
 #[derive(Clone)]
 pub struct SharedKeeper(Arc<Mutex<Option<KeeperState>>>);
 
-/// A keeper, and the two ways to it.
+/// A keeper with both inputs.
 struct KeeperState {
     keeper: Keeper,
     messages: Inlet<Message>,
     requests: mpsc::Receiver<Request>,
 }
 
-/// Clears the shared when its thread leaves, in whatever way.
+/// Clears the shared keeper when the keeper's thread ends, in any way.
 struct Leave<'d>(&'d SharedKeeper);
 
 impl Drop for Leave<'_> {
@@ -152,12 +157,12 @@ impl Drop for Leave<'_> {
 }
 
 impl SharedKeeper {
-    /// A shared for what comes by two ways.
+    /// Returns a shared keeper with inputs for messages and requests.
     pub fn new(keeper: Keeper, messages: Inlet<Message>, requests: mpsc::Receiver<Request>) -> SharedKeeper {
         SharedKeeper(Arc::new(Mutex::new(Some(KeeperState { keeper, messages, requests }))))
     }
 
-    /// Works until nobody can ask any more. `parker` is what those wake who send something.
+    /// Works until no thread can ask any more. Senders of messages and requests unpark `parker`.
     pub fn run(&self, parker: &Parker) {
         let _leave = Leave(self);
         if let Ok(mut state) = self.0.lock()
@@ -166,7 +171,7 @@ impl SharedKeeper {
             state.keeper.inherit();
         }
         loop {
-            // A helper that has panicked has left the table in any state.
+            // A helper that has panicked may have left the table in any state.
             let Ok(mut state) = self.0.lock() else { return };
             let Some(KeeperState { keeper, messages, requests }) = &mut *state else { return };
             let worked = keeper.work(messages, requests);
@@ -179,8 +184,10 @@ impl SharedKeeper {
         }
     }
 
-    /// Takes what was drained, for the target's sake; the operator's questions, and ends of programs, which take long, are left to
-    /// the keeper's own thread. False when that has to be woken.
+    /// Applies drained messages in the calling thread, because the target waits.
+    ///
+    /// The operator's questions and the ends of programs take long, and are left to the keeper's
+    /// own thread. Returns false if that thread must be woken.
     #[must_use]
     pub fn help(&self) -> bool {
         let Ok(mut state) = self.0.try_lock() else { return false };
@@ -196,12 +203,16 @@ impl SharedKeeper {
     }
 }
 
-/// Buffers that go back to the drain; larger heaps of them would only hold memory.
+/// Most empty buffers returned to the drain. More buffers would only hold memory.
 pub const RECYCLED_BUFFERS: usize = 64;
 
 impl Keeper {
-    /// A keeper of an empty table, with so many threads to look blocks up, for a process with so many. Emptied buffers go to `recycled`, the last
-    /// state of programs that exec has replaced to `replaced`.
+    /// Returns a keeper of an empty table.
+    ///
+    /// - `resolvers`: number of threads for looking up blocks.
+    /// - `threads`: number of threads of the process.
+    /// - `recycled`: receives emptied buffers.
+    /// - `replaced`: receives the last state of programs replaced by exec.
     pub fn new(
         (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
         nframe: u32,
@@ -211,7 +222,7 @@ impl Keeper {
         member: Option<TreeMember>,
     ) -> Keeper {
         let adopted = member.as_ref().and_then(|member| Some((Arc::clone(&member.copies), member.adopted.flatten()?)));
-        // A session that goes on has counted from its beginning.
+        // An adopted session has counted from its beginning.
         let is_new = member.as_ref().is_none_or(|member| member.adopted.is_none());
         let counters = if is_new { Counters::read(&map).amid(threads) } else { Counters::default() };
         let mut table = Table::new(nframe, resolvers);
@@ -243,7 +254,8 @@ impl Keeper {
         }
     }
 
-    /// A forked child's table begins with what is live in its parent's at the fork. Waits for that.
+    /// Waits for the copy of the parent's table at the fork, and continues with the copy. Only for
+    /// forked children.
     fn inherit(&mut self) {
         let Some((copies, fork)) = self.adopted.take() else { return };
         let Some(fork_copy) = copies.claim(fork) else { return };
@@ -253,7 +265,7 @@ impl Keeper {
         self.inherited = Some(Inherited::of(&self.table, fork_copy.doubt));
     }
 
-    /// Takes all that has come. A drain that has died sends no End.
+    /// Takes all waiting messages and requests. A drain that has died sends no End.
     fn work(&mut self, messages: &mut Inlet<Message>, requests: &mpsc::Receiver<Request>) -> Worked {
         let mut worked = Worked::Idle;
         while let Some(message) = messages.try_recv() {
@@ -308,7 +320,7 @@ impl Keeper {
             Message::End => {
                 self.order.finish(&mut self.table);
                 self.has_ended = true;
-                // Forks that were not seen will not be.
+                // Forks that were not reached so far will never be reached.
                 self.table.set_forks(None);
             }
         }
@@ -317,7 +329,7 @@ impl Keeper {
     fn recycle(&mut self) {
         for mut buffer in self.order.spent() {
             buffer.clear();
-            // A full queue means that there are enough.
+            // A full queue holds enough buffers.
             let _ = self.recycled.push(buffer);
         }
     }
@@ -347,7 +359,7 @@ impl Keeper {
             let question = request.question;
             let answer = self.answer(question);
             if let Some(request) = self.waiting.pop_front() {
-                // Whoever asked may have left.
+                // The asking thread may be gone.
                 let _ = request.reply.send(answer);
             }
         }
@@ -379,7 +391,7 @@ impl Keeper {
         figures
     }
 
-    /// Threads that have rings, and their calls.
+    /// Threads with open rings, and their calls.
     fn calls(&self) -> impl Iterator<Item = (u32, Counted)> {
         self.open.iter().filter_map(|(&slot, (thread, before))| {
             Some((*thread, Counted::read(self.map.arena().slot(slot)?).since(before)))
@@ -399,8 +411,8 @@ impl Keeper {
     }
 
     fn lookup(&self, address: u64) -> Option<FoundBlock> {
-        // An object that has a native block to itself has its address too: the outer layer knows more. A range has all the
-        // addresses in it, and knows least.
+        // A Python object with a native block of its own has the address of the block: the outer
+        // layer knows more, and comes last. A range contains many addresses and knows least.
         let found = self.table.heaps().filter_map(|(domain, heap)| Some((domain, heap.block(address)?)));
         let (domain, block) = found.last().or_else(|| self.table.ranges().find(address))?;
         let thread = self.table.threads().get(block.thread)?;
@@ -418,7 +430,7 @@ impl Keeper {
             let path = object.map(|object| (self.image.path_of(&object.path), object.bias));
             FoundFrame::Native(frame.address, path)
         });
-        // Of a sample the table has the bytes that it stands for.
+        // The table holds the represented bytes of a sample. The answer gives the block's own size.
         let size = self.table.stacks().sample(block.stack).map_or(block.size, |sample| sample.size);
         Some(FoundBlock {
             domain,

@@ -1,4 +1,5 @@
-//! Answers to the target's own questions ([`heapline_shared_format::query`]), put where it waits for them.
+//! Answers to the target's own questions ([`heapline_shared_format::query`]), written into the
+//! arena.
 
 use crate::base::sys;
 use crate::session::arena_map::ArenaMap;
@@ -6,15 +7,15 @@ use crate::table::{Answer, Answered};
 use heapline_shared_format::arena::{MAIL_BYTES, SLEEPS};
 use std::sync::atomic::Ordering;
 
-/// See the module.
+/// Sender of answers to the target.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    /// The last text, as long as the target may ask for more of it.
+    /// The last text, as long as the target may ask for further pieces.
     text: Vec<u8>,
 }
 
 impl Mailbox {
-    /// Answers a question.
+    /// Writes an answer into the arena, and wakes the asking thread.
     pub fn post(&mut self, map: &ArenaMap, answered: Answered) {
         let header = map.arena().header();
         let mail = &header.mail;
@@ -35,15 +36,15 @@ impl Mailbox {
             }
             Answer::More(from) => self.put(map, usize::try_from(from).unwrap_or(usize::MAX)),
         }
-        // Release pairs with the target's Acquire: the answer is there when its number is.
+        // Release pairs with the target's Acquire: a thread that sees the number sees the answer.
         mail.answered.store(answered.number, Ordering::SeqCst);
-        // One that is about to sleep looks at the number once more, after it has said so.
+        // A thread about to sleep announces this, then reads the number once more.
         if mail.asking.load(Ordering::SeqCst) >= SLEEPS {
             sys::futex_wake(&mail.answered);
         }
     }
 
-    /// Puts the text's piece from a byte on where the target reads it; lets go of the text when that was the last.
+    /// Writes the piece of the text from byte `from` on. Drops the text after the last piece.
     fn put(&mut self, map: &ArenaMap, from: usize) {
         map.arena().header().mail.bytes.store(self.text.len() as u64, Ordering::Relaxed);
         let rest = self.text.get(from..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The thread of the table: it takes what the drain found, and answers questions.
+//! The thread of the table: receives records from the drain, and answers questions.
 
 pub mod backlog;
 pub mod keeper;

@@ -1,7 +1,8 @@
-//! The arena's memory file: created and sealed for a program that is about to start, or opened from a process that
-//! has one.
+//! The memory file of an arena: created and sealed for a program about to start, or opened from a
+//! running process.
 //!
-//! A file that could shrink under the mapping would be a SIGBUS here, so nothing is mapped before the seals are seen.
+//! A file that shrinks under the mapping would cause a SIGBUS, so a file is mapped only after its
+//! seals were checked.
 
 use crate::base::sys;
 use crate::process::procfs;
@@ -17,18 +18,18 @@ use std::ptr::NonNull;
 
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 
-/// Why there is no arena.
+/// Reason why there is no arena.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaMapError {
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {what} the shared memory file: {source}")]
     System {
-        /// The step.
+        /// The failed step.
         what: &'static str,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// It would send SIGXFSZ.
+    /// The file would exceed the file size limit, and cause a SIGXFSZ.
     #[error(
         "the shared memory file needs {bytes} bytes, the file size limit (ulimit -f) is {limit}: \
          raise it or lower --max-target-memory"
@@ -39,24 +40,24 @@ pub enum ArenaMapError {
         /// Bytes allowed.
         limit: u64,
     },
-    /// Somebody could shrink it.
+    /// The file could be shrunk by another process.
     #[error("the process's shared memory file is not sealed, so it is no arena of a Heapline collector")]
     NotSealed,
-    /// Its content is none that we know.
+    /// The content is not a known arena.
     #[error(transparent)]
     Content(#[from] ArenaError),
 }
 
-/// A mapped arena together with its file.
+/// A mapped arena together with the file.
 pub struct ArenaMap {
     arena: Arena,
     file: File,
-    /// What `arena` points into; dropped after it.
+    /// Memory behind `arena`. Dropped after `arena`.
     _map: MmapRaw,
 }
 
 impl ArenaMap {
-    /// Makes an arena whose rings take at most `max_bytes`.
+    /// Creates an arena with rings of at most `max_bytes` bytes.
     pub fn create(max_bytes: u64) -> Result<ArenaMap, ArenaMapError> {
         let geometry = Geometry::for_memory(max_bytes.min(address_space_share()));
         let bytes = geometry.bytes() as u64;
@@ -66,19 +67,19 @@ impl ArenaMap {
         }
         let file = memfd().map_err(|source| ArenaMapError::System { what: "create", source })?;
         file.set_len(bytes).map_err(|source| ArenaMapError::System { what: "size", source })?;
-        // SAFETY: a plain fcntl on an open descriptor.
+        // SAFETY: fcntl gets an open descriptor and an integer, and touches no memory.
         let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS | libc::F_SEAL_SEAL) };
         crate::base::sys::check(sealed).map_err(|source| ArenaMapError::System { what: "seal", source })?;
         let map = map(&file, geometry.bytes())?;
-        // SAFETY: the mapping is page-aligned, as long as the geometry says, zero and still ours alone; it lives as
-        // long as the value.
+        // SAFETY: the mapping is page-aligned, as long as the geometry says, zero, and not shared
+        // yet; the mapping lives as long as the returned value.
         let arena = unsafe { Arena::create(base(&map)?, geometry) };
         Ok(ArenaMap { arena, file, _map: map })
     }
 
-    /// Maps the arena in a file that another process made.
+    /// Maps the arena in a file made by another process.
     pub fn open(file: File) -> Result<ArenaMap, ArenaMapError> {
-        // SAFETY: a plain fcntl on an open descriptor.
+        // SAFETY: fcntl gets an open descriptor, and touches no memory.
         let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
         if seals == -1 || seals & SEALS != SEALS || !is_plain_memory(&file) {
             return Err(ArenaMapError::NotSealed);
@@ -93,8 +94,8 @@ impl ArenaMap {
             return Err(ArenaError::Geometry.into());
         }
         let map = map(&file, bytes)?;
-        // SAFETY: the mapping is page-aligned and `bytes` long, the seals keep it so, and it lives as long as the
-        // value.
+        // SAFETY: the mapping is page-aligned and `bytes` long, the seals keep the length, and the
+        // mapping lives as long as the returned value.
         let arena = unsafe { Arena::open(base(&map)?, bytes) }?;
         Ok(ArenaMap { arena, file, _map: map })
     }
@@ -109,20 +110,22 @@ impl ArenaMap {
         &self.file
     }
 
-    /// Gives the pool's memory back to the system. What is written there later is lost, so only when nobody traces.
+    /// Gives the memory of the pool back to the system. Later writes to the pool are lost, so the
+    /// target must not be tracing.
     pub fn give_back(&self) {
         let geometry = self.arena.geometry();
         let range =
             libc::off_t::try_from(geometry.pool_offset()).ok().zip(libc::off_t::try_from(geometry.bytes()).ok());
         if let Some((start, end)) = range {
             let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-            // SAFETY: a plain call on an open descriptor; both sides take any content of the pool.
+            // SAFETY: a plain call on an open descriptor; collector and aggregator accept any
+            // content of the pool.
             let result = unsafe { libc::fallocate(self.file.as_raw_fd(), flags, start, end - start) };
             tracing::debug!(result, "pool given back");
         }
     }
 
-    /// Memory that the arena takes by now, in bytes.
+    /// Bytes of memory taken by the arena so far.
     pub fn touched_bytes(&self) -> u64 {
         self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
     }
@@ -130,15 +133,15 @@ impl ArenaMap {
 
 fn memfd() -> io::Result<File> {
     let name = CString::new(MEMFD_NAME)?;
-    // SAFETY: the name is a C string that outlives the call.
+    // SAFETY: the name is a C string and outlives the call.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     let fd = crate::base::sys::check(fd)?;
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Whether the file's pages are ordinary memory. Huge pages, which can be sealed too, may be missing when they are touched, and
-/// that is a SIGBUS.
+/// Whether the pages of the file are ordinary memory. Huge pages can be sealed too, but may be
+/// missing at the first access, which causes a SIGBUS.
 fn is_plain_memory(file: &File) -> bool {
     let mut found = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `found` is valid for the write, and read only after it has succeeded.
@@ -159,8 +162,8 @@ fn file_size_limit() -> u64 {
     sys::limit(libc::RLIMIT_FSIZE)
 }
 
-/// What the rings may take of a command's address space, which is limited as this process's is (`ulimit -v`). The collector
-/// leaves an arena alone that would take more.
+/// Returns the most bytes for the rings in the address space of a command. The command has the same
+/// limit as this process (`ulimit -v`). The collector refuses a larger arena.
 fn address_space_share() -> u64 {
     const SHARE: u64 = 16;
     match sys::limit(libc::RLIMIT_AS) {
@@ -179,10 +182,10 @@ mod tests {
     fn memory_file(flags: libc::c_uint, bytes: u64, seals: libc::c_int) -> File {
         // SAFETY: the name is a C string.
         let fd = unsafe { libc::memfd_create(c"heapline-arena".as_ptr(), flags | libc::MFD_ALLOW_SEALING) };
-        // SAFETY: just opened, and nobody else's.
+        // SAFETY: the descriptor was just opened and has no other owner.
         let file = unsafe { File::from_raw_fd(crate::base::sys::check(fd).expect("a memory file")) };
         file.set_len(bytes).expect("sized");
-        // SAFETY: a plain fcntl.
+        // SAFETY: fcntl gets an open descriptor and an integer, and touches no memory.
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
         file
     }
@@ -196,7 +199,7 @@ mod tests {
         for seals in [0, libc::F_SEAL_SHRINK, libc::F_SEAL_GROW] {
             assert!(refusal(memory_file(0, 1 << 20, seals)).contains("not sealed"));
         }
-        // Huge pages: sealed as it should be, and a page that is not there all the same.
+        // Huge pages: sealed correctly, and still a page may be missing.
         assert!(refusal(memory_file(libc::MFD_HUGETLB, 2 << 20, SEALS)).contains("not sealed"));
         assert!(refusal(File::open("/proc/self/exe").expect("there")).contains("not sealed"));
     }

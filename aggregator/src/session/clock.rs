@@ -1,20 +1,21 @@
-//! The clock of the stamps. Both sides must read the same one.
+//! The clock of the stamps. Collector and aggregator must read the same clock.
 
 use crate::base::sys;
 use heapline_shared_format::arena;
 use std::fs;
 
-/// See the module.
+/// A clock for stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// The invariant time-stamp counter.
+    /// The invariant time-stamp counter of the processor.
     Tsc,
     /// `CLOCK_MONOTONIC`.
     Monotonic,
 }
 
 impl Clock {
-    /// The best clock of this machine: the TSC where the kernel itself trusts it.
+    /// Returns the best clock of this machine: the TSC if the kernel itself uses the TSC, otherwise
+    /// `CLOCK_MONOTONIC`.
     pub fn of_this_machine() -> Clock {
         let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
         let invariant = || {
@@ -25,7 +26,7 @@ impl Clock {
         if source.is_ok_and(|name| name.trim() == "tsc") && invariant() { Clock::Tsc } else { Clock::Monotonic }
     }
 
-    /// Its number in the arena.
+    /// Number of the clock in the arena.
     pub fn code(self) -> u32 {
         match self {
             Clock::Tsc => arena::clock::TSC,
@@ -33,7 +34,7 @@ impl Clock {
         }
     }
 
-    /// The present time as a stamp.
+    /// Returns the present time as a stamp.
     pub fn now(self) -> u64 {
         match self {
             Clock::Tsc => sys::tsc(),

@@ -1,10 +1,11 @@
-//! The calls that threads have made while samples are recorded: counted by them, exactly, in their slots.
+//! Calls made by threads while samples are recorded. The threads count all calls exactly, in their
+//! slots.
 
 use heapline_shared_format::arena::Slot;
 use heapline_shared_format::event::domain;
 use std::sync::atomic::Ordering;
 
-/// Calls in one domain.
+/// Number of calls in one domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     /// Blocks allocated.
@@ -15,12 +16,12 @@ pub struct Calls {
     pub frees: u64,
 }
 
-/// By domain.
+/// Number of calls, by domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted(pub [Calls; domain::COUNT]);
 
 impl Counted {
-    /// What a slot says now. Its counters go on over threads and sessions.
+    /// Reads the present counters of a slot. The counters continue over threads and sessions.
     pub fn read(slot: &Slot) -> Counted {
         let mut all = Counted::default();
         for (calls, slot) in all.0.iter_mut().zip(&slot.calls) {
@@ -30,12 +31,12 @@ impl Counted {
         all
     }
 
-    /// What was counted since.
+    /// Returns the difference to an earlier count.
     pub fn since(&self, before: &Counted) -> Counted {
         self.with(before, u64::wrapping_sub)
     }
 
-    /// Both.
+    /// Returns the sum of both counts.
     pub fn and(&self, other: &Counted) -> Counted {
         self.with(other, u64::wrapping_add)
     }

@@ -1,8 +1,14 @@
-//! Taking an arena over, with a new session or the one that a child process has begun, and giving it back.
+//! Sessions: taking an arena over, and giving it back. A session is new, or was begun by a child
+//! process.
 //!
-//! The word `session.owner` says who drains the arena. It is a robust futex of the drain's own thread: when that
-//! thread dies, even by SIGKILL, the kernel marks the word, the target stops tracing, and the next aggregator may
-//! take the arena over. So [`Session::begin`] must run on the thread that drains.
+//! The word `session.owner` names the thread that drains the arena. The word is a robust futex of
+//! this thread. When the thread dies, even by SIGKILL:
+//!
+//! 1. The kernel marks the word.
+//! 2. The target stops tracing.
+//! 3. The next aggregator may take the arena over.
+//!
+//! So [`Session::begin`] must run on the draining thread.
 
 pub mod arena_map;
 pub mod clock;
@@ -21,35 +27,35 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{io, process};
 
-/// Ceiling for the rings where no option gives another, in bytes.
+/// Default limit for the memory of the rings, in bytes.
 pub const DEFAULT_TARGET_MEMORY: u64 = 64 << 20;
 const OWNER_DIED: u32 = 0x4000_0000;
-/// How long threads get to end the event that they are in: it takes them less than a microsecond once they run.
+/// Time for threads to end the present event. A running thread needs less than a microsecond.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How to trace.
+/// Parameters of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Frames kept per traceback.
+    /// Frames kept of each traceback.
     pub nframe: u32,
-    /// Ceiling for the rings, in bytes.
+    /// Limit for the memory of the rings, in bytes.
     pub max_target_memory: u64,
     /// Clock of the stamps.
     pub clock: Clock,
-    /// Which samples to record; none to record everything.
+    /// Sampling. None: all blocks are recorded.
     pub sampling: Option<Sampling>,
 }
 
-/// See [`Settings::sampling`].
+/// Parameters of sampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
     /// Mean distance of samples, in bytes; not 0.
     pub interval: u64,
-    /// Samples a second for which the distance is adapted.
+    /// Wanted samples a second. If set, the distance is adapted.
     pub per_second: Option<u32>,
 }
 
-/// Variable that makes the samples' places the same from run to run.
+/// Environment variable with the seed of sampling, for the same samples in every run.
 const ENV_SEED: &str = "HEAPLINE_SAMPLE_SEED";
 
 fn seed() -> u64 {
@@ -57,7 +63,7 @@ fn seed() -> u64 {
     given.or_else(|| sys::random().ok()).unwrap_or(1)
 }
 
-/// Why there is no session.
+/// Reason why a session did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// Another aggregator drains the arena.
@@ -66,30 +72,30 @@ pub enum SessionError {
         /// Process id of the other aggregator.
         owner: u32,
     },
-    /// A thread may still write to memory that the session would give to others.
+    /// A thread may still write to memory that the session would give to other threads.
     #[error("its thread {tid} is stopped in the middle of a recorded call: let it run, then try again")]
     InFlight {
-        /// The thread.
+        /// Thread id.
         tid: u32,
     },
-    /// The kernel refused to watch over the owner.
+    /// The kernel refused the robust futex.
     #[error("cannot register as the arena's owner: {0}")]
     Owner(io::Error),
 }
 
-/// A session that goes on.
+/// An open session.
 pub struct Session {
     map: Arc<ArenaMap>,
     number: u32,
-    /// Generation of each slot, as given out; what the arena says is not believed.
+    /// Generation of each slot, as given out by this session. The arena's word is not trusted.
     generations: Vec<u32>,
-    /// What was counted in each slot before the thread that has it, or will.
+    /// Calls counted in each slot before the present or next thread.
     counted: Vec<Counted>,
     segments: u32,
 }
 
 impl Session {
-    /// Takes the arena over and makes the target trace. `living` are the target's threads.
+    /// Takes the arena over and makes the target trace. `living` are the thread ids of the target.
     pub fn begin(map: Arc<ArenaMap>, settings: Settings, living: &BTreeSet<u32>) -> Result<Session, SessionError> {
         let arena = map.arena();
         let header = arena.header();
@@ -114,7 +120,7 @@ impl Session {
         header.target.end_cause.store(0, Ordering::Relaxed);
         // An earlier aggregator may have followed the target's children.
         header.tree.follows.store(0, Ordering::Relaxed);
-        // A thread that sees the new epoch (Acquire) sees all of the above, and the state.
+        // A thread that sees the new epoch (Acquire) sees all stores above, and the state.
         let state = match settings.sampling {
             Some(sampling) => {
                 header.session.sample.store(sampling.interval, Ordering::Relaxed);
@@ -132,7 +138,8 @@ impl Session {
         Ok(Session { map, number, generations, counted, segments })
     }
 
-    /// Takes over the session that a child process has begun itself. Nothing in it is changed: the child records already.
+    /// Takes over the session begun by a child process. Nothing in the session is changed: the
+    /// child records already.
     pub fn adopt(map: Arc<ArenaMap>) -> Result<Session, SessionError> {
         let header = map.arena().header();
         let (owner, owner_pid) = (&header.session.owner, &header.session.owner_pid);
@@ -148,7 +155,7 @@ impl Session {
         Ok(Session { map, number, generations, counted, segments: geometry.segments })
     }
 
-    /// The session's number in the arena.
+    /// Number of the session in the arena.
     pub fn number(&self) -> u32 {
         self.number
     }
@@ -158,7 +165,7 @@ impl Session {
         self.map.arena()
     }
 
-    /// The pool has this many segments, the first of the arena's.
+    /// Number of segments in the pool. The pool consists of the first segments of the arena.
     pub fn segments(&self) -> u32 {
         self.segments
     }
@@ -168,7 +175,7 @@ impl Session {
         self.generations.get(slot as usize).copied()
     }
 
-    /// What was counted in a slot before its present thread.
+    /// Calls counted in a slot before the present thread.
     pub fn counted_before(&self, slot: u32) -> Counted {
         self.counted.get(slot as usize).copied().unwrap_or_default()
     }
@@ -181,7 +188,7 @@ impl Session {
         if let Some(counted) = self.counted.get_mut(index as usize) {
             *counted = Counted::read(slot);
         }
-        // The next thread on the slot has not been lent anything.
+        // The next thread on the slot must not use a tick lent to this thread.
         let session = &self.map.arena().header().session;
         if session.tick_owner.load(Ordering::Relaxed) == index {
             session.tick.store(0, Ordering::SeqCst);
@@ -191,7 +198,8 @@ impl Session {
         self.map.arena().free_slots().push(index);
     }
 
-    /// Makes the target stop tracing. A thread that was in the middle of an event may still publish that one.
+    /// Makes the target stop tracing. A thread in the middle of an event may still publish the
+    /// event.
     pub fn stop(&self) {
         let session = &self.arena().header().session;
         session.state.store(state::IDLE, Ordering::Release);
@@ -199,13 +207,14 @@ impl Session {
         sys::membarrier();
     }
 
-    /// Gives the arena up.
+    /// Gives the arena up: another aggregator may take it over.
     pub fn give_up(self) {
         self.arena().header().session.owner.store(0, Ordering::Release);
     }
 }
 
-/// Process id of the aggregator that drains an arena now.
+/// Returns the process id of the aggregator that drains the arena. None if the arena has no living
+/// owner.
 pub fn owner(arena: &Arena) -> Option<u32> {
     let session = &arena.header().session;
     let owner = session.owner.load(Ordering::Acquire);
@@ -228,7 +237,8 @@ fn claim(owner: &AtomicU32, owner_pid: &AtomicU32) -> Result<(), SessionError> {
     Ok(())
 }
 
-/// Waits until no living thread is in the middle of an event, or of taking a slot. Err is one that stays there.
+/// Waits until no living thread is in the middle of an event, or of taking a slot. Err holds the
+/// thread id of a thread that stays there.
 fn settled(arena: &Arena, living: &BTreeSet<u32>) -> Result<(), u32> {
     let begun = Instant::now();
     let in_flight = || {
@@ -252,8 +262,8 @@ fn settled(arena: &Arena, living: &BTreeSet<u32>) -> Result<(), u32> {
 
 /// Frees all slots. Returns their generations.
 ///
-/// A thread that has slept since an earlier session still has the last slot that it took, with all that belongs to it, and
-/// uses both when it wakes, before it sees the new epoch. So that slot stays the thread's.
+/// A thread that has slept since an earlier session still uses the last taken slot, and all data of
+/// the slot, when it wakes, before it sees the new epoch. So this slot stays with the thread.
 fn reset_slots(arena: &Arena, living: &BTreeSet<u32>) -> Vec<u32> {
     let free = arena.free_slots();
     free.clear();
@@ -269,7 +279,7 @@ fn reset_slots(arena: &Arena, living: &BTreeSet<u32>) -> Vec<u32> {
         }
         *generation = generation.wrapping_add(1);
         let kind = if held.contains(&index) { slot_state::HELD } else { slot_state::FREE };
-        // A thread that is about to claim it sees another generation, or is seen.
+        // A thread about to claim the slot sees another generation, or makes this exchange fail.
         let changed =
             slot.state.0.compare_exchange(before, word(*generation, kind), Ordering::AcqRel, Ordering::Relaxed);
         if kind == slot_state::FREE && changed.is_ok() {
@@ -281,7 +291,8 @@ fn reset_slots(arena: &Arena, living: &BTreeSet<u32>) -> Vec<u32> {
     generations
 }
 
-/// The slots that living threads may still use: of those that a thread has taken, the ones of its last session.
+/// Returns the slots that living threads may still use: for each thread, the slots of the thread's
+/// last session.
 fn held_slots(arena: &Arena, living: &BTreeSet<u32>) -> BTreeSet<u32> {
     let mut last: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
     for index in 0..arena.geometry().slots {
@@ -303,7 +314,8 @@ fn held_slots(arena: &Arena, living: &BTreeSet<u32>) -> BTreeSet<u32> {
     last.into_values().flat_map(|(_, slots)| slots).collect()
 }
 
-/// Fills the pool up to the ceiling, low segments on top. Returns their number.
+/// Fills the pool up to `max_bytes` bytes, with low segments on top. Returns the number of
+/// segments.
 fn fill_pool(arena: &Arena, max_bytes: u64) -> u32 {
     let wanted = u32::try_from(max_bytes / SEGMENT_BYTES as u64).unwrap_or(u32::MAX);
     let least = heapline_shared_format::arena::MIN_SEGMENTS;

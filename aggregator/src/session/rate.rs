@@ -1,4 +1,4 @@
-//! The distance of samples, adapted to how much a process allocates.
+//! Adapts the distance of samples to the allocation rate of a process.
 
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
@@ -8,15 +8,17 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two looks.
+/// Time between two adaptations.
 const LOOK: Duration = Duration::from_secs(1);
-/// Closer samples cost as much as everything, farther ones say nothing.
+/// Bounds of the distance. Closer samples cost as much as recording everything; farther samples
+/// carry no information.
 const CLOSEST: f64 = 1024.0;
 const FARTHEST: f64 = (1_u64 << 40) as f64;
-/// Most that the distance changes by at one look.
+/// Largest factor of a single adaptation.
 const STEP: f64 = 8.0;
 
-/// Looks once a second, for as long as somebody has `per_second`. 0 there leaves the distance alone.
+/// Starts a thread that adapts the distance once a second, for as long as `per_second` has an
+/// owner. A value of 0 leaves the distance unchanged.
 pub fn adapt(map: Arc<ArenaMap>, per_second: Weak<AtomicU32>) -> io::Result<()> {
     let body = move || {
         let (mut then, mut before) = (Instant::now(), allocated(&map));
@@ -43,11 +45,11 @@ fn allocated(map: &ArenaMap) -> u64 {
     slots.fold(0, |sum: u64, slot| sum.wrapping_add(Counted::read(slot).bytes()))
 }
 
-/// The distance after a second in which `rate` bytes were allocated a second.
+/// Returns the next distance. `rate`: bytes allocated a second since the last adaptation.
 fn next(interval: u64, rate: f64, per_second: u32) -> u64 {
     let interval = (interval as f64).max(1.0);
     let wanted = (rate / f64::from(per_second)).clamp(CLOSEST, FARTHEST);
-    // Half of the way, on the scale of factors: one second may be unlike the others.
+    // Goes half of the way on a logarithmic scale: a single second may be unlike the others.
     let factor = (wanted / interval).sqrt().clamp(1.0 / STEP, STEP);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the two bounds")]
     let next = (interval * factor).clamp(CLOSEST, FARTHEST) as u64;
@@ -65,7 +67,7 @@ mod tests {
         assert!((90_000..110_000).contains(&found), "{found}");
         assert_eq!(settle(1, 0.0, 5), 1024);
         assert!((1 << 40) - settle(1, 1e18, 1) < 1 << 20);
-        // No single second turns everything over.
+        // A single second changes the distance by a limited factor.
         assert!(next(1 << 20, 1e15, 1) <= 8 << 20);
     }
 }

@@ -1,50 +1,54 @@
-//! What happens at each address: blocks that come, go and are inside realloc, with the rules for what cannot be.
+//! The state of each address: live blocks, blocks inside realloc, and the rules for contradictions.
 //!
-//! Nothing here depends on what happens at other addresses. So the addresses can be dealt out to several [`Blocks`],
-//! each with a thread of its own (`resolvers.rs`), as long as each gets its events in their order.
+//! Events at different addresses do not depend on each other. So addresses can be divided among
+//! several [`Blocks`], each with a thread (`resolvers.rs`), if each part gets its events in order.
 //!
-//! A realloc is two steps. Its block stays live and unchanged until the second one, or until another thread is given
-//! its address, which shows that the call has let go of it.
+//! A realloc has two steps. The block stays live and unchanged until one of these events:
+//!
+//! 1. The second step arrives.
+//! 2. Another thread is given the block's address. This shows that the call has let go of the
+//!    block.
 
 use super::live::{Block, Live};
 use crate::table::contradiction::{Contradiction, Contradictions};
 
-/// Addresses of recent frees, to tell a second free of a block from a free of a block that is older than the trace.
-/// What violates the order does so within microseconds, so a thousand are enough.
+/// Number of remembered free addresses, for distinguishing two cases: a second free of a block, and
+/// a free of a block older than the trace. A second free in violation of the order follows within
+/// microseconds, so a thousand addresses are enough.
 const RECENT_FREES: usize = 1024;
 
-/// A call of realloc: the address that it was given, and which call it is.
+/// A call of realloc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// The old block's address.
+    /// Address of the old block.
     pub address: u64,
-    /// Counted over all calls.
+    /// Number of the call, counted over all calls.
     pub number: u64,
 }
 
-/// What happens at one address.
+/// An event at an address.
 #[derive(Clone, Copy, Debug)]
 pub enum Move {
-    /// A block comes.
+    /// A block is allocated.
     Alloc(Block),
-    /// A block goes.
+    /// A block is freed.
     Free(u64),
-    /// A block is not to be known any more, though it may live on.
+    /// A block is forgotten, though the block may live on.
     Forget(u64),
-    /// A block is another object's from now on: who asked for it changes, its size does not.
+    /// A live block is used for another object. Stack and thread change, the size stays.
     Reuse(Block),
     /// A realloc begins.
     Realloc(Call),
-    /// It has let go of its block, by moving or by freeing it.
+    /// The realloc has let go of the block, by moving or freeing.
     LetGo(Call),
-    /// It has failed: its block lives on.
+    /// The realloc has failed, and the block lives on.
     Keep(Call),
-    /// Its thread has begun another without ending it.
+    /// The thread has begun another realloc without ending this call.
     Abandon(Call),
 }
 
 impl Move {
-    /// Where it happens.
+    /// Address of the event.
     #[inline]
     pub fn address(&self) -> u64 {
         match self {
@@ -55,27 +59,27 @@ impl Move {
     }
 }
 
-/// A block comes or goes.
+/// A change of a live block.
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
-    /// It is live now.
+    /// The block is live now.
     Gain(Block),
-    /// It is no more.
+    /// The block is not live any more.
     Lose(Block),
-    /// It has become this one's who asks for it, and was another's.
+    /// A live block now belongs to this stack and thread, and belonged to others before.
     Join(Block),
-    /// It has become another's, and was this one's who asked for it.
+    /// A live block belonged to this stack and thread, and now belongs to others.
     Leave(Block),
 }
 
-/// See the module.
+/// Live blocks and open calls of realloc, for all or a part of the addresses.
 pub struct Blocks {
     live: Live,
-    /// Calls of realloc whose block is live: at most one for each ring.
+    /// Open calls of realloc with a live block: at most one call for each ring.
     in_realloc: Vec<Call>,
-    /// Those whose block is older than the trace.
+    /// Open calls of realloc with a block older than the trace.
     in_realloc_untracked: Vec<Call>,
-    /// Written round and round.
+    /// Ring buffer of free addresses.
     recent_frees: Box<[u64]>,
     next_recent: usize,
     untracked_frees: u64,
@@ -89,7 +93,7 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// These live blocks, with nothing going on.
+    /// Returns a table with these live blocks and without open calls.
     pub fn of(live: Live) -> Blocks {
         Blocks {
             live,
@@ -102,13 +106,13 @@ impl Blocks {
         }
     }
 
-    /// Says that something will soon happen at an address.
+    /// Announces an event at an address.
     #[inline]
     pub fn prefetch(&self, address: u64) {
         self.live.prefetch(address);
     }
 
-    /// Lets something happen; `changed` is told what comes and goes by it.
+    /// Applies an event. `changed` receives the resulting changes.
     #[inline(always)]
     pub fn resolve(&mut self, event: Move, mut changed: impl FnMut(Change)) {
         match event {
@@ -126,7 +130,7 @@ impl Blocks {
             Move::Forget(address) => {
                 if let Some(block) = self.live.remove(address) {
                     remove(&mut self.in_realloc, |call| call.address == address);
-                    // Its free comes some time, and is no second one.
+                    // A forgotten block may be freed later. This is no second free.
                     self.recent_frees.iter_mut().filter(|free| **free == address).for_each(|free| *free = 0);
                     changed(Change::Lose(block));
                 }
@@ -162,7 +166,8 @@ impl Blocks {
         if block.is_some() {
             remove(&mut self.in_realloc, |call| call.address == address);
         } else if self.recent_frees.contains(&address) {
-            // An allocation since then would have been found.
+            // The address was not allocated since the recent free: otherwise a live block would
+            // have been found.
             self.contradictions.count(Contradiction::DoubleFree);
         } else {
             self.untracked_frees += 1;
@@ -177,7 +182,7 @@ impl Blocks {
         match event {
             Move::Realloc(call) => {
                 if self.live.get(call.address).is_some() {
-                    // The younger call is the one that may let go of the block.
+                    // Only the younger call can let go of the block.
                     remove(&mut self.in_realloc, |other| other.address == call.address);
                     self.in_realloc.push(call);
                 } else {
@@ -205,7 +210,8 @@ impl Blocks {
         None
     }
 
-    /// Takes the block out of realloc. False when this call's is no longer in it.
+    /// Ends an open call with a live block. Returns false if the call is not open, or the block is
+    /// gone.
     fn end(&mut self, call: Call) -> bool {
         remove(&mut self.in_realloc, |other| *other == call)
     }
@@ -214,19 +220,20 @@ impl Blocks {
         remove(&mut self.in_realloc_untracked, |other| *other == call)
     }
 
-    /// Forgets all blocks. What was in realloc ends as a call on a block that is older than the trace.
+    /// Forgets all blocks. An open realloc ends as a call on a block older than the trace.
     pub fn clear(&mut self) {
         self.live.clear();
         self.in_realloc_untracked.append(&mut self.in_realloc);
         self.recent_frees.fill(0);
     }
 
-    /// Blocks have come unseen: a free at an address that was freed before is no second one.
+    /// Forgets recent frees, because blocks were allocated unseen: a free at a recently freed
+    /// address is no second free.
     pub fn forget_frees(&mut self) {
         self.recent_frees.fill(0);
     }
 
-    /// No block is in the program's own trace any more.
+    /// Clears the mark of the program's own trace in all blocks.
     pub fn leave_program(&mut self) {
         self.live.leave_program();
     }
@@ -236,23 +243,23 @@ impl Blocks {
         &self.live
     }
 
-    /// Blocks that are inside realloc now.
+    /// Number of blocks inside realloc.
     pub fn in_realloc(&self) -> u64 {
         self.in_realloc.len() as u64
     }
 
-    /// Frees of blocks that are older than the trace, or were forgotten.
+    /// Number of frees of blocks that are older than the trace, or were forgotten.
     pub fn untracked_frees(&self) -> u64 {
         self.untracked_frees
     }
 
-    /// What cannot have happened.
+    /// Counts of contradictions.
     pub fn contradictions(&self) -> &Contradictions {
         &self.contradictions
     }
 }
 
-/// Removes the first that is the one. False when there is none.
+/// Removes the first matching call. Returns false if no call matches.
 #[inline]
 fn remove(calls: &mut Vec<Call>, is_it: impl Fn(&Call) -> bool) -> bool {
     let place = calls.iter().position(is_it);

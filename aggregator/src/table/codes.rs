@@ -1,7 +1,7 @@
-//! Python code objects, as the rings describe them.
+//! Python code objects, as described by the rings.
 //!
-//! The target numbers its code objects and never gives a number twice, so a frame means the same one for ever, also
-//! after the object is gone and its memory is another's.
+//! The target numbers code objects and never reuses a number. So a frame names the same code object
+//! for ever, even after the object is gone and its memory is in use for another object.
 
 use crate::table::order::Corrupt;
 use heapline_shared_format::code::{HEAD_BYTES, Head, MAX_DESCRIPTION_BYTES};
@@ -9,19 +9,19 @@ use heapline_shared_format::snapshot::Code;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Most bytes of all descriptions. Code objects beyond that have no name, which is counted.
+/// Most bytes of all descriptions. Further code objects have no name, and are counted.
 const MAX_ALL_BYTES: usize = 512 << 20;
-/// What an entry takes besides its texts.
+/// Bytes of an entry besides the texts.
 const ENTRY_BYTES: usize = size_of::<Code>() + 64;
 
-/// A ring's description that goes on in its next record.
+/// Beginning of a ring's description that continues in the ring's next record.
 #[derive(Debug, Default)]
 pub struct Partial {
     id: u32,
     bytes: Vec<u8>,
 }
 
-/// See the module.
+/// All described code objects, by number.
 #[derive(Clone, Debug, Default)]
 pub struct Codes {
     by_id: HashMap<u32, Arc<Code>>,
@@ -29,7 +29,8 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// A ring describes a code object, or goes on with that. False when there is no more room for descriptions.
+    /// Adds a part of a code object's description. `more`: the description continues in the next
+    /// record. Returns false if there is no room for the description.
     pub fn describe(
         &mut self,
         partial: &mut Partial,
@@ -58,12 +59,12 @@ impl Codes {
         Ok(true)
     }
 
-    /// Bytes that the entries take; their texts are shared with copies.
+    /// Bytes taken by the entries, without texts: texts are shared with copies of the table.
     pub fn bytes(&self) -> usize {
         self.by_id.len() * ENTRY_BYTES
     }
 
-    /// The code object of a number.
+    /// Returns the code object with this number.
     pub fn get(&self, id: u32) -> Option<&Arc<Code>> {
         self.by_id.get(&id)
     }
@@ -86,7 +87,8 @@ fn parse(bytes: &[u8]) -> Option<Code> {
     })
 }
 
-/// Characters of so many bytes each; what is none (a lone surrogate) becomes the replacement character.
+/// Decodes characters of `kind` bytes each. An invalid character (a lone surrogate) becomes the
+/// replacement character.
 fn text(bytes: &[u8], kind: u8) -> String {
     let character = |bytes: &[u8]| {
         let number = bytes.iter().rev().fold(0u32, |number, &byte| number << 8 | u32::from(byte));

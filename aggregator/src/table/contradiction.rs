@@ -1,32 +1,41 @@
-//! What the records say that cannot have happened.
+//! Records with impossible content.
 //!
-//! Each kind is resolved by a rule and counted before it is resolved; the counts travel with every snapshot. An
-//! exact trace of a healthy target has none.
+//! Each kind of contradiction is counted and resolved by a rule. The counts are part of every
+//! snapshot. An exact trace of a healthy target has no contradictions.
 
 use std::collections::BTreeMap;
 
-/// The kinds. Names are what snapshots and reports show.
+/// Kinds of contradictions. Snapshots and reports show the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Contradiction {
-    /// A ring held what no collector writes. The rest of that ring is not read.
+    /// A ring with content written by no collector. The rest of the ring is not read.
     Corrupt,
-    /// A stamp older than its predecessor's in the same ring. It takes the predecessor's.
+    /// A stamp older than the previous stamp of the same ring. The record takes the previous stamp.
     Clock,
-    /// A record that arrived after younger ones of other threads were applied, because its thread stayed in the
-    /// middle of an event for too long. It is applied at once.
+    /// A record that arrived after younger records of other threads were applied, because the
+    /// record's thread stayed in the middle of an event for too long. The record is applied at
+    /// once.
     Late,
-    /// A block allocated where one was live. The older one is removed.
+    /// An allocation at the address of a live block. The older block is removed.
     AllocOverLive,
-    /// A block freed that had just been freed, with no allocation in between. Ignored.
+    /// A second free of a block, without an allocation in between. The free is ignored.
     DoubleFree,
-    /// A realloc that began inside another of the same thread, or failed although its block was gone.
+    /// A realloc that began inside another realloc of the thread, or failed although the block was
+    /// gone.
     Realloc,
-    /// A thread has begun more calls that take pages away than it can be in. The oldest is taken for one that failed.
+    /// More open calls that take pages away than a thread can have. The oldest call is treated as
+    /// failed.
     Unmap,
-    /// An allocation by a stack that its thread never defined. It is booked on an empty stack.
+    /// An allocation by a stack that was never defined in the ring. The empty stack is used.
     UnknownStack,
-    /// More distinct stacks or modules than the tables hold. Booked on an empty stack, or without module.
+    /// A full table. Effects by kind of the entry:
+    ///
+    /// - stack, frame: the empty stack is used.
+    /// - sampled stack: the stack without interval and size is used.
+    /// - module: frames show no module.
+    /// - description of a code object: the code object has no name.
+    /// - domain tracked by hand: the block is dropped.
     Full,
 }
 
@@ -44,22 +53,23 @@ impl Contradiction {
     ];
 }
 
-/// A counter for each kind.
+/// Counters of all kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contradictions([u64; Contradiction::ALL.len()]);
 
 impl Contradictions {
-    /// Counts one.
+    /// Counts a contradiction.
     pub fn count(&mut self, kind: Contradiction) {
         self.0[kind as usize] += 1;
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds the counts of `others`.
     pub fn add(&mut self, others: &Contradictions) {
         self.0.iter_mut().zip(others.0).for_each(|(n, other)| *n += other);
     }
 
-    /// Takes back at most so many of a kind, which have another reason. Returns how many.
+    /// Takes back at most `most` contradictions of a kind, because another reason explains them.
+    /// Returns the number taken back.
     pub fn excuse(&mut self, kind: Contradiction, most: u64) -> u64 {
         let count = &mut self.0[kind as usize];
         let excused = most.min(*count);
@@ -67,17 +77,17 @@ impl Contradictions {
         excused
     }
 
-    /// How many of a kind.
+    /// Count of a kind.
     pub fn of(&self, kind: Contradiction) -> u64 {
         self.0[kind as usize]
     }
 
-    /// All kinds together.
+    /// Sum over all kinds.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Those that occurred, by name.
+    /// Counts by name, without zeros.
     pub fn by_name(&self) -> BTreeMap<String, u64> {
         let named = Contradiction::ALL.iter().map(|&(kind, name)| (name.to_owned(), self.of(kind)));
         named.filter(|&(_, n)| n > 0).collect()

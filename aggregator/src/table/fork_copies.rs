@@ -1,8 +1,9 @@
-//! Copies of tables for forked children, from the moment of the fork until the child asks for its own.
+//! Copies of tables for forked children, kept from the fork until the child asks for a copy.
 //!
-//! A child that only wants to run another program never asks, and many such are forked: once that is known before the copy
-//! would be made, none is made. What waits is bounded in bytes; beyond that the oldest go, and their children begin without
-//! knowing what they inherited, which their snapshots say.
+//! A child that only runs another program never asks, and many children are of this kind. If this
+//! is known before the copy would be made, no copy is made. The bytes of all waiting copies are
+//! limited. Beyond the limit the oldest copies are dropped. Their children begin without inherited
+//! blocks, and their snapshots say so.
 
 use crate::table::Table;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -10,45 +11,46 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What all copies together may take.
+/// Most bytes of all copies together.
 const MAX_BYTES: usize = 512 << 20;
-/// Forks of which something is known that did not yet come by in the order of events.
+/// Most forks that are known to need no copy before they are reached in the order of events.
 const MAX_FORGONE: usize = 4096;
-/// How long a child waits for its parent's table to get to the fork. It takes milliseconds, unless the parent's thread is held
-/// in the middle of an event by a debugger.
+/// Longest time that a child waits until its parent's table reaches the fork. Usual times are
+/// milliseconds, unless a debugger holds the parent's thread in the middle of an event.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A fork: key of the process, number of the fork.
+/// Identifies a fork: key of the parent process, number of the fork.
 pub type Fork = (u64, u64);
 
-/// What a child begins with.
+/// The inherited state of a forked child.
 pub struct ForkCopy {
-    /// Its table.
+    /// The table of the child.
     pub table: Table,
-    /// Events of other threads of the parent during the fork; still counted.
+    /// Number of events of the parent's other threads during the fork. The count may still grow.
     pub doubt: Arc<AtomicU64>,
 }
 
 /// A process of a tree.
 pub struct TreeMember {
-    /// What children begin with.
+    /// Copies for forked children of the tree.
     pub copies: Arc<ForkCopies>,
-    /// The process.
+    /// Key of the process.
     pub key: u64,
-    /// The session was begun by the target itself; the fork that the process was made by, if it was and that is known.
+    /// Set if the target began the session by itself. The inner value is the fork of the process,
+    /// if the process was forked and the fork is known.
     pub adopted: Option<Option<Fork>>,
 }
 
-/// A child that has a copy waiting.
+/// A child with a waiting copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Born {
-    /// The fork.
+    /// The fork of the child.
     pub fork: Fork,
-    /// Its process id, as the parent sees it.
+    /// Process id of the child, as seen by the parent.
     pub pid: u32,
 }
 
-/// See the module.
+/// Waiting copies of a tree of processes.
 pub struct ForkCopies {
     state: Mutex<State>,
     changed: Condvar,
@@ -57,26 +59,27 @@ pub struct ForkCopies {
 
 #[derive(Default)]
 struct State {
-    /// Processes whose records are not all applied yet.
+    /// Parents with records still to be applied.
     parents: HashMap<u64, Passed>,
     waiting: HashMap<Fork, (ForkCopy, usize)>,
-    /// In the order of the forks; some are gone.
+    /// Forks with copies, the oldest first. Some copies are gone.
     order: VecDeque<Fork>,
     bytes: usize,
-    /// Whose children need no copy.
+    /// Forks with children that need no copy.
     forgone: HashSet<Fork>,
-    /// Whose children have asked, and are about to take it.
+    /// Forks with children that have asked for their copy and are about to take it.
     wanted: HashSet<Fork>,
 }
 
-/// Forks that have come by. Two threads that fork at one time may do so in either order.
+/// Forks already reached by one parent's table. Two forks at the same time may be reached in either
+/// order.
 #[derive(Default)]
 struct Passed {
     highest: u64,
     last: VecDeque<u64>,
 }
 
-/// How far out of order forks may come by.
+/// Farthest distance of a fork from the order of numbers.
 const DISORDER: usize = 64;
 
 impl Passed {
@@ -94,7 +97,7 @@ impl Passed {
 }
 
 impl ForkCopies {
-    /// None yet. `born` is told of children that have a copy waiting.
+    /// Returns an empty set of copies. `born` is called for each child with a waiting copy.
     pub fn new(born: impl Fn(Born) + Send + Sync + 'static) -> ForkCopies {
         ForkCopies { state: Mutex::default(), changed: Condvar::new(), born: Box::new(born) }
     }
@@ -103,12 +106,12 @@ impl ForkCopies {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forks of this process may come by.
+    /// Registers a process: the process's forks may be reached from now on.
     pub fn begin(&self, key: u64) {
         self.state().parents.insert(key, Passed::default());
     }
 
-    /// No more forks of this process come by.
+    /// Removes a process: no more forks of the process will be reached.
     pub fn over(&self, key: u64) {
         let mut state = self.state();
         state.parents.remove(&key);
@@ -117,7 +120,7 @@ impl ForkCopies {
         self.changed.notify_all();
     }
 
-    /// A fork comes by; `copy` makes what the child begins with.
+    /// Reaches a fork in the order of events. `copy` makes the inherited state for the child.
     pub fn reach(&self, key: u64, number: u64, copy: impl FnOnce() -> (Table, Arc<AtomicU64>)) {
         let fork = (key, number);
         {
@@ -134,7 +137,7 @@ impl ForkCopies {
         state.order.push_back(fork);
         state.bytes += bytes;
         if let Some((_, before)) = state.waiting.insert(fork, (ForkCopy { table, doubt }, bytes)) {
-            // No collector gives a number twice.
+            // The number was given twice. No collector does this.
             state.bytes -= before;
         }
         let evicted = state.evict();
@@ -143,12 +146,13 @@ impl ForkCopies {
         self.changed.notify_all();
     }
 
-    /// The child of a fork will claim what it begins with.
+    /// Announces that the child of a fork will claim the copy.
     pub fn want(&self, fork: Fork) {
         self.state().wanted.insert(fork);
     }
 
-    /// What the child of a fork begins with, once its parent's table has come to the fork. None where that is not known.
+    /// Waits until the parent's table has reached a fork, then takes and returns the copy for the
+    /// child. None if there is no such copy.
     pub fn claim(&self, fork: Fork) -> Option<ForkCopy> {
         let until = Instant::now() + PATIENCE;
         let mut state = self.state();
@@ -164,7 +168,8 @@ impl ForkCopies {
         fork_copy
     }
 
-    /// The child of a fork will never ask, if it has not done so.
+    /// Drops the copy of a fork, unless the child has asked for the copy before. The child will
+    /// never ask.
     pub fn forgo(&self, fork: Fork) {
         let mut state = self.state();
         if state.wanted.contains(&fork) {
@@ -178,7 +183,7 @@ impl ForkCopies {
         drop(taken);
     }
 
-    /// The child of a fork is this process; 0 when there is none.
+    /// Reports the process id of a fork's child; 0 if the fork has failed.
     pub fn born(&self, key: u64, number: u64, pid: u32) {
         let fork = (key, number);
         if pid == 0 {
@@ -188,7 +193,7 @@ impl ForkCopies {
         }
     }
 
-    /// Whether a copy waits for the child.
+    /// Whether a copy waits for the child of a fork.
     pub fn is_waiting(&self, fork: Fork) -> bool {
         self.state().waiting.contains_key(&fork)
     }
@@ -211,7 +216,7 @@ impl State {
         Some(fork_copy)
     }
 
-    /// Takes out the oldest until the rest is within bounds; the youngest stays.
+    /// Removes the oldest copies until the rest is within the limit. The youngest copy stays.
     fn evict(&mut self) -> Vec<ForkCopy> {
         let mut evicted = Vec::new();
         while self.bytes > MAX_BYTES && self.waiting.len() > 1 {
@@ -221,7 +226,7 @@ impl State {
         if !evicted.is_empty() {
             tracing::warn!(copies = evicted.len(), "too many forked children that were not heard of: copies dropped");
         }
-        // Those that were claimed leave their places.
+        // Removes claimed forks from the front of the order.
         while self.order.front().is_some_and(|fork| !self.waiting.contains_key(fork)) {
             self.order.pop_front();
         }

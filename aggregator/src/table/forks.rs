@@ -1,7 +1,8 @@
-//! The forks of one process: at each, its table is copied for the child.
+//! Forks of a process: at each fork the process's table is copied for the child.
 //!
-//! Between the two records of a fork lies the real one. What other threads do in between may or may not have happened in
-//! the child's memory; that is counted, and is 0 for a process with one thread.
+//! A fork has two records, and the system call lies between. Events of other threads between the
+//! two records may or may not have happened in the child's memory. These events are counted. The
+//! count is 0 for a process with a single thread.
 
 use super::Table;
 use super::shared::Shared;
@@ -11,32 +12,32 @@ use heapline_shared_format::query;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Forks that have begun at one time. A process that claims more has none of them counted.
+/// Most open forks. Events during further forks are not counted.
 const MAX_OPEN: usize = 64;
 
-/// See the module.
+/// Place of one process in the tree of forks: makes a copy of the table for each child.
 pub struct Forks {
     copies: Arc<ForkCopies>,
     key: u64,
-    /// Those that have begun: number, records by then, and where the difference goes.
+    /// Open forks: number, records at the start, and counter for the events during the fork.
     open: Vec<(u64, u64, Arc<AtomicU64>)>,
 }
 
 impl Drop for Forks {
     fn drop(&mut self) {
-        // Whoever waits for a copy waits in vain.
+        // A child that waits for a copy waits in vain now.
         self.copies.over(self.key);
     }
 }
 
 impl Forks {
-    /// Of the process with this key.
+    /// Returns the forks of the process with this key.
     pub fn new(copies: Arc<ForkCopies>, key: u64) -> Forks {
         copies.begin(key);
         Forks { copies, key, open: Vec::new() }
     }
 
-    /// The process is about to fork, with `table` as it is now.
+    /// Begins a fork: copies `table` for the child.
     pub(super) fn begin(&mut self, number: u64, table: &mut Table) {
         let doubt = Arc::new(AtomicU64::new(0));
         if self.open.len() < MAX_OPEN {
@@ -45,7 +46,7 @@ impl Forks {
         self.copies.reach(self.key, number, || (table.inherited(), doubt));
     }
 
-    /// It has forked.
+    /// Ends a fork: counts the events of other threads during the fork.
     pub(super) fn end(&mut self, number: u64, records: u64) {
         if let Some(place) = self.open.iter().position(|&(open, ..)| open == number) {
             let (_, before, doubt) = self.open.swap_remove(place);
@@ -53,14 +54,14 @@ impl Forks {
         }
     }
 
-    /// The child is this process.
+    /// Reports the process id of the child. A `pid` of 0 means a failed fork.
     pub(super) fn child(&self, number: u64, pid: u64) {
         self.copies.born(self.key, number, u32::try_from(pid).unwrap_or(0));
     }
 }
 
 impl Table {
-    /// The table that a child begins with which is forked now.
+    /// Returns a table for a child forked at this moment.
     pub fn inherited(&mut self) -> Table {
         let Table { heap, python, tracked, shared, .. } = self;
         let heap = heap.inherited(shared);
@@ -89,12 +90,12 @@ impl Table {
         }
     }
 
-    /// Bytes that it takes, roughly.
+    /// Approximate number of bytes taken by the table.
     pub fn bytes(&self) -> usize {
         self.heaps().map(|(_, heap)| heap.bytes()).sum::<usize>() + self.stacks.bytes() + self.codes.bytes()
     }
 
-    /// What the process says of its forks.
+    /// Applies a record about a fork.
     pub(super) fn forked(&mut self, what: u32, arguments: [u64; 2]) {
         let Some(mut forks) = self.forks.take() else { return };
         let [number, second] = arguments;

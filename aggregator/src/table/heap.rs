@@ -1,8 +1,13 @@
-//! One domain's blocks and sums, moved together by each event.
+//! Blocks and sums of a domain, changed together by each event.
 //!
-//! Events are applied in batches: by the time that a batch is full, what its events need has come from memory. First
-//! all look up their blocks ([`super::blocks`]), then all move the sums, both in their order; [`Heap::catch_up`] ends a
-//! batch before anyone looks. Where there are cores enough, resolvers look up (`resolvers.rs`).
+//! Events are applied in batches. While a batch fills, the memory needed by its events is fetched.
+//! A full batch is applied in two passes, each in the order of events:
+//!
+//! 1. Look up the blocks ([`super::blocks`]).
+//! 2. Update the sums.
+//!
+//! [`Heap::catch_up`] applies an incomplete batch before a read. On machines with enough cores,
+//! resolver threads look up the blocks (`resolvers.rs`).
 
 use super::blocks::{Blocks, Call, Change, Move};
 use super::live::{Block, Live};
@@ -11,28 +16,29 @@ use super::shared::Shared;
 use super::totals::Totals;
 use crate::table::contradiction::Contradictions;
 
-/// Events of a batch: enough for the memory to answer, few enough to stay in the nearest cache.
+/// Events of a batch: enough to hide the latency of memory, few enough to stay in the nearest
+/// cache.
 const BATCH: usize = 64;
 
-/// See the module.
+/// Live blocks and sums of a domain, with a batch of waiting events.
 pub struct Heap {
     place: Place,
     totals: Totals,
-    /// Calls of realloc so far.
+    /// Number of realloc calls.
     calls: u64,
     batch: Vec<Move>,
-    /// What comes and goes by a batch.
+    /// Changes of blocks by the present batch.
     changes: Vec<Change>,
 }
 
-/// Who has the blocks.
+/// Owner of the blocks: the calling thread, or resolver threads.
 enum Place {
     Here(Blocks),
     Spread(Resolvers),
 }
 
 impl Heap {
-    /// An empty heap whose blocks are looked up by so many threads besides the calling one.
+    /// Returns an empty heap. `resolvers` threads besides the calling thread look up blocks.
     pub fn new(resolvers: usize) -> Heap {
         let spread = Resolvers::start(resolvers).map(Place::Spread);
         Heap::with(spread.unwrap_or_else(|| Place::Here(Blocks::default())), Totals::default())
@@ -43,8 +49,8 @@ impl Heap {
         Heap { place, totals, calls: 0, batch, changes }
     }
 
-    /// What a forked child begins with: the live blocks, looked up by the calling thread alone; calls of realloc that other
-    /// threads are in never end there.
+    /// Returns the heap for a forked child. The calling thread alone looks up the blocks. Open
+    /// realloc calls of other threads never end in the child, and are left out.
     pub fn inherited(&mut self, shared: &mut Shared) -> Heap {
         self.catch_up(shared);
         let mut live = match &self.place {
@@ -64,32 +70,32 @@ impl Heap {
         Heap::with(place, self.totals.inherited())
     }
 
-    /// Bytes that the blocks and sums take.
+    /// Bytes taken by blocks and sums.
     pub fn bytes(&self) -> usize {
         let mut bytes = self.totals.bytes();
         self.for_each_part(|blocks| bytes += blocks.live().bytes());
         bytes
     }
 
-    /// A block was allocated.
+    /// Adds an allocated block.
     #[inline(always)]
     pub fn alloc(&mut self, block: Block, shared: &mut Shared) {
         self.totals.prefetch(block.stack);
         self.push(Move::Alloc(block), shared);
     }
 
-    /// The block at `address` was freed.
+    /// Removes the freed block at `address`.
     #[inline(always)]
     pub fn free(&mut self, address: u64, shared: &mut Shared) {
         self.push(Move::Free(address), shared);
     }
 
-    /// The block at `address` is not to be known any more; its free will be untracked.
+    /// Forgets the block at `address`. A later free of the block is untracked.
     pub fn forget(&mut self, address: u64, shared: &mut Shared) {
         self.push(Move::Forget(address), shared);
     }
 
-    /// A block is another object's from now on; nothing happens when it is older than the trace.
+    /// Assigns a live block to another stack and thread. A block older than the trace is ignored.
     #[inline(always)]
     pub fn reuse(&mut self, block: Block, shared: &mut Shared) {
         self.totals.prefetch(block.stack);
@@ -111,7 +117,7 @@ impl Heap {
         }
     }
 
-    /// Applies a full batch.
+    /// Applies the batch.
     #[inline(never)]
     fn apply(&mut self, shared: &mut Shared) {
         let Heap { place, totals, batch, changes, .. } = self;
@@ -131,7 +137,7 @@ impl Heap {
         }
     }
 
-    /// Applies all that waits.
+    /// Applies all waiting events.
     pub fn catch_up(&mut self, shared: &mut Shared) {
         match &mut self.place {
             Place::Here(_) => self.apply(shared),
@@ -142,7 +148,7 @@ impl Heap {
         }
     }
 
-    /// realloc is about to be called for `address`; `before` is what the ring had begun and not ended.
+    /// Begins a realloc of the block at `address`. `before` is an open call of the same ring.
     pub fn realloc(&mut self, address: u64, before: Option<Call>, shared: &mut Shared) -> Call {
         if let Some(before) = before {
             self.push(Move::Abandon(before), shared);
@@ -153,7 +159,7 @@ impl Heap {
         call
     }
 
-    /// The call returned a new block.
+    /// Ends a realloc that returned a new block.
     pub fn reallocated(&mut self, call: Option<Call>, new: Block, shared: &mut Shared) {
         if let Some(call) = call {
             self.push(Move::LetGo(call), shared);
@@ -161,14 +167,15 @@ impl Heap {
         self.alloc(new, shared);
     }
 
-    /// The call returned none, and has freed its block if `freed`.
+    /// Ends a realloc that returned no block. `freed`: the call has freed the old block.
     pub fn realloc_ended(&mut self, call: Option<Call>, freed: bool, shared: &mut Shared) {
         if let Some(call) = call {
             self.push(if freed { Move::LetGo(call) } else { Move::Keep(call) }, shared);
         }
     }
 
-    /// Forgets everything (tracemalloc.clear_traces). Later frees of what was live are untracked.
+    /// Forgets all blocks and sums (tracemalloc.clear_traces). Later frees of forgotten blocks are
+    /// untracked.
     pub fn clear(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
         match &mut self.place {
@@ -179,7 +186,8 @@ impl Heap {
         shared.clear();
     }
 
-    /// Blocks have come unseen: frees of theirs are not taken for second ones.
+    /// Forgets recent frees, because blocks were allocated unseen: frees of such blocks are no
+    /// second frees.
     pub fn forget_frees(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
         match &mut self.place {
@@ -188,7 +196,7 @@ impl Heap {
         }
     }
 
-    /// No block is in the program's own trace any more.
+    /// Removes all blocks from the program's own trace.
     pub fn leave_program(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
         match &mut self.place {
@@ -197,18 +205,18 @@ impl Heap {
         }
     }
 
-    /// The peak becomes what is live now (tracemalloc.reset_peak).
+    /// Sets the peak to the present live amount (tracemalloc.reset_peak).
     pub fn reset_peak(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
         self.totals.reset_peak();
     }
 
-    /// The sums.
+    /// Sums of the domain.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
 
-    /// The live block at an address.
+    /// Returns the live block at an address.
     pub fn block(&self, address: u64) -> Option<Block> {
         match &self.place {
             Place::Here(blocks) => blocks.live().get(address),
@@ -223,17 +231,17 @@ impl Heap {
         all
     }
 
-    /// Blocks that are inside realloc now.
+    /// Number of blocks inside realloc.
     pub fn in_realloc(&self) -> u64 {
         self.sum(Blocks::in_realloc)
     }
 
-    /// Frees of blocks that are older than the trace, or were forgotten.
+    /// Number of frees of blocks that are older than the trace, or were forgotten.
     pub fn untracked_frees(&self) -> u64 {
         self.sum(Blocks::untracked_frees)
     }
 
-    /// What cannot have happened.
+    /// Counts of contradictions.
     pub fn contradictions(&self) -> Contradictions {
         let mut all = Contradictions::default();
         self.for_each_part(|blocks| all.add(blocks.contradictions()));
@@ -254,7 +262,7 @@ impl Heap {
     }
 }
 
-/// Moves the sums.
+/// Applies a change to the sums.
 #[inline(always)]
 fn book(totals: &mut Totals, shared: &mut Shared, change: &Change) {
     match change {

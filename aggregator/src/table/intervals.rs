@@ -1,38 +1,39 @@
-//! Intervals of addresses that do not overlap, each with something that is true of it.
+//! Disjoint intervals of addresses, each with a value.
 //!
-//! They are cut where something is taken out of them, and never joined again: what was two calls of the program stays two.
+//! Taking addresses out cuts an interval. Intervals are never joined, so two calls of the program
+//! stay two intervals.
 
 use std::collections::BTreeMap;
 
-/// An interval, or a part of one.
+/// An interval, or a part of an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<T> {
     /// First address.
     pub start: u64,
-    /// First address behind.
+    /// First address behind the interval.
     pub end: u64,
-    /// What is true of it.
+    /// Value of the interval.
     pub what: T,
 }
 
 impl<T> Piece<T> {
-    /// Bytes.
+    /// Length in bytes.
     pub fn size(&self) -> u64 {
         self.end - self.start
     }
 }
 
-/// What was taken out of one interval.
+/// A part taken out of an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken<T> {
-    /// The interval as it was.
+    /// The interval before the cut.
     pub whole: Piece<T>,
-    /// What is gone of it.
+    /// The part taken out.
     pub inside: Piece<T>,
 }
 
 impl<T: Copy> Taken<T> {
-    /// What is left of it, before and behind.
+    /// The remaining parts of the interval: before and behind the part taken out.
     pub fn rest(self) -> impl Iterator<Item = Piece<T>> {
         let Taken { whole, inside } = self;
         let parts = [Piece { end: inside.start, ..whole }, Piece { start: inside.end, ..whole }];
@@ -40,10 +41,10 @@ impl<T: Copy> Taken<T> {
     }
 }
 
-/// See the module.
+/// Map from addresses to disjoint intervals.
 #[derive(Clone, Debug)]
 pub struct Intervals<T> {
-    /// End and what, by start.
+    /// End and value, by start.
     by_start: BTreeMap<u64, (u64, T)>,
 }
 
@@ -54,7 +55,7 @@ impl<T> Default for Intervals<T> {
 }
 
 impl<T: Copy> Intervals<T> {
-    /// Adds an interval where none is.
+    /// Adds an interval. The addresses must be free.
     pub fn insert(&mut self, piece: Piece<T>) {
         debug_assert!(
             piece.start < piece.end && self.last_before(piece.end).is_none_or(|last| last.end <= piece.start)
@@ -62,8 +63,8 @@ impl<T: Copy> Intervals<T> {
         self.by_start.insert(piece.start, (piece.end, piece.what));
     }
 
-    /// Takes out what lies from `start` to `end` and is so; from behind, so that what is left lies behind all that is still to
-    /// be looked at.
+    /// Takes out all addresses from `start` to `end` with a value for which `is_so` is true. The
+    /// last interval comes first, so remaining parts lie behind all intervals still to be visited.
     pub fn take_if(&mut self, start: u64, end: u64, is_so: impl Fn(&T) -> bool, mut taken: impl FnMut(Taken<T>)) {
         let mut end = end;
         while start < end
@@ -80,12 +81,12 @@ impl<T: Copy> Intervals<T> {
         }
     }
 
-    /// Takes out all from `start` to `end`.
+    /// Takes out all addresses from `start` to `end`.
     pub fn take(&mut self, start: u64, end: u64, taken: impl FnMut(Taken<T>)) {
         self.take_if(start, end, |_| true, taken);
     }
 
-    /// The interval that an address lies in.
+    /// Returns the interval that contains an address.
     pub fn find(&self, address: u64) -> Option<Piece<T>> {
         self.last_before(address.checked_add(1)?).filter(|piece| piece.end > address)
     }
@@ -95,7 +96,7 @@ impl<T: Copy> Intervals<T> {
         self.by_start.iter().map(|(&start, &(end, what))| Piece { start, end, what })
     }
 
-    /// Forgets all.
+    /// Removes all intervals.
     pub fn clear(&mut self) {
         self.by_start.clear();
     }

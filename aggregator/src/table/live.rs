@@ -6,12 +6,17 @@
 //!              | stack, high 11 | in program 1 | thread 20 | size 32   |
 //! ```
 //!
-//! Four rows are a bucket, which is a cache line, and a full bucket passes rows on to the next. 256 shards, chosen by
-//! the hash, grow one after another: so no event waits for more than one of them to be moved, and the table as a
-//! whole holds 20 to 30 bytes a block at any size. A block whose numbers do not fit a row (4 GiB and more, a thread
-//! beyond the millionth) is kept beside them. Nothing else in the aggregator grows with the number of blocks.
+//! - Bucket: four rows, on one cache line. A full bucket passes rows on to the next bucket.
+//! - Shard: one of 256 tables of buckets, chosen by the hash. Shards grow one after another, so an
+//!   event waits for the move of at most one shard.
+//! - Memory: 20 to 30 bytes a block, at any size of the table.
+//! - Odd blocks: a block with a number too large for a row (4 GiB and more, a thread beyond the
+//!   millionth) is kept beside the rows.
 //!
-//! Looking up is a cache miss at a million blocks, so whoever knows an address early says so ([`Live::prefetch`]).
+//! Nothing else in the aggregator grows with the number of blocks.
+//!
+//! A lookup is a cache miss at a million blocks, so a caller with an early known address announces
+//! the address ([`Live::prefetch`]).
 
 use crate::base::prefetch::prefetch;
 use std::collections::HashMap;
@@ -22,10 +27,12 @@ const SHARDS: usize = 1 << SHARD_BITS;
 const ROWS: usize = 4;
 /// Buckets of the smallest shard.
 const LEAST: usize = 8;
-/// A shard grows by half when four of five rows are taken, and shrinks to twice its blocks when one of five is.
+/// Fill limits of a shard, as fractions. Above `FULL` the shard grows by half. Below `SPARSE` the
+/// shard shrinks to twice the room of its blocks.
 const FULL: (usize, usize) = (4, 5);
 const SPARSE: (usize, usize) = (1, 5);
-/// A bucket that has passed on so many rows counts them no more, until its shard is moved.
+/// Largest count of passed rows. A bucket with this count no longer counts, until the shard is
+/// moved.
 const MANY: u8 = u8::MAX;
 
 const ADDRESS_BITS: u32 = 48;
@@ -35,31 +42,31 @@ const PROGRAM_BITS: u32 = 1;
 const THREAD_BITS: u32 = 20;
 const SIZE_BITS: u32 = 32;
 const _: () = assert!(ADDRESS_BITS + STACK_BITS + PROGRAM_BITS + THREAD_BITS + SIZE_BITS == 128);
-/// In the second word: the program's own tracemalloc counts the block.
+/// Flag in the second word: the program's own tracemalloc counts the block.
 const IN_PROGRAM: u64 = 1 << (THREAD_BITS + SIZE_BITS);
 
 /// A live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where it is.
+    /// Address of the first byte.
     pub address: u64,
-    /// Bytes that were asked for.
+    /// Requested bytes.
     pub size: u64,
-    /// Index of the stack that asked.
+    /// Index of the allocating stack.
     pub stack: u32,
-    /// Index of the thread that asked.
+    /// Index of the allocating thread.
     pub thread: u32,
-    /// Whether the program's own tracemalloc counts it.
+    /// Whether the program's own tracemalloc counts the block.
     pub in_program: bool,
 }
 
-/// A block, packed; all zeros are an empty row.
+/// A packed block. An empty row is all zeros.
 #[derive(Clone, Copy, Default)]
 #[repr(align(16))]
 struct Row([u64; 2]);
 
 impl Row {
-    /// None when a number does not fit.
+    /// Packs a block. None if a number does not fit.
     #[inline]
     fn pack(block: &Block) -> Option<Row> {
         let fits = block.size >> SIZE_BITS == 0
@@ -96,18 +103,18 @@ impl Row {
     }
 }
 
-/// See the module.
+/// Hash table of live blocks by address.
 #[derive(Clone)]
 pub struct Live {
     shards: Box<[Shard]>,
-    /// Blocks that fit no row.
+    /// Blocks with numbers too large for a row.
     odd: HashMap<u64, Block>,
     len: usize,
 }
 
 impl Default for Live {
     fn default() -> Live {
-        // Of different sizes from the first on, so that they never grow all at once.
+        // The shards start with different sizes, so that no two grow at the same time.
         Live {
             shards: (0..SHARDS).map(|i| Shard::new(LEAST + i * LEAST / 2 / SHARDS)).collect(),
             odd: HashMap::new(),
@@ -117,7 +124,7 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Says that an address will be looked up soon.
+    /// Announces the lookup of an address.
     #[inline]
     pub fn prefetch(&self, address: u64) {
         let hash = hash(address);
@@ -127,7 +134,7 @@ impl Live {
         prefetch(&shard.passed, home);
     }
 
-    /// Adds a block. Returns the one that was at the same address, which is then gone.
+    /// Adds a block. Returns the previous block at the address, which is replaced.
     #[inline]
     pub fn insert(&mut self, block: Block) -> Option<Block> {
         let hash = hash(block.address);
@@ -146,7 +153,7 @@ impl Live {
         old
     }
 
-    /// Removes the block at an address.
+    /// Removes and returns the block at an address.
     #[inline]
     pub fn remove(&mut self, address: u64) -> Option<Block> {
         let hash = hash(address);
@@ -158,7 +165,7 @@ impl Live {
         block
     }
 
-    /// The block at an address.
+    /// Returns the block at an address.
     pub fn get(&self, address: u64) -> Option<Block> {
         let hash = hash(address);
         let shard = &self.shards[shard_of(hash)];
@@ -171,12 +178,12 @@ impl Live {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the table holds no block.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes that the rows take.
+    /// Bytes taken by the rows.
     pub fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| size_of_val(&*shard.buckets) + size_of_val(&*shard.passed)).sum()
     }
@@ -187,15 +194,15 @@ impl Live {
         rows.filter(|row| !row.is_empty()).map(|row| row.unpack()).chain(self.odd.values().copied())
     }
 
-    /// No block is in the program's own trace any more.
+    /// Clears the mark of the program's own trace in all blocks.
     pub fn leave_program(&mut self) {
         let rows = self.shards.iter_mut().flat_map(|shard| shard.buckets.iter_mut().flat_map(|bucket| &mut bucket.0));
-        // An empty row has no bits at all.
+        // An empty row has no bit set.
         rows.for_each(|row| row.0[1] &= !IN_PROGRAM);
         self.odd.values_mut().for_each(|block| block.in_program = false);
     }
 
-    /// Forgets all blocks and their memory.
+    /// Forgets all blocks, and frees the memory.
     pub fn clear(&mut self) {
         *self = Live::default();
     }
@@ -207,7 +214,7 @@ impl Live {
 struct Bucket([Row; ROWS]);
 
 impl Bucket {
-    /// The row of an address, without a branch for each.
+    /// Finds the row of an address, without a branch for each row.
     #[inline]
     fn find(&self, address: u64) -> Option<usize> {
         self.first(|row| row.address() == address)
@@ -225,11 +232,12 @@ impl Bucket {
     }
 }
 
-/// Some of the blocks. A row lies in the first bucket from its home on that had room for it.
+/// A part of the blocks. A row lies in the home bucket, or in the first later bucket with room at
+/// the time of the insertion.
 #[derive(Clone)]
 struct Shard {
     buckets: Box<[Bucket]>,
-    /// Rows that each bucket has passed on: where there are none, a search ends.
+    /// Number of rows passed on by each bucket. A search ends at a bucket with the count 0.
     passed: Box<[u8]>,
     used: usize,
 }
@@ -243,7 +251,7 @@ impl Shard {
         }
     }
 
-    /// Where a row belongs: a part of the hash, scaled down.
+    /// Home bucket of a hash: the low half, scaled down to the number of buckets.
     #[inline]
     fn home(&self, hash: u64) -> usize {
         (((hash & u64::from(u32::MAX)) * self.buckets.len() as u64) >> 32) as usize
@@ -254,15 +262,15 @@ impl Shard {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
     }
 
-    /// Bucket and row of an address.
+    /// Returns bucket and row of an address.
     #[inline]
     fn find(&self, hash: u64, address: u64) -> Option<(usize, usize)> {
         if address == 0 {
-            // That would be an empty row.
+            // Address 0 means an empty row.
             return None;
         }
         let mut bucket = self.home(hash);
-        // All buckets may have passed rows on once.
+        // Bounded, because every bucket may have passed rows on.
         for _ in 0..self.buckets.len() {
             if let Some(row) = self.buckets[bucket].find(address) {
                 return Some((bucket, row));
@@ -288,7 +296,8 @@ impl Shard {
         None
     }
 
-    /// A shard has empty rows, so this ends.
+    /// Writes a row into the first bucket with room. The loop ends, because a shard always has
+    /// empty rows.
     #[inline]
     fn place(&mut self, hash: u64, row: Row) {
         let mut bucket = self.home(hash);
@@ -331,7 +340,7 @@ impl Shard {
     }
 }
 
-/// Both halves of a full product: addresses in any stride come out spread.
+/// Combines both halves of a full product, so that addresses in any stride are spread.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "two halves")]
 fn hash(address: u64) -> u64 {
@@ -339,7 +348,7 @@ fn hash(address: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Which of some parts of all addresses an address belongs to. Independent of its place within a part.
+/// Part of an address among `parts` parts. Independent of the place of the address within a part.
 #[inline]
 pub fn part_of(address: u64, parts: usize) -> usize {
     ((hash(address) >> 40 & 0xff) as usize * parts) >> 8
@@ -379,7 +388,7 @@ mod tests {
             assert_eq!(live.get(block.address), Some(block));
         }
         assert_eq!((live.len(), live.iter().count()), (5, 5));
-        // From beside the rows into a row, and back.
+        // The block moves from the odd blocks into a row, and back.
         let small = block(16, 7);
         assert_eq!(live.insert(small), Some(odd[0]));
         assert_eq!(live.insert(odd[0]), Some(small));
@@ -410,7 +419,8 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        // Few addresses, in strides that allocators use, so that they meet again; some sizes fit no row.
+        // Few addresses, in strides used by allocators, so that addresses meet again. Some sizes
+        // fit no row.
         let address = (0u64..600, prop_oneof![Just(16u64), Just(4096)]).prop_map(|(i, stride)| (i + 1) * stride);
         let size = prop_oneof![9 => 0u64..1 << 32, 1 => 1u64 << 32..1 << 40];
         prop_oneof![(address.clone(), size).prop_map(|(a, s)| Step::Insert(a, s)), address.prop_map(Step::Remove)]
@@ -436,7 +446,7 @@ mod tests {
             prop_assert_eq!(all, model.into_values().collect::<Vec<_>>());
         }
 
-        /// Buckets that pass rows on, around the end of the shard, with holes in every place.
+        /// Buckets pass rows on, around the end of the shard, with holes in every place.
         #[test]
         fn a_crowded_shard_behaves_like_a_map(steps in prop::collection::vec((0u64..60, any::<bool>()), 0..2000)) {
             let mut shard = Shard::new(LEAST / 4);

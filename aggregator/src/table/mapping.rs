@@ -1,17 +1,18 @@
-//! What a ring says of the address space, and what that does to the ranges.
+//! Applies records about the address space to the ranges.
 //!
-//! Ranges are few beside blocks, so nothing waits in a batch.
+//! Ranges are few compared to blocks, so these records are applied at once, without a batch.
 
 use super::ranges::{Call, Owner};
 use super::{Ring, Table};
 use crate::table::contradiction::Contradiction;
 use heapline_shared_format::mapping::{Mapping, Pages};
 
-/// Most calls that take pages away, one inside another's signal handler. More were left for good, by jumps out of them.
+/// Most open calls of a ring on taking pages away, nested by signal handlers. Further open calls
+/// come from handlers that jumped out of older calls.
 const MAX_UNMAPS: usize = 8;
 
 impl Table {
-    /// The program has changed its address space.
+    /// Applies a change of the address space.
     pub(super) fn mapping(&mut self, ring: &mut Ring, mapping: Mapping) {
         let mut owner = |stack, reserved| Owner { stack: self.stack(ring, stack).0, thread: ring.thread, reserved };
         match mapping {
@@ -46,7 +47,7 @@ impl Table {
 }
 
 impl Ring {
-    /// The call that was to take these pages away, and has ended.
+    /// Removes and returns the open call for these pages.
     fn ended(&mut self, pages: Pages) -> Option<Call> {
         let place = self.unmaps.iter().rposition(|call| call.pages == pages)?;
         Some(self.unmaps.remove(place))
@@ -65,7 +66,7 @@ mod tests {
         Pages::covering(from * 4096, (to - from) * 4096).expect("whole pages")
     }
 
-    /// A table and so many rings, each with the stacks 0 and 1.
+    /// Returns a table and `rings` rings, each with the stacks 0 and 1.
     fn bench(rings: u32) -> (Table, Vec<Ring>) {
         let mut table = Table::new(64, 0);
         let mut rings: Vec<Ring> = (0..rings).map(|tid| table.ring(tid, false)).collect();
@@ -87,7 +88,7 @@ mod tests {
         table.ranges().live(Domain::Mmap).iter().map(|block| (block.address / 4096, block.size / 4096)).collect()
     }
 
-    /// A signal handler that unmaps comes between the two records of another munmap, of the same ring.
+    /// A signal handler unmaps between the two records of an interrupted munmap, in the same ring.
     #[test]
     fn a_handlers_call_inside_another_ends_first() {
         let (mut table, mut rings) = bench(1);
@@ -113,7 +114,7 @@ mod tests {
         }
         assert_eq!(table.contradictions().of(Contradiction::Unmap), 2);
         assert_eq!(table.ranges().open_calls(), MAX_UNMAPS as u64);
-        // An end without its beginning takes nothing.
+        // An end record without a begin record takes no page.
         apply(&mut table, ring, Mapping::Unmapped { pages: pages(0, 1) });
         assert_eq!((live(&table), table.ranges().untracked_frees()), (vec![(0, 20)], 1));
     }
@@ -132,8 +133,8 @@ mod tests {
     }
 
     proptest! {
-        /// Records in any order, with ends that were never begun and pages that are not the thread's: the sums stay those of the
-        /// ranges, and no thread is given up that has one.
+        /// Records in any order, with ends without begins and pages of other threads. The sums stay
+        /// the sums of the ranges, and no thread with a range is given up.
         #[test]
         fn any_records_leave_sums_that_fit(records in prop::collection::vec((0..3_usize, any_mapping(), 0..40_u8), 0..200)) {
             let (mut table, mut rings) = bench(3);

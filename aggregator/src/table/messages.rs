@@ -4,52 +4,52 @@ use super::order::Mark;
 use crate::process::image::Image;
 use crate::session::counted::Counted;
 
-/// What the drain tells the table.
+/// A message from the drain to the table.
 #[derive(Debug)]
 pub enum Message {
     /// A program has started.
     Begin(Image),
-    /// All records of the present program have been sent: exec has ended it.
+    /// exec has ended the present program, and all records of the program have been sent.
     Replaced,
     /// A thread has taken a slot.
     Open {
         /// The slot.
         slot: u32,
-        /// Its thread.
+        /// Thread id.
         tid: u32,
-        /// Whether it is a side ring.
+        /// Whether the ring is a side ring.
         side: bool,
-        /// What was counted in its slot before.
+        /// Calls counted in the slot before this thread.
         before: Counted,
     },
-    /// Whole records of a slot's ring.
+    /// Whole records from the ring of a slot.
     Words {
         /// The slot.
         slot: u32,
         /// The records.
         words: Vec<u64>,
     },
-    /// A thread's name was read anew.
+    /// A thread has a new name.
     Name {
-        /// The thread.
+        /// Thread id.
         tid: u32,
-        /// Its name.
+        /// The new name.
         name: String,
     },
-    /// The slot's ring is not to be believed.
+    /// The ring of a slot has invalid content.
     Corrupt {
         /// The slot.
         slot: u32,
     },
-    /// The slot's thread is gone.
+    /// The thread of a slot is gone.
     Close {
         /// The slot.
         slot: u32,
-        /// What is counted in it now.
+        /// Calls counted in the slot until now.
         counted: Counted,
     },
     /// A poll has ended.
     Mark(Mark),
-    /// Nothing comes any more.
+    /// The last message.
     End,
 }

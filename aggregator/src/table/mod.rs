@@ -1,7 +1,7 @@
-//! What the records add up to: the live blocks with their threads and tracebacks, and the sums.
+//! The sums of all records: live blocks with threads and tracebacks, and totals.
 //!
-//! [`Table`] applies the records in the order that [`crate::table::order`] gives them, and answers at any point between two
-//! of them. It reads no clock and no file.
+//! [`Table`] applies records in the order given by [`crate::table::order`]. A table can be read
+//! between any two records. The table uses no clock and no file.
 
 pub mod blocks;
 pub mod codes;
@@ -41,18 +41,18 @@ use stacks::{Definition, Definitions, Stacks};
 use std::collections::{BTreeMap, BTreeSet};
 use threads::Threads;
 
-/// Objects with recorded allocators that are kept.
+/// Most paths kept of objects with recorded allocators.
 const MOST_RECORDED: usize = 1024;
 
-/// See the module.
+/// Live blocks, mapped ranges, tracebacks, threads and sums of one program.
 pub struct Table {
-    /// The native one.
+    /// Blocks of the native domain.
     heap: Heap,
-    /// From its first event on.
+    /// Blocks of Python's domain. None before the first event of that domain.
     python: Option<Box<Heap>>,
-    /// What programs track by hand, by tracemalloc's number.
+    /// Blocks tracked by hand, by tracemalloc's domain number.
     tracked: BTreeMap<u32, Heap>,
-    /// What the program has mapped.
+    /// Ranges mapped by the program.
     ranges: Ranges,
     resolvers: usize,
     stacks: Stacks,
@@ -63,17 +63,17 @@ pub struct Table {
     answer: Option<Answered>,
     contradictions: Contradictions,
     records: u64,
-    /// Path of the program, as it told itself.
+    /// Path of the program, as reported by the collector.
     program: Option<String>,
-    /// Paths of objects whose own allocators' blocks are recorded.
+    /// Paths of objects with allocators of their own, if the blocks of these are recorded.
     recorded: BTreeSet<String>,
-    /// Where copies for forked children go.
+    /// Receiver of the copies for forked children.
     forks: Option<Forks>,
-    /// The program was seen from its first event on, and no block was forgotten since.
+    /// Whether the table has seen the program from the first event on and has forgotten no block.
     is_whole: bool,
 }
 
-/// What the target asked last, and the answer.
+/// The last question of the target, with the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
     /// Number of the query.
@@ -85,47 +85,52 @@ pub struct Answered {
 /// An answer to the target ([`heapline_shared_format::query`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// What was asked for is done, or there was nothing to do.
+    /// The request is carried out, or nothing was to be done.
     Done,
-    /// The sums now and at the peak.
+    /// Bytes of the program's own trace: now, and at the peak.
     Sums([u64; 2]),
     /// A new text.
     Text(Vec<u8>),
-    /// The last text's part from a byte on.
+    /// The rest of the last text, from this byte on.
     More(u64),
-    /// What Heapline takes in the target.
+    /// Memory taken by Heapline in the target.
     OwnMemory,
 }
 
-/// Domains that a program may track by hand; more are not told apart, which is counted.
+/// Most domains that a program may track by hand. Blocks of further domains are dropped, and
+/// counted as [`Contradiction::Full`].
 const MAX_TRACKED: usize = 256;
 
-/// What the table remembers of a ring.
+/// State of one ring in the table.
 #[derive(Debug)]
 pub struct Ring {
     thread: u32,
-    /// What it allocates now is none of the program's own trace.
+    /// Whether blocks allocated now are hidden from the program's own trace.
     hides: bool,
-    /// The blocks that it records are samples at this distance; 0 for all.
+    /// Sampling interval in bytes of the recorded blocks; 0 if all blocks are recorded.
     interval: u64,
     definitions: Definitions,
     code: Partial,
-    /// By domain: an inner layer's realloc may be part of an outer one's.
+    /// Open calls of realloc, by domain. The realloc of an inner layer may be part of the realloc
+    /// of an outer layer.
     realloc: [Option<Call>; domain::COUNT],
-    /// Calls that take pages away, the oldest first: a signal handler's may come between another's two records.
+    /// Open calls that take pages away, the oldest first. A call in a signal handler may come
+    /// between the two records of an interrupted call.
     unmaps: Vec<ranges::Call>,
 }
 
 impl Ring {
-    /// Index of its thread.
+    /// Index of the ring's thread.
     pub fn thread(&self) -> u32 {
         self.thread
     }
 }
 
 impl Table {
-    /// An empty table that keeps the most recent `nframe` frames of each traceback, with so many threads to look blocks
-    /// up besides the calling one.
+    /// Returns an empty table.
+    ///
+    /// - `nframe`: most recent frames kept of each traceback.
+    /// - `resolvers`: threads for looking up blocks, besides the calling thread.
     pub fn new(nframe: u32, resolvers: usize) -> Table {
         Table {
             heap: Heap::new(resolvers),
@@ -148,17 +153,18 @@ impl Table {
         }
     }
 
-    /// Forks are to be heeded from now on.
+    /// Sets the receiver of copies for forked children. None: forks are ignored.
     pub fn set_forks(&mut self, forks: Option<Forks>) {
         self.forks = forks;
     }
 
-    /// Its place in the tree, for the table of the process's next program.
+    /// Removes and returns the receiver of copies, for the table of the next program in this
+    /// process.
     pub fn take_forks(&mut self) -> Option<Forks> {
         self.forks.take()
     }
 
-    /// A thread begins a ring.
+    /// Begins a ring of the thread `tid`. `side` says whether the ring is a side ring.
     pub fn ring(&mut self, tid: u32, side: bool) -> Ring {
         Ring {
             thread: self.shared.threads.open(tid, side),
@@ -180,20 +186,23 @@ impl Table {
         self.is_whole = false;
     }
 
-    /// The program ran before it was seen.
+    /// Notes that the program ran before tracing began.
     pub fn begins_late(&mut self) {
         self.is_whole = false;
     }
 
-    /// Frees of blocks that it does not know, and that need an explanation. An interpreter that is seen from its start frees
-    /// some that it allocated before it could have other allocators than its own.
+    /// Number of frees of unknown blocks, without the expected ones.
+    ///
+    /// Expected are unknown frees of Python's domain while the whole program has been seen: an
+    /// interpreter allocates some blocks before the collector can replace the interpreter's
+    /// allocators, and frees them later.
     pub fn untracked_frees(&self) -> u64 {
         let is_expected = |domain| self.is_whole && domain == Domain::Python;
         let heaps = self.heaps().filter(|&(domain, _)| !is_expected(domain));
         heaps.map(|(_, heap)| heap.untracked_frees()).sum::<u64>() + self.ranges.untracked_frees()
     }
 
-    /// The peak becomes what is live now.
+    /// Sets the peak to the amount that is live now.
     pub fn reset_peak(&mut self) {
         let (heaps, shared) = self.parts();
         heaps.for_each(|heap| heap.reset_peak(shared));
@@ -205,12 +214,12 @@ impl Table {
         &self.heap
     }
 
-    /// What the program has mapped.
+    /// Ranges mapped by the program.
     pub fn ranges(&self) -> &Ranges {
         &self.ranges
     }
 
-    /// All layers of blocks that were recorded; the native one always is.
+    /// All domains with recorded blocks. The native domain is always present.
     pub fn heaps(&self) -> impl Iterator<Item = (Domain, &Heap)> {
         let python = self.python.as_deref().map(|heap| (Domain::Python, heap));
         let tracked = self.tracked.iter().map(|(&number, heap)| (Domain::Track(number), heap));
@@ -237,44 +246,45 @@ impl Table {
         &self.shared.threads
     }
 
-    /// Threads, to name them.
+    /// Threads, mutable, for setting names.
     pub fn threads_mut(&mut self) -> &mut Threads {
         &mut self.shared.threads
     }
 
-    /// What cannot have happened.
+    /// Counts of contradictions in the records.
     pub fn contradictions(&self) -> Contradictions {
         let mut all = self.contradictions.clone();
         self.heaps().for_each(|(_, heap)| all.add(&heap.contradictions()));
         all
     }
 
-    /// Paths of objects whose own allocators' blocks are recorded.
+    /// Paths of objects with recorded allocators of their own.
     pub fn recorded(&self) -> &BTreeSet<String> {
         &self.recorded
     }
 
-    /// Path of the program, once it has told it.
+    /// Path of the program, once the collector has reported the path.
     pub fn program(&self) -> Option<&str> {
         self.program.as_deref()
     }
 
-    /// Questions of the target's that were answered.
+    /// Number of answered questions of the target.
     pub fn queries(&self) -> u64 {
         self.queries
     }
 
-    /// The answer to the target's last question, if it has not been taken yet.
+    /// Removes and returns the answer to the target's last question. None if the answer was taken
+    /// before.
     pub fn take_answer(&mut self) -> Option<Answered> {
         self.answer.take()
     }
 
-    /// Calls of allocators that were recorded.
+    /// Number of recorded allocator calls.
     pub fn records(&self) -> u64 {
         self.records
     }
 
-    /// The block, and the domain that its stack was defined for.
+    /// Returns a recorded block, and the domain of the block's stack.
     #[inline]
     fn block(&mut self, ring: &Ring, address: u64, size: u64, stack: u32) -> (Block, u8) {
         let (mut stack, domain) = self.stack(ring, stack);
@@ -286,7 +296,7 @@ impl Table {
         (Block { address, size, stack, thread: ring.thread, in_program }, domain)
     }
 
-    /// The stack of a block that is a sample, and the bytes that it stands for.
+    /// Returns the stack of a sampled block, and the bytes represented by the sample.
     #[cold]
     fn sample(&mut self, stack: u32, interval: u64, size: u64) -> (u32, u64) {
         let sampled = self.stacks.sampled(stack, interval, size);
@@ -296,7 +306,8 @@ impl Table {
         (sampled.unwrap_or(stack), weight::bytes(size, interval))
     }
 
-    /// Another stack for a block that may be a sample.
+    /// Returns `block` with a sampled stack, if the block at this address is a sample now. Interval
+    /// and size of the sample stay.
     fn of_same_kind(&mut self, domain: u8, block: Block) -> Result<Block, Corrupt> {
         self.catch_up();
         let (heap, _) = self.heap_of(domain)?;
@@ -306,7 +317,8 @@ impl Table {
         Ok(Block { stack: stack.unwrap_or(block.stack), ..block })
     }
 
-    /// A ring's stack, and the domain that it was defined for.
+    /// Returns the table's stack for a stack id of a ring, and the domain of the stack's
+    /// definition.
     #[inline]
     fn stack(&mut self, ring: &Ring, stack: u32) -> (u32, u8) {
         ring.definitions.get(stack).unwrap_or_else(|| {
@@ -315,7 +327,8 @@ impl Table {
         })
     }
 
-    /// The heap of a domain that a record names, and what moves with it.
+    /// Returns the heap of a domain named by a record, and the state shared by all heaps. Creates
+    /// the heap of Python's domain at the first call.
     fn heap_of(&mut self, domain: u8) -> Result<(&mut Heap, &mut Shared), Corrupt> {
         let resolvers = self.resolvers;
         let heap = match domain {
@@ -340,14 +353,15 @@ impl Table {
         Ok(())
     }
 
-    /// All heaps, and what moves with them.
+    /// All heaps, and the state shared by all heaps.
     fn parts(&mut self) -> (impl Iterator<Item = &mut Heap>, &mut Shared) {
         let heaps = std::iter::once(&mut self.heap).chain(self.python.as_deref_mut()).chain(self.tracked.values_mut());
         (heaps, &mut self.shared)
     }
 
-    /// A program says what it has allocated by itself. The sums of the program's own trace go over all domains, in the order
-    /// of events.
+    /// Applies a TRACK record: the program reports a block of its own allocator. The heaps catch up
+    /// at once, because the sums of the program's own trace go over all domains in the order of
+    /// events.
     fn track(&mut self, domain: u32, block: Block) {
         if domain != 0 && !self.tracked.contains_key(&domain) {
             if self.tracked.len() == MAX_TRACKED {
@@ -369,7 +383,8 @@ impl Table {
         heap.catch_up(shared);
     }
 
-    /// The heap of a domain by tracemalloc's number, once something was tracked in it.
+    /// Returns the heap of a domain by tracemalloc's number. None before a block was tracked in the
+    /// domain.
     fn tracked_heap(&mut self, domain: u32) -> Option<(&mut Heap, &mut Shared)> {
         if domain == 0 {
             return self.heap_of(domain::PYTHON).ok();
@@ -377,13 +392,14 @@ impl Table {
         Some((self.tracked.get_mut(&domain)?, &mut self.shared))
     }
 
-    /// The heaps that the program's own trace goes over, by tracemalloc's number.
+    /// Heaps covered by the program's own trace, with tracemalloc's domain numbers.
     fn program_heaps(&self) -> impl Iterator<Item = (u32, &Heap)> {
         let tracked = self.tracked.iter().map(|(&number, heap)| (number, heap));
         self.python.as_deref().map(|heap| (0, heap)).into_iter().chain(tracked)
     }
 
-    /// Carries out what the target's `tracemalloc` asks for. None for what no collector asks.
+    /// Carries out a request of the target's `tracemalloc`. None for a request that no collector
+    /// makes.
     fn query(&mut self, asked: u32, arguments: [u64; 2]) -> Option<Answer> {
         let [first, second] = arguments;
         match asked {
@@ -479,7 +495,7 @@ impl Sink for Table {
     }
 
     fn close(&mut self, ring: Ring) {
-        // The thread's row may be given up: what waits may still name it.
+        // Waiting events may still name the thread, and the thread's row may be given up below.
         self.catch_up();
         self.shared.threads.close(ring.thread);
     }
@@ -495,7 +511,7 @@ impl Sink for Table {
 }
 
 impl Table {
-    /// What is no part of the inner loop.
+    /// Applies the records outside of the inner loop.
     #[inline(never)]
     fn apply_rare(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
         match event {
@@ -559,7 +575,7 @@ impl Table {
                 heap.reuse(block, shared);
             }
             Event::Track { domain, address, size, stack, .. } => {
-                // All of these are recorded.
+                // Tracked blocks are never sampled.
                 let interval = std::mem::take(&mut ring.interval);
                 let (block, _) = self.block(ring, address, size, stack);
                 ring.interval = interval;
@@ -577,7 +593,7 @@ impl Table {
                 self.forked(what, arguments);
             }
             Event::Query { number, asked, arguments, .. } => {
-                // Who asks waits for the answer.
+                // An asking thread waits for the answer, so a second question is nonsense.
                 if self.answer.is_some() {
                     return Err(Corrupt);
                 }
@@ -586,14 +602,14 @@ impl Table {
                 self.answer = Some(Answered { number, answer: self.query(asked, arguments).ok_or(Corrupt)? });
             }
             Event::Mapping { mapping, .. } => self.mapping(ring, mapping),
-            // The others are the inner loop's.
+            // The inner loop handles these.
             Event::Pad | Event::Alloc { .. } | Event::Free { .. } => {}
         }
         Ok(())
     }
 }
 
-/// The text of a field that is padded with zeros.
+/// Decodes a text field padded with zeros.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()

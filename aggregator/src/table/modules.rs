@@ -1,47 +1,48 @@
-//! The loaded objects, and those that were unloaded but still have frames.
+//! Loaded objects, and unloaded objects with frames.
 //!
-//! An object that comes back as it was (same file, build-id and place) is the same one, so a program that loads and
-//! unloads a plug-in all day does not grow this table.
+//! An object that is loaded again with the same file, build-id and place is not added twice. So a
+//! program that loads and unloads a plug-in all day does not grow the table.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Most objects kept. A program that loads more shows frames without module.
+/// Most objects kept. Frames of further objects have no module.
 const MAX_MODULES: usize = 1 << 20;
 
 /// A loaded object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Object {
-    /// Path as the loader knows it; empty for the executable.
+    /// Path known to the loader; empty for the executable.
     pub path: Vec<u8>,
-    /// GNU build-id, empty when it has none.
+    /// GNU build-id; empty if the object has none.
     pub build_id: Vec<u8>,
     /// First address.
     pub start: u64,
-    /// End.
+    /// First address behind the object.
     pub end: u64,
-    /// What to subtract from an address to get the file's own.
+    /// Difference between an address in memory and the address in the file.
     pub bias: u64,
 }
 
-/// See the module.
+/// All objects of a program, and their places.
 #[derive(Clone, Debug, Default)]
 pub struct Modules {
     objects: Vec<Object>,
     index: HashMap<Object, u32>,
-    /// By first address. No two overlap.
+    /// Loaded objects by first address. No two overlap.
     loaded: BTreeMap<u64, u32>,
 }
 
-/// What [`Modules::load`] did.
+/// Result of [`Modules::load`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Loaded {
-    /// It was known to be there.
+    /// The object was loaded before, at this place.
     Already,
-    /// It is there now. The other objects were in its place, and must have been unloaded unseen.
+    /// The object is loaded now. Displaced objects were at the same addresses, and must have been
+    /// unloaded unseen.
     Now {
-        /// Its index.
+        /// Index of the object.
         module: u32,
-        /// The others.
+        /// Indexes of the displaced objects.
         displaced: Vec<u32>,
     },
     /// The table is full.
@@ -49,7 +50,7 @@ pub enum Loaded {
 }
 
 impl Modules {
-    /// An object was loaded.
+    /// Adds a loaded object.
     pub fn load(&mut self, object: Object) -> Loaded {
         let (start, end) = (object.start, object.end);
         let known = self.index.get(&object).copied();
@@ -73,12 +74,13 @@ impl Modules {
         Loaded::Now { module, displaced }
     }
 
-    /// The object at `start` was unloaded. Returns its index.
+    /// Removes the object at `start` from the loaded objects. Returns the index of the object.
     pub fn unload(&mut self, start: u64) -> Option<u32> {
         self.loaded.remove(&start)
     }
 
-    /// The loaded object that a return address points into, or just behind.
+    /// Returns the loaded object for a return address. The address may be the first behind the
+    /// object, because a call may be the last instruction.
     pub fn find(&self, return_address: u64) -> Option<u32> {
         let address = return_address.checked_sub(1)?;
         let (_, &module) = self.loaded.range(..=address).next_back()?;

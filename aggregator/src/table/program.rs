@@ -1,9 +1,13 @@
-//! What the program itself sees with `import tracemalloc`: a trace of its own over the same blocks.
+//! The trace seen by the program through `import tracemalloc`: a second trace over the same blocks.
 //!
-//! Its `start`, `stop`, `clear_traces` and `reset_peak` change this trace and nothing that the operator sees, but that a start with
-//! more frames than `--nframe` makes Python's tracebacks longer from then on. (The operator's `clear-traces` forgets the program's
-//! traces too: their blocks are gone from the table.) Blocks that it counts are marked in their rows, since it counts what was allocated after it began; the two sums are kept as blocks
-//! come and go. All else is made when it is asked for.
+//! The program's `start`, `stop`, `clear_traces` and `reset_peak` change only this trace, with one
+//! exception: a start with more frames than `--nframe` makes Python's tracebacks longer from then
+//! on, for the operator too. (The operator's `clear-traces` also clears the program's trace,
+//! because the blocks are gone from the table.)
+//!
+//! The program's trace counts only blocks allocated after its start, so counted blocks are marked
+//! in their rows. The current and the peak sum are updated with each block. Everything else is
+//! computed on request.
 
 use super::codes::Codes;
 use super::live::Block;
@@ -14,17 +18,17 @@ use heapline_shared_format::query::{GROUP_WORDS, HEAD_WORDS, MAX_NFRAME};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// See the module.
+/// State and sums of the program's own trace.
 #[derive(Debug, Default)]
 pub struct ProgramTrace {
-    /// Frames of a traceback; 0 while it does not trace.
+    /// Frames of a traceback; 0 while the program does not trace.
     nframe: u32,
     current: u64,
     peak: u64,
 }
 
 impl ProgramTrace {
-    /// Whether blocks that come now belong to it.
+    /// Whether blocks allocated now belong to the trace.
     #[inline]
     pub fn is_on(&self) -> bool {
         self.nframe > 0
@@ -35,35 +39,35 @@ impl ProgramTrace {
         self.nframe
     }
 
-    /// It begins.
+    /// Starts the trace, with `nframe` frames of a traceback.
     pub fn start(&mut self, nframe: u64) {
         self.nframe = u32::try_from(nframe).unwrap_or(MAX_NFRAME).clamp(1, MAX_NFRAME);
     }
 
-    /// It ends.
+    /// Stops the trace.
     pub fn stop(&mut self) {
         *self = ProgramTrace::default();
     }
 
-    /// All its blocks are forgotten.
+    /// Forgets all blocks of the trace.
     pub fn clear(&mut self) {
         (self.current, self.peak) = (0, 0);
     }
 
-    /// One of its blocks comes.
+    /// Adds a block to the sums.
     #[inline]
     pub fn gain(&mut self, size: u64) {
         self.current = self.current.saturating_add(size);
         self.peak = self.peak.max(self.current);
     }
 
-    /// One of its blocks goes.
+    /// Removes a block from the sums.
     #[inline]
     pub fn lose(&mut self, size: u64) {
         self.current = self.current.saturating_sub(size);
     }
 
-    /// The peak becomes what is live now.
+    /// Sets the peak to the amount that is live now.
     pub fn reset_peak(&mut self) {
         self.peak = self.current;
     }
@@ -74,12 +78,13 @@ impl ProgramTrace {
     }
 }
 
-/// Which of the trace's blocks are alike: tracemalloc's domain, traceback, size.
+/// Key of equal traces: tracemalloc's domain, traceback, size.
 type Group = (u32, u32, u64);
-/// File and line, and in truth how many of them: what tracemalloc knows of a traceback.
+/// A traceback for tracemalloc: file and line of each frame, and the true number of frames.
 type Traceback = (Vec<[u32; 2]>, u32);
 
-/// Tracebacks and traces as the program's tracemalloc tells them, as a text of [`heapline_shared_format::query`].
+/// Tracebacks and traces for the program's tracemalloc, as a text of
+/// [`heapline_shared_format::query`].
 pub struct Text<'t> {
     stacks: &'t Stacks,
     codes: &'t Codes,
@@ -92,15 +97,15 @@ pub struct Text<'t> {
     of_stack: HashMap<u32, u32>,
     groups: HashMap<Group, u64>,
     traces: u64,
-    /// Frames of all tracebacks.
+    /// Number of frames in all tracebacks.
     frames: usize,
 }
 
-/// Most frames of all tracebacks together. A text of more is not written, which the program is told.
+/// Most frames in all tracebacks. A text with more is not written; the program gets an empty text.
 const MAX_FRAMES: usize = 1 << 26;
 
 impl<'t> Text<'t> {
-    /// A text without anything, for tracebacks of `nframe` frames.
+    /// Returns an empty text for tracebacks of at most `nframe` frames.
     pub fn new(stacks: &'t Stacks, codes: &'t Codes, nframe: u32) -> Text<'t> {
         Text {
             stacks,
@@ -118,14 +123,14 @@ impl<'t> Text<'t> {
         }
     }
 
-    /// Adds a block's trace.
+    /// Adds the trace of a block.
     pub fn trace(&mut self, domain: u32, block: &Block) {
         let traceback = self.traceback(block.stack);
         *self.groups.entry((domain, traceback, block.size)).or_default() += 1;
         self.traces += 1;
     }
 
-    /// Adds a stack's traceback; its number.
+    /// Adds the traceback of a stack. Returns the number of the traceback.
     pub fn traceback(&mut self, stack: u32) -> u32 {
         if let Some(&known) = self.of_stack.get(&stack) {
             return known;
@@ -172,7 +177,7 @@ impl<'t> Text<'t> {
         number
     }
 
-    /// The text; empty when it would be too long.
+    /// Returns the text. Empty if the text would be too long.
     pub fn write(self) -> Vec<u8> {
         if self.frames > MAX_FRAMES {
             return Vec::new();
@@ -217,7 +222,7 @@ impl Words {
     }
 }
 
-/// A number of something that a table of less than 2^32 rows holds.
+/// Number of an entry in a table of less than 2^32 rows.
 fn index(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

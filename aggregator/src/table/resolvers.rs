@@ -1,14 +1,15 @@
-//! Resolves events on several cores: which block does each of them end?
+//! Threads for finding the block of each event, on several cores.
 //!
 //! ```text
-//!                    +--> resolver 0: its part of the addresses --+
-//! batch (shared) ----+                                            +--> what changed, in the batch's order
-//!                    +--> resolver 1: the other part -------------+
+//!                 +--> resolver 0: its part of the addresses --+
+//! batch (shared) -+                                            +--> changes, in the batch's order
+//!                 +--> resolver 1: the other part -------------+
 //! ```
 //!
-//! Looking up a block is a cache miss when many are live; the rest of the table's work is not. Each resolver goes
-//! through all of a batch and resolves the events at its addresses. What they find is put together in the batch's
-//! order, so the sums, and with them the peak, are those of one sequence, as with one thread.
+//! A lookup is a cache miss if many blocks are live; the rest of the table's work is not. Each
+//! resolver reads the whole batch, and resolves the events at the addresses of its part. The
+//! results are merged in the order of the batch. So all sums, and the peak, are the same as with a
+//! single thread.
 
 use super::blocks::{Blocks, Change, Move};
 use super::live::part_of;
@@ -17,35 +18,35 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Events of a batch: some tens of microseconds of work, so that waking a thread for it pays.
+/// Events of a batch: tens of microseconds of work, enough to pay for waking a thread.
 pub const BATCH: usize = 4096;
-/// A batch at the end of a poll that is shorter than this is resolved on the spot.
+/// A shorter batch at the end of a poll is resolved by the calling thread.
 const SHORT: usize = 512;
-/// Batches on their way; more would only leave the caches.
+/// Most batches in flight. More batches would only leave the caches.
 const IN_FLIGHT: usize = 4;
-/// Events that a resolver asks the memory for ahead.
+/// Number of events prefetched together by a resolver.
 const AHEAD: usize = 64;
 
-/// See the module.
+/// Resolver threads, and the batches in flight.
 pub struct Resolvers {
     lanes: Vec<Lane>,
     in_flight: VecDeque<Arc<Vec<Move>>>,
-    /// Batches to be filled again.
+    /// Empty buffers for batches.
     spare: Vec<Vec<Move>>,
 }
 
-/// One part of the addresses and the thread that resolves it.
+/// A part of the addresses, and the resolver thread of the part.
 struct Lane {
-    /// The resolver has it during a batch, everybody else between batches.
+    /// Blocks of the part. Locked by the resolver during a batch, by other threads between batches.
     blocks: Arc<Mutex<Blocks>>,
-    /// None ends the thread.
+    /// Queue of batches. None ends the thread.
     work: Sender<Option<Work>>,
     done: Receiver<Found>,
-    /// Room for what will be found.
+    /// Empty buffers for results.
     spare: Vec<Found>,
 }
 
-/// What changed by a part's events of a batch, each with its event's place in the batch.
+/// Changes by the events of a part, each with the event's place in the batch.
 type Found = Vec<(u32, Change)>;
 
 struct Work {
@@ -54,7 +55,8 @@ struct Work {
 }
 
 impl Resolvers {
-    /// `threads` resolvers, or as many of them as the system gives; none when it gives none.
+    /// Starts `threads` resolvers. None if `threads` is 0, or if the system refuses any of the
+    /// threads.
     pub fn start(threads: usize) -> Option<Resolvers> {
         let mut lanes: Vec<Lane> = Vec::new();
         for part in 0..threads {
@@ -73,8 +75,8 @@ impl Resolvers {
         (!lanes.is_empty()).then(|| Resolvers { lanes, in_flight: VecDeque::new(), spare: Vec::new() })
     }
 
-    /// Hands a full batch over, which becomes empty. `book` is told what changed by batches that were
-    /// handed over before.
+    /// Hands a full batch over, and empties `batch`. `book` receives changes of batches handed over
+    /// before.
     pub fn dispatch(&mut self, batch: &mut Vec<Move>, book: impl FnMut(&Change)) {
         let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
         let full = Arc::new(std::mem::replace(batch, next));
@@ -87,7 +89,7 @@ impl Resolvers {
         }
     }
 
-    /// Resolves all that was handed over, and `batch`, which becomes empty.
+    /// Resolves all batches handed over, and then `batch`, which becomes empty.
     pub fn finish(&mut self, batch: &mut Vec<Move>, mut book: impl FnMut(&Change)) {
         if batch.len() >= SHORT {
             self.dispatch(batch, &mut book);
@@ -102,7 +104,7 @@ impl Resolvers {
         }
     }
 
-    /// Waits for the oldest batch.
+    /// Waits for the results of the oldest batch in flight.
     fn collect(&mut self, mut book: impl FnMut(&Change)) {
         let Some(batch) = self.in_flight.pop_front() else { return };
         let found: Vec<Found> = self.lanes.iter_mut().map(Lane::receive).collect();
@@ -118,19 +120,19 @@ impl Resolvers {
             found.clear();
             lane.spare.push(found);
         }
-        // The resolvers have let go of it before they sent what they found.
+        // The resolvers have dropped the batch before they sent their results.
         if let Some(mut batch) = Arc::into_inner(batch) {
             batch.clear();
             self.spare.push(batch);
         }
     }
 
-    /// The parts. Nothing is in flight.
+    /// All parts. No batch may be in flight.
     pub fn parts(&self) -> impl Iterator<Item = MutexGuard<'_, Blocks>> {
         self.lanes.iter().map(Lane::blocks)
     }
 
-    /// The part that an address belongs to.
+    /// The part of an address.
     pub fn part(&self, address: u64) -> MutexGuard<'_, Blocks> {
         self.lanes[part_of(address, self.lanes.len())].blocks()
     }
@@ -149,7 +151,8 @@ impl Lane {
 
     fn send(&mut self, batch: &Arc<Vec<Move>>) {
         let work = Work { batch: Arc::clone(batch), found: self.spare.pop().unwrap_or_default() };
-        // There is room for all that is in flight. One that has panicked is noticed when it shall have found something.
+        // The queue has room for all batches in flight. A resolver that has panicked is noticed at
+        // the next receive.
         let _ = self.work.send(Some(work), |_| ());
     }
 
@@ -164,7 +167,7 @@ impl Lane {
     }
 
     fn end(mut self) {
-        // One that has panicked needs no end.
+        // A resolver that has panicked needs no end.
         let _ = self.work.send(None, |_| ());
     }
 }
@@ -219,7 +222,7 @@ mod tests {
 
     const ADDRESSES: u64 = 700;
 
-    /// Any mix of events, some of them contradictory, from a few numbers.
+    /// A random mix of events, some of them contradictory, from a few numbers.
     struct Stream {
         state: u64,
         calls: Vec<Call>,
@@ -261,7 +264,8 @@ mod tests {
         let totals = heap.totals();
         let sums = (totals.current(), totals.peak(), totals.total(), totals.frees());
         let lookups: Vec<_> = (1..=ADDRESSES).map(|i| heap.block(16 * i)).collect();
-        // Each part remembers as many frees as one that has all addresses: together they recognise more double frees.
+        // Each part remembers as many frees as a single part for all addresses does: several parts
+        // recognise more double frees.
         let contradictions = heap.contradictions();
         let double_frees = contradictions.of(Contradiction::DoubleFree);
         let unknown_frees = heap.untracked_frees() + double_frees;

@@ -1,20 +1,20 @@
-//! What the blocks of all heaps move together: their threads, and the program's own trace.
+//! State changed by the blocks of all heaps: threads, and the program's own trace.
 
 use super::live::Block;
 use super::program::ProgramTrace;
 use super::threads::Threads;
 
-/// See the module.
+/// Threads and the program's own trace.
 #[derive(Default)]
 pub struct Shared {
-    /// Threads with their numbers of blocks.
+    /// Threads with the number of their blocks.
     pub threads: Threads,
-    /// What `import tracemalloc` sees.
+    /// Trace seen by the program through `import tracemalloc`.
     pub program: ProgramTrace,
 }
 
 impl Shared {
-    /// A block comes.
+    /// Adds a block.
     #[inline]
     pub fn gain(&mut self, block: &Block) {
         self.threads.gain(block.thread);
@@ -23,7 +23,7 @@ impl Shared {
         }
     }
 
-    /// A block goes.
+    /// Removes a block.
     #[inline]
     pub fn lose(&mut self, block: &Block) {
         self.threads.lose(block.thread);
@@ -32,7 +32,7 @@ impl Shared {
         }
     }
 
-    /// All blocks are forgotten.
+    /// Forgets all blocks.
     pub fn clear(&mut self) {
         self.threads.lose_all();
         self.program.clear();

@@ -1,7 +1,8 @@
-//! All distinct tracebacks, as a tree of frames, and each ring's way of naming them.
+//! All distinct tracebacks, as a tree of frames, and the stack ids of each ring.
 //!
-//! A frame is a return address together with the module that was there. While a module is loaded its frames are found
-//! by address alone; when it goes they are sealed to it, and the same address is a new frame from then on.
+//! A frame is a return address together with the module at this address. Frames of a loaded module
+//! are found by address alone. When the module is unloaded, its frames are sealed to the module.
+//! From then on the same address is a new frame.
 
 use super::modules::Modules;
 use crate::table::order::Corrupt;
@@ -13,13 +14,13 @@ use std::hash::BuildHasher;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// No parent, or no leaf.
+/// Index of a missing parent or a missing leaf.
 pub const NONE: u32 = u32::MAX;
-/// The stack of blocks whose traceback is not known: no frames, truncated.
+/// Stack of blocks with unknown traceback: no frames, truncated.
 pub const EMPTY: u32 = 0;
-/// Most nodes, frames and stacks. What comes later goes to the empty stack, and is counted.
+/// Most nodes, frames and stacks. Further stacks become the empty stack, and are counted.
 const MAX_NODES: usize = 1 << 27;
-/// Deepest stack of a ring. No collector walks as far.
+/// Deepest stack of a ring. No collector walks as deep.
 const MAX_DEPTH: usize = 1 << 20;
 
 /// A frame of the tree.
@@ -27,12 +28,12 @@ const MAX_DEPTH: usize = 1 << 20;
 pub struct CodeFrame {
     /// Return address.
     pub address: u64,
-    /// The module, once it was unloaded; [`NONE`] while the address says it.
+    /// Index of the module after unloading. [`NONE`] while the address identifies the module.
     pub sealed_to: u32,
 }
 
 impl CodeFrame {
-    /// Index of the module that the frame lies in.
+    /// Index of the module that contains the frame.
     pub fn module(self, modules: &Modules) -> Option<u32> {
         if self.sealed_to == NONE { modules.find(self.address) } else { Some(self.sealed_to) }
     }
@@ -41,13 +42,13 @@ impl CodeFrame {
 /// A node of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeNode {
-    /// The caller's node, or [`NONE`].
+    /// Node of the caller, or [`NONE`].
     pub parent: u32,
     /// Index of the frame.
     pub frame: u32,
 }
 
-/// The tables that a snapshot copies.
+/// Tables copied by a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     /// Frames by index.
@@ -56,7 +57,7 @@ pub struct Tree {
     pub nodes: Vec<TreeNode>,
     /// Tracebacks by index.
     pub stacks: Vec<Stack>,
-    /// What Python ran at native stacks, by rising stack.
+    /// Python stacks beside native stacks, by rising native stack.
     pub mixed: Vec<Mixed>,
     /// Stacks of samples, by rising stack.
     pub sampled: Vec<Sampled>,
@@ -76,14 +77,14 @@ impl Tree {
     }
 }
 
-/// Who has drawn the samples of a table.
+/// Origin of the samples in a table.
 #[derive(Clone, Debug)]
 pub struct Drawn {
-    /// Stands for the table: no other has the number, in any run.
+    /// Number of the table. No other table of any run has the same number.
     pub by: u64,
-    /// Those that the table was copied from, the oldest first.
+    /// Tables copied on the way to this table, the oldest first.
     pub ancestors: Vec<Ancestor>,
-    /// Samples of stacks below are from before a fork: other tables may have them too.
+    /// First stack made after the last fork. Samples of lower stacks may also be in other tables.
     pub shared_end: u32,
 }
 
@@ -93,7 +94,8 @@ impl Default for Drawn {
     }
 }
 
-/// A number that was given to no other table: this run's are in a row, which begins anywhere.
+/// Returns a number given to no other table. Numbers of one run are consecutive, from a random
+/// start.
 fn new_number() -> u64 {
     static FIRST: OnceLock<u64> = OnceLock::new();
     static GIVEN: AtomicU64 = AtomicU64::new(0);
@@ -101,39 +103,41 @@ fn new_number() -> u64 {
     first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Stacks of samples in a table that begins a new row of them at each fork. Beyond, a sample may be
-/// taken for a copy of an earlier one at the same place, which makes intervals wider and nothing
-/// wrong.
+/// Most sampled stacks for which a table still begins new sampled stacks at each fork. Beyond the
+/// limit, a sample may be mistaken for a copy of an earlier sample at the same address. The mistake
+/// makes confidence intervals wider, and nothing wrong.
 const MAX_ROTATED: usize = 1 << 18;
 
-/// See the module.
+/// All distinct tracebacks of a table, with the indexes for finding them.
 #[derive(Clone)]
 pub struct Stacks {
     tree: Tree,
     drawn: Drawn,
-    /// Frames of modules that are loaded, and of code that belongs to none.
+    /// Frames of loaded modules, and of code in no module.
     by_address: HashMap<u64, u32>,
-    /// Frames of modules that are not loaded, to be found again when one comes back.
+    /// Frames of unloaded modules, by module, for the return of a module.
     sealed: HashMap<u32, Vec<u32>>,
     node_index: HashTable<u32>,
     stack_index: HashMap<StackKey, u32>,
-    /// By the stack that was walked, interval and size.
+    /// Sampled stacks, by walked stack, interval and size.
     sampled_index: HashMap<(u32, u64, u64), u32>,
     /// Frames kept of a stack, by domain.
     nframe: [usize; domain::COUNT],
-    /// Changes when frames are sealed or come back: nodes that rings remember are then no longer true.
+    /// Changes when frames are sealed or unsealed, and when Python's tracebacks become longer.
+    /// Nodes remembered by rings are invalid after a change.
     generation: u64,
 }
 
-/// Leaf, depth, truncated, and the Python stack beside it, or [`NONE`].
+/// Leaf, depth, truncated, and the Python stack beside the native stack, or [`NONE`].
 type StackKey = (u32, u16, bool, u32);
 
-/// The stacks as one ring names them.
+/// Stack ids of one ring.
 #[derive(Debug, Default)]
 pub struct Definitions {
-    /// By domain.
+    /// Last definition, by domain.
     last: [Last; domain::COUNT],
-    /// Stack, and above it the domain of its blocks; or [`NONE`].
+    /// Entry for each id: stack, and in the bits above the domain of the blocks. [`NONE`] for an
+    /// undefined id.
     ids: Vec<u32>,
     defined: usize,
 }
@@ -141,9 +145,9 @@ pub struct Definitions {
 /// The last definition for a domain.
 #[derive(Debug, Default)]
 struct Last {
-    /// The oldest frame first.
+    /// Return addresses, the oldest frame first.
     frames: Vec<u64>,
-    /// The tree's nodes for `frames`, as far as they are known.
+    /// Nodes of the tree for a prefix of `frames`.
     nodes: Vec<u32>,
     generation: u64,
 }
@@ -154,31 +158,32 @@ const _: () = assert!(MAX_NODES <= 1 << STACK_BITS && domain::COUNT < 1 << (u32:
 /// One STACK record.
 #[derive(Clone, Copy, Debug)]
 pub struct Definition<'a> {
-    /// The id that it defines, unless `more`.
+    /// The defined id. Not used if `more` is set.
     pub id: u32,
-    /// Frames kept of the last definition, from the root.
+    /// Number of frames kept of the last definition, from the root.
     pub keep: u32,
-    /// True depth.
+    /// True depth of the stack.
     pub total: u32,
     /// Whether the walk ended before the root.
     pub truncated: bool,
     /// Whether the definition goes on in the next record.
     pub more: bool,
-    /// Whose blocks it allocates.
+    /// Domain of the blocks allocated by the stack.
     pub domain: u8,
-    /// The frames that follow the kept ones, the oldest first.
+    /// Frames above the kept frames, the oldest first.
     pub frames: &'a [u64],
 }
 
 impl Definitions {
-    /// The stack that the ring means by an id, and the domain of the blocks that it allocates.
+    /// Returns the stack for an id of the ring, and the domain of the allocated blocks.
     #[inline]
     pub fn get(&self, id: u32) -> Option<(u32, u8)> {
         let entry = self.ids.get(id as usize).copied().filter(|&entry| entry != NONE)?;
         Some((entry & ((1 << STACK_BITS) - 1), (entry >> STACK_BITS) as u8))
     }
 
-    /// Ids are dense, so one far above their number is nonsense, and must not make the table grow.
+    /// Sets the stack of an id. Ids are dense: an id far above the number of ids is invalid, and
+    /// must not make the table grow.
     fn set(&mut self, id: u32, stack: u32, domain: u8) -> Result<(), Corrupt> {
         let id = id as usize;
         if id >= self.ids.len() {
@@ -194,7 +199,7 @@ impl Definitions {
 }
 
 impl Stacks {
-    /// Keeps the most recent `nframe` frames of each stack.
+    /// Returns a table that keeps the most recent `nframe` frames of each stack.
     pub fn new(nframe: u32) -> Stacks {
         let mut stacks = Stacks {
             tree: Tree::default(),
@@ -211,17 +216,19 @@ impl Stacks {
         stacks
     }
 
-    /// Bytes that the tables take, roughly.
+    /// Approximate number of bytes taken by the tables.
     pub fn bytes(&self) -> usize {
         let Tree { frames, nodes, stacks, mixed, sampled } = &self.tree;
-        // Each has an entry in a hash table too.
+        // Each of these four has an entry in a hash table too.
         2 * (size_of_val(&frames[..]) + size_of_val(&nodes[..]) + size_of_val(&stacks[..]) + size_of_val(&sampled[..]))
             + size_of_val(&mixed[..])
     }
 
-    /// The stacks that a forked child begins with. From now on both sides give their samples stacks
-    /// of their own, so that a stack says who has drawn its samples, and between which forks: no
-    /// two of these samples have one address.
+    /// Returns the stacks for a forked child.
+    ///
+    /// From the fork on, parent and child use different stacks for samples. So a stack identifies
+    /// the process that drew the samples, and the two forks around the time of drawing. No two of
+    /// these samples share an address.
     pub fn fork(&mut self) -> Stacks {
         let end = u32::try_from(self.tree.stacks.len()).unwrap_or(NONE);
         self.drawn.shared_end = end;
@@ -235,7 +242,7 @@ impl Stacks {
         child
     }
 
-    /// Who has drawn the samples.
+    /// Origin of the samples.
     pub fn drawn(&self) -> &Drawn {
         &self.drawn
     }
@@ -245,7 +252,7 @@ impl Stacks {
         &self.tree
     }
 
-    /// Keeps at least so many frames of Python's stacks that are defined from now on.
+    /// Keeps at least `nframe` frames of each Python stack defined from now on.
     pub fn keep_python(&mut self, nframe: u32) {
         let kept = &mut self.nframe[usize::from(domain::PYTHON)];
         if *kept < nframe as usize {
@@ -255,7 +262,7 @@ impl Stacks {
         }
     }
 
-    /// A ring defines a native stack of a thread that runs Python. False when the tables are full.
+    /// Defines a native stack of a thread that runs Python. Returns false if the tables are full.
     pub fn mix(&mut self, ring: &mut Definitions, id: u32, native: u32, python: u32) -> Result<bool, Corrupt> {
         let ((native, domain::NATIVE), (python, domain::PYTHON)) =
             (ring.get(native).ok_or(Corrupt)?, ring.get(python).ok_or(Corrupt)?)
@@ -274,7 +281,7 @@ impl Stacks {
         Ok(stack.is_some())
     }
 
-    /// The stack whose blocks are samples of this size, taken at this interval, and were allocated by `stack`. None when the
+    /// Returns the stack of samples allocated by `stack` with this size and interval. None if the
     /// tables are full.
     pub fn sampled(&mut self, stack: u32, interval: u64, size: u64) -> Option<u32> {
         if let Some(&found) = self.sampled_index.get(&(stack, interval, size)) {
@@ -293,13 +300,15 @@ impl Stacks {
         Some(index)
     }
 
-    /// What the blocks of a stack are, if they are samples.
+    /// Returns interval and size of a stack's samples. None if the blocks of the stack are no
+    /// samples.
     pub fn sample(&self, stack: u32) -> Option<Sampled> {
         let row = self.tree.sampled.binary_search_by_key(&stack, |row| row.stack).ok()?;
         Some(self.tree.sampled[row])
     }
 
-    /// A ring defines a stack. False when the tables are full, and the id stands for the empty stack.
+    /// Defines a stack of a ring. Returns false if the tables are full: the id then means the empty
+    /// stack.
     pub fn define(&mut self, ring: &mut Definitions, record: Definition<'_>) -> Result<bool, Corrupt> {
         let keep = record.keep as usize;
         let last = ring.last.get_mut(usize::from(record.domain)).ok_or(Corrupt)?;
@@ -319,7 +328,7 @@ impl Stacks {
         Ok(stack.is_some())
     }
 
-    /// A module was unloaded: the frames in `range` (return addresses) are its own from now on.
+    /// Seals the frames of an unloaded module, from `start` to `end` (return addresses).
     pub fn seal(&mut self, module: u32, start: u64, end: u64) {
         let frames = &mut self.tree.frames;
         let sealed = self.sealed.entry(module).or_default();
@@ -334,7 +343,8 @@ impl Stacks {
         self.generation += 1;
     }
 
-    /// A module came back: its frames are found by address again.
+    /// Unseals the frames of a module that is loaded again: the frames are found by address once
+    /// more.
     pub fn unseal(&mut self, module: u32) {
         for frame in self.sealed.remove(&module).unwrap_or_default() {
             let entry = &mut self.tree.frames[frame as usize];
@@ -344,12 +354,12 @@ impl Stacks {
         self.generation += 1;
     }
 
-    /// The node of the ring's last frame; none when the tables are full.
+    /// Returns the node of the last frame of a ring's definition. None if the tables are full.
     fn leaf(&mut self, ring: &mut Last, nframe: usize) -> Option<u32> {
         let depth = ring.frames.len();
         let first = depth.saturating_sub(nframe);
         if first > 0 {
-            // Cut at the root: nodes of the whole stack are no use.
+            // The stack is cut at the root, so the nodes of the whole stack are of no use.
             ring.nodes.clear();
             return self.extend(NONE, &ring.frames[first..], |_| ());
         }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 struct Bench {
     table: Table,
     rings: Vec<Ring>,
-    /// Otherwise whoever looks lets the table catch up before.
+    /// Whether the table catches up after each record. Otherwise a test lets the table catch up
+    /// before reading it.
     looks_at_each: bool,
 }
 
@@ -78,7 +79,7 @@ fn the_seeds_story_big_peak_reset_small_peak() {
     assert_eq!(bench.current(), (50, 1));
 }
 
-/// A hostile target's samples stand for as much as it likes.
+/// A sample of a hostile target may represent any number of bytes.
 #[test]
 fn sums_end_at_the_largest_number() {
     let mut bench = Bench::new(1);
@@ -120,7 +121,7 @@ fn another_threads_alloc_at_the_old_address_ends_the_block_in_realloc() {
     bench.apply(0, Event::Realloc { stamp: 0, address: 0x10, domain: 0 });
     bench.alloc(1, 0x10, 7, 1);
     assert_eq!(bench.current(), (7, 1));
-    // The other thread's block is in its own realloc when the first one ends.
+    // The block of the other thread is inside a realloc when the first realloc ends.
     bench.apply(1, Event::Realloc { stamp: 0, address: 0x10, domain: 0 });
     bench.apply(0, Event::Reallocated { stamp: 0, address: 0x20, size: 300, stack: 1 });
     assert_eq!((bench.current(), bench.table.heap().in_realloc()), ((307, 2), 1));
@@ -251,7 +252,7 @@ fn frames_of_an_unloaded_module_stay_its_own() {
     bench.alloc(0, 0x20, 1, 1);
     assert_eq!((module_of(&bench, 0x10), module_of(&bench, 0x20)), (Some(3), Some(4)));
     let frames = bench.table.stacks().tree().frames.len();
-    // The first comes back in the place of the second: the same frames as at first.
+    // The first module comes back in the place of the second: the frames are the old frames.
     load(&mut bench, 3);
     bench.define(0, 2, &[0x5800]);
     bench.alloc(0, 0x30, 1, 2);
@@ -274,7 +275,7 @@ fn a_million_threads_take_the_room_of_those_with_blocks() {
     assert!(table.threads().rows().len() <= 11, "{}", table.threads().rows().len());
 }
 
-/// What a naive model remembers per stack: live (size, count), the same at the peak, total.
+/// State of a naive model for each stack: live (size, count), the same at the peak, total.
 type Naive = BTreeMap<u32, [(u64, u64); 3]>;
 
 #[derive(Clone, Debug)]
@@ -298,7 +299,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Everything computed anew after every step.
+/// A model with all results computed anew after every step.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<u64, (u64, u32)>,
@@ -441,7 +442,7 @@ fn the_deepest_definition_is_bounded() {
     assert_eq!(accepted, (1 << 20) / MAX_STACK_FRAMES);
 }
 
-/// What the program's own tracemalloc says, and what the operator sees, against the simplest of all tables.
+/// The program's own tracemalloc and the operator's view, compared with a simple model.
 mod program {
     use super::*;
     use heapline_shared_format::event::python_frame;
@@ -484,7 +485,7 @@ mod program {
 
     #[derive(Default)]
     struct Model {
-        /// By domain and address: size, stack, whether the program counts it.
+        /// By domain and address: size, stack, whether the program counts the block.
         blocks: HashMap<(u32, u64), (u64, u32, bool)>,
         traces: bool,
         hides: bool,
@@ -575,7 +576,7 @@ mod program {
         }
     }
 
-    /// Domain, size, frames and their number in truth of every trace in a text.
+    /// Returns domain and size of every trace in a text.
     fn traces(text: &[u8]) -> Vec<(u32, u64)> {
         let words: Vec<u32> = text.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let groups = words[2] as usize;
@@ -603,7 +604,7 @@ mod program {
             let mut wanted: Vec<(u32, u64)> = counted.map(|(&(domain, _), &(size, ..))| (domain, size)).collect();
             wanted.sort_unstable();
             prop_assert_eq!(traces(&text), wanted);
-            // The operator sees everything, and each stack's part of it.
+            // The operator sees all blocks, and the share of each stack.
             let mut stacks = BTreeMap::<u32, (u64, u64)>::new();
             for (&(domain, _), &(size, stack, _)) in &model.blocks {
                 if domain == 0 {
@@ -640,7 +641,7 @@ mod program {
         assert_eq!((found(&mut bench, 64), found(&mut bench, 80)), (1, 0));
         let Answer::Text(text) = ask(&mut bench, query::TRACEBACK, [64, 0]) else { panic!("no text") };
         let word = |i: usize| u32::from_le_bytes([text[4 * i], text[4 * i + 1], text[4 * i + 2], text[4 * i + 3]]);
-        // Behind the head one file, `<unknown>`: its length and nine characters.
+        // Behind the head is one file, `<unknown>`: a length and nine characters.
         let at = query::HEAD_WORDS + 10;
         assert_eq!((word(at), word(at + 1)), (4, 2), "four frames in truth, two told");
     }
@@ -653,7 +654,7 @@ mod program {
         };
         refused(&mut bench, Event::Query { stamp: 0, number: 1, asked: 99, arguments: [0; 2] });
         bench.apply(0, Event::Query { stamp: 0, number: 1, asked: query::TRACES, arguments: [0; 2] });
-        // Whoever does not wait for answers gets no second one.
+        // A target that does not wait for the first answer gets no second answer.
         refused(&mut bench, Event::Query { stamp: 0, number: 2, asked: query::TRACES, arguments: [0; 2] });
         bench.table.take_answer();
         refused(&mut bench, Event::Mixed { id: 30, native: 11, python: 0 });
@@ -668,7 +669,7 @@ mod program {
     }
 }
 
-/// What a child begins with, whoever looked blocks up in the parent.
+/// Checks the table inherited by a child, with any number of resolvers in the parent.
 fn assert_inherited(resolvers: usize) {
     let mut bench = Bench::with_resolvers(2, resolvers);
     bench.alloc(0, 0x10, 100, 0);
@@ -687,7 +688,7 @@ fn assert_inherited(resolvers: usize) {
     let names: Vec<bool> = child.threads().rows().iter().map(|thread| thread.is_alive()).collect();
     assert_eq!(names, [false, false], "its threads are not the parent's");
 
-    // From here on each goes its own way.
+    // From here on parent and child are independent.
     let mut child = Bench { rings: Vec::new(), table: child, looks_at_each: true };
     child.rings.push(child.table.ring(9, false));
     child.define(0, 0, &[0x1000, 0x2001]);

@@ -1,7 +1,7 @@
-//! The threads that own rings or live blocks.
+//! Threads with rings or live blocks.
 //!
-//! A row is given up once its thread has ended and none of its blocks is live, so that a million threads in a row
-//! take the room of those that matter.
+//! A row is given up once the thread has ended and no block of the thread is live. So a million
+//! short threads, one after another, need little room.
 
 use crate::session::counted::Counted;
 use std::collections::HashMap;
@@ -9,30 +9,30 @@ use std::collections::HashMap;
 /// A thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// Its id, as the target sees it.
+    /// Thread id, as seen by the target.
     pub tid: u32,
-    /// Its name when it was last read.
+    /// Last read name.
     pub name: String,
-    /// Rings it has: its own, and side rings of its signal handlers. None when it has ended.
+    /// Number of rings: the main ring, and side rings for signal handlers. 0 for an ended thread.
     rings: u32,
     blocks: u64,
-    /// Its calls, while samples are recorded.
+    /// Number of calls while samples are recorded.
     pub counted: Counted,
 }
 
 impl Thread {
-    /// Whether it has not ended.
+    /// Whether the thread has not ended.
     pub fn is_alive(&self) -> bool {
         self.rings > 0
     }
 
-    /// Whether it is alive or owns live blocks; otherwise its row is given up.
+    /// Whether the thread is alive or owns live blocks. Otherwise the row is given up.
     pub fn is_needed(&self) -> bool {
         self.rings > 0 || self.blocks > 0
     }
 }
 
-/// See the module.
+/// Rows of all needed threads.
 #[derive(Clone, Default)]
 pub struct Threads {
     rows: Vec<Thread>,
@@ -41,7 +41,8 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// A ring begins: a new thread's, or a side ring of one that is known. Returns the thread's index.
+    /// Opens a ring of a new thread, or a side ring of a known thread. Returns the index of the
+    /// thread.
     pub fn open(&mut self, tid: u32, side: bool) -> u32 {
         if side && let Some(&index) = self.alive.get(&tid) {
             self.rows[index as usize].rings += 1;
@@ -62,7 +63,7 @@ impl Threads {
         index
     }
 
-    /// One of the thread's rings has ended.
+    /// Closes a ring of a thread.
     pub fn close(&mut self, index: u32) {
         let Some(thread) = self.rows.get_mut(index as usize) else { return };
         thread.rings = thread.rings.saturating_sub(1);
@@ -72,13 +73,13 @@ impl Threads {
         self.give_up_unneeded(index);
     }
 
-    /// The thread now owns one more block.
+    /// Adds a block to a thread.
     #[inline]
     pub fn gain(&mut self, index: u32) {
         self.rows[index as usize].blocks += 1;
     }
 
-    /// One of the thread's blocks is gone.
+    /// Removes a block from a thread.
     #[inline]
     pub fn lose(&mut self, index: u32) {
         let thread = &mut self.rows[index as usize];
@@ -88,7 +89,8 @@ impl Threads {
         }
     }
 
-    /// No thread lives any more; what they own does. So it is in a forked child.
+    /// Ends all threads, and keeps the rows of threads with live blocks. A forked child has no
+    /// thread of the parent.
     pub fn end_all(&mut self) {
         self.alive.clear();
         for index in 0..self.rows.len() {
@@ -98,7 +100,7 @@ impl Threads {
         }
     }
 
-    /// All blocks are forgotten.
+    /// Sets the block counts of all threads to 0.
     pub fn lose_all(&mut self) {
         for index in 0..self.rows.len() {
             let thread = &mut self.rows[index];
@@ -108,31 +110,31 @@ impl Threads {
         }
     }
 
-    /// The thread has made these calls.
+    /// Adds calls to the thread's count.
     pub fn count(&mut self, index: u32, calls: &Counted) {
         if let Some(thread) = self.rows.get_mut(index as usize) {
             thread.counted = thread.counted.and(calls);
         }
     }
 
-    /// The thread is called so.
+    /// Sets the name of a thread.
     pub fn name(&mut self, index: u32, name: String) {
         self.rows[index as usize].name = name;
     }
 
-    /// The living thread with this id is called so.
+    /// Sets the name of the living thread with this thread id.
     pub fn name_by_tid(&mut self, tid: u32, name: String) {
         if let Some(&index) = self.alive.get(&tid) {
             self.name(index, name);
         }
     }
 
-    /// A thread, by index.
+    /// Returns a thread by index.
     pub fn get(&self, index: u32) -> Option<&Thread> {
         self.rows.get(index as usize)
     }
 
-    /// All rows, by index; those that are given up have no rings and no blocks.
+    /// All rows, by index. Rows given up have no rings and no blocks.
     pub fn rows(&self) -> &[Thread] {
         &self.rows
     }

@@ -1,8 +1,10 @@
-//! Sums of one domain: current and peak exactly, and per stack what it holds now, held at the peak, and ever asked for.
+//! Sums of one domain: exact current and peak sums, and for each stack the amounts now, at the
+//! peak, and since the start.
 //!
-//! A new peak may come with every allocation, so the value of each stack at the peak cannot be copied then. Instead
-//! each peak begins an epoch, and a stack saves its value at its first change in the epoch: constant work per event.
-//! A stack that has not changed since the peak holds now what it held then.
+//! Any allocation may set a new peak, so copying the amounts of all stacks at each peak is too
+//! slow. Instead, each peak begins an epoch, and a stack saves its amount at the first change in an
+//! epoch: constant work per event. A stack without a change since the peak has the same amount now
+//! as at the peak.
 
 use crate::base::prefetch::prefetch;
 
@@ -21,40 +23,41 @@ impl Amount {
         self.count += 1;
     }
 
-    /// Beyond the largest number, where only nonsense gets, a sum has lost what it was made of.
+    /// Subtracts a block, and saturates at 0. A sum saturated at the largest number has lost parts;
+    /// only invalid records get so far.
     fn sub(&mut self, size: u64) {
         self.size = self.size.saturating_sub(size);
         self.count = self.count.saturating_sub(1);
     }
 }
 
-/// One stack, on one cache line.
+/// Amounts of one stack, on one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 struct Row {
     current: Amount,
     total: Amount,
-    /// `current` at the end of epoch `saved_in - 1`, that is, at the peak which began epoch `saved_in`.
+    /// `current` at the end of epoch `saved_in - 1`, i.e. at the peak which began epoch `saved_in`.
     saved: Amount,
     saved_in: u64,
 }
 
-/// What one stack holds, held and asked for.
+/// Amounts of one stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackAmounts {
-    /// Live now.
+    /// Amount live now.
     pub current: Amount,
-    /// Live at the domain's peak.
+    /// Amount live at the domain's peak.
     pub peak: Amount,
-    /// Allocated since the start.
+    /// Amount allocated since the start.
     pub total: Amount,
 }
 
-/// See the module.
+/// Sums of one domain.
 #[derive(Clone, Debug)]
 pub struct Totals {
     rows: Vec<Row>,
-    /// Counts peaks, from 1: a new row's 0 is older than any.
+    /// Number of peaks, from 1. The 0 of a new row is older than any epoch.
     epoch: u64,
     current: Amount,
     peak: u64,
@@ -69,13 +72,13 @@ impl Default for Totals {
 }
 
 impl Totals {
-    /// Says that a stack will be changed soon.
+    /// Announces a change of a stack's row.
     #[inline]
     pub fn prefetch(&self, stack: u32) {
         prefetch(&self.rows, stack as usize);
     }
 
-    /// A block was allocated.
+    /// Adds an allocated block.
     #[inline]
     pub fn alloc(&mut self, stack: u32, size: u64) {
         if stack as usize >= self.rows.len() {
@@ -93,7 +96,7 @@ impl Totals {
         }
     }
 
-    /// A block that was allocated here was freed.
+    /// Removes a freed block.
     #[inline]
     pub fn free(&mut self, stack: u32, size: u64) {
         let row = &mut self.rows[stack as usize];
@@ -103,18 +106,18 @@ impl Totals {
         self.frees += 1;
     }
 
-    /// This stack was given so many bytes, which come piece by piece ([`Totals::come`]).
+    /// Counts an allocation of `size` bytes. The pieces are added by [`Totals::come`].
     pub fn count_alloc(&mut self, stack: u32, size: u64) {
         self.row(stack).total.add(size);
         self.total.add(size);
     }
 
-    /// A call has given back, which goes piece by piece ([`Totals::go`]).
+    /// Counts a free. The pieces are removed by [`Totals::go`].
     pub fn count_free(&mut self) {
         self.frees += 1;
     }
 
-    /// A piece of what this stack was given comes.
+    /// Adds a live piece of a stack.
     pub fn come(&mut self, stack: u32, size: u64) {
         let epoch = self.epoch;
         let row = self.row(stack);
@@ -127,7 +130,7 @@ impl Totals {
         }
     }
 
-    /// A piece of what this stack was given goes.
+    /// Removes a live piece of a stack.
     pub fn go(&mut self, stack: u32, size: u64) {
         let epoch = self.epoch;
         let row = self.row(stack);
@@ -143,7 +146,7 @@ impl Totals {
         &mut self.rows[stack as usize]
     }
 
-    /// A block that is live has become this stack's.
+    /// Adds a live block taken over from another stack.
     #[inline]
     pub fn join(&mut self, stack: u32, size: u64) {
         if stack as usize >= self.rows.len() {
@@ -154,7 +157,7 @@ impl Totals {
         row.current.add(size);
     }
 
-    /// A block that lives on is this stack's no more.
+    /// Removes a live block handed over to another stack.
     #[inline]
     pub fn leave(&mut self, stack: u32, size: u64) {
         let row = &mut self.rows[stack as usize];
@@ -162,13 +165,14 @@ impl Totals {
         row.current.sub(size);
     }
 
-    /// The peak becomes what is live now (tracemalloc.reset_peak).
+    /// Sets the peak to the present live amount (tracemalloc.reset_peak).
     pub fn reset_peak(&mut self) {
         self.peak = self.current.size;
         self.epoch += 1;
     }
 
-    /// The sums of a child that begins with what is live here: current and peak are that, and nothing was allocated yet.
+    /// Returns the sums for a forked child. Current and peak amounts are the current amounts here;
+    /// totals and frees are 0.
     pub fn inherited(&self) -> Totals {
         let rows = self.rows.iter().map(|row| Row { current: row.current, ..Row::default() }).collect();
         Totals { rows, current: self.current, peak: self.current.size, ..Totals::default() }
@@ -179,32 +183,32 @@ impl Totals {
         *self = Totals::default();
     }
 
-    /// Bytes that the rows take.
+    /// Bytes taken by the rows.
     pub fn bytes(&self) -> usize {
         size_of_val(&self.rows[..])
     }
 
-    /// Live now.
+    /// Amount live now.
     pub fn current(&self) -> Amount {
         self.current
     }
 
-    /// Most bytes that were live at once.
+    /// Highest number of live bytes.
     pub fn peak(&self) -> u64 {
         self.peak
     }
 
-    /// Allocated since the start.
+    /// Amount allocated since the start.
     pub fn total(&self) -> Amount {
         self.total
     }
 
-    /// Blocks freed since the start.
+    /// Number of blocks freed since the start.
     pub fn frees(&self) -> u64 {
         self.frees
     }
 
-    /// Every stack that ever allocated, or has a block that another allocated, by index.
+    /// Amounts of every stack, by index, if the stack ever allocated or took a block over.
     pub fn stacks(&self) -> impl Iterator<Item = (u32, StackAmounts)> + '_ {
         let rows = (0..).zip(&self.rows).map(|(stack, row)| {
             let peak = if row.saved_in == self.epoch { row.saved } else { row.current };

@@ -1,11 +1,20 @@
-//! Merges the threads' rings into one sequence by stamp, as far as that sequence can no longer change.
+//! Merges the rings of all threads into one sequence, in the order of stamps.
 //!
-//! Each poll of the drain ends with a [`Mark`]: every ring that is not flagged in it is complete up to the mark's
-//! time, a flagged one (its thread is in the middle of an event, or more is in it than was taken) only up to its last
-//! record. Records at or below the least of these are final; the rest waits here. A definition of a stack has no stamp and goes with the record that
-//! follows it.
+//! Each poll of the drain ends with a [`Mark`] with a time:
 //!
-//! Pure: no clock, no memory but its own. Any words are input; a ring that holds nonsense is given up, alone.
+//! | Ring at the mark | Complete up to |
+//! | --- | --- |
+//! | not flagged | the time of the mark |
+//! | flagged | the last record taken |
+//!
+//! A ring is flagged if the thread is in the middle of an event, or if more is in the ring than was
+//! taken.
+//!
+//! Records at or below the least of these stamps are final and are applied. Later records wait
+//! here. A definition of a stack has no stamp and goes with the next stamped record of the ring.
+//!
+//! The merge uses no clock and no memory of other components. Input may be any words: a ring with
+//! invalid records is given up, without effect on other rings.
 
 use crate::table::contradiction::Contradiction;
 use heapline_shared_format::event::{self, DecodeError, Event};
@@ -14,16 +23,17 @@ use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-/// How long a thread may stay in the middle of an event before the others go on without it. Longer than any
-/// scheduling delay of a machine in use; a thread that a debugger holds there must not hold the table for ever.
+/// Longest time that a thread in the middle of an event holds up the other threads. The time is
+/// longer than any scheduling delay of a machine in use. Without the limit, a thread stopped by a
+/// debugger would hold the table for ever.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// Words that may wait here (256 MiB), besides what the arena holds. Beyond that nothing is held back any more; the drain
-/// stops long before.
+/// Most words waiting here (256 MiB), besides the contents of the arena. Beyond the limit nothing
+/// is held back any more. The drain stops long before.
 const MAX_WAITING_WORDS: usize = 1 << 25;
-/// Words of definitions before the record that they belong to. No collector writes more.
+/// Most words of definitions before one stamped record. No collector writes more.
 const MAX_UNSTAMPED_WORDS: usize = 1 << 21;
 
-/// Why a ring is given up.
+/// Error of a ring with invalid records. The ring is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
 
@@ -34,17 +44,17 @@ impl From<DecodeError> for Corrupt {
     }
 }
 
-/// Where the sequence goes.
+/// Receiver of the merged sequence.
 pub trait Sink {
-    /// What is remembered per ring.
+    /// State kept for each ring.
     type Ring;
-    /// The next record of the sequence.
+    /// Applies the next record of the sequence.
     fn apply(&mut self, ring: &mut Self::Ring, event: Event<'_>) -> Result<(), Corrupt>;
-    /// The ring's last record was applied.
+    /// Ends a ring. The ring's last record has been applied.
     fn close(&mut self, ring: Self::Ring);
-    /// No more records are final: somebody may look at the sum of those that came.
+    /// Ends a run of final records: the sums may be read now.
     fn catch_up(&mut self) {}
-    /// Something was resolved by rule.
+    /// Counts a contradiction resolved by rule.
     fn contradiction(&mut self, kind: Contradiction);
 }
 
@@ -53,23 +63,24 @@ pub trait Sink {
 pub struct Mark {
     /// Rings that are not flagged are complete up to this stamp.
     pub time: u64,
-    /// Wall time of the poll, from any origin.
+    /// Wall time of the poll, since any origin.
     pub wall: Duration,
-    /// Slots that the time does not hold for: their threads were in the middle of an event.
+    /// Flagged slots with a thread in the middle of an event.
     pub in_flight: Vec<u32>,
-    /// Slots that it does not hold for, since more was in their rings than was taken.
+    /// Flagged slots with more words in the ring than were taken.
     pub unread: Vec<u32>,
 }
 
-/// See the module.
+/// Rings of one image, and the records that wait to be merged.
 pub struct Order<R> {
     rings: Vec<Option<Ring<R>>>,
     unused: Vec<usize>,
-    /// The ring that is open on a slot. A closed one lives on without a slot until its records are applied.
+    /// Index of the open ring on each slot. A closed ring stays without a slot until the last
+    /// record is applied.
     by_slot: HashMap<u32, usize>,
     /// Time of the last mark.
     marked: u64,
-    /// Everything up to here was applied.
+    /// All records up to this stamp have been applied.
     watermark: u64,
     waiting_words: usize,
     max_waiting_words: usize,
@@ -79,16 +90,16 @@ pub struct Order<R> {
 struct Ring<R> {
     state: R,
     batches: VecDeque<Vec<u64>>,
-    /// The next record to apply.
+    /// Position of the next record to apply.
     at: Cursor,
-    /// Where the search for the next stamp goes on.
+    /// Position where the search for the next stamp continues.
     ahead: Cursor,
     unstamped_words: usize,
-    /// Stamp of the next record that has one.
+    /// Stamp of the next stamped record.
     front: Option<u64>,
-    /// Stamp of the last record applied.
+    /// Stamp of the last applied record.
     last: u64,
-    /// Nothing older than this can still come, whatever the flag says.
+    /// No older record can still come, whatever the flag says.
     complete_to: u64,
     flag: Option<Flag>,
     open: bool,
@@ -97,7 +108,7 @@ struct Ring<R> {
     words_left: usize,
 }
 
-/// A record; the batch is counted from the first that is still here.
+/// Position of a record. Batches are counted from the first batch still held.
 #[derive(Clone, Copy, Default)]
 struct Cursor {
     batch: usize,
@@ -127,24 +138,25 @@ impl<R> Default for Order<R> {
 }
 
 impl<R> Order<R> {
-    /// An order of what comes out of an arena with a pool of so many words: all of it may come at once at the end.
+    /// Returns an order for an arena with a pool of `words` words. At the end, all of the pool may
+    /// come at once.
     pub fn of_pool(words: usize) -> Order<R> {
         Order { max_waiting_words: MAX_WAITING_WORDS.saturating_add(words), ..Order::default() }
     }
 
-    /// Words that wait for their turn.
+    /// Number of words waiting to be merged.
     pub fn waiting_words(&self) -> usize {
         self.waiting_words
     }
 
-    /// Slots with open rings, and whether records of them wait.
+    /// Slots with open rings, and whether records of the ring wait.
     pub fn waiting(&self) -> impl Iterator<Item = (u32, bool)> {
         self.by_slot
             .iter()
             .map(|(&slot, &key)| (slot, self.rings[key].as_ref().is_some_and(|ring| ring.front.is_some())))
     }
 
-    /// A thread has taken a slot. What was open on it is closed.
+    /// Opens a ring on a slot taken by a thread. Closes the previous ring of the slot.
     pub fn open(&mut self, slot: u32, state: R) {
         self.close(slot);
         let ring = Ring {
@@ -170,7 +182,7 @@ impl<R> Order<R> {
         self.by_slot.insert(slot, key);
     }
 
-    /// Whole records of a slot's ring, in the order in which they were written.
+    /// Adds whole records of a slot's ring, in the order of writing.
     pub fn push(&mut self, slot: u32, words: Vec<u64>, sink: &mut impl Sink<Ring = R>) {
         let ring = self.by_slot.get(&slot).and_then(|&key| self.rings[key].as_mut());
         let Some(ring) = ring.filter(|ring| !ring.corrupt && !words.is_empty()) else {
@@ -186,7 +198,7 @@ impl<R> Order<R> {
         }
     }
 
-    /// The drain found the slot's state in the arena to be nonsense.
+    /// Gives up the ring of a slot. The drain has found invalid state of the slot in the arena.
     pub fn give_up(&mut self, slot: u32, sink: &mut impl Sink<Ring = R>) {
         sink.contradiction(Contradiction::Corrupt);
         if let Some(ring) = self.by_slot.get(&slot).and_then(|&key| self.rings[key].as_mut()) {
@@ -194,14 +206,14 @@ impl<R> Order<R> {
         }
     }
 
-    /// The slot's thread is gone; its records are all here.
+    /// Closes the ring of a slot. The thread is gone, and all its records have been pushed.
     pub fn close(&mut self, slot: u32) {
         if let Some(ring) = self.by_slot.remove(&slot).and_then(|key| self.rings[key].as_mut()) {
             ring.open = false;
         }
     }
 
-    /// A poll has ended: applies what is final now. Returns the watermark.
+    /// Ends a poll: applies all final records. Returns the watermark.
     pub fn advance(&mut self, mark: &Mark, sink: &mut impl Sink<Ring = R>) -> u64 {
         self.marked = self.marked.max(mark.time);
         let hold = self.waiting_words <= self.max_waiting_words;
@@ -211,7 +223,7 @@ impl<R> Order<R> {
         self.watermark
     }
 
-    /// Nothing comes any more: applies everything and closes all rings.
+    /// Ends the input: applies all records and closes all rings.
     pub fn finish(&mut self, sink: &mut impl Sink<Ring = R>) {
         for ring in self.rings.iter_mut().flatten() {
             ring.open = false;
@@ -220,11 +232,11 @@ impl<R> Order<R> {
         self.by_slot.clear();
         let watermark = self.watermark;
         self.merge(u64::MAX, false, sink);
-        // A next image goes on in the same time.
+        // The next image continues with the stamps of the same clock.
         self.watermark = watermark.max(self.marked);
     }
 
-    /// Buffers that may be filled again.
+    /// Empty buffers for further records.
     pub fn spent(&mut self) -> impl Iterator<Item = Vec<u64>> + '_ {
         self.spent.drain(..)
     }
@@ -263,7 +275,7 @@ impl<R> Order<R> {
         while let Some(&Reverse((stamp, key))) = heap.peek()
             && stamp <= limit
         {
-            // The least of the others is one of the two below the top.
+            // The least of the other stamps is among the two entries below the top of the heap.
             let others = heap.as_slice().iter().skip(1).take(2).map(|&Reverse((front, _))| front);
             let bound = others.fold(limit, u64::min);
             let front = self.run(key, bound, sink);
@@ -283,7 +295,7 @@ impl<R> Order<R> {
         sink.catch_up();
     }
 
-    /// Applies a ring's records up to `bound`; returns the stamp of the next one.
+    /// Applies the records of one ring up to `bound`. Returns the stamp of the next record.
     #[inline]
     fn run(&mut self, key: usize, bound: u64, sink: &mut impl Sink<Ring = R>) -> Option<u64> {
         let ring = self.rings[key].as_mut()?;
@@ -310,14 +322,15 @@ impl<R> Order<R> {
 }
 
 impl<R> Ring<R> {
-    /// How far the sequence may go on account of this ring; none when it does not matter.
+    /// Latest stamp up to which the merge may go because of this ring. None if the ring sets no
+    /// limit.
     fn hold(&self, hold: bool) -> Option<u64> {
         let flag = self.flag?;
         (hold && !flag.released && self.open && !self.corrupt && self.front.is_none())
             .then(|| self.last.max(self.complete_to))
     }
 
-    /// Forgets what is left of a ring. Returns how many words that were.
+    /// Forgets the remaining records of a ring. Returns the number of forgotten words.
     fn give_up(&mut self, spent: &mut Vec<Vec<u64>>) -> usize {
         let left = std::mem::take(&mut self.words_left);
         self.corrupt = true;
@@ -327,7 +340,7 @@ impl<R> Ring<R> {
         left
     }
 
-    /// Looks for the next record with a stamp.
+    /// Looks for the next stamped record.
     fn find_front<S: Sink<Ring = R>>(&mut self, watermark: u64, sink: &mut S) -> Result<(), Corrupt> {
         self.front = None;
         while let Some(batch) = self.batches.get(self.ahead.batch) {
@@ -382,8 +395,8 @@ impl<R> Ring<R> {
         Ok(())
     }
 
-    /// The inner loop: records of the present batch, one by one, as long as each has a stamp, in order, up to `bound`.
-    /// Returns the stamp of the record that it ends before, if that is in order.
+    /// The inner loop: applies records of the present batch while each has a stamp, in order, up to
+    /// `bound`. Returns the stamp of the first record beyond `bound`, if the loop ends there.
     #[inline(always)]
     fn apply_in_batch<S: Sink<Ring = R>>(
         &mut self,
@@ -402,7 +415,7 @@ impl<R> Ring<R> {
             if stamp > bound {
                 break Ok(Some(stamp));
             }
-            // No adapters here: the event must stay in registers.
+            // No adapters in this place: the event must stay in registers.
             match event::decode(&batch[word..]) {
                 Ok((event, n)) => {
                     if sink.apply(&mut self.state, event).is_err() {
@@ -420,7 +433,7 @@ impl<R> Ring<R> {
         applied.inspect_err(|_| sink.contradiction(Contradiction::Corrupt))
     }
 
-    /// Applies the records up to the first one with a stamp, that one included.
+    /// Applies records up to and including the first stamped record.
     fn apply_through_front<S: Sink<Ring = R>>(
         &mut self,
         sink: &mut S,
@@ -442,7 +455,7 @@ impl<R> Ring<R> {
         }
     }
 
-    /// Goes on to the next batch when the present one is done.
+    /// Continues with the next batch if the present batch is done.
     fn leave_batch(&mut self, spent: &mut Vec<Vec<u64>>) {
         if self.batches.front().is_some_and(|batch| batch.len() == self.at.word) {
             spent.extend(self.batches.pop_front());

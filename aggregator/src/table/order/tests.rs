@@ -3,7 +3,7 @@ use crate::table::contradiction::Contradictions;
 use heapline_shared_format::event::{alloc, free, pad, stack_head};
 use proptest::prelude::*;
 
-/// Keeps what it is given.
+/// A sink that keeps all calls.
 #[derive(Default)]
 struct Recorder {
     seen: Vec<(u32, Option<u64>)>,
@@ -193,21 +193,23 @@ fn what_waits_is_bounded_whatever_a_flag_says() {
     assert_eq!(order.waiting_words, 0);
 }
 
-/// A thread's events: gaps between stamps, how many are published per poll, and whether it is flagged then.
+/// Events of a thread. For each poll: gaps between the published stamps, and whether the thread is
+/// flagged.
 fn thread_script() -> impl Strategy<Value = Vec<(Vec<u64>, bool)>> {
     prop::collection::vec((prop::collection::vec(1..50u64, 0..8), any::<bool>()), 1..8)
 }
 
 proptest! {
-    /// Fake clocks: threads publish prefixes of their events at each poll; a thread that holds back a stamped event
-    /// at the time of the poll is flagged, as the collector would be. The result is the global sort.
+    /// Threads with fake clocks publish prefixes of their events at each poll. A thread with a
+    /// held-back stamped event at a poll is flagged, as by the collector. The merge must be the
+    /// global sort.
     #[test]
     fn the_merge_is_the_global_sort(scripts in prop::collection::vec(thread_script(), 1..6)) {
         let (mut order, mut sink) = (Order::default(), Recorder::default());
         let polls = scripts.iter().map(Vec::len).max().unwrap_or(0);
         let mut clock = 1;
         let mut expected = Vec::new();
-        // Stamped, not yet published.
+        // Stamped events that are not published yet.
         let mut held: Vec<Option<u64>> = vec![None; scripts.len()];
         for (slot, _) in (0..).zip(&scripts) {
             order.open(slot, slot);
@@ -217,7 +219,7 @@ proptest! {
             let mut publications = vec![Vec::new(); scripts.len()];
             for (thread, script) in scripts.iter().enumerate() {
                 let Some((gaps, holds)) = script.get(poll) else { continue };
-                // Each thread's stamps are its own residue class, so that no two are equal.
+                // Each thread uses stamps of one residue class, so that no two stamps are equal.
                 let mut now = clock;
                 let mut stamps: Vec<u64> = held[thread].take().into_iter().collect();
                 for gap in gaps {
@@ -261,7 +263,7 @@ proptest! {
             if opens {
                 order.open(slot, slot);
             }
-            // Small kinds and lengths reach more of the decoder than random ones.
+            // Small kinds and lengths reach more of the decoder than random words.
             let words = words.into_iter().map(|word| if time % 2 == 0 { word % 4096 } else { word }).collect();
             order.push(slot, words, &mut sink);
             order.advance(&mark(time >> 4, &[time as u32 % 4]), &mut sink);

@@ -1,22 +1,25 @@
-//! What the program has mapped: ranges of pages, with the stacks that asked for them.
+//! Ranges of pages mapped by the program, with the stacks of the mapping calls.
 //!
-//! A range is what one call made of pages, or what later calls have left of it: it is cut where a part is unmapped, mapped
-//! over, moved or protected otherwise, and all its parts keep the stack. There are two layers of them, memory that may be
-//! used and mere reservations (`PROT_NONE`); each page is in one of them at most.
+//! A range covers the pages of a mapping call, or the pages left by later calls. A range is cut
+//! where a part is unmapped, mapped over, moved or protected otherwise; all parts keep the stack.
+//! Ranges have two layers: usable memory, and mere reservations (`PROT_NONE`). A page is in at most
+//! one layer.
 //!
-//! A call that takes pages away is two records, and in between the pages stay live and unchanged, as a block in realloc does:
+//! A call that takes pages away has two records. Between the records the pages stay live and
+//! unchanged, like a block in realloc:
 //!
 //! ```text
-//! UNMAP            the pages are leaving
-//!   the call       another thread may be given them as soon as the kernel has them
-//!   MAP, another's   what of it was leaving is put aside: the kernel has let go of it, and the end record says where to
-//! UNMAPPED         what is still there and leaving goes, what was put aside is forgotten
-//! REMAPPED         both go to their new place
-//! KEPT             nothing was taken away
+//! UNMAP                   the pages are leaving
+//!   the call              the kernel takes the pages, and may give them to another thread
+//!   MAP by another thread leaving pages in its range are put aside: the kernel has taken
+//!                         them, and the end record will tell where they went
+//! UNMAPPED                pages still leaving go, pages put aside are forgotten
+//! REMAPPED                both go to the new place
+//! KEPT                    nothing was taken away
 //! ```
 //!
-//! Sums count bytes of live ranges. `allocs` are calls that gave bytes to a layer, `frees` calls that took some from it,
-//! and a call may do both.
+//! Sums count bytes of live ranges. `allocs` counts calls with bytes added to a layer. `frees`
+//! counts calls with bytes taken from a layer. A call may do both.
 
 use super::intervals::{Intervals, Piece, Taken};
 use super::live::Block;
@@ -26,20 +29,20 @@ use heapline_shared_format::mapping::Pages;
 use heapline_shared_format::snapshot::Domain;
 use std::collections::HashMap;
 
-/// Who asked for a range, and whether only its addresses.
+/// Origin of a range, and whether the range only reserves addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Index of the stack.
+    /// Index of the asking stack.
     pub stack: u32,
-    /// Index of the thread.
+    /// Index of the asking thread.
     pub thread: u32,
-    /// Whether nothing may be read or written there.
+    /// Whether the pages are neither readable nor writable.
     pub reserved: bool,
 }
 
 type Range = Piece<Owner>;
 
-/// A call that may take pages away and has not ended.
+/// An open call that may take pages away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     /// The pages.
@@ -47,31 +50,33 @@ pub struct Call {
     number: u64,
 }
 
-/// See the module.
+/// Live ranges, open calls and sums of one program.
 #[derive(Default)]
 pub struct Ranges {
     places: Places,
-    /// Of memory, and of reservations.
+    /// Sums of memory, and of reservations.
     layers: [Layer; 2],
     calls: u64,
     untracked_frees: u64,
 }
 
-/// Which range is where.
+/// Addresses of the ranges.
 #[derive(Default)]
 struct Places {
     live: Intervals<Owner>,
-    /// Pages that a call may have given back, and the call's number: the youngest one's, where several could.
+    /// Pages possibly given back by an open call, with the number of the call. Of several possible
+    /// calls, the youngest.
     leaving: Intervals<u64>,
-    /// By number of an open call, the ranges whose pages others were given meanwhile. Their threads still have them.
+    /// Ranges with pages given to other threads during an open call, by number of the call. The
+    /// threads of these ranges keep them until the call ends.
     put_aside: HashMap<u64, Aside>,
 }
 
-/// See [`Places::put_aside`].
+/// Ranges put aside for one open call ([`Places::put_aside`]).
 #[derive(Default)]
 struct Aside {
     ranges: Vec<Range>,
-    /// Where ranges were cut for that, and no call of the program's has cut them.
+    /// Addresses where ranges were cut only by putting a part aside, not by a call of the program.
     seams: Vec<u64>,
 }
 
@@ -82,7 +87,7 @@ impl Aside {
         self.seams.extend(ends.into_iter().filter(|(inside, whole)| inside != whole).map(|(seam, _)| seam));
     }
 
-    /// The ranges by rising address, as if they had never been cut.
+    /// Returns the ranges by rising address, joined at the seams.
     fn joined(mut self) -> Vec<Range> {
         self.ranges.sort_unstable_by_key(|range| range.start);
         self.seams.sort_unstable();
@@ -99,10 +104,11 @@ impl Aside {
     }
 }
 
-/// One layer's sums.
+/// Sums of one layer.
 #[derive(Default)]
 pub struct Layer {
-    /// Few of the process's stacks map memory, so these have numbers of their own here.
+    /// Row of each stack. Few stacks of a process map memory, so these have numbers of their own in
+    /// a layer.
     rows: HashMap<u32, u32>,
     stacks: Vec<u32>,
     totals: Totals,
@@ -110,12 +116,12 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// The sums; their stacks are numbered as in [`Layer::stacks`].
+    /// Sums of the layer. Stacks are numbered as in [`Layer::stacks`].
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
 
-    /// Sums of every stack that ever mapped something here.
+    /// Sums of every stack with pages in the layer, now or in the past.
     pub fn stacks(&self) -> impl Iterator<Item = (u32, StackAmounts)> + '_ {
         self.totals.stacks().map(|(row, amounts)| (self.stacks[row as usize], amounts))
     }
@@ -130,7 +136,8 @@ impl Layer {
 }
 
 impl Ranges {
-    /// What a forked child begins with: the same ranges; calls that other threads are in never end there.
+    /// Returns the ranges for a forked child. Open calls of other threads never end in the child,
+    /// and are left out.
     pub fn inherited(&self) -> Ranges {
         let layer = |layer: &Layer| Layer {
             rows: layer.rows.clone(),
@@ -147,12 +154,13 @@ impl Ranges {
     }
 }
 
-/// One record's changes to the sums. A thread keeps what goes until the end, since one without ranges may be given up.
+/// Changes of one record to the sums. Losses of threads are applied at the end, because a thread
+/// without ranges may be given up.
 struct Edit<'t> {
     layers: &'t mut [Layer; 2],
     threads: &'t mut Threads,
     leavers: Vec<u32>,
-    /// Which layers have lost something for good.
+    /// Layers with a final loss of pages.
     loses: [bool; 2],
 }
 
@@ -164,7 +172,7 @@ impl Edit<'_> {
         self.threads.gain(range.what.thread);
     }
 
-    /// A part of a range goes, and what is left of that range are ranges now.
+    /// Removes a range from the sums, and adds the remaining parts of the range.
     fn cut(&mut self, part: Taken<Owner>) {
         let Owner { stack, thread, reserved } = part.whole.what;
         let layer = &mut self.layers[usize::from(reserved)];
@@ -178,7 +186,7 @@ impl Edit<'_> {
         self.loses[usize::from(range.what.reserved)] = true;
     }
 
-    /// A call was given so many bytes.
+    /// Counts a call with `bytes` new bytes.
     fn count(&mut self, owner: Owner, bytes: u64) {
         let layer = &mut self.layers[usize::from(owner.reserved)];
         let row = layer.row(owner.stack);
@@ -199,7 +207,7 @@ impl Places {
         edit.come(&range);
     }
 
-    /// A range of `owner`'s, if there is room for one; its bytes.
+    /// Adds a range of `owner`, unless the range is empty. Returns the bytes.
     fn put_between(&mut self, start: u64, end: u64, owner: Owner, edit: &mut Edit<'_>) -> u64 {
         if start >= end {
             return 0;
@@ -208,7 +216,8 @@ impl Places {
         end - start
     }
 
-    /// Makes room for new pages. What another call was about to give back there, it has given back.
+    /// Makes room for new pages. Leaving pages in this place have been given back, and are put
+    /// aside.
     fn clear(&mut self, pages: Pages, edit: &mut Edit<'_>) {
         let Places { live, leaving, put_aside } = self;
         leaving.take(pages.start(), pages.end(), |left| {
@@ -224,7 +233,7 @@ impl Places {
         });
     }
 
-    /// What an open call has taken away, by rising address.
+    /// Ends an open call. Returns the ranges taken away by the call, by rising address.
     fn end(&mut self, call: Call, edit: &mut Edit<'_>) -> Vec<Range> {
         let Places { live, leaving, put_aside } = self;
         let mut taken = put_aside.remove(&call.number).unwrap_or_default();
@@ -241,7 +250,7 @@ impl Places {
 }
 
 impl Ranges {
-    /// A call mapped `pages` anew, over what was there.
+    /// Applies a call: `pages` are mapped anew, over any earlier ranges.
     pub fn map(&mut self, pages: Pages, owner: Owner, threads: &mut Threads) {
         let (places, mut edit) = self.edit(threads);
         places.clear(pages, &mut edit);
@@ -250,7 +259,8 @@ impl Ranges {
         edit.finish();
     }
 
-    /// A call let `pages` be used, or no longer: those that this changes are its own from then on.
+    /// Applies a call: `pages` become usable, or no longer usable. Changed pages belong to the
+    /// call's stack from then on.
     pub fn protect(&mut self, pages: Pages, owner: Owner, threads: &mut Threads) {
         let (places, mut edit) = self.edit(threads);
         let mut changed = Vec::new();
@@ -267,7 +277,7 @@ impl Ranges {
         edit.finish();
     }
 
-    /// A call that may take `pages` away is about to be made.
+    /// Begins a call that may take `pages` away.
     pub fn unmap(&mut self, pages: Pages) -> Call {
         self.calls += 1;
         let number = self.calls;
@@ -277,7 +287,8 @@ impl Ranges {
         Call { pages, number }
     }
 
-    /// It has taken them away. Without the call nothing goes: whoever has the pages now may have been given them since.
+    /// Ends a call after the pages were taken away. Without the call's begin record nothing goes:
+    /// the present owner may have been given the pages since.
     pub fn unmapped(&mut self, call: Option<Call>, threads: &mut Threads) {
         let (places, mut edit) = self.edit(threads);
         let taken = call.map_or_else(Vec::new, |call| places.end(call, &mut edit));
@@ -286,7 +297,8 @@ impl Ranges {
         self.untracked_frees += u64::from(taken.is_empty());
     }
 
-    /// It has failed, or will never be heard of again. What was mapped over meanwhile is gone all the same.
+    /// Ends a failed call, or a call without an end record. Pages mapped over during the call are
+    /// gone all the same.
     pub fn kept(&mut self, call: Call, threads: &mut Threads) {
         let (places, mut edit) = self.edit(threads);
         let Places { leaving, put_aside, .. } = places;
@@ -298,13 +310,15 @@ impl Ranges {
         edit.finish();
     }
 
-    /// A call has moved `old` to `new`, where it may be shorter, or longer by pages that this call asked for. Without the call
-    /// nothing was moved: `old` stays as it is, or was not known.
+    /// Ends a call after moving `old` to `new`. The new place may be shorter than the old, or
+    /// longer by pages asked for by this call.
+    ///
+    /// Without the call's begin record nothing was moved: `old` stays unchanged, or was unknown.
     pub fn remapped(&mut self, call: Option<Call>, old: Pages, new: Pages, owner: Owner, threads: &mut Threads) {
         let (places, mut edit) = self.edit(threads);
         let moved = call.map_or_else(Vec::new, |call| places.end(call, &mut edit));
         let is_unknown = call.is_some() && moved.is_empty();
-        // New pages are like the last old one.
+        // New pages have the protection of the last old page.
         let last = moved.last().filter(|last| last.end == old.end());
         let owner = Owner { reserved: last.is_some_and(|last| last.what.reserved), ..owner };
         places.clear(new, &mut edit);
@@ -329,7 +343,8 @@ impl Ranges {
         self.untracked_frees += u64::from(is_unknown);
     }
 
-    /// Forgets all ranges; what is unmapped of them later is untracked. Whoever calls it lets the threads lose all.
+    /// Forgets all ranges. Later unmappings of forgotten ranges are untracked. The caller also
+    /// clears the block counts of all threads.
     pub fn clear(&mut self) {
         self.places.live.clear();
         self.places.put_aside.values_mut().for_each(|aside| *aside = Aside::default());
@@ -338,33 +353,33 @@ impl Ranges {
         }
     }
 
-    /// The peaks become what is live now.
+    /// Sets the peaks to the live amounts.
     pub fn reset_peak(&mut self) {
         self.layers.iter_mut().for_each(|layer| layer.totals.reset_peak());
     }
 
-    /// The layers that have or had ranges, with their sums.
+    /// Layers with ranges now or in the past.
     pub fn layers(&self) -> impl Iterator<Item = (Domain, &Layer)> {
         [Domain::Mmap, Domain::Reserved].into_iter().zip(&self.layers).filter(|(_, layer)| layer.is_used)
     }
 
-    /// The ranges of a layer, as blocks.
+    /// Ranges of a layer, as blocks.
     pub fn live(&self, domain: Domain) -> Vec<Block> {
         let ranges = self.places.live.iter().filter(|range| domain_of(range) == domain);
         ranges.map(|range| block(&range)).collect()
     }
 
-    /// The range that an address lies in.
+    /// Returns the range around an address.
     pub fn find(&self, address: u64) -> Option<(Domain, Block)> {
         self.places.live.find(address).map(|range| (domain_of(&range), block(&range)))
     }
 
-    /// Calls that took nothing away that was known.
+    /// Number of calls without a known page to take away.
     pub fn untracked_frees(&self) -> u64 {
         self.untracked_frees
     }
 
-    /// Calls that may take pages away, and have not ended.
+    /// Number of open calls that may take pages away.
     pub fn open_calls(&self) -> u64 {
         self.places.put_aside.len() as u64
     }

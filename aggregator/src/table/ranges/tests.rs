@@ -1,4 +1,5 @@
-//! Random programs on a toy kernel that knows nothing but pages, told to the ranges as a collector does.
+//! Random programs on a toy kernel with nothing but pages. The ranges get the records of a
+//! collector.
 
 use super::*;
 use proptest::prelude::*;
@@ -10,14 +11,14 @@ fn pages(from: usize, to: usize) -> Pages {
     Pages::covering(from as u64 * 4096, (to - from) as u64 * 4096).expect("whole pages")
 }
 
-/// A page that is mapped: whose, and whether it is of one range with the page before.
+/// A mapped page: the owner, and whether the page belongs to the same range as the page before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Page {
     owner: Owner,
     goes_on: bool,
 }
 
-/// What a layer's sums must be.
+/// Expected sums of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sums {
     size: u64,
@@ -37,7 +38,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// Takes the pages of a range, which ends there for both sides.
+    /// Takes pages. Ranges are cut at both ends.
     fn take(&mut self, from: usize, to: usize) -> Vec<Option<Page>> {
         let mut taken: Vec<_> = self.pages[from..to].iter_mut().map(Option::take).collect();
         [taken.first_mut(), self.pages.get_mut(to)]
@@ -129,7 +130,7 @@ impl Kernel {
         self.put(new, &moved);
     }
 
-    /// Counts what is live.
+    /// Counts live pages.
     fn look(&mut self) -> [Sums; 2] {
         for (reserved, sums) in [false, true].into_iter().zip(&mut self.sums) {
             let live = || self.pages.iter().flatten().filter(|page| page.owner.reserved == reserved);
@@ -141,12 +142,12 @@ impl Kernel {
     }
 }
 
-/// Where a thread stands in a call that takes pages away.
+/// Progress of a thread in a call that takes pages away.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// Announced.
+    /// The begin record is written.
     Begun,
-    /// The kernel has done it, or refused; or moved it there.
+    /// The kernel has done or refused the call, or moved the pages.
     Done(End),
 }
 
@@ -164,7 +165,7 @@ struct World {
     open: Vec<Option<(Call, usize, usize, Stage)>>,
 }
 
-/// A step: which thread, what, where, how many pages, and other numbers.
+/// A step: thread, kind, place, number of pages, and other numbers.
 type Step = (u32, u8, usize, usize, usize, u32, bool);
 
 impl World {
@@ -175,8 +176,12 @@ impl World {
         World { kernel, ranges: Ranges::default(), threads, open: vec![None; THREADS as usize] }
     }
 
-    /// Whether a thread other than `but` is about to give pages back, or has failed to, or has been given them and not said so yet: no
-    /// program that makes sense touches those.
+    /// Whether a sensible program leaves these pages alone, because of a thread other than `but`.
+    /// Such a thread is in one of these states:
+    ///
+    /// - about to give the pages back
+    /// - failed to give the pages back, without an end record so far
+    /// - given the pages, without an end record so far
     fn is_open(&self, from: usize, to: usize, but: Option<u32>) -> bool {
         let others = self.open.iter().zip(0..).filter(|&(_, thread)| Some(thread) != but);
         let mut places = others.filter_map(|(open, _)| match *open {
@@ -187,8 +192,8 @@ impl World {
         places.any(|(a, b)| a < to && from < b)
     }
 
-    /// Whether pages are among these that the kernel has back already, and a thread has not said so yet. Nobody protects or
-    /// unmaps them.
+    /// Whether the kernel has taken some of these pages already in a call without an end record so
+    /// far. No thread protects or unmaps such pages.
     fn is_stale(&self, from: usize, to: usize) -> bool {
         let mut places = self.open.iter().flatten().filter(|(.., stage)| matches!(stage, Stage::Done(_)));
         places.any(|&(_, a, b, _)| (a.max(from)..b.min(to)).any(|at| self.kernel.pages[at].is_none()))
@@ -217,7 +222,8 @@ impl World {
                     }
                 }
             }
-            // Nobody touches what another thread is about to give back; the kernel gives what it has.
+            // No thread touches pages that another thread is about to give back. The kernel hands
+            // out only free pages.
             None if self.is_open(from, to, None) || (what % 4 == 0 && !flag && !self.is_free(from, to)) => {}
             None if what % 4 > 1 && self.is_stale(from, to) => {}
             None => match what % 4 {
@@ -237,7 +243,7 @@ impl World {
         }
     }
 
-    /// The kernel carries an open call out.
+    /// The kernel carries out an open call.
     fn act(&mut self, from: usize, to: usize, what: u8, new: usize, n: usize, owner: Owner) -> End {
         let in_place = what.is_multiple_of(3);
         let new = if in_place { from } else { new };
@@ -263,7 +269,7 @@ impl World {
         self.open.iter().all(Option::is_none)
     }
 
-    /// What the ranges say is what the kernel has.
+    /// Compares the ranges with the pages of the kernel.
     fn check(&mut self, peaks: bool) -> Result<(), TestCaseError> {
         let mut wanted = Vec::new();
         for (at, page) in self.kernel.pages.iter().enumerate() {
@@ -313,7 +319,7 @@ impl World {
         }
     }
 
-    /// Everything goes, and then the threads: none of them is held by a range.
+    /// Unmaps everything and ends the threads: no thread may be kept by a range.
     fn end(&mut self) -> Result<(), TestCaseError> {
         let call = self.ranges.unmap(pages(0, PAGES));
         self.ranges.unmapped(Some(call), &mut self.threads);
@@ -378,7 +384,7 @@ fn current(ranges: &Ranges, domain: Domain) -> (u64, u64) {
     layer.map_or((0, 0), |(_, layer)| (layer.totals().current().size / 4096, layer.totals().current().count))
 }
 
-/// The other thread's record comes before the end record of the call that freed the pages.
+/// The record of the other thread comes before the end record of the call that freed the pages.
 #[test]
 fn pages_that_another_thread_is_given_meanwhile_are_its_own() {
     let (mut ranges, mut threads) = world_of(&[(0, 10, owner(1, false))]);
@@ -391,7 +397,7 @@ fn pages_that_another_thread_is_given_meanwhile_are_its_own() {
         [(2, 3 * 4096)]
     );
     assert_eq!(ranges.untracked_frees(), 0);
-    // A second one that was given them in turn.
+    // The pages are given to a second thread in turn.
     let mine = ranges.unmap(pages(2, 5));
     ranges.map(pages(2, 3), owner(3, false), &mut threads);
     let again = ranges.unmap(pages(2, 3));
@@ -432,11 +438,11 @@ fn what_was_mapped_before_the_trace_is_untracked() {
     assert_eq!(ranges.untracked_frees(), 1);
     ranges.protect(pages(0, 4), owner(1, true), &mut threads);
     assert_eq!(ranges.layers().count(), 0);
-    // Moved, it is known from now on.
+    // After a move the pages are known.
     let call = ranges.unmap(pages(0, 4));
     ranges.remapped(Some(call), pages(0, 4), pages(10, 18), owner(2, false), &mut threads);
     assert_eq!((current(&ranges, Domain::Mmap), ranges.untracked_frees()), ((8, 1), 2));
-    // An end without a beginning, by a thread whose first record it is.
+    // An end record without a begin record, by a thread with no earlier record.
     ranges.unmapped(None, &mut threads);
     assert_eq!((current(&ranges, Domain::Mmap), ranges.untracked_frees()), ((8, 1), 3));
 }
