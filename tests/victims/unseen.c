@@ -1,6 +1,6 @@
-/* A program and a library of it that has an allocator under a prefix. The library (-DLIBRARY) takes its memory by mmap; the program
-   loads it, says that it is ready, and makes a step for each byte that it reads: 'm' takes memory from the library's allocator,
-   'c' has the library call malloc. */
+/* A program and a library of it that has an allocator under a prefix. The library (-DLIBRARY) takes
+   its memory by mmap; the program loads it, says that it is ready, and makes a step for each byte
+   that it reads: 'm' takes memory from the library's allocator, 'c' has the library call malloc. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

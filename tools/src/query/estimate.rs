@@ -14,7 +14,8 @@ use crate::input::copies::{Part, forebears, widest};
 use crate::input::moment::{At, totals};
 
 /// Estimate of a sum, with its variance. The variance of a sum is the sum of the variances of its
-/// parts: draws are independent, and copies of a draw are counted together ([`crate::input::copies`]).
+/// parts: draws are independent, and copies of a draw are counted together
+/// ([`crate::input::copies`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Number of samples.
