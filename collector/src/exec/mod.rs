@@ -169,6 +169,7 @@ macro_rules! exec_call {
         $program:expr, $arguments:ident
     ) => {
         $(#[$doc])*
+        ///
         /// # Safety
         /// The caller upholds the contract of the C function of this name.
         pub unsafe fn $name($($before: $type,)* environment: List $(, $after: $after_type)*) -> c_int {
