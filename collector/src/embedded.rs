@@ -77,7 +77,7 @@ fn is_recording(preloaded: &Preloaded) -> bool {
 }
 
 /// Whether blocks of this `Traced` are to be recorded beside the preloaded collector. `block` is
-/// the block just allocated.
+/// the block just allocated; None at a free and before a reallocation.
 fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> bool {
     if !is_recording(preloaded) {
         return false;

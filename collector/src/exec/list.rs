@@ -1,8 +1,13 @@
 //! The environment of a new program: the caller's environment with two more variables.
 //!
-//! The new list is made on the stack, since memory mapped by a vfork child would stay in the parent
-//! for ever. A list too large for the stack is made in mapped memory, if the process can give the
-//! memory back.
+//! The place of the new list depends on its size. Memory mapped by a vfork child would stay in the
+//! parent for ever, so a vfork child maps none.
+//!
+//! | Words | In a process | In a vfork child |
+//! | --- | --- | --- |
+//! | up to [`SMALL`] | stack | stack |
+//! | up to [`LARGE`] | mapped memory, given back after the call | stack |
+//! | more | mapped memory, given back after the call | no new list: the caller's environment |
 
 use super::{List, Passage};
 use crate::platform::environment::{ArenaHandle, ENV_PRELOAD, find};

@@ -91,6 +91,7 @@ impl Passage {
 /// # Safety
 /// 1. `started` describes the arguments of the call.
 /// 2. The lists in `started` are null-terminated lists of C strings, or null.
+/// 3. Nobody changes libc's environment during the call.
 unsafe fn with_tracing(started: Started, call: impl Fn(List) -> c_int) -> c_int {
     let own = process::get().filter(|process| process.is_traced() && process.is_self());
     let passage = Passage::for_exec();
@@ -98,7 +99,7 @@ unsafe fn with_tracing(started: Started, call: impl Fn(List) -> c_int) -> c_int 
     if let Some(own) = own {
         own.header().target.exec_begun.fetch_add(1, Ordering::Release);
     }
-    // SAFETY: the caller gives promises 1 and 2 about `started`.
+    // SAFETY: the caller gives promises 1 to 3 about `started`.
     let status = unsafe { with_what_fits(passage, started, call) };
     // Only a failed call returns.
     if let Some(own) = own {
@@ -112,7 +113,7 @@ unsafe fn with_tracing(started: Started, call: impl Fn(List) -> c_int) -> c_int 
 /// # Safety
 /// The obligations of [`with_tracing`].
 unsafe fn with_following(started: Started, call: impl Fn(List) -> c_int) -> c_int {
-    // SAFETY: the caller gives promises 1 and 2 of `with_tracing` about `started`.
+    // SAFETY: the caller gives promises 1 to 3 of `with_tracing` about `started`.
     unsafe { with_what_fits(Passage::for_child(), started, call) }
 }
 
@@ -121,7 +122,7 @@ unsafe fn with_following(started: Started, call: impl Fn(List) -> c_int) -> c_in
 /// # Safety
 /// The obligations of [`with_tracing`].
 unsafe fn with_what_fits(passage: Option<Passage>, started: Started, call: impl Fn(List) -> c_int) -> c_int {
-    // SAFETY: the caller gives promises 1 and 2 of `with_tracing` about `started`.
+    // SAFETY: the caller gives promises 1 to 3 of `with_tracing` about `started`.
     unsafe {
         match passage.and_then(|passage| passage.fitting(started)) {
             Some(passage) => with_passage(passage, started.environment, call),

@@ -8,7 +8,8 @@
 //! The library of a single interpreter is traced. Two kinds are not traced, and the reports say so:
 //!
 //! - a second interpreter beside the traced interpreter;
-//! - an interpreter already running when first seen.
+//! - an interpreter already running when first seen, unless the collector came by an attach, which
+//!   hooks the interpreter ([`super::join`]).
 
 use super::view::{self, Comparing};
 use super::{ALLOCATORS, Layout, Teller, Version};
@@ -89,9 +90,9 @@ pub fn expect() {
     IS_EXPECTED.store(true, Ordering::Relaxed);
 }
 
-/// Checks whether the caller of the C library's memory functions at this address is an interpreter.
-/// A library loaded unseen may be a beginning interpreter. No other sign of the interpreter is seen
-/// before the interpreter has its allocators.
+/// Checks whether the code at `address`, a caller of the C library's memory functions, belongs to an
+/// interpreter. A library loaded unseen may be a beginning interpreter. No other sign of the
+/// interpreter is seen before its allocators are chosen.
 #[inline]
 pub fn called_from(address: usize) {
     if IS_EXPECTED.load(Ordering::Relaxed) && IS_SOUGHT.load(Ordering::Relaxed) {
