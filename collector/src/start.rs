@@ -220,7 +220,8 @@ impl Process {
         // Without a descriptor the next program makes an arena of its own.
         self.fd = sys::move_out_of_the_way(handle.fd).unwrap_or(-1);
         self.handle = ArenaHandle { fd: self.fd, ..handle };
-        // SAFETY: the arena was mapped just now, is sealed, and is unmapped only when nobody uses it.
+        // SAFETY: the arena was mapped just now, is sealed, and is unmapped only when nobody uses
+        // it any more.
         unsafe { Arena::open(base, bytes) }.ok()
     }
 

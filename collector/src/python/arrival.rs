@@ -90,8 +90,8 @@ pub fn expect() {
     IS_EXPECTED.store(true, Ordering::Relaxed);
 }
 
-/// Checks whether the code at `address`, a caller of the C library's memory functions, belongs to an
-/// interpreter. A library loaded unseen may be a beginning interpreter. No other sign of the
+/// Checks whether the code at `address`, a caller of the C library's memory functions, belongs to
+/// an interpreter. A library loaded unseen may be a beginning interpreter. No other sign of the
 /// interpreter is seen before its allocators are chosen.
 #[inline]
 pub fn called_from(address: usize) {
