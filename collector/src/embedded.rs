@@ -1,8 +1,9 @@
-//! What [`Traced`](crate::Traced) calls in the collector that the program carries in itself, behind the entries of
-//! `embedded/`.
+//! Functions of an embedded collector, called by [`Traced`](crate::Traced) through the entries of
+//! `embedded/`. An embedded collector is linked into the program.
 //!
-//! Where a collector is preloaded too, there is one arena, the preload's ([`crate::preloaded`]), and each `Traced` finds out with
-//! its first block whether that has recorded the block already. If so it is never heard of again.
+//! If a collector is preloaded too, the process has one arena, the arena of the preload
+//! ([`crate::preloaded`]). Each `Traced` finds out with the first block whether the preloaded
+//! collector has recorded the block already. If so, the `Traced` passes all later calls through.
 
 use crate::platform::{alone, symbols};
 use crate::preloaded::Preloaded;
@@ -11,34 +12,36 @@ use crate::{fail, preloaded, process};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
-/// What becomes of the blocks of one `Traced` beside a preloaded collector.
+/// Ways for the blocks of a `Traced` beside a preloaded collector.
 pub mod way {
-    /// Its first block, with tracing on, will tell; where samples are recorded, the first that no other allocator counted.
+    /// Not known yet. The first block allocated with tracing on will tell. With sampling: the first
+    /// block not counted by another allocator.
     pub const UNKNOWN: u8 = 0;
-    /// Its blocks are no other allocator's: recorded here.
+    /// No other allocator records the blocks: they are recorded here.
     pub const RECORD: u8 = 1;
-    /// Its allocator ends in `malloc`, where they are recorded.
+    /// The allocator ends in `malloc`, where the blocks are recorded.
     pub const PASS: u8 = 2;
 }
 
 static PRELOADED: AtomicPtr<Preloaded> = AtomicPtr::new(ptr::null_mut());
 static HAS_LOOKED: AtomicBool = AtomicBool::new(false);
 
-/// Starts the collector before `main`, unless one is preloaded: also in programs that never allocate, so that an aggregator
-/// can find it.
+/// Starts the collector before `main`, unless a collector is preloaded. Also starts in programs
+/// without allocations, so that an aggregator can find the arena.
 pub fn start(slot: usize) {
     if joined().is_none() {
         let _ = start::get_or_start(slot);
     }
 }
 
-/// The preloaded collector, if there is one.
+/// The preloaded collector. None if there is none.
 #[inline]
 fn joined() -> Option<&'static Preloaded> {
     if !HAS_LOOKED.load(Ordering::Acquire) {
         look();
     }
-    // SAFETY: null, or what the preload exports, which is never unloaded.
+    // SAFETY: the pointer is null or points to the table exported by the preload, which is never
+    // unloaded.
     unsafe { PRELOADED.load(Ordering::Relaxed).as_ref() }
 }
 
@@ -46,7 +49,8 @@ fn joined() -> Option<&'static Preloaded> {
 fn look() {
     let found = fail::guard(|| if alone::look() { None } else { symbols::find(preloaded::SYMBOL) }).flatten();
     if let Some(address) = found {
-        // SAFETY: exported under this name by a collector, as a pointer to a table whose version comes first in any of them.
+        // SAFETY: a collector exports a pointer to a table under this name. In every build the
+        // version comes first in the table.
         let (table, version) = unsafe {
             let table = (address as *const *const Preloaded).read();
             (table, (*table).version)
@@ -54,23 +58,26 @@ fn look() {
         if version == preloaded::VERSION {
             PRELOADED.store(table.cast_mut(), Ordering::Relaxed);
         } else {
-            // Another build's: it records what it sees, and we do not speak to it.
+            // The preload is another build: the preload records what it sees, and is not used from
+            // here.
             process::follow(None);
         }
     }
     HAS_LOOKED.store(true, Ordering::Release);
 }
 
-/// Whether the preloaded collector records at all; takes over where it says so.
+/// Whether the preloaded collector records at all. Follows the preload's state word if there is
+/// one.
 fn is_recording(preloaded: &Preloaded) -> bool {
-    // SAFETY: null, or a word that is never unmapped.
+    // SAFETY: the pointer is null or points to a word, which is never unmapped.
     if let Some(state) = unsafe { (preloaded.state)().as_ref() } {
         process::follow(Some(state));
     }
     !process::is_quiet()
 }
 
-/// Whether blocks of this `Traced` are to be recorded beside the preloaded collector; `block` is what it has just given.
+/// Whether blocks of this `Traced` are to be recorded beside the preloaded collector. `block` is
+/// the block just allocated; None at a free and before a reallocation.
 fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> bool {
     if !is_recording(preloaded) {
         return false;
@@ -86,7 +93,7 @@ fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> boo
     way.load(Ordering::Relaxed) == way::RECORD
 }
 
-/// A block was allocated; not null.
+/// Records an allocated block. `block` is not null.
 pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
     match joined() {
         None => preloaded::allocated(block, size, slot, rbp),
@@ -95,7 +102,7 @@ pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: 
     }
 }
 
-/// A block is about to be freed.
+/// Records a block as about to be freed.
 pub fn freeing(block: *mut u8, way: &AtomicU8, slot: usize) {
     match joined() {
         None => preloaded::freeing(block, slot),
@@ -104,7 +111,7 @@ pub fn freeing(block: *mut u8, way: &AtomicU8, slot: usize) {
     }
 }
 
-/// A block is about to be reallocated.
+/// Records a block as about to be reallocated.
 pub fn reallocating(block: *mut u8, way: &AtomicU8, slot: usize) {
     match joined() {
         None => preloaded::reallocating(block, slot),
@@ -113,7 +120,7 @@ pub fn reallocating(block: *mut u8, way: &AtomicU8, slot: usize) {
     }
 }
 
-/// The block is now this one; null when that failed.
+/// Records the end of a reallocation: `old` has become `block`. A null `block` means failure.
 pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
     match joined() {
         None => preloaded::reallocated(old, block, size, slot, rbp),
@@ -123,7 +130,8 @@ pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, sl
             } else if was_known {
                 (preloaded.reallocated)(old, block, size, slot, rbp);
             } else {
-                // That it was about to happen was not told, and the old block is older than the tracing.
+                // No record announced the reallocation, and the old block is older than the
+                // tracing.
                 (preloaded.allocated)(block, size, slot, rbp);
             }
         }

@@ -1,12 +1,21 @@
-//! What a process says of its forks, so that a child can begin with a copy of its table.
+//! Records of forks, so that the aggregator can begin a child with a copy of its parent's live
+//! table.
 //!
-//! The place of a fork in the order of events is a record that is written just before it, by a handler that libc calls
-//! inside `fork` after the program's own ones (`pthread_atfork`; so forks that libc makes itself have it too). The thread's
-//! word [`tls::fork`] keeps the number, and the child, whose only thread that is, sends it along. `_Fork` and a raw clone
-//! call no handlers: such a child begins without a copy.
+//! A record written just before a fork marks the place of the fork in the order of events. A
+//! `pthread_atfork` handler writes the record. libc calls the handler inside `fork`, after the
+//! handlers of the program, also for forks made by libc itself. Steps:
+//!
+//! 1. The handler stores the number of the fork in the thread's word [`tls::fork`].
+//! 2. The forking thread is the only thread of the child, so the child finds the number in the
+//!    word.
+//! 3. The child sends the number along with its arena.
+//!
+//! `_Fork` and a raw clone call no handlers: a child of theirs begins without a copy.
+//!
+//! Bits of the word:
 //!
 //! ```text
-//! bits of the word: | over 1 | session 31 | number 32 |
+//! | over 1 | session 31 | number 32 |
 //! ```
 
 use crate::platform::{elf, sys, tls};
@@ -19,14 +28,15 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use heapline_shared_format::{event, query};
 
-/// The fork is over, in the parent.
+/// Bit of the word: the fork is over, in the parent.
 const OVER: u64 = 1 << 63;
 
-/// Process id of the child that the word of its thread speaks of.
+/// Process id of the forked child to which the word of the thread belongs.
 static CHILD: AtomicU32 = AtomicU32::new(0);
 
 optional!(
-    /// What `pthread_atfork` is in a library that glibc loads.
+    /// Address of `__register_atfork`, the function behind `pthread_atfork` in a library loaded by
+    /// glibc.
     register_address,
     "register_atfork_address",
     "__register_atfork"
@@ -34,34 +44,34 @@ optional!(
 
 type Handler = unsafe extern "C" fn();
 
-/// Has libc call the handlers, from the first call on. Before the program can register its own, so that ours comes last before
-/// the fork.
+/// Registers the fork handlers with libc, once. Must run before the program can register handlers
+/// of its own: libc calls the first registered `prepare` handler last, just before the fork.
 pub fn watch() {
     static IS_WATCHING: AtomicBool = AtomicBool::new(false);
     type Register = unsafe extern "C" fn(Handler, Handler, Handler, *const u8) -> c_int;
     unsafe extern "C" {
-        /// By which libc knows whose handlers go when the library is unloaded.
+        /// libc's key for removing the handlers of a library when the library is unloaded.
         static __dso_handle: u8;
     }
     let register = register_address();
     if register == 0 || !elf::can_find_objects() || IS_WATCHING.swap(true, Ordering::Relaxed) {
         return;
     }
-    // SAFETY: glibc's function, with functions that stay. Where there is no memory for it, children
-    // begin without copies.
+    // SAFETY: glibc's function, with handlers of a library, which is never unloaded. Without memory
+    // for the registration, children begin without copies.
     unsafe { core::mem::transmute::<usize, Register>(register)(prepare, in_parent, in_child, &raw const __dso_handle) };
 }
 
-/// Number of the fork that this process was made by, as its parent counts; 0 where it is not known.
+/// Returns the word of the fork by which the parent made this process; 0 if unknown.
 pub fn own_number() -> u64 {
     let word = tls::fork();
-    // A vfork child has its parent's word, and is none of its kind.
+    // A vfork child shares the parent's word, but was not made by the fork in the word.
     let is_own = CHILD.load(Ordering::Relaxed) == sys::getpid();
     if word & OVER == 0 && is_own { word } else { 0 }
 }
 
 unsafe extern "C" fn prepare() {
-    // A child that has not begun is to have a table of its own before it has children.
+    // A forked child without an arena makes one now, before it has children.
     let process = start::get_or_start(stack_pointer());
     tls::set_fork(0);
     let Some(process) = process.filter(|process| process.is_traced() && process.is_self()) else { return };
@@ -88,14 +98,15 @@ unsafe extern "C" fn in_child() {
     CHILD.store(sys::getpid(), Ordering::Relaxed);
 }
 
-/// `fork`. The parent says who its child is, so that a copy that the child does not ask for is not kept for ever.
+/// `fork`. Also records the process id of the child in the parent, so that the aggregator does not
+/// keep forever a copy for which the child never asks.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `fork`.
 pub unsafe fn fork() -> c_int {
     static NEXT: Next = Next::new(c"fork");
     let Some(next) = NEXT.get() else { return -1 };
-    // SAFETY: the C function of that name.
+    // SAFETY: `next` is the C function `fork`.
     let pid = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn() -> c_int>(next)() };
     let word = tls::fork();
     if pid != 0 && word & OVER != 0 {
@@ -105,7 +116,7 @@ pub unsafe fn fork() -> c_int {
     pid
 }
 
-/// Whether it is in the ring.
+/// Writes a query record. Returns whether the record is in the ring.
 fn say(what: u32, arguments: [u64; 2]) -> bool {
     let is_said = Cell::new(false);
     record(stack_pointer(), |thread| {

@@ -1,5 +1,6 @@
-//! Calls that change the ground under the collector: code that is unloaded, memory that is locked, a stack for signal
-//! handlers, a clock that is switched off.
+//! Hooks of calls with side effects on the collector: unloading code (`dlclose`), locking memory
+//! (`mlockall`), a new stack for signal handlers (`sigaltstack`), and switching a clock off or
+//! restricting system calls (`prctl`).
 
 use crate::platform::sys;
 use crate::real::Next;
@@ -9,15 +10,15 @@ use core::ffi::{c_int, c_ulong, c_void};
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{clock, end_cause};
 
-/// `dlclose`.
+/// `dlclose`. The collector forgets the unloaded code.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `dlclose`.
 pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
     static NEXT: Next = Next::new(c"dlclose");
     let Some(next) = NEXT.get() else { return -1 };
     let closing = python::closing();
-    // SAFETY: the C function of that name.
+    // SAFETY: `next` is the C function `dlclose`.
     let status = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn(*mut c_void) -> c_int>(next)(handle) };
     if let Some(closing) = closing {
         python::closed(closing);
@@ -33,14 +34,14 @@ pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
     status
 }
 
-/// `mlockall`: what the program locks is its own, so the arena is let go again.
+/// `mlockall`. The collector unlocks the arena again: the program locks only memory of its own.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `mlockall`.
 pub unsafe fn mlockall(flags: c_int) -> c_int {
     static NEXT: Next = Next::new(c"mlockall");
     let Some(next) = NEXT.get() else { return -1 };
-    // SAFETY: the C function of that name.
+    // SAFETY: `next` is the C function `mlockall`.
     let status = unsafe { core::mem::transmute::<*mut (), unsafe extern "C" fn(c_int) -> c_int>(next)(flags) };
     if status == 0
         && let Some(process) = process::get()
@@ -51,15 +52,15 @@ pub unsafe fn mlockall(flags: c_int) -> c_int {
     status
 }
 
-/// `sigaltstack`: what is known of the calling thread's stack has to be found out anew.
+/// `sigaltstack`. The collector forgets the known bounds of the calling thread's stack.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `sigaltstack`.
 pub unsafe fn sigaltstack(new: *const c_void, old: *mut c_void) -> c_int {
     static NEXT: Next = Next::new(c"sigaltstack");
     let Some(next) = NEXT.get() else { return -1 };
     type Function = unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int;
-    // SAFETY: the C function of that name.
+    // SAFETY: `next` is the C function `sigaltstack`.
     let status = unsafe { core::mem::transmute::<*mut (), Function>(next)(new, old) };
     if status == 0 && !new.is_null() {
         thread::forget_room();
@@ -67,10 +68,14 @@ pub unsafe fn sigaltstack(new: *const c_void, old: *mut c_void) -> c_int {
     status
 }
 
-/// `prctl`. Before the program restricts its system calls, what we need of them is made. Where the program forbids itself the time-stamp counter, a stamp would be SIGSEGV: tracing by it ends.
+/// `prctl`. Two options matter to the collector:
+///
+/// - Restricting system calls: the collector makes its own system calls first.
+/// - Forbidding the time-stamp counter: reading a stamp would raise SIGSEGV, so tracing by this
+///   clock ends.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `prctl`.
 pub unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     const PR_SET_TSC: c_int = 26;
     const PR_SET_SECCOMP: c_int = 22;
@@ -79,7 +84,8 @@ pub unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulon
     static NEXT: Next = Next::new(c"prctl");
     type Function = unsafe extern "C" fn(c_int, ...) -> c_int;
     let Some(next) = NEXT.get() else { return -1 };
-    // The second is what comes before the first, also where that is made by another call.
+    // PR_SET_NO_NEW_PRIVS precedes a seccomp filter, also where another call than prctl sets the
+    // filter.
     if matches!(option, PR_SET_SECCOMP | PR_SET_NO_NEW_PRIVS) {
         start::before_sandbox(thread::stack_pointer());
     }
@@ -90,6 +96,6 @@ pub unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulon
     {
         process::end(end_cause::CLOCK);
     }
-    // SAFETY: the C function of that name, with the caller's arguments.
+    // SAFETY: `next` is the C function `prctl`, called with the caller's arguments.
     unsafe { core::mem::transmute::<*mut (), Function>(next)(option, a, b, c, d) }
 }

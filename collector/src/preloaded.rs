@@ -1,8 +1,10 @@
-//! One process, one collector: what a preloaded collector offers to one that the program carries in itself.
+//! The table offered by a preloaded collector to an embedded collector, so that a process has one
+//! collector.
 //!
-//! The preload exports a pointer to [`PRELOADED`] as `heapline_preloaded`; the embedded collector finds it in the loader's tables and
-//! then keeps no arena of its own. Blocks whose allocator ends in `malloc` are the preload's already; others are
-//! recorded through this table, into the same rings.
+//! The preload exports a pointer to [`PRELOADED`] as `heapline_preloaded`. The embedded collector
+//! finds the pointer in the loader's tables and then keeps no arena of its own. Blocks of
+//! allocators on top of `malloc` are recorded by the preload already. Other blocks are recorded
+//! through this table, into the same rings.
 
 use crate::unwind::Entry;
 use crate::{hooks, process, thread};
@@ -10,32 +12,34 @@ use core::ptr;
 use core::sync::atomic::AtomicU32;
 use heapline_shared_format::event::{self, Event};
 
-/// The name under which the preload exports its table.
+/// Name of the exported pointer to the table.
 pub const SYMBOL: &[u8] = b"heapline_preloaded";
-/// Changes with the layout and the meaning of [`Preloaded`].
+/// Version of the table. Changes with the layout and the meaning of [`Preloaded`].
 pub const VERSION: u32 = 2;
 
-/// The table. `slot` and `rbp` are an [`Entry`]'s.
+/// Table of functions. `slot` and `rbp` are the fields of an [`Entry`].
 #[repr(C)]
 pub struct Preloaded {
-    /// [`VERSION`]; all behind it is another build's matter if that differs.
+    /// [`VERSION`]. If the number differs, the table is from another build and the fields behind
+    /// are unknown.
     pub version: u32,
-    /// The word that tells whether anything is recorded (`arena::state`); null before the collector's start.
+    /// Returns the state word (`arena::state`), or null before the collector's start.
     pub state: extern "C" fn() -> *const AtomicU32,
-    /// Whether the last that this thread recorded is an allocation that the block lies in. Where samples are recorded: whether
-    /// it has counted any block since it was asked last, so only a no is sure.
+    /// Whether the last record of this thread is an allocation with `block` inside. With sampling:
+    /// whether the thread has counted any block since the last question, so that only a no is
+    /// certain.
     pub has_recorded: extern "C" fn(block: *mut u8) -> bool,
-    /// A block was allocated.
+    /// Records an allocated block.
     pub allocated: extern "C" fn(block: *mut u8, size: usize, slot: usize, rbp: usize),
-    /// A block is about to be freed.
+    /// Records a block as about to be freed.
     pub freeing: extern "C" fn(block: *mut u8, slot: usize),
-    /// A block is about to be reallocated.
+    /// Records a block as about to be reallocated.
     pub reallocating: extern "C" fn(block: *mut u8, slot: usize),
-    /// The block is now this one; null when that failed.
+    /// Records the end of a reallocation: `old` has become `block`. A null `block` means failure.
     pub reallocated: extern "C" fn(old: *mut u8, block: *mut u8, size: usize, slot: usize, rbp: usize),
 }
 
-/// What the preload exports.
+/// The table exported by the preload.
 pub static PRELOADED: Preloaded =
     Preloaded { version: VERSION, state, has_recorded, allocated, freeing, reallocating, reallocated };
 

@@ -1,8 +1,12 @@
-//! How a process begins: with the arena that the aggregator made, with one of its own that waits for an aggregator, or, as
-//! a child in a followed tree, with one of its own and a session that it begins itself.
+//! Start of the collector in a process. There are three ways to begin:
 //!
-//! Such a child records from its first event on and reports itself at once ([`Hello`]); the aggregator adopts its session
-//! when it comes to that. Nothing is lost if the child is gone by then.
+//! 1. with the arena made by the aggregator;
+//! 2. with an idle arena made here, for an aggregator that may come later;
+//! 3. as a child in a followed tree: with an arena made here and a session begun here.
+//!
+//! Such a child records from the first event on and sends the arena to the aggregator at once
+//! ([`Hello`]). The aggregator adopts the session when its turn comes. Nothing is lost if the child
+//! is gone by then.
 
 use crate::platform::environment::ArenaHandle;
 use crate::platform::{elf, environment, executable, sys, tls};
@@ -21,19 +25,20 @@ use heapline_shared_format::arena::{
 use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTABLE_BYTES, Way};
 
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
-/// All was given back ([`release`]): the next attach begins anew.
+/// Everything was given back ([`release`]): the next attach begins anew.
 static IS_RELEASED: AtomicBool = AtomicBool::new(false);
 static BEFORE_START: AtomicU64 = AtomicU64::new(0);
-/// Pool of a collector that was preloaded without an aggregator, in bytes of virtual memory.
+/// Pool of a collector preloaded without an aggregator, in bytes of virtual memory.
 const IDLE_POOL_BYTES: u64 = 64 << 20;
-/// How long a child waits when the aggregator's queue is full.
+/// Longest wait of a child while the aggregator's queue is full.
 const PATIENCE_NANOSECONDS: u64 = 1_000_000_000;
 
-/// What the collector takes at most of the address space that a limited program has left: one part of so many.
+/// Divisor: the collector takes at most this part (1/16) of the address space left to a limited
+/// program.
 const SHARE_OF_ADDRESS_SPACE: usize = 16;
 
-/// The arena for a pool of so many bytes, smaller where the program's address space is limited; none where even the smallest
-/// would be missed.
+/// Returns the geometry of an arena with a pool of `pool_bytes`, smaller where the program's
+/// address space is limited. None if even the smallest arena would take too much.
 fn fitting(pool_bytes: u64) -> Option<Geometry> {
     let Some(left) = sys::address_space_left() else { return Some(Geometry::for_memory(pool_bytes)) };
     let most = left / SHARE_OF_ADDRESS_SPACE;
@@ -42,7 +47,8 @@ fn fitting(pool_bytes: u64) -> Option<Geometry> {
     (geometry.bytes() <= most).then_some(geometry)
 }
 
-/// Whether an arena of so many bytes fits into the program's address space as [`fitting`] says.
+/// Whether an arena of `bytes` fits into the address space of the program, by the rule of
+/// [`fitting`].
 fn fits(bytes: usize) -> bool {
     sys::address_space_left().is_none_or(|left| bytes <= left / SHARE_OF_ADDRESS_SPACE)
 }
@@ -50,16 +56,16 @@ fn fits(bytes: usize) -> bool {
 /// When the collector came into the process.
 #[derive(Clone, Copy)]
 enum Origin {
-    /// With the program, by the loader.
+    /// With the program, loaded by the loader.
     Start,
-    /// Later, by an aggregator that wants this much room for records.
+    /// Later, injected by an aggregator.
     Injection {
-        /// In bytes.
+        /// Room for records, in bytes.
         pool_bytes: u64,
     },
 }
 
-/// The first start in a program.
+/// First start of the collector in a program. Returns the initialised state.
 fn start(origin: Origin) -> Option<*mut Process> {
     let is_disabled = environment::is_disabled();
     let handle = environment::arena();
@@ -70,9 +76,9 @@ fn start(origin: Origin) -> Option<*mut Process> {
     VERIFIES.store(environment::verifies(), Ordering::Relaxed);
     let sees_python = environment::sees_python();
     let memory = sys::map_wiped_on_fork(size_of::<Process>())?;
-    // SAFETY: zeroed memory of that size; zeros are a valid Process.
+    // SAFETY: the memory is zeroed and has the size of a Process; zeros are a valid Process.
     let process = unsafe { &mut *memory.cast::<Process>() };
-    // The environment of a program that runs is its own, which may be reading it.
+    // A running program owns the environment and may be reading it.
     if matches!(origin, Origin::Start) {
         find_own_path();
     }
@@ -104,9 +110,10 @@ fn start(origin: Origin) -> Option<*mut Process> {
     Some(process)
 }
 
-/// The path that the aggregator gave; where the user preloaded the collector, what the loader says.
+/// Stores the path of the collector: the path given by the aggregator, or, if the user preloaded
+/// the collector, the path known to the loader.
 fn find_own_path() {
-    // SAFETY: the process starts, and nobody reads yet.
+    // SAFETY: the process starts, and nobody reads the text yet.
     let text = unsafe { &mut *OWN_PATH.text.get() };
     // The last byte stays zero.
     let most = text.len() - 1;
@@ -122,7 +129,8 @@ fn find_own_path() {
     OWN_PATH.bytes.store(bytes, Ordering::Release);
 }
 
-/// The way for children of the process with this arena, while it is traced.
+/// Returns the way for children of the process with this arena. None while the process is not
+/// traced.
 fn way_from(header: &Header, fork: u64) -> Option<Way> {
     let session = &header.session;
     let is_traced =
@@ -134,16 +142,17 @@ fn way_from(header: &Header, fork: u64) -> Option<Way> {
     Way::of(&header.tree, fork, (nframe, clock, session.sample.load(Ordering::Relaxed)))
 }
 
-/// A forked child's beginning; `parent` is its parent's arena.
+/// Begins a forked child. `parent` is the header of the parent's arena.
 ///
 /// # Safety
 /// 1. `process` is the wiped state, and nobody else uses it.
-/// 2. The calling thread is the only one of the child that traces.
+/// 2. The calling thread is the only traced thread of the child.
 unsafe fn begin_child(process: *mut Process, parent: &Header) -> Option<()> {
     let way = way_from(parent, fork::own_number())?;
-    // Another than the parent's: what is kept of that one (numbers of code objects) was never told in this one.
+    // The child takes another session number than the parent: numbers of code objects that are kept
+    // from the parent's session were never defined in the child's session.
     let session = parent.session.number.load(Ordering::Relaxed).wrapping_add(1).max(1);
-    // SAFETY: promise 1.
+    // SAFETY: promise 1 of the caller: `process` is the wiped state and has no other user.
     let process = unsafe { &mut *process };
     let begun = if IS_SANDBOXED.load(Ordering::Relaxed) { None } else { process.begin_again(way, session) };
     if begun.is_none() {
@@ -152,7 +161,7 @@ unsafe fn begin_child(process: *mut Process, parent: &Header) -> Option<()> {
     begun
 }
 
-/// What the calling thread remembers of its life in the parent.
+/// Clears what the calling thread remembers of the parent.
 fn forget_thread() {
     tls::set_pending(0);
     tls::set_pending_session(0);
@@ -161,7 +170,8 @@ fn forget_thread() {
 }
 
 impl Process {
-    /// What every beginning needs. Returns the [`target_flag`]s.
+    /// First step of every beginning: sets the process id and probes the system. Returns the
+    /// [`target_flag`]s.
     fn begin(&mut self) -> u32 {
         self.pid = sys::getpid();
         self.fd = -1;
@@ -176,7 +186,7 @@ impl Process {
         let flags = self.begin();
         self.is_forked = true;
         self.rules = MaybeUninit::new(Table::map()?);
-        // It is empty.
+        // The new table has no rules yet.
         self.rules_session.store(session, Ordering::Relaxed);
         let arena = Beginning { way, birth: Birth::Fork, session }.make(self, flags)?;
         self.take_arena(arena);
@@ -194,7 +204,8 @@ impl Process {
         target.before_start.store(BEFORE_START.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Maps the arena that the aggregator made.
+    /// Maps the arena made by the aggregator. None if the file is not the announced file, is too
+    /// large or is not sealed.
     fn adopt(&mut self, handle: ArenaHandle) -> Option<Arena> {
         let file = sys::file_id(handle.fd)?;
         if (file.device, file.inode) != (handle.device, handle.inode) {
@@ -202,18 +213,19 @@ impl Process {
         }
         let bytes = usize::try_from(file.bytes).ok().filter(|&bytes| fits(bytes))?;
         if !sys::is_sealed(handle.fd) {
-            // Whoever could cut it could make any of our accesses a SIGBUS.
+            // Whoever can cut the file could turn any access into a SIGBUS.
             return None;
         }
         let base = NonNull::new(sys::map_file(handle.fd, bytes)?)?;
-        // Without a descriptor the next program has an arena of its own.
+        // Without a descriptor the next program makes an arena of its own.
         self.fd = sys::move_out_of_the_way(handle.fd).unwrap_or(-1);
         self.handle = ArenaHandle { fd: self.fd, ..handle };
-        // SAFETY: mapped just now, never unmapped, and sealed.
+        // SAFETY: the arena was mapped just now, is sealed, and is unmapped only when nobody uses
+        // it any more.
         unsafe { Arena::open(base, bytes) }.ok()
     }
 
-    /// Makes an arena of our own, for an aggregator that may come later.
+    /// Makes an idle arena, for an aggregator that may come later.
     fn create_idle(&mut self, pool_bytes: u64) -> Option<Arena> {
         let geometry = fitting(pool_bytes)?;
         let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes()).and_then(sys::move_out_of_the_way)?;
@@ -224,14 +236,15 @@ impl Process {
         };
         self.fd = fd;
         self.handle = ArenaHandle { fd, device: file.device, inode: file.inode };
-        // SAFETY: fresh zeros, mapped just now, sealed, and unmapped only when nobody uses them.
+        // SAFETY: the memory is fresh zeros, mapped just now and sealed, and is unmapped only when
+        // nobody uses it.
         let arena = unsafe { Arena::create(base, geometry) };
         arena.header().session.number.store(LAST_SESSION.load(Ordering::Relaxed), Ordering::Relaxed);
         Some(arena)
     }
 }
 
-/// A session that the process begins itself.
+/// A session begun by the process itself.
 struct Beginning {
     way: Way,
     birth: Birth,
@@ -240,8 +253,8 @@ struct Beginning {
 }
 
 impl Beginning {
-    /// Makes the arena, begins the session and reports the process. None, and nothing is left, when there is no memory or
-    /// nobody to report to.
+    /// Makes the arena, begins the session and reports the process. None if there is no memory or
+    /// nobody to report to; nothing is left then.
     fn make(&self, process: &mut Process, flags: u32) -> Option<Arena> {
         if flags & target_flag::OLD_GLIBC != 0 {
             return None;
@@ -251,7 +264,8 @@ impl Beginning {
         let fd = sys::sealed_memory_file(c"heapline-arena", geometry.bytes())?;
         let base = sys::map_file(fd, geometry.bytes()).and_then(NonNull::new);
         let arena = base.and_then(|base| {
-            // SAFETY: fresh zeros, mapped just now, sealed; unmapped below only when nobody knows them.
+            // SAFETY: the memory is fresh zeros, mapped just now and sealed. Unmapped below only
+            // when nobody knows the arena.
             let arena = unsafe { Arena::create(base, geometry) };
             let key = sys::random();
             self.begin(&arena, key, flags);
@@ -259,11 +273,12 @@ impl Beginning {
             if self.tell(process.pid, key, fd) {
                 return Some(arena);
             }
-            // SAFETY: as above.
+            // SAFETY: the aggregator was not told, so nobody knows the arena.
             unsafe { sys::unmap(base.as_ptr(), geometry.bytes()) };
             None
         });
-        // The program finds no descriptor of ours. The aggregator has it; exec gives the next program an arena of its own.
+        // The program finds no foreign descriptor. The aggregator has the descriptor; after exec
+        // the next program makes an arena of its own.
         sys::close(fd);
         arena
     }
@@ -282,7 +297,8 @@ impl Beginning {
         session.epoch.store(1, Ordering::Relaxed);
         header.target.flags.store(flags, Ordering::Relaxed);
         header.target.images.store(1, Ordering::Relaxed);
-        // The way for its children asks for as much as was asked for here, whatever fits.
+        // The way for children asks for the same pool as this way, even if a smaller one was
+        // fitting here.
         self.way.open(&header.tree, key);
         let state = if self.way.sample == 0 { state::TRACING } else { state::SAMPLING };
         session.state.store(state, Ordering::Release);
@@ -293,11 +309,11 @@ impl Beginning {
         const SCRATCH_BYTES: usize = MAX_EXECUTABLE_BYTES + MAX_ARGUMENT_BYTES;
         // Not on the stack, which may be a small one.
         let Some(memory) = sys::map(SCRATCH_BYTES) else { return false };
-        // SAFETY: fresh memory of that size, unmapped below.
+        // SAFETY: the memory is fresh, has this size and is unmapped below.
         let scratch = unsafe { core::slice::from_raw_parts_mut(memory, SCRATCH_BYTES) };
         let (path, arguments) = scratch.split_at_mut(MAX_EXECUTABLE_BYTES);
         let n = executable::path(path);
-        // One that is cut off is none.
+        // A path without room is left out, not cut off.
         let executable = if n < MAX_EXECUTABLE_BYTES { &path[..n] } else { &[] };
         let n = sys::fill_from_file(c"/proc/self/cmdline", arguments);
         let arguments = &arguments[..n];
@@ -306,26 +322,27 @@ impl Beginning {
         let hello = Hello { token: address.token, key, parent, fork, birth, pid, executable, arguments };
         let parts = [&hello.head()[..], executable, arguments];
         let is_told = sys::send_with_file(&address.socket_name(), parts, fd, PATIENCE_NANOSECONDS);
-        // SAFETY: nobody uses it any more.
+        // SAFETY: nobody uses the memory any more.
         unsafe { sys::unmap(memory, SCRATCH_BYTES) };
         is_told
     }
 }
 
-/// The way that leads children of this process to the aggregator; none while they are not followed. A forked child that has
-/// not begun knows its parent's.
+/// Returns the way for children of this process. None while children are not followed. A forked
+/// child before its start uses the way of the parent.
 pub fn way_for_children() -> Option<Way> {
     let (header, fork) = match get() {
         Some(process) => (process.header(), 0),
-        // SAFETY: an arena's header, mapped as long as this points to it.
+        // SAFETY: `HEADER` points to an arena's header, or is null; the arena is mapped as long as
+        // the pointer stands.
         None if is_forked() => unsafe { (HEADER.load(Ordering::Acquire).as_ref()?, fork::own_number()) },
         None => return None,
     };
     way_from(header, fork)
 }
 
-/// The program is about to restrict its system calls. A forked child makes those that it needs before that; later ones
-/// make none.
+/// Prepares for restricted system calls of the program. A forked child starts now, with the system
+/// calls needed for the start; children forked later make none.
 pub fn before_sandbox(slot: usize) {
     if is_forked() {
         let _ = get_or_start(slot);
@@ -333,7 +350,8 @@ pub fn before_sandbox(slot: usize) {
     IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
 
-/// Likewise; starts the collector at the first call that finds libc ready. `slot` is where the hook was entered.
+/// Returns the process state. Starts the collector at the first call with an initialised libc.
+/// `slot` is the stack address where the hook was entered.
 pub fn get_or_start(slot: usize) -> Option<&'static Process> {
     if HAS_STARTED.load(Ordering::Acquire) {
         return get().or_else(|| begin_in_child(slot));
@@ -346,7 +364,7 @@ pub fn get_or_start(slot: usize) -> Option<&'static Process> {
     get()
 }
 
-/// Starts the collector in a process that runs already, with room for so many bytes of records.
+/// Starts the collector in a running process, with a pool of `pool_bytes`.
 pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
     let is_first = !HAS_STARTED.swap(true, Ordering::AcqRel);
     if is_first || IS_RELEASED.swap(false, Ordering::AcqRel) {
@@ -355,21 +373,22 @@ pub fn start_injected(pool_bytes: u64) -> Option<&'static Process> {
     get()
 }
 
-/// Gives the arena, its descriptor and all memory back to the system. Until the next attach every hook goes straight on.
+/// Gives the arena, its descriptor and all memory back to the system. Until the next attach every
+/// hook passes calls through.
 ///
 /// # Safety
 /// 1. No other thread runs, and none stands in the collector.
-/// 2. No other thread's words ([`tls`]) point to memory of the collector's.
+/// 2. No words of another thread ([`tls`]) point to memory of the collector.
 pub unsafe fn release() {
     STATE.store((&raw const NEVER).cast_mut(), Ordering::Release);
-    // SAFETY: an arena's header, which is unmapped only below.
+    // SAFETY: `HEADER` points to an arena's header, or is null; the arena is unmapped only below.
     if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
         LAST_SESSION.store(header.session.number.load(Ordering::Relaxed), Ordering::Relaxed);
     }
     let process = PROCESS.swap(ptr::null_mut(), Ordering::AcqRel);
     let arena = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
     tls::clear();
-    // SAFETY: the caller's promises: nobody uses any of this any more.
+    // SAFETY: promises 1 and 2 of the caller: nobody uses any of this memory any more.
     unsafe {
         if let Some(process) = process.as_mut() {
             for slot in 0..MAX_SLOTS {
@@ -404,7 +423,7 @@ fn start_from(slot: usize, origin: Origin) {
     let state = match started {
         Some(process) => {
             PROCESS.store(process, Ordering::Release);
-            // SAFETY: initialised by `start`.
+            // SAFETY: `start` has initialised the process.
             unsafe { &raw const (*process).header().session.state }
         }
         None => &raw const NEVER,
@@ -413,11 +432,12 @@ fn start_from(slot: usize, origin: Origin) {
     real::set_errno(errno);
 }
 
-/// A forked child that is followed begins with its first event; another has nothing to do from then on.
+/// Begins a followed forked child at the first event. A child that is not followed does nothing
+/// from then on.
 #[cold]
 fn begin_in_child(slot: usize) -> Option<&'static Process> {
     let process = PROCESS.load(Ordering::Acquire);
-    // SAFETY: as in `get`.
+    // SAFETY: `PROCESS` is null or points to the state, which is unmapped only by `release`.
     let seen = unsafe { process.as_ref() }?;
     // A signal handler may interrupt the beginning.
     if seen.has_begun.swap(true, Ordering::AcqRel) {
@@ -426,10 +446,11 @@ fn begin_in_child(slot: usize) -> Option<&'static Process> {
     let errno = real::errno();
     tls::set_recovery(0);
     tls::set_starting(slot);
-    // A failure in here is none of the parent's.
+    // A failure in here must not be recorded in the parent's arena.
     let parent = HEADER.swap(ptr::null_mut(), Ordering::AcqRel);
     let bytes = ARENA_BYTES.load(Ordering::Relaxed);
-    // SAFETY: the wiped state, which nobody uses before it runs; the parent's arena is mapped until below.
+    // SAFETY: the state is wiped, and nobody uses it before it runs. The parent's arena is mapped
+    // until below.
     let begun = fail::guard(|| unsafe { begin_child(process, parent.as_ref()?) }).flatten();
     tls::set_starting(0);
     let state = match begun {
@@ -445,7 +466,7 @@ fn begin_in_child(slot: usize) -> Option<&'static Process> {
     get()
 }
 
-/// Whether another program in the place of this one has room for the arena.
+/// Whether a program begun by exec has room for an arena of the same size.
 pub fn has_room_again(process: &Process) -> bool {
     fits(process.arena().geometry().bytes())
 }

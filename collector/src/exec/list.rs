@@ -1,7 +1,13 @@
-//! The environment of a new program: the caller's, with two variables more.
+//! The environment of a new program: the caller's environment with two more variables.
 //!
-//! It is made on the stack, since memory that a vfork child maps would stay its parent's for ever. One that is too large for
-//! that is made in mapped memory where the process will give it back.
+//! The place of the new list depends on its size. Memory mapped by a vfork child would stay in the
+//! parent for ever, so a vfork child maps none.
+//!
+//! | Words | In a process | In a vfork child |
+//! | --- | --- | --- |
+//! | up to [`SMALL`] | stack | stack |
+//! | up to [`LARGE`] | mapped memory, given back after the call | stack |
+//! | more | mapped memory, given back after the call | no new list: the caller's environment |
 
 use super::{List, Passage};
 use crate::platform::environment::{ArenaHandle, ENV_PRELOAD, find};
@@ -13,22 +19,25 @@ use core::ptr;
 use heapline_shared_format::arena::ENV_ARENA;
 use heapline_shared_format::tree::{ENV_TREE, WAY_BYTES};
 
-/// Room for a variable's name, `=`, what a passage takes as text, and a zero.
+/// Room for a variable's name, `=`, the text of a passage, and a zero byte.
 const PASSAGE_BYTES: usize = 16 + WAY_BYTES;
-/// Words of a list that any thread's stack has room for ...
+/// Words of a list with room on any thread's stack.
 const SMALL: usize = 512;
-/// ... and of one that a thread has room for which starts programs in an environment of thousands of variables.
+/// Words of a list with room on the stack of a thread that starts programs in an environment of
+/// thousands of variables.
 const LARGE: usize = 8192;
 
-/// Calls with the environment that has the passage added; with the caller's own where there is no room.
+/// Runs a call with the passage added to the environment, or with the caller's environment if there
+/// is no room.
 ///
 /// # Safety
 /// `environment` is a null-terminated list of C strings, or null.
 pub unsafe fn with(passage: Passage, environment: List, call: impl Fn(List) -> c_int) -> c_int {
-    // SAFETY: the caller's promise; so for all below.
+    // SAFETY: the caller guarantees that `environment` is a null-terminated list, or null.
+    // `on_stack` and `in_map` need nothing else.
     unsafe {
         let words = Parts::new(environment).words();
-        // A vfork child has another id than the process whose memory it uses.
+        // A vfork child has another id than the process whose memory the child uses.
         let is_own_memory = || process::get().is_none_or(|process| process.is_self());
         if words <= SMALL {
             on_stack::<SMALL>(passage, environment, call)
@@ -45,7 +54,8 @@ pub unsafe fn with(passage: Passage, environment: List, call: impl Fn(List) -> c
 #[inline(never)]
 unsafe fn on_stack<const WORDS: usize>(passage: Passage, environment: List, call: impl Fn(List) -> c_int) -> c_int {
     let mut memory = [const { MaybeUninit::<usize>::uninit() }; WORDS];
-    // SAFETY: the caller's promise, and memory of the size that was asked for.
+    // SAFETY: the caller guarantees that `environment` is a valid list or null. `with` has compared
+    // WORDS with `Parts::words`.
     let list = fail::guard(|| unsafe { Parts::new(environment).write(passage, memory.as_mut_ptr().cast()) });
     call(list.unwrap_or(environment))
 }
@@ -53,7 +63,8 @@ unsafe fn on_stack<const WORDS: usize>(passage: Passage, environment: List, call
 unsafe fn in_map(words: usize, passage: Passage, environment: List, call: impl Fn(List) -> c_int) -> c_int {
     let bytes = words * size_of::<usize>();
     let Some(memory) = sys::map(bytes) else { return call(environment) };
-    // SAFETY: the caller's promise, and memory of the size that was asked for.
+    // SAFETY: the caller guarantees that `environment` is a valid list or null. The memory has
+    // `Parts::words` words.
     let list = fail::guard(|| unsafe { Parts::new(environment).write(passage, memory) });
     let status = call(list.unwrap_or(environment));
     let errno = real::errno();
@@ -63,7 +74,7 @@ unsafe fn in_map(words: usize, passage: Passage, environment: List, call: impl F
     status
 }
 
-/// What a new environment is made of.
+/// Parts of a new environment.
 struct Parts {
     environment: List,
     count: usize,
@@ -72,30 +83,35 @@ struct Parts {
 }
 
 impl Parts {
+    /// Looks through an environment.
+    ///
     /// # Safety
-    /// `environment` is a null-terminated list of C strings, or null, for as long as the value is used.
+    /// `environment` is a null-terminated list of C strings, or null, for as long as the value is
+    /// used.
     unsafe fn new(environment: List) -> Parts {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `environment` is a valid list, or null.
         unsafe { Parts { environment, count: length(environment), preload: find(environment, ENV_PRELOAD) } }
     }
 
     fn theirs(&self) -> &[u8] {
-        // SAFETY: the promise of `new`.
+        // SAFETY: the caller of `new` guarantees that the environment's strings are valid.
         self.preload.map_or(&[][..], |(_, value)| unsafe { CStr::from_ptr(value) }.to_bytes())
     }
 
-    /// Words of memory for all of it.
+    /// Words of memory for the list and both variables.
     fn words(&self) -> usize {
         let preload = ENV_PRELOAD.len() + 1 + process::own_path().len() + 1 + self.theirs().len() + 1;
         self.count + 3 + (PASSAGE_BYTES + preload).div_ceil(size_of::<usize>())
     }
 
+    /// Writes the list, followed by the passage variable and LD_PRELOAD.
+    ///
     /// # Safety
     /// `memory` has room for [`Parts::words`].
     unsafe fn write(&self, passage: Passage, memory: *mut u8) -> List {
         let list = memory.cast::<*const c_char>();
         let count = self.count;
-        // SAFETY: the caller's promise; the parts lie one behind the other.
+        // SAFETY: the caller guarantees room for `Parts::words`; the parts do not overlap.
         unsafe {
             if count > 0 {
                 ptr::copy_nonoverlapping(self.environment, list, count);
@@ -109,7 +125,8 @@ impl Parts {
                 writer.put(b":").put(self.theirs());
             }
             writer.put(b"\0");
-            // In place of the user's own, or behind the last; the order of all others stays.
+            // In place of the user's own LD_PRELOAD, or behind the last entry. All other entries
+            // keep their order.
             list.add(self.preload.map_or(count, |(index, _)| index)).write(preload_variable.cast());
             let next = count + usize::from(self.preload.is_none());
             list.add(next).write(passage_variable.cast());
@@ -119,11 +136,13 @@ impl Parts {
     }
 }
 
+/// Returns the number of entries of a list.
+///
 /// # Safety
 /// `list` is a null-terminated list, or null.
 pub unsafe fn length(list: List) -> usize {
     let mut n = 0;
-    // SAFETY: stops at the terminator.
+    // SAFETY: the loop stops at the terminator.
     unsafe {
         while !list.is_null() && !(*list.add(n)).is_null() {
             n += 1;
@@ -132,12 +151,13 @@ pub unsafe fn length(list: List) -> usize {
     n
 }
 
-/// The entries of a list.
+/// Returns the entries of a list.
 ///
 /// # Safety
 /// `list` is a null-terminated list of C strings, or null, for as long as the entries are used.
 pub unsafe fn entries<'a>(list: List) -> impl Iterator<Item = &'a CStr> {
-    // SAFETY: the caller's promise; the terminator ends it.
+    // SAFETY: the caller guarantees that `list` is a valid list or null. The iteration ends at the
+    // terminator.
     (0..).map_while(move |i| unsafe {
         let entry = if list.is_null() { ptr::null() } else { *list.add(i) };
         (!entry.is_null()).then(|| CStr::from_ptr(entry))
@@ -147,10 +167,12 @@ pub unsafe fn entries<'a>(list: List) -> impl Iterator<Item = &'a CStr> {
 struct Writer(*mut u8);
 
 impl Writer {
+    /// Appends bytes.
+    ///
     /// # Safety
     /// The memory has room for the bytes.
     unsafe fn put(&mut self, bytes: &[u8]) -> &mut Writer {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees room for the bytes.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), self.0, bytes.len());
             self.0 = self.0.add(bytes.len());
@@ -159,11 +181,14 @@ impl Writer {
     }
 }
 
+/// Writes the passage variable.
+///
 /// # Safety
 /// `to` has [`PASSAGE_BYTES`].
 unsafe fn write_passage(to: *mut u8, passage: Passage) {
     let mut writer = Writer(to);
-    // SAFETY: the name, and three numbers of at most 20 digits with separators, or a way, fit.
+    // SAFETY: `to` has room for the longest name with three numbers of at most 20 digits and
+    // separators, and for a name with a way.
     unsafe {
         match passage {
             Passage::Arena(arena) => write_arena(&mut writer, arena),
@@ -179,7 +204,7 @@ unsafe fn write_passage(to: *mut u8, passage: Passage) {
 
 unsafe fn write_arena(writer: &mut Writer, arena: ArenaHandle) {
     let mut digits = [0u8; 20];
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees room for the longest arena variable.
     unsafe {
         writer.put(ENV_ARENA.as_bytes()).put(b"=");
         writer.put(decimal(u64::try_from(arena.fd).unwrap_or(0), &mut digits)).put(b":");

@@ -1,10 +1,18 @@
-//! exec, `posix_spawn` and their kin: a traced process's next program, and its children's, are traced too.
+//! exec, `posix_spawn` and similar calls: the next program of a traced process, and programs of its
+//! children, are traced too.
 //!
-//! The new program finds the collector by LD_PRELOAD, and its aggregator by a second variable: the same process by the
-//! descriptor of its arena, which is left open for it; a child, and a process without that descriptor, by the way to the
-//! aggregator's socket ([`heapline_shared_format::tree`]). The new program's collector removes both variables again.
+//! A new program finds the collector by LD_PRELOAD, and the aggregator by a second variable:
 //!
-//! A vfork child shares its parent's memory and stack: nothing is written there but below its own frames.
+//! | Program | Second variable |
+//! | --- | --- |
+//! | in the same process | descriptor of the process's arena, left open for the program |
+//! | in a child | way to the aggregator's socket ([`heapline_shared_format::tree`]) |
+//! | in the same process, without descriptor | way to the aggregator's socket |
+//!
+//! The collector of the new program removes both variables again.
+//!
+//! A vfork child shares memory and stack with the parent, so a vfork child writes only below its
+//! own frames.
 
 mod list;
 mod program;
@@ -27,45 +35,45 @@ use heapline_shared_format::tree::Way;
 /// A null-terminated list of C strings.
 pub type List = *const *const c_char;
 
-/// How a new program finds its aggregator.
+/// The second variable of a new program, by which the collector finds the aggregator.
 #[derive(Clone, Copy)]
 enum Passage {
-    /// The process's own arena.
+    /// Handle of the process's arena.
     Arena(ArenaHandle),
-    /// An arena of its own.
+    /// Way to the aggregator, for a program with a new arena.
     Way(Way),
 }
 
 impl Passage {
-    /// For a program that a new process runs.
+    /// Returns the passage for a program run by a new process.
     fn for_child() -> Option<Passage> {
         start::way_for_children().map(Passage::Way)
     }
 
-    /// For the program that exec puts in the place of the present one.
+    /// Returns the passage for the program by which exec replaces the present program.
     fn for_exec() -> Option<Passage> {
         let own = process::get().filter(|process| process.is_traced() && process.is_self());
-        // Where the address space is limited, the next program may have room for a smaller arena only.
+        // With a limited address space, the next program may have room for a smaller arena only.
         match own.filter(|process| start::has_room_again(process)).and_then(Process::arena_fd) {
             Some(arena) => Some(Passage::Arena(arena)),
             None => Passage::for_child(),
         }
     }
 
-    /// The passage that a program takes. None where the collector stays out of it, or is not to be
-    /// found any more.
+    /// Returns the passage suitable for the program. None if the program cannot take the collector,
+    /// or if the collector's file is gone.
     ///
-    /// A static program never takes an arena: it may start several programs, and an arena has one
-    /// at a time.
+    /// A static program never takes an arena: a static program may start several programs, and an
+    /// arena has one program at a time.
     ///
     /// # Safety
-    /// As [`Started::fit`].
+    /// The caller upholds the contract of [`Started::fit`].
     unsafe fn fitting(self, started: Started) -> Option<Passage> {
         let own_path = process::own_path();
         if own_path.is_empty() {
             return None;
         }
-        // SAFETY: a zero byte follows the path; the caller's promise.
+        // SAFETY: a zero byte follows the path; the caller upholds the contract of `Started::fit`.
         let fit = fail::guard(|| unsafe {
             sys::open_program(own_path.as_ptr().cast()).map_or(Fit::Refuses, |_| started.fit())
         });
@@ -77,18 +85,21 @@ impl Passage {
     }
 }
 
-/// Runs an exec call with the environment that keeps the process traced, where that can be; else with its own.
+/// Runs an exec call with an environment for tracing if possible, otherwise with the caller's
+/// environment.
 ///
 /// # Safety
-/// `started` is what the call is given; its lists are null-terminated lists of C strings, or null.
+/// 1. `started` describes the arguments of the call.
+/// 2. The lists in `started` are null-terminated lists of C strings, or null.
+/// 3. Nobody changes libc's environment during the call.
 unsafe fn with_tracing(started: Started, call: impl Fn(List) -> c_int) -> c_int {
     let own = process::get().filter(|process| process.is_traced() && process.is_self());
     let passage = Passage::for_exec();
-    // Counted in any case, so that the aggregator knows of a program that will not be traced.
+    // Counted in any case, so that the aggregator knows of a program without tracing.
     if let Some(own) = own {
         own.header().target.exec_begun.fetch_add(1, Ordering::Release);
     }
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller gives promises 1 to 3 about `started`.
     let status = unsafe { with_what_fits(passage, started, call) };
     // Only a failed call returns.
     if let Some(own) = own {
@@ -97,21 +108,21 @@ unsafe fn with_tracing(started: Started, call: impl Fn(List) -> c_int) -> c_int 
     status
 }
 
-/// Runs a call that starts another process, likewise.
+/// Runs a call that starts another process, with an environment for tracing if possible.
 ///
 /// # Safety
-/// As [`with_tracing`].
+/// The obligations of [`with_tracing`].
 unsafe fn with_following(started: Started, call: impl Fn(List) -> c_int) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller gives promises 1 to 3 of `with_tracing` about `started`.
     unsafe { with_what_fits(Passage::for_child(), started, call) }
 }
 
-/// Runs a call with a passage in its environment, if the program that it starts takes one.
+/// Runs a call with a passage in the environment, if the started program can take a passage.
 ///
 /// # Safety
-/// As [`with_tracing`].
+/// The obligations of [`with_tracing`].
 unsafe fn with_what_fits(passage: Option<Passage>, started: Started, call: impl Fn(List) -> c_int) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller gives promises 1 to 3 of `with_tracing` about `started`.
     unsafe {
         match passage.and_then(|passage| passage.fitting(started)) {
             Some(passage) => with_passage(passage, started.environment, call),
@@ -120,10 +131,12 @@ unsafe fn with_what_fits(passage: Option<Passage>, started: Started, call: impl 
     }
 }
 
+/// Runs a call with a passage in the environment. An arena's descriptor stays open across the exec.
+///
 /// # Safety
 /// `environment` is a null-terminated list of C strings, or null.
 unsafe fn with_passage(passage: Passage, environment: List, call: impl Fn(List) -> c_int) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `environment` is a null-terminated list, or null.
     unsafe {
         list::with(passage, environment, |list| match passage {
             Passage::Arena(arena) if !ptr::eq(list, environment) => {
@@ -137,17 +150,17 @@ unsafe fn with_passage(passage: Passage, environment: List, call: impl Fn(List) 
     }
 }
 
-/// The environment that the functions without an environment argument pass on.
+/// Returns the environment used by exec functions without an environment argument.
 pub fn current_environment() -> List {
     crate::platform::environment::current()
 }
 
-/// The environment argument behind the null of `execle`'s list.
+/// Returns the environment argument behind the null of the argument list of `execle`.
 ///
 /// # Safety
 /// `arguments` is null-terminated, and a pointer follows the null.
 pub unsafe fn behind(arguments: List) -> List {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a pointer behind the null of `arguments`.
     unsafe { (*arguments.add(list::length(arguments) + 1)).cast() }
 }
 
@@ -159,9 +172,9 @@ macro_rules! exec_call {
         $(#[$doc])*
         ///
         /// # Safety
-        /// As the C function's.
+        /// The caller upholds the contract of the C function of this name.
         pub unsafe fn $name($($before: $type,)* environment: List $(, $after: $after_type)*) -> c_int {
-            // SAFETY: a C string made from the function's name.
+            // SAFETY: a C string made from the function's name and a zero byte.
             static NEXT: Next = Next::new(unsafe {
                 CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes())
             });
@@ -170,7 +183,7 @@ macro_rules! exec_call {
                 real::set_errno(ENOSYS);
                 return -1;
             };
-            // SAFETY: the C function of that name; the arguments are the caller's.
+            // SAFETY: `next` is the C function of this name, called with the caller's arguments.
             unsafe {
                 let next: Function = core::mem::transmute(next);
                 let started = Started { program: $program, arguments: $arguments, environment };
@@ -200,14 +213,14 @@ exec_call!(
     below(directory, path, flags), arguments
 );
 
-/// The program that `execveat` is given.
+/// Returns the program described by the arguments of `execveat`.
 ///
 /// # Safety
 /// `path` is a C string, or null.
 unsafe fn below(directory: c_int, path: *const c_char, flags: c_int) -> Program {
     const AT_FDCWD: c_int = -100;
     const AT_EMPTY_PATH: c_int = 0x1000;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `path` is a C string, or null.
     match unsafe { (!path.is_null()).then(|| CStr::from_ptr(path).to_bytes()) } {
         Some(b"") if flags & AT_EMPTY_PATH != 0 => Program::Open(directory),
         Some([b'/', ..]) => Program::At(path),

@@ -1,9 +1,10 @@
-//! What a call is about to run, and whether that loads the collector. What does not would keep the
-//! variables that are meant for the collector, or complain.
+//! The program about to be run by a call, and whether the program can take the collector. Other
+//! programs get no variables: the variables would stay in the environment, or the program's loader
+//! would complain.
 //!
-//! The file says so: a script names its interpreter, a binary its loader (`PT_INTERP`), and a
-//! loader its own name (`DT_SONAME`): only glibc's gets the preload. Where the program is glibc's
-//! loader itself, the program that the loader is given counts.
+//! The file tells: a script names an interpreter, a binary a loader (`PT_INTERP`), and a loader its
+//! own name (`DT_SONAME`). Only programs of glibc's loader get the preload. If the program is
+//! glibc's loader itself, the program given to the loader as an argument counts.
 
 use super::{List, list};
 use crate::platform::environment::{current, find};
@@ -11,39 +12,39 @@ use crate::platform::sys;
 use core::ffi::{CStr, c_char, c_int};
 use heapline_shared_format::loader::{ENV_LIST, LOADER_NAME, program_index};
 
-/// A program as a call names it.
+/// A program, as named by the arguments of a call.
 #[derive(Clone, Copy)]
 pub enum Program {
-    /// By its path.
+    /// By path.
     At(*const c_char),
-    /// By a name that is searched for in PATH.
+    /// By a name, searched for in PATH.
     Named(*const c_char),
     /// By an open descriptor.
     Open(c_int),
-    /// In a way that says nothing of its file.
+    /// Without information about the file.
     Unknown,
 }
 
-/// What a call runs: a program, with arguments and an environment.
+/// A program, with arguments and an environment.
 #[derive(Clone, Copy)]
 pub struct Started {
     /// The program.
     pub program: Program,
-    /// Its arguments; the first is its name.
+    /// Arguments of the program; the first is the program's name.
     pub arguments: List,
-    /// Its environment.
+    /// Environment of the program.
     pub environment: List,
 }
 
 /// How a program takes the collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// Its loader brings the collector in.
+    /// The loader of the program loads the collector.
     Loads,
-    /// It is static, and one of its arguments is a program that would load the collector. If it is
-    /// a launcher, that program finds the variables in its environment.
+    /// The program is static, and an argument names a program suitable for the collector. If the
+    /// static program is a launcher, the launched program finds the variables in the environment.
     Launches,
-    /// The collector stays out.
+    /// The program does not get the collector.
     Refuses,
 }
 
@@ -53,22 +54,24 @@ impl From<bool> for Fit {
     }
 }
 
-/// Scripts that are run by scripts; the kernel allows a few more.
+/// Longest chain of scripts interpreted by scripts. The kernel allows a few more.
 const MAX_SCRIPTS: usize = 3;
-/// Arguments of a static program that are looked at.
+/// Number of arguments of a static program examined here.
 const MAX_ARGUMENTS: usize = 16;
 const LONGEST_PATH: usize = 1024;
-/// What is read of a program's beginning.
+/// Bytes read from the beginning of a program.
 const START_BYTES: usize = 1024;
 
 impl Started {
-    /// Judges the program. What cannot be read is taken for a program like any other: running it
-    /// says more, and a collector in a foreign C library stays passive.
+    /// Judges the program. An unreadable program is assumed to load the collector: running the
+    /// program tells more, and a collector in a foreign C library stays passive.
     ///
     /// # Safety
-    /// Text and lists are C strings and null-terminated lists of them, or null.
+    /// 1. All strings are C strings, or null.
+    /// 2. All lists are null-terminated lists of C strings, or null.
+    /// 3. Nobody changes libc's environment.
     pub unsafe fn fit(self) -> Fit {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller gives promises 1 to 3.
         unsafe {
             if find(self.environment, ENV_LIST).is_some() {
                 return Fit::Refuses;
@@ -81,10 +84,12 @@ impl Started {
     }
 }
 
+/// Opens the file of a program.
+///
 /// # Safety
-/// As [`Started::fit`].
+/// The obligations of [`Started::fit`].
 unsafe fn open(program: Program) -> Option<sys::Program> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives promises 1 to 3 of `Started::fit`.
     unsafe {
         match program {
             Program::At(path) if !path.is_null() => sys::open_program(path),
@@ -95,46 +100,51 @@ unsafe fn open(program: Program) -> Option<sys::Program> {
     }
 }
 
+/// Opens a program by a path, or by a name searched for in PATH.
+///
 /// # Safety
-/// libc's environment is not being changed.
+/// Nobody changes libc's environment.
 unsafe fn open_named(name: &CStr) -> Option<sys::Program> {
     if name.to_bytes().contains(&b'/') {
-        // SAFETY: a C string.
+        // SAFETY: `name` is a C string.
         return unsafe { sys::open_program(name.as_ptr()) };
     }
-    // SAFETY: libc's list.
+    // SAFETY: libc's own environment list, not changed by anybody, as the caller guarantees.
     let path = unsafe { find(current(), "PATH").map(|(_, value)| CStr::from_ptr(value)) };
     let mut folders = path.map_or(&b"/bin:/usr/bin"[..], CStr::to_bytes).split(|&byte| byte == b':');
     folders.find_map(|folder| {
         let folder = if folder.is_empty() { b"." } else { folder };
         let mut whole = [0u8; LONGEST_PATH];
         let end = folder.len() + 1 + name.to_bytes().len();
-        // A zero byte is left.
+        // The byte behind the name stays zero.
         let place = whole.get_mut(..=end)?;
         place[..folder.len()].copy_from_slice(folder);
         place[folder.len()] = b'/';
         place[folder.len() + 1..end].copy_from_slice(name.to_bytes());
-        // SAFETY: a C string.
+        // SAFETY: the zero byte behind the name ends a C string.
         unsafe { sys::open_program(whole.as_ptr().cast()) }
     })
 }
 
-/// Opens the file at a path that is no C string yet.
+/// Opens the file at a path without a terminating zero byte.
 fn open_bytes(path: &[u8]) -> Option<sys::Program> {
     let mut text = [0u8; LONGEST_PATH];
     // The last byte stays zero.
     text[..LONGEST_PATH - 1].get_mut(..path.len())?.copy_from_slice(path);
-    // SAFETY: a C string.
+    // SAFETY: the last byte is zero, so the text is a C string.
     unsafe { sys::open_program(text.as_ptr().cast()) }
 }
 
+/// Judges an open program.
+///
 /// # Safety
-/// `arguments` is a null-terminated list of C strings, or null.
+/// 1. `arguments` is a null-terminated list of C strings, or null.
+/// 2. Nobody changes libc's environment.
 unsafe fn judge(program: &sys::Program, arguments: List) -> Fit {
     let mut start = [0u8; START_BYTES];
     let n = sys::read_at(program, &mut start, 0);
     let Some(mut line) = start[..n].strip_prefix(b"#!") else {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller gives promises 1 and 2.
         return unsafe { judge_binary(program, &start[..n], arguments) };
     };
     for _ in 0..MAX_SCRIPTS {
@@ -147,22 +157,25 @@ unsafe fn judge(program: &sys::Program, arguments: List) -> Fit {
         let n = sys::read_at(&program, &mut start, 0);
         match start[..n].strip_prefix(b"#!") {
             Some(next) => line = next,
-            // The interpreter's rights count, not the script's; and its arguments are others.
-            // SAFETY: null is allowed.
+            // The rights of the interpreter count, not the rights of the script. The interpreter
+            // has other arguments.
+            // SAFETY: null is allowed as a list; the caller gives promise 2.
             None => return unsafe { judge_binary(&program, &start[..n], core::ptr::null()) },
         }
     }
     Fit::Refuses
 }
 
+/// Judges a program that is not a script.
+///
 /// # Safety
-/// As [`judge`].
+/// The obligations of [`judge`].
 unsafe fn judge_binary(program: &sys::Program, start: &[u8], arguments: List) -> Fit {
     if program.changes_rights() {
         return Fit::Refuses;
     }
     let Some(binary) = Binary::parse(program, start) else { return Fit::Loads };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives promises 1 and 2 of `judge`.
     unsafe {
         match binary.kind() {
             Kind::Foreign => Fit::Refuses,
@@ -176,16 +189,16 @@ unsafe fn judge_binary(program: &sys::Program, start: &[u8], arguments: List) ->
     }
 }
 
-/// Whether the program that glibc's loader is given is one that the loader can load.
+/// Whether glibc's loader can load the program given to the loader as an argument.
 ///
 /// # Safety
-/// As [`judge`].
+/// The obligations of [`judge`].
 unsafe fn loads_through_loader(arguments: List) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that `arguments` is a valid list, or null.
     unsafe {
         let Some(index) = program_index(list::entries(arguments).map(CStr::to_bytes)) else { return false };
         let path = list::entries(arguments).nth(index).filter(|path| path.to_bytes().contains(&b'/'));
-        // A plain name is searched for among libraries, which is the loader's matter.
+        // The loader searches the libraries for a plain name, so the result is not known here.
         let Some(program) = path.and_then(|path| sys::open_program(path.as_ptr())) else { return true };
         let mut start = [0u8; START_BYTES];
         let n = sys::read_at(&program, &mut start, 0);
@@ -193,15 +206,15 @@ unsafe fn loads_through_loader(arguments: List) -> bool {
     }
 }
 
-/// Whether an argument is the name of a program that would load the collector.
+/// Whether an argument is the name of a program suitable for the collector.
 ///
 /// # Safety
-/// libc's environment is not being changed.
+/// Nobody changes libc's environment.
 unsafe fn would_load(word: &CStr) -> bool {
     if word.to_bytes().starts_with(b"-") {
         return false;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that nobody changes libc's environment.
     let Some(program) = (unsafe { open_named(word) }).filter(sys::Program::is_executable) else { return false };
     let mut start = [0u8; START_BYTES];
     let n = sys::read_at(&program, &mut start, 0);
@@ -209,7 +222,7 @@ unsafe fn would_load(word: &CStr) -> bool {
     is_script || Binary::parse(&program, &start[..n]).is_some_and(|binary| binary.kind() == Kind::OfGlibc)
 }
 
-/// A file that begins as an ELF file does.
+/// A file with the first bytes of an ELF file.
 struct Binary<'a> {
     file: &'a sys::Program,
     start: &'a [u8],
@@ -217,11 +230,11 @@ struct Binary<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// It asks for glibc's loader.
+    /// A program that asks for glibc's loader.
     OfGlibc,
-    /// It is glibc's loader.
+    /// glibc's loader itself.
     GlibcsLoader,
-    /// There is nothing that loads anything.
+    /// A static program: nothing loads anything.
     Static,
     /// For another processor, or of another C library.
     Foreign,
@@ -234,7 +247,7 @@ const PT_INTERP: usize = 3;
 const DT_STRTAB: usize = 5;
 const DT_SONAME: usize = 14;
 
-/// A segment: where it is in the file, and where in memory.
+/// A segment: place in the file, and address in memory.
 #[derive(Clone, Copy)]
 struct Segment {
     offset: usize,
@@ -247,8 +260,8 @@ fn number(bytes: &[u8]) -> usize {
 }
 
 impl<'a> Binary<'a> {
-    /// None for what is no ELF file: the kernel's matter, or a script of the shell, which a failed
-    /// exec runs.
+    /// None if the file is not an ELF file: a format for the kernel, or a script without `#!`, run
+    /// by the shell after a failed exec.
     fn parse(file: &'a sys::Program, start: &'a [u8]) -> Option<Binary<'a>> {
         (start.len() >= HEADER_BYTES && start[..4] == *b"\x7fELF").then_some(Binary { file, start })
     }
@@ -294,7 +307,7 @@ impl<'a> Binary<'a> {
         })
     }
 
-    /// `DT_SONAME`, as much as the buffer takes.
+    /// Returns `DT_SONAME`, cut off at the length of the buffer.
     fn own_name<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         const MOST: usize = 128;
         let dynamic = self.segments(PT_DYNAMIC).next()?;
@@ -321,8 +334,8 @@ impl<'a> Binary<'a> {
     }
 }
 
-/// Whether the loader that a program asks for is glibc's. By its own name, since its file may have
-/// any; by the file's name where it cannot be read.
+/// Whether the loader requested by a program is glibc's. Decided by `DT_SONAME` of the loader,
+/// since the file may have any name. Decided by the name of the file if the file cannot be read.
 fn is_glibcs_loader(path: &[u8]) -> bool {
     let Some(file) = open_bytes(path) else {
         return path.rsplit(|&byte| byte == b'/').next() == Some(LOADER_NAME);
@@ -356,7 +369,7 @@ mod tests {
         unsafe { started.fit() }
     }
 
-    /// A file of its own in a folder that is removed with it.
+    /// A temporary folder for test files, removed on drop.
     struct Folder(std::path::PathBuf);
 
     impl Folder {
@@ -387,7 +400,7 @@ mod tests {
         bytes
     }
 
-    /// This test's beginning, which asks for another loader.
+    /// The beginning of this test program, changed to ask for another loader.
     fn own_with_loader(path: &[u8]) -> std::vec::Vec<u8> {
         let mut bytes = own_with(0, 0x7f);
         let before = GLIBCS.to_bytes();
@@ -412,7 +425,7 @@ mod tests {
         assert_eq!(check("musl", &own_with_loader(b"/x/ld-musl-x86_64.so.1")), Fit::Refuses);
         assert_eq!(check("android", &own_with_loader(b"/system/bin/linker64")), Fit::Refuses);
         assert_eq!(check("not-there", &own_with_loader(b"/x/ld-linux-x86-64.so.2")), Fit::Loads, "by its file's name");
-        // A short path, since it takes the place of another.
+        // A short path, because the path must fit into the place of the other loader's path.
         let link = std::format!("/tmp/hl-{}", std::process::id());
         for (target, fit) in [("/lib64/ld-linux-x86-64.so.2", Fit::Loads), ("/proc/self/exe", Fit::Refuses)] {
             std::os::unix::fs::symlink(target, &link).expect("a link");
@@ -449,7 +462,7 @@ mod tests {
     fn names_are_searched_for() {
         let fit = |program: Program| {
             let started = Started { program, arguments: ptr::null(), environment: ptr::null() };
-            // SAFETY: C strings, and null, which is allowed.
+            // SAFETY: C strings and null; null is allowed.
             unsafe { started.fit() }
         };
         for name in [c"sh", c"no-such-program-anywhere", c"/bin/sh"] {

@@ -1,7 +1,10 @@
-//! Calls that start a program in a new process.
+//! Hooks of calls for starting a program in a new process: `posix_spawn`, `posix_spawnp`, `system`
+//! and `popen`.
 //!
-//! `system` and `popen` start theirs inside libc, with the process's own environment: they find another in its place, while
-//! the process has one thread. With several, another thread could see it, so what they start is not traced then, and counted.
+//! libc takes the process's own environment for the programs of `system` and `popen`. While the
+//! process has one thread, another environment is put in its place for the call. With several
+//! threads another thread could see the changed environment, so the program is not traced then, and
+//! counted as untold.
 
 use super::{List, Passage, Program, Started, list, with_following};
 use crate::platform::environment;
@@ -15,7 +18,7 @@ const ENOSYS: c_int = 38;
 
 type Spawn = unsafe extern "C" fn(*mut c_int, *const c_char, *const c_void, *const c_void, List, List) -> c_int;
 
-/// What `posix_spawn` is given besides the environment.
+/// Arguments of `posix_spawn`, without the environment.
 #[expect(missing_docs, reason = "the C function's arguments, in its order")]
 pub struct Request {
     pub pid: *mut c_int,
@@ -28,27 +31,27 @@ pub struct Request {
 /// `posix_spawn`.
 ///
 /// # Safety
-/// As the C function's; so for all below.
+/// The caller upholds the contract of the C function `posix_spawn`.
 pub unsafe fn posix_spawn(request: Request, environment: List) -> c_int {
     static NEXT: Next = Next::new(c"posix_spawn");
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract of the C function `posix_spawn`.
     unsafe { spawn(&NEXT, Program::At(request.program), request, environment) }
 }
 
 /// `posix_spawnp`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `posix_spawnp`.
 pub unsafe fn posix_spawnp(request: Request, environment: List) -> c_int {
     static NEXT: Next = Next::new(c"posix_spawnp");
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract of the C function `posix_spawnp`.
     unsafe { spawn(&NEXT, Program::Named(request.program), request, environment) }
 }
 
 unsafe fn spawn(next: &Next, program: Program, request: Request, environment: List) -> c_int {
     let Some(next) = next.get() else { return ENOSYS };
     let Request { pid, program: path, actions, attributes, arguments } = request;
-    // SAFETY: the C function of that name, with the caller's arguments.
+    // SAFETY: `next` is the C function of this request, called with the caller's arguments.
     unsafe {
         let next: Spawn = core::mem::transmute(next);
         let started = Started { program, arguments, environment };
@@ -59,11 +62,11 @@ unsafe fn spawn(next: &Next, program: Program, request: Request, environment: Li
 /// `system`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `system`.
 pub unsafe fn system(command: *const c_char) -> c_int {
     static NEXT: Next = Next::new(c"system");
     let Some(next) = NEXT.get() else { return -1 };
-    // SAFETY: the C function of that name, with the caller's argument.
+    // SAFETY: `next` is the C function `system`, called with the caller's argument.
     unsafe {
         let next: unsafe extern "C" fn(*const c_char) -> c_int = core::mem::transmute(next);
         with_shell(|| next(command))
@@ -73,25 +76,25 @@ pub unsafe fn system(command: *const c_char) -> c_int {
 /// `popen`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `popen`.
 pub unsafe fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void {
     static NEXT: Next = Next::new(c"popen");
     let Some(next) = NEXT.get() else {
         real::set_errno(ENOSYS);
         return ptr::null_mut();
     };
-    // SAFETY: the C function of that name, with the caller's arguments.
+    // SAFETY: `next` is the C function `popen`, called with the caller's arguments.
     unsafe {
         let next: unsafe extern "C" fn(*const c_char, *const c_char) -> *mut c_void = core::mem::transmute(next);
         with_shell(|| next(command, kind))
     }
 }
 
-/// Calls what starts a shell inside libc.
+/// Runs a libc call that starts a shell, with a passage in the environment if possible.
 fn with_shell<R: Copy>(call: impl Fn() -> R) -> R {
     let program = Program::At(c"/bin/sh".as_ptr());
     let started = Started { program, arguments: ptr::null(), environment: environment::current() };
-    // SAFETY: the path of libc's shell, and libc's own list.
+    // SAFETY: the path of libc's shell, and libc's own environment list.
     let passage = Passage::for_child().and_then(|passage| unsafe { passage.fitting(started) });
     let Some(passage) = passage else { return call() };
     if !has_one_thread() {
@@ -99,7 +102,8 @@ fn with_shell<R: Copy>(call: impl Fn() -> R) -> R {
         return call();
     }
     let result = Cell::new(None);
-    // SAFETY: libc's own list; no other thread is there to see another.
+    // SAFETY: libc's own environment list; no other thread runs, so nobody sees the changed
+    // environment.
     unsafe {
         list::with(passage, environment::current(), |list| {
             result.set(Some(environment::with(list, &call)));
@@ -110,15 +114,15 @@ fn with_shell<R: Copy>(call: impl Fn() -> R) -> R {
 }
 
 optional!(
-    /// `__libc_single_threaded`, of glibc 2.32 and later.
+    /// Address of `__libc_single_threaded`, of glibc 2.32 and later.
     single_threaded_address,
     "single_threaded_address",
     "__libc_single_threaded"
 );
 
-/// Whether libc is sure that no other thread runs.
+/// Whether libc is certain that no other thread runs.
 fn has_one_thread() -> bool {
     let flag = single_threaded_address();
-    // SAFETY: libc's byte, where it has one.
+    // SAFETY: the address of libc's byte, checked not to be 0.
     flag != 0 && unsafe { (flag as *const u8).read_volatile() } != 0
 }

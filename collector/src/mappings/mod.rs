@@ -1,14 +1,20 @@
-//! mmap and its family: the program's explicit changes of its address space.
+//! Hooks of mmap and its family: explicit changes of the address space by the program.
 //!
-//! What may take pages away is announced before the real call, since the kernel may give the addresses to another thread
-//! at once, and ended after it; what gives pages is recorded after it. Only successful calls count.
+//! Only successful calls count. The order of records and real calls:
 //!
-//! glibc's own mappings (malloc's arenas, threads' stacks, the loader) and the collector's do not come by here: they call
-//! the kernel, or names that cannot be interposed. The C library's functions are called by what the search order has, like
-//! malloc, once that is known; before, which is before the program's first instruction, the kernel is called.
+//! - Pages may be taken away: a record before the call announces the change, since the kernel may
+//!   give the addresses to another thread at once. A second record after the call ends the change.
+//! - Pages are given: a record after the call.
 //!
-//! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with.
-
+//! Mappings by glibc itself (malloc's arenas, threads' stacks, the loader) and by the collector are
+//! not seen: these calls go to the kernel directly, or by names that cannot be interposed.
+//!
+//! Each hook calls the next function in the search order, once the function is known. Before, which
+//! means before the program's first instruction, the hook calls the kernel.
+//!
+//! Each function here is the libc function of the same name, with an additional [`Entry`] from
+//! `preload/`: the registers at the hook's entry.
+//! `preload/`: stack address and rbp at the entry of the hook.
 mod next;
 
 pub use next::look_up;
@@ -20,10 +26,11 @@ use core::ffi::c_int;
 use heapline_shared_format::event;
 use heapline_shared_format::mapping::{self, PAGE_BYTES, Pages};
 
-/// `MAP_FAILED`, and what sbrk returns when it fails.
+/// Result of a failed call: `MAP_FAILED`, also returned by sbrk.
 const FAILED: usize = usize::MAX;
 
-/// Publishes what `publish` makes of a hook that was entered at `slot`, also for an allocator that is at work.
+/// Publishes the records of a hook entered at stack address `slot`, also if the caller is an
+/// allocator at work.
 fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
     thread::out_of_allocator(|| thread::record::record(slot, publish));
 }
@@ -34,8 +41,10 @@ fn is_reserved(protection: c_int) -> bool {
     protection & READ_WRITE_EXECUTE == 0
 }
 
-/// Records what `asked_for` makes of pages that a call was given; none where there is nothing to record. Apart, since a walk
-/// is much code, and these calls are no part of any inner loop.
+/// Records pages given by a call, with the record made by `asked_for`. Records nothing for no
+/// pages.
+///
+/// Not inlined: a stack walk is much code, and these calls are not part of any inner loop.
 #[inline(never)]
 fn record_given(asked_for: AskedFor, pages: Option<Pages>, reserved: bool, entry: Entry) {
     let Some(pages) = pages.filter(|pages| !pages.is_empty()) else { return };
@@ -44,12 +53,13 @@ fn record_given(asked_for: AskedFor, pages: Option<Pages>, reserved: bool, entry
     });
 }
 
-/// [`mapping::map`] or [`mapping::protect`].
+/// Maker of a record: [`mapping::map`] or [`mapping::protect`].
 type AskedFor = fn(u64, Pages, bool, u32) -> [u64; 4];
 
-/// Makes a call that takes `pages` away, between the records for that; `failed` tells by its result whether it did.
+/// Makes a call that takes `pages` away, between two records. `failed` tells from the result
+/// whether the call failed.
 fn take_away<R>(pages: Option<Pages>, slot: usize, call: impl FnOnce() -> R, failed: impl FnOnce(&R) -> bool) -> R {
-    // The kernel refuses all others.
+    // The kernel refuses all other ranges.
     let Some(pages) = pages.filter(|pages| !pages.is_empty() && !process::is_quiet()) else { return call() };
     record_leaving(pages, slot);
     let result = call();
@@ -67,7 +77,8 @@ fn record_left(pages: Pages, failed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| mapping::unmap_ended(event::mapping(stamp), pages, failed)));
 }
 
-/// Bytes that the kernel maps for so many: huge pages are whole too.
+/// Returns the bytes mapped by the kernel for a request of `bytes`: whole pages, or whole huge
+/// pages.
 fn mapped_bytes(bytes: usize, flags: c_int) -> u64 {
     const MAP_HUGETLB: c_int = 0x40000;
     const SIZE_SHIFT: c_int = 26;
@@ -83,7 +94,7 @@ fn mapped_bytes(bytes: usize, flags: c_int) -> u64 {
 /// `mmap`.
 ///
 /// # Safety
-/// As the C function's; so for all below.
+/// The caller upholds the contract of the C function `mmap`.
 pub unsafe fn mmap(
     address: usize,
     bytes: usize,
@@ -93,16 +104,17 @@ pub unsafe fn mmap(
     offset: isize,
     entry: Entry,
 ) -> usize {
-    // SAFETY: the caller's promise is the C function's; so for all below.
+    // SAFETY: the caller upholds the contract of the C function `mmap`.
     let mapped = unsafe { next::mmap(address, bytes, protection, flags, fd, offset) };
     record_mmap(mapped, bytes, protection, flags, entry);
     mapped
 }
 
-/// `mmap64`: the same function in the C library, but another library may have one and not the other.
+/// `mmap64`. The C library has the same function under both names, but another library may
+/// interpose only one of the names.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `mmap64`.
 pub unsafe fn mmap64(
     address: usize,
     bytes: usize,
@@ -112,14 +124,14 @@ pub unsafe fn mmap64(
     offset: isize,
     entry: Entry,
 ) -> usize {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `mmap64`.
     let mapped = unsafe { next::mmap64(address, bytes, protection, flags, fd, offset) };
     record_mmap(mapped, bytes, protection, flags, entry);
     mapped
 }
 
 fn record_mmap(mapped: usize, bytes: usize, protection: c_int, flags: c_int, entry: Entry) {
-    // SAFETY: the entry's own return address.
+    // SAFETY: the slot holds the return address of the hook's entry.
     python::called_from(unsafe { (entry.slot as *const usize).read() });
     if mapped != FAILED && !process::is_quiet() {
         let pages = Pages::covering(mapped as u64, mapped_bytes(bytes, flags));
@@ -130,20 +142,20 @@ fn record_mmap(mapped: usize, bytes: usize, protection: c_int, flags: c_int, ent
 /// `munmap`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `munmap`.
 pub unsafe fn munmap(address: usize, bytes: usize, entry: Entry) -> c_int {
     let pages = Pages::covering(address as u64, bytes as u64);
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `munmap`.
     take_away(pages, entry.slot, || unsafe { next::munmap(address, bytes) }, |&status| status != 0)
 }
 
-/// `mremap`, whose last argument counts only with some flags.
+/// `mremap`. The last argument counts only with some flags.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `mremap`.
 pub unsafe fn mremap(old: usize, old_bytes: usize, bytes: usize, flags: c_int, wanted: usize, entry: Entry) -> usize {
     const MREMAP_DONTUNMAP: c_int = 4;
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `mremap`.
     let call = || unsafe { next::mremap(old, old_bytes, bytes, flags, wanted) };
     let Some(pages) = Pages::covering(old as u64, old_bytes as u64).filter(|_| !process::is_quiet()) else {
         return call();
@@ -168,9 +180,9 @@ pub unsafe fn mremap(old: usize, old_bytes: usize, bytes: usize, flags: c_int, w
 /// `mprotect`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `mprotect`.
 pub unsafe fn mprotect(address: usize, bytes: usize, protection: c_int, entry: Entry) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `mprotect`.
     let status = unsafe { next::mprotect(address, bytes, protection) };
     record_protect(status, address, bytes, protection, entry);
     status
@@ -179,9 +191,9 @@ pub unsafe fn mprotect(address: usize, bytes: usize, protection: c_int, entry: E
 /// `pkey_mprotect`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `pkey_mprotect`.
 pub unsafe fn pkey_mprotect(address: usize, bytes: usize, protection: c_int, key: c_int, entry: Entry) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `pkey_mprotect`.
     let status = unsafe { next::pkey_mprotect(address, bytes, protection, key) };
     record_protect(status, address, bytes, protection, entry);
     status
@@ -197,22 +209,22 @@ fn record_protect(status: c_int, address: usize, bytes: usize, protection: c_int
 /// `brk`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `brk`.
 pub unsafe fn brk(end: usize, entry: Entry) -> c_int {
-    // SAFETY: asks only; then passed on.
+    // SAFETY: `sbrk(0)` only asks; the caller upholds the contract of the C function `brk`.
     unsafe { move_break(next::sbrk(0), end, || next::brk(end), |&status| status != 0, entry) }
 }
 
 /// `sbrk`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `sbrk`.
 pub unsafe fn sbrk(increment: isize, entry: Entry) -> usize {
     if increment == 0 || process::is_quiet() {
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of the C function `sbrk`.
         return unsafe { next::sbrk(increment) };
     }
-    // SAFETY: asks only; then passed on.
+    // SAFETY: `sbrk(0)` only asks; the caller upholds the contract of the C function `sbrk`.
     unsafe {
         let before = next::sbrk(0);
         let after = before.wrapping_add_signed(increment);
@@ -220,7 +232,8 @@ pub unsafe fn sbrk(increment: isize, entry: Entry) -> usize {
     }
 }
 
-/// The program's break moves: whole pages come, or go, at the end of what it had.
+/// Moves the program's break, and records the pages added or removed at the end of the data
+/// segment.
 fn move_break<R>(
     before: usize,
     after: usize,

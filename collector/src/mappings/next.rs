@@ -1,8 +1,10 @@
-//! The real functions: what the search order has after the collector, once it was asked; the kernel before.
+//! The real functions behind the hooks: the next functions in the search order, once looked up;
+//! before, the kernel.
 //!
-//! Another library may stand between the program and the C library here too (a tracer's, a driver's), so it is called. It is
-//! looked up with malloc and never in one of these calls: an allocator makes them with its locks held, and at times before
-//! the process has an environment.
+//! Another library (a tracer's, a driver's) may stand between the program and the C library, so the
+//! next function in the search order is called. The functions are looked up together with malloc,
+//! never in a hook: an allocator makes these calls with locks held, and at times before the process
+//! has an environment.
 
 use crate::platform::sys;
 use crate::real;
@@ -12,7 +14,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 optional!(
-    /// glibc's sbrk, by a name that nobody interposes.
+    /// glibc's sbrk, by a name not interposed by anybody.
     sbrk_address,
     "sbrk_address",
     "__sbrk"
@@ -27,15 +29,19 @@ macro_rules! functions {
         static NEXT: Next = Next { $($name: AtomicPtr::new(ptr::null_mut()),)* };
 
         $(
+            /// Calls the next function of this name, or the kernel before the functions are looked
+            /// up.
+            ///
             /// # Safety
-            /// As the C function's.
+            /// The caller upholds the contract of the C function of this name.
             pub unsafe fn $name($($arg: $type),*) -> $result {
                 let function = NEXT.$name.load(Ordering::Relaxed);
                 if function.is_null() {
-                    // SAFETY: the caller's promise is that of the system call.
+                    // SAFETY: the caller upholds the contract of the C function, which is the
+                    // system call's.
                     return unsafe { $early };
                 }
-                // SAFETY: the C function of that name.
+                // SAFETY: `function` is the C function of this name.
                 unsafe {
                     let function: unsafe extern "C" fn($($type),*) -> $result = core::mem::transmute(function);
                     function($($arg),*)
@@ -43,7 +49,8 @@ macro_rules! functions {
             }
         )*
 
-        /// Asks the search order for all of them. glibc has them all, so no question fails, which would allocate.
+        /// Looks all functions up in the search order. glibc has all of them: a failed lookup,
+        /// which would allocate, does not happen.
         pub fn look_up() {
             let find = |name: &CStr| real::next(name);
             $(NEXT.$name.store(find($symbol), Ordering::Relaxed);)*
@@ -67,8 +74,7 @@ functions! {
     brk(end: usize) -> c_int, c"brk", early_brk(end);
 }
 
-/// sbrk; where the C library is not glibc, there is no memory to be had that way before the
-/// functions are looked up.
+/// sbrk before the functions are looked up. Fails with ENOMEM if the C library is not glibc.
 unsafe fn early_sbrk(increment: isize) -> usize {
     const ENOMEM: c_int = 12;
     let sbrk = sbrk_address();
@@ -76,20 +82,21 @@ unsafe fn early_sbrk(increment: isize) -> usize {
         set_errno(ENOMEM);
         return usize::MAX;
     }
-    // SAFETY: glibc's function, and the caller's promise.
+    // SAFETY: glibc's function; the caller upholds the contract of the C function `sbrk`.
     unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(isize) -> usize>(sbrk)(increment) }
 }
 
-/// brk by way of [`early_sbrk`], since glibc keeps the break for both.
+/// brk before the functions are looked up. Calls [`early_sbrk`], since glibc keeps the break for
+/// both.
 unsafe fn early_brk(end: usize) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract of the C function `brk`.
     unsafe {
         let before = early_sbrk(0);
         if early_sbrk(end.wrapping_sub(before).cast_signed()) == usize::MAX { -1 } else { 0 }
     }
 }
 
-/// What the C library makes of the kernel's answer.
+/// Turns the kernel's answer into the C library's result: an address, or `MAP_FAILED` with errno.
 fn address_of(answer: Result<usize, i32>) -> usize {
     answer.unwrap_or_else(|error| {
         set_errno(error);

@@ -1,11 +1,15 @@
-//! How an interpreter comes into the process, and how it leaves.
+//! Arrival of an interpreter in the process, and departure.
 //!
-//! It is part of the program, or linked with it, or loaded by `dlopen` at any time ([`look_again`]). Its table of built-in
-//! modules is changed before it begins; nothing else is done until then. One that is unloaded takes all that is known of it
-//! along ([`closing`], [`closed`]).
+//! An interpreter comes in three ways: as part of the program, as a library of the program, or by
+//! `dlopen` at any time ([`look_again`]). The table of built-in modules is changed before the
+//! interpreter begins; nothing else is done until then. After unloading, everything known of the
+//! interpreter is forgotten ([`closing`], [`closed`]).
 //!
-//! One interpreter's library is traced. Of a second one beside it, and of one that was running when it was first seen, the
-//! reports say that they are not.
+//! The library of a single interpreter is traced. Two kinds are not traced, and the reports say so:
+//!
+//! - a second interpreter beside the traced interpreter;
+//! - an interpreter already running when first seen, unless the collector came by an attach, which
+//!   hooks the interpreter ([`super::join`]).
 
 use super::view::{self, Comparing};
 use super::{ALLOCATORS, Layout, Teller, Version};
@@ -24,66 +28,71 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use heapline_shared_format::arena::target_flag;
 
-/// The function for the native half of tracemalloc.
+/// Name of the native half of tracemalloc.
 const TRACEMALLOC: &CStr = c"_tracemalloc";
-/// The module whose creation tells that allocators are final.
+/// Name of the first module. At its creation CPython has finished choosing the allocators.
 const FIRST_MODULE: &CStr = c"_thread";
-/// The variable with the table of built-in modules.
+/// Name of the variable with the table of built-in modules.
 const TABLE: &[u8] = b"PyImport_Inittab";
 
-/// Whether a CPython is to be seen as one.
+/// Whether to look for interpreters at all.
 static IS_SOUGHT: AtomicBool = AtomicBool::new(false);
-/// The known interpreter came with the program, and stays as long.
+/// Whether the known interpreter came with the program, and stays as long.
 static IS_LASTING: AtomicBool = AtomicBool::new(false);
-/// How often an object had been loaded, and unloaded, at the last look.
+/// Numbers of loads and unloads of objects, at the last look.
 static HISTORY: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-/// Address of the known interpreter's variable.
+/// Address of the known interpreter's `PyImport_Inittab`; 0 if none is known.
 static KNOWN: AtomicUsize = AtomicUsize::new(0);
-/// Likewise of others, which are not traced.
+/// Addresses of `PyImport_Inittab` of other interpreters, which are not traced.
 static OTHERS: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
-/// An object is loaded whose arrival nobody tells.
+/// Whether an object is being loaded without a later call of [`look_again`].
 static IS_EXPECTED: AtomicBool = AtomicBool::new(false);
-/// A thread takes note of an interpreter.
+/// Whether a thread is taking note of an interpreter.
 static IS_BUSY: AtomicBool = AtomicBool::new(false);
 static IS_UNKNOWN_MET: AtomicBool = AtomicBool::new(false);
-/// The function that made the first module, of the known interpreter and of the last other one.
+/// Original functions for the first module, of the known interpreter and of the last other
+/// interpreter.
 static FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 static OTHER_FIRST_INIT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// Looks for an interpreter at the start of the process. Returns the [`target_flag`]s that tell what is missing.
+/// Looks for an interpreter at the start of the process. Returns [`target_flag`]s for missing
+/// features.
 pub fn prepare() -> u32 {
     IS_SOUGHT.store(true, Ordering::Relaxed);
     let Some(table) = symbols::find(TABLE) else { return 0 };
-    // SAFETY: a variable of an object that is loaded. The first event may come before the loader has relocated it.
+    // SAFETY: `table` is a variable of a loaded object. The first event may come before the loader
+    // has relocated the variable.
     if elf::find_object(unsafe { (table as *const usize).read() }).is_none() {
         return 0;
     }
     IS_LASTING.store(true, Ordering::Relaxed);
-    // SAFETY: the process is starting: the list of objects does not change, and no interpreter runs yet.
+    // SAFETY: the process is starting, so the list of objects does not change, and no interpreter
+    // runs yet.
     unsafe { arrive(table, Scope::All) }
 }
 
-/// Looks for an interpreter in a process that runs already.
+/// Looks for an interpreter in a running process.
 pub fn seek() {
     IS_SOUGHT.store(true, Ordering::Relaxed);
     look(|_| Scope::All);
 }
 
-/// Looks for an interpreter that was loaded since the last look. To be called after each `dlopen`, without a lock of the
-/// loader's; nearly free where nothing was loaded.
+/// Looks for an interpreter loaded since the last look. To be called after each `dlopen`, without a
+/// lock of the loader. Costs almost nothing if nothing was loaded.
 pub fn look_again() {
     if !cfg!(feature = "embedded") && IS_SOUGHT.load(Ordering::Relaxed) {
         look(|object| Scope::Only(object.loaded));
     }
 }
 
-/// An object is about to be loaded, and [`look_again`] will not be called then.
+/// Notes the coming load of an object without a later call of [`look_again`].
 pub fn expect() {
     IS_EXPECTED.store(true, Ordering::Relaxed);
 }
 
-/// The code at this address calls the C library for memory. Where a library was loaded unseen, that may be an interpreter
-/// which begins: nothing else of it is heard before it has its allocators.
+/// Checks whether the code at `address`, a caller of the C library's memory functions, belongs to
+/// an interpreter. A library loaded unseen may be a beginning interpreter. No other sign of the
+/// interpreter is seen before its allocators are chosen.
 #[inline]
 pub fn called_from(address: usize) {
     if IS_EXPECTED.load(Ordering::Relaxed) && IS_SOUGHT.load(Ordering::Relaxed) {
@@ -96,14 +105,17 @@ fn meet(address: usize) {
     let Some(object) = elf::find_object(address).map(|object| object.loaded()) else { return };
     let Some(table) = object.symbol(TABLE).filter(|&table| !is_known(table)) else { return };
     with_turn(|| {
-        // An interpreter that has copied its table already is not heard of: this is taken back when it is.
-        // SAFETY: one thread at a time is in here; the loader is done with an object whose code runs.
+        // An interpreter with a copy of the table, made earlier, is not noticed at its start. So
+        // the flag is set now, and cleared when the interpreter is noticed.
+        // SAFETY: one thread at a time runs this, and the loader has finished an object with
+        // running code.
         note(target_flag::LATE_PYTHON | unsafe { arrive(table, Scope::Only(object)) });
         IS_EXPECTED.store(false, Ordering::Relaxed);
     });
 }
 
-/// Does some work if no other thread is at it. False, and nothing done, where one is.
+/// Runs `work` unless another thread is in here. False, and nothing done, if another thread is in
+/// here.
 fn with_turn(work: impl FnOnce()) -> bool {
     let is_free = !IS_BUSY.swap(true, Ordering::Acquire);
     if is_free {
@@ -113,7 +125,7 @@ fn with_turn(work: impl FnOnce()) -> bool {
     is_free
 }
 
-/// Whether there is an interpreter that is not traced, since it is of no known kind.
+/// Whether the process has an interpreter of an unknown kind, which is not traced.
 pub fn met_unknown() -> bool {
     IS_UNKNOWN_MET.load(Ordering::Relaxed)
 }
@@ -129,12 +141,12 @@ fn look(scope: impl Fn(&LoadedObject) -> Scope) {
         }
         HISTORY.iter().zip(history).for_each(|(count, now)| count.store(now, Ordering::Relaxed));
         match object.loaded.symbol(TABLE) {
-            // Another namespace's has a C library of its own.
+            // An interpreter in another namespace has another C library.
             Some(table) if object.namespace.is_none() && !is_known(table) => {
                 let is_done = is_ready(object, table)
                     && with_turn(|| {
-                        // SAFETY: one thread at a time is in here, the list of objects does not change, and the loader is
-                        // done with this one.
+                        // SAFETY: one thread at a time runs this, the list of objects does not
+                        // change, and the loader has finished this object.
                         flags |= unsafe { arrive(table, scope(object)) };
                     });
                 any_early |= !is_done;
@@ -153,23 +165,23 @@ fn is_known(table: usize) -> bool {
     KNOWN.load(Ordering::Relaxed) == table || OTHERS.iter().any(|other| other.load(Ordering::Relaxed) == table)
 }
 
-/// Whether the loader is done with an object that has such a table.
+/// Whether the loader has finished an object with a table of built-in modules.
 fn is_ready(object: &LoadedObject, table: usize) -> bool {
     let Range { start, end } = object.extent;
-    // SAFETY: a variable of an object that is loaded.
+    // SAFETY: `table` is a variable of a loaded object.
     let holds = unsafe { (table as *const usize).read() };
-    // Before it is relocated it holds an address that counts from the object's first byte, or 0. A program may have put
-    // another table in place of the object's own.
+    // Before relocation the variable holds an offset from the object's first byte, or 0. A program
+    // may have set the variable to a table outside of the object.
     !slots::is_early(object) && (object.extent.contains(holds) || holds > end - start)
 }
 
-/// Takes note of the interpreter whose variable is at `variable`. Returns [`target_flag`]s.
+/// Takes note of the interpreter with the given `PyImport_Inittab`. Returns [`target_flag`]s.
 ///
 /// # Safety
-/// 1. The objects in `scope` stay, and one thread at a time is in here.
-/// 2. The variable is `PyImport_Inittab` of an object that the loader is done with.
+/// 1. The objects in `scope` stay loaded, and one thread at a time runs this.
+/// 2. `variable` is `PyImport_Inittab` of an object finished by the loader.
 unsafe fn arrive(variable: usize, scope: Scope) -> u32 {
-    // SAFETY: promise 2.
+    // SAFETY: promise 2 of the caller: the variable points to a table of built-in modules.
     let first_init = unsafe { entry(variable, FIRST_MODULE) };
     if KNOWN.load(Ordering::Relaxed) != 0 {
         note_other(variable);
@@ -185,8 +197,8 @@ unsafe fn arrive(variable: usize, scope: Scope) -> u32 {
     };
     let is_late = api.runs();
     let reuse = if api.teller.is_none() { target_flag::UNSEEN_REUSE } else { 0 };
-    // SAFETY: promise 1; no interpreter runs that is known. A thread that reads an entry meanwhile finds the old function
-    // or the new one.
+    // SAFETY: the caller gives promises 1 and 2; no known interpreter runs. A thread reading an
+    // entry meanwhile finds the old function or the new function.
     unsafe {
         *API.0.get() = Some(api);
         KNOWN.store(variable, Ordering::Relaxed);
@@ -198,24 +210,25 @@ unsafe fn arrive(variable: usize, scope: Scope) -> u32 {
         FIRST_INIT.store(first_init.map_or(ptr::null_mut(), |init| init as *mut c_void), Ordering::Release);
         *first_init = Some(first_module);
     }
-    // An attach takes care of one that runs.
+    // A running interpreter is handled by the attach.
     if is_late && !real::came_later() { target_flag::LATE_PYTHON } else { reuse }
 }
 
 fn note_other(variable: usize) {
     let free = OTHERS.iter().find(|other| other.load(Ordering::Relaxed) == 0);
-    // Beyond so many they are looked at each time, which does nothing else.
+    // Interpreters without a free place are looked at each time, without other effects.
     if let Some(free) = free {
         free.store(variable, Ordering::Relaxed);
     }
 }
 
-/// The function for a module in the table of built-in ones.
+/// Returns the init function of a module in the table of built-in modules. None without such a
+/// module.
 ///
 /// # Safety
-/// The variable is `PyImport_Inittab`, whose table ends with an entry without a name.
+/// `variable` is `PyImport_Inittab`, with a table that ends with an entry without a name.
 unsafe fn entry(variable: usize, name: &CStr) -> Option<&'static mut Option<unsafe extern "C" fn() -> *mut c_void>> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a table that ends with an entry without a name.
     unsafe {
         let table = *(variable as *const *mut BuiltIn);
         let named = |i: &usize| CStr::from_ptr((*table.add(*i)).name) == name;
@@ -224,10 +237,10 @@ unsafe fn entry(variable: usize, name: &CStr) -> Option<&'static mut Option<unsa
     }
 }
 
-/// The interpreter's API; none where it is not one of those that are known.
+/// Looks the interpreter's API up. None for an unknown interpreter.
 fn find_api(scope: Scope) -> Option<Api> {
     let version = Version::read(scope.find(b"Py_GetVersion")?)?;
-    // SAFETY: functions of CPython's C API, by the names and with the signatures that its documentation gives.
+    // SAFETY: functions of CPython's C API, by their documented names and signatures.
     unsafe {
         use core::mem::transmute;
         Some(Api {
@@ -252,41 +265,44 @@ fn find_api(scope: Scope) -> Option<Api> {
     }
 }
 
-/// In the place of the first module's own function.
+/// Replaces the first module's init function, in the known interpreter.
 unsafe extern "C" fn first_module() -> *mut c_void {
     // Later interpreters of the process share the allocators.
     if let Some(api) = api().filter(|api| !api.runs()) {
-        // SAFETY: with the interpreter's lock, before its first module.
+        // SAFETY: called with the interpreter's lock, before the interpreter's first module.
         unsafe { interpreter_begins(api) };
     }
-    // SAFETY: what stood in the table.
+    // SAFETY: `FIRST_INIT` holds the function from the table.
     unsafe { made_by(&FIRST_INIT) }
 }
 
-/// Likewise of an interpreter beside the one that is known.
+/// Replaces the first module's init function, in an interpreter beside the known interpreter.
 unsafe extern "C" fn other_first_module() -> *mut c_void {
     note(target_flag::OTHER_PYTHON);
-    // SAFETY: what stood in the table.
+    // SAFETY: `OTHER_FIRST_INIT` holds the function from the table.
     unsafe { made_by(&OTHER_FIRST_INIT) }
 }
 
+/// Calls an original init function.
+///
 /// # Safety
-/// A function of a table of built-in modules.
+/// `init` holds a function from a table of built-in modules.
 unsafe fn made_by(init: &AtomicPtr<c_void>) -> *mut c_void {
     let init = init.load(Ordering::Acquire);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a function from a table of built-in modules.
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(init)() }
 }
 
-/// What [`closing`] has put aside.
+/// State kept from [`closing`] to [`closed`].
 #[derive(Clone, Copy)]
 pub struct Closing {
     was_installed: bool,
-    /// Where the interpreter's object begins.
+    /// Start address of the interpreter's object.
     object: usize,
 }
 
-/// An object may be about to be unloaded: the interpreter is let alone. None where there is no interpreter that could be.
+/// Stops using the interpreter while an object may be unloaded. None if no interpreter can be
+/// unloaded.
 pub fn closing() -> Option<Closing> {
     if IS_LASTING.load(Ordering::Relaxed) {
         return None;
@@ -295,7 +311,7 @@ pub fn closing() -> Option<Closing> {
     Some(Closing { was_installed: IS_INSTALLED.swap(false, Ordering::AcqRel), object: object.start })
 }
 
-/// That is over: the interpreter is still there, or it is forgotten.
+/// Ends the unloading: resumes with an interpreter still loaded, otherwise forgets the interpreter.
 pub fn closed(closing: Closing) {
     let now = api().and_then(|api| elf::find_object(place(api)));
     if now.is_some_and(|object| object.start == closing.object) {
@@ -308,18 +324,20 @@ pub fn closed(closing: Closing) {
     }
 }
 
-/// An address in the interpreter's code.
+/// Returns an address in the interpreter's code.
 fn place(api: &Api) -> usize {
     api.set_allocator as usize
 }
 
+/// Forgets everything known of the interpreter.
+///
 /// # Safety
 /// The interpreter's code is gone.
 unsafe fn forget() {
     codes::forget_all();
     reuse::forget();
     view::forget();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that the interpreter's code is gone, so no interpreter runs.
     unsafe {
         program::forget();
         patch::forget_all();

@@ -1,24 +1,25 @@
-//! Numbers of code objects: one for each that was seen, never given twice.
+//! Numbers of code objects: a number for each code object seen, never given twice.
 //!
-//! A code object's memory is a block of CPython's allocators, so its end comes by our own `free`: its number is forgotten
-//! there, and whoever kept a stack with it forgets that ([`generation`]). So an address that another code object gets is
-//! another number.
+//! A code object's memory is a block of CPython's allocators, so the end of a code object is seen
+//! by Heapline's `free`. There the number is forgotten, and every kept stack with the number is
+//! forgotten too ([`generation`]). So another code object at the same address gets another number.
 //!
-//! One table for the process. CPython's lock lets one thread in at a time, but for allocations without it; then
-//! whoever finds the table busy does without: a code object is numbered once more, or all are forgotten.
+//! The process has one table. CPython's lock lets one thread in at a time, except for allocations
+//! without the lock. A thread that finds the table busy goes on without the table: a code object is
+//! then numbered once more, or all numbers are forgotten.
 
 use crate::platform::sys;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use heapline_shared_format::event::MAX_CODES;
 
-/// The number of code that nothing is known of.
+/// Number of code without a description.
 pub const UNKNOWN: u32 = 0;
 
 const BITS: u32 = 17;
 const SLOTS: usize = 1 << BITS;
-/// A fuller table is forgotten: its code objects are described anew.
+/// Most entries of the table. A fuller table is cleared: code objects are then described anew.
 const MOST: usize = SLOTS / 4 * 3;
-/// An entry that was forgotten; searches go on behind it.
+/// Address in a forgotten entry. Searches continue behind the entry.
 const GONE: usize = 1;
 
 const FILTER_BITS: u32 = 18;
@@ -31,7 +32,7 @@ struct Slot {
 
 struct Codes {
     slots: [Slot; SLOTS],
-    /// A bit for each hash of an address in the table: most frees are done with it.
+    /// A bit for each hash of an address in the table. The filter alone settles most frees.
     filter: [AtomicU64; FILTER_WORDS],
     used: AtomicUsize,
     session: AtomicU32,
@@ -39,19 +40,19 @@ struct Codes {
 
 static CODES: AtomicPtr<Codes> = AtomicPtr::new(core::ptr::null_mut());
 static IS_BUSY: AtomicBool = AtomicBool::new(false);
-/// A free could not be noted: nothing in the table is to be believed.
+/// Set when a free could not be noted: the entries of the table are then not valid.
 static IS_STALE: AtomicBool = AtomicBool::new(false);
 static NEXT: AtomicU32 = AtomicU32::new(UNKNOWN + 1);
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
-/// Changes when a numbered code object has ended.
+/// Generation of the numbers. Changes when a numbered code object has ended.
 #[inline(always)]
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
-/// A forked child begins, with a table of its own: another thread of the parent may have been at the one that it inherits, and
-/// to clear that would copy it. Numbers go on.
+/// Gives a forked child a table of its own: another thread of the parent may have been changing the
+/// inherited table, and clearing the inherited table would copy its pages. The numbers continue.
 pub fn in_child() {
     CODES.store(core::ptr::null_mut(), Ordering::Relaxed);
     IS_STALE.store(false, Ordering::Relaxed);
@@ -59,16 +60,16 @@ pub fn in_child() {
     IS_BUSY.store(false, Ordering::Release);
 }
 
-/// Code objects may have ended unseen: none is known any more.
+/// Forgets all numbers, since code objects may have ended unseen.
 pub fn forget_all() {
     IS_STALE.store(true, Ordering::Release);
     GENERATION.fetch_add(1, Ordering::AcqRel);
 }
 
-/// The number of a code object that was described in this session.
+/// Returns the number of a code object already described in this session.
 #[inline]
 pub fn known(code: usize, session: u32) -> Option<u32> {
-    // SAFETY: mapped for good.
+    // SAFETY: the table is never unmapped.
     let codes = unsafe { CODES.load(Ordering::Acquire).as_ref() }?;
     if codes.session.load(Ordering::Relaxed) != session || IS_STALE.load(Ordering::Acquire) {
         return None;
@@ -76,30 +77,30 @@ pub fn known(code: usize, session: u32) -> Option<u32> {
     codes.get(code)
 }
 
-/// A number that no code object has had.
+/// Returns a number not given before. [`UNKNOWN`] if all numbers are used up.
 pub fn fresh() -> u32 {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     if number < MAX_CODES {
         return number;
     }
-    // Ever more code objects for weeks: they have no names from here on.
+    // A program may make code objects for weeks. Later code objects have no names.
     NEXT.store(MAX_CODES, Ordering::Relaxed);
     UNKNOWN
 }
 
-/// Remembers the number of a code object that was described.
+/// Remembers the number of a described code object.
 pub fn remember(code: usize, number: u32, session: u32) {
     if !with_table(|codes| codes.insert(code, number, session)) {
-        // Its end will not be seen: no stack that is kept may rely on its number.
+        // The end of the code object will not be seen: no kept stack may rely on the number.
         GENERATION.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// A block of CPython's allocators is about to be freed: it may be a code object.
+/// Notes the free of a block of CPython's allocators. The block may be a code object.
 #[inline(always)]
 pub fn freed(address: usize) {
     let codes = CODES.load(Ordering::Relaxed);
-    // SAFETY: mapped for good.
+    // SAFETY: the table is never unmapped.
     if let Some(codes) = unsafe { codes.as_ref() }
         && codes.may_have(address)
     {
@@ -123,7 +124,8 @@ fn forget(address: usize) {
     }
 }
 
-/// Calls with the table. False, and nothing done, when another thread is at it or there is no memory.
+/// Runs `work` with the table. False, and nothing done, if another thread uses the table or there
+/// is no memory.
 fn with_table(work: impl FnOnce(&'static Codes)) -> bool {
     if IS_BUSY.swap(true, Ordering::Acquire) {
         return false;
@@ -135,7 +137,7 @@ fn with_table(work: impl FnOnce(&'static Codes)) -> bool {
         codes = memory.cast();
         CODES.store(codes, Ordering::Release);
     }
-    // SAFETY: fresh zeros, which are an empty table, mapped for good.
+    // SAFETY: fresh zeros are an empty table, and the table is never unmapped.
     let is_done = unsafe { codes.as_ref() }.map(work).is_some();
     IS_BUSY.store(false, Ordering::Release);
     is_done
@@ -190,7 +192,8 @@ impl Codes {
         for slot in slots {
             let found = slot.code.load(Ordering::Relaxed);
             if found == code || found == 0 {
-                // A reader that meets the address before its number takes it for unknown.
+                // A reader between the two stores finds the address without a number, and takes the
+                // code as unknown.
                 slot.code.store(code, Ordering::Release);
                 slot.number.store(number, Ordering::Release);
                 self.used.fetch_add(usize::from(found == 0), Ordering::Relaxed);

@@ -1,8 +1,10 @@
-//! CPython's allocators in a process that runs already: hooked and let go of under the interpreter's lock.
+//! CPython's allocators in a running process: hooking at an attach, unhooking at a detach, with the
+//! interpreter's lock.
 //!
-//! The thread that the aggregator borrows may hold that lock, or be waiting for it, so it cannot take it. A thread of ours
-//! does, once for each attach and each detach, and ends. It is the only one that the collector ever starts; nothing waits
-//! for it in the target.
+//! The aggregator borrows a thread of the target for an attach. The borrowed thread may hold the
+//! interpreter's lock or be waiting for it, so it cannot take the lock. A new thread takes the lock
+//! instead, once for each attach and each detach, and ends. The collector starts no other threads,
+//! and nothing in the target waits for the thread.
 
 use super::{Api, IS_INSTALLED, api, arrival, install, note_unseen_reuse, uninstall};
 use crate::process;
@@ -12,19 +14,19 @@ use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
 
 optional!(
-    /// `pthread_create`, of glibc's own library since 2.34; so for the two below.
+    /// `pthread_create`, part of glibc's libc since 2.34.
     create_address,
     "pthread_create_address",
     "pthread_create"
 );
 optional!(
-    /// `pthread_detach`.
+    /// `pthread_detach`, part of glibc's libc since 2.34.
     detach_address,
     "pthread_detach_address",
     "pthread_detach"
 );
 optional!(
-    /// `pthread_sigmask`.
+    /// `pthread_sigmask`, part of glibc's libc since 2.34.
     sigmask_address,
     "pthread_sigmask_address",
     "pthread_sigmask"
@@ -35,7 +37,8 @@ type Body = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 type Detach = unsafe extern "C" fn(usize) -> c_int;
 type Sigmask = unsafe extern "C" fn(c_int, *const u64, *mut u64) -> c_int;
 
-/// Hooks the interpreter's allocators, if there is one that runs; one that begins later is met then. Returns how that stands.
+/// Hooks the allocators of a running interpreter. An interpreter begun later is hooked at its
+/// start. Returns a state of [`python`].
 pub fn join() -> u64 {
     arrival::seek();
     match api() {
@@ -48,14 +51,14 @@ pub fn join() -> u64 {
     }
 }
 
-/// Lets go of them.
+/// Unhooks the interpreter's allocators. Returns a state of [`python`].
 pub fn part() -> u64 {
     if !IS_INSTALLED.load(Ordering::Acquire) {
         return python::NONE;
     }
     match api() {
         Some(api) if api.runs() => in_a_thread(unhook),
-        // An interpreter that begins later keeps its own.
+        // An interpreter begun later keeps its own allocators.
         _ => {
             IS_INSTALLED.store(false, Ordering::Release);
             python::NONE
@@ -63,7 +66,8 @@ pub fn part() -> u64 {
     }
 }
 
-/// Starts a thread that `work`s. It begins with the borrowed thread's signal mask, in which nearly all are blocked.
+/// Starts a thread with the body `work`. The thread begins with the borrowed thread's signal mask,
+/// in which nearly all signals are blocked.
 fn in_a_thread(work: Body) -> u64 {
     set_flags(target_flag::PYTHON_WAITS, 0);
     if start_thread(work).is_none() {
@@ -79,7 +83,7 @@ fn start_thread(work: Body) -> Option<()> {
         return None;
     }
     let mut thread = 0;
-    // SAFETY: libc's two functions, a body of the right type, and default attributes.
+    // SAFETY: two functions of libc, a body of the right type, and default attributes.
     unsafe {
         let create = core::mem::transmute::<usize, Create>(create);
         if create(&raw mut thread, core::ptr::null(), work, core::ptr::null_mut()) != 0 {
@@ -112,7 +116,8 @@ fn with_lock(work: impl FnOnce(&Api)) {
     block_signals();
     let Some(api) = api() else { return };
     let (lock, unlock) = api.lock;
-    // SAFETY: the two functions of CPython's C API, in a thread that it does not know, which is what they are for.
+    // SAFETY: the two functions of CPython's C API, meant for threads unknown to CPython, like this
+    // thread.
     unsafe {
         let state = lock();
         work(api);
@@ -120,18 +125,19 @@ fn with_lock(work: impl FnOnce(&Api)) {
     }
 }
 
-/// The program's signals are for its own threads. Those of the C library stay open: while one of them waits for all
-/// threads (setuid does), it may hold the lock that this one wants.
+/// Blocks the program's signals in this thread: they are meant for the program's threads. The C
+/// library's signals stay open: a thread in `setuid` waits for all threads to handle such a signal,
+/// and may hold the lock wanted by this thread.
 fn block_signals() {
     const SIG_SETMASK: c_int = 2;
     const OF_LIBC: u64 = 1 << 31 | 1 << 32;
-    /// Words of a `sigset_t`; the kernel's signals are in the first.
+    /// Words of a `sigset_t`; the kernel's signals are in the first word.
     const WORDS: usize = 16;
     let mut mask = [0u64; WORDS];
     mask[0] = !OF_LIBC;
     let change = sigmask_address();
     if change != 0 {
-        // SAFETY: libc's function, with a whole set that outlives the call.
+        // SAFETY: libc's function, with a complete set, which outlives the call.
         unsafe {
             core::mem::transmute::<usize, Sigmask>(change)(SIG_SETMASK, mask.as_ptr(), core::ptr::null_mut());
         }

@@ -1,8 +1,8 @@
-//! Where CPython's structures keep what a traceback needs, by version.
+//! Offsets in CPython's structures, by version, as needed for a traceback.
 //!
-//! Offsets in bytes on x86-64, as the headers of 3.9 to 3.13 give them (`frameobject.h`, `pycore_frame.h`, `cpython/code.h`,
-//! `cpython/pystate.h`, `cpython/unicodeobject.h`). A thread reads its own frames only, and what they refer to, which
-//! lives as long as they run.
+//! Offsets are in bytes on x86-64, from the headers of 3.9 to 3.13 (`frameobject.h`,
+//! `pycore_frame.h`, `cpython/code.h`, `cpython/pystate.h`, `cpython/unicodeobject.h`). A thread
+//! reads only its own frames and the objects they refer to, which live as long as the frames run.
 
 use core::ffi::{CStr, c_char};
 use heapline_shared_format::code::{HEAD_BYTES, Head, LineFormat};
@@ -13,26 +13,27 @@ use heapline_shared_format::event::NOT_BEGUN;
 pub struct Version(u8);
 
 impl Version {
-    /// What `Py_GetVersion` says, if it is a build that we know.
+    /// Returns the version told by `Py_GetVersion`. None for an unknown build.
     pub fn read(function: usize) -> Option<Version> {
-        // SAFETY: `const char *Py_GetVersion(void)` of CPython, which may be called at any time.
+        // SAFETY: `function` is CPython's `const char *Py_GetVersion(void)`, which may be called at
+        // any time.
         let text = unsafe {
             let get = core::mem::transmute::<usize, unsafe extern "C" fn() -> *const c_char>(function);
             CStr::from_ptr(get()).to_bytes()
         };
-        // Objects of the free-threaded build look different.
+        // Objects of the free-threaded build have another layout.
         let is_free_threaded = text.windows(14).any(|part| part == b"free-threading");
         let minor = text.strip_prefix(b"3.")?.split(|&byte| !byte.is_ascii_digit()).next()?;
         let minor = minor.iter().try_fold(0u8, |number, digit| number.checked_mul(10)?.checked_add(digit - b'0'))?;
         (!is_free_threaded && (9..=13).contains(&minor)).then_some(Version(minor))
     }
 
-    /// The function that tells whether the interpreter ends.
+    /// Name of the function for whether the interpreter is ending.
     pub fn is_finalizing(self) -> &'static [u8] {
         if self.0 < 13 { b"_Py_IsFinalizing" } else { b"Py_IsFinalizing" }
     }
 
-    /// The function that returns the calling thread's state.
+    /// Name of the function for the calling thread's state.
     pub fn thread_state(self) -> &'static [u8] {
         match self.0 {
             ..=11 => b"PyGILState_GetThisThreadState",
@@ -42,12 +43,14 @@ impl Version {
     }
 }
 
-/// Type flags that CPython keeps two words before the object for: a managed dict, from 3.12 on weak references too.
+/// Type flags with two words of CPython before the object: for a managed dict, and from 3.12 on for
+/// weak references too.
 const MANAGED_DICT: usize = 1 << 4;
 const MANAGED_WEAKREF: usize = 1 << 3;
 
 impl Version {
-    /// Flags of a type whose objects have something before them, besides what the garbage collector keeps there.
+    /// Type flags with two words before the object, in addition to the words of the garbage
+    /// collector.
     pub fn pre_header(self) -> usize {
         match self.0 {
             ..=10 => 0,
@@ -62,50 +65,51 @@ impl Version {
     }
 }
 
-/// Where things are.
+/// Offsets of a version.
 #[derive(Clone, Copy)]
 pub struct Layout {
     version: Version,
-    /// In the thread state: the newest frame, or what points to it.
+    /// In the thread state: the newest frame, or a structure with a pointer to the newest frame.
     newest: usize,
-    /// In what points to it.
+    /// In the structure: the pointer to the newest frame. None if the thread state has the pointer.
     indirect: Option<usize>,
     previous: usize,
     code: usize,
     instruction: usize,
     owner: usize,
-    /// In 3.11, in the frame: whether C called it.
+    /// In a frame of 3.11: whether the frame was called by C.
     is_entry: usize,
     first_line: usize,
     /// File, name and line table.
     strings: [usize; 3],
     first_traceable: usize,
     start: usize,
-    /// Where the characters of an ASCII string begin, and of others.
+    /// Start of the characters of an ASCII string, and of other strings.
     characters: [usize; 2],
 }
 
-/// What one of the interpreter's frames is.
+/// Kind of a frame of the interpreter.
 pub enum Stands {
-    /// A code object at the offset of an instruction; `is_entry` when it is known here that C called it.
+    /// A code object with the offset of an instruction. `is_entry` is set if the frame is known to
+    /// be called by C.
     Code { code: usize, offset: u32, is_entry: bool },
-    /// C called the frame before this one, which is none of Python's (3.12 and later).
+    /// Not a Python frame (3.12 and later): the next newer frame was called by C.
     Entry,
-    /// A frame that has not begun.
+    /// A frame not begun yet.
     Nothing,
 }
 
-/// `FRAME_OWNED_BY_GENERATOR`, and `FRAME_OWNED_BY_CSTACK`.
+/// Owners of a frame: `FRAME_OWNED_BY_GENERATOR` and `FRAME_OWNED_BY_CSTACK`.
 const GENERATOR: u8 = 1;
 const C_STACK: u8 = 3;
 /// Bytes of an instruction.
 const CODE_UNIT: usize = 2;
-/// A frame is not to be told before its first traceable instruction. Code whose preparations are longer than this would need
-/// hundreds of variables that inner functions share.
+/// Longest prologue of a code object, in bytes. A frame counts only from its first traceable
+/// instruction on. A longer prologue would need hundreds of variables shared by inner functions.
 const LONGEST_PROLOGUE: usize = 1024;
 
 impl Layout {
-    /// The layout of a version.
+    /// Returns the layout of a version. None for an unknown version.
     pub fn of(version: Version) -> Option<Layout> {
         let of_9 = Layout {
             version,
@@ -156,13 +160,13 @@ impl Layout {
         })
     }
 
-    /// The newest frame of a thread, 0 when it runs none.
+    /// Returns the newest frame of a thread; 0 if the thread runs no Python.
     ///
     /// # Safety
-    /// The calling thread's own state.
+    /// `thread_state` is the calling thread's own state.
     #[inline(always)]
     pub unsafe fn newest(&self, thread_state: *const u8) -> usize {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees the calling thread's own state.
         unsafe {
             let newest = word(thread_state.addr() + self.newest);
             match self.indirect {
@@ -172,23 +176,23 @@ impl Layout {
         }
     }
 
-    /// The frame that called this one; 0 for the oldest.
+    /// Returns the frame of the caller; 0 for the oldest frame.
     ///
     /// # Safety
-    /// A frame of the calling thread; so below.
+    /// `frame` is a frame of the calling thread.
     #[inline(always)]
     pub unsafe fn previous(&self, frame: usize) -> usize {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a frame of the calling thread.
         unsafe { word(frame + self.previous) }
     }
 
-    /// What stands at a frame.
+    /// Returns kind and place of a frame.
     ///
     /// # Safety
-    /// See [`Layout::previous`].
+    /// `frame` is a frame of the calling thread.
     #[inline(always)]
     pub unsafe fn place(&self, frame: usize) -> Stands {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a frame of the calling thread.
         unsafe {
             if self.version.0 <= 10 {
                 let last = ((frame + self.instruction) as *const i32).read();
@@ -201,7 +205,7 @@ impl Layout {
                 return Stands::Entry;
             }
             let code = word(frame + self.code);
-            // Wraps to a large number before the first instruction.
+            // Before the first instruction the difference wraps to a large number.
             let offset = word(frame + self.instruction).wrapping_sub(code + self.start);
             if offset.wrapping_add(CODE_UNIT) <= LONGEST_PROLOGUE && owner != GENERATOR {
                 let first = ((code + self.first_traceable) as *const u32).read() as usize;
@@ -214,12 +218,13 @@ impl Layout {
         }
     }
 
-    /// What a code object says of itself.
+    /// Describes a code object: file, name and line table.
     ///
     /// # Safety
-    /// A code object of a frame that the calling thread runs.
+    /// `code` is a code object of a frame run by the calling thread.
     pub unsafe fn describe<'a>(&self, code: usize) -> Description<'a> {
-        // SAFETY: the caller's promise; the objects that it refers to live as long as it does.
+        // SAFETY: the caller guarantees a live code object; the objects referred to live as long as
+        // the code object.
         unsafe {
             let (file, file_kind) = self.text(word(code + self.strings[0]));
             let (name, name_kind) = self.text(word(code + self.strings[1]));
@@ -234,9 +239,10 @@ impl Layout {
         }
     }
 
-    /// The characters of a `str`, and the bytes of each. Strings that are not compact, which no compiler makes, are empty.
+    /// Returns the characters of a `str`, and the bytes of each character. A string that is not
+    /// compact is taken as empty; compilers make only compact strings.
     unsafe fn text<'a>(&self, object: usize) -> (&'a [u8], u8) {
-        // SAFETY: a `str` that lives, or null.
+        // SAFETY: the callers guarantee a live `str`, or null.
         unsafe {
             if object == 0 {
                 return (&[], 1);
@@ -254,22 +260,23 @@ impl Layout {
     }
 }
 
-/// The contents of a `bytes`.
+/// Returns the contents of a `bytes`.
 unsafe fn bytes<'a>(object: usize) -> &'a [u8] {
     if object == 0 {
         return &[];
     }
-    // SAFETY: a `bytes` that lives: its length lies behind the head, its contents behind length and hash.
+    // SAFETY: the caller guarantees a live `bytes`: the length follows the head, the contents
+    // follow length and hash.
     unsafe { core::slice::from_raw_parts((object + 32) as *const u8, word(object + 16)) }
 }
 
 #[inline(always)]
 unsafe fn word(address: usize) -> usize {
-    // SAFETY: the callers' promise.
+    // SAFETY: the callers guarantee a readable word at the address.
     unsafe { (address as *const usize).read() }
 }
 
-/// The description of a code object, in its parts.
+/// The description of a code object, in parts.
 pub struct Description<'a> {
     head: [u8; HEAD_BYTES],
     parts: [&'a [u8]; 3],
@@ -290,18 +297,18 @@ impl<'a> Description<'a> {
         Description { head: head.to_bytes(), parts }
     }
 
-    /// What stands for code that nothing is known of, as in tracemalloc.
+    /// Returns the description of unknown code, with the names used by tracemalloc.
     pub fn unknown() -> Description<'static> {
         let unknown: &'static [u8] = b"<unknown>";
         Description::new(LineFormat::Lnotab, 0, [unknown, unknown, &[]], [1, 1])
     }
 
-    /// Bytes in all.
+    /// Number of bytes of the whole description.
     pub fn len(&self) -> usize {
         self.head.len() + self.parts.iter().map(|part| part.len()).sum::<usize>()
     }
 
-    /// The byte at a place; 0 beyond the end.
+    /// Returns the byte at a place; 0 beyond the end.
     pub fn byte(&self, mut at: usize) -> u8 {
         for part in [&self.head[..], self.parts[0], self.parts[1], self.parts[2]] {
             match part.get(at) {

@@ -1,20 +1,22 @@
 //! CPython's own allocators: the `python` domain.
 //!
 //! ```text
-//! an interpreter is loaded                       ──> [`arrival`]: its C API, [`layout`] its structures
-//! it initialises its first modules               ──> [`install`]: PyMem_SetAllocator for RAW, MEM and OBJ
-//! an allocation                                  ──> the real one ──> [`stack`] of Python frames ──> ring
-//! an object in a block that was kept             ──> [`reuse`] ───────────────^
-//! `import tracemalloc`                           ──> [`program`] ──> ring ──> aggregator ──> the answer
+//! an interpreter is loaded           ──> [`arrival`]: C API; [`layout`]: structures
+//! first modules are initialised      ──> [`install`]: PyMem_SetAllocator for RAW, MEM and OBJ
+//! an allocation                      ──> the real allocator ──> [`stack`] of frames ──> ring
+//! an object in a kept block          ──> [`reuse`] ────────────────────────^
+//! `import tracemalloc`               ──> [`program`] ──> ring ──> aggregator ──> the answer
 //! ```
 //!
-//! An allocator that is set before the interpreter starts is thrown away by `PYTHONMALLOC` and `-X dev`, so ours is set by
-//! the first built-in module that every interpreter makes, `_thread`, through the table of built-in modules
-//! (`PyImport_Inittab`). No Python code has run by then. An interpreter that ends and begins again gets them again, since
-//! CPython may have put its own back meanwhile.
+//! `PYTHONMALLOC` and `-X dev` throw away an allocator set before the interpreter starts. So
+//! Heapline's allocators are set by the creation of `_thread`, the first built-in module made by
+//! every interpreter, through the table of built-in modules (`PyImport_Inittab`). No Python code
+//! has run by then. A second interpreter in the same process gets Heapline's allocators again,
+//! since CPython may have put its own back meanwhile.
 //!
-//! A request that one domain hands on to another (a large object's to RAW) is one block, the outer one's. The interpreter's
-//! lock is never taken; a thread walks its own frames only.
+//! If an allocator hands a request on to another allocator (a large object goes to RAW), only the
+//! outer request is recorded, as one block. The hooks never take the interpreter's lock, and a
+//! thread walks only its own frames.
 
 mod arrival;
 mod codes;
@@ -61,12 +63,13 @@ struct BuiltIn {
     init: Option<unsafe extern "C" fn() -> *mut c_void>,
 }
 
-/// What the interpreter gives us.
+/// Functions and layouts of the interpreter.
 struct Api {
     get_allocator: GetAllocator,
     set_allocator: SetAllocator,
     thread_state: GetThreadState,
-    /// The state that is bound to the thread, also while it is without the interpreter's lock.
+    /// Returns the state bound to the thread, also while the thread is without the interpreter's
+    /// lock.
     bound_state: GetThreadState,
     is_finalizing: IsFinalizing,
     is_initialized: IsFinalizing,
@@ -80,7 +83,7 @@ struct Api {
     layout: Layout,
     /// `PyCode_Type`.
     code_type: usize,
-    /// None where new objects in kept blocks cannot be seen.
+    /// None if new objects in kept blocks cannot be seen.
     teller: Option<Teller>,
 }
 
@@ -92,21 +95,22 @@ type GetConfig = unsafe extern "C" fn() -> *mut u8;
 type Lock = unsafe extern "C" fn() -> c_int;
 type Unlock = unsafe extern "C" fn(c_int);
 
-/// RAW, MEM and OBJ.
+/// Number of CPython's allocators: RAW, MEM and OBJ.
 const ALLOCATORS: usize = 3;
 
 struct Shared<T>(UnsafeCell<Option<T>>);
 
-// SAFETY: written before anything that reads it can run: while no interpreter runs that is known.
+// SAFETY: written while no known interpreter runs, so before any reader can run.
 unsafe impl<T> Sync for Shared<T> {}
 
-/// The allocators before ours.
+/// The real allocators, called by Heapline's allocators.
 struct Reals(UnsafeCell<[Allocator; ALLOCATORS]>);
 
-// SAFETY: written under the interpreter's lock, each before ours of its number is called.
+// SAFETY: written with the interpreter's lock, each entry before Heapline's allocator of the same
+// number is first called.
 unsafe impl Sync for Reals {}
 
-/// What stands there before any.
+/// An allocator that always fails, for entries of [`Reals`] not yet filled.
 const NOTHING: Allocator = {
     unsafe extern "C" fn malloc(_: *mut c_void, _: usize) -> *mut u8 {
         core::ptr::null_mut()
@@ -126,12 +130,16 @@ static REAL: Reals = Reals(UnsafeCell::new([NOTHING; ALLOCATORS]));
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
 impl Api {
-    /// The calling thread's state, if it has one that lives: an interpreter that ends frees those of other threads than the one
-    /// that ends it, which nearly always is the first. (A daemon thread that runs without the lock, and is looked at in the very
-    /// moment in which the interpreter begins to end, is the case that is left.)
+    /// Returns the state of the calling thread. None if the thread has no state, or if the state
+    /// may be freed already: an ending interpreter frees the states of all threads but the thread
+    /// that ends the interpreter, nearly always the first.
+    ///
+    /// Not covered: a daemon thread without the lock, looked at in the very moment in which the
+    /// interpreter begins to end.
     #[inline(always)]
     fn own_state(&self) -> Option<*const u8> {
-        // SAFETY: CPython's functions without arguments, which may be called without its lock.
+        // SAFETY: CPython's functions without arguments, which may be called without the
+        // interpreter's lock.
         unsafe {
             if (self.is_finalizing)() != 0 && sys::gettid() != sys::getpid() {
                 return None;
@@ -142,40 +150,44 @@ impl Api {
         }
     }
 
-    /// Whether an interpreter has begun, and not ended since.
+    /// Whether an interpreter has begun, and has not ended since.
     fn runs(&self) -> bool {
-        // SAFETY: CPython's function, which may be called at any time.
+        // SAFETY: CPython's `Py_IsInitialized` may be called at any time.
         unsafe { (self.is_initialized)() != 0 }
     }
 }
 
-/// Whether the process runs an interpreter of ours to look at.
+/// Whether the process runs an interpreter with Heapline's allocators.
 #[inline(always)]
 pub fn is_running() -> bool {
     !cfg!(feature = "embedded") && IS_INSTALLED.load(Ordering::Relaxed)
 }
 
-/// A forked child begins.
+/// Resets the state for a forked child.
 pub fn in_child() {
     codes::in_child();
 }
 
 fn api() -> Option<&'static Api> {
-    // SAFETY: see `Shared`.
+    // SAFETY: `API` is written only while no known interpreter runs, before any reader can run (see
+    // `Shared`).
     unsafe { (*API.0.get()).as_ref() }
 }
 
-/// The main interpreter is about to make its first module. It may be the second one of the process.
+/// Installs Heapline's allocators in an interpreter before its first module. The interpreter may be
+/// the second of the process.
 ///
 /// # Safety
-/// With the interpreter's lock, before its first module.
+/// 1. The calling thread holds the interpreter's lock.
+/// 2. The interpreter has not made its first module yet.
 unsafe fn interpreter_begins(api: &Api) {
     if real::came_later() && !attach::is_attached() {
         return;
     }
     unnote(target_flag::LATE_PYTHON);
     if IS_INSTALLED.swap(true, Ordering::AcqRel) {
-        // What the earlier one freed after CPython had put its own allocators back was not seen.
+        // Frees of the earlier interpreter, after CPython had put its own allocators back, were not
+        // seen.
         codes::forget_all();
         program::interpreter_has_ended();
     }
@@ -183,18 +195,19 @@ unsafe fn interpreter_begins(api: &Api) {
     if process::is_quiet() || process::is_sampling() || process::is_forked() || real::came_later() {
         note_unseen_reuse();
     } else {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller gives promises 1 and 2.
         unsafe { take_part(api) };
     }
 }
 
-/// The interpreter is traced from its start: we hear of its objects, and are its tracemalloc.
+/// Serves tracemalloc and listens for new objects, for an interpreter traced from the start.
 unsafe fn take_part(api: &Api) {
-    // SAFETY: the caller's promise. The configuration is the interpreter's own, which reads it later than now.
+    // SAFETY: the caller gives promises 1 and 2 of `interpreter_begins`. The configuration belongs
+    // to the interpreter, which reads the number of frames later than now.
     unsafe {
         let is_served = program::serve();
-        // While its flag is raised CPython's own tracemalloc must not run, nor its debug allocators, which ask it when they find
-        // memory overwritten.
+        // While tracemalloc's flag is raised, CPython's own tracemalloc must not run. Nor must
+        // CPython's debug allocators, which ask tracemalloc when they find memory overwritten.
         let teller = api.teller.filter(|teller| is_served && !(view::is_debugged() && teller.raises_flag()));
         if !teller.is_some_and(|teller| teller.listen()) {
             note_unseen_reuse();
@@ -207,12 +220,13 @@ unsafe fn take_part(api: &Api) {
     }
 }
 
-/// An aggregator that comes later shall say it.
+/// Tells a later aggregator that reused blocks were not seen.
 fn note_unseen_reuse() {
     note(target_flag::UNSEEN_REUSE);
 }
 
-/// The interpreter's structures are not what its version says.
+/// Tells the aggregator that the interpreter's structures differ from the known layout of the
+/// version.
 fn note_unknown() {
     note(target_flag::UNKNOWN_PYTHON);
 }
@@ -229,17 +243,17 @@ fn unnote(flag: u32) {
     }
 }
 
-/// Whether what a frame refers to is a code object.
+/// Whether an object referred to by a frame is a code object.
 ///
 /// # Safety
-/// A Python object.
+/// `object` is the address of a Python object.
 unsafe fn is_code(object: usize) -> bool {
     const TYPE: usize = 8;
-    // SAFETY: an object begins with its reference count and its type.
+    // SAFETY: the caller guarantees an object; an object begins with reference count and type.
     api().is_some_and(|api| unsafe { ((object + TYPE) as *const usize).read() } == api.code_type)
 }
 
-/// What calls one of CPython's allocators, by its number.
+/// Heapline's functions for one of CPython's allocators.
 #[derive(Clone, Copy)]
 struct Functions {
     malloc: unsafe extern "C" fn(*mut c_void, usize) -> *mut u8,
@@ -256,21 +270,23 @@ impl Functions {
 
 const OURS: [Functions; ALLOCATORS] = [Functions::of::<0>(), Functions::of::<1>(), Functions::of::<2>()];
 
-/// What leads to our allocators.
+/// Route from the interpreter's table to Heapline's allocators.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leads {
-    /// The interpreter's table.
+    /// The table holds Heapline's allocator.
     Directly,
-    /// An allocator of somebody's, which had ours before it.
+    /// The table holds a foreign allocator, which wraps Heapline's allocator.
     Below,
-    /// Nothing.
+    /// No route.
     Not,
 }
 
-/// Puts our allocators before the interpreter's, where they are not yet. Called with its lock.
+/// Puts Heapline's allocators into the interpreter's tables, if they are not reached yet. The
+/// caller holds the interpreter's lock.
 ///
-/// The context stays the one that was there. Threads may be calling an allocator in this moment (RAW needs no lock), and
-/// read its five words one by one: every mixture of old and new ones is a call that works.
+/// The context of the replaced allocator is kept. Threads may be calling an allocator in this
+/// moment (RAW needs no lock) and read the five words one by one: every mixture of old and new
+/// words is a working call.
 fn install(api: &Api) {
     reuse::set_pre_header(api.version.pre_header());
     let now = [0, 1, 2].map(|place| allocator(api, place));
@@ -284,31 +300,32 @@ fn install(api: &Api) {
         }
         let Functions { malloc, calloc, realloc, free } = OURS[place];
         let context = now[place].context;
-        // SAFETY: CPython's documented function, on a thread with its lock; what it had is kept before it gets ours.
+        // SAFETY: CPython's documented function, on a thread with the lock; the old allocator is
+        // kept before Heapline's allocator replaces it.
         unsafe {
             (*REAL.0.get())[place] = now[place];
             (api.set_allocator)(number, &Allocator { context, malloc, calloc, realloc, free });
         }
     }
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the interpreter's lock.
     unsafe { view::serve(api) };
 }
 
-/// What the interpreter's table holds now.
+/// Returns the present entry of the interpreter's table.
 fn allocator(api: &Api, number: c_int) -> Allocator {
     let mut now = NOTHING;
-    // SAFETY: CPython's documented function, on a thread with its lock.
+    // SAFETY: CPython's documented function, on a thread with the interpreter's lock.
     unsafe { (api.get_allocator)(number, &raw mut now) };
     now
 }
 
-/// Whether all of the interpreter's tables hold ours.
+/// Whether all tables of the interpreter hold Heapline's allocators.
 fn are_ours(api: &Api) -> bool {
     (0..).zip(OURS).all(|(number, ours)| allocator(api, number).malloc as usize == ours.malloc as usize)
 }
 
 fn leads(now: &Allocator, place: usize) -> Leads {
-    // SAFETY: see `Reals`.
+    // SAFETY: `REAL` is written only with the interpreter's lock, which the caller holds.
     let real = unsafe { (*REAL.0.get())[place] };
     let is_same = |other: usize| now.malloc as usize == other;
     if is_same(OURS[place].malloc as usize) {
@@ -320,16 +337,18 @@ fn leads(now: &Allocator, place: usize) -> Leads {
     }
 }
 
-/// Where the caller of [`ends_in_ours`] stands.
+/// Stack address of the caller of [`ends_in_ours`] while probing; 0 otherwise.
 static PROBE: AtomicUsize = AtomicUsize::new(0);
 static IS_PROBE_SEEN: AtomicBool = AtomicBool::new(false);
 
-/// Whether a call of this allocator comes to one of ours: ours before it would call themselves without end.
+/// Whether a call of this allocator reaches one of Heapline's allocators. If so, Heapline's
+/// allocator in front of this allocator would make the two call each other without end.
 fn ends_in_ours(allocator: &Allocator) -> bool {
     as_part(|| {
         IS_PROBE_SEEN.store(false, Ordering::Relaxed);
         PROBE.store(tls::in_python(), Ordering::Relaxed);
-        // SAFETY: an allocator of the interpreter's, with its lock; the block is given back at once.
+        // SAFETY: an allocator of the interpreter, called with the lock; the block is freed at
+        // once.
         unsafe {
             let block = (allocator.malloc)(allocator.context, 1);
             (allocator.free)(allocator.context, block);
@@ -339,7 +358,7 @@ fn ends_in_ours(allocator: &Allocator) -> bool {
     })
 }
 
-/// Tells [`ends_in_ours`] that its call has come here.
+/// Tells [`ends_in_ours`] that the probing call has reached Heapline's allocator.
 #[inline(always)]
 fn answer_probe() {
     let probe = PROBE.load(Ordering::Relaxed);
@@ -348,7 +367,8 @@ fn answer_probe() {
     }
 }
 
-/// Takes our allocators away, where nobody has put another before them. Called with the interpreter's lock.
+/// Takes Heapline's allocators out of the tables, except where a foreign allocator was put in
+/// front. The caller holds the interpreter's lock.
 fn uninstall(api: &Api) {
     let mut is_whole = true;
     for ((number, place), ours) in (0..).zip(0..).zip(OURS) {
@@ -356,37 +376,41 @@ fn uninstall(api: &Api) {
             is_whole = false;
             continue;
         }
-        // SAFETY: as in `install`; what was there before ours is kept for threads that are in them.
+        // SAFETY: CPython's documented function, with the lock. `REAL` keeps the old allocators for
+        // threads still inside Heapline's allocators.
         unsafe { (api.set_allocator)(number, &raw const (*REAL.0.get())[place]) };
     }
-    // Who has wrapped ours may put them back.
+    // A foreign wrapper may put Heapline's allocators back.
     if is_whole {
-        // SAFETY: the caller has the lock.
+        // SAFETY: the caller holds the interpreter's lock.
         unsafe { view::end() };
     }
 }
 
-/// The allocator before ours of this number.
+/// Returns the real allocator of this number.
 #[inline(always)]
 fn real<const N: usize>() -> &'static Allocator {
-    // SAFETY: written before ours is first called; see `Reals`.
+    // SAFETY: the entry was written before Heapline's allocator of this number is first called (see
+    // `Reals`).
     unsafe { &(*REAL.0.get())[N] }
 }
 
-/// Whether a call is to be passed on without a record: nothing is traced, or it is part of another call.
+/// Whether a call is passed on without a record: nothing is traced, or the call is part of another
+/// call.
 #[inline(always)]
 fn is_passed_on() -> bool {
     process::is_quiet() || is_part()
 }
 
-/// Whether the call is part of another, which a signal handler may have left for good.
+/// Whether the call is part of another call. A signal handler may have left the other call for
+/// good.
 #[inline(always)]
 fn is_part() -> bool {
     let noted = tls::in_python();
     noted != 0 && !was_abandoned(noted, stack_pointer())
 }
 
-/// Calls of our allocators from inside `call` are part of it.
+/// Runs `call` as the outer call: allocator calls inside are part of it, and are not recorded.
 #[inline(always)]
 fn as_part<R>(call: impl FnOnce() -> R) -> R {
     let outer = tls::in_python();
@@ -397,11 +421,13 @@ fn as_part<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+/// CPython's `malloc` function of allocator `N`.
+///
 /// # Safety
-/// As CPython calls its allocators; so for all below.
+/// The caller upholds CPython's contract of `PyMemAllocatorEx.malloc`.
 unsafe extern "C" fn malloc<const N: usize>(context: *mut c_void, size: usize) -> *mut u8 {
     let real = real::<N>();
-    // SAFETY: passed on; so for all below.
+    // SAFETY: the caller upholds the contract of `PyMemAllocatorEx.malloc`.
     let call = || unsafe { (real.malloc)(context, size) };
     if is_passed_on() {
         answer_probe();
@@ -414,7 +440,7 @@ unsafe extern "C" fn malloc<const N: usize>(context: *mut c_void, size: usize) -
 
 unsafe extern "C" fn calloc<const N: usize>(context: *mut c_void, count: usize, size: usize) -> *mut u8 {
     let real = real::<N>();
-    // SAFETY: as above.
+    // SAFETY: CPython upholds the contract of `PyMemAllocatorEx.calloc`.
     let call = || unsafe { (real.calloc)(context, count, size) };
     if is_passed_on() {
         return call();
@@ -426,7 +452,7 @@ unsafe extern "C" fn calloc<const N: usize>(context: *mut c_void, count: usize, 
 
 unsafe extern "C" fn realloc<const N: usize>(context: *mut c_void, old: *mut u8, size: usize) -> *mut u8 {
     let real = real::<N>();
-    // SAFETY: as above.
+    // SAFETY: CPython upholds the contract of `PyMemAllocatorEx.realloc`.
     let call = || unsafe { (real.realloc)(context, old, size) };
     if is_passed_on() {
         return call();
@@ -459,7 +485,7 @@ unsafe extern "C" fn realloc<const N: usize>(context: *mut c_void, old: *mut u8,
 
 unsafe extern "C" fn free<const N: usize>(context: *mut c_void, block: *mut u8) {
     let real = real::<N>();
-    // SAFETY: as above.
+    // SAFETY: CPython upholds the contract of `PyMemAllocatorEx.free`.
     let call = || unsafe { (real.free)(context, block) };
     if process::is_quiet() || block.is_null() {
         return call();

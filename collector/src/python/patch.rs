@@ -1,27 +1,32 @@
-//! A jump at the entry of one of the interpreter's functions, to a function of ours.
+//! Jumps at the entries of the interpreter's functions, to replacements in the collector.
 //!
-//! Only functions that are called with the interpreter's lock, and only with that lock, or before the interpreter runs its
-//! first module: no thread stands at the first bytes of such a function then. What was there is kept, for calls of the
-//! function itself ([`lifted`]), and for the time without us ([`undo`]).
+//! A function may be patched only if no thread can stand at its first bytes. Two kinds of functions
+//! qualify:
+//!
+//! - a function called with the interpreter's lock only;
+//! - any function, before the interpreter runs its first module.
+//!
+//! The overwritten bytes are kept, for calls of the function itself ([`lifted`]) and for taking the
+//! jump back ([`undo`]).
 
 use crate::platform::sys;
 use core::cell::UnsafeCell;
 use core::ptr;
 
-/// `jmp qword ptr [rip]`, and the address.
+/// Length of a jump: `jmp qword ptr [rip]`, and the address.
 const BYTES: usize = 14;
 const OPCODE: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 const MOST: usize = 8;
 const PAGE: usize = 4096;
 
-/// What a jump is for: jumps of one purpose are taken back together.
+/// Purpose of a jump. All jumps of a purpose are taken back together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The functions of CPython's tracemalloc are ours.
+    /// Replace the functions of CPython's tracemalloc.
     Tracemalloc,
-    /// What the interpreter tells of its allocators does not change.
+    /// Keep the interpreter's statements about its allocators unchanged.
     View,
-    /// The moment is heard of in which `-X tracemalloc` begins.
+    /// Notice the moment in which `-X tracemalloc` begins.
     Beginning,
 }
 
@@ -40,23 +45,25 @@ unsafe impl Sync for Patches {}
 
 static PATCHES: Patches = Patches(UnsafeCell::new([None; MOST]));
 
-/// Makes the function at `at` jump to `to`, if it does not do so yet. False, and nothing done, where the system forbids it.
+/// Makes the function at `at` jump to `to`, if it does not jump yet. False, and nothing done, if
+/// the system forbids the change or all places are taken.
 ///
 /// # Safety
-/// 1. `at` is the entry of a function of at least [`BYTES`] bytes, which no thread runs at its first bytes, and `to` a
-///    function with its signature.
-/// 2. The interpreter's lock is held.
+/// 1. `at` is the entry of a function of at least [`BYTES`] bytes, and no thread runs the first
+///    bytes of the function.
+/// 2. `to` is a function with the same signature.
+/// 3. The interpreter's lock is held.
 pub unsafe fn jump(purpose: Purpose, at: usize, to: usize) -> bool {
     if patch_at(at).is_some() {
         return true;
     }
-    // SAFETY: promise 2.
+    // SAFETY: promise 3 of the caller: the interpreter's lock is held.
     let patches = unsafe { &mut *PATCHES.0.get() };
     let Some(place) = patches.iter_mut().find(|place| place.is_none()) else { return false };
     let mut jump = [0; BYTES];
     jump[..OPCODE.len()].copy_from_slice(&OPCODE);
     jump[OPCODE.len()..].copy_from_slice(&to.to_le_bytes());
-    // SAFETY: promise 1.
+    // SAFETY: promise 1 of the caller: `at` has at least `BYTES` bytes, and no thread runs them.
     unsafe {
         let before = (at as *const [u8; BYTES]).read_unaligned();
         let is_done = write(at, &jump);
@@ -65,12 +72,13 @@ pub unsafe fn jump(purpose: Purpose, at: usize, to: usize) -> bool {
     }
 }
 
-/// Takes the jumps of one purpose back.
+/// Takes all jumps of a purpose back.
 ///
 /// # Safety
-/// No thread stands at the first bytes of a function that was changed; the interpreter's lock is held.
+/// 1. No thread stands at the first bytes of a patched function.
+/// 2. The interpreter's lock is held.
 pub unsafe fn undo(purpose: Purpose) {
-    // SAFETY: the caller's promise; what is written is what was there.
+    // SAFETY: the caller gives promises 1 and 2; the bytes written are the original bytes.
     unsafe {
         let patches = &mut *PATCHES.0.get();
         for place in patches.iter_mut().filter(|place| place.is_some_and(|patch| patch.purpose == purpose)) {
@@ -81,14 +89,15 @@ pub unsafe fn undo(purpose: Purpose) {
     }
 }
 
-/// Makes a call of the function at `at`, which jumps elsewhere, as if it did not. None, and no call, where the system forbids
-/// that.
+/// Runs `call` while the function at `at` does not jump. None, and no call, if the system forbids
+/// the change.
 ///
 /// # Safety
-/// As [`undo`]'s; the function is called with the interpreter's lock only.
+/// 1. No thread stands at the first bytes of the function.
+/// 2. The interpreter's lock is held, and the function is called with the lock only.
 pub unsafe fn lifted<R>(at: usize, call: impl FnOnce() -> R) -> Option<R> {
     let Some(patch) = patch_at(at) else { return Some(call()) };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives promises 1 and 2.
     unsafe {
         if !write(at, &patch.before) {
             return None;
@@ -102,17 +111,17 @@ pub unsafe fn lifted<R>(at: usize, call: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
-/// The interpreter's code is gone, with all jumps in it.
+/// Forgets all jumps after the interpreter's code was unloaded.
 ///
 /// # Safety
 /// No interpreter runs.
 pub unsafe fn forget_all() {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that no interpreter runs, so nobody uses `PATCHES`.
     unsafe { *PATCHES.0.get() = [None; MOST] };
 }
 
 fn patch_at(at: usize) -> Option<Patch> {
-    // SAFETY: see `Patches`.
+    // SAFETY: used with the interpreter's lock only (see `Patches`).
     let patches = unsafe { &*PATCHES.0.get() };
     patches.iter().flatten().find(|patch| patch.at == at).copied()
 }
@@ -120,7 +129,8 @@ fn patch_at(at: usize) -> Option<Patch> {
 unsafe fn write(at: usize, code: &[u8; BYTES]) -> bool {
     let page = at & !(PAGE - 1);
     let bytes = (at + BYTES).next_multiple_of(PAGE) - page;
-    // SAFETY: the callers' promise; the pages are code of a loaded object, and stay executable all the time.
+    // SAFETY: the callers guarantee that `at` has `BYTES` bytes and that no thread runs them. The
+    // pages are code of a loaded object, and stay executable all the time.
     unsafe {
         if !sys::protect(page, bytes, sys::READ_WRITE_EXECUTE) {
             return false;
@@ -150,7 +160,7 @@ mod tests {
         let call = |number| core::hint::black_box(own as extern "C" fn(u64) -> u64)(number);
         let (at, to) = (own as *const () as usize, ours as *const () as usize);
         assert_eq!(call(7), 41);
-        // SAFETY: this test is alone in calling the function.
+        // SAFETY: no other thread calls the function during this test.
         unsafe {
             assert!(jump(Purpose::Beginning, at, to));
             assert!(jump(Purpose::Beginning, at, to), "once more is no other jump");

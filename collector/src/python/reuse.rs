@@ -1,10 +1,16 @@
-//! Objects in blocks that the interpreter had kept for that (its free lists): no allocator is called for them, yet the
-//! block is the new object's from then on.
+//! New objects in blocks kept by the interpreter for reuse (free lists). No allocator is called for
+//! such an object, but the block belongs to the new object from then on.
 //!
-//! tracemalloc is told of every new object and blames the block on its line. So are we, in the same place: up to CPython
-//! 3.12 `_Py_NewReference` looks at a flag of tracemalloc's and calls a function of its own, whose entry then leads here;
-//! from 3.13 on there is an interface for it (`PyRefTracer_SetTracer`). Where neither is found, such blocks stay with the
-//! line that asked for the memory, which reports say.
+//! tracemalloc is told of every new object and attributes the block to the object's line. Heapline
+//! does the same, by the same source:
+//!
+//! | CPython | Source |
+//! | --- | --- |
+//! | up to 3.12 | `_Py_NewReference`: if a flag is set, calls a function, patched to jump here |
+//! | from 3.13 | interface `PyRefTracer_SetTracer` |
+//!
+//! If neither is found, a reused block stays with the line that requested the memory, and reports
+//! say so.
 
 use super::patch::{self, Purpose};
 use crate::platform::symbols::Scope;
@@ -17,10 +23,10 @@ use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use heapline_shared_format::event::{self, domain};
 
-/// Who tells of new objects.
+/// Source of news about new objects.
 #[derive(Clone, Copy)]
 pub enum Teller {
-    /// Tracemalloc's flag, and the function that is called while it is set.
+    /// Flag of tracemalloc, and the function called while the flag is set.
     Flag { flag: usize, function: usize },
     /// `PyRefTracer_SetTracer`.
     Tracer(SetTracer),
@@ -37,46 +43,51 @@ const HAS_GC: usize = 1 << 14;
 const GC_HEAD_BYTES: usize = 16;
 const PRE_HEADER_BYTES: usize = 16;
 
-/// Type flags that mean two words before the object, besides the garbage collector's.
+/// Type flags with two words before the object, in addition to the words of the garbage collector.
 static PRE_HEADER: AtomicUsize = AtomicUsize::new(0);
 static FLAG: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
 
 impl Teller {
-    /// Looks for one. Only before the interpreter begins.
+    /// Looks for a source, before the interpreter begins. None without a source, or if the flag is
+    /// already set.
     pub fn find(scope: Scope) -> Option<Teller> {
         if let Some(set) = scope.find(b"PyRefTracer_SetTracer") {
             // SAFETY: a function of CPython's C API, by its documented signature.
             return Some(Teller::Tracer(unsafe { core::mem::transmute::<usize, SetTracer>(set) }));
         }
         let entry = scope.find(b"_Py_NewReference")?;
-        // SAFETY: the code of a function, which is longer than the part of it that is looked at, or followed by others.
+        // SAFETY: code of a function, readable for `LOOKED_AT` bytes: the function is longer, or
+        // other functions follow.
         let code = unsafe { &*(entry as *const [u8; LOOKED_AT]) };
         let Told { flag, function } = decode(code, entry)?;
         let flag = match flag {
             Flag::At(flag) => flag,
-            // SAFETY: a slot of the object's own table of addresses, which the loader has filled.
+            // SAFETY: the slot is in the object's own table of addresses, already filled by the
+            // loader.
             Flag::Behind { slot, offset } => unsafe { (slot as *const usize).read() + offset },
         };
         let function = scope.find(b"_PyTraceMalloc_NewReference").unwrap_or(function);
-        // SAFETY: the word that the interpreter's own code looks at.
+        // SAFETY: the flag is a word read by the interpreter's own code.
         let is_off = unsafe { (flag as *const i32).read() } == 0;
         is_off.then_some(Teller::Flag { flag, function })
     }
 
-    /// Whether CPython takes its own tracemalloc for active meanwhile.
+    /// Whether listening makes CPython's own tracemalloc look active.
     pub fn raises_flag(self) -> bool {
         matches!(self, Teller::Flag { .. })
     }
 
-    /// Has new objects told to us from now on. False when that cannot be had.
+    /// Starts listening for new objects. False if that is impossible.
     ///
     /// # Safety
-    /// With the interpreter's lock, before its first module.
+    /// 1. The calling thread holds the interpreter's lock.
+    /// 2. The interpreter has not made its first module yet.
     pub unsafe fn listen(self) -> bool {
         match self {
             Teller::Flag { flag, function } => {
                 let told = told as unsafe extern "C" fn(*mut u8) -> c_int;
-                // SAFETY: the function takes an object, and what it returns is not looked at.
+                // SAFETY: the function takes an object, and its result is not used; the caller
+                // gives promises 1 and 2.
                 if !unsafe { patch::jump(Purpose::Tracemalloc, function, told as usize) } {
                     return false;
                 }
@@ -86,49 +97,49 @@ impl Teller {
                 unsafe { (*flag).store(1, Ordering::Relaxed) };
                 true
             }
-            // SAFETY: documented; the caller holds the lock.
+            // SAFETY: CPython's documented function; the caller holds the lock.
             Teller::Tracer(set) => unsafe { set(Some(told_by_tracer), ptr::null_mut()) == 0 },
         }
     }
 
-    /// Ends that.
+    /// Stops listening.
     ///
     /// # Safety
-    /// With the interpreter's lock.
+    /// The calling thread holds the interpreter's lock.
     pub unsafe fn ignore(self) {
         match self {
             Teller::Flag { .. } => {
                 lower_flag();
-                // It is CPython's own from here on.
+                // The flag belongs to CPython from here on.
                 FLAG.store(ptr::null_mut(), Ordering::Release);
             }
-            // SAFETY: see `listen`.
+            // SAFETY: CPython's documented function; the caller holds the lock.
             Teller::Tracer(set) => drop(unsafe { set(None, ptr::null_mut()) }),
         }
     }
 }
 
-/// The interpreter's code is gone, with its flag.
+/// Forgets the flag after the interpreter's code was unloaded.
 pub fn forget() {
     FLAG.store(ptr::null_mut(), Ordering::Release);
 }
 
-/// Type flags that mean two words before the object.
+/// Sets the type flags with two words before the object.
 pub fn set_pre_header(flags: usize) {
     PRE_HEADER.store(flags, Ordering::Relaxed);
 }
 
-/// New objects are to be told again, after a time without tracing.
+/// Raises the flag again, after a time without tracing.
 #[cold]
 pub fn resume() {
-    // SAFETY: null, or the interpreter's flag.
+    // SAFETY: `FLAG` is null, or the interpreter's flag.
     if let Some(flag) = unsafe { FLAG.load(Ordering::Acquire).as_ref() } {
         flag.store(1, Ordering::Relaxed);
     }
 }
 
 fn lower_flag() {
-    // SAFETY: null, or the interpreter's flag.
+    // SAFETY: `FLAG` is null, or the interpreter's flag.
     if let Some(flag) = unsafe { FLAG.load(Ordering::Acquire).as_ref() } {
         flag.store(0, Ordering::Relaxed);
     }
@@ -136,18 +147,18 @@ fn lower_flag() {
 
 unsafe extern "C" fn told(object: *mut u8) -> c_int {
     if process::is_quiet() {
-        // Back to the untraced speed.
+        // Without tracing the program runs at full speed again.
         lower_flag();
         return 0;
     }
-    // SAFETY: the interpreter's promise: an object that is about to live.
+    // SAFETY: the interpreter passes an object about to live.
     unsafe { record_object(object) };
     0
 }
 
 unsafe extern "C" fn told_by_tracer(object: *mut u8, what: c_int, _: *mut c_void) -> c_int {
     if what == CREATE && !process::is_quiet() {
-        // SAFETY: the interpreter's promise.
+        // SAFETY: the interpreter passes an object about to live.
         unsafe { record_object(object) };
     }
     0
@@ -155,10 +166,10 @@ unsafe extern "C" fn told_by_tracer(object: *mut u8, what: c_int, _: *mut c_void
 
 #[inline(always)]
 unsafe fn record_object(object: *mut u8) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees an object.
     let block = unsafe { block_of(object) };
     if tls::new_block() == block {
-        // It was allocated for this object just now.
+        // The block was allocated for this object just now.
         tls::set_new_block(0);
         return;
     }
@@ -168,13 +179,15 @@ unsafe fn record_object(object: *mut u8) {
     record(stack_pointer(), |thread| thread.publish_in_python(|stamp, stack| event::reuse(stamp, block as u64, stack)));
 }
 
-/// Address of the block that an object lies in: what its type keeps before it is part of that.
+/// Returns the address of an object's block. Words kept before the object by the object's type are
+/// part of the block.
 ///
 /// # Safety
-/// A Python object.
+/// `object` is a Python object.
 #[inline(always)]
 pub unsafe fn block_of(object: *const u8) -> usize {
-    // SAFETY: an object begins with its reference count and its type, a type has its flags at the same place in all versions.
+    // SAFETY: the caller guarantees an object. An object begins with reference count and type, and
+    // a type has the flags at the same place in all versions.
     unsafe {
         let kind = (object.add(OBJECT_TYPE) as *const *const u8).read();
         let flags = (kind.add(TYPE_FLAGS) as *const usize).read();
@@ -189,7 +202,7 @@ pub unsafe fn block_of(object: *const u8) -> usize {
     }
 }
 
-/// What `_Py_NewReference` looks at and calls.
+/// The flag checked by `_Py_NewReference`, and the function called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Told {
     flag: Flag,
@@ -204,13 +217,14 @@ enum Flag {
 
 const LOOKED_AT: usize = 96;
 
-/// Reads the two from the function's code: `if (flag) function(object)`, as gcc writes it.
+/// Reads flag and function from the code of `_Py_NewReference`: `if (flag) function(object)`, as
+/// compiled by gcc.
 fn decode(code: &[u8; LOOKED_AT], at: usize) -> Option<Told> {
     let relative = |i: usize| {
         let bytes: [u8; 4] = code.get(i..i + 4)?.try_into().ok()?;
         Some((at + i + 4).wrapping_add_signed(i32::from_le_bytes(bytes) as isize))
     };
-    // The load of the flag, from its own address or from where another word points.
+    // The load of the flag, from the flag's own address or through a pointer.
     let test = (0..32).find(|&i| code[i..].starts_with(&[0x85, 0xc0, 0x75]))?;
     let before = &code[..test];
     let flag = if let Some(load) = position(before, &[0x48, 0x8b, 0x05]) {
@@ -226,7 +240,7 @@ fn decode(code: &[u8; LOOKED_AT], at: usize) -> Option<Told> {
         (load + 6 == test).then_some(())?;
         Flag::At(relative(load + 2)?)
     };
-    // The jump that is taken when it is set, and the first call from there.
+    // The jump taken while the flag is set, and the first call at the jump's target.
     let distance = i8::from_le_bytes([*code.get(test + 3)?]);
     let target = (test + 4).checked_add_signed(isize::from(distance))?;
     let call = target + code.get(target..)?.iter().take(24).position(|&byte| byte == 0xe8)?;

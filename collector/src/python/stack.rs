@@ -1,7 +1,9 @@
-//! The Python traceback of a thread, as an id: all frames are read at each event, what has changed is hashed.
+//! The Python traceback of a thread, as an id. All frames are read at each event; only changed
+//! frames are numbered and hashed.
 //!
-//! Reading is two loads a frame; what is kept of the last event saves numbering and hashing, not the reading. So nothing
-//! is taken over that was not seen to be the same, from the newest frame to the oldest.
+//! Reading takes two loads for each frame. The frames kept from the last event save numbering and
+//! hashing, not reading. Every kept frame is compared with the frame just read, so nothing is
+//! reused unseen.
 
 use super::layout::{Description, Layout, Stands};
 use super::{api, codes, reuse};
@@ -14,56 +16,56 @@ use core::ptr;
 use heapline_shared_format::code::MAX_DESCRIPTION_BYTES;
 use heapline_shared_format::event::{self, MAX_CODE_BYTES, PYTHON_ENTRY, domain, python_frame};
 
-/// A frame as it was read.
+/// A frame, as read from the interpreter.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place {
     code: usize,
-    /// Of the instruction, in the low half; above it [`ENTRY`].
+    /// Offset of the instruction in the low half; [`ENTRY`] above.
     offset: usize,
 }
 
-/// C called the frame.
+/// Bit of [`Place::offset`]: the frame was called by C.
 const ENTRY: usize = 1 << 32;
 
-/// A frame that is kept.
+/// A kept frame.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Frame {
     place: Place,
-    /// As in the ring.
+    /// The frame, as written into the ring.
     frame: u64,
-    /// What it adds to the hash.
+    /// Share of the frame in the hash.
     mixed: u64,
 }
 
-/// The last traceback of a thread. All zeros are none, without memory.
+/// The last Python traceback of a thread. All zeros are an empty traceback without memory.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PythonStack {
-    /// The oldest first.
+    /// Kept frames, the oldest first.
     frames: *mut Frame,
-    /// What was read just now, the newest first.
+    /// Frames just read, the newest first.
     places: *mut Place,
     capacity: usize,
     len: usize,
     hash: u64,
-    /// Frames, from the oldest, that are the same as in the last definition.
+    /// Number of frames, from the oldest, also in the last definition.
     unchanged: usize,
-    /// Of the code objects when the frames were numbered.
+    /// Generation of the code objects at the time of numbering.
     generation: u64,
-    /// Older frames are missing: there is no memory for them, or there are more than are told.
+    /// Older frames are missing, for lack of memory or beyond [`MAX_DEPTH`].
     is_truncated: bool,
 }
 
 const FIRST_CAPACITY: usize = 256;
-/// Keeps the keys of Python's stacks apart from native ones.
+/// Separates the keys of Python stacks from native stacks.
 const SALT: u64 = 0x5079_7468_6F6E_2E2E;
-/// Likewise those of mixed ones.
+/// Separates the keys of mixed stacks from other stacks.
 const MIXED_SALT: u64 = 0x4D69_7865_642E_2E2E;
 
 impl PythonStack {
-    /// None, without memory.
+    /// An empty traceback, without memory.
     const EMPTY: PythonStack = PythonStack {
         frames: ptr::null_mut(),
         places: ptr::null_mut(),
@@ -75,7 +77,7 @@ impl PythonStack {
         is_truncated: false,
     };
 
-    /// Forgets the stack, keeps the memory.
+    /// Forgets the frames, keeps the memory.
     pub fn forget(&mut self) {
         (self.len, self.hash, self.unchanged) = (0, 0, 0);
     }
@@ -90,7 +92,7 @@ impl PythonStack {
     /// The stack is not used any more.
     pub unsafe fn unmap(&mut self) {
         if self.capacity > 0 {
-            // SAFETY: the caller's promise; `grow` mapped so many bytes.
+            // SAFETY: the caller guarantees no later use; `grow` mapped the same number of bytes.
             unsafe { process::unmap_own(self.frames.cast(), PythonStack::bytes(self.capacity)) };
             self.capacity = 0;
         }
@@ -99,7 +101,8 @@ impl PythonStack {
     fn grow(&mut self) -> bool {
         let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
         let Some(memory) = process::map_own(PythonStack::bytes(capacity)) else { return false };
-        // SAFETY: two arrays inside the new memory; the old ones hold what is copied.
+        // SAFETY: both arrays lie inside the new memory; the old arrays hold as many entries as are
+        // copied.
         unsafe {
             let frames: *mut Frame = memory.cast();
             let places: *mut Place = frames.add(capacity).cast();
@@ -113,11 +116,11 @@ impl PythonStack {
         true
     }
 
-    /// Reads all frames of the calling thread; returns how many there are.
+    /// Reads all frames of the calling thread. Returns the number of frames.
     #[inline(always)]
     fn read(&mut self, layout: &Layout, thread_state: *const u8) -> usize {
         let mut n = 0;
-        // SAFETY: the thread's own state, and the frames that it runs.
+        // SAFETY: the thread's own state, and frames run by the thread.
         unsafe {
             let mut frame = layout.newest(thread_state);
             while frame != 0 && n < MAX_DEPTH as usize {
@@ -140,11 +143,11 @@ impl PythonStack {
         n
     }
 
-    /// Drops what is kept beyond what it has in common with the `n` frames that were read.
+    /// Keeps the frames in common with the `n` frames just read, from the oldest. Drops all others.
     #[inline(always)]
     fn keep_common(&mut self, n: usize) {
         let mut common = 0;
-        // SAFETY: below len and n, all are written.
+        // SAFETY: all frames below len and all places below n are written.
         unsafe {
             while common < self.len.min(n) && (*self.frames.add(common)).place == *self.places.add(n - 1 - common) {
                 common += 1;
@@ -162,7 +165,7 @@ impl PythonStack {
         let frame =
             python_frame(number, place.offset as u32) | if place.offset & ENTRY != 0 { PYTHON_ENTRY } else { 0 };
         let mixed = mix(frame, self.len as u64);
-        // SAFETY: as many frames were read, for which there is room.
+        // SAFETY: at most as many frames are pushed as were read, and `read` made room for them.
         unsafe { self.frames.add(self.len).write(Frame { place, frame, mixed }) };
         self.hash = self.hash.wrapping_add(mixed);
         self.len += 1;
@@ -170,19 +173,20 @@ impl PythonStack {
 
     fn frames_from(&self, from: usize) -> impl Iterator<Item = u64> {
         let frames = self.frames;
-        // SAFETY: below len, all are written.
+        // SAFETY: all frames below len are written.
         (from..self.len).map(move |i| unsafe { (*frames.add(i)).frame })
     }
 }
 
 impl Thread {
-    /// Publishes a record whose last part is the Python stack.
+    /// Publishes a record with the thread's Python stack as last part.
     #[inline(always)]
     pub fn publish_in_python<const N: usize>(&mut self, record: impl Fn(u64, u32) -> [u64; N]) -> Published {
         self.publish_with(Thread::python_stack, record)
     }
 
-    /// The same after a call of one of CPython's allocators.
+    /// Publishes a record with the thread's Python stack as last part, after a call of one of
+    /// CPython's allocators.
     #[inline(always)]
     pub fn publish_call_in_python<const N: usize>(&mut self, record: impl Fn(u64, u32) -> [u64; N]) -> Published {
         self.publish_with(Thread::python_stack_of_call, record)
@@ -197,7 +201,7 @@ impl Thread {
         loop {
             let published = match stack(self) {
                 Ok(stack) => self.publish(N, |ring, stamp| {
-                    // SAFETY: publish made room for the record.
+                    // SAFETY: `publish` made room for the record.
                     unsafe { ring.write(record(stamp, stack)) }
                 }),
                 Err(published) => published,
@@ -208,7 +212,8 @@ impl Thread {
         }
     }
 
-    /// The stack of a call that is over. When it was given a native block, that block's record has had the stack read.
+    /// Returns the stack of a finished allocator call. If the call allocated a native block, the
+    /// record of the native block has already read the stack.
     #[inline(always)]
     fn python_stack_of_call(&mut self) -> Result<u32, Published> {
         let read = tls::read_stack();
@@ -223,7 +228,8 @@ impl Thread {
         self.python_stack()
     }
 
-    /// The id of the Python stack of the calling thread; defines it, and what it names, when that is new.
+    /// Returns the id of the calling thread's Python stack. Defines a new stack first, and
+    /// describes new code objects.
     #[inline(always)]
     fn python_stack(&mut self) -> Result<u32, Published> {
         match self.known_python_stack() {
@@ -233,9 +239,10 @@ impl Thread {
         }
     }
 
-    /// The stack that stands for a native one of a thread that runs Python: both.
+    /// Returns the id of a mixed stack: a native stack together with the Python stack. The native
+    /// stack itself if the thread runs no Python.
     ///
-    /// Apart, so that other programs' way saves no registers for it.
+    /// Not inlined, so that programs without Python save no registers for this path.
     #[cold]
     #[inline(never)]
     pub fn mixed_stack(&mut self, native: u32) -> Result<u32, Published> {
@@ -244,7 +251,7 @@ impl Thread {
             tls::set_read_stack(u64::from(self.epoch()) << 32 | u64::from(python));
         }
         let ids = u64::from(native) << 32 | u64::from(python);
-        // As for other stacks, 0 is none.
+        // Key 0 means no stack, as for other stacks.
         let key = mix(ids, MIXED_SALT).max(1);
         match self.stack_id(key) {
             Some(id) => Ok(id),
@@ -252,13 +259,14 @@ impl Thread {
         }
     }
 
-    /// None where the thread runs no Python.
+    /// Returns the id of the thread's Python stack. None if the thread runs no Python.
     #[inline(always)]
     fn known_python_stack(&mut self) -> Result<Option<u32>, Published> {
         let Some((api, thread_state)) = api().and_then(|api| Some((api, api.own_state()?))) else {
             return Ok(None);
         };
-        // A signal handler that never returns leaves no memory that two think theirs.
+        // The stack is taken out during the call: a signal handler that never returns must not
+        // leave memory with two users.
         let mut kept = core::mem::replace(&mut self.python, PythonStack::EMPTY);
         let renewed = self.renew_python_stack(&mut kept, &api.layout, thread_state);
         self.python = kept;
@@ -283,7 +291,7 @@ impl Thread {
         }
     }
 
-    /// Makes what is kept the present stack.
+    /// Updates the kept frames to the present stack.
     #[inline(always)]
     fn renew_python_stack(
         &mut self,
@@ -299,7 +307,7 @@ impl Thread {
         let n = kept.read(layout, thread_state);
         kept.keep_common(n);
         while kept.len < n {
-            // SAFETY: below n, all are written.
+            // SAFETY: all places below n are written.
             let place = unsafe { *kept.places.add(n - 1 - kept.len) };
             let number = match codes::known(place.code, self.session()) {
                 Some(number) => number,
@@ -310,16 +318,16 @@ impl Thread {
         Ok(())
     }
 
-    /// Numbers a code object.
+    /// Gives a code object a number, and describes the code object.
     #[cold]
     #[inline(never)]
     fn describe_code(&mut self, code: usize, layout: &Layout) -> Result<u32, Published> {
         let number = codes::fresh();
         let unknown = Description::unknown();
-        // SAFETY: the code object of a frame that this thread runs.
+        // SAFETY: `code` belongs to a frame run by this thread.
         let description = unsafe {
             if !super::is_code(code) {
-                // Then frames are not where they are looked for. What is none has no name.
+                // The frames do not have the known layout. An object of another type has no name.
                 super::note_unknown();
                 Description::unknown()
             } else {
@@ -338,7 +346,7 @@ impl Thread {
         Ok(number)
     }
 
-    /// The stack of a block that no Python frame asked for.
+    /// Returns the id of the stack for a block not requested by a Python frame.
     #[cold]
     #[inline(never)]
     fn unknown_python_stack(&mut self) -> Result<u32, Published> {
@@ -349,12 +357,12 @@ impl Thread {
             return Ok(id);
         }
         self.describe(codes::UNKNOWN, &Description::unknown())?;
-        // The ring's next definition shares nothing with this one.
+        // The ring's next definition shares nothing with this definition.
         self.python.unchanged = 0;
         self.define_stack(walk, key, 0, domain::PYTHON, |from| core::iter::once(frame).skip(from))
     }
 
-    /// Describes a code object, in as many records as it takes.
+    /// Describes a code object, in as many records as necessary.
     #[cold]
     #[inline(never)]
     fn describe(&mut self, number: u32, description: &Description<'_>) -> Result<(), Published> {
@@ -366,7 +374,7 @@ impl Thread {
             let words = bytes.div_ceil(8);
             let published = self.publish(head.len() + words, |ring, _| {
                 let word = |i: usize| u64::from_le_bytes(core::array::from_fn(|k| description.byte(done + 8 * i + k)));
-                // SAFETY: publish made room for head and words.
+                // SAFETY: `publish` made room for head and words.
                 unsafe { ring.write_parts(&head, (0..words).map(word)) }
             });
             match published {

@@ -1,13 +1,14 @@
-//! Which blocks are samples: a set of addresses that many threads ask and few change.
+//! The set of sampled blocks: keys read by many threads and changed by few.
 //!
 //! ```text
-//! key ──hash──> a counter of 4,096    ──> 0: it is not here         always in the nearest cache
-//!          ──> a counter of 262,144   ──> 0: it is not here
+//! key ──hash──> a counter of 4,096    ──> 0: not in the set    always in the nearest cache
+//!          ──> a counter of 262,144   ──> 0: not in the set
 //!          ──> two lines of eight keys each: compared
 //! ```
 //!
-//! To ask writes nothing. The memory is the process's own and stays in a forked child, as its blocks do. Entries of an earlier
-//! session stay: their frees are recorded and mean nothing to anybody.
+//! Reading writes nothing. The memory belongs to the process and is inherited by a forked child,
+//! like the blocks. Keys of an earlier session stay: frees of such blocks are recorded, and the
+//! records are ignored.
 
 use crate::process;
 use core::ptr;
@@ -18,7 +19,7 @@ const MANY_BITS: u32 = 18;
 const LINE_BITS: u32 = 17;
 const LINE: usize = 8;
 
-/// See the module. Zeros are an empty one.
+/// The set. Zeros are an empty set.
 #[repr(C, align(64))]
 struct Blocks {
     few: [AtomicU8; 1 << FEW_BITS],
@@ -30,7 +31,7 @@ static BLOCKS: AtomicPtr<Blocks> = AtomicPtr::new(ptr::null_mut());
 
 #[inline(always)]
 fn blocks() -> Option<&'static Blocks> {
-    // SAFETY: null, or mapped for good; zeros are valid.
+    // SAFETY: `BLOCKS` is null, or points to memory unmapped only by `release`; zeros are valid.
     unsafe { BLOCKS.load(Ordering::Acquire).as_ref() }
 }
 
@@ -39,7 +40,7 @@ fn hash(key: u64) -> u64 {
     (key ^ key >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// The bits of the hash that begin at one, as an index.
+/// Returns `BITS` bits of the hash as an index, beginning at bit `from` from the top.
 #[inline(always)]
 fn part<const BITS: u32>(hash: u64, from: u32) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "a few bits")]
@@ -47,7 +48,7 @@ fn part<const BITS: u32>(hash: u64, from: u32) -> usize {
     bits & ((1 << BITS) - 1)
 }
 
-/// Whether the key may be in the set; false is sure.
+/// Whether the key may be in the set. False is certain.
 #[inline(always)]
 pub fn may_have(key: u64) -> bool {
     let Some(blocks) = blocks() else { return false };
@@ -56,17 +57,17 @@ pub fn may_have(key: u64) -> bool {
         && blocks.many[part::<MANY_BITS>(hash, 0)].load(Ordering::Relaxed) != 0
 }
 
-/// Whether it is.
+/// Whether the key is in the set.
 pub fn has(key: u64) -> bool {
     blocks().is_some_and(|blocks| blocks.places(key).any(|place| place.load(Ordering::Relaxed) == key))
 }
 
-/// Puts the key in. False when there is no room, or no memory.
+/// Puts the key in. False if there is no room or no memory.
 #[cold]
 pub fn insert(key: u64) -> bool {
     let Some(blocks) = blocks().or_else(create) else { return false };
     if has(key) {
-        // Of a block that was freed while nothing was traced.
+        // The key of a block freed while nothing was traced.
         return true;
     }
     let is_free = |place: &&AtomicU64| {
@@ -82,7 +83,7 @@ pub fn insert(key: u64) -> bool {
     true
 }
 
-/// Takes the key out. False when it was not there.
+/// Takes the key out. False if the key was not in the set.
 #[cold]
 pub fn take(key: u64) -> bool {
     let Some(blocks) = blocks() else { return false };
@@ -101,7 +102,7 @@ pub fn take(key: u64) -> bool {
 
 impl Blocks {
     fn line(&self, key: u64, second: bool) -> &[AtomicU64; LINE] {
-        // The product's low bits do not depend on the key's high ones.
+        // The low bits of the product do not depend on the key's high bits.
         let hash = hash(hash(key) >> 7 | 1);
         &self.lines[part::<LINE_BITS>(hash, if second { LINE_BITS } else { 0 })]
     }
@@ -118,7 +119,8 @@ impl Blocks {
     }
 }
 
-/// A counter that has come to its end stays there: then it says less, and nothing wrong.
+/// Increments a counter. A counter at its maximum stays there: the answer is then less selective,
+/// but still correct.
 fn rise(counter: &AtomicU8) {
     let _ = counter.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| n.checked_add(1));
 }
@@ -131,10 +133,11 @@ fn fall(counter: &AtomicU8) {
 fn create() -> Option<&'static Blocks> {
     let memory = process::map_own(size_of::<Blocks>())?.cast::<Blocks>();
     match BLOCKS.compare_exchange(ptr::null_mut(), memory, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: fresh zeroed memory of that size, page-aligned, never unmapped from here on.
+        // SAFETY: the memory is zeroed, has this size, is page-aligned, and is unmapped only by
+        // `release`.
         Ok(_) => Some(unsafe { &*memory }),
         Err(_) => {
-            // SAFETY: nobody has seen it.
+            // SAFETY: no other thread has seen the memory.
             unsafe { process::unmap_own(memory.cast(), size_of::<Blocks>()) };
             blocks()
         }
@@ -148,7 +151,7 @@ fn create() -> Option<&'static Blocks> {
 pub unsafe fn release() {
     let blocks = BLOCKS.swap(ptr::null_mut(), Ordering::AcqRel);
     if !blocks.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that nobody uses the set any more.
         unsafe { process::unmap_own(blocks.cast(), size_of::<Blocks>()) };
     }
 }
@@ -187,7 +190,7 @@ mod tests {
             }
         });
         let left = (0..4).flat_map(|thread| (0..N).map(move |i| key(thread, i))).filter(|&key| may_have(key)).count();
-        // Counters that came to their end.
+        // Counters at their maximum.
         assert!(left < 400_000 / 2, "{left} look as if they were in");
     }
 }

@@ -1,18 +1,23 @@
-//! Recording samples instead of everything: what happens around each call then.
+//! Recording samples instead of all events: the steps around each call.
 //!
 //! ```text
-//! an allocation ──> count it, walk on by its size ──> [`sampler`] not there yet: that is all
-//!                                                 ──> the block is a sample: note it in [`blocks`], record it
-//! a free        ──> count it ──> not in [`blocks`]: that is all
-//!                            ──> take it out, record it
+//! an allocation ──> count it, advance [`sampler`] by its size
+//!                     ──> sample point not reached: done
+//!                     ──> reached: note the block in [`blocks`], record it
+//! a free        ──> count it
+//!                     ──> not in [`blocks`]: done
+//!                     ──> in [`blocks`]: take it out, record it
 //! ```
 //!
-//! Samples are points in the stream of bytes that a thread allocates, at exponentially distributed distances: each byte is
-//! as likely as any other, so a block of S bytes is recorded with probability 1 - exp(-S/R), where R is the interval in
-//! bytes. Whoever adds up divides by that. Which blocks are samples is noted in the process's own memory, which a forked
-//! child has too, so a free needs no word with anybody, and none of a recorded block is missed.
+//! Sample points lie in the stream of bytes allocated by a thread, at exponentially distributed
+//! distances. Each byte is as likely as any other, so a block of S bytes is recorded with
+//! probability 1 - exp(-S/R), where R is the interval in bytes. Sums are corrected by dividing by
+//! this probability.
 //!
-//! All calls and bytes are counted besides, exactly, in the thread's slot.
+//! The sampled blocks are noted in memory of the process, inherited by a forked child. So a free
+//! needs no communication, and no free of a recorded block is missed.
+//!
+//! In addition, all calls and bytes are counted exactly, in the thread's slot.
 
 pub mod blocks;
 pub mod sampler;
@@ -26,37 +31,42 @@ use core::cell::Cell;
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::event::{self, domain};
 
-/// The block's name in [`blocks`]: both layers may have one at the same address.
+/// Key of a block in [`blocks`]. Contains the domain, since both domains may have a block at the
+/// same address.
 fn key(block: *mut u8, domain: u8) -> u64 {
     block.addr() as u64 | u64::from(domain)
 }
 
-/// The calling thread's state, where it is of the present session and nothing is to be done first.
+/// Returns the calling thread's state. None if the thread needs preparation first or belongs to
+/// another session.
 #[inline(always)]
 fn ready() -> Option<&'static mut Thread> {
-    // SAFETY: the word points to this thread's state; what is asked tells whether a hook is using it.
+    // SAFETY: the word points to this thread's state; `is_at_rest` tells whether a hook is using
+    // the state.
     unsafe { thread_state().as_mut() }.filter(|thread| thread.is_at_rest() && thread.is_current())
 }
 
-/// What a call is at first sight.
+/// Result of the first step of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// It is counted, and that is all.
+    /// The call is counted, and needs no record.
     Plain,
-    /// It is counted. The block allocated is a sample; the block freed may be one.
+    /// The call is counted. An allocated block is a sample; a freed block may be a sample.
     OfSample,
-    /// It is not counted yet: the thread is not ready.
+    /// The call is not counted yet, because the thread is not ready.
     Uncounted,
 }
 
-/// A block is allocated: first sight. What is not plain goes to [`sampled`].
+/// First step of an allocation: counts the call. Any result but `Plain` requires a call of
+/// [`sampled`].
 #[inline(always)]
 pub fn allocated(size: usize, domain: u8) -> Call {
     let Some(thread) = ready() else { return Call::Uncounted };
     if thread.counts(size, domain) { Call::OfSample } else { Call::Plain }
 }
 
-/// A block is about to be freed: first sight. What is not plain goes to [`sample_freeing`].
+/// First step of a free: counts the call. Any result but `Plain` requires a call of
+/// [`sample_freeing`].
 #[inline(always)]
 pub fn freeing(block: *mut u8, domain: u8) -> Call {
     let Some(thread) = ready() else { return Call::Uncounted };
@@ -64,8 +74,11 @@ pub fn freeing(block: *mut u8, domain: u8) -> Call {
     if blocks::may_have(key(block, domain)) { Call::OfSample } else { Call::Plain }
 }
 
-/// Second sight of a block that was allocated by a hook entered at `slot`; `publish` records it. Apart, and best called by a cold
-/// function of values only, so that the way of most blocks saves nothing for it.
+/// Second step of an allocation: records the block with `publish` if the block is a sample. `slot`
+/// is the stack address where the hook was entered.
+///
+/// A separate function, best called by a cold function with values only, so that the path of most
+/// blocks saves no registers.
 pub fn sampled(
     (block, size, domain): (*mut u8, usize, u8),
     call: Call,
@@ -88,7 +101,8 @@ pub fn sampled(
     });
 }
 
-/// Likewise of a free.
+/// Second step of a free: records the free with `publish` if the block is a sample. `slot` is the
+/// stack address where the hook was entered.
 pub fn sample_freeing(
     (block, domain): (*mut u8, u8),
     call: Call,
@@ -107,7 +121,7 @@ pub fn sample_freeing(
     });
 }
 
-/// Whether the thread's session is over: the one that begins counts the call anew.
+/// Whether the thread's session is over. The next session counts the call anew.
 fn is_over(thread: &mut Thread, is_counted: &Cell<bool>) -> bool {
     let is_over = !thread.is_current() && thread.renew() == Published::Over;
     if is_over {
@@ -116,10 +130,11 @@ fn is_over(thread: &mut Thread, is_counted: &Cell<bool>) -> bool {
     is_over
 }
 
-/// Around a call that allocates a native block: `make` makes it.
+/// Runs a call that allocates a native block. `make` makes the call.
 ///
-/// It is counted before, so that nothing has to be done after it, which would cost as much as all the rest. So a call that finds
-/// no memory is counted too, unless it asked for so much that it would have been a sample.
+/// The call is counted before, so that most calls have nothing to do afterwards; work afterwards
+/// would cost as much as all the rest. So a failed call is counted too, unless the requested block
+/// would have been a sample.
 #[inline(always)]
 pub fn native_allocating(size: usize, entry: Entry, make: impl FnOnce() -> *mut u8) -> *mut u8 {
     match allocated(size, domain::NATIVE) {
@@ -142,7 +157,7 @@ fn native_allocating_slowly(size: usize, entry: Entry, call: Call, make: impl Fn
     block
 }
 
-/// A native block was allocated.
+/// Counts an allocated native block, and records a sample.
 #[inline(always)]
 pub fn native_allocated(block: *mut u8, size: usize, entry: Entry) {
     let call = allocated(size, domain::NATIVE);
@@ -159,7 +174,7 @@ fn native_sampled(block: *mut u8, size: usize, entry: Entry, call: Call) {
     });
 }
 
-/// A native block is about to be freed: second sight.
+/// Second step of the free of a native block.
 #[cold]
 #[inline(never)]
 pub fn native_sample_freeing(block: *mut u8, slot: usize, call: Call) {
@@ -168,25 +183,26 @@ pub fn native_sample_freeing(block: *mut u8, slot: usize, call: Call) {
     });
 }
 
-/// Whether a block that a record is about is a sample.
+/// Whether a block is a sample.
 pub fn has(block: *mut u8, domain: u8) -> bool {
     blocks::may_have(key(block, domain)) && blocks::has(key(block, domain))
 }
 
-/// A block that is about to be reallocated: whether it was a sample, and is none any more.
+/// Takes a block about to be reallocated out of the samples. Returns whether the block was a
+/// sample.
 pub fn leaves(block: *mut u8, domain: u8) -> bool {
     blocks::may_have(key(block, domain)) && blocks::take(key(block, domain))
 }
 
-/// It was not reallocated after all.
+/// Makes a block a sample again after a failed reallocation.
 pub fn stays(block: *mut u8, domain: u8) {
     blocks::insert(key(block, domain));
 }
 
-/// Around a call of realloc with a block: `call` makes it.
+/// Runs a call of realloc with an old block. `call` makes the call.
 ///
-/// The old block leaves before the call, since another thread may be given its address, and the new one is an allocation like any
-/// other.
+/// The old block leaves the samples before the call, since another thread may be given the address.
+/// The new block is an allocation like any other.
 pub fn reallocating(
     (old, size, domain, slot): (*mut u8, usize, u8, usize),
     call: impl FnOnce() -> *mut u8,
@@ -194,7 +210,8 @@ pub fn reallocating(
 ) -> *mut u8 {
     let was_sample = reallocation_begins(old, domain, slot);
     let block = call();
-    // With size 0 nothing came back because the block was freed; a failure leaves it alone.
+    // With size 0 a null result means a freed block; otherwise null means failure, and the block
+    // stays.
     let is_gone = !block.is_null() || size == 0;
     reallocation_ends((old, domain), was_sample, is_gone, slot);
     if !block.is_null() {
@@ -203,7 +220,8 @@ pub fn reallocating(
     block
 }
 
-/// Records that a block leaves to be reallocated by a hook entered at `slot`. Returns whether the block was a sample.
+/// Records the begin of a reallocation by a hook entered at stack address `slot`. Returns whether
+/// the block was a sample.
 pub fn reallocation_begins(old: *mut u8, domain: u8, slot: usize) -> bool {
     let was_sample = leaves(old, domain);
     if was_sample {
@@ -213,7 +231,7 @@ pub fn reallocation_begins(old: *mut u8, domain: u8, slot: usize) -> bool {
     was_sample
 }
 
-/// Records what has become of the block: gone, or as it was.
+/// Records the end of a reallocation: the block is gone, or stays as it was.
 pub fn reallocation_ends((old, domain): (*mut u8, u8), was_sample: bool, is_gone: bool, slot: usize) {
     if was_sample {
         if !is_gone {
@@ -230,7 +248,7 @@ pub fn reallocation_ends((old, domain): (*mut u8, u8), was_sample: bool, is_gone
 }
 
 impl Thread {
-    /// Records a block that is a sample, and decides where the next one is.
+    /// Records a sampled block, and draws the next sample point.
     fn publish_sample(&mut self, key: u64, domain: u8, publish: impl Fn(&mut Thread) -> Published) -> Published {
         let interval = self.sampler(domain).interval();
         let told = self.tell_interval(interval);

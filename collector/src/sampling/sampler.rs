@@ -1,43 +1,46 @@
-//! Where the samples lie in a stream of bytes.
+//! Sample points in a stream of bytes.
 
-/// Points at exponentially distributed distances (a Poisson process), in a stream that goes by in blocks.
+/// Points at exponentially distributed distances (a Poisson process), in a stream of blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampler {
-    /// Bytes to the next point; 0 once a block holds it.
+    /// Bytes to the next point; 0 once a block contains the point.
     left: u64,
-    /// Mean distance, in bytes, with which it was drawn.
+    /// Mean distance at which the next point was drawn, in bytes.
     interval: u64,
-    /// xorshift64*; not 0.
+    /// State of the xorshift64* generator; not 0.
     random: u64,
 }
 
 impl Sampler {
-    /// A stream that has just begun.
+    /// Begins a stream.
     pub fn begin(seed: u64, interval: u64) -> Sampler {
         let mut sampler = Sampler { left: 0, interval, random: mixed(seed).max(1) };
         sampler.draw(interval);
         sampler
     }
 
-    /// Mean distance with which the point that comes next was drawn, in bytes.
+    /// Returns the mean distance at which the next point was drawn, in bytes.
     #[inline]
     pub fn interval(&self) -> u64 {
         self.interval
     }
 
-    /// A block goes by. Whether a point lies in it; then the next one has to be drawn. An empty block is one byte long here.
+    /// Advances by a block. Returns whether the block contains a point; if so, the next point has
+    /// to be drawn. An empty block counts as a byte.
     #[inline(always)]
     pub fn passes(&mut self, size: usize) -> bool {
         self.left = self.left.saturating_sub(size.max(1) as u64);
         self.left == 0
     }
 
-    /// A block that held a point did not go by after all: the next point is as far as from anywhere else.
+    /// Takes back a block with a point. The next point is drawn anew: the distance is the same from
+    /// anywhere.
     pub fn goes_back(&mut self) {
         self.draw(self.interval);
     }
 
-    /// Draws the next point, from the end of the block on: the distance does not remember where it was counted from.
+    /// Draws the next point, from the end of the block on. The distribution of distances has no
+    /// memory, so the start does not matter.
     pub fn draw(&mut self, interval: u64) {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
@@ -58,7 +61,7 @@ impl Sampler {
     }
 }
 
-/// splitmix64.
+/// The splitmix64 hash of a seed.
 fn mixed(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -70,7 +73,7 @@ fn mixed(seed: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// Kolmogorov and Smirnov: the distances are those of the exponential distribution.
+    /// Kolmogorov-Smirnov test: the distances follow the exponential distribution.
     #[test]
     fn distances_are_exponential() {
         const N: usize = 50_000;
@@ -101,7 +104,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, &x)| (below(x) - i as f64 / N as f64).abs().max((below(x) - (i + 1) as f64 / N as f64).abs()))
                 .fold(0.0, f64::max);
-            // 1.95 / sqrt(N) is passed once in a thousand.
+            // A value of 1.95 / sqrt(N) is exceeded once in a thousand tests.
             assert!(farthest < 1.95 / (N as f64).sqrt(), "seed {seed}: {farthest}");
         }
     }

@@ -1,4 +1,4 @@
-//! The part of CPython's C API that our `_tracemalloc` is written with, found at run time.
+//! The functions of CPython's C API used by Heapline's `_tracemalloc`, looked up at run time.
 
 use crate::platform::symbols::Scope;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
@@ -16,9 +16,9 @@ macro_rules! api {
         }
 
         impl Api {
-            /// Looks for all of them.
+            /// Looks all functions up. None if one is missing.
             pub fn find(scope: Scope) -> Option<Api> {
-                // SAFETY: each symbol is CPython's, of the type that its documentation gives.
+                // SAFETY: each symbol is CPython's, of the documented type.
                 unsafe {
                     Some(Api { $($name: core::mem::transmute::<*const u8, $type>(scope.find($symbol)? as *const u8),)* })
                 }
@@ -54,39 +54,40 @@ api! {
 }
 
 impl Api {
-    /// `None`.
+    /// Returns a new reference to `None`.
     pub fn none(&self) -> Object {
-        // SAFETY: with the interpreter's lock, as all of our module runs.
+        // SAFETY: the calling thread holds the interpreter's lock, as everywhere in this module.
         unsafe { (self.retain)(self.none) };
         self.none
     }
 
-    /// Raises; the null that functions return then.
+    /// Raises an exception. Returns null, the result of a failed function.
     pub fn raise(&self, kind: *const Object, text: &CStr) -> Object {
-        // SAFETY: as above; the variable holds an exception's type from the interpreter's start on.
+        // SAFETY: the lock is held. The variable holds an exception type from the interpreter's
+        // start on.
         unsafe { (self.fail)(kind.read(), text.as_ptr()) };
         ptr::null_mut()
     }
 
-    /// Takes a new reference over; none for null, for which an exception is set.
+    /// Takes ownership of a new reference. None for null; an exception is set then.
     pub fn own(&self, object: Object) -> Option<Owned<'_>> {
         (!object.is_null()).then_some(Owned { api: self, object })
     }
 }
 
-/// A reference that is given up when this is dropped.
+/// An owned reference, released on drop.
 pub struct Owned<'a> {
     api: &'a Api,
     object: Object,
 }
 
 impl Owned<'_> {
-    /// The object.
+    /// Borrows the object.
     pub fn get(&self) -> Object {
         self.object
     }
 
-    /// The reference.
+    /// Returns the reference without releasing it.
     pub fn into_object(self) -> Object {
         let object = self.object;
         core::mem::forget(self);
@@ -96,7 +97,7 @@ impl Owned<'_> {
 
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
-        // SAFETY: with the interpreter's lock.
+        // SAFETY: the calling thread holds the interpreter's lock; the reference is owned.
         unsafe { (self.api.release)(self.object) };
     }
 }

@@ -1,8 +1,12 @@
-//! Asking the aggregator ([`heapline_shared_format::query`]), and waiting for what it says.
+//! Questions to the aggregator ([`heapline_shared_format::query`]), and waiting for the answer.
 //!
-//! The question goes through the thread's ring like any event, so its answer holds for this very place in the order of events.
-//! The interpreter's lock stays taken meanwhile, as in CPython's own tracemalloc; only the aggregator's end, or ten seconds
-//! without an answer, end the waiting, and then tracing.
+//! A question goes through the thread's ring like any event, so the answer holds for the question's
+//! place in the order of events. The interpreter's lock stays taken meanwhile, as in CPython's own
+//! tracemalloc. Waiting ends in one of three ways:
+//!
+//! 1. The aggregator answers.
+//! 2. The aggregator or its session ends.
+//! 3. Ten seconds pass without an answer. Tracing ends then too.
 
 use crate::platform::sys;
 use crate::process;
@@ -14,7 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use heapline_shared_format::arena::{ASKS_LONG, Header, MAIL_BYTES, SLEEPS, end_cause};
 use heapline_shared_format::{event, query};
 
-/// Looks before the thread sleeps: about as long as an aggregator takes that is awake.
+/// Number of looks before the thread sleeps: about the time taken by an aggregator already awake.
 const SPINS: u32 = 4000;
 const NAP_NANOSECONDS: u64 = 20_000_000;
 const PATIENCE_NANOSECONDS: u64 = 10_000_000_000;
@@ -22,14 +26,14 @@ const SHORT_NAP_NANOSECONDS: u64 = 50_000;
 const MOST_SHORT_NAPS: u64 = PATIENCE_NANOSECONDS / SHORT_NAP_NANOSECONDS;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-/// One asks at a time: there is one place for answers.
+/// Whether a thread is asking. There is a single place for answers, so threads ask in turn.
 static IS_ASKING: AtomicBool = AtomicBool::new(false);
 
-/// The place for answers, while this thread has it.
+/// The place for answers, owned by the asking thread.
 pub struct Answers(&'static Process);
 
 impl Answers {
-    /// Waits for the place. None where nobody answers.
+    /// Waits for the place. None if no aggregator answers.
     pub fn await_place() -> Option<Answers> {
         let process = process::get().filter(|process| process.is_answered())?;
         let mut naps = 0;
@@ -38,7 +42,8 @@ impl Answers {
             if !process.is_answered() || naps > MOST_SHORT_NAPS {
                 return None;
             }
-            // Interpreters with locks of their own may ask at the same time. Nobody sets this word: it is a short sleep.
+            // Interpreters with locks of their own may ask at the same time. Nobody sets this word:
+            // the wait is a short sleep.
             sys::futex_wait(&AtomicU32::new(0), 0, SHORT_NAP_NANOSECONDS);
         }
         Some(Answers(process))
@@ -48,7 +53,7 @@ impl Answers {
         self.0.header()
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer. None if no answer comes.
     pub fn ask(&mut self, asked: u32, arguments: [u64; 2]) -> Option<()> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let header = self.header();
@@ -56,7 +61,7 @@ impl Answers {
         let weight = if matches!(asked, query::TRACES | query::MORE) { ASKS_LONG } else { 1 };
         let session = header.session.number.load(Ordering::Acquire);
         publish(number, asked, arguments).then_some(()).and_then(|()| {
-            // While one waits, the drain does not sleep.
+            // The aggregator's drain does not sleep while a thread waits.
             asking.fetch_add(weight, Ordering::AcqRel);
             self.0.wake_aggregator();
             let answered = self.wait(number, session);
@@ -68,7 +73,8 @@ impl Answers {
     fn wait(&self, number: u32, session: u32) -> Option<()> {
         let answered = &self.header().mail.answered;
         for _ in 0..SPINS {
-            // Acquire pairs with the aggregator's Release: the answer is there when its number is.
+            // Acquire pairs with the aggregator's Release: the answer is complete when its number
+            // is visible.
             if answered.load(Ordering::Acquire) == number {
                 return Some(());
             }
@@ -105,7 +111,7 @@ impl Answers {
         self.header().mail.numbers.each_ref().map(|number| number.load(Ordering::Relaxed))
     }
 
-    /// The text of the last answer, with what is still to be asked for.
+    /// The text of the last answer. Asks for the remaining pieces.
     pub fn text(&mut self) -> Option<Text> {
         let bytes = usize::try_from(self.header().mail.bytes.load(Ordering::Relaxed)).ok()?;
         let text = Text { memory: process::map_own(bytes.next_multiple_of(MAIL_BYTES))?.cast(), bytes };
@@ -131,7 +137,7 @@ impl Drop for Answers {
     }
 }
 
-/// Calls `make` in a way that nothing that it allocates is counted to the program, as in CPython's own module.
+/// Runs `make` so that the objects made are not counted to the program, as in CPython's own module.
 pub fn hidden<R>(make: impl FnOnce() -> R) -> R {
     publish(0, query::HIDE, [0; 2]);
     let made = make();
@@ -139,12 +145,12 @@ pub fn hidden<R>(make: impl FnOnce() -> R) -> R {
     made
 }
 
-/// Tells the aggregator that blocks of the interpreter's have come unseen.
+/// Tells the aggregator of unseen blocks of the interpreter.
 pub fn tell_unseen() {
     publish(0, query::UNSEEN, [0; 2]);
 }
 
-/// Whether it is in the ring.
+/// Writes a query record. Returns whether the record is in the ring.
 fn publish(number: u32, asked: u32, arguments: [u64; 2]) -> bool {
     let is_published = Cell::new(false);
     record(stack_pointer(), |thread| {
@@ -155,23 +161,23 @@ fn publish(number: u32, asked: u32, arguments: [u64; 2]) -> bool {
     is_published.get()
 }
 
-/// A text, copied.
+/// A copy of an answer's text.
 pub struct Text {
     memory: *mut u64,
     bytes: usize,
 }
 
 impl Text {
-    /// Its words.
+    /// The words of the text.
     pub fn words(&self) -> &[u32] {
-        // SAFETY: mapped for so many bytes, written by `Answers::text`.
+        // SAFETY: mapped for `bytes` bytes, and written by `Answers::text`.
         unsafe { core::slice::from_raw_parts(self.memory.cast(), self.bytes / 4) }
     }
 }
 
 impl Drop for Text {
     fn drop(&mut self) {
-        // SAFETY: mapped by `Answers::text`; nobody borrows it any more.
+        // SAFETY: mapped by `Answers::text`; nobody borrows the text any more.
         unsafe { process::unmap_own(self.memory.cast(), self.bytes.next_multiple_of(MAIL_BYTES)) };
     }
 }

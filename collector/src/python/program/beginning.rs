@@ -1,8 +1,11 @@
-//! The moment in which `-X tracemalloc` and `PYTHONTRACEMALLOC` begin to trace.
+//! The beginning of the trace by `-X tracemalloc` and `PYTHONTRACEMALLOC`.
 //!
-//! CPython begins behind its first modules, codecs and signals, and before it makes the standard streams. Nothing that it calls
-//! there can be led here, and the next thing that it does is to import the module that the streams need. So the number
-//! of frames is taken from its configuration, and put back when that import is asked for; the trace begins there.
+//! CPython begins to trace after first modules, codecs and signals, and before the standard
+//! streams. No function called in this moment can be replaced. The next step of CPython is
+//! importing a module for the streams. So the work is done in two steps:
+//!
+//! 1. [`take_over`] takes the number of frames out of the interpreter's configuration.
+//! 2. The import for the streams puts the number back and begins the trace ([`now`]).
 
 use super::api::Object;
 use super::begin;
@@ -16,22 +19,25 @@ use heapline_shared_format::query::MAX_NFRAME;
 /// `PyImport_ImportModule`.
 pub type Import = unsafe extern "C" fn(*const c_char) -> Object;
 
-/// What is imported first for the standard streams: by 3.9, and by later versions. Before that only Python code imports
-/// them, which does not come by here.
+/// Names of the first module imported for the standard streams: by 3.9, and by later versions.
+/// Earlier only Python code imports the modules, without `PyImport_ImportModule`.
 const OF_STREAMS: [&CStr; 2] = [c"encodings.utf_8", c"io"];
 
-/// Frames of a traceback that were asked for, until the trace begins; 0 when nothing was.
+/// Frames of a traceback, as configured, until the trace begins; 0 if nothing was configured.
 static NFRAME: AtomicI32 = AtomicI32::new(0);
-/// Where the interpreter's configuration has that number.
+/// Place of the number in the interpreter's configuration.
 static CONFIGURED: AtomicPtr<c_int> = AtomicPtr::new(ptr::null_mut());
 static IMPORT: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
-/// Takes the configured number of frames over, if there is one. One that is too large is CPython's to refuse.
+/// Takes the configured number of frames out of the configuration. A number of 0 or beyond the
+/// maximum is left to CPython, which refuses a number too large.
 ///
 /// # Safety
-/// With the interpreter's lock, before its first module; `configured` is the number in its configuration.
+/// 1. The calling thread holds the interpreter's lock.
+/// 2. The interpreter has not made its first module yet.
+/// 3. `configured` points to the number in the interpreter's configuration.
 pub unsafe fn take_over(configured: *mut c_int, import: Import) {
-    // SAFETY: the caller's promise.
+    // SAFETY: promise 3 of the caller: `configured` points to the number.
     let nframe = unsafe { configured.read() };
     if !u32::try_from(nframe).is_ok_and(|nframe| (1..=MAX_NFRAME).contains(&nframe)) {
         return;
@@ -39,7 +45,8 @@ pub unsafe fn take_over(configured: *mut c_int, import: Import) {
     NFRAME.store(nframe, Ordering::Relaxed);
     CONFIGURED.store(configured, Ordering::Relaxed);
     IMPORT.store(import as *mut (), Ordering::Relaxed);
-    // SAFETY: the caller's promise; the function is longer than a jump, and called with the lock.
+    // SAFETY: the caller gives promises 1 to 3. The function is longer than a jump, and called with
+    // the lock only.
     unsafe {
         configured.write(0);
         if !patch::jump(Purpose::Beginning, import as usize, imported as Import as usize) {
@@ -49,14 +56,15 @@ pub unsafe fn take_over(configured: *mut c_int, import: Import) {
     }
 }
 
-/// Begins, if that is still to be done.
+/// Begins the trace, if a trace is configured and has not begun.
 pub fn now() {
     let nframe = NFRAME.swap(0, Ordering::Relaxed);
     if nframe == 0 {
         return;
     }
     let configured = CONFIGURED.swap(ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: with the interpreter's lock; its configuration lives as long as the interpreter.
+    // SAFETY: the calling thread holds the lock; the configuration lives as long as the
+    // interpreter.
     unsafe {
         patch::undo(Purpose::Beginning);
         begin(u64::from(nframe.unsigned_abs()));
@@ -64,18 +72,19 @@ pub fn now() {
     }
 }
 
-/// The interpreter that was to begin has ended.
+/// Forgets the configured trace of an ended interpreter.
 pub fn forget() {
     NFRAME.store(0, Ordering::Relaxed);
 }
 
-/// In the place of `PyImport_ImportModule` until the trace begins.
+/// Replaces `PyImport_ImportModule` until the trace begins.
 unsafe extern "C" fn imported(name: *const c_char) -> Object {
-    // SAFETY: the caller's name, a C string.
+    // SAFETY: the caller passes a C string.
     if OF_STREAMS.contains(&unsafe { CStr::from_ptr(name) }) {
         now();
     }
-    // SAFETY: CPython's function, which was kept before its entry led here; called with the lock, as it is.
+    // SAFETY: `IMPORT` holds CPython's function; this function is called with the lock, like
+    // CPython's.
     unsafe {
         let import = core::mem::transmute::<*mut (), Import>(IMPORT.load(Ordering::Relaxed));
         patch::lifted(import as usize, || import(name)).unwrap_or(ptr::null_mut())

@@ -1,16 +1,20 @@
-//! `import tracemalloc`, served by Heapline: the native half of the standard library's module, answered by the aggregator.
+//! The native half of the standard library's tracemalloc, served by Heapline. The aggregator
+//! answers the program's questions.
 //!
 //! ```text
 //! tracemalloc.py, as installed ──> _tracemalloc, this module ──> [`ask`] ──> aggregator
-//!                                          └──> [`objects`] of what it says
+//!                                          └──> [`objects`] from the answer
 //! ```
 //!
-//! What the program does with it (start, clear, reset) changes what the program sees, and nothing that the operator sees. A
-//! process that is not traced when it first imports the module gets CPython's own; so does a forked child, whose trace
-//! begins anew with its first question. When the aggregator goes away the module says that nothing is
-//! traced.
+//! The program's calls (start, clear, reset) change the program's view only, and nothing seen by
+//! the operator. Two kinds of processes get CPython's own module:
 //!
-//! The interpreter's lock is held wherever this runs, but in [`track`].
+//! - a process without tracing at the first import of the module;
+//! - a forked child, in which a new trace begins with the first question.
+//!
+//! When the aggregator goes away, the module says that nothing is traced.
+//!
+//! All functions here run with the interpreter's lock, except those of [`track`].
 
 mod api;
 mod ask;
@@ -42,7 +46,7 @@ struct Method {
     doc: *const c_char,
 }
 
-/// `PyCFunction` and its kin: which of them, the flags tell.
+/// A C function of a method, of the kind told by the flags: `PyCFunction` or a variant.
 #[repr(C)]
 #[derive(Clone, Copy)]
 union Function {
@@ -51,7 +55,7 @@ union Function {
     none: usize,
 }
 
-/// `METH_FASTCALL`, `METH_NOARGS`, `METH_O`.
+/// Flags of a method: `METH_FASTCALL`, `METH_NOARGS`, `METH_O`.
 const FAST: c_int = 0x80;
 const WITHOUT_ARGUMENTS: c_int = 4;
 const WITH_ONE: c_int = 8;
@@ -74,7 +78,7 @@ const API_VERSION: c_int = 1013;
 
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: the interpreter's, used with its lock.
+// SAFETY: used with the interpreter's lock only.
 unsafe impl<T> Sync for Shared<T> {}
 
 static DEFINITION: Shared<Definition> = Shared(UnsafeCell::new(Definition {
@@ -119,7 +123,7 @@ static METHODS: Shared<[Method; 11]> = Shared(UnsafeCell::new(methods! {
         c"_get_object_traceback($module, obj, /)\n--\n\nWhere an object's block was allocated, or None.";
 }));
 
-/// Everything that is found when the interpreter is.
+/// Functions of the interpreter, found when the interpreter arrives.
 #[derive(Clone, Copy)]
 pub struct Program {
     api: Api,
@@ -127,32 +131,32 @@ pub struct Program {
 }
 
 impl Program {
-    /// Looks for it.
+    /// Looks the functions up. None if one is missing.
     pub fn find(scope: Scope) -> Option<Program> {
         Some(Program { api: Api::find(scope)?, own_functions: track::OwnFunctions::find(scope)? })
     }
 }
 
 static PROGRAM: Shared<Option<Program>> = Shared(UnsafeCell::new(None));
-/// CPython's own function for the module.
+/// CPython's own init function of the module.
 static OWN_INIT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 /// CPython's own module, in a forked child.
 static OWN_MODULE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-/// The process was traced when its interpreter started.
+/// Whether the process was traced when the interpreter started.
 static IS_SERVED: AtomicBool = AtomicBool::new(false);
-/// Frames of a traceback: the last that was asked for.
+/// Most frames of a traceback, from the last `start`.
 static NFRAME: AtomicU32 = AtomicU32::new(1);
-/// The session in which tracing began; 0 while the program does not trace.
+/// Number of the session in which the program began to trace; 0 while the program does not trace.
 static SESSION: AtomicU32 = AtomicU32::new(0);
 
-/// What was found, and CPython's own function for the module.
+/// Stores the functions of the interpreter and CPython's own init function of the module.
 pub fn prepare(program: Program, own_init: *mut c_void) {
     // SAFETY: no interpreter runs yet, and nobody reads.
     unsafe { *PROGRAM.0.get() = Some(program) };
     OWN_INIT.store(own_init, Ordering::Release);
 }
 
-/// Whether the interpreter has all that is needed.
+/// Whether all necessary functions were found in the interpreter.
 pub fn is_possible() -> bool {
     program().is_some()
 }
@@ -162,18 +166,21 @@ fn program() -> Option<&'static Program> {
     unsafe { (*PROGRAM.0.get()).as_ref() }
 }
 
-/// The interpreter starts, traced: from now on we are its tracemalloc. False, and CPython's own stays whole, where that cannot be.
+/// Makes Heapline the tracemalloc of a starting interpreter. False if that is impossible; CPython's
+/// own tracemalloc stays whole then.
 ///
 /// # Safety
-/// With the interpreter's lock, before its first module.
+/// 1. The calling thread holds the interpreter's lock.
+/// 2. The interpreter has not made its first module yet.
 pub unsafe fn serve() -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives promises 1 and 2.
     let is_served = program().is_some_and(|program| unsafe { program.own_functions.replace() });
     IS_SERVED.store(is_served, Ordering::Release);
     is_served
 }
 
-/// An interpreter has ended, and another begins: CPython's tracemalloc has stopped with the first.
+/// Resets the state after the end of an interpreter. CPython's tracemalloc has stopped with the
+/// interpreter.
 pub fn interpreter_has_ended() {
     beginning::forget();
     end();
@@ -182,7 +189,7 @@ pub fn interpreter_has_ended() {
     }
 }
 
-/// The interpreter's code is gone.
+/// Forgets an interpreter after its code was unloaded.
 ///
 /// # Safety
 /// No interpreter runs.
@@ -191,54 +198,56 @@ pub unsafe fn forget() {
     IS_SERVED.store(false, Ordering::Release);
     OWN_INIT.store(ptr::null_mut(), Ordering::Release);
     OWN_MODULE.store(ptr::null_mut(), Ordering::Release);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that no interpreter runs, so nobody reads.
     unsafe { *PROGRAM.0.get() = None };
 }
 
-/// In the place of `PyInit__tracemalloc`.
+/// Replaces `PyInit__tracemalloc`.
 pub unsafe extern "C" fn init() -> *mut c_void {
     beginning::now();
     // Samples cannot answer for every object.
     let is_ours = IS_SERVED.load(Ordering::Acquire) || !(process::is_quiet() || process::is_sampling());
     match program().filter(|_| is_ours && !process::is_forked()) {
-        // SAFETY: a definition that lives for ever, as CPython wants it.
+        // SAFETY: the definition is a static, so it lives for ever, as CPython requires.
         Some(program) => unsafe { (program.api.create_module)(DEFINITION.0.get().cast(), API_VERSION) },
         None => own_init(),
     }
 }
 
-/// CPython's own module.
+/// Makes CPython's own module.
 fn own_init() -> Object {
     if process::is_forked() {
-        // SAFETY: with the interpreter's lock, without which hardly anybody calls these functions; and a forked child has one
-        // thread, unless it has started others before its first question.
+        // SAFETY: Python code hardly ever gets here without the interpreter's lock. A forked child
+        // has one thread, unless the child has started others before its first question.
         unsafe { patch::undo(Purpose::Tracemalloc) };
         super::api().and_then(|api| api.teller).into_iter().for_each(|teller: Teller| {
-            // SAFETY: with the interpreter's lock.
+            // SAFETY: the calling thread holds the interpreter's lock.
             unsafe { teller.ignore() }
         });
         super::note_unseen_reuse();
     }
-    // SAFETY: what stood in the table of built-in modules.
+    // SAFETY: `OWN_INIT` holds the function from the table of built-in modules.
     unsafe { core::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> Object>(OWN_INIT.load(Ordering::Acquire))() }
 }
 
-/// The value of a number object, which is given up. None for null, for which an exception is set.
+/// Returns the value of a number object and gives the object up. None for null; an exception is set
+/// then.
 ///
 /// # Safety
-/// A reference of the caller's to a number that is not negative; the interpreter's lock is held, here and below.
+/// 1. `object` is null, or an owned reference to a number that is not negative.
+/// 2. The interpreter's lock is held.
 pub unsafe fn take_number(object: *mut c_void) -> Option<u64> {
     let api = &program()?.api;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives promises 1 and 2.
     api.own(object).map(|number| unsafe { (api.as_long)(number.get()) }.unsigned_abs())
 }
 
-/// A number object.
+/// Makes a number object.
 ///
 /// # Safety
 /// The interpreter's lock is held.
 pub unsafe fn make_number(number: u64) -> *mut c_void {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that the interpreter's lock is held.
     program().map_or(ptr::null_mut(), |program| unsafe { (program.api.number)(number) })
 }
 
@@ -253,13 +262,13 @@ fn begin(nframe: u64) -> bool {
     NFRAME.store(u32::try_from(nframe).unwrap_or(MAX_NFRAME), Ordering::Relaxed);
     SESSION.store(session.number.load(Ordering::Acquire), Ordering::Release);
     if nframe > u64::from(session.nframe.load(Ordering::Relaxed)) {
-        // More frames than were kept: threads shall define their stacks anew.
+        // More frames than before: threads must define their stacks anew.
         session.epoch.fetch_add(1, Ordering::AcqRel);
     }
     true
 }
 
-/// Whether the program traces, in a session that goes on.
+/// Whether the program traces, in a session still going on.
 pub fn traces() -> bool {
     let session = SESSION.load(Ordering::Acquire);
     session != 0
@@ -268,12 +277,12 @@ pub fn traces() -> bool {
         })
 }
 
-/// The place for answers, while the program traces.
+/// Returns the place for answers. None while the program does not trace.
 fn answers() -> Option<Answers> {
     if traces() { Answers::await_place() } else { None }
 }
 
-/// Lets CPython's own module do it, in a forked child. None elsewhere.
+/// Lets CPython's own module do the call, in a forked child. None in any other process.
 fn in_child(name: &CStr, arguments: Object) -> Option<Object> {
     if !process::is_forked() {
         return None;
@@ -285,19 +294,21 @@ fn in_child(name: &CStr, arguments: Object) -> Option<Object> {
         OWN_MODULE.store(module, Ordering::Release);
         if !module.is_null() && SESSION.swap(0, Ordering::AcqRel) != 0 {
             let nframe = NFRAME.load(Ordering::Relaxed);
-            // SAFETY: the C API, with the interpreter's lock; so for below.
+            // SAFETY: functions of the C API, called with the interpreter's lock; `module` is an
+            // object.
             let started = unsafe { call(api, module, c"start", api.own((api.build)(c"(I)".as_ptr(), nframe))) };
             if started.is_null() {
                 return Some(started);
             }
-            // SAFETY: a reference that is ours.
+            // SAFETY: `started` is an owned reference.
             unsafe { (api.release)(started) };
         }
     }
     if module.is_null() {
         return Some(module);
     }
-    // SAFETY: see above.
+    // SAFETY: functions of the C API, called with the interpreter's lock; `module` and `arguments`
+    // are objects.
     Some(unsafe {
         if arguments.is_null() {
             return Some(call(api, module, name, api.own((api.tuple)(0))));
@@ -308,7 +319,7 @@ fn in_child(name: &CStr, arguments: Object) -> Option<Object> {
 }
 
 unsafe fn call(api: &Api, module: Object, name: &CStr, arguments: Option<api::Owned<'_>>) -> Object {
-    // SAFETY: the C API, with the interpreter's lock.
+    // SAFETY: functions of the C API, called with the interpreter's lock.
     unsafe {
         let function = api.own((api.attribute)(module, name.as_ptr()));
         match function.zip(arguments) {
@@ -318,20 +329,21 @@ unsafe fn call(api: &Api, module: Object, name: &CStr, arguments: Option<api::Ow
     }
 }
 
-/// The rest of a function that has no arguments: in a forked child CPython's own does it.
+/// Runs a method without arguments: by CPython's own module in a forked child, by `serve`
+/// elsewhere.
 fn without_arguments(name: &CStr, serve: impl FnOnce(&Api) -> Object) -> Object {
     match (in_child(name, ptr::null_mut()), program()) {
         (Some(done), _) => done,
         (None, Some(program)) => serve(&program.api),
-        // The module is not made without it.
+        // Never happens: the module is made only if the interpreter's functions were found.
         (None, None) => ptr::null_mut(),
     }
 }
 
-/// What came of an answer that could not be made objects of.
+/// Returns the object made of an answer, or null with an exception.
 fn objects_of(api: &Api, made: Option<Object>) -> Object {
     made.unwrap_or_else(|| {
-        // SAFETY: with the interpreter's lock.
+        // SAFETY: the calling thread holds the interpreter's lock.
         if unsafe { (api.occurred)() }.is_null() {
             return api.raise(api.runtime_error, c"Heapline's aggregator has given no answer");
         }
@@ -339,21 +351,23 @@ fn objects_of(api: &Api, made: Option<Object>) -> Object {
     })
 }
 
-/// Without a tuple of arguments, as CPython's own: a tuple more in its free list would be seen in the traces.
+/// `start` of the module. Takes no tuple of arguments, like CPython's own `start`: one more tuple
+/// in the interpreter's free list would be seen in the traces.
 unsafe extern "C" fn start(_: Object, arguments: *const Object, count: isize) -> Object {
     let Some(program) = program() else { return ptr::null_mut() };
     let api = &program.api;
     let nframe = match count {
         0 => 1,
-        // SAFETY: so many arguments, with the interpreter's lock. No number, and a number with a fraction, is an error.
+        // SAFETY: `count` arguments exist, and the lock is held. `PyNumber_Index` refuses other
+        // objects than whole numbers.
         1 => match api.own(unsafe { (api.index)(arguments.read()) }) {
-            // SAFETY: as above.
+            // SAFETY: `number` is a number object, and the lock is held.
             Some(number) => unsafe { (api.as_long)(number.get()) },
             None => return ptr::null_mut(),
         },
         _ => return api.raise(api.type_error, c"start expected at most 1 argument"),
     };
-    // SAFETY: with the interpreter's lock.
+    // SAFETY: the calling thread holds the interpreter's lock.
     if nframe == -1 && !unsafe { (api.occurred)() }.is_null() {
         return ptr::null_mut();
     }
@@ -361,7 +375,7 @@ unsafe extern "C" fn start(_: Object, arguments: *const Object, count: isize) ->
         return api.raise(api.value_error, c"the number of frames must be in range [1; 65535]");
     };
     if process::is_forked() {
-        // SAFETY: as above; a number of the type that the format says.
+        // SAFETY: the lock is held; `nframe` has the type of the format `K`.
         let arguments = api.own(unsafe { (api.build)(c"(K)".as_ptr(), nframe) });
         return arguments.and_then(|arguments| in_child(c"start", arguments.get())).unwrap_or(ptr::null_mut());
     }
@@ -388,7 +402,7 @@ fn end() {
 }
 
 unsafe extern "C" fn is_tracing(_: Object, _: Object) -> Object {
-    // SAFETY: with the interpreter's lock.
+    // SAFETY: the calling thread holds the interpreter's lock.
     without_arguments(c"is_tracing", |api| unsafe { (api.bool)(traces().into()) })
 }
 
@@ -400,7 +414,7 @@ unsafe extern "C" fn reset_peak(_: Object, _: Object) -> Object {
     without_arguments(c"reset_peak", |api| told(api, query::RESET_PEAK))
 }
 
-/// Tells the aggregator something, if the program traces.
+/// Sends a message to the aggregator, if the program traces. Returns `None`.
 fn told(api: &Api, what: u32) -> Object {
     if let Some(mut answers) = answers() {
         let _ = answers.ask(what, [0; 2]);
@@ -409,14 +423,14 @@ fn told(api: &Api, what: u32) -> Object {
 }
 
 unsafe extern "C" fn get_traceback_limit(_: Object, _: Object) -> Object {
-    // SAFETY: with the interpreter's lock.
+    // SAFETY: the calling thread holds the interpreter's lock.
     without_arguments(c"get_traceback_limit", |api| unsafe { (api.number)(NFRAME.load(Ordering::Relaxed).into()) })
 }
 
 unsafe extern "C" fn get_traced_memory(_: Object, _: Object) -> Object {
     without_arguments(c"get_traced_memory", |api| {
         let [current, peak] = numbers(query::TRACED_MEMORY, answers()).unwrap_or_default();
-        // SAFETY: two numbers of the type that the format says.
+        // SAFETY: two numbers of the type of the format `n`, with the lock.
         unsafe { (api.build)(c"(nn)".as_ptr(), current.cast_signed(), peak.cast_signed()) }
     })
 }
@@ -424,7 +438,7 @@ unsafe extern "C" fn get_traced_memory(_: Object, _: Object) -> Object {
 unsafe extern "C" fn get_tracemalloc_memory(_: Object, _: Object) -> Object {
     without_arguments(c"get_tracemalloc_memory", |api| {
         let [bytes, _] = numbers(query::OWN_MEMORY, Answers::await_place()).unwrap_or_default();
-        // SAFETY: with the interpreter's lock.
+        // SAFETY: the calling thread holds the interpreter's lock.
         unsafe { (api.number)(bytes) }
     })
 }
@@ -437,13 +451,14 @@ fn numbers(asked: u32, answers: Option<Answers>) -> Option<[u64; 2]> {
 
 unsafe extern "C" fn get_traces(_: Object, _: Object) -> Object {
     without_arguments(c"_get_traces", |api| {
-        // The list itself is the program's, and there before the traces are, as in CPython's own module.
-        // SAFETY: with the interpreter's lock.
+        // The list itself belongs to the program, and exists before the traces do, as in CPython's
+        // own module.
+        // SAFETY: the calling thread holds the interpreter's lock.
         let Some(list) = api.own(unsafe { (api.list)(0) }) else { return ptr::null_mut() };
         let Some(mut answers) = answers() else { return list.into_object() };
         let text = answers.ask(query::TRACES, [0; 2]).and_then(|()| answers.text());
         drop(answers);
-        // No answer is no empty list: the program would take it for an empty heap.
+        // A missing answer must not become an empty list: the program would see an empty heap.
         let filled = text.and_then(|text| hidden(|| objects::append_traces(api, &list, text.words())));
         objects_of(api, filled.map(|()| list.into_object()))
     })
@@ -452,18 +467,18 @@ unsafe extern "C" fn get_traces(_: Object, _: Object) -> Object {
 unsafe extern "C" fn get_object_traceback(_: Object, object: Object) -> Object {
     let Some(program) = program() else { return ptr::null_mut() };
     if process::is_forked() {
-        // SAFETY: with the interpreter's lock.
+        // SAFETY: `object` is an object of the caller, and the lock is held.
         let arguments = program.api.own(unsafe { (program.api.build)(c"(O)".as_ptr(), object) });
         return arguments
             .and_then(|arguments| in_child(c"_get_object_traceback", arguments.get()))
             .unwrap_or(ptr::null_mut());
     }
-    // SAFETY: an object that the caller has.
+    // SAFETY: `object` is an object of the caller.
     let block = unsafe { reuse::block_of(object.cast()) };
     traceback(&program.api, block, 0)
 }
 
-/// The frames that allocated a block; `None` where that is not traced.
+/// Returns the frames that allocated a block; `None` if the block is not traced.
 fn traceback(api: &Api, block: usize, domain: c_uint) -> Object {
     let text = answers().and_then(|mut answers| {
         answers.ask(query::TRACEBACK, [block as u64, domain.into()])?;

@@ -1,4 +1,4 @@
-//! Python objects from a text of the aggregator's ([`heapline_shared_format::query`]).
+//! Makes Python objects from a text of the aggregator ([`heapline_shared_format::query`]).
 
 use super::api::{Api, Object, Owned};
 use core::ffi::c_int;
@@ -7,7 +7,8 @@ use heapline_shared_format::query::GROUP_WORDS;
 /// `PyUnicode_4BYTE_KIND`.
 const FOUR_BYTES: c_int = 4;
 
-/// What is left of a text. Its end is met like an error: the aggregator is not trusted with the program's life.
+/// Rest of a text. A text too short is an error, not a crash: the aggregator is not trusted with
+/// the program's life.
 struct Words<'t>(&'t [u32]);
 
 impl<'t> Words<'t> {
@@ -28,7 +29,8 @@ impl<'t> Words<'t> {
     }
 }
 
-/// Appends what `_tracemalloc._get_traces()` tells. None with an exception set, or when the text is not whole.
+/// Appends the traces of `_tracemalloc._get_traces()`. None with an exception set, or if the text
+/// is incomplete.
 pub fn append_traces(api: &Api, list: &Owned<'_>, text: &[u32]) -> Option<()> {
     let mut words = Words(text);
     let [files, tracebacks, groups] = [words.one()?, words.one()?, words.one()?];
@@ -41,8 +43,8 @@ pub fn append_traces(api: &Api, list: &Owned<'_>, text: &[u32]) -> Option<()> {
         let alike = group.long()?;
         for _ in 0..alike {
             let trace = tracebacks.trace(domain, size, traceback)?;
-            // SAFETY: the C API's functions, with the interpreter's lock; sizes are those of the objects made here; so for
-            // below.
+            // SAFETY: a function of the C API, with the interpreter's lock; both arguments are
+            // objects made here.
             if unsafe { (api.append)(list.get(), trace.get()) } != 0 {
                 return None;
             }
@@ -52,7 +54,8 @@ pub fn append_traces(api: &Api, list: &Owned<'_>, text: &[u32]) -> Option<()> {
     (done == count).then_some(())
 }
 
-/// The frames of the text's only traceback; `None` when it has none.
+/// Returns the frames of the text's only traceback, or `None` (the Python object) for a text
+/// without tracebacks.
 pub fn traceback(api: &Api, text: &[u32]) -> Option<Object> {
     let mut words = Words(text);
     let [files, tracebacks, _] = [words.one()?, words.one()?, words.one()?];
@@ -64,7 +67,7 @@ pub fn traceback(api: &Api, text: &[u32]) -> Option<Object> {
     Some(tracebacks.frames(0)?.into_object())
 }
 
-/// Tracebacks as tuples of (filename, lineno), each once.
+/// Tracebacks as tuples of (filename, lineno), each made once.
 struct Tracebacks<'a> {
     api: &'a Api,
     frames: Owned<'a>,
@@ -73,13 +76,14 @@ struct Tracebacks<'a> {
 
 impl<'a> Tracebacks<'a> {
     fn read(api: &'a Api, words: &mut Words<'_>, files: u32, tracebacks: u32) -> Option<Tracebacks<'a>> {
-        // SAFETY: see `append_traces`; so for below.
+        // SAFETY: a function of the C API, with the interpreter's lock; any size is allowed.
         let list = |n: u32| unsafe { api.own((api.list)(isize::try_from(n).ok()?)) };
         let names = list(files)?;
         for i in 0..isize::try_from(files).ok()? {
             let length = words.one()?;
             let characters = words.some(length)?;
-            // SAFETY: see `append_traces`: so many words of characters.
+            // SAFETY: functions of the C API, with the lock. `characters` has `length` words; `i`
+            // is below the list's size.
             unsafe {
                 let length = isize::try_from(length).ok()?;
                 let name = api.own((api.text)(FOUR_BYTES, characters.as_ptr().cast(), length))?;
@@ -89,12 +93,13 @@ impl<'a> Tracebacks<'a> {
         let (frames, totals) = (list(tracebacks)?, list(tracebacks)?);
         for i in 0..isize::try_from(tracebacks).ok()? {
             let (total, length) = (words.one()?, words.one()?);
-            // SAFETY: see `append_traces`.
+            // SAFETY: functions of the C API, with the lock. `i` and `k` are below the sizes of the
+            // list and the tuple.
             unsafe {
                 let tuple = api.own((api.tuple)(isize::try_from(length).ok()?))?;
                 for k in 0..isize::try_from(length).ok()? {
                     let (file, line) = (words.one()?, words.one()?);
-                    // Borrowed, and an error beyond the end.
+                    // A borrowed reference; null with an error for a number beyond the end.
                     let name = (api.in_list)(names.get(), isize::try_from(file).ok()?);
                     if name.is_null() {
                         return None;
@@ -115,7 +120,7 @@ impl<'a> Tracebacks<'a> {
     }
 
     fn of(&self, list: &Owned<'_>, number: u32) -> Option<Owned<'a>> {
-        // SAFETY: see `append_traces`; the item is borrowed, so it is retained.
+        // SAFETY: functions of the C API, with the lock. The item is borrowed, so it is retained.
         unsafe {
             let item = (self.api.in_list)(list.get(), isize::try_from(number).ok()?);
             if !item.is_null() {
@@ -125,10 +130,10 @@ impl<'a> Tracebacks<'a> {
         }
     }
 
-    /// One trace, as `_get_traces` tells it.
+    /// Returns a trace in the form of `_get_traces`.
     fn trace(&self, domain: u32, size: u64, traceback: u32) -> Option<Owned<'a>> {
         let (frames, total) = (self.frames(traceback)?, self.of(&self.totals, traceback)?);
-        // SAFETY: see `append_traces`.
+        // SAFETY: functions of the C API, with the lock. The tuple has 4 places.
         unsafe {
             let trace = self.api.own((self.api.tuple)(4))?;
             let items = [(self.api.number)(domain.into()), (self.api.number)(size)];

@@ -1,8 +1,11 @@
-//! Blocks that extension modules track by hand (numpy's arrays: domain 389047), by the C functions of tracemalloc.
+//! Blocks tracked explicitly by extension modules through tracemalloc's C functions (numpy's
+//! arrays: domain 389047).
 //!
-//! They are CPython's own, so their entries lead here. What is tracked is recorded whether the program traces or not; the
-//! functions return what the program's tracemalloc would. A module that untracks only what was tracked while the program
-//! traced leaves the operator blocks that are gone; numpy untracks all.
+//! The entries of CPython's C functions jump here. A tracked block is recorded whether the program
+//! traces or not. The return values are those of the program's tracemalloc.
+//!
+//! Limit: a module may untrack only blocks tracked while the program traced. The operator then
+//! keeps seeing blocks already gone. numpy untracks all.
 
 use super::{program, traceback, traces};
 use crate::platform::symbols::Scope;
@@ -26,7 +29,7 @@ pub struct OwnFunctions {
 }
 
 impl OwnFunctions {
-    /// Looks for them.
+    /// Looks the functions up. None if one is missing.
     pub fn find(scope: Scope) -> Option<OwnFunctions> {
         Some(OwnFunctions {
             track: scope.find(b"PyTraceMalloc_Track")?,
@@ -35,15 +38,17 @@ impl OwnFunctions {
         })
     }
 
-    /// Puts ours in their place. False, and nothing done, where the system forbids that.
+    /// Makes the entries of CPython's functions jump here. False, and nothing done, if the system
+    /// forbids the change.
     ///
     /// # Safety
-    /// With the interpreter's lock, before its first module: nobody runs them.
+    /// 1. The calling thread holds the interpreter's lock.
+    /// 2. The interpreter has not made its first module yet, so nobody runs the functions.
     pub unsafe fn replace(&self) -> bool {
         type Track = unsafe extern "C" fn(c_uint, usize, usize) -> c_int;
         type Untrack = unsafe extern "C" fn(c_uint, usize) -> c_int;
         type Traceback = unsafe extern "C" fn(c_uint, usize) -> *mut c_void;
-        // SAFETY: the caller's promise; the signatures are those of CPython's headers.
+        // SAFETY: the caller gives promises 1 and 2; the signatures are from CPython's headers.
         unsafe {
             let is_done = patch::jump(Purpose::Tracemalloc, self.track, track as Track as usize)
                 && patch::jump(Purpose::Tracemalloc, self.untrack, untrack as Untrack as usize)
@@ -56,7 +61,7 @@ impl OwnFunctions {
     }
 }
 
-/// `PyTraceMalloc_Track`. May be called without the interpreter's lock; so may the next.
+/// `PyTraceMalloc_Track`. May be called without the interpreter's lock.
 unsafe extern "C" fn track(domain: c_uint, address: usize, size: usize) -> c_int {
     record(stack_pointer(), |thread| {
         thread.publish_in_python(|stamp, stack| event::track(stamp, domain, address as u64, size as u64, stack))
@@ -64,7 +69,7 @@ unsafe extern "C" fn track(domain: c_uint, address: usize, size: usize) -> c_int
     status()
 }
 
-/// `PyTraceMalloc_Untrack`.
+/// `PyTraceMalloc_Untrack`. May be called without the interpreter's lock.
 unsafe extern "C" fn untrack(domain: c_uint, address: usize) -> c_int {
     record(stack_pointer(), |thread| thread.publish_plain(|stamp| event::untrack(stamp, domain, address as u64)));
     status()
@@ -74,7 +79,7 @@ fn status() -> c_int {
     if traces() { IS_DONE } else { IS_NOT_TRACING }
 }
 
-/// `_PyTraceMalloc_GetTraceback`.
+/// `_PyTraceMalloc_GetTraceback`. Called with the interpreter's lock.
 unsafe extern "C" fn get_traceback(domain: c_uint, address: usize) -> *mut c_void {
     program().map_or(ptr::null_mut(), |program| traceback(&program.api, address, domain))
 }
