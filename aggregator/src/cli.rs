@@ -24,7 +24,8 @@ struct Typed {
     /// Detach after so many seconds; without it Ctrl-C detaches
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach")]
     duration: Option<Duration>,
-    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at all threads ten times at least
+    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at all
+    /// threads ten times at least
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach", default_value = "5")]
     wait: Duration,
     /// Trace the processes that it starts from now on too, each in its own right
@@ -38,18 +39,21 @@ struct Typed {
 
 #[derive(Debug, Args)]
 struct TraceOptions {
-    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]. With --follow: a folder for the snapshots of all
-    /// processes; or a FILE.snap.zst for the first one's, and FILE/ takes those of its children
+    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]. With --follow: a folder
+    /// for the snapshots of all processes; or a FILE.snap.zst for the first one's, and FILE/ takes
+    /// those of its children
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Frames kept per traceback
     #[arg(long, value_name = "N", default_value_t = DEFAULT_NFRAME,
           value_parser = clap::value_parser!(u32).range(1..=MAX_NFRAME))]
     nframe: u32,
-    /// Ceiling for what the rings take in the target, in bytes; K, M and G are 1024, 1024^2 and 1024^3
+    /// Ceiling for what the rings take in the target, in bytes; K, M and G are 1024, 1024^2 and
+    /// 1024^3
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
     max_target_memory: u64,
-    /// Record samples, one in so many allocated bytes on average, and estimate from them; K, M and G as above
+    /// Record samples, one in so many allocated bytes on average, and estimate from them; K, M and
+    /// G as above
     #[arg(long, value_name = "BYTES", value_parser = distance)]
     sample: Option<u64>,
     /// Adapt the distance of samples to so many a second; begins with --sample, or 512K
@@ -80,7 +84,8 @@ enum TypedCommand {
         #[command(subcommand)]
         ask: TypedAsk,
     },
-    /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody attaches
+    /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody
+    /// attaches
     Collector {
         /// Where it goes
         #[arg(short, long, value_name = "FILE")]

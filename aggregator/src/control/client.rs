@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an aggregator gets to answer what it has in memory: a thread of the target that is held in the middle of
-/// an event delays it by two seconds.
+/// How long an aggregator gets to answer what it has in memory: a thread of the target that is held
+/// in the middle of an event delays it by two seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest reply: the traceback of a block, at its deepest.
@@ -72,7 +72,8 @@ fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
     serde_json::to_string(value).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
-/// The same document without the control characters that JSON leaves as they are; they stand inside strings only.
+/// The same document without the control characters that JSON leaves as they are; they stand inside
+/// strings only.
 fn plain_json(json: &str) -> String {
     let plain = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     json.chars().map(plain).collect()
@@ -96,8 +97,8 @@ fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
     serde_json::from_slice(&line).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
-/// How long a process that carries the collector may be without an aggregator that answers: one that has just started
-/// it opens its socket a moment later.
+/// How long a process that carries the collector may be without an aggregator that answers: one
+/// that has just started it opens its socket a moment later.
 const STARTING: Duration = Duration::from_secs(1);
 
 fn connect(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
@@ -160,8 +161,8 @@ fn connect_to(place: &Place, uid: u32) -> Result<Option<UnixStream>, ControlErro
     }
 }
 
-/// What a person reads. Whatever the target called itself is made harmless here, and field by field: a name must not look like
-/// a line of ours.
+/// What a person reads. Whatever the target called itself is made harmless here, and field by
+/// field: a name must not look like a line of ours.
 fn stats_text(stats: &Stats) -> String {
     let session = &stats.snapshot;
     let mut lines = vec![format!("process {}: {}", session.pid, printable(&session.command))];

@@ -80,8 +80,8 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
     let path = folder.join(format!("{pid}.sock"));
     let system = |source| ControlError::System { path: path.clone(), source };
     remove_stale(&path);
-    // Under another name until it listens: whoever finds it is answered. The arena has one owner, so a socket that is there
-    // belongs to one that is gone.
+    // Under another name until it listens: whoever finds it is answered. The arena has one owner,
+    // so a socket that is there belongs to one that is gone.
     let early = path.with_extension(format!("{}.new", std::process::id()));
     let placed = || {
         let listener = UnixListener::bind(&early)?;
@@ -97,7 +97,8 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
     Ok((listener, Server { path: Some(path), clients: Arc::new(()) }))
 }
 
-/// Removes the sockets of processes that are gone from the folder of this one: their aggregators were killed.
+/// Removes the sockets of processes that are gone from the folder of this one: their aggregators
+/// were killed.
 fn remove_stale(path: &Path) {
     let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
     for socket in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {

@@ -1,7 +1,9 @@
-//! Starting the command with the collector and the arena, and with everything else as it would be without us.
+//! Starting the command with the collector and the arena, and with everything else as it would be
+//! without us.
 //!
-//! The environment keeps its order and bytes: LD_PRELOAD is changed in place or added behind the last entry, followed
-//! by the arena's variable; the collector undoes both. `std::process::Command` would sort it.
+//! The environment keeps its order and bytes: LD_PRELOAD is changed in place or added behind the
+//! last entry, followed by the arena's variable; the collector undoes both. `std::process::Command`
+//! would sort it.
 
 use super::inherited;
 use crate::base::sys;
@@ -18,7 +20,8 @@ use std::path::Path;
 use std::ptr;
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
-/// The arena's descriptor stays below this, where programs that use select() or a fixed table expect descriptors.
+/// The arena's descriptor stays below this, where programs that use select() or a fixed table
+/// expect descriptors.
 const HIGHEST_FD: u64 = 1024;
 
 /// Why the command does not run.
@@ -118,8 +121,8 @@ impl Command {
         let (failure, report) = io::pipe().map_err(system("make a pipe"))?;
         let (go, begin) = io::pipe().map_err(system("make a pipe"))?;
         let mask = block_signals();
-        // SAFETY: the child calls only async-signal-safe functions until it ends or execs, on memory that was
-        // prepared above.
+        // SAFETY: the child calls only async-signal-safe functions until it ends or execs, on
+        // memory that was prepared above.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             self.exec(report.as_raw_fd(), go.as_raw_fd(), begin.as_raw_fd());
@@ -132,8 +135,9 @@ impl Command {
     /// The child's part.
     fn exec(&self, report: RawFd, go: RawFd, begin: RawFd) -> ! {
         inherited::restore();
-        // SAFETY: plain calls on descriptors; the lists are null-terminated and outlive the call, and end in exec or
-        // in _exit. Nobody writes to `begin`: it is closed when the command may begin, or when the parent is gone.
+        // SAFETY: plain calls on descriptors; the lists are null-terminated and outlive the call,
+        // and end in exec or in _exit. Nobody writes to `begin`: it is closed when the command may
+        // begin, or when the parent is gone.
         unsafe {
             libc::close(begin);
             let mut nothing = 0u8;
@@ -194,7 +198,8 @@ fn inherited_environment() -> Vec<CString> {
         static environ: *const *const c_char;
     }
     let mut entries = Vec::new();
-    // SAFETY: libc's list ends with null and consists of C strings; nothing in this program changes it.
+    // SAFETY: libc's list ends with null and consists of C strings; nothing in this program changes
+    // it.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {

@@ -1,7 +1,8 @@
 //! How signals stood when the process began: what the command must find.
 //!
-//! Rust's runtime ignores SIGPIPE before `main`, so this is recorded earlier, while the loader initialises the
-//! program. exec resets handlers by itself, but neither what is ignored nor the mask.
+//! Rust's runtime ignores SIGPIPE before `main`, so this is recorded earlier, while the loader
+//! initialises the program. exec resets handlers by itself, but neither what is ignored nor the
+//! mask.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -16,7 +17,8 @@ static BLOCKED: AtomicU64 = AtomicU64::new(0);
 const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
 
 #[used]
-// SAFETY: the loader calls each entry of this section once, with arguments that the function does not take.
+// SAFETY: the loader calls each entry of this section once, with arguments that the function does
+// not take.
 #[unsafe(link_section = ".init_array")]
 static RECORD: extern "C" fn() = record;
 
@@ -28,8 +30,8 @@ extern "C" fn record() {
     for signal in SIGNALS {
         let bit = 1u64 << (signal - 1);
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: with a null action the old one is only read, into memory that is valid for the write; zeros are a
-        // valid sigaction and a valid sigset_t should the calls fail.
+        // SAFETY: with a null action the old one is only read, into memory that is valid for the
+        // write; zeros are a valid sigaction and a valid sigset_t should the calls fail.
         unsafe {
             libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
             if action.assume_init_ref().sa_sigaction == libc::SIG_IGN {
@@ -44,7 +46,8 @@ extern "C" fn record() {
     BLOCKED.store(blocked, Ordering::Relaxed);
 }
 
-/// Puts dispositions and mask back as they were. For the child between fork and exec: async-signal-safe.
+/// Puts dispositions and mask back as they were. For the child between fork and exec:
+/// async-signal-safe.
 ///
 /// All signals must be blocked, so that no handler of the parent's runs in the child.
 pub fn restore() {
@@ -55,7 +58,8 @@ pub fn restore() {
     for signal in SIGNALS {
         let bit = 1u64 << (signal - 1);
         let disposition = if ignored & bit != 0 { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: both dispositions are valid for every signal; the calls fail for SIGKILL, SIGSTOP and libc's own.
+        // SAFETY: both dispositions are valid for every signal; the calls fail for SIGKILL, SIGSTOP
+        // and libc's own.
         unsafe { libc::signal(signal, disposition) };
         if blocked & bit != 0 {
             // SAFETY: the set was initialised above.

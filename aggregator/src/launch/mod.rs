@@ -1,4 +1,5 @@
-//! `aggregator run`: a command, traced from its first instruction, and otherwise as if it ran alone.
+//! `aggregator run`: a command, traced from its first instruction, and otherwise as if it ran
+//! alone.
 
 mod child;
 pub mod inherited;
@@ -70,7 +71,8 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// The exit status, by the convention of env(1) and timeout(1): 127 not found, 126 not executable, 125 otherwise.
+    /// The exit status, by the convention of env(1) and timeout(1): 127 not found, 126 not
+    /// executable, 125 otherwise.
     pub fn exit_status(&self) -> u8 {
         match self {
             LaunchError::Start(StartError::Exec { source, .. }) if source.kind() == io::ErrorKind::NotFound => 127,
@@ -208,7 +210,8 @@ fn doubt(examined: &Examined) -> Option<String> {
     Some(format!("{} {reason}{but}", program.display()))
 }
 
-/// What is known of the program before it runs: enough for one that ends before it can be looked at.
+/// What is known of the program before it runs: enough for one that ends before it can be looked
+/// at.
 fn launched(config: &RunConfig, examined: Option<&Examined>) -> Image {
     let program = examined.map(|examined| examined.program.clone()).unwrap_or_default();
     let program = std::fs::canonicalize(&program).unwrap_or(program);

@@ -1,7 +1,8 @@
 //! Being the command's invisible parent: signals, job control, and its end.
 //!
-//! The kernel sends a terminal's signals to the whole foreground group, so the command has them already; those are
-//! ignored here. A signal that somebody sent to this process alone is meant for the command, and goes on to it.
+//! The kernel sends a terminal's signals to the whole foreground group, so the command has them
+//! already; those are ignored here. A signal that somebody sent to this process alone is meant for
+//! the command, and goes on to it.
 
 use crate::base::sys;
 use crate::target::procfs;
@@ -104,8 +105,8 @@ fn collect(child: libc::pid_t) -> io::Result<Option<Exit>> {
 
 /// Stops as the child did, so that the shell takes its terminal back.
 ///
-/// Only for the terminal's stops. After a plain SIGSTOP somebody may continue the child alone; stopped, this process
-/// would never see that, nor the end of the child.
+/// Only for the terminal's stops. After a plain SIGSTOP somebody may continue the child alone;
+/// stopped, this process would never see that, nor the end of the child.
 fn follow_stop(signal: libc::c_int) {
     if matches!(signal, SIGTSTP | SIGTTIN | SIGTTOU)
         && let Err(error) = low_level::emulate_default_handler(signal)

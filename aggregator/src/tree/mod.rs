@@ -6,8 +6,9 @@
 //!                                        └──> writers ──> FOLDER/heapline-<name>-<pid>.snap.zst
 //! ```
 //!
-//! A message is believed when it knows the tree's token and comes from our user, from root, or from a child of a process that
-//! is known. The rest of it is checked as all that comes from a target is.
+//! A message is believed when it knows the tree's token and comes from our user, from root, or from
+//! a child of a process that is known. The rest of it is checked as all that comes from a target
+//! is.
 
 mod pending;
 mod socket;
@@ -94,7 +95,8 @@ impl Tree {
         Ok(Tree { address, settings, copies, orders, tally, thread })
     }
 
-    /// Lets the children of the process with this arena report themselves, once its session has begun. It is the first one.
+    /// Lets the children of the process with this arena report themselves, once its session has
+    /// begun. It is the first one.
     pub fn open(&self, map: &ArenaMap) {
         self.way_of(0).open(&map.arena().header().tree, ROOT);
     }
@@ -123,8 +125,8 @@ impl Tree {
         self.orders.send(Order::Root(pid, folder));
     }
 
-    /// Takes no more processes, lets those go that still run, and waits until all snapshots are written to `folder`. What there is
-    /// to say.
+    /// Takes no more processes, lets those go that still run, and waits until all snapshots are
+    /// written to `folder`. What there is to say.
     pub fn finish(self, folder: &Path) -> Vec<String> {
         self.orders.send(Order::Finish);
         if self.thread.join().is_err() {

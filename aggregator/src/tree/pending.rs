@@ -28,7 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// Processes that are traced at one time, or wait to be written. Each takes two threads and about a megabyte.
+/// Processes that are traced at one time, or wait to be written. Each takes two threads and about a
+/// megabyte.
 const MAX_MEMBERS: usize = 1000;
 
 /// Between two attempts to hear of processes while the system refuses.
@@ -52,7 +53,8 @@ struct Member {
     control: Option<(UnixListener, Server)>,
     /// Since the last wait: its descriptors may have numbers that others had then.
     is_new: bool,
-    /// It had ended before it was heard of. It may have said more, which is heard before the next wait.
+    /// It had ended before it was heard of. It may have said more, which is heard before the next
+    /// wait.
     is_gone: bool,
 }
 
@@ -110,7 +112,8 @@ impl PendingChildren {
                 || member.process.as_ref().is_some_and(|process| sys::await_readable(process, Default::default()));
             self.retire(member, if has_ended { Reason::Ended } else { Reason::LetGo });
         }
-        // Whoever waits for a copy gets it, or learns that it does not come; no more children are taken meanwhile.
+        // Whoever waits for a copy gets it, or learns that it does not come; no more children are
+        // taken meanwhile.
         drop(self.socket);
         self.writers.finish();
     }
@@ -164,7 +167,8 @@ impl PendingChildren {
             return;
         }
         let parent = self.pids.get(&fork.0);
-        // Of another namespace, the number says nothing here; such copies go when there are too many.
+        // Of another namespace, the number says nothing here; such copies go when there are too
+        // many.
         let is_child = parent.is_some_and(|&parent| procfs::parent(pid) == Some(parent));
         match sys::pidfd(pid) {
             Ok(process) if is_child => self.awaited.push(Awaited { process, fork, is_new: true }),

@@ -1,7 +1,8 @@
-//! The socket on which child processes report themselves: one message each, with their arena's file.
+//! The socket on which child processes report themselves: one message each, with their arena's
+//! file.
 //!
-//! A stream socket, since thousands may wait to be accepted, where a datagram socket holds ten; a child that has connected
-//! and sent may be gone by then.
+//! A stream socket, since thousands may wait to be accepted, where a datagram socket holds ten; a
+//! child that has connected and sent may be gone by then.
 
 use crate::base::sys;
 use heapline_shared_format::tree::{Address, MAX_HELLO_BYTES};
@@ -127,7 +128,8 @@ fn receive(stream: &UnixStream) -> Received {
 /// `header` is what recvmsg left.
 unsafe fn file(header: &libc::msghdr) -> Option<File> {
     let mut file = None;
-    // SAFETY: the kernel's own list, walked as its macros say; descriptors in it belong to nobody else yet.
+    // SAFETY: the kernel's own list, walked as its macros say; descriptors in it belong to nobody
+    // else yet.
     unsafe {
         let mut entry = libc::CMSG_FIRSTHDR(header);
         while let Some(head) = entry.as_ref() {

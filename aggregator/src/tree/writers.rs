@@ -1,4 +1,5 @@
-//! Threads that write the snapshots of processes that have ended: a few, however many end at one time.
+//! Threads that write the snapshots of processes that have ended: a few, however many end at one
+//! time.
 
 use crate::drain::Stop;
 use crate::job::{Ending, Job};
