@@ -1,4 +1,4 @@
-//! The command line: what was typed, and what it means.
+//! The command line: the typed arguments, and their meaning.
 
 use crate::attach::AttachConfig;
 use crate::control::{Ask, Change};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const DEFAULT_NFRAME: u32 = 64;
-/// tracemalloc's limit.
+/// Largest number of frames, the same as tracemalloc's limit.
 const MAX_NFRAME: i64 = 65_535;
 
 /// Trace the memory of a whole process: like Python's tracemalloc, from outside.
@@ -136,7 +136,7 @@ enum Format {
     Json,
 }
 
-/// The distance of samples that is adapted when no other is given.
+/// Distance of samples at the start, for an adapted distance without `--sample`.
 const DEFAULT_DISTANCE: u64 = 512 << 10;
 
 impl TraceOptions {
@@ -146,7 +146,7 @@ impl TraceOptions {
     }
 }
 
-/// What is to be done.
+/// The work to do.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "one for each line of the contract")]
 pub enum Invocation {
@@ -156,16 +156,16 @@ pub enum Invocation {
     Collector { output: PathBuf },
 }
 
-/// What there is to say instead.
+/// A message to print instead of work.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Usage {
     /// Help or version, for standard output.
     Shown(String),
-    /// What is wrong, in one line.
+    /// Description of a mistake, in one line.
     Wrong(String),
 }
 
-/// Understands the arguments, the program's name included.
+/// Parses the arguments, including the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let typed = Typed::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Usage::Shown(error.to_string()),
@@ -192,7 +192,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 impl TypedCommand {
     fn meaning(self) -> Invocation {
         match self {
-            // Of the two the last one is set.
+            // clap sets only the later of the two options.
             TypedCommand::Run { trace, follow, no_follow, command } => Invocation::Run(RunConfig {
                 command,
                 sampling: trace.sampling(),
@@ -218,7 +218,7 @@ impl TypedCommand {
     }
 }
 
-/// clap's message without its second paragraph, which shows the usage.
+/// Returns clap's message without its second paragraph, which shows the usage.
 fn one_line(message: &str) -> String {
     let first = message.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.split_whitespace().collect();

@@ -56,7 +56,7 @@ pub struct Figures {
     pub verified: (u64, u64),
     /// Live blocks at the start of a forked child, by domain.
     pub inherited: Option<BTreeMap<String, u64>>,
-    /// Children of the process that could not report themselves.
+    /// Children of the process without a report of their own.
     pub untold: u64,
     /// Current mean distance of samples, in bytes; 0 when everything is recorded.
     pub sample_interval: u64,
@@ -141,12 +141,12 @@ pub struct Counters {
     lost: [u64; Loss::ALL.len()],
     waits: u64,
     stacks_forgotten: u64,
-    /// Number of threads at the begin of the session.
+    /// Number of threads at the start of the session.
     threads: u64,
 }
 
 impl Counters {
-    /// Notes the number of threads at the begin of the session.
+    /// Notes the number of threads at the start of the session.
     ///
     /// Each thread may be inside an allocation whose event was never recorded. If the new block
     /// takes the place of a recorded freed block, its later free looks like a double free.

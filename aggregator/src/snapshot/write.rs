@@ -94,7 +94,7 @@ impl Folder {
         Ok(Folder { path: std::path::absolute(path).map_err(fail)?, given: Mutex::default() })
     }
 
-    /// Makes the folder now, and checks that it can be written to.
+    /// Makes the folder now, and checks that the folder is writable.
     pub fn make(&self) -> Result<(), OutputError> {
         let fail = |source| OutputError::Place { path: self.path.clone(), source };
         match fs::create_dir(&self.path) {

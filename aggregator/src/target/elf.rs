@@ -1,7 +1,7 @@
 //! Examines a program before it runs: whether the loader will bring the collector in.
 //!
-//! A script is judged by its interpreter. A command that is glibc's loader is judged by the program
-//! given to the loader.
+//! The judged program of a script is the interpreter. The judged program of glibc's loader is the
+//! program given to the loader.
 
 use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME};
 use heapline_shared_format::loader::{LOADER_NAME, program_index};
@@ -26,11 +26,11 @@ pub enum Obstacle {
     OtherMachine,
     /// A statically linked program, without a loader.
     Static,
-    /// A program that runs as another user than its caller: the loader ignores LD_PRELOAD.
+    /// A set-id program, run as another user than the caller: the loader ignores LD_PRELOAD.
     SetId,
     /// A program with a sanitizer. The sanitizer is the allocator, and must be loaded first.
     Sanitizer,
-    /// A program with its own malloc, which comes before any preloaded malloc.
+    /// A program with an own malloc. This malloc comes before any preloaded malloc.
     OwnMalloc,
     /// A program of another loader than glibc's, such as musl's or Android's.
     OtherLoader,
@@ -79,7 +79,7 @@ impl Obstacle {
     }
 }
 
-/// Returns the file that a shell would run for `command`; none without such a file.
+/// Returns a shell's choice of a file for `command`; none without such a file.
 pub fn resolve(command: &ffi::OsStr) -> Option<PathBuf> {
     if command.as_bytes().contains(&b'/') {
         return Some(PathBuf::from(command));
@@ -178,8 +178,8 @@ fn examine_file(path: &Path) -> Option<Obstacle> {
     if of_loader { Some(Obstacle::OtherLoader) } else { examine_binary(path) }
 }
 
-/// Returns the obstacle to tracing a binary given to glibc's loader. Such a program runs without
-/// the rights of its file, and without a loader of its own.
+/// Returns the obstacle to tracing a binary given to glibc's loader. Such a program gets no set-id
+/// rights from its file, and no loader of its own.
 fn examine_given(path: &Path) -> Option<Obstacle> {
     match open(path).and_then(examine_content)? {
         Judged::Obstacle(Obstacle::Static) | Judged::CarriesCollector | Judged::Loader => None,
@@ -197,14 +197,14 @@ pub fn is_glibcs_loader(path: &Path) -> bool {
     }
 }
 
-/// Opens a regular file. The entry at the path may have changed, and a pipe would wait for its
+/// Opens a regular file. The entry at the path may have changed, and a pipe would wait for a
 /// writer.
 fn open(path: &Path) -> Option<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
     file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
 }
 
-/// Returns the obstacle to tracing a binary, independent of its loader.
+/// Returns the obstacle to tracing a binary, independent of the loader.
 pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     let file = open(path)?;
     let found = file.metadata().ok()?;
@@ -224,7 +224,7 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     }
 }
 
-/// Judgement of a program by its content.
+/// Judgement of a program by the file's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judged {
     /// A loader starts the program.
@@ -243,8 +243,8 @@ pub enum Judged {
     CarriesCollector,
 }
 
-/// Judges a program by its content, which may come from any author. Returns none for a file that is
-/// no program.
+/// Judges a program by the file's content, which may come from any author. Returns none for other
+/// files.
 pub fn examine_content(mut file: impl ReadCacheOps) -> Option<Judged> {
     let mut ident = [0; 5];
     file.seek(0).ok()?;
@@ -286,8 +286,7 @@ pub fn examine_content(mut file: impl ReadCacheOps) -> Option<Judged> {
 /// Flag of a position-independent program in `DT_FLAGS_1`.
 const DF_1_PIE: u64 = 0x0800_0000;
 
-/// Returns the name of a library in its own content (`DT_SONAME`). `value` reads the dynamic
-/// section.
+/// Returns the name in a library's content (`DT_SONAME`). `value` reads the dynamic section.
 fn own_name<'a>(
     segments: &[elf::ProgramHeader64<Endianness>],
     endian: Endianness,
@@ -303,11 +302,11 @@ fn own_name<'a>(
     data.read_bytes_at_until(offset..offset.checked_add(LONGEST)?, 0).ok()
 }
 
-/// Most bytes read of a program: its headers, notes and dynamic symbols. A larger program is not
+/// Most bytes read of a program: headers, notes and dynamic symbols. A larger program is not
 /// judged.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// A file with a limit on the bytes read. The lengths in the file come from its author, and a file
+/// A file with a limit on the bytes read. The lengths in the file come from any author, and a file
 /// may consist of holes. Memory must not be allocated on the word of such lengths.
 struct Bounded<'a, R: ReadCacheOps> {
     cache: &'a ReadCache<R>,
@@ -346,7 +345,7 @@ impl<'a, R: ReadCacheOps> ReadRef<'a> for Bounded<'a, R> {
     }
 }
 
-/// Whether the program contains the collector. The mark is a note that `strip` does not remove.
+/// Whether the program contains the collector. The mark is a note, and `strip` keeps the note.
 fn carries_collector<'a>(
     segments: &[elf::ProgramHeader64<Endianness>],
     endian: Endianness,
@@ -410,7 +409,7 @@ mod tests {
         assert_eq!(examine(&script), Some(Obstacle::Bits32));
     }
 
-    /// A file of holes satisfies any length in its headers.
+    /// A file of holes satisfies any length in the headers.
     #[test]
     fn lengths_of_a_foreign_program_allocate_nothing() {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 /// The bytes of the library.
 pub static LIBRARY: &[u8] = include_bytes!(env!("HEAPLINE_PRELOAD"));
 
-/// Reasons why the library is not at its place.
+/// Reasons why the library could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
     /// The folder is not usable.
@@ -66,8 +66,8 @@ fn in_folder() -> Result<PathBuf, CollectorError> {
     Ok(path)
 }
 
-/// Writes the library to a file. Every user may read the file, whatever the umask: a program that
-/// drops its privileges must be able to load the library.
+/// Writes the library to a file. Every user may read the file, whatever the umask: a program
+/// without its former privileges must be able to load the library.
 pub fn write_to(path: &Path) -> Result<(), CollectorError> {
     let absolute = std::path::absolute(path).and_then(|path| match path.is_dir() {
         true => Err(io::ErrorKind::IsADirectory.into()),

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Returns the path of the running program. Returns none for kernel threads, zombies, and processes
-/// that this user may not read.
+/// unreadable for this user.
 ///
 /// If the kernel has started glibc's loader, the result is the program given to the loader.
 pub fn executable(pid: u32) -> Option<PathBuf> {
@@ -23,7 +23,7 @@ pub fn executable(pid: u32) -> Option<PathBuf> {
     Some(loaded.unwrap_or(started))
 }
 
-/// Returns the program given to a process's loader, by the path of its mapping.
+/// Returns the program given to a process's loader, by the path of the program's mapping.
 fn loaded_program(pid: u32) -> Option<PathBuf> {
     let line = command_line(pid);
     let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
@@ -40,12 +40,12 @@ fn loaded_program(pid: u32) -> Option<PathBuf> {
 /// Most bytes kept of a command line.
 const MAX_COMMAND_BYTES: u64 = 64 << 10;
 /// Limit of the time to read a command line or an environment. The bytes lie in the process's own
-/// memory, and a process can make every reader of a page wait (a file of its own FUSE,
+/// memory, and a process can make every reader of a page wait (a file in a FUSE of the process,
 /// userfaultfd).
 const COMMAND_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Returns the arguments joined by spaces. The text is empty for a process without arguments, or
-/// for a process that cannot be read.
+/// for an unreadable process.
 pub fn command(pid: u32) -> String {
     parse_command(&command_line(pid))
 }
@@ -64,7 +64,7 @@ fn command_line(pid: u32) -> Vec<u8> {
 const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
 
 /// Returns the environment variables chosen by `wanted`, as they were at the start of the program.
-/// Returns none when the environment cannot be read, or the process makes its reader wait.
+/// Returns none when the environment cannot be read, or the process makes the reader wait.
 pub fn environment(pid: u32, wanted: fn(&str) -> bool) -> Option<BTreeMap<String, String>> {
     let bytes = patiently(move || {
         let mut bytes = Vec::new();
@@ -136,7 +136,7 @@ pub fn began(pid: u32) -> Option<u64> {
     fields.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Returns the lines of `/proc/PID/maps`, one by one: a process may have a great many.
+/// Returns the lines of `/proc/PID/maps`, lazily: a process may have a great many lines.
 pub fn mappings(pid: u32) -> io::Result<impl Iterator<Item = String>> {
     let file = BufReader::new(File::open(format!("/proc/{pid}/maps"))?);
     Ok(file.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()))
@@ -180,8 +180,8 @@ mod tests {
         assert_eq!(parse_command(b"a b\0c\0\0"), "a b c");
     }
 
-    /// Tests a process name with a line break and with bytes outside of UTF-8. A process chooses
-    /// its own name.
+    /// Tests a process name with a line break and with bytes outside of UTF-8. A process can choose
+    /// any name.
     #[test]
     fn a_name_cannot_hide_or_forge_a_line() {
         let status = b"Name:\tx\xff\\nUid:\t0\nState:\tS (sleeping)\nUid:\t1000\t1000\n";

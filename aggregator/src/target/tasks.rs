@@ -9,8 +9,8 @@ use std::io;
 #[derive(Clone, Copy, Debug)]
 pub struct Tasks {
     pid: u32,
-    /// Whether the target has a pid namespace of its own. The thread ids of the target then differ
-    /// from the ids of the aggregator.
+    /// Whether the target has another pid namespace than the aggregator. The thread ids of the
+    /// target then differ from the ids of the aggregator.
     is_foreign: bool,
 }
 

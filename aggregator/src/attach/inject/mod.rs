@@ -2,7 +2,7 @@
 //! objects.
 //!
 //! ```text
-//! module       task                                                             stopped threads
+//! module       task                                                              stopped threads
 //! [`map`]      reads the loaded objects, their symbols, their unwind tables      none
 //! [`seccomp`]  checks for a filter that kills the process for the system calls   none
 //!              of the collector
