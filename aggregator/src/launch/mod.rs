@@ -141,7 +141,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let tree = tree.zip(folder).inspect(|(tree, folder)| tree.set_root(pid, Arc::clone(folder)));
     let place = place.get_or_init(|| Place { spot: Spot::File(destination), pid }).clone();
     let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), doubt));
-    // Clients can ask about the command from the moment they see it.
+    // Served before the command begins: a client that sees the command can ask about it.
     let control = control::serve(&job);
     let child_pid = child.pid();
     child.begin()?;

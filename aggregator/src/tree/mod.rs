@@ -1,10 +1,10 @@
 //! Traces the child processes of a traced process, each child with a tracer and a snapshot of its
-//! own.
+//! own. A child reports itself with its arena, in a single message.
 //!
 //! ```text
-//! child ──(arena, in a single message)──> tree thread ──> tracer and job of the child
-//!                                             │ end of the child (pidfd)
-//!                                             └──> writers ──> FOLDER/heapline-<name>-<pid>.snap.zst
+//! child ──(message with the arena)──> tree thread ──> tracer and job of the child
+//!                                       │ end of the child (pidfd)
+//!                                       └──> writers ──> FOLDER/heapline-<name>-<pid>.snap.zst
 //! ```
 //!
 //! A message is accepted only under two conditions:

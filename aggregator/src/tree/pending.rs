@@ -60,7 +60,7 @@ struct Member {
     is_gone: bool,
 }
 
-/// A child process with an open right to ask for the inherited blocks.
+/// A child process that may still ask for the inherited blocks.
 struct Awaited {
     process: OwnedFd,
     fork: Fork,

@@ -34,7 +34,7 @@ pub struct Tally {
     pub inexact: u64,
     /// Written processes with memory known as unseen.
     pub partial: u64,
-    /// Written processes still running at the end of their tracing.
+    /// Written processes that still ran.
     pub left: u64,
     /// Processes refused for tracing.
     pub refused: u64,

@@ -109,13 +109,13 @@ fn code_of(line: &str) -> Option<String> {
     (is_file && rights.contains('x')).then(|| path.to_owned())
 }
 
-/// The thread for looks at all processes.
+/// The thread that looks again at all processes.
 mod watcher {
     use super::{
         Arc, Duration, FIRST_PAUSE, Instant, LONGEST_PAUSE, LazyLock, Mutex, Objects, PoisonError, Weak, thread,
     };
 
-    /// A process with a next look.
+    /// A process to look at again.
     struct Watched {
         objects: Weak<Objects>,
         pause: Duration,
