@@ -171,13 +171,13 @@ impl Waiting {
         self.pid
     }
 
-    /// Lets the child begin. Returns after a successful exec.
+    /// Lets the child begin. Returns when exec has succeeded or failed.
     pub fn begin(self) -> Result<(), StartError> {
         let Waiting { pid, name, mut failure, begin } = self;
         drop(begin);
         let mut errno = [0; 4];
-        // exec closes the pipe, and so does a child killed before exec. A child with a failed exec
-        // is reaped.
+        // exec closes the pipe, and so does the end of a child killed earlier. A child with a
+        // failed exec is reaped here.
         match failure.read_exact(&mut errno) {
             Err(_) => Ok(()),
             Ok(()) => {

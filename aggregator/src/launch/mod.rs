@@ -162,7 +162,7 @@ fn finish(job: &Job, tree: Option<(Tree, Arc<Folder>)>, exit: Exit, control_erro
     Ran { status: exit.status(), lines }
 }
 
-/// Directs the signals that end a command to the writing of its snapshot from here on.
+/// Lets the signals that end a command interrupt the writing of the snapshot from here on.
 fn interrupt_on_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
     interrupted.store(false, Ordering::Relaxed);
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {

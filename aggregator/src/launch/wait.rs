@@ -1,4 +1,4 @@
-//! Acts as the command's invisible parent: handles signals, job control, and the command's end.
+//! The command's invisible parent: signals, job control, and the command's end.
 //!
 //! The kernel sends a terminal's signals to the whole foreground group, so the command already has
 //! these signals. They are ignored here. A signal sent to this process alone is meant for the

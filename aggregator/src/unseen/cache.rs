@@ -1,4 +1,4 @@
-//! Allocators in the files of objects. Each file is read once.
+//! Caches the allocators in the files of objects: each file is read once.
 
 use super::allocators::Finding;
 use super::scan::scan;

@@ -11,7 +11,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Pause between the first two looks at a process. Each pause is twice as long as the pause before.
+/// Pause between the first two looks at a process. Each pause is twice as long as the pause before,
+/// up to the next constant.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Limit of the lines read from a process's map.
