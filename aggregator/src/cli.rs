@@ -1,4 +1,4 @@
-//! The command line: what was typed, and what it means.
+//! The command line: the typed arguments, and their meaning.
 
 use crate::attach::AttachConfig;
 use crate::control::{Ask, Change};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const DEFAULT_NFRAME: u32 = 64;
-/// tracemalloc's limit.
+/// Largest number of frames, the same as tracemalloc's limit.
 const MAX_NFRAME: i64 = 65_535;
 
 /// Trace the memory of a whole process: like Python's tracemalloc, from outside.
@@ -24,7 +24,8 @@ struct Typed {
     /// Detach after so many seconds; without it Ctrl-C detaches
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach")]
     duration: Option<Duration>,
-    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at all threads ten times at least
+    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at all
+    /// threads ten times at least
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach", default_value = "5")]
     wait: Duration,
     /// Trace the processes that it starts from now on too, each in its own right
@@ -38,18 +39,21 @@ struct Typed {
 
 #[derive(Debug, Args)]
 struct TraceOptions {
-    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]. With --follow: a folder for the snapshots of all
-    /// processes; or a FILE.snap.zst for the first one's, and FILE/ takes those of its children
+    /// Where the snapshot goes [default: heapline-<name>-<pid>.snap.zst]. With --follow: a folder
+    /// for the snapshots of all processes; or a FILE.snap.zst for the first one's, and FILE/ takes
+    /// those of its children
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Frames kept per traceback
     #[arg(long, value_name = "N", default_value_t = DEFAULT_NFRAME,
           value_parser = clap::value_parser!(u32).range(1..=MAX_NFRAME))]
     nframe: u32,
-    /// Ceiling for what the rings take in the target, in bytes; K, M and G are 1024, 1024^2 and 1024^3
+    /// Ceiling for what the rings take in the target, in bytes; K, M and G are 1024, 1024^2 and
+    /// 1024^3
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = bytes)]
     max_target_memory: u64,
-    /// Record samples, one in so many allocated bytes on average, and estimate from them; K, M and G as above
+    /// Record samples, one in so many allocated bytes on average, and estimate from them; K, M and
+    /// G as above
     #[arg(long, value_name = "BYTES", value_parser = distance)]
     sample: Option<u64>,
     /// Adapt the distance of samples to so many a second; begins with --sample, or 512K
@@ -80,7 +84,8 @@ enum TypedCommand {
         #[command(subcommand)]
         ask: TypedAsk,
     },
-    /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody attaches
+    /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody
+    /// attaches
     Collector {
         /// Where it goes
         #[arg(short, long, value_name = "FILE")]
@@ -131,7 +136,7 @@ enum Format {
     Json,
 }
 
-/// The distance of samples that is adapted when no other is given.
+/// Distance of samples at the start, for an adapted distance without `--sample`.
 const DEFAULT_DISTANCE: u64 = 512 << 10;
 
 impl TraceOptions {
@@ -141,7 +146,7 @@ impl TraceOptions {
     }
 }
 
-/// What is to be done.
+/// The work to do.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "one for each line of the contract")]
 pub enum Invocation {
@@ -151,16 +156,16 @@ pub enum Invocation {
     Collector { output: PathBuf },
 }
 
-/// What there is to say instead.
+/// A message to print instead of work.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Usage {
     /// Help or version, for standard output.
     Shown(String),
-    /// What is wrong, in one line.
+    /// Description of a mistake, in one line.
     Wrong(String),
 }
 
-/// Understands the arguments, the program's name included.
+/// Parses the arguments, including the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let typed = Typed::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Usage::Shown(error.to_string()),
@@ -187,7 +192,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 impl TypedCommand {
     fn meaning(self) -> Invocation {
         match self {
-            // Of the two the last one is set.
+            // clap sets only the later of the two options.
             TypedCommand::Run { trace, follow, no_follow, command } => Invocation::Run(RunConfig {
                 command,
                 sampling: trace.sampling(),
@@ -213,7 +218,7 @@ impl TypedCommand {
     }
 }
 
-/// clap's message without its second paragraph, which shows the usage.
+/// Returns clap's message without its second paragraph, which shows the usage.
 fn one_line(message: &str) -> String {
     let first = message.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! Whether a process may be traced, and where its arena is.
+//! Checks whether a process may be traced, and finds the arena of the process.
 
 use super::AttachError;
 use crate::base::sys;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Flag of kernel threads in `/proc/PID/stat`.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// Checks that the process can be traced at all, and by us.
+/// Checks whether the process can be traced, and whether this user may trace the process.
 pub fn check(pid: u32) -> Result<(), AttachError> {
     let owner = procfs::uid(pid).ok_or(AttachError::NoProcess { pid })?;
     let own = sys::geteuid();
@@ -50,7 +50,7 @@ fn is_kernel_thread(pid: u32) -> bool {
     procfs::parse_stat_flags(&stat).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
-/// The arena of a process in which the collector runs.
+/// Opens the arena of a process with a running collector.
 pub fn arena(pid: u32) -> Result<File, AttachError> {
     let open = |path: &Path| open_arena(path).map_err(|source| AttachError::System { pid, source });
     if let Some(path) = descriptor(pid).map_err(|source| AttachError::System { pid, source })? {
@@ -67,9 +67,13 @@ pub fn arena(pid: u32) -> Result<File, AttachError> {
     }
 }
 
-/// Opens what was an arena when it was looked at. The process may have put anything in its place since, and merely to open a
-/// device or a file of its own file system can do harm or take for ever; so the file is held first, and opened only once
-/// it is known to be what it was.
+/// Opens a file known as an arena from an earlier look.
+///
+/// The process may have replaced the file since. Opening a device, or a file of a file system made
+/// by the process, can do harm or block forever. Therefore:
+/// 1. The file is opened with `O_PATH`, without any effect on a device.
+/// 2. The name of the held file is checked.
+/// 3. Only an arena is opened for reading and writing.
 fn open_arena(path: &Path) -> io::Result<File> {
     let held = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
     let own_path = format!("/proc/self/fd/{}", held.as_raw_fd());
@@ -84,7 +88,7 @@ fn is_arena(target: &str) -> bool {
     name.strip_suffix(" (deleted)").unwrap_or(name) == MEMFD_NAME
 }
 
-/// The arena among the process's descriptors.
+/// Finds the arena among the descriptors of the process.
 fn descriptor(pid: u32) -> io::Result<Option<PathBuf>> {
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let path = entry?.path();
@@ -95,13 +99,13 @@ fn descriptor(pid: u32) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// The arena among the process's mappings, for a program that has closed its descriptors.
+/// Finds the arena among the mappings of the process, for a program with closed descriptors.
 fn mapping(pid: u32) -> Option<PathBuf> {
     let range = procfs::mappings(pid).ok()?.find_map(|line| parse_mapping(&line).map(str::to_owned))?;
     Some(PathBuf::from(format!("/proc/{pid}/map_files/{range}")))
 }
 
-/// The range of addresses in a line of `/proc/PID/maps`, if an arena is mapped there.
+/// Returns the address range in a line of `/proc/PID/maps`, if the line maps an arena.
 pub fn parse_mapping(line: &str) -> Option<&str> {
     let (range, rest) = line.split_once(' ')?;
     let is_range = range.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
@@ -128,7 +132,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pipe = folder.path().join("memfd:heapline-arena");
         assert!(process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
-        // To open it for good would wait for its other end, or be a device's business.
+        // A full open of the pipe would wait for the other end. A full open of a device would run
+        // the code of the driver.
         assert_eq!(open_arena(&pipe).expect_err("no arena").kind(), io::ErrorKind::NotFound);
         assert_eq!(open_arena(Path::new("/dev/null")).expect_err("no arena").kind(), io::ErrorKind::NotFound);
         assert_eq!(parse_mapping("7f00-7f01 rw-s 00000000 00:01 2 /memfd:heapline-arena (deleted)"), Some("7f00-7f01"));

@@ -1,4 +1,5 @@
-//! `aggregator --attach PID`: a process that runs already, with the collector in it, idle, or without any.
+//! `aggregator --attach PID`: traces a running process. The collector may be active there, idle, or
+//! absent.
 
 pub mod find;
 pub mod inject;
@@ -32,31 +33,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Between two looks at what is not signalled: the control socket's detach, a target that has stopped tracing.
+/// Interval between two looks at events without a signal: a detach by the control socket, or a
+/// target without active tracing.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What to trace, and how.
+/// Options of an attach: the process, and the way to trace the process.
 #[derive(Clone, Debug)]
 pub struct AttachConfig {
-    /// The process.
+    /// Number of the process to trace.
     pub pid: u32,
-    /// Where the snapshot goes.
+    /// Path of the snapshot.
     pub output: Option<PathBuf>,
     /// Frames kept per traceback.
     pub nframe: u32,
-    /// Which samples to record; none to record everything.
+    /// Selection of the samples to record; none to record everything.
     pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
-    /// Detach after that long.
+    /// Time until the aggregator detaches; none to stay attached.
     pub duration: Option<Duration>,
-    /// How long a thread is looked for that can be borrowed to bring the collector in.
+    /// Limit of the search for a thread to borrow. The borrowed thread brings the collector in.
     pub wait: Duration,
-    /// Whether the processes that it starts from now on are traced too.
+    /// Whether to trace also the processes started by the target from now on.
     pub follows: bool,
 }
 
-/// Why a process is not traced.
+/// Reasons why a process is not traced.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message says what each means")]
 pub enum AttachError {
@@ -99,13 +101,14 @@ pub enum AttachError {
     Job(#[from] JobError),
 }
 
-/// Traces a process until it ends, the time is over, or the user detaches. Says on the way that it has begun; returns what
-/// to say on standard error at the end.
+/// Traces a process until the process ends, the time is over, or the user detaches. Calls `say`
+/// when tracing has begun. Returns the final lines for standard error.
 pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, AttachError> {
     let pid = config.pid;
     let system = |source| AttachError::System { pid, source };
     find::check(pid)?;
-    // Before anything else of it: a process that ends from now on is noticed, and so is another that gets its number.
+    // Opened first: a later end of the process is noticed, and so is another process under the same
+    // number.
     let process = sys::pidfd(pid).map_err(system)?;
     let name = procfs::name(pid).unwrap_or_else(|| "command".to_owned());
     let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
@@ -119,7 +122,7 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
     }
     let traced = trace(config, &presence, outputs, process, &interrupted, say);
     let left = match &traced {
-        // Another was faster: its hooks are not ours to undo.
+        // Another aggregator was faster: its hooks stay.
         Err(AttachError::Session { error: SessionError::Taken { .. }, .. }) => None,
         _ => presence.leave(),
     };
@@ -128,7 +131,7 @@ pub fn attach(config: &AttachConfig, say: impl Fn(&str)) -> Result<Vec<String>, 
     Ok(lines)
 }
 
-/// A session of a process in which the collector is.
+/// Runs a session in a process with a collector.
 fn trace(
     config: &AttachConfig,
     presence: &Presence,
@@ -174,7 +177,7 @@ fn trace(
     let control = control::serve(&job);
     say(&presence.greeting());
     let (how, end) = wait(&job, config.duration, interrupted, |timeout| sys::await_readable(&process, timeout));
-    // From here on a signal interrupts the writing.
+    // From here on, a signal interrupts the writing of the snapshot.
     interrupted.store(false, Ordering::Relaxed);
     let mut lines = job.finish(how, Ending { end, exit_status: None })?.lines;
     lines.extend(tree.into_iter().flat_map(|(tree, folder)| tree.finish(folder.path())));
@@ -183,7 +186,7 @@ fn trace(
     Ok(lines)
 }
 
-/// Waits for a reason to end.
+/// Waits for a reason to end the session.
 fn wait(
     job: &Job,
     duration: Option<Duration>,
@@ -202,7 +205,8 @@ fn wait(
     }
 }
 
-/// A larger ceiling than the process's arena has room for cannot be had any more.
+/// Returns a note when the wanted ceiling is larger than the room in the arena of the process. The
+/// arena cannot grow.
 fn clamped(config: &AttachConfig, map: &ArenaMap) -> Option<String> {
     let has = u64::from(map.arena().geometry().segments) * SEGMENT_BYTES as u64;
     let is_default = config.max_target_memory == DEFAULT_TARGET_MEMORY;

@@ -1,4 +1,5 @@
-//! The collector in the process: there from its start, or brought in now, and then led away again at the end.
+//! The collector in the process: present from the start of the process, or brought in by an attach.
+//! The collector of an attach is unhooked at the end.
 
 use super::find;
 use super::inject::{self, InjectError, Injected, Led};
@@ -18,23 +19,24 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the interpreter's lock is waited for. It is given up every 5 ms, but by a long call into C not at all.
+/// Limit of the wait for the lock of the Python interpreter. The interpreter releases the lock
+/// every 5 ms, but never during a long call into C.
 const FOR_PYTHON: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// The collector in a process, held by an attached aggregator.
 pub struct Presence {
-    /// Its arena.
+    /// The arena of the process.
     pub map: Arc<ArenaMap>,
     pid: u32,
-    /// Kept from others until the process is left.
+    /// Lock on the arena, held until the aggregator leaves the process.
     _lock: File,
     injected: Option<Injected>,
-    /// How long all took.
+    /// Duration of the attach.
     took: Duration,
 }
 
 impl Presence {
-    /// Finds the collector in the process, or brings it in.
+    /// Finds the collector in the process, or brings the collector in.
     pub fn establish(config: &AttachConfig) -> Result<Presence, AttachError> {
         let pid = config.pid;
         let begun = Instant::now();
@@ -43,7 +45,7 @@ impl Presence {
             refuse_if_taken(pid, arena)?;
         }
         let injected = match found {
-            // It was started with the collector.
+            // The process was started with the collector.
             Ok(_) if !inject::is_there(pid) => None,
             Ok(_) | Err(AttachError::NoArena { .. }) => {
                 let path = library::install().ok().filter(|path| is_readable_in(pid, path));
@@ -64,7 +66,8 @@ impl Presence {
         self.map.arena().header().target.flags.load(Ordering::Acquire)
     }
 
-    /// Waits until the interpreter's allocators are hooked, or let go of. False when its lock was not to be had.
+    /// Waits until the allocators of the Python interpreter are hooked or unhooked. Returns false
+    /// when the interpreter kept the lock too long.
     fn await_python(&self) -> bool {
         let begun = Instant::now();
         while self.flags() & target_flag::PYTHON_WAITS != 0 {
@@ -76,7 +79,7 @@ impl Presence {
         true
     }
 
-    /// What the user is told at the start.
+    /// Returns the message for the user at the start.
     pub fn greeting(&self) -> String {
         let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
         match &self.injected {
@@ -90,7 +93,7 @@ impl Presence {
         }
     }
 
-    /// What a report of this process cannot know.
+    /// Lists the allocations without a record in the report of this process.
     pub fn unseen(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let Some(injected) = &self.injected else { return notes };
@@ -125,7 +128,7 @@ impl Presence {
         notes
     }
 
-    /// Leads the process back to where it was. Returns what the user should know.
+    /// Unhooks the process. Returns a message for the user.
     pub fn leave(self) -> Option<String> {
         self.injected.as_ref()?;
         let left = inject::detach(self.pid);
@@ -149,7 +152,7 @@ impl Presence {
     }
 }
 
-/// What is not seen of a program that brings its own malloc.
+/// Describes the unseen calls of a program with a malloc of its own.
 fn of_own_malloc(led: Led) -> Option<String> {
     let Led { changed, left } = led;
     let seen = format!("the program brings its own malloc: {changed} direct calls of it were led to the collector");
@@ -163,7 +166,8 @@ fn of_own_malloc(led: Led) -> Option<String> {
     }
 }
 
-/// Another aggregator's session is not to be disturbed, nor one that is just leaving: it undoes the hooks.
+/// Fails while another aggregator has a session, or is just leaving. A leaving aggregator still
+/// undoes the hooks.
 fn refuse_if_taken(pid: u32, arena: &File) -> Result<(), AttachError> {
     drop(lock(pid, arena)?);
     let file = arena.try_clone().map_err(|source| AttachError::System { pid, source })?;
@@ -174,10 +178,10 @@ fn refuse_if_taken(pid: u32, arena: &File) -> Result<(), AttachError> {
     }
 }
 
-/// The lock on an arena that an attached aggregator has from its first look to its last.
+/// Locks an arena. An attached aggregator holds the lock from the first look to the last.
 fn lock(pid: u32, arena: &File) -> Result<File, AttachError> {
     let system = |source| AttachError::System { pid, source };
-    // The lock belongs to the open file, so this one is opened anew.
+    // A lock belongs to an open file description, so the file is opened anew.
     let path = format!("/proc/self/fd/{}", arena.as_raw_fd());
     let file = File::open(path).map_err(system)?;
     match file.try_lock() {
@@ -191,7 +195,8 @@ fn lock(pid: u32, arena: &File) -> Result<File, AttachError> {
     }
 }
 
-/// Whether a process finds the same file at a path as we do: it may have another root.
+/// Whether the process and the aggregator find the same file at a path. The process may have
+/// another root.
 fn is_readable_in(pid: u32, path: &Path) -> bool {
     let identity = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
     let there = PathBuf::from(format!("/proc/{pid}/root{}", path.display()));

@@ -1,4 +1,4 @@
-//! What knows nothing of tracing: system calls, queues, files, text.
+//! Code without knowledge of tracing: system calls, queues, files, text.
 
 pub mod prefetch;
 pub mod private_dir;

@@ -1,12 +1,16 @@
 //! The folder with the collector's library and the control sockets: `/tmp/heapline-<uid>`.
 //!
-//! Everybody may write to /tmp, so a folder of that name counts only if it is ours and nobody else can write to it.
-//! Others may read it: a traced program that drops its privileges loads the library again at exec.
+//! Every user may write to /tmp. A folder of this name therefore counts only if it belongs to this
+//! user and no other user can write to it. Other users may read the folder: a traced program may
+//! drop its privileges, and loads the library again at exec.
 //!
-//! Where that folder cannot be had (it is another user's, a file, full, read-only; no program may
-//! be run from it), the next of these is taken: one in `XDG_RUNTIME_DIR`, one with a name that
-//! cannot be guessed, which is removed at the end. A user id that a user namespace does not map is
-//! not a name: outside, other users have it.
+//! The usual folder may be unusable: it belongs to another user, is a file, is full, is read-only,
+//! or forbids running programs. Then the next usable folder of this list is taken:
+//! 1. a folder in `XDG_RUNTIME_DIR`;
+//! 2. a folder with an unguessable name, removed at the end.
+//!
+//! A user id without a mapping in a user namespace does not count as a name: outside of the
+//! namespace, other users share the id.
 
 use crate::base::sys;
 use std::ffi::CString;
@@ -18,9 +22,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Room that the folder needs: for the collector's library, and for another one that replaces it.
+/// Room needed in the folder: for the collector's library, and for another version to replace it.
 pub const ROOM_BYTES: u64 = 16 << 20;
-/// Why there is no folder.
+/// Reasons why there is no folder.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateDirError {
     /// The system refused.
@@ -28,28 +32,28 @@ pub enum PrivateDirError {
     System {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// It is somebody else's, or open to others.
+    /// The folder belongs to another user, or is open to others.
     #[error("{} is {what}: remove it, it is not to be trusted", path.display())]
     Untrusted {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         what: &'static str,
     },
 }
 
-/// What the names of all folders begin with.
+/// First part of the names of all folders.
 pub const NAME: &str = "heapline";
 
-/// The usual folder's path for a user.
+/// Returns the path of a user's usual folder.
 pub fn path_for(uid: u32) -> PathBuf {
     PathBuf::from(format!("/tmp/{NAME}-{uid}"))
 }
 
-/// The folder of this process, once it was asked for.
+/// The folder of this process, after the first request.
 static OWN: Mutex<Option<Own>> = Mutex::new(None);
 
 struct Own {
@@ -57,7 +61,8 @@ struct Own {
     is_temporary: bool,
 }
 
-/// The folder of this process, made if it is not there. The error is that of the usual folder.
+/// Returns the folder of this process, and makes the folder if needed. On failure, returns the
+/// error of the usual folder.
 pub fn open() -> Result<PathBuf, PrivateDirError> {
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(own) = &*own {
@@ -67,11 +72,11 @@ pub fn open() -> Result<PathBuf, PrivateDirError> {
     Ok(own.insert(found).path.clone())
 }
 
-/// Removes the folder of this process if no other process can use it.
+/// Removes the folder of this process if no other process can use the folder.
 pub fn leave() {
     let own = OWN.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(Own { path, is_temporary: true }) = own {
-        // What cannot be removed is left.
+        // A folder that cannot be removed is left.
         let _ = fs::remove_dir_all(path);
     }
 }
@@ -85,7 +90,7 @@ fn usual() -> Result<Own, PrivateDirError> {
     make(path)
 }
 
-/// The folder in the one that a session's manager has made for the user.
+/// Returns a folder in the user's folder of the session manager.
 fn of_session() -> Result<Own, PrivateDirError> {
     let base = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default());
     if !base.is_absolute() {
@@ -105,13 +110,13 @@ fn temporary() -> Result<Own, PrivateDirError> {
         if result.is_ok() {
             break;
         }
-        // Nobody else knows the name.
+        // No other process knows the name.
         let _ = fs::remove_dir(path);
     }
     result
 }
 
-/// Makes a folder if it is not there, and checks it.
+/// Makes a folder if needed, and checks the folder.
 fn make(path: PathBuf) -> Result<Own, PrivateDirError> {
     let system = |source| PrivateDirError::System { path: path.clone(), source };
     match DirBuilder::new().mode(0o755).create(&path) {
@@ -124,11 +129,11 @@ fn make(path: PathBuf) -> Result<Own, PrivateDirError> {
     Ok(Own { path, is_temporary: false })
 }
 
-/// Whether the library can be written there, and loaded from there.
+/// Checks that the library can be written to the folder, and loaded from there.
 fn check_room(path: &Path) -> io::Result<()> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut found = MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: a C string, and memory that is valid for the write; zeros are a valid statvfs.
+    // SAFETY: `name` is a C string, and `found` is valid for the write. Zeros are a valid statvfs.
     let found = unsafe {
         sys::check(libc::statvfs(name.as_ptr(), found.as_mut_ptr()))?;
         found.assume_init()
@@ -145,8 +150,7 @@ fn check_room(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a user has the usual folder. An error where there is something in its place that is not
-/// to be trusted.
+/// Whether a user has the usual folder. Fails for an untrusted entry at this path.
 pub fn is_there(uid: u32) -> Result<bool, PrivateDirError> {
     match verify(&path_for(uid), uid) {
         Ok(()) => Ok(true),
@@ -155,9 +159,9 @@ pub fn is_there(uid: u32) -> Result<bool, PrivateDirError> {
     }
 }
 
-/// Checks that a folder is this user's, and that nobody else can write to it.
+/// Checks that a folder belongs to this user, and that no other user can write to the folder.
 pub fn verify(path: &Path, uid: u32) -> Result<(), PrivateDirError> {
-    // Of the entry itself: a symbolic link is not followed.
+    // Reads the entry itself: a symbolic link is not followed.
     let found =
         fs::symlink_metadata(path).map_err(|source| PrivateDirError::System { path: path.to_owned(), source })?;
     let what = if !found.is_dir() {
@@ -167,8 +171,8 @@ pub fn verify(path: &Path, uid: u32) -> Result<(), PrivateDirError> {
     } else if found.mode() & 0o022 != 0 {
         "writable by others"
     } else if uid == sys::geteuid() && !sys::can_write(path) {
-        // Users that a user namespace does not map have one number there; the kernel knows them
-        // apart.
+        // In a user namespace, all users without a mapping have the same number. The kernel still
+        // tells the users apart.
         "not writable"
     } else {
         return Ok(());
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     fn a_folder_from_which_nothing_can_be_loaded_is_not_taken() {
         assert!(check_room(&std::env::temp_dir()).is_ok());
-        // Neither has room, and of one of them programs may not be run.
+        // Neither folder has room, and one of the two forbids running programs.
         assert!(check_room(Path::new("/proc")).is_err() && check_room(Path::new("/sys")).is_err());
         assert!(make(PathBuf::from("/proc/heapline")).is_err());
     }

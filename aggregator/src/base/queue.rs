@@ -1,33 +1,33 @@
 //! A bounded queue between two threads: rtrb's ring, plus waiting at both ends.
 //!
-//! Full means that the sender waits, so that what is sent is never lost: the wait reaches the target, whose threads
-//! then wait for room.
+//! A sender waits while the queue is full, so no value is lost. The wait spreads to the target,
+//! whose threads then wait for room.
 
 use crossbeam_utils::sync::{Parker, Unparker};
 use std::time::{Duration, Instant};
 
-/// The sending end.
+/// The sending end of a queue.
 pub struct Sender<T> {
     ring: rtrb::Producer<T>,
     parker: Parker,
-    /// After the ring: a receiver that waits learns that nothing more comes.
+    /// Dropped after the ring: a waiting receiver then learns that the sender is gone.
     receiver: Wake,
 }
 
-/// The receiving end, with what its thread sleeps on.
+/// The receiving end of a queue, with the parker of the receiving thread.
 pub struct Receiver<T> {
     inlet: Inlet<T>,
     parker: Parker,
 }
 
-/// The receiving end, for whoever has it.
+/// The receiving end without a parker, usable from any thread.
 pub struct Inlet<T> {
     ring: rtrb::Consumer<T>,
-    /// After the ring, likewise.
+    /// Dropped after the ring: a waiting sender then learns that the receiver is gone.
     sender: Wake,
 }
 
-/// Wakes the other end, also when this one goes.
+/// Wakes the other end of the queue, also when this end is dropped.
 struct Wake(Unparker);
 
 impl Drop for Wake {
@@ -36,14 +36,14 @@ impl Drop for Wake {
     }
 }
 
-/// The receiver is gone.
+/// Error of a sender: the receiver is gone.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed;
 
-/// Between two looks at a queue that was full.
+/// Interval between two looks at a full queue.
 const FULL_WAIT: Duration = Duration::from_millis(1);
 
-/// A queue for `capacity` values.
+/// Makes a queue for `capacity` values.
 pub fn queue<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let (producer, consumer) = rtrb::RingBuffer::new(capacity);
     let (for_sender, for_receiver) = (Parker::new(), Parker::new());
@@ -54,14 +54,15 @@ pub fn queue<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T> Sender<T> {
-    /// Sends, waiting for room. `waiting` is told every millisecond or so how long it has been.
+    /// Sends a value, and waits for room. Calls `waiting` about every millisecond with the duration
+    /// of the wait.
     pub fn send(&mut self, value: T, waiting: impl FnMut(Duration)) -> Result<(), Closed> {
         self.put(value, waiting)?;
         self.receiver.0.unpark();
         Ok(())
     }
 
-    /// Likewise, without waking the receiver unless there is no room.
+    /// Sends a value, and waits for room. Wakes the receiver only when the queue is full.
     pub fn put(&mut self, mut value: T, mut waiting: impl FnMut(Duration)) -> Result<(), Closed> {
         let mut since = None;
         while let Err(rtrb::PushError::Full(back)) = self.ring.push(value) {
@@ -83,46 +84,46 @@ impl<T> Sender<T> {
 }
 
 impl<T> Inlet<T> {
-    /// The next value, without waiting.
+    /// Takes the next value, without waiting.
     pub fn try_recv(&mut self) -> Option<T> {
         let value = self.ring.pop().ok()?;
         self.sender.0.unpark();
         Some(value)
     }
 
-    /// The next value, which stays.
+    /// Returns the next value, and leaves the value in the queue.
     pub fn peek(&self) -> Option<&T> {
         self.ring.peek().ok()
     }
 
-    /// Whether the sender is gone and nothing is left.
+    /// Whether the sender is gone and the queue is empty.
     pub fn is_finished(&self) -> bool {
         self.ring.is_abandoned() && self.ring.is_empty()
     }
 }
 
 impl<T> Receiver<T> {
-    /// The next value, without waiting.
+    /// Takes the next value, without waiting.
     pub fn try_recv(&mut self) -> Option<T> {
         self.inlet.try_recv()
     }
 
-    /// The end itself, and what its thread sleeps on.
+    /// Splits the receiver into the receiving end and the parker of the thread.
     pub fn split(self) -> (Inlet<T>, Parker) {
         (self.inlet, self.parker)
     }
 
-    /// Sleeps until something may have come, or somebody used [`Receiver::waker`].
+    /// Sleeps until a value may have come, or another thread has used [`Receiver::waker`].
     pub fn wait(&self) {
         self.parker.park();
     }
 
-    /// Whether the sender is gone and nothing is left.
+    /// Whether the sender is gone and the queue is empty.
     pub fn is_finished(&self) -> bool {
         self.inlet.is_finished()
     }
 
-    /// Ends the receiver's [`Receiver::wait`].
+    /// Returns a handle to end the receiver's [`Receiver::wait`].
     pub fn waker(&self) -> Unparker {
         self.parker.unparker().clone()
     }

@@ -1,4 +1,4 @@
-//! System calls and instructions that no crate wraps, each in one small safe function.
+//! System calls and instructions without a wrapper in a crate, each in one small safe function.
 
 use heapline_shared_format::event::STAMP_BITS;
 use std::ffi::{CStr, CString};
@@ -11,35 +11,35 @@ use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// Thread id of the caller.
+/// Returns the thread id of the caller.
 pub fn gettid() -> u32 {
-    // SAFETY: no arguments, no effects.
+    // SAFETY: `gettid` has no arguments and no effects.
     let tid = unsafe { libc::gettid() };
     tid.unsigned_abs()
 }
 
-/// Has the calling thread run before others, where the system allows that.
+/// Gives the calling thread the highest priority, where the system allows the change.
 pub fn be_urgent() {
     const MOST_URGENT: libc::c_int = -20;
-    // SAFETY: plain numbers; 0 is the calling thread.
+    // SAFETY: `setpriority` takes plain numbers; 0 is the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, MOST_URGENT) };
 }
 
-/// Effective user id of the caller.
+/// Returns the effective user id of the caller.
 pub fn geteuid() -> u32 {
-    // SAFETY: no arguments, no effects.
+    // SAFETY: `geteuid` has no arguments and no effects.
     unsafe { libc::geteuid() }
 }
 
-/// Whether the caller's effective user id is one of its own: not what a user namespace shows of all
-/// that it does not map.
+/// Whether the effective user id of the caller has a mapping. A user namespace shows one number for
+/// all ids without a mapping.
 pub fn is_mapped_user() -> bool {
     let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
     is_mapped(&map, geteuid())
 }
 
-/// Whether a user id is in `/proc/PID/uid_map`: lines of the first id inside, the first outside,
-/// and how many.
+/// Whether a user id is in `/proc/PID/uid_map`. Each line has the first id inside, the first id
+/// outside, and the number of ids.
 fn is_mapped(map: &str, uid: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
@@ -48,76 +48,78 @@ fn is_mapped(map: &str, uid: u32) -> bool {
     })
 }
 
-/// Whether the kernel would let the caller write there.
+/// Whether the kernel lets the caller write to the path.
 pub fn can_write(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: a C string.
+    // SAFETY: `path` is a C string that outlives the call.
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
 }
 
-/// A memory file with these bytes, which nobody can change any more, and from which a program can
-/// be loaded.
+/// Creates an unchangeable memory file with these bytes. A program can load the file as a library.
 pub fn sealed_memory_file(name: &CStr, bytes: &[u8]) -> io::Result<File> {
     const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: a C string. A kernel before 6.3 does not know MFD_EXEC, and needs none.
+    // SAFETY: `name` is a C string that outlives the calls. A kernel before 6.3 rejects MFD_EXEC,
+    // and does not need the flag.
     let fd = unsafe {
         check(libc::memfd_create(name.as_ptr(), flags | libc::MFD_EXEC))
             .or_else(|_| check(libc::memfd_create(name.as_ptr(), flags)))?
     };
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(bytes)?;
-    // SAFETY: plain numbers.
+    // SAFETY: `fcntl` takes plain numbers here.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) })?;
     Ok(file)
 }
 
-/// Effective group id of the caller.
+/// Returns the effective group id of the caller.
 pub fn getegid() -> u32 {
-    // SAFETY: no arguments, no effects.
+    // SAFETY: `getegid` has no arguments and no effects.
     unsafe { libc::getegid() }
 }
 
-/// Sleeps until `word` is no longer `value`, somebody wakes it, or the time is over.
+/// Sleeps until one of three events: `word` is no longer `value`, another thread wakes the word, or
+/// the time is over.
 pub fn futex_wait(word: &AtomicU32, value: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
-    // Without FUTEX_PRIVATE_FLAG, since the other side is another process.
     // SAFETY: the word and the timeout outlive the call; the kernel only reads them.
+    // FUTEX_PRIVATE_FLAG is not set, because the other side is another process.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
 }
 
-/// Wakes all that sleep on `word`.
+/// Wakes all threads asleep on `word`.
 pub fn futex_wake(word: &AtomicU32) {
     // SAFETY: the kernel uses the address only as a key.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
-/// Whether `membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED)` can be used.
+/// Whether `membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED)` is available.
 pub fn has_membarrier() -> bool {
-    // SAFETY: a query has no effects.
+    // SAFETY: a query of `membarrier` has no effects.
     let supported = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) };
     supported > 0 && supported & i64::from(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED) != 0
 }
 
-/// Makes every running thread of every process that has registered pass a memory barrier. False when refused.
+/// Makes every running thread of every registered process pass a memory barrier. Returns false when
+/// the kernel refuses.
 pub fn membarrier() -> bool {
-    // SAFETY: a barrier touches no memory of ours.
+    // SAFETY: a barrier writes no memory of this process.
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 }
 }
 
-/// The time-stamp counter, after all earlier loads, as a stamp.
+/// Reads the time-stamp counter, after all earlier loads, as a stamp.
 pub fn tsc() -> u64 {
     let mut processor = 0;
-    // SAFETY: every x86-64 processor whose kernel uses the TSC as clock source has rdtscp.
+    // SAFETY: every x86-64 processor with the TSC as the clock source of the kernel has rdtscp.
     let ticks = unsafe { core::arch::x86_64::__rdtscp(&mut processor) };
     ticks & ((1 << STAMP_BITS) - 1)
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, as a stamp.
+/// Reads `CLOCK_MONOTONIC` in nanoseconds, as a stamp.
 pub fn monotonic() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the clock exists on every Linux, and `now` is valid for the write.
@@ -126,86 +128,89 @@ pub fn monotonic() -> u64 {
     nanos & ((1 << STAMP_BITS) - 1)
 }
 
-/// Process and user id of whoever is at the other end of a socket; process 0 where it cannot be seen from here.
+/// Returns the process and user id of the other end of a socket. The process is 0 when it is not
+/// visible from this namespace.
 pub fn peer(stream: &UnixStream) -> io::Result<(u32, u32)> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     #[expect(clippy::cast_possible_truncation, reason = "twelve bytes")]
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     let into = (&raw mut credentials).cast();
-    // SAFETY: the option's value is a ucred, for which there is room.
+    // SAFETY: the value of the option is a ucred, and `credentials` has room for a ucred.
     let result =
         unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut length) };
     check(result).map(|_| (u32::try_from(credentials.pid).unwrap_or(0), credentials.uid))
 }
 
-/// A descriptor that becomes readable when the process ends.
+/// Returns a descriptor that becomes readable when the process ends.
 pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: plain numbers.
+    // SAFETY: `pidfd_open` takes plain numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     check(fd)?;
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until the descriptor is readable; false when the time is over or a signal came.
+/// Waits until the descriptor is readable. Returns false when the time is over or a signal came.
 pub fn await_readable(fd: &OwnedFd, timeout: Duration) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one pollfd, valid for reads and writes.
+    // SAFETY: `poll` is a single pollfd, valid for reads and writes.
     let ready = unsafe { libc::poll(&mut poll, 1, timeout) };
     ready > 0 && poll.revents & libc::POLLIN != 0
 }
 
-/// Waits until the file takes more bytes, for no longer than this; a signal ends the wait.
+/// Waits until the file takes more bytes. The timeout or a signal ends the wait.
 pub fn await_writable(file: &File, timeout: Duration) {
     let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one pollfd, valid for reads and writes.
+    // SAFETY: `poll` is a single pollfd, valid for reads and writes.
     unsafe { libc::poll(&mut poll, 1, timeout) };
 }
 
-/// Connects to a name that is no file's. An error where that would take time: anybody may listen
-/// there, and answer nobody.
+/// Connects to an abstract socket name, without waiting. Fails when the connection would take time:
+/// any user may listen there, and never answer.
 pub fn connect_at_once(name: &[u8]) -> io::Result<UnixStream> {
     // SAFETY: zeros are a valid address.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
     let family = libc::AF_UNIX as libc::sa_family_t;
     address.sun_family = family;
-    // A zero byte stands before the name.
+    // An abstract name begins with a zero byte.
     let place = address.sun_path.get_mut(1..=name.len()).ok_or(io::ErrorKind::InvalidInput)?;
     place.iter_mut().zip(name).for_each(|(place, byte)| *place = byte.cast_signed());
     let bytes = std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
     let bytes = libc::socklen_t::try_from(bytes).map_err(io::Error::other)?;
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     let stream = unsafe { UnixStream::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0))?) };
-    // SAFETY: an address of that size, which outlives the call.
+    // SAFETY: `bytes` is the size of the address, which outlives the call.
     check(unsafe { libc::connect(stream.as_raw_fd(), (&raw const address).cast(), bytes) })?;
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
 
-/// Whether whoever is at the other end of a socket has left.
+/// Whether the other end of a socket has left.
 pub fn has_left(stream: &UnixStream) -> bool {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: one pollfd, valid for reads and writes.
+    // SAFETY: `poll` is a single pollfd, valid for reads and writes.
     let ready = unsafe { libc::poll(&mut poll, 1, 0) };
     ready > 0 && poll.revents & (libc::POLLHUP | libc::POLLERR) != 0
 }
 
-/// Waits until one of the descriptors has something to say.
+/// Waits until at least one descriptor is ready.
 pub fn poll(fds: &mut [libc::pollfd]) {
     let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
-    // SAFETY: so many pollfds, valid for reads and writes. A signal ends the wait early, which is no harm.
+    // SAFETY: `fds` holds `count` pollfds, valid for reads and writes. A signal ends the wait
+    // early, without harm.
     unsafe { libc::poll(fds.as_mut_ptr(), count, -1) };
 }
 
-/// Lets this process have as many descriptors as it may.
+/// Raises the limit of open descriptors of this process to its maximum.
 pub fn raise_descriptor_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the write and the read; what is refused stays as it was.
+    // SAFETY: `limit` is valid for the write and the read. A refused change leaves the limit as it
+    // was.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
             limit.rlim_cur = limit.rlim_max;
@@ -214,20 +219,20 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// A number that nobody can guess.
+/// Returns an unguessable number.
 pub fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
-    // SAFETY: `bytes` is valid for the write. So few are never cut short.
+    // SAFETY: `bytes` is valid for the write. A read of 8 bytes is never cut short.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     if got == 8 { Ok(u64::from_ne_bytes(bytes)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Turns -1 into the error that `errno` names.
+/// Turns -1 into the error in `errno`.
 pub fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// What the kernel walks when a thread ends: a list with one entry, the futex that the thread owns.
+/// List read by the kernel when a thread ends. Its only entry is the futex owned by the thread.
 #[repr(C)]
 struct RobustList {
     first: *const RobustNode,
@@ -241,9 +246,11 @@ struct RobustNode {
     next: *const RobustNode,
 }
 
-/// Makes the kernel set `FUTEX_OWNER_DIED` in `word` when the calling thread ends with its id in it, however it ends.
+/// Makes the kernel set `FUTEX_OWNER_DIED` in `word` when the calling thread ends, in any way,
+/// while `word` contains the thread's id.
 ///
-/// The list is the thread's only one from then on, so it must not use robust pthread mutexes; no Rust code does.
+/// From then on, this list is the only robust list of the thread. The thread must not use robust
+/// pthread mutexes; no Rust code uses them.
 pub fn own_robustly(word: &AtomicU32) -> io::Result<()> {
     let list = Box::leak(Box::new(RobustList {
         first: std::ptr::null(),
@@ -255,15 +262,16 @@ pub fn own_robustly(word: &AtomicU32) -> io::Result<()> {
     list.first = node;
     list.node.next = (&raw const list.first).cast();
     list.futex_offset = (word.as_ptr() as isize).wrapping_sub(node as isize);
-    // The head that the kernel knows is the first three fields.
+    // The kernel's list head is the first three fields.
     let head_bytes = std::mem::offset_of!(RobustList, node);
-    // SAFETY: the list is leaked, so it is there when the kernel walks it at the thread's end; it is circular over
-    // one node; a futex that is no longer mapped then only ends the walk.
+    // SAFETY: the list is leaked, so the list exists when the kernel reads it at the end of the
+    // thread. The list is circular over one node. If the futex is no longer mapped at this time,
+    // the kernel's walk ends.
     let result = unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const *list, head_bytes) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The present limit of a resource; `u64::MAX` where there is none.
+/// Returns the current limit of a resource; `u64::MAX` for no limit.
 pub fn limit(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the write.

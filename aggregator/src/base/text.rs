@@ -1,8 +1,8 @@
-//! Text for people: times, words for a shell.
+//! Text for people: times, and words for a shell.
 
 use std::time::{Duration, SystemTime};
 
-/// RFC 3339 in UTC with milliseconds.
+/// Formats a time as RFC 3339 in UTC with milliseconds.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -11,7 +11,8 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
 }
 
-/// Year, month and day of a day since 1970 (Howard Hinnant's civil_from_days for the years after it).
+/// Returns the year, month and day of a day since 1970 (Howard Hinnant's civil_from_days, for years
+/// from 1970 on).
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -23,7 +24,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// A word that a shell reads as this text.
+/// Quotes a text as one word for a shell.
 pub fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+=:,@%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

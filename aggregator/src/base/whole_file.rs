@@ -6,17 +6,19 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A file that is gone when it is dropped, unless it was put in its place.
+/// A temporary file. Dropping the value removes the file, unless the file was put in its place.
 pub struct Temporary {
-    /// Open for writing.
+    /// The file, open for writing.
     pub file: File,
     path: Option<PathBuf>,
 }
 
 impl Temporary {
-    /// A new file, which its owner alone may read: a snapshot tells where everything is in a process that runs.
+    /// Creates a file readable only by its owner: a snapshot shows the memory addresses of a
+    /// running process.
     ///
-    /// Its name cannot be guessed, so nobody can be there first, and what is there is never opened.
+    /// The name of the file cannot be guessed, so no other program can create the file first. An
+    /// existing file is never opened.
     pub fn beside(place: &Path) -> io::Result<Temporary> {
         const ATTEMPTS: usize = 16;
         let directory = place.parent().unwrap_or(Path::new("/"));
@@ -38,14 +40,16 @@ impl Temporary {
         temporary.put(place, true)
     }
 
-    /// Puts the file in its place; `is_synced` makes that survive a crash of the machine.
+    /// Puts the file in its place. With `is_synced`, the file and its name survive a crash of the
+    /// machine.
     pub fn put(mut self, place: &Path, is_synced: bool) -> io::Result<()> {
         if let Some(path) = &self.path {
             fs::rename(path, place)?;
         }
         self.path = None;
         if let Some(directory) = place.parent().filter(|_| is_synced) {
-            // The rename itself must survive a crash of the machine; a file system that cannot is no failure.
+            // The rename must survive a crash of the machine. A file system without this ability is
+            // no failure.
             let _ = File::open(directory).and_then(|directory| directory.sync_all());
         }
         Ok(())
@@ -55,7 +59,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            // Nothing more can be done about it.
+            // A failed removal has no remedy.
             let _ = fs::remove_file(path);
         }
     }

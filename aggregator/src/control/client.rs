@@ -1,4 +1,4 @@
-//! `aggregator ctl`: one request to the aggregator of a process.
+//! `aggregator ctl`: sends a single request to the aggregator of a process.
 
 use super::places::{self, Place};
 use super::protocol::{Change, Found, Reply, Request, Stats};
@@ -14,33 +14,33 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an aggregator gets to answer what it has in memory: a thread of the target that is held in the middle of
-/// an event delays it by two seconds.
+/// Limit of the wait for an answer from memory. A target's thread held in the middle of an event
+/// delays the answer by two seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest reply: the traceback of a block, at its deepest.
 const MAX_REPLY: u64 = 64 << 20;
 
-/// What to ask.
+/// Requests of a user.
 #[derive(Clone, Debug)]
 pub enum Ask {
-    /// Numbers.
+    /// Numbers of the session.
     Stats,
-    /// A snapshot, to a file or to the default one.
+    /// A snapshot, to a file or to the default file.
     Snapshot(Option<PathBuf>),
     /// See tracemalloc.reset_peak.
     ResetPeak,
-    /// Another distance of samples.
+    /// A change of the distance of samples.
     Set(Change),
     /// See tracemalloc.clear_traces.
     ClearTraces,
     /// See tracemalloc.get_object_traceback.
     Lookup(u64),
-    /// The end.
+    /// The end of the session.
     Detach,
 }
 
-/// Asks the aggregator of process `pid`; returns what to print on standard output.
+/// Sends a request to the aggregator of process `pid`. Returns the text for standard output.
 pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
     let request = match what {
         Ask::Stats => Request::Stats,
@@ -72,7 +72,8 @@ fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
     serde_json::to_string(value).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
-/// The same document without the control characters that JSON leaves as they are; they stand inside strings only.
+/// Escapes the control characters that JSON leaves unescaped. Such characters stand only inside
+/// strings, so the document means the same.
 fn plain_json(json: &str) -> String {
     let plain = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     json.chars().map(plain).collect()
@@ -84,20 +85,21 @@ fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { pid },
         _ => ControlError::System { path: path.clone(), source },
     };
-    // Writing a snapshot takes as long as the disk does.
+    // Writing a snapshot takes as long as the disk needs.
     let is_long = matches!(request, Request::Snapshot { .. } | Request::Detach);
     stream.set_read_timeout((!is_long).then_some(PATIENCE)).map_err(system)?;
     let mut line = encoded(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(system)?;
-    // root may be talking to a program of the target's user: how much it says is its choice.
+    // For root, the other end may be a program of the target's user. The length of the answer is
+    // therefore limited.
     let mut line = Vec::new();
     BufReader::new(stream.take(MAX_REPLY)).read_until(b'\n', &mut line).map_err(system)?;
     serde_json::from_slice(&line).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
-/// How long a process that carries the collector may be without an aggregator that answers: one that has just started
-/// it opens its socket a moment later.
+/// Limit of the wait for a process with a collector, but without an answering aggregator. An
+/// aggregator opens its socket a moment after the start of the process.
 const STARTING: Duration = Duration::from_secs(1);
 
 fn connect(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
@@ -122,7 +124,7 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     let others = procfs::uid(pid).filter(|&uid| own == 0 && uid != 0);
     let mut untrusted = None;
     for uid in [Some(own), others].into_iter().flatten() {
-        // In a folder that somebody else has put there, somebody else would answer.
+        // In a folder planted by another user, this user would answer.
         let usual = match private_dir::is_there(uid) {
             Ok(is_there) => is_there.then(|| Place::File(socket_path(uid, pid))),
             Err(error) => {
@@ -139,13 +141,13 @@ fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     Err(ControlError::Nobody { pid, untrusted })
 }
 
-/// None where nobody listens who may be believed.
+/// Connects to a place. Returns none without a trusted listener.
 fn connect_to(place: &Place, uid: u32) -> Result<Option<UnixStream>, ControlError> {
     let system = |source| ControlError::System { path: place.shown(), source };
     let stream = match place.connect() {
         Ok(stream) => stream,
-        // Its aggregator was killed. It stays for the next one to replace: that may have just done
-        // so.
+        // The aggregator of this socket was killed. The socket file stays for the next aggregator
+        // to replace. The replacement may have just happened.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(_) if matches!(place, Place::Name(_)) => return Ok(None),
@@ -155,13 +157,13 @@ fn connect_to(place: &Place, uid: u32) -> Result<Option<UnixStream>, ControlErro
     match place {
         _ if peer == uid || peer == 0 => Ok(Some(stream)),
         Place::File(_) => Err(ControlError::Impostor { path: place.shown(), peer }),
-        // Anybody may choose such a name.
+        // Any user may choose such a name.
         Place::Name(_) => Ok(None),
     }
 }
 
-/// What a person reads. Whatever the target called itself is made harmless here, and field by field: a name must not look like
-/// a line of ours.
+/// Formats the numbers as text for people. Names chosen by the target are made harmless here, field
+/// by field: a name must not look like a line of Heapline.
 fn stats_text(stats: &Stats) -> String {
     let session = &stats.snapshot;
     let mut lines = vec![format!("process {}: {}", session.pid, printable(&session.command))];
@@ -225,7 +227,7 @@ fn found_text(found: &Found) -> String {
     lines.join("\n")
 }
 
-/// A reply as [`ask`] shows it: for the fuzzer, which asks nobody.
+/// Returns a reply in the form of [`ask`]. The fuzzer calls this function, without any aggregator.
 pub fn shown(line: &[u8]) -> Option<String> {
     match serde_json::from_slice(line).ok()? {
         Reply::Stats(stats) => Some(stats_text(&stats)),

@@ -1,4 +1,4 @@
-//! The control socket: `aggregator ctl` on one side, a running aggregator on the other.
+//! The control socket: `aggregator ctl` on one side, a running aggregator on the other side.
 
 mod client;
 mod places;
@@ -14,13 +14,13 @@ use crate::base::private_dir::PrivateDirError;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a request was not carried out, or a socket is not served.
+/// Reasons why a request was not carried out, or a socket is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The folder is not usable.
     #[error(transparent)]
     Folder(#[from] PrivateDirError),
-    /// Nobody listens.
+    /// No aggregator listens.
     #[error(
         "no aggregator traces process {pid}: start one with aggregator --attach {pid}, or as its user or root{}",
         also(untrusted)
@@ -28,10 +28,10 @@ pub enum ControlError {
     Nobody {
         /// The process.
         pid: u32,
-        /// What stands in the place of the usual folder.
+        /// The untrusted entry in the place of the usual folder.
         untrusted: Option<PrivateDirError>,
     },
-    /// It does not answer.
+    /// The aggregator does not answer.
     #[error(
         "the aggregator of process {pid} does not answer: is it stopped? continue it, or kill it; the process is safe"
     )]
@@ -44,24 +44,24 @@ pub enum ControlError {
     System {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Whoever listens is neither the folder's user nor root.
+    /// The listening user is neither the folder's user nor root.
     #[error("{} is served by user {peer}, who is not to be trusted with it: remove it", path.display())]
     Impostor {
         /// The socket.
         path: PathBuf,
-        /// Who listens.
+        /// The listening user.
         peer: u32,
     },
-    /// The aggregator could not do it.
+    /// The aggregator could not carry out the request.
     #[error("{0}")]
     Refused(String),
-    /// It answered in a way that this version does not understand.
+    /// The answer is not understood by this version.
     #[error("the aggregator's answer is not understood ({0}): use the aggregator program that it was started with")]
     Garbled(String),
-    /// No such block.
+    /// No live block begins at the address.
     #[error("no live block begins at {address:#x}: it was freed, is older than the trace, or begins elsewhere")]
     NotLive {
         /// The address.

@@ -1,9 +1,9 @@
-//! Where control sockets are: in the usual folder, in another one where that could not be had, or
-//! in no folder at all.
+//! Places of control sockets: in the usual folder, in another folder, or in no folder at all.
 //!
-//! A client knows the usual folder by the user's number. All other sockets are found in the
-//! kernel's list, `/proc/net/unix`. What stands there may be anybody's: a folder counts only if it
-//! is the user's, and whoever listens is asked for by the kernel's word.
+//! A client knows the usual folder from the user's number. All other sockets are found in the
+//! kernel's list, `/proc/net/unix`. An entry of the list may come from any user. A folder therefore
+//! counts only if it belongs to the user, and the kernel is asked for the user of the listening
+//! process.
 
 use crate::base::private_dir::NAME;
 use crate::base::{private_dir, sys};
@@ -13,17 +13,17 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Where the socket of a process may be.
+/// Possible place of a process's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A file.
+    /// A socket in a file system.
     File(PathBuf),
-    /// A name that is no file's, for a process that found no folder.
+    /// An abstract name, for a process without a folder.
     Name(String),
 }
 
 impl Place {
-    /// What a person calls it.
+    /// Returns the place in a form for people.
     pub fn shown(&self) -> PathBuf {
         match self {
             Place::File(path) => path.clone(),
@@ -31,7 +31,7 @@ impl Place {
         }
     }
 
-    /// Connects to whoever listens there.
+    /// Connects to the listening process.
     pub fn connect(&self) -> io::Result<UnixStream> {
         match self {
             Place::File(path) => UnixStream::connect(path),
@@ -40,10 +40,11 @@ impl Place {
     }
 }
 
-/// Listens without a folder. The name cannot be guessed, so nobody can have it before.
+/// Listens without a folder. The name cannot be guessed, so no other process can take the name
+/// first.
 ///
-/// Only where the kernel tells users apart: in a user namespace all that are not mapped have one
-/// number.
+/// Fails where the kernel does not tell users apart: in a user namespace, all users without a
+/// mapping have the same number.
 pub fn bind_without_folder(pid: u32) -> io::Result<UnixListener> {
     if !sys::is_mapped_user() {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -56,7 +57,7 @@ fn prefix(pid: u32) -> String {
     format!("{NAME}-ctl-{pid}-")
 }
 
-/// Places other than the usual one where the socket of a process may be that `uid` traces.
+/// Returns possible places of the socket of a process traced by `uid`, except the usual place.
 pub fn others(uid: u32, pid: u32) -> Vec<Place> {
     let Ok(list) = File::open("/proc/net/unix") else { return Vec::new() };
     let lines = BufReader::new(list).split(b'\n').map_while(Result::ok);
@@ -74,15 +75,15 @@ pub fn others(uid: u32, pid: u32) -> Vec<Place> {
     places
 }
 
-/// The place in a line of `/proc/net/unix`, whose last column is the name that a socket was bound
-/// to.
+/// Returns the place in a line of `/proc/net/unix`. The last column is the name at the time of the
+/// bind.
 fn parse(line: &str, pid: u32) -> Option<Place> {
     const COLUMNS_BEFORE: usize = 7;
     let bound = line.splitn(COLUMNS_BEFORE + 1, ' ').nth(COLUMNS_BEFORE)?.trim_start();
     if let Some(name) = bound.strip_prefix('@') {
         return name.starts_with(&prefix(pid)).then(|| Place::Name(name.to_owned()));
     }
-    // Bound as `PID.AGGREGATOR.new`, and renamed since.
+    // The socket was bound as `PID.AGGREGATOR.new`, and renamed afterwards.
     let path = Path::new(bound);
     let folder = path.parent().filter(|folder| folder.is_absolute())?;
     let is_ours = folder.file_name()?.to_str()?.starts_with(NAME);

@@ -1,4 +1,4 @@
-//! What goes over the control socket: one line of JSON each way.
+//! The protocol of the control socket: a single line of JSON in each direction.
 
 use crate::base::text::rfc3339;
 use crate::process::procfs;
@@ -12,64 +12,64 @@ use std::path::PathBuf;
 /// Longest line, in bytes: more than any path.
 pub const MAX_LINE: u64 = 64 * 1024;
 
-/// What a client may ask for.
+/// Requests of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
-    /// The numbers.
+    /// Asks for the numbers.
     Stats,
-    /// A snapshot.
+    /// Asks for a snapshot.
     Snapshot {
-        /// Where, absolute.
+        /// Absolute path of the snapshot.
         output: PathBuf,
     },
-    /// The peak becomes what is live now.
+    /// Sets the peak to the current live bytes.
     ResetPeak,
-    /// All traces are forgotten.
+    /// Forgets all traces.
     ClearTraces,
-    /// What is changed while it goes on.
+    /// Changes a setting during the session.
     Set(Change),
-    /// The live block at an address.
+    /// Asks for the live block at an address.
     Lookup {
         /// The address.
         address: u64,
     },
-    /// Tracing ends, and the last snapshot is written.
+    /// Ends the tracing, and writes the last snapshot.
     Detach,
 }
 
-/// See [`Request::Set`].
+/// A change of a setting, for [`Request::Set`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// The mean distance of samples, in bytes.
     Sample(u64),
-    /// How many samples a second the distance is adapted to.
+    /// The number of samples per second, to which the distance is adapted.
     SamplesPerSecond(u32),
 }
 
 impl Request {
-    /// The request in a line.
+    /// Parses the request in a line.
     pub fn parse(line: &[u8]) -> Result<Request, serde_json::Error> {
         serde_json::from_slice(line)
     }
 }
 
-/// The answers.
+/// Answers of the aggregator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// To [`Request::Stats`].
+    /// Answer to [`Request::Stats`].
     Stats(Box<Stats>),
-    /// To [`Request::Lookup`].
+    /// Answer to [`Request::Lookup`].
     Found(Option<Found>),
-    /// To the others: what was done.
+    /// Answer to the other requests: a report of the work done.
     Done(Vec<String>),
-    /// It was not done.
+    /// Error: the request was not carried out.
     Error(String),
 }
 
-/// The numbers, as product.md's JSON has them.
+/// The numbers, in the JSON form of product.md.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     pub snapshot: Session,
@@ -77,7 +77,7 @@ pub struct Stats {
     pub own: Own,
 }
 
-/// See [`Stats`].
+/// The part of [`Stats`] about the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     pub pid: u32,
@@ -93,7 +93,7 @@ pub struct Session {
     pub untracked_frees: u64,
 }
 
-/// See [`Stats`].
+/// The part of [`Stats`] about a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainStats {
     pub domain: String,
@@ -105,12 +105,12 @@ pub struct DomainStats {
     pub allocated_bytes: u64,
 }
 
-/// See [`Stats`].
+/// The part of [`Stats`] about Heapline's own use of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Own {
     pub target_bytes: u64,
     pub aggregator_bytes: u64,
-    /// Questions of the program's `tracemalloc` that were answered.
+    /// Answered questions of the program's `tracemalloc`.
     pub tracemalloc_queries: u64,
 }
 
@@ -122,30 +122,30 @@ pub struct Found {
     pub size: u64,
     pub tid: u32,
     pub thread: String,
-    /// The oldest frame first.
+    /// Frames of the traceback, the oldest frame first.
     pub traceback: Vec<RawFrame>,
     pub total_nframe: u16,
 }
 
-/// A frame, as far as it is known without symbols.
+/// A frame, with the facts known without symbols.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawFrame {
     /// Return address.
     pub address: String,
-    /// Path of the object, empty when the code belongs to none.
+    /// Path of the object; empty for code outside of any object.
     pub module: String,
-    /// The object's own address, as addr2line takes it.
+    /// Address within the object, in the form for addr2line.
     pub offset: String,
-    /// Of a Python frame, which has no addresses: its line; its file is the module.
+    /// Line of a Python frame. A Python frame has no addresses; its file is in `module`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub line: Option<u32>,
-    /// Of a Python frame: its function.
+    /// Function of a Python frame.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub function: Option<String>,
 }
 
 impl Stats {
-    /// The numbers of a process.
+    /// Collects the numbers of a process.
     pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>) -> Stats {
         Stats {
             snapshot: Session {

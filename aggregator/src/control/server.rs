@@ -1,4 +1,4 @@
-//! The socket on which a running aggregator answers. Only its own user and root are heard.
+//! The socket of a running aggregator for requests. Only its own user and root may ask.
 
 use super::protocol::{Change, MAX_LINE, Reply, Request, Stats};
 use super::{ControlError, places};
@@ -18,24 +18,25 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a client may keep us waiting for its line.
+/// Limit of the wait for a client's line.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a client that is being answered may delay the end: it may have asked for just that.
+/// Limit of the delay of the aggregator's end by a client with an answer in progress. The client
+/// may have asked for the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// A socket that is served; removed when this is dropped.
+/// A served socket. Dropping the value removes the socket.
 #[derive(Debug)]
 pub struct Server {
-    /// Its file, if it has one.
+    /// File of the socket; none for a socket without a file.
     path: Option<PathBuf>,
-    /// Counts the clients by its copies.
+    /// Counts the clients: each client holds a copy.
     clients: Arc<()>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A client that finds it refused says so too.
+        // A client with a refused connection also reports that no aggregator listens.
         self.path.iter().for_each(|path| drop(fs::remove_file(path)));
         let begun = Instant::now();
         while Arc::strong_count(&self.clients) > ONLY_OURS && begun.elapsed() < LAST_ANSWERS {
@@ -44,21 +45,21 @@ impl Drop for Server {
     }
 }
 
-/// That of the server.
+/// Count without any client: the server's own reference.
 const ONLY_OURS: usize = 1;
 
-/// Counts the clients that are being answered.
+/// Counts the clients with an answer in progress.
 #[derive(Clone, Debug)]
 pub struct Clients(Weak<()>);
 
 impl Server {
-    /// For whoever answers its clients.
+    /// Returns the counter for an answering thread.
     pub fn clients(&self) -> Clients {
         Clients(Arc::downgrade(&self.clients))
     }
 }
 
-/// Serves a job's socket on a thread of its own.
+/// Serves the socket of a job on a new thread.
 pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
     let (listener, server) = bind(job.pid())?;
     let system = |source| ControlError::System { path: server.path.clone().unwrap_or_default(), source };
@@ -68,7 +69,7 @@ pub fn serve(job: &Arc<Job>) -> Result<Server, ControlError> {
     Ok(server)
 }
 
-/// The socket of a process, for whoever waits for clients by himself.
+/// Binds the socket of a process, for a caller that waits for clients on its own.
 pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
     let folder = match private_dir::open() {
         Ok(folder) => folder,
@@ -80,8 +81,9 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
     let path = folder.join(format!("{pid}.sock"));
     let system = |source| ControlError::System { path: path.clone(), source };
     remove_stale(&path);
-    // Under another name until it listens: whoever finds it is answered. The arena has one owner, so a socket that is there
-    // belongs to one that is gone.
+    // The socket has another name until it listens: a client that finds the final name gets an
+    // answer. The arena has a single owner, so an existing socket belongs to an aggregator that is
+    // gone.
     let early = path.with_extension(format!("{}.new", std::process::id()));
     let placed = || {
         let listener = UnixListener::bind(&early)?;
@@ -90,34 +92,35 @@ pub fn bind(pid: u32) -> Result<(UnixListener, Server), ControlError> {
         Ok(listener)
     };
     let listener = placed().map_err(|error| {
-        // The first error is the one that matters.
+        // The first error matters, so the second error is ignored.
         let _ = fs::remove_file(&early);
         system(error)
     })?;
     Ok((listener, Server { path: Some(path), clients: Arc::new(()) }))
 }
 
-/// Removes the sockets of processes that are gone from the folder of this one: their aggregators were killed.
+/// Removes the sockets of ended processes from the folder of this socket. The aggregators of these
+/// processes were killed.
 fn remove_stale(path: &Path) {
     let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
     for socket in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {
         let pid = socket.file_name().and_then(|name| name.to_str()?.split('.').next()?.parse::<u32>().ok());
         let is_ours = socket.extension().is_some_and(|extension| extension == "sock" || extension == "new");
         let is_gone = pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
-        // A process that is not seen may be one of another container's that has the folder too.
+        // An invisible process may belong to another container with the same folder.
         if is_ours && is_gone && UnixStream::connect(&socket).is_err() {
-            // Another may be faster.
+            // Another aggregator may be faster.
             let _ = fs::remove_file(socket);
         }
     }
 }
 
-/// Answers a client on a thread of its own. Who may not ask costs no thread: a socket without a
-/// file has no mode that would keep others from it.
+/// Answers a client on a thread of its own. A client without permission costs no thread: a socket
+/// without a file has no mode that keeps other users away.
 pub fn answer_apart(job: &Arc<Job>, stream: UnixStream, clients: &Clients) {
     if !sys::peer(&stream).is_ok_and(|(_, uid)| is_heard(uid)) {
         let refusal = Reply::Error("only the aggregator's own user and root may use its socket".to_owned());
-        // Whoever does not read it knows that already.
+        // A client that does not read the refusal already knows it.
         let _ = stream.set_nonblocking(true).and_then(|()| send(&stream, &refusal));
         return;
     }
@@ -184,7 +187,7 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
 fn stats(job: &Job, figures: &Figures) -> Stats {
     job.causes().look();
     figures.recorded.iter().for_each(|object| job.causes().is_recorded(object));
-    // Its modules are copied for snapshots only; those of a process that runs are seen among its
+    // The modules are copied for snapshots only. For a running process, the modules are seen in its
     // mappings.
     let unseen = job.causes().of_program(&figures.image.executable, &[]);
     Stats::new(job.pid(), job.tracer().settings().nframe, figures, unseen)

@@ -1,7 +1,8 @@
-//! Starting the command with the collector and the arena, and with everything else as it would be without us.
+//! Starts the command with the collector and the arena. Everything else is as without Heapline.
 //!
-//! The environment keeps its order and bytes: LD_PRELOAD is changed in place or added behind the last entry, followed
-//! by the arena's variable; the collector undoes both. `std::process::Command` would sort it.
+//! The environment keeps its order and bytes. LD_PRELOAD is changed in place, or added behind the
+//! last entry. The arena's variable follows at the end. The collector undoes both changes.
+//! `std::process::Command` is not used, because it would sort the environment.
 
 use super::inherited;
 use crate::base::sys;
@@ -18,10 +19,11 @@ use std::path::Path;
 use std::ptr;
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
-/// The arena's descriptor stays below this, where programs that use select() or a fixed table expect descriptors.
+/// Limit of the arena's descriptor. Programs that use select() or a fixed table expect descriptors
+/// below this limit.
 const HIGHEST_FD: u64 = 1024;
 
-/// Why the command does not run.
+/// Reasons why the command does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The system refused before there was a command.
@@ -29,10 +31,10 @@ pub enum StartError {
     System {
         /// The step.
         what: &'static str,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A zero byte in an argument.
+    /// An argument contains a zero byte.
     #[error("an argument of the command contains a zero byte")]
     ZeroByte,
     /// exec refused.
@@ -40,43 +42,43 @@ pub enum StartError {
     Exec {
         /// The command.
         command: OsString,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// A command that is ready to start.
+/// A command ready to start.
 pub struct Command {
     name: OsString,
     arguments: CStrings,
     environment: CStrings,
-    /// The arena's descriptor, and the one under which the command finds it.
+    /// The arena's descriptor in this process, and its descriptor in the command.
     arena: Option<(RawFd, RawFd)>,
 }
 
-/// What a command finds in its environment besides its own.
+/// Additions to a command's environment.
 pub enum Handed<'a> {
-    /// The collector, and the arena that was made for it.
+    /// The collector, and the arena made for the collector.
     Arena {
-        /// The library's path.
+        /// Path of the library.
         collector: &'a Path,
         /// The arena.
         map: &'a ArenaMap,
     },
-    /// The collector for what the command starts, and the way to the aggregator as text.
+    /// The collector for child programs of the command, and the way to the aggregator as text.
     Way {
-        /// The library's path.
+        /// Path of the library.
         collector: &'a Path,
         /// The value of [`ENV_TREE`].
         way: String,
     },
-    /// Nothing.
+    /// No additions.
     Nothing,
 }
 
-/// A null-terminated list of C strings, as exec takes it.
+/// A null-terminated list of C strings, in the form for exec.
 struct CStrings {
-    /// What the pointers point to.
+    /// Owners of the strings behind the pointers.
     _strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
@@ -89,7 +91,7 @@ impl CStrings {
 }
 
 impl Command {
-    /// Prepares `command` (name and arguments) to run with what it is handed.
+    /// Prepares `command` (name and arguments) to run with the additions in `handed`.
     pub fn new(command: &[OsString], handed: &Handed<'_>) -> Result<Command, StartError> {
         let arguments = command.iter().map(|argument| CString::new(argument.as_bytes()));
         let arguments = arguments.collect::<Result<Vec<_>, _>>().map_err(|_| StartError::ZeroByte)?;
@@ -112,14 +114,15 @@ impl Command {
         })
     }
 
-    /// Makes a child in the caller's process group, which does not begin before [`Waiting::begin`].
+    /// Makes a child in the caller's process group. The child does not begin before
+    /// [`Waiting::begin`].
     pub fn fork(&self) -> Result<Waiting, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let (failure, report) = io::pipe().map_err(system("make a pipe"))?;
         let (go, begin) = io::pipe().map_err(system("make a pipe"))?;
         let mask = block_signals();
-        // SAFETY: the child calls only async-signal-safe functions until it ends or execs, on memory that was
-        // prepared above.
+        // SAFETY: until exec or its end, the child calls only async-signal-safe functions, on
+        // memory prepared before the fork.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             self.exec(report.as_raw_fd(), go.as_raw_fd(), begin.as_raw_fd());
@@ -129,11 +132,16 @@ impl Command {
         Ok(Waiting { pid, name: self.name.clone(), failure, begin })
     }
 
-    /// The child's part.
+    /// Runs the child's part: waits for the parent, then becomes the command.
     fn exec(&self, report: RawFd, go: RawFd, begin: RawFd) -> ! {
         inherited::restore();
-        // SAFETY: plain calls on descriptors; the lists are null-terminated and outlive the call, and end in exec or
-        // in _exit. Nobody writes to `begin`: it is closed when the command may begin, or when the parent is gone.
+        // SAFETY:
+        // 1. The calls take valid descriptors.
+        // 2. The lists are null-terminated and outlive the call.
+        // 3. The child ends in exec or in _exit.
+        //
+        // No process writes to `begin`: the pipe is closed when the command may begin, or when the
+        // parent is gone.
         unsafe {
             libc::close(begin);
             let mut nothing = 0u8;
@@ -149,7 +157,7 @@ impl Command {
     }
 }
 
-/// A child that is the command as soon as it may begin.
+/// A child that waits to become the command.
 pub struct Waiting {
     pid: libc::pid_t,
     name: OsString,
@@ -158,21 +166,23 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Its process id.
+    /// Returns the process id of the child.
     pub fn pid(&self) -> libc::pid_t {
         self.pid
     }
 
-    /// Lets it begin; returns once exec has succeeded.
+    /// Lets the child begin. Returns when exec has succeeded or failed.
     pub fn begin(self) -> Result<(), StartError> {
         let Waiting { pid, name, mut failure, begin } = self;
         drop(begin);
         let mut errno = [0; 4];
-        // exec closes the pipe; a child that failed, or was killed before, is reaped.
+        // exec closes the pipe, and so does the end of a child killed earlier. A child with a
+        // failed exec is reaped here.
         match failure.read_exact(&mut errno) {
             Err(_) => Ok(()),
             Ok(()) => {
-                // SAFETY: waits for a child of ours, without asking for its status.
+                // SAFETY: `waitpid` waits for a child of this process, and the null pointer asks
+                // for no status.
                 unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
                 let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
                 Err(StartError::Exec { command: name, source })
@@ -181,7 +191,8 @@ impl Waiting {
     }
 }
 
-/// The variable that names the arena, and the arena's descriptor here and in the command.
+/// Returns the variable with the arena's name, and the arena's descriptors in this process and in
+/// the command.
 fn arena_variable(map: &ArenaMap) -> Result<(String, (RawFd, RawFd)), StartError> {
     let at = free_descriptor().map_err(|source| StartError::System { what: "hand the arena on", source })?;
     let file = map.file();
@@ -194,7 +205,8 @@ fn inherited_environment() -> Vec<CString> {
         static environ: *const *const c_char;
     }
     let mut entries = Vec::new();
-    // SAFETY: libc's list ends with null and consists of C strings; nothing in this program changes it.
+    // SAFETY: libc's list ends with null and consists of C strings. Nothing in this program changes
+    // the list.
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
@@ -205,29 +217,29 @@ fn inherited_environment() -> Vec<CString> {
     entries
 }
 
-/// `inherited` with the collector in front of the preloaded libraries and the collector's variable
-/// at the end.
+/// Returns `inherited` with two changes: the collector stands in front of the preloaded libraries,
+/// and the collector's variable at the end.
 fn environment(inherited: &[CString], collector: &OsStr, variable: &str) -> Vec<CString> {
     let ours = [ENV_ARENA, ENV_TREE].map(|name| [name.as_bytes(), b"="].concat());
     let mut entries: Vec<Vec<u8>> = inherited.iter().map(|entry| entry.as_bytes().to_vec()).collect();
-    // One that an earlier run left behind would hide ours.
+    // A variable left by an earlier run would hide the new variable.
     entries.retain(|entry| !ours.iter().any(|name| entry.starts_with(name)));
     match entries.iter_mut().find(|entry| entry.starts_with(PRELOAD)) {
         Some(entry) => *entry = [PRELOAD, collector.as_bytes(), b":", &entry[PRELOAD.len()..]].concat(),
         None => entries.push([PRELOAD, collector.as_bytes()].concat()),
     }
     entries.push(variable.as_bytes().to_vec());
-    // None has a zero byte: they were C strings, or paths and numbers.
+    // No entry has a zero byte: all were C strings, or paths and numbers.
     entries.into_iter().filter_map(|entry| CString::new(entry).ok()).collect()
 }
 
-/// The highest descriptor that is free and allowed.
+/// Returns the highest free and allowed descriptor.
 fn free_descriptor() -> io::Result<RawFd> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the write.
     sys::check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
     let end = RawFd::try_from(limit.rlim_cur.min(HIGHEST_FD)).unwrap_or(RawFd::MAX);
-    // SAFETY: only asks whether the descriptor is open.
+    // SAFETY: F_GETFD only asks whether the descriptor is open.
     let is_free = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == -1;
     (3..end).rev().find(is_free).ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))
 }
@@ -235,7 +247,7 @@ fn free_descriptor() -> io::Result<RawFd> {
 fn block_signals() -> libc::sigset_t {
     let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
     let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: both sets are valid for the writes, and zeros are a valid set should a call fail.
+    // SAFETY: both sets are valid for the writes, and zeros are a valid set if a call fails.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
@@ -244,7 +256,7 @@ fn block_signals() -> libc::sigset_t {
 }
 
 fn unblock_signals(mask: &libc::sigset_t) {
-    // SAFETY: the mask is one that was in force.
+    // SAFETY: `mask` is a valid signal set, and was in force before.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
 

@@ -1,7 +1,8 @@
-//! How signals stood when the process began: what the command must find.
+//! Records the state of signals at the start of the process. The command must find the same state.
 //!
-//! Rust's runtime ignores SIGPIPE before `main`, so this is recorded earlier, while the loader initialises the
-//! program. exec resets handlers by itself, but neither what is ignored nor the mask.
+//! Rust's runtime ignores SIGPIPE before `main`. The state is therefore recorded earlier, while the
+//! loader initialises the program. exec resets handlers by itself, but keeps ignored signals and
+//! the signal mask.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -12,24 +13,26 @@ static IGNORED: AtomicU64 = AtomicU64::new(0);
 /// Bit N - 1: signal N was blocked.
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 
-/// Linux's signals.
+/// Numbers of Linux's signals.
 const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
 
 #[used]
-// SAFETY: the loader calls each entry of this section once, with arguments that the function does not take.
+// SAFETY: the loader calls each entry of this section once. `record` ignores the arguments of the
+// call.
 #[unsafe(link_section = ".init_array")]
 static RECORD: extern "C" fn() = record;
 
 extern "C" fn record() {
     let (mut ignored, mut blocked) = (0, 0);
     let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: with a null set the mask is only read, into memory that is valid for the write.
+    // SAFETY: with a null set, `pthread_sigmask` only reads the mask, into memory valid for the
+    // write.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr()) };
     for signal in SIGNALS {
         let bit = 1u64 << (signal - 1);
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: with a null action the old one is only read, into memory that is valid for the write; zeros are a
-        // valid sigaction and a valid sigset_t should the calls fail.
+        // SAFETY: with a null action, `sigaction` only reads the old action, into memory valid for
+        // the write. Zeros are a valid sigaction and a valid sigset_t if a call fails.
         unsafe {
             libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
             if action.assume_init_ref().sa_sigaction == libc::SIG_IGN {
@@ -44,9 +47,10 @@ extern "C" fn record() {
     BLOCKED.store(blocked, Ordering::Relaxed);
 }
 
-/// Puts dispositions and mask back as they were. For the child between fork and exec: async-signal-safe.
+/// Restores the dispositions and the mask of signals. The function is async-signal-safe, for the
+/// child between fork and exec.
 ///
-/// All signals must be blocked, so that no handler of the parent's runs in the child.
+/// All signals must be blocked, so that no handler of the parent runs in the child.
 pub fn restore() {
     let (ignored, blocked) = (IGNORED.load(Ordering::Relaxed), BLOCKED.load(Ordering::Relaxed));
     let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
@@ -55,13 +59,14 @@ pub fn restore() {
     for signal in SIGNALS {
         let bit = 1u64 << (signal - 1);
         let disposition = if ignored & bit != 0 { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: both dispositions are valid for every signal; the calls fail for SIGKILL, SIGSTOP and libc's own.
+        // SAFETY: both dispositions are valid for every signal. The call fails for SIGKILL, SIGSTOP
+        // and libc's own signals.
         unsafe { libc::signal(signal, disposition) };
         if blocked & bit != 0 {
-            // SAFETY: the set was initialised above.
+            // SAFETY: `sigemptyset` has initialised the set.
             unsafe { libc::sigaddset(mask.as_mut_ptr(), signal) };
         }
     }
-    // SAFETY: the set was initialised above.
+    // SAFETY: `sigemptyset` has initialised the set.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask.as_ptr(), ptr::null_mut()) };
 }

@@ -1,4 +1,5 @@
-//! `aggregator run`: a command, traced from its first instruction, and otherwise as if it ran alone.
+//! `aggregator run`: runs a command, traced from its first instruction, and otherwise as if it ran
+//! alone.
 
 mod child;
 pub mod inherited;
@@ -32,24 +33,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use wait::{Exit, Signals};
 
-/// What to run, and how.
+/// Options of a run: the command, and the way to trace the command.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     /// Name and arguments.
     pub command: Vec<OsString>,
-    /// Where the snapshot goes.
+    /// Path of the snapshot.
     pub output: Option<PathBuf>,
     /// Frames kept per traceback.
     pub nframe: u32,
-    /// Which samples to record; none to record everything.
+    /// Selection of the samples to record; none to record everything.
     pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
-    /// Whether the processes that it starts are traced too.
+    /// Whether to trace also the processes started by the command.
     pub follows: bool,
 }
 
-/// Why the command was not run.
+/// Reasons why the command was not run.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each names the layer that it comes from")]
 pub enum LaunchError {
@@ -70,7 +71,8 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// The exit status, by the convention of env(1) and timeout(1): 127 not found, 126 not executable, 125 otherwise.
+    /// Returns the exit status by the convention of env(1) and timeout(1): 127 not found, 126 not
+    /// executable, 125 otherwise.
     pub fn exit_status(&self) -> u8 {
         match self {
             LaunchError::Start(StartError::Exec { source, .. }) if source.kind() == io::ErrorKind::NotFound => 127,
@@ -80,16 +82,16 @@ impl LaunchError {
     }
 }
 
-/// What was done.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Ran {
-    /// The command's exit status, 128 + N for signal N.
+    /// The command's exit status; 128 + N for signal N.
     pub status: i32,
-    /// What to say on standard error.
+    /// Lines for standard error.
     pub lines: Vec<String>,
 }
 
-/// Runs a command to its end and writes its snapshot.
+/// Runs a command to its end, and writes its snapshot.
 pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let examined = elf::examine_command(&config.command);
     let name = command_name(config, examined.as_ref());
@@ -139,7 +141,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let tree = tree.zip(folder).inspect(|(tree, folder)| tree.set_root(pid, Arc::clone(folder)));
     let place = place.get_or_init(|| Place { spot: Spot::File(destination), pid }).clone();
     let job = Arc::new(Job::new(tracer, place, archive, Arc::clone(&interrupted), doubt));
-    // Whoever sees the command can ask about it.
+    // Served before the command begins: a client that sees the command can ask about it.
     let control = control::serve(&job);
     let child_pid = child.pid();
     child.begin()?;
@@ -160,7 +162,7 @@ fn finish(job: &Job, tree: Option<(Tree, Arc<Folder>)>, exit: Exit, control_erro
     Ran { status: exit.status(), lines }
 }
 
-/// From here on, what would have interrupted the command interrupts the writing of its snapshot.
+/// Lets the signals that end a command interrupt the writing of the snapshot from here on.
 fn interrupt_on_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
     interrupted.store(false, Ordering::Relaxed);
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
@@ -169,20 +171,20 @@ fn interrupt_on_signals(interrupted: &Arc<AtomicBool>) -> io::Result<()> {
     Ok(())
 }
 
-/// How the command is started.
+/// Ways to start the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
     /// With the collector and an arena.
     Traced,
-    /// A static program that may start others: these find the collector in the environment, and
-    /// each makes its own arena.
+    /// A static program that may start other programs. These find the collector in the environment,
+    /// and each makes its own arena.
     Launcher,
-    /// Without anything of ours.
+    /// Without any additions.
     Untraced,
 }
 
 impl Start {
-    /// An error where nothing could be recorded for certain.
+    /// Chooses the way to start. Fails if certainly nothing could be recorded.
     fn of(examined: Option<&Examined>, follows: bool) -> Result<Start, LaunchError> {
         match examined {
             Some(Examined { is_launcher: true, .. }) if follows => Ok(Start::Launcher),
@@ -200,7 +202,7 @@ impl Start {
     }
 }
 
-/// Why nothing may come to be recorded.
+/// Returns the reason why possibly nothing is recorded.
 fn doubt(examined: &Examined) -> Option<String> {
     let Examined { program, obstacle, is_launcher } = examined;
     let reason = obstacle.as_ref()?.reason();
@@ -208,7 +210,8 @@ fn doubt(examined: &Examined) -> Option<String> {
     Some(format!("{} {reason}{but}", program.display()))
 }
 
-/// What is known of the program before it runs: enough for one that ends before it can be looked at.
+/// Returns the facts known about the program before it runs. They are enough for a program that
+/// ends before the first look at its process.
 fn launched(config: &RunConfig, examined: Option<&Examined>) -> Image {
     let program = examined.map(|examined| examined.program.clone()).unwrap_or_default();
     let program = std::fs::canonicalize(&program).unwrap_or(program);
@@ -216,8 +219,7 @@ fn launched(config: &RunConfig, examined: Option<&Examined>) -> Image {
     Image { number: 0, executable: program.to_string_lossy().into_owned(), command: words.join(" "), is_read: false }
 }
 
-/// What the snapshot is called after: the command, or the program that the command has the loader
-/// start.
+/// Returns the name for the snapshot: the command, or the program started by the command's loader.
 fn command_name(config: &RunConfig, examined: Option<&Examined>) -> String {
     let command = config.command.first().map(Path::new);
     let loaded = examined.map(|examined| &*examined.program);

@@ -1,7 +1,8 @@
-//! Being the command's invisible parent: signals, job control, and its end.
+//! The command's invisible parent: signals, job control, and the command's end.
 //!
-//! The kernel sends a terminal's signals to the whole foreground group, so the command has them already; those are
-//! ignored here. A signal that somebody sent to this process alone is meant for the command, and goes on to it.
+//! The kernel sends a terminal's signals to the whole foreground group, so the command already has
+//! these signals. They are ignored here. A signal sent to this process alone is meant for the
+//! command, and is passed on.
 
 use crate::base::sys;
 use crate::process::procfs;
@@ -17,23 +18,23 @@ use std::io;
 const HANDLED: [libc::c_int; 13] = [
     SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
 ];
-/// How far up the sender's ancestors are followed.
+/// Limit of the ancestors looked at from the sender upwards.
 const GENERATIONS: usize = 16;
 
-/// The signals that this process receives from now on.
+/// Receiver of this process's signals.
 pub struct Signals(SignalsInfo<WithOrigin>);
 
-/// How the command ended.
+/// The end of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// With a status.
+    /// An end with a status.
     Status(i32),
-    /// By a signal.
+    /// An end by a signal.
     Signal(i32),
 }
 
 impl Exit {
-    /// As a shell reports it: 128 + N for signal N.
+    /// Returns the exit status in a shell's form: 128 + N for signal N.
     pub fn status(self) -> i32 {
         match self {
             Exit::Status(status) => status,
@@ -48,7 +49,7 @@ impl Signals {
         SignalsInfo::new(HANDLED).map(Signals)
     }
 
-    /// Waits for the child's end, and passes on what is meant for it meanwhile.
+    /// Waits for the child's end, and passes signals on to the child in the meantime.
     pub fn wait_for(&mut self, child: libc::pid_t) -> io::Result<Exit> {
         loop {
             if let Some(exit) = collect(child)? {
@@ -67,12 +68,12 @@ impl Signals {
 fn is_for_child(origin: &Origin, child: libc::pid_t) -> bool {
     match origin.signal {
         SIGCHLD | SIGTSTP | SIGTTIN | SIGTTOU => false,
-        // Whoever continues us means the job.
+        // A sender of SIGCONT means the whole job.
         SIGCONT => true,
         _ => {
             let is_sent = matches!(origin.cause, Cause::Sent(_));
             let sender = origin.process.map(|process| process.pid);
-            // A command that signals its own group has signalled itself already.
+            // A command that signals its own group has already received the signal.
             is_sent && !sender.is_some_and(|sender| is_from_child(sender, child))
         }
     }
@@ -84,7 +85,7 @@ fn is_from_child(sender: libc::pid_t, child: libc::pid_t) -> bool {
     ancestry.take(GENERATIONS).any(|pid| i64::from(pid) == i64::from(child))
 }
 
-/// Looks at what has happened to the child since the last look.
+/// Looks for changes of the child since the last look.
 fn collect(child: libc::pid_t) -> io::Result<Option<Exit>> {
     loop {
         let mut status = 0;
@@ -102,10 +103,11 @@ fn collect(child: libc::pid_t) -> io::Result<Option<Exit>> {
     }
 }
 
-/// Stops as the child did, so that the shell takes its terminal back.
+/// Stops this process like the child, so that the shell takes its terminal back.
 ///
-/// Only for the terminal's stops. After a plain SIGSTOP somebody may continue the child alone; stopped, this process
-/// would never see that, nor the end of the child.
+/// This process stops only for the stop signals of a terminal. After a plain SIGSTOP, a user may
+/// continue the child alone. A stopped aggregator would notice neither this nor the end of the
+/// child.
 fn follow_stop(signal: libc::c_int) {
     if matches!(signal, SIGTSTP | SIGTTIN | SIGTTOU)
         && let Err(error) = low_level::emulate_default_handler(signal)
@@ -115,6 +117,7 @@ fn follow_stop(signal: libc::c_int) {
 }
 
 fn send(child: libc::pid_t, signal: libc::c_int) {
-    // SAFETY: signals a child that was not waited for yet, so the id is still its own.
+    // SAFETY: `kill` has no memory preconditions. The child was not waited for yet, so the id still
+    // belongs to the child.
     unsafe { libc::kill(child, signal) };
 }

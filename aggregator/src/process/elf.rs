@@ -1,7 +1,7 @@
-//! What can be known of a program before it runs: whether the loader will bring the collector in.
+//! Examines a program before it runs: whether the loader will bring the collector in.
 //!
-//! A script is judged by its interpreter, and where a command is glibc's loader, the program that
-//! the loader is given is judged.
+//! The judged program of a script is the interpreter. The judged program of glibc's loader is the
+//! program given to the loader.
 
 use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME};
 use heapline_shared_format::loader::{LOADER_NAME, program_index};
@@ -17,34 +17,34 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{env, ffi, iter};
 
-/// Why a program cannot be traced, or may turn out not to be.
+/// Reasons why a program cannot be traced, or may not be traced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// A 32-bit program.
     Bits32,
-    /// For another processor.
+    /// A program for another processor.
     OtherMachine,
-    /// Statically linked: there is no loader.
+    /// A statically linked program, without a loader.
     Static,
-    /// Runs as another user than its caller: the loader ignores LD_PRELOAD.
+    /// A set-id program, run as another user than the caller: the loader ignores LD_PRELOAD.
     SetId,
-    /// Runs under a sanitizer, which is its allocator and insists on coming first.
+    /// A program with a sanitizer. The sanitizer is the allocator, and must be loaded first.
     Sanitizer,
-    /// Brings its own malloc, which comes before any preloaded one.
+    /// A program with an own malloc. This malloc comes before any preloaded malloc.
     OwnMalloc,
-    /// Is started by another loader than glibc's: musl's, Android's.
+    /// A program of another loader than glibc's, such as musl's or Android's.
     OtherLoader,
-    /// Is not run at all: the loader is only asked for something.
+    /// No program runs at all: the loader is only asked for information.
     NotRun,
 }
 
 impl Obstacle {
-    /// Whether nothing can be recorded, for certain, so that whoever asks for a trace is refused.
+    /// Whether certainly nothing can be recorded. A trace of such a program is refused.
     pub fn is_certain(self) -> bool {
         matches!(self, Obstacle::Bits32 | Obstacle::OtherMachine | Obstacle::Static | Obstacle::Sanitizer)
     }
 
-    /// Whether the program may turn out to be traced all the same.
+    /// Whether the program may be traced in spite of the obstacle.
     fn lets_trace(self) -> bool {
         !self.is_certain() && !self.keeps_collector_out()
     }
@@ -55,7 +55,7 @@ impl Obstacle {
         matches!(self, Obstacle::OtherLoader | Obstacle::NotRun)
     }
 
-    /// The reason in words, to follow the program's name.
+    /// Returns the reason in words, to follow the program's name.
     pub fn reason(self) -> &'static str {
         match self {
             Obstacle::Bits32 => "is a 32-bit program, and Heapline traces 64-bit ones",
@@ -79,7 +79,7 @@ impl Obstacle {
     }
 }
 
-/// The file that runs when a shell is given `command`; none when there is none.
+/// Returns a shell's choice of a file for `command`; none without such a file.
 pub fn resolve(command: &ffi::OsStr) -> Option<PathBuf> {
     if command.as_bytes().contains(&b'/') {
         return Some(PathBuf::from(command));
@@ -91,24 +91,25 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// What a command comes to.
+/// Result of the examination of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Examined {
-    /// The program that counts: a script's interpreter; what the loader is given.
+    /// The program to judge: the interpreter of a script, or the program given to the loader.
     pub program: PathBuf,
-    /// What stands against tracing it. What cannot be read is no obstacle: running it will say
-    /// more.
+    /// Obstacle to tracing the program. An unreadable program has no obstacle: running it gives a
+    /// better error.
     pub obstacle: Option<Obstacle>,
-    /// It is static, and one of its arguments is a program that can be traced, which it may start.
+    /// Whether the program is static, and an argument is a traceable program. The static program
+    /// may start this program.
     pub is_launcher: bool,
 }
 
-/// Scripts that are run by scripts; the kernel allows as many.
+/// Limit of scripts run by scripts, the same as the kernel's.
 const MOST_SCRIPTS: usize = 4;
-/// Arguments of a static program that are looked at.
+/// Limit of the examined arguments of a static program.
 const MOST_ARGUMENTS: usize = 16;
 
-/// What a command comes to when it is run; none when there is no such program.
+/// Examines a command as it would run. Returns none when there is no such program.
 pub fn examine_command(command: &[OsString]) -> Option<Examined> {
     let mut program = resolve(command.first()?)?;
     let mut words = command.to_vec();
@@ -143,7 +144,7 @@ fn can_be_traced(word: &OsString) -> bool {
     !is_option && resolve(word).filter(is_program).is_some_and(|path| examine(&path).is_none_or(Obstacle::lets_trace))
 }
 
-/// What stands against tracing a program.
+/// Returns the obstacle to tracing a program.
 pub fn examine(program: &Path) -> Option<Obstacle> {
     let mut program = program.to_owned();
     for _ in 0..MOST_SCRIPTS {
@@ -155,8 +156,8 @@ pub fn examine(program: &Path) -> Option<Obstacle> {
     examine_file(&program)
 }
 
-/// The words that run a script, in front of the script's own path: its interpreter, and an argument
-/// if there is one. None for a binary.
+/// Returns the words in front of the script's own path: the interpreter, and an argument if
+/// present. Returns none for a binary.
 fn first_line(script: &Path) -> Option<Vec<OsString>> {
     let mut line = Vec::new();
     BufReader::new(open(script)?).take(256).read_until(b'\n', &mut line).ok()?;
@@ -168,7 +169,7 @@ fn first_line(script: &Path) -> Option<Vec<OsString>> {
         .filter(|words| !words.is_empty())
 }
 
-/// What stands against tracing a binary that exec starts.
+/// Returns the obstacle to tracing a binary started by exec.
 fn examine_file(path: &Path) -> Option<Obstacle> {
     let of_loader = match open(path).and_then(examine_content) {
         Some(Judged::Dynamic { loader, .. }) => !is_glibcs_loader(&loader),
@@ -177,8 +178,8 @@ fn examine_file(path: &Path) -> Option<Obstacle> {
     if of_loader { Some(Obstacle::OtherLoader) } else { examine_binary(path) }
 }
 
-/// What stands against tracing a binary that glibc's loader is given: a program without rights or a
-/// loader of its own.
+/// Returns the obstacle to tracing a binary given to glibc's loader. Such a program gets no set-id
+/// rights from its file, and no loader of its own.
 fn examine_given(path: &Path) -> Option<Obstacle> {
     match open(path).and_then(examine_content)? {
         Judged::Obstacle(Obstacle::Static) | Judged::CarriesCollector | Judged::Loader => None,
@@ -187,8 +188,8 @@ fn examine_given(path: &Path) -> Option<Obstacle> {
     }
 }
 
-/// Whether a file is glibc's loader. By the name that it gives itself; by the file's name where it
-/// cannot be read.
+/// Whether a file is glibc's loader. The test is the name in the file's content, or the name of an
+/// unreadable file.
 pub fn is_glibcs_loader(path: &Path) -> bool {
     match open(path) {
         Some(file) => matches!(examine_content(file), Some(Judged::Loader)),
@@ -196,13 +197,14 @@ pub fn is_glibcs_loader(path: &Path) -> bool {
     }
 }
 
-/// A regular file; what is at the path may be anything by now, and a pipe would wait for its writer.
+/// Opens a regular file. The entry at the path may have changed, and a pipe would wait for a
+/// writer.
 fn open(path: &Path) -> Option<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
     file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
 }
 
-/// What stands against tracing a binary, whichever loader it asks for.
+/// Returns the obstacle to tracing a binary, independent of the loader.
 pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     let file = open(path)?;
     let found = file.metadata().ok()?;
@@ -216,31 +218,33 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     };
     match obstacle {
         Some(obstacle) if obstacle.is_certain() => Some(obstacle),
-        // Nor does a collector in the program itself take an arena from its caller then.
+        // A set-id program with a collector in itself takes no arena from its caller either.
         _ if is_set_id => Some(Obstacle::SetId),
         obstacle => obstacle,
     }
 }
 
-/// What the content of a program says.
+/// Judgement of a program by the file's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judged {
-    /// A loader starts it.
+    /// A loader starts the program.
     Dynamic {
-        /// The path of the loader that it asks for.
+        /// Path of the wanted loader.
         loader: PathBuf,
-        /// What stands against tracing it if the loader is glibc's.
+        /// Obstacle to tracing the program with glibc's loader.
         obstacle: Option<Obstacle>,
     },
-    /// It is glibc's loader itself.
+    /// The file is glibc's loader.
     Loader,
-    /// It cannot be traced.
+    /// The program cannot be traced.
     Obstacle(Obstacle),
-    /// It has the collector in itself, and nothing has to be loaded (`heapline_collector::Traced`).
+    /// The program contains the collector, so nothing must be loaded
+    /// (`heapline_collector::Traced`).
     CarriesCollector,
 }
 
-/// Judges a program by its content, which may be anybody's. None for what is no program.
+/// Judges a program by the file's content, which may come from any author. Returns none for other
+/// files.
 pub fn examine_content(mut file: impl ReadCacheOps) -> Option<Judged> {
     let mut ident = [0; 5];
     file.seek(0).ok()?;
@@ -272,7 +276,7 @@ pub fn examine_content(mut file: impl ReadCacheOps) -> Option<Judged> {
     Some(if own_name(segments, endian, data, value) == Some(LOADER_NAME) {
         Judged::Loader
     } else if header.e_type(endian) == elf::ET_DYN && !entries.is_empty() && !is_program {
-        // A library that can be run, such as musl's loader.
+        // A runnable library, such as musl's loader.
         Judged::Obstacle(Obstacle::OtherLoader)
     } else {
         Judged::Obstacle(Obstacle::Static)
@@ -282,7 +286,7 @@ pub fn examine_content(mut file: impl ReadCacheOps) -> Option<Judged> {
 /// Flag of a position-independent program in `DT_FLAGS_1`.
 const DF_1_PIE: u64 = 0x0800_0000;
 
-/// The name that a library gives itself (`DT_SONAME`); `value` looks into its dynamic section.
+/// Returns the name in a library's content (`DT_SONAME`). `value` reads the dynamic section.
 fn own_name<'a>(
     segments: &[elf::ProgramHeader64<Endianness>],
     endian: Endianness,
@@ -298,11 +302,12 @@ fn own_name<'a>(
     data.read_bytes_at_until(offset..offset.checked_add(LONGEST)?, 0).ok()
 }
 
-/// What is read of a program at most: its headers, notes and dynamic symbols. A larger one is not judged.
+/// Most bytes read of a program: headers, notes and dynamic symbols. A larger program is not
+/// judged.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// A file of which only so much is read. Its lengths are its author's words, and a file may be all holes: what they ask for
-/// must not be allocated.
+/// A file with a limit on the bytes read. The lengths in the file come from any author, and a file
+/// may consist of holes. Memory must not be allocated on the word of such lengths.
 struct Bounded<'a, R: ReadCacheOps> {
     cache: &'a ReadCache<R>,
     left: &'a Cell<u64>,
@@ -340,20 +345,21 @@ impl<'a, R: ReadCacheOps> ReadRef<'a> for Bounded<'a, R> {
     }
 }
 
-/// Whether the program has the collector in itself, as a note says that no `strip` removes.
+/// Whether the program contains the collector. The mark is a note, and `strip` keeps the note.
 fn carries_collector<'a>(
     segments: &[elf::ProgramHeader64<Endianness>],
     endian: Endianness,
     data: impl ReadRef<'a>,
 ) -> bool {
     segments.iter().filter_map(|segment| segment.notes(endian, data).ok().flatten()).any(|mut notes| {
-        // A note that is broken ends the list.
+        // A broken note ends the list.
         iter::from_fn(|| notes.next().ok().flatten())
             .any(|note| note.name_bytes() == NOTE_NAME && note.n_type(endian) == elf::NoteType(NOTE_KIND))
     })
 }
 
-/// A sanitizer, or a malloc, among the symbols that take precedence over a preloaded library: those of the dynamic table.
+/// Finds a sanitizer or a malloc among the symbols of the dynamic table. These symbols take
+/// precedence over a preloaded library.
 fn own_allocator<'a>(
     header: &elf::FileHeader64<Endianness>,
     endian: Endianness,
@@ -403,7 +409,7 @@ mod tests {
         assert_eq!(examine(&script), Some(Obstacle::Bits32));
     }
 
-    /// A file that is all holes has any length that its headers speak of.
+    /// A file of holes satisfies any length in the headers.
     #[test]
     fn lengths_of_a_foreign_program_allocate_nothing() {
         let folder = tempfile::tempdir().expect("a temporary folder");

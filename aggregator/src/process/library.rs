@@ -1,4 +1,4 @@
-//! The collector's library, which travels inside the aggregator.
+//! The collector's library, contained in the aggregator.
 
 use crate::base::private_dir;
 use crate::base::private_dir::PrivateDirError;
@@ -12,31 +12,31 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
 
-/// The library's bytes.
+/// The bytes of the library.
 pub static LIBRARY: &[u8] = include_bytes!(env!("HEAPLINE_PRELOAD"));
 
-/// Why the library is not where it should be.
+/// Reasons why the library could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
-    /// Its folder is not usable.
+    /// The folder is not usable.
     #[error(transparent)]
     Folder(#[from] PrivateDirError),
-    /// It could not be written.
+    /// The library could not be written.
     #[error("cannot write the collector to {}: {source}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// The library in memory, for a machine without a folder that can be had. It is open until this
+/// The library in memory, for a machine without a usable folder. The memory file is open until this
 /// process ends.
 static IN_MEMORY: OnceLock<File> = OnceLock::new();
 
-/// Puts the library where the loader of a program finds it. Without a folder that is a memory file
-/// of this process, which the programs of its user can open.
+/// Puts the library where the loader of a program finds it. Without a folder, the library is a
+/// memory file of this process. Programs of the same user can open this memory file.
 pub fn install() -> Result<PathBuf, CollectorError> {
     in_folder().or_else(|error| in_memory().map_err(|_| error))
 }
@@ -52,8 +52,8 @@ fn in_memory() -> io::Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd())))
 }
 
-/// Puts the library into our folder, under a name that changes with its content, so that another
-/// version never replaces one that is in use.
+/// Puts the library into the private folder. The name depends on the content, so another version
+/// never replaces a version in use.
 fn in_folder() -> Result<PathBuf, CollectorError> {
     let mut hasher = DefaultHasher::new();
     hasher.write(LIBRARY);
@@ -66,8 +66,8 @@ fn in_folder() -> Result<PathBuf, CollectorError> {
     Ok(path)
 }
 
-/// Writes the library to a file. Whatever the umask says, everybody may read it: a program that drops its privileges must be
-/// able to load it.
+/// Writes the library to a file. Every user may read the file, whatever the umask: a program
+/// without its former privileges must be able to load the library.
 pub fn write_to(path: &Path) -> Result<(), CollectorError> {
     let absolute = std::path::absolute(path).and_then(|path| match path.is_dir() {
         true => Err(io::ErrorKind::IsADirectory.into()),

@@ -1,4 +1,4 @@
-//! What `/proc` says about a process.
+//! Reads facts about a process from `/proc`.
 
 use crate::process::elf;
 use heapline_shared_format::loader::program_index;
@@ -12,10 +12,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Path of the program that runs; none for kernel threads, zombies, and processes that are not ours
-/// to read.
+/// Returns the path of the running program. Returns none for kernel threads, zombies, and processes
+/// unreadable for this user.
 ///
-/// Where the kernel has started glibc's loader, it is the program that the loader was given.
+/// If the kernel has started glibc's loader, the result is the program given to the loader.
 pub fn executable(pid: u32) -> Option<PathBuf> {
     let link = PathBuf::from(format!("/proc/{pid}/exe"));
     let started = fs::read_link(&link).ok()?;
@@ -23,7 +23,7 @@ pub fn executable(pid: u32) -> Option<PathBuf> {
     Some(loaded.unwrap_or(started))
 }
 
-/// The program that a process's loader was given, as it is mapped.
+/// Returns the program given to a process's loader, by the path of the program's mapping.
 fn loaded_program(pid: u32) -> Option<PathBuf> {
     let line = command_line(pid);
     let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
@@ -37,14 +37,15 @@ fn loaded_program(pid: u32) -> Option<PathBuf> {
     mapped.iter().find(is_given).or_else(|| mapped.iter().find(has_name)).cloned()
 }
 
-/// Most bytes of a command line that are kept.
+/// Most bytes kept of a command line.
 const MAX_COMMAND_BYTES: u64 = 64 << 10;
-/// How long the kernel may take to read a command line or an environment: it lies in the process's
-/// own memory, and a process can make every
-/// reader of a page wait (a file of its own FUSE, userfaultfd).
+/// Limit of the time to read a command line or an environment. The bytes lie in the process's own
+/// memory, and a process can make every reader of a page wait (a file in a FUSE of the process,
+/// userfaultfd).
 const COMMAND_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Arguments joined by spaces; empty when there are none, or the process lets nobody read them.
+/// Returns the arguments joined by spaces. The text is empty for a process without arguments, or
+/// for an unreadable process.
 pub fn command(pid: u32) -> String {
     parse_command(&command_line(pid))
 }
@@ -59,11 +60,11 @@ fn command_line(pid: u32) -> Vec<u8> {
     bytes.unwrap_or_default()
 }
 
-/// Most bytes of an environment that are looked at.
+/// Most bytes read of an environment.
 const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
 
-/// The variables of a process's environment, as it was when its program began, that `wanted`
-/// chooses by name. None where it cannot be read, or the process makes its reader wait.
+/// Returns the environment variables chosen by `wanted`, as they were at the start of the program.
+/// Returns none when the environment cannot be read, or the process makes the reader wait.
 pub fn environment(pid: u32, wanted: fn(&str) -> bool) -> Option<BTreeMap<String, String>> {
     let bytes = patiently(move || {
         let mut bytes = Vec::new();
@@ -79,13 +80,13 @@ pub fn environment(pid: u32, wanted: fn(&str) -> bool) -> Option<BTreeMap<String
     Some(bytes.split(|&byte| byte == 0).filter_map(variable).collect())
 }
 
-/// What `read` finds in a process's memory, if it does so in time: the kernel reads there page by
-/// page.
+/// Returns the result of `read` if it comes in time. `read` reads the memory of a process, page by
+/// page in the kernel.
 fn patiently(read: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) -> Option<Vec<u8>> {
     let (found, bytes) = mpsc::channel();
     let read = move || {
         if let Some(bytes) = read() {
-            // Whoever asked may have left.
+            // The asking thread may have left.
             let _ = found.send(bytes);
         }
     };
@@ -93,31 +94,32 @@ fn patiently(read: impl FnOnce() -> Option<Vec<u8>> + Send + 'static) -> Option<
     bytes.recv_timeout(COMMAND_PATIENCE).ok()
 }
 
-/// The arguments in `/proc/PID/cmdline`.
+/// Returns the arguments in `/proc/PID/cmdline`.
 pub fn parse_command(bytes: &[u8]) -> String {
     let arguments = bytes.split(|&b| b == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
     arguments.join(" ").trim_end().to_owned()
 }
 
-/// The process's name as the kernel knows it.
+/// Returns the kernel's name of the process.
 pub fn name(pid: u32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
 }
 
-/// A line of `/proc/PID/status`, without its name.
+/// Returns the value of a line of `/proc/PID/status`.
 pub fn status(pid: u32, field: &str) -> Option<String> {
     parse_status(&fs::read(format!("/proc/{pid}/status")).ok()?, field)
 }
 
-/// A line of `/proc/PID/status`, without its name. The process's own name stands there too, and is any bytes.
+/// Returns the value of a line of `/proc/PID/status`. The file also contains the process's own
+/// name, which can be any bytes.
 pub fn parse_status(status: &[u8], field: &str) -> Option<String> {
     let mut lines = status.split(|&b| b == b'\n');
     let value = lines.find_map(|line| line.strip_prefix(field.as_bytes())?.strip_prefix(b":"))?;
     Some(String::from_utf8_lossy(value).trim().to_owned())
 }
 
-/// The flags of the process in `/proc/PID/stat`.
+/// Returns the flags of the process in `/proc/PID/stat`.
 pub fn parse_stat_flags(stat: &[u8]) -> Option<u64> {
     let stat = String::from_utf8_lossy(stat);
     // The name, in parentheses, may contain anything.
@@ -125,8 +127,8 @@ pub fn parse_stat_flags(stat: &[u8]) -> Option<u64> {
     fields.split_whitespace().nth(6)?.parse().ok()
 }
 
-/// When the process began, in ticks since the machine did; none when there is no such process. A
-/// number that is given again has another beginning.
+/// Returns the start time of the process, in ticks since the start of the machine. Returns none
+/// when there is no such process. A process under a reused number has another start time.
 pub fn began(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -134,28 +136,28 @@ pub fn began(pid: u32) -> Option<u64> {
     fields.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// The lines of `/proc/PID/maps`, one by one: a process may have a great many.
+/// Returns the lines of `/proc/PID/maps`, lazily: a process may have a great many lines.
 pub fn mappings(pid: u32) -> io::Result<impl Iterator<Item = String>> {
     let file = BufReader::new(File::open(format!("/proc/{pid}/maps"))?);
     Ok(file.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned()))
 }
 
-/// Real user id of the process.
+/// Returns the real user id of the process.
 pub fn uid(pid: u32) -> Option<u32> {
     status(pid, "Uid")?.split_whitespace().next()?.parse().ok()
 }
 
-/// Parent of the process.
+/// Returns the parent of the process.
 pub fn parent(pid: u32) -> Option<u32> {
     status(pid, "PPid")?.parse().ok()
 }
 
-/// Memory of this process that is in RAM, in bytes.
+/// Returns the resident memory of this process, in bytes.
 pub fn own_resident_bytes() -> u64 {
     own_memory(1)
 }
 
-/// Address space of this process, in bytes.
+/// Returns the size of the address space of this process, in bytes.
 pub fn own_virtual_bytes() -> u64 {
     own_memory(0)
 }
@@ -178,7 +180,8 @@ mod tests {
         assert_eq!(parse_command(b"a b\0c\0\0"), "a b c");
     }
 
-    /// A name with a line break and one that is no text: they are the process's choice.
+    /// Tests a process name with a line break and with bytes outside of UTF-8. A process can choose
+    /// any name.
     #[test]
     fn a_name_cannot_hide_or_forge_a_line() {
         let status = b"Name:\tx\xff\\nUid:\t0\nState:\tS (sleeping)\nUid:\t1000\t1000\n";

@@ -1,32 +1,33 @@
-//! The threads of the target that are alive, as the target numbers them.
+//! Lists the living threads of the target, with the target's own thread ids.
 
 use crate::process::procfs;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-/// Lists a process's threads.
+/// Lists the threads of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Tasks {
     pid: u32,
-    /// Whether the target has a pid namespace of its own, so that its numbers differ from ours.
+    /// Whether the target has another pid namespace than the aggregator. The thread ids of the
+    /// target then differ from the ids of the aggregator.
     is_foreign: bool,
 }
 
 impl Tasks {
-    /// The threads of `pid`.
+    /// Returns a list of the threads of `pid`.
     pub fn of(pid: u32) -> Tasks {
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let (ours, theirs) = (namespace("self"), namespace(&pid.to_string()));
         Tasks { pid, is_foreign: theirs.is_some() && ours != theirs }
     }
 
-    /// The process, as we number it.
+    /// Returns the process id in the aggregator's namespace.
     pub fn pid(self) -> u32 {
         self.pid
     }
 
-    /// The ids of the living threads. An error says nothing about any thread.
+    /// Returns the ids of the living threads. An error says nothing about any thread.
     pub fn living(self) -> io::Result<BTreeSet<u32>> {
         let mut living = BTreeSet::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.pid))? {
@@ -41,7 +42,8 @@ impl Tasks {
         Ok(living)
     }
 
-    /// Whether a thread that a listing did not show is really gone: a listing may miss a thread while others end.
+    /// Whether a thread missing in a listing is really gone. A listing may miss a thread while
+    /// other threads end.
     pub fn is_gone(self, tid: u32) -> bool {
         if self.is_foreign {
             return self.living().is_ok_and(|living| !living.contains(&tid));
@@ -49,12 +51,12 @@ impl Tasks {
         fs::exists(format!("/proc/{}/task/{tid}", self.pid)).is_ok_and(|exists| !exists)
     }
 
-    /// The process's own idea of its id.
+    /// Returns the process id in the process's own namespace.
     pub fn inner_pid(self) -> u32 {
         if self.is_foreign { self.inner_id(self.pid).unwrap_or(self.pid) } else { self.pid }
     }
 
-    /// The name of a living thread.
+    /// Returns the name of a living thread.
     pub fn name(self, tid: u32) -> Option<String> {
         if self.is_foreign {
             return None;

@@ -1,4 +1,5 @@
-//! From a cut of the tables to the snapshot that `report` reads.
+//! Builds the snapshot file's content from a cut of the tables. The `report` command reads this
+//! content.
 
 use crate::base::text::rfc3339;
 use crate::process::procfs;
@@ -15,23 +16,23 @@ use heapline_shared_format::snapshot::{
 };
 use std::collections::HashMap;
 
-/// What a snapshot says besides the tables.
+/// Facts of a snapshot besides the tables.
 #[derive(Clone, Debug)]
 pub struct About {
     /// Process id of the target.
     pub pid: u32,
-    /// How its tracing stands.
+    /// State of the tracing of the target.
     pub end: End,
-    /// Exit status, where it is known.
+    /// Exit status, if known.
     pub exit_status: Option<i32>,
-    /// What every report must show.
+    /// Notes shown in every report.
     pub notes: Vec<String>,
-    /// Of a child process: its parent in the tree, and how it came to be.
+    /// For a child process: its parent in the tree, and its origin (fork or exec).
     pub origin: Option<(u32, Birth)>,
 }
 
-/// The snapshot of a cut. What is not seen is still to be added: that takes the names of its
-/// modules.
+/// Builds the snapshot of a cut. The caller adds the unseen allocators later, because they depend
+/// on the names of the snapshot's modules.
 pub fn build(cut: Cut, about: About) -> Snapshot {
     let figures = &cut.figures;
     let meta = Meta {
@@ -89,7 +90,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     }
 }
 
-/// What a reader of the numbers should know of the tracing itself.
+/// Lists notes about the tracing itself, for a reader of the numbers.
 fn notes(figures: &Figures) -> Vec<String> {
     let (compared, differed) = figures.verified;
     let notes = [
@@ -123,7 +124,7 @@ fn modules(cut: &Cut) -> Vec<Module> {
     objects.map(module).collect()
 }
 
-/// The frames, and the code objects that they name by index.
+/// Returns the frames, and the code objects named by the frames by index.
 fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
     let mut codes = Vec::new();
     let mut index = HashMap::new();
@@ -141,7 +142,7 @@ fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
     (frames, codes)
 }
 
-/// What tracemalloc calls a frame that nothing is known of.
+/// Returns tracemalloc's placeholder for an unknown frame.
 fn unknown_code() -> Code {
     let unknown = || "<unknown>".to_owned();
     Code { filename: unknown(), name: unknown(), first_line: 0, lines: LineFormat::Lnotab, line_table: Vec::new() }
@@ -152,7 +153,8 @@ fn nodes(cut: &Cut) -> Vec<Node> {
     cut.tree.nodes.iter().map(|node| Node { parent: parent(node.parent), frame: node.frame }).collect()
 }
 
-/// The threads that are alive, own live blocks or have counted, and for each of the table's its place among them.
+/// Returns the threads that are alive, own live blocks or have counted calls. Also returns, for
+/// each thread of the table, its index in the first list.
 fn threads(rows: &[TableThread], is_over: bool) -> (Vec<Thread>, Vec<u32>) {
     let mut threads = Vec::new();
     let mut index = vec![NONE; rows.len()];
@@ -164,7 +166,7 @@ fn threads(rows: &[TableThread], is_over: bool) -> (Vec<Thread>, Vec<u32>) {
     (threads, index)
 }
 
-/// What the threads have counted.
+/// Returns the calls counted by the threads.
 fn calls(rows: &[TableThread], thread_index: &[u32]) -> Vec<ThreadCalls> {
     let known = rows.iter().zip(thread_index).filter(|&(_, &index)| index != NONE);
     let of = |(row, &thread): (&TableThread, &u32)| {
@@ -176,7 +178,7 @@ fn calls(rows: &[TableThread], thread_index: &[u32]) -> Vec<ThreadCalls> {
     known.flat_map(of).filter(|row| row.allocs + row.frees > 0).collect()
 }
 
-/// Live blocks, those that are alike in one row.
+/// Live blocks, with equal blocks in one row.
 #[derive(Default)]
 struct Blocks {
     live: Vec<LiveGroup>,
@@ -184,7 +186,8 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// A domain's. `is_shared` says of which stacks other processes may have the samples too.
+    /// Adds the blocks of a domain. `is_shared` tells for a stack whether other processes may have
+    /// the same samples.
     fn add(&mut self, layer: Layer, thread_index: &[u32], is_shared: impl Fn(u32) -> bool) {
         let Layer { domain, live: mut blocks, .. } = layer;
         blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));

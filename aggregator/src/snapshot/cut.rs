@@ -1,6 +1,7 @@
-//! A copy of the tables at one instant: what every answer and every snapshot is made from.
+//! A cut: a copy of the tables at one instant. Every answer and every snapshot is made from a cut.
 //!
-//! Copying is all that the table's thread does for a snapshot; sorting, naming and writing happen elsewhere.
+//! For a snapshot, the table's thread only copies. Sorting, naming and writing happen on other
+//! threads.
 
 use crate::process::image::Image;
 use crate::session::arena_map::ArenaMap;
@@ -27,48 +28,50 @@ use std::time::SystemTime;
 pub struct Figures {
     /// The program.
     pub image: Image,
-    /// When.
+    /// Time of the cut.
     pub taken: SystemTime,
-    /// Sums of each domain, the native one first.
+    /// Sums of each domain, the native domain first.
     pub domains: Vec<DomainTotals>,
-    /// What cannot have happened.
+    /// Counts of impossible sequences of events.
     pub contradictions: Contradictions,
-    /// Frees of blocks that are older than the trace.
+    /// Frees of blocks older than the trace.
     pub untracked_frees: u64,
-    /// Blocks inside realloc, and calls that may take pages away.
+    /// Number of blocks inside realloc, plus calls in progress that may unmap pages.
     pub in_realloc: u64,
-    /// Calls of allocators that were recorded.
+    /// Recorded calls of allocators.
     pub records: u64,
-    /// Questions of the target's own tracemalloc that were answered.
+    /// Answered questions of the target's own tracemalloc.
     pub queries: u64,
     /// Missing events by cause.
     pub lost: BTreeMap<String, u64>,
-    /// How often a thread waited for room in its ring.
+    /// Number of times a thread waited for room in its ring.
     pub waits: u64,
-    /// How often a thread's table of stacks was full, and its stacks were defined anew.
+    /// Number of times a thread's table of stacks was full. The stacks of the thread were defined
+    /// anew each time.
     pub stacks_forgotten: u64,
-    /// What Heapline uses in the target, in bytes.
+    /// Memory used by Heapline in the target, in bytes.
     pub target_bytes: u64,
-    /// Stacks that the target compared with a fresh walk (`HEAPLINE_VERIFY=1`), and how many differed.
+    /// Stacks compared by the target with a fresh walk (`HEAPLINE_VERIFY=1`), and the number of
+    /// differences.
     pub verified: (u64, u64),
-    /// Blocks that a forked child began with, by domain.
+    /// Live blocks at the start of a forked child, by domain.
     pub inherited: Option<BTreeMap<String, u64>>,
-    /// Children of the process that could not report themselves.
+    /// Children of the process without a report of their own.
     pub untold: u64,
-    /// Mean distance of samples now, in bytes; 0 when everything is recorded.
+    /// Current mean distance of samples, in bytes; 0 when everything is recorded.
     pub sample_interval: u64,
-    /// What the collector could not see, or not whole.
+    /// Counts of allocations without a record, or with a partial record.
     pub unseen: Unseen,
-    /// Objects whose own allocators' blocks are recorded.
+    /// Objects with recorded blocks of their own allocators.
     pub recorded: BTreeSet<String>,
 }
 
-/// The target's counts of what its collector could not see, or not whole.
+/// The target's counts of allocations that its collector could not see, or not fully see.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unseen {
-    /// Places that call an allocator which the collector cannot stand in front of.
+    /// Places that call an allocator without a hook.
     pub foreign_places: u64,
-    /// Objects whose constructors ran before their calls were led to the collector.
+    /// Objects with constructors run before the calls were led to the collector.
     pub unseen_starts: u64,
 }
 
@@ -82,7 +85,7 @@ impl Unseen {
     }
 }
 
-/// What a forked child began with.
+/// Live blocks at the start of a forked child.
 #[derive(Clone, Debug)]
 pub struct Inherited {
     blocks: BTreeMap<String, u64>,
@@ -90,17 +93,17 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// All of a table; `doubt` counts events that may be missing in it.
+    /// Counts all blocks of a table. `doubt` counts the events possibly missing in the table.
     pub fn of(table: &Table, doubt: Arc<AtomicU64>) -> Inherited {
         let count = |(domain, heap): (Domain, &Heap)| (domain.to_string(), heap.totals().current().count);
         Inherited { blocks: table.heaps().map(count).collect(), doubt }
     }
 }
 
-/// The name of what a child may lack: events of its parent's other threads during the fork.
+/// Name of the loss of a forked child: events of the parent's other threads during the fork.
 const LOST_IN_FORK: &str = "fork";
 
-/// A whole cut.
+/// A complete cut.
 #[derive(Clone, Debug)]
 pub struct Cut {
     /// The numbers.
@@ -109,22 +112,22 @@ pub struct Cut {
     pub nframe: u32,
     /// Tracebacks.
     pub tree: Tree,
-    /// Who has drawn the samples.
+    /// The processes that have drawn the samples.
     pub drawn: Drawn,
-    /// Objects that are or were loaded.
+    /// Objects loaded now or earlier.
     pub modules: Modules,
     /// Threads by index.
     pub threads: Vec<Thread>,
     /// Python code objects.
     pub codes: Codes,
-    /// Blocks of each domain, the native one first.
+    /// Blocks of each domain, the native domain first.
     pub layers: Vec<Layer>,
 }
 
-/// One domain's blocks.
+/// The blocks of a single domain.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Which.
+    /// The domain.
     pub domain: Domain,
     /// Live blocks.
     pub live: Vec<Block>,
@@ -132,24 +135,26 @@ pub struct Layer {
     pub stacks: Vec<(u32, StackAmounts)>,
 }
 
-/// The target's counters in the arena, which go on over sessions and programs.
+/// The target's counters in the arena. The counters go on over sessions and programs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     lost: [u64; Loss::ALL.len()],
     waits: u64,
     stacks_forgotten: u64,
-    /// Threads that were there when the session began.
+    /// Number of threads at the start of the session.
     threads: u64,
 }
 
 impl Counters {
-    /// The session begins in the midst of so many threads. Each of them may be inside of an allocation that nobody will hear
-    /// of, and whose block, where another was just freed, seems to be freed twice.
+    /// Notes the number of threads at the start of the session.
+    ///
+    /// Each thread may be inside an allocation whose event was never recorded. If the new block
+    /// takes the place of a recorded freed block, its later free looks like a double free.
     pub fn amid(self, threads: usize) -> Counters {
         Counters { threads: threads as u64, ..self }
     }
 
-    /// The counters now.
+    /// Reads the current counters.
     pub fn read(map: &ArenaMap) -> Counters {
         let header = map.arena().header();
         Counters {
@@ -160,7 +165,7 @@ impl Counters {
         }
     }
 
-    /// What has been lost since `before`, by name.
+    /// Returns the losses since `before`, by name.
     fn lost_since(&self, before: &Counters) -> BTreeMap<String, u64> {
         let causes = Loss::ALL.iter().zip(self.lost.iter().zip(before.lost));
         let counts = causes.map(|(cause, (now, before))| (cause.name().to_owned(), now.saturating_sub(before)));
@@ -169,7 +174,7 @@ impl Counters {
 }
 
 impl Figures {
-    /// The numbers of a table. `before` are the counters when the table was empty.
+    /// Computes the numbers of a table. `before` are the counters when the table was empty.
     pub fn of(
         table: &Table,
         image: &Image,
@@ -180,7 +185,8 @@ impl Figures {
         let now = Counters::read(map);
         let target = &map.arena().header().target;
         let mut image = image.clone();
-        // A program that exec began and that ended at once: nobody could ask the kernel about it.
+        // A program begun by exec that ended at once: the kernel could not be asked about the
+        // program.
         if let Some(program) = table.program().filter(|_| image.executable.is_empty()) {
             image.executable = program.to_owned();
         }
@@ -213,7 +219,10 @@ impl Figures {
         }
     }
 
-    /// Samples were recorded: calls are what threads have counted, and numbers of live blocks are estimates, as their bytes are.
+    /// Adjusts the numbers of a sampled trace:
+    /// - The calls become the counts of the threads.
+    /// - The number of live blocks becomes an estimate. The bytes of live blocks already are an
+    ///   estimate.
     pub fn estimate(&mut self, table: &Table, interval: u64, counted: &Counted) {
         self.sample_interval = interval;
         let stacks = table.stacks();
@@ -248,25 +257,26 @@ impl Figures {
         }
     }
 
-    /// Whether samples were recorded and threads have counted calls: that none of them was a sample
-    /// does not mean that there were none.
+    /// Whether samples were recorded and threads have counted calls. Without any sample, there may
+    /// still have been calls.
     pub fn counts_calls(&self) -> bool {
         self.sample_interval != 0 && self.domains.iter().any(|row| row.domain.is_sampled() && row.allocs > 0)
     }
 
-    /// Sums of the native domain.
+    /// Returns the sums of the native domain.
     pub fn native(&self) -> &DomainTotals {
         &self.domains[0]
     }
 
-    /// Sums of the domain that a report shows when none is asked for: Python's in a CPython process.
+    /// Returns the sums of the default domain of a report: Python's in a CPython process, otherwise
+    /// the native domain.
     pub fn shown(&self) -> &DomainTotals {
         let python = self.domains.iter().find(|totals| totals.domain == Domain::Python && totals.allocs > 0);
         python.unwrap_or(self.native())
     }
 }
 
-/// The sums of each domain, reserved ranges last.
+/// Returns the sums of each domain, reserved ranges last.
 fn sums(table: &Table) -> impl Iterator<Item = DomainTotals> {
     let ranges = table.ranges().layers().map(|(domain, layer)| totals(domain, layer.totals()));
     table.heaps().map(|(domain, heap)| totals(domain, heap.totals())).chain(ranges)
@@ -290,7 +300,7 @@ impl Layer {
         Layer { domain, live: heap.live(), stacks: heap.totals().stacks().collect() }
     }
 
-    /// Every domain's, reserved ranges last.
+    /// Copies the blocks of every domain, reserved ranges last.
     fn all(table: &Table) -> Vec<Layer> {
         let ranges = table.ranges();
         let mapped = ranges.layers().map(|(domain, layer)| {
@@ -303,12 +313,12 @@ impl Layer {
 }
 
 impl Cut {
-    /// The native domain's blocks.
+    /// Returns the blocks of the native domain.
     pub fn native(&self) -> &Layer {
         &self.layers[0]
     }
 
-    /// A copy of everything.
+    /// Copies everything.
     pub fn of(table: &Table, figures: Figures, nframe: u32) -> Cut {
         Cut {
             figures,
@@ -322,7 +332,7 @@ impl Cut {
         }
     }
 
-    /// A cut of a program of the same process that was not traced.
+    /// Returns an empty cut, for an untraced program of the same process.
     pub fn empty_for(&self, image: Image) -> Cut {
         let nothing = Heap::new(0);
         let figures = Figures {

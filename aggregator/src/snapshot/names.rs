@@ -1,12 +1,13 @@
-//! Where the snapshots of a followed run go: the command's own, and those of the processes that it starts.
+//! Places of the snapshots of a followed run: the snapshot of the command, and the snapshots of its
+//! child processes.
 //!
 //! | `-o` | the command's | its children's |
 //! | --- | --- | --- |
 //! | none | `heapline-<name>-<pid>.snap.zst` | in `heapline-<name>-<pid>/` |
 //! | `x.snap.zst`, `x.zst` | there | in `x/` |
-//! | another file that is there, `x` | there | in `x.tree/` |
+//! | an existing other file `x` | there | in `x.tree/` |
 //! | a device or a pipe | there | nowhere: they are not followed |
-//! | any other path | in that folder | in that folder |
+//! | any other path | in this folder | in this folder |
 
 use crate::snapshot::write::{Destination, Folder, OutputError};
 use std::ffi::OsString;
@@ -14,18 +15,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// See the module. What depends on the process id is not known yet.
+/// Places of the snapshots of a run. Names with the process id are not complete yet.
 pub enum Outputs {
-    /// Named after the process.
+    /// All snapshots are named after the process.
     ByName {
         /// `<name>` of the table.
         name: String,
-        /// In the present folder; checked under another name.
+        /// A place in the current folder; checked under another name.
         checked: Destination,
     },
-    /// A file for the process itself.
+    /// A file for the process itself, and a folder for its children.
     File(Destination, Option<Folder>),
-    /// All in one folder.
+    /// All snapshots are in one folder.
     Folder {
         /// `<name>` of the table.
         name: String,
@@ -35,7 +36,7 @@ pub enum Outputs {
 }
 
 impl Outputs {
-    /// Checks that all can be written. Without `follows` the path is a file.
+    /// Checks that all snapshots can be written. Without `follows`, the path is a file.
     pub fn check(output: Option<&Path>, name: &str, follows: bool) -> Result<Outputs, OutputError> {
         let Some(path) = output else {
             let checked = Destination::check(&default_output(name, 0))?;
@@ -56,12 +57,12 @@ impl Outputs {
         Ok(Outputs::Folder { name: name.to_owned(), folder })
     }
 
-    /// Whether there is a place for children's snapshots.
+    /// Whether there is a place for the snapshots of children.
     pub fn can_follow(&self) -> bool {
         !matches!(self, Outputs::File(_, None))
     }
 
-    /// The places for this process.
+    /// Returns the places for this process.
     pub fn settle(self, pid: u32) -> Result<(Destination, Option<Arc<Folder>>), OutputError> {
         Ok(match self {
             Outputs::ByName { name, checked } => {
@@ -75,15 +76,15 @@ impl Outputs {
     }
 }
 
-/// `heapline-<name>-<pid>.snap.zst`. A process gives itself any name, so what a shell or a terminal would take for more than a
-/// name is left out.
+/// Returns `heapline-<name>-<pid>.snap.zst`. A process can give itself any name, so slashes and
+/// control characters are replaced: a shell or a terminal would treat them specially.
 pub fn default_output(name: &str, pid: u32) -> PathBuf {
     let is_plain = |c: char| !c.is_control() && c != '/';
     let name: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
     PathBuf::from(format!("heapline-{name}-{pid}.snap.zst"))
 }
 
-/// The folder that belongs to a snapshot.
+/// Returns the folder for the children of a snapshot's process.
 fn folder_of(snapshot: &Path) -> PathBuf {
     let name = snapshot.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let stem = name.strip_suffix(".snap.zst").or_else(|| name.strip_suffix(".zst")).filter(|stem| !stem.is_empty());
@@ -101,7 +102,7 @@ fn folder_of(snapshot: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// Where the command's snapshot goes, and where those of its children.
+    /// Returns the place of the command's snapshot, and the folder of its children's snapshots.
     fn places(output: Option<&Path>, follows: bool) -> (PathBuf, Option<PathBuf>) {
         let (own, folder) = Outputs::check(output, "make", follows).and_then(|o| o.settle(7)).expect("writable");
         (own.path().to_owned(), folder.map(|folder| folder.path().to_owned()))

@@ -1,4 +1,5 @@
-//! Writes the last state of programs that exec has replaced, on a thread of its own: `FILE.exec1`, `FILE.exec2` ...
+//! Writes the last state of programs replaced by exec, on a thread of its own: `FILE.exec1`,
+//! `FILE.exec2` ...
 
 use crate::process::image::Image;
 use crate::snapshot::build::{About, build};
@@ -12,26 +13,26 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-/// What the archive is sent.
+/// Message to the archive.
 pub enum Replaced {
-    /// A program's last state.
+    /// The last state of a program.
     Program(Box<Cut>),
-    /// Answer with what was done so far.
+    /// Request for a list of the programs handled so far.
     Report(mpsc::Sender<Vec<Archived>>),
 }
 
-/// A program that was written, or not.
+/// A program with a written snapshot, or with an error.
 #[derive(Clone, Debug)]
 pub struct Archived {
-    /// Where.
+    /// Place of the snapshot.
     pub destination: Destination,
-    /// Calls recorded in it.
+    /// Calls recorded in the snapshot.
     pub records: u64,
-    /// Why it was not.
+    /// Error of the writing; none after a success.
     pub error: Option<String>,
 }
 
-/// Where the snapshots go and whose they are; known once the process has started.
+/// Place and process id of the snapshots; known after the start of the process.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// `FILE`.
@@ -40,17 +41,17 @@ pub struct Place {
     pub pid: u32,
 }
 
-/// How the file's name is found.
+/// Source of the file's name.
 #[derive(Clone, Debug)]
 pub enum Spot {
-    /// It is known.
+    /// The name is known.
     File(Destination),
-    /// After the program, in the folder of a tree's snapshots.
+    /// The name is made from the program, in the folder of a tree's snapshots.
     In(Arc<Folder>),
 }
 
 impl Place {
-    /// Where the snapshot of a program goes.
+    /// Returns the place for the snapshot of a program.
     pub fn of(&self, image: &Image) -> Result<Destination, OutputError> {
         match &self.spot {
             Spot::File(destination) => Ok(destination.clone()),
@@ -59,9 +60,10 @@ impl Place {
     }
 }
 
-/// Starts the thread. It ends when all senders are gone.
+/// Starts the thread. The thread ends when all senders are gone.
 pub fn start(place: Arc<OnceLock<Place>>, interrupted: Arc<AtomicBool>) -> io::Result<SyncSender<Replaced>> {
-    // One waits while one is written; with more, exec in a loop would fill the memory.
+    // At most a single program waits while another program is written. With more, a loop of exec
+    // would fill the memory.
     let (sender, replaced) = mpsc::sync_channel(1);
     let body = move || {
         let mut done = Vec::new();
@@ -69,7 +71,7 @@ pub fn start(place: Arc<OnceLock<Place>>, interrupted: Arc<AtomicBool>) -> io::R
             match message {
                 Replaced::Program(cut) => done.extend(write(*cut, done.len(), &place, &interrupted)),
                 Replaced::Report(reply) => {
-                    // Whoever asked may have left.
+                    // The asking thread may have left.
                     let _ = reply.send(done.clone());
                 }
             }
@@ -93,7 +95,7 @@ fn write(cut: Cut, before: usize, place: &OnceLock<Place>, interrupted: &AtomicB
     Some(Archived { destination, records, error })
 }
 
-/// What a snapshot of a program says that was the `n`th of its process.
+/// Returns the note in the snapshot of the `n`th program of a process.
 pub fn note(n: u32) -> String {
     format!("exec has replaced this program by another; it was number {n} of the process")
 }

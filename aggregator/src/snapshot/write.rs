@@ -1,8 +1,9 @@
-//! Writing a snapshot so that there is always a whole file: next to its place, then renamed into it.
+//! Writes a snapshot so that a whole file exists at all times: first next to its place, then
+//! renamed into the place.
 //!
-//! A full disk, an interruption or a crash leaves the old file as it was. What is no regular file (a device, a pipe)
-//! is written to directly, and never waited for in the kernel: a reader that does not come, or does
-//! not read, would keep this process for ever.
+//! A full disk, an interruption or a crash leaves the old file as it was. A device or a pipe is
+//! written to directly. The writer never waits in the kernel for such a file: a reader that does
+//! not come, or does not read, would block this process forever.
 
 use crate::base::sys;
 use crate::base::whole_file::Temporary;
@@ -19,13 +20,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Writes that take longer show their progress on a terminal.
+/// Time of a write after which the progress is shown on a terminal.
 const SHOW_AFTER: Duration = Duration::from_secs(1);
 
-/// Why there is no snapshot.
+/// Reasons why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// A directory is in its place.
+    /// A directory is at the place.
     #[error("cannot write the snapshot to {}: it is a directory; name a file with --output", path.display())]
     Directory {
         /// The place.
@@ -36,21 +37,21 @@ pub enum OutputError {
     Place {
         /// The place.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Another user's link, pipe or device is there.
+    /// Another user's link, pipe or device is at the place.
     #[error(
         "cannot write the snapshot to {}: it is a link, pipe or device of user {owner}; remove it, or name another file \
          with --output", path.display()
     )]
     Planted {
-        /// What is there.
+        /// The link, pipe or device.
         path: PathBuf,
-        /// Whose it is.
+        /// Owner of the link, pipe or device.
         owner: u32,
     },
-    /// Nobody reads the pipe that is there.
+    /// The pipe at the place has no reader.
     #[error(
         "the snapshot was not written: nobody reads the pipe {}; start its reader first, or name a file with --output",
         path.display()
@@ -64,36 +65,36 @@ pub enum OutputError {
     Write {
         /// The place.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Where a snapshot goes.
+/// Place of a snapshot.
 #[derive(Clone, Debug)]
 pub struct Destination {
-    /// As the user named it, made absolute.
+    /// The user's path, made absolute.
     path: PathBuf,
-    /// One of many: it is not waited for until the disk has it.
+    /// Whether the snapshot is part of a large set. Such a snapshot is not synced to the disk.
     is_one_of_many: bool,
 }
 
-/// The folder that takes the snapshots of a tree's processes; made when the first of them is written.
+/// Folder for the snapshots of a tree's processes; made when the first snapshot is written.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// A process id may come again, with the same program.
+    /// Names in use. A process id may come again, with the same program.
     given: Mutex<HashSet<String>>,
 }
 
 impl Folder {
-    /// A folder at `path`, which need not be there.
+    /// Returns the folder at `path`. The folder need not exist.
     pub fn new(path: &Path) -> Result<Folder, OutputError> {
         let fail = |source| OutputError::Place { path: path.to_owned(), source };
         Ok(Folder { path: std::path::absolute(path).map_err(fail)?, given: Mutex::default() })
     }
 
-    /// Makes it now, and checks that it can be written to.
+    /// Makes the folder now, and checks that the folder is writable.
     pub fn make(&self) -> Result<(), OutputError> {
         let fail = |source| OutputError::Place { path: self.path.clone(), source };
         match fs::create_dir(&self.path) {
@@ -103,17 +104,17 @@ impl Folder {
         Temporary::beside(&self.path.join("any")).map(drop).map_err(fail)
     }
 
-    /// Its path.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file in it by this name.
+    /// Returns the file of this name in the folder.
     pub fn file(&self, name: &Path) -> Destination {
         Destination { path: self.path.join(name), is_one_of_many: false }
     }
 
-    /// Where the snapshot of a process goes that runs this program.
+    /// Returns the place for the snapshot of a process with this program.
     pub fn place(&self, image: &Image, pid: u32) -> Result<Destination, OutputError> {
         let fail = |source| OutputError::Place { path: self.path.clone(), source };
         fs::create_dir_all(&self.path).map_err(fail)?;
@@ -127,12 +128,12 @@ impl Folder {
 }
 
 impl Destination {
-    /// Checks that a snapshot can be written to `path`; nothing that is there is touched.
+    /// Checks that a snapshot can be written to `path`, without a change to an existing file.
     pub fn check(path: &Path) -> Result<Destination, OutputError> {
         let fail = |source| OutputError::Place { path: path.to_owned(), source };
         let destination = Destination { path: std::path::absolute(path).map_err(fail)?, is_one_of_many: false };
         match destination.resolved()? {
-            // To open a pipe would wait for its reader.
+            // A pipe is not opened, because the open would wait for the reader.
             Place::Special(_) => Ok(destination),
             Place::File(place) => {
                 match fs::symlink_metadata(&place) {
@@ -147,29 +148,29 @@ impl Destination {
         }
     }
 
-    /// The place.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Another file in the same folder.
+    /// Returns another file in the same folder.
     pub fn beside(&self, name: &Path) -> Destination {
         Destination { path: self.path.with_file_name(name), ..self.clone() }
     }
 
-    /// The place of the `n`th program that exec has replaced.
+    /// Returns the place of the `n`th program replaced by exec.
     pub fn replaced(&self, n: u32) -> Destination {
         let mut name = OsString::from(&self.path);
         name.push(format!(".exec{n}"));
         Destination { path: name.into(), ..self.clone() }
     }
 
-    /// Writes. Ends with an error as soon as `interrupted` is set.
+    /// Writes the snapshot. Fails as soon as `interrupted` is set.
     pub fn write(&self, snapshot: &Snapshot, interrupted: &AtomicBool) -> Result<(), OutputError> {
         self.write_until(snapshot, || interrupted.load(Ordering::Relaxed))
     }
 
-    /// Writes. Ends with an error as soon as it `is_over`.
+    /// Writes the snapshot. Fails as soon as `is_over` returns true.
     pub fn write_until(&self, snapshot: &Snapshot, is_over: impl Fn() -> bool) -> Result<(), OutputError> {
         let fail = |source| OutputError::Write { path: self.path.clone(), source };
         let is_synced = !self.is_one_of_many;
@@ -186,8 +187,11 @@ impl Destination {
         }
     }
 
-    /// What the path stands for. Links of ours and of root are followed, and stay; another user's are not, and neither is a pipe
-    /// or a device of another user written to: names of snapshots can be guessed, and folders be shared.
+    /// Follows links to the real place of the snapshot, and keeps the links.
+    ///
+    /// Names of snapshots can be guessed, and folders can be shared. Therefore:
+    /// - Links of this user and of root are followed. Another user's links are not followed.
+    /// - Another user's pipe or device is not written to.
     fn resolved(&self) -> Result<Place, OutputError> {
         const MOST_LINKS: usize = 40;
         let fail = |source| OutputError::Place { path: self.path.clone(), source };
@@ -203,7 +207,8 @@ impl Destination {
             if ![0, sys::geteuid()].contains(&found.uid()) {
                 return Err(OutputError::Planted { path, owner: found.uid() });
             }
-            // Also a link of /proc to what has no path, such as the pipe that is standard output.
+            // This covers also a link in /proc to an object without a path, such as the pipe of
+            // standard output.
             if !found.is_symlink() || fs::metadata(&path).is_ok_and(|target| !target.is_file() && !target.is_dir()) {
                 return Ok(Place::Special(path));
             }
@@ -214,20 +219,20 @@ impl Destination {
     }
 }
 
-/// Where a snapshot's bytes go.
+/// Kind of a snapshot's place.
 enum Place {
-    /// Into a file, which is replaced as a whole.
+    /// A file, to be replaced as a whole.
     File(PathBuf),
-    /// Into what cannot be replaced.
+    /// A pipe or a device, which cannot be replaced.
     Special(PathBuf),
 }
 
-/// How long the reader of a pipe may take to come.
+/// Limit of the wait for the reader of a pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at what a signal, or the end of a client, has to say.
+/// Interval between two looks for a signal or the end of a client.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Opens a pipe or a device so that no write to it waits in the kernel.
+/// Opens a pipe or a device so that no write waits in the kernel.
 fn open_special(path: &Path, is_over: &dyn Fn() -> bool) -> Result<File, OutputError> {
     let begun = Instant::now();
     let is_pipe = fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
@@ -249,7 +254,7 @@ fn encode(snapshot: &Snapshot, file: &File, is_over: &dyn Fn() -> bool, is_synce
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let mut show = |bytes| {
         if bar.is_hidden() && begun.elapsed() > SHOW_AFTER {
-            // Draws only where standard error is a terminal.
+            // Draws only if standard error is a terminal.
             bar.set_draw_target(ProgressDrawTarget::stderr());
             bar.set_message("writing the snapshot");
         }
@@ -282,7 +287,7 @@ impl Write for Interruptible<'_> {
                 return Err(io::Error::other("interrupted"));
             }
             match self.file.write(bytes) {
-                // Its reader is slower than we are, or does not read any more.
+                // The reader is slower than this process, or has stopped reading.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sys::await_writable(self.file, LOOK),
                 written => return written,
             }
@@ -444,7 +449,7 @@ mod tests {
         drop(reader);
     }
 
-    /// What another user has put where the snapshot is expected.
+    /// Tests links, pipes and files planted by another user at the place of the snapshot.
     #[test]
     fn links_and_pipes_of_others_are_not_followed() {
         if sys::geteuid() != 0 {
@@ -461,7 +466,7 @@ mod tests {
         for planted in [&link, &pipe] {
             assert!(matches!(Destination::check(planted), Err(OutputError::Planted { owner: 12345, .. })));
         }
-        // One that was put there after the check.
+        // A link put there after the check.
         let late = Destination::check(&file).expect("writable").beside(Path::new("link"));
         assert!(late.write(&empty(), &AtomicBool::new(false)).is_err());
         assert_eq!(fs::read(&file).expect("there"), b"precious");

@@ -1,13 +1,17 @@
-//! The processes that a traced one starts, each traced in its own right.
+//! Traces the child processes of a traced process, each child with a tracer and a snapshot of its
+//! own. A child reports itself with its arena, in a single message.
 //!
 //! ```text
-//! child ──(arena, in one message)──> tree thread  ──> a tracer and a job of its own
-//!                                        │ its end (pidfd)
-//!                                        └──> writers ──> FOLDER/heapline-<name>-<pid>.snap.zst
+//! child ──(message with the arena)──> tree thread ──> tracer and job of the child
+//!                                       │ end of the child (pidfd)
+//!                                       └──> writers ──> FOLDER/heapline-<name>-<pid>.snap.zst
 //! ```
 //!
-//! A message is believed when it knows the tree's token and comes from our user, from root, or from a child of a process that
-//! is known. The rest of it is checked as all that comes from a target is.
+//! A message is accepted only under two conditions:
+//! 1. The message contains the tree's token.
+//! 2. The sender is this user, root, or a child of a known process.
+//!
+//! The rest of the message is checked like all data from a target.
 
 mod pending;
 mod socket;
@@ -31,20 +35,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use writers::{SnapshotWriters, Tally};
 
-/// The first process in every tree.
+/// Key of the first process in every tree.
 const ROOT: u64 = 1;
 
-/// What the tree's thread is told.
+/// Messages to the tree's thread.
 enum Order {
-    /// A child has a copy waiting.
+    /// A child has a waiting copy.
     Born(Born),
-    /// The first process is this one; snapshots of its children go there.
+    /// Process id of the first process, and the folder for the snapshots of its children.
     Root(u32, Arc<Folder>),
-    /// No more processes are taken; those that run are let go.
+    /// No more processes are accepted. Running processes go on untraced.
     Finish,
 }
 
-/// Orders, and what wakes the thread for them.
+/// Sender of orders, with the pipe to wake the thread.
 #[derive(Clone)]
 struct Orders {
     sender: Sender<Order>,
@@ -53,13 +57,13 @@ struct Orders {
 
 impl Orders {
     fn send(&self, order: Order) {
-        // A thread that is gone has said why.
+        // An ended thread has already reported the reason.
         let _ = self.sender.send(order);
         let _ = (&*self.wake).write(&[0]);
     }
 }
 
-/// See the module.
+/// A tree of traced processes.
 pub struct Tree {
     address: Address,
     settings: Settings,
@@ -94,12 +98,13 @@ impl Tree {
         Ok(Tree { address, settings, copies, orders, tally, thread })
     }
 
-    /// Lets the children of the process with this arena report themselves, once its session has begun. It is the first one.
+    /// Lets the children of the first process report themselves, once the session of this process
+    /// has begun. `map` is the arena of the first process.
     pub fn open(&self, map: &ArenaMap) {
         self.way_of(0).open(&map.arena().header().tree, ROOT);
     }
 
-    /// The way for what the first process starts without a collector in itself, as text.
+    /// Returns the way for child programs of a first process without a collector, as text.
     pub fn way(&self) -> String {
         let mut text = [0; WAY_BYTES];
         let n = self.way_of(ROOT).write(&mut text);
@@ -113,18 +118,21 @@ impl Tree {
         Way { address: self.address, parent, fork: 0, segments, nframe, clock, sample }
     }
 
-    /// The first process's place.
+    /// Returns the place of the first process in the tree.
     pub fn root(&self) -> TreeMember {
         TreeMember { copies: Arc::clone(&self.copies), key: ROOT, adopted: None }
     }
 
-    /// The first process is there, and will run. Snapshots of its children go to `folder`.
+    /// Notes the process id of the first process, which exists and will run. Snapshots of its
+    /// children go to `folder`.
     pub fn set_root(&self, pid: u32, folder: Arc<Folder>) {
         self.orders.send(Order::Root(pid, folder));
     }
 
-    /// Takes no more processes, lets those go that still run, and waits until all snapshots are written to `folder`. What there is
-    /// to say.
+    /// Ends the tree. Returns messages for the user. In order:
+    /// 1. No more processes are accepted.
+    /// 2. Running processes go on untraced.
+    /// 3. The function waits until all snapshots are written to `folder`.
     pub fn finish(self, folder: &Path) -> Vec<String> {
         self.orders.send(Order::Finish);
         if self.thread.join().is_err() {

@@ -1,4 +1,5 @@
-//! The tree's thread: hears of processes, gives each its tracer, notices their ends.
+//! The tree's thread: receives reports of child processes, gives each child a tracer, and notices
+//! the ends of children.
 
 use super::socket::{Message, Socket};
 use super::writers::{Reason, SnapshotWriters};
@@ -28,43 +29,46 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// Processes that are traced at one time, or wait to be written. Each takes two threads and about a megabyte.
+/// Limit of the processes traced at the same time or waiting to be written. Each process takes two
+/// threads and about a megabyte.
 const MAX_MEMBERS: usize = 1000;
 
-/// Between two attempts to hear of processes while the system refuses.
+/// Pause between two attempts to receive reports while the system refuses.
 const BREATHER: Duration = Duration::from_millis(10);
 
-/// What all children have in common.
+/// Settings common to all children.
 pub struct Common {
-    /// How they are traced.
+    /// Settings of the tracing.
     pub settings: Settings,
-    /// Set when writing shall end.
+    /// Set to end the writing.
     pub interrupted: Arc<AtomicBool>,
 }
 
-/// A process that is traced.
+/// A traced process.
 struct Member {
     key: u64,
-    /// 0 where it cannot be seen from here.
+    /// Process id; 0 for a process not visible from here.
     pid: u32,
     process: Option<OwnedFd>,
     job: Arc<Job>,
     control: Option<(UnixListener, Server)>,
-    /// Since the last wait: its descriptors may have numbers that others had then.
+    /// Whether the member came after the last wait. The descriptors of the member may have numbers
+    /// used by other descriptors during the wait.
     is_new: bool,
-    /// It had ended before it was heard of. It may have said more, which is heard before the next wait.
+    /// Whether the process had ended before the aggregator received the report. The process may
+    /// have sent more reports, which are received before the next wait.
     is_gone: bool,
 }
 
-/// A process that may still ask for what it inherits.
+/// A child process that may still ask for the inherited blocks.
 struct Awaited {
     process: OwnedFd,
     fork: Fork,
-    /// As a member's.
+    /// Whether the process came after the last wait.
     is_new: bool,
 }
 
-/// See the module.
+/// State of the tree's thread: the child processes and the ways to hear of them.
 pub struct PendingChildren {
     socket: Socket,
     woken: PipeReader,
@@ -74,14 +78,14 @@ pub struct PendingChildren {
     writers: SnapshotWriters,
     members: Vec<Member>,
     awaited: Vec<Awaited>,
-    /// Where snapshots go; known before there is a child.
+    /// Folder for snapshots; known before there is a child.
     folder: Option<Arc<Folder>>,
-    /// Of all processes that there were.
+    /// Process ids of all processes so far, by key.
     pids: HashMap<u64, u32>,
 }
 
 impl PendingChildren {
-    /// A pending without children.
+    /// Returns a state without children.
     pub fn new(
         socket: Socket,
         (woken, orders): (PipeReader, Receiver<Order>),
@@ -93,11 +97,12 @@ impl PendingChildren {
         PendingChildren { socket, woken, orders, copies, common, writers, members, awaited, folder: None, pids }
     }
 
-    /// Works until it is told to finish.
+    /// Works until the order to finish comes.
     pub fn run(mut self) {
         loop {
             let ready = self.wait();
-            // Before the ends: a process that has ended may have said something before.
+            // Reports are received before ends are noticed: a process may have sent a report before
+            // its end.
             self.hear_all();
             let is_over = ready.contains(&self.woken.as_raw_fd()) && self.take_orders();
             self.notice_ends(&ready);
@@ -110,12 +115,13 @@ impl PendingChildren {
                 || member.process.as_ref().is_some_and(|process| sys::await_readable(process, Default::default()));
             self.retire(member, if has_ended { Reason::Ended } else { Reason::LetGo });
         }
-        // Whoever waits for a copy gets it, or learns that it does not come; no more children are taken meanwhile.
+        // A process waiting for a copy gets the copy, or learns that no copy comes. No more
+        // children are accepted in the meantime.
         drop(self.socket);
         self.writers.finish();
     }
 
-    /// Waits for something to happen; the descriptors that it happened to.
+    /// Waits for an event. Returns the descriptors with an event.
     fn wait(&mut self) -> Vec<RawFd> {
         self.members.iter_mut().for_each(|member| member.is_new = false);
         self.awaited.iter_mut().for_each(|awaited| awaited.is_new = false);
@@ -138,7 +144,7 @@ impl PendingChildren {
 
     fn take_orders(&mut self) -> bool {
         let mut wakes = [0; 256];
-        // As many as there were; more wake again.
+        // Reads the bytes of the known orders; further bytes wake the thread again.
         let _ = self.woken.read(&mut wakes);
         let mut is_over = false;
         while let Ok(order) = self.orders.try_recv() {
@@ -158,17 +164,18 @@ impl PendingChildren {
         is_over
     }
 
-    /// Watches over a child whose copy waits, so that it is not kept for a process that is gone.
+    /// Watches a child with a waiting copy, so that no copy is kept for an ended child.
     fn await_claim(&mut self, Born { fork, pid }: Born) {
         if !self.copies.is_waiting(fork) {
             return;
         }
         let parent = self.pids.get(&fork.0);
-        // Of another namespace, the number says nothing here; such copies go when there are too many.
+        // A number from another namespace says nothing here. Copies for such children are dropped
+        // when there are too many.
         let is_child = parent.is_some_and(|&parent| procfs::parent(pid) == Some(parent));
         match sys::pidfd(pid) {
             Ok(process) if is_child => self.awaited.push(Awaited { process, fork, is_new: true }),
-            // It has ended, and what it may have said has been heard.
+            // The child has ended, and its reports have been received.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
                 self.hear_all();
                 self.copies.forgo(fork);
@@ -225,7 +232,8 @@ impl PendingChildren {
                 Ok(Some(message)) => self.hear(message),
                 Ok(None) => return,
                 Err(error) => {
-                    // Out of descriptors, say: they come back as processes end.
+                    // For example, no descriptors are free. Descriptors become free as processes
+                    // end.
                     tracing::warn!(%error, "cannot hear of child processes");
                     std::thread::sleep(BREATHER);
                     return;
@@ -261,7 +269,7 @@ impl PendingChildren {
             session.epoch.fetch_add(1, Ordering::AcqRel);
             return self.writers.refuse();
         }
-        // The order that names the folder was given before the first process ran.
+        // The order with the folder was given before the first process ran.
         if self.folder.is_none() {
             self.take_orders();
         }
@@ -276,7 +284,7 @@ impl PendingChildren {
         let before = before.filter(|_| hello.birth == Birth::Exec).map(|place| self.members.swap_remove(place));
         let (mut origin, mut earlier) = self.origin(hello);
         if let Some(before) = before {
-            // It is the same process, with another program.
+            // The same process now runs another program.
             let is_copy = before.job.origin().is_some_and(|(_, birth)| birth == snapshot::Birth::Fork);
             earlier = before.job.earlier() + u32::from(!is_copy);
             origin.0 = before.job.origin().map_or(origin.0, |(parent, _)| parent);
@@ -307,7 +315,7 @@ impl PendingChildren {
         self.pids.insert(hello.key, seen);
         let place = Place { spot: Spot::In(folder), pid: seen };
         let job = Job::of_child(tracer, place, origin, earlier, Arc::clone(&self.common.interrupted));
-        // Its arena has all that it did.
+        // The arena contains all events of the process.
         let is_gone = process.is_none() && pid != 0;
         let control = if is_gone { None } else { bind(seen) };
         let (key, job) = (hello.key, Arc::new(job));
@@ -330,7 +338,7 @@ fn bind(pid: u32) -> Option<(UnixListener, Server)> {
     Some(bound)
 }
 
-/// The program, as the process told it.
+/// Returns the program from the process's own report.
 fn image(hello: &Hello<'_>) -> Image {
     let words = hello.arguments.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
     let executable = String::from_utf8_lossy(hello.executable);

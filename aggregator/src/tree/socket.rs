@@ -1,7 +1,8 @@
-//! The socket on which child processes report themselves: one message each, with their arena's file.
+//! The socket for the reports of child processes. Each report is a single message with the file of
+//! the child's arena.
 //!
-//! A stream socket, since thousands may wait to be accepted, where a datagram socket holds ten; a child that has connected
-//! and sent may be gone by then.
+//! The socket is a stream socket: thousands of children may wait to be accepted, while a datagram
+//! socket holds ten messages. A child may connect, send, and be gone before the aggregator accepts.
 
 use crate::base::sys;
 use heapline_shared_format::tree::{Address, MAX_HELLO_BYTES};
@@ -12,13 +13,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
-/// A message, and who sent it as the kernel says.
+/// A message, with the kernel's facts about the sender.
 pub struct Message {
-    /// Its bytes; one more than the longest message when it was longer.
+    /// Bytes of the message; a single byte more than the longest message for a longer message.
     pub bytes: Vec<u8>,
-    /// The file that came with it.
+    /// File sent with the message.
     pub file: Option<File>,
-    /// Process id of the sender; 0 when it is none that can be seen from here.
+    /// Process id of the sender; 0 for a sender not visible from here.
     pub pid: u32,
     /// User id of the sender.
     pub uid: u32,
@@ -27,35 +28,35 @@ pub struct Message {
 /// The receiving end.
 pub struct Socket {
     listener: UnixListener,
-    /// Connected, and about to say something.
+    /// Connections without a complete message.
     pending: Vec<UnixStream>,
-    /// How it is found.
+    /// Address of the socket.
     pub address: Address,
 }
 
-/// Children that may wait to be heard; the system has a limit too (net.core.somaxconn).
+/// Limit of the children waiting to be accepted. The system has a limit too (net.core.somaxconn).
 const BACKLOG: libc::c_int = 4096;
-/// Room for one descriptor, which is all that a collector sends, with its head.
+/// Room for the single descriptor sent by a collector, with the head of the control message.
 const CONTROL_WORDS: usize = 8;
 
 impl Socket {
-    /// A socket with a random name and a random token.
+    /// Opens a socket with a random name and a random token.
     pub fn open() -> io::Result<Socket> {
         let two_words = || Ok::<_, io::Error>([sys::random()?, sys::random()?]);
         let address = Address { name: two_words()?, token: two_words()? };
         let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(address.socket_name())?)?;
         listener.set_nonblocking(true)?;
-        // SAFETY: a plain call on a descriptor that listens already.
+        // SAFETY: `listen` has no memory preconditions; the descriptor listens already.
         sys::check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
         Ok(Socket { listener, pending: Vec::new(), address })
     }
 
-    /// What may become readable when there is a message.
+    /// Returns the descriptors to watch: a message makes at least a single descriptor readable.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
         [self.listener.as_raw_fd()].into_iter().chain(self.pending.iter().map(AsRawFd::as_raw_fd))
     }
 
-    /// The next message; none when there is none now.
+    /// Returns the next message; none without a waiting message.
     pub fn receive(&mut self) -> io::Result<Option<Message>> {
         let mut i = 0;
         while i < self.pending.len() {
@@ -85,7 +86,7 @@ impl Socket {
 
 enum Received {
     Message(Message),
-    /// The other end has not sent it.
+    /// The other end has not sent the message.
     NotYet,
     /// The other end is gone.
     Nothing,
@@ -103,31 +104,32 @@ fn receive(stream: &UnixStream) -> Received {
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-    // SAFETY: the header points to memory of the sizes that it tells, which outlives the call.
+    // SAFETY: the header points to memory of the sizes in the header. The memory outlives the call.
     let received = unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut header, flags) };
     match usize::try_from(received) {
         Ok(0) => Received::Nothing,
         Ok(received) => {
             bytes.truncate(received);
-            // SAFETY: the kernel has filled the header in.
+            // SAFETY: recvmsg has filled in the header, as `file` requires.
             let file = unsafe { file(&header) };
             Received::Message(Message { bytes, file, pid, uid })
         }
         Err(_) => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::WouldBlock => Received::NotYet,
-            // It has reset the connection, or the like.
+            // For example, the other end has reset the connection.
             _ => Received::Nothing,
         },
     }
 }
 
-/// The file that came with a message.
+/// Takes the file sent with a message.
 ///
 /// # Safety
-/// `header` is what recvmsg left.
+/// The caller guarantees that recvmsg has filled in `header`.
 unsafe fn file(header: &libc::msghdr) -> Option<File> {
     let mut file = None;
-    // SAFETY: the kernel's own list, walked as its macros say; descriptors in it belong to nobody else yet.
+    // SAFETY: the caller guarantees a header filled in by recvmsg. The list in the header is walked
+    // with the kernel's macros. Its descriptors have no other owner yet.
     unsafe {
         let mut entry = libc::CMSG_FIRSTHDR(header);
         while let Some(head) = entry.as_ref() {
@@ -135,7 +137,7 @@ unsafe fn file(header: &libc::msghdr) -> Option<File> {
             if (head.cmsg_level, head.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
                 let bytes = head.cmsg_len - (data.addr() - entry.addr());
                 for i in 0..bytes / size_of::<RawFd>() {
-                    // More than one are closed again.
+                    // Earlier descriptors of a message with several descriptors are closed again.
                     let fd = OwnedFd::from_raw_fd(data.cast::<RawFd>().add(i).read_unaligned());
                     file = Some(File::from(fd));
                 }

@@ -1,4 +1,5 @@
-//! Threads that write the snapshots of processes that have ended: a few, however many end at one time.
+//! The writer threads for the snapshots of ended processes. The number of threads is small, however
+//! many processes end at the same time.
 
 use crate::drain::Stop;
 use crate::job::{Ending, Job};
@@ -10,43 +11,43 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 const SCRIBES: usize = 2;
-/// Errors that are told one by one; a full disk makes as many as there are processes.
+/// Limit of the errors shown individually. A full disk makes an error for each process.
 const MAX_ERRORS: usize = 3;
 
-/// Why a job ends.
+/// Reasons why a job ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The process has.
+    /// The process has ended.
     Ended,
     /// The process goes on untraced.
     LetGo,
-    /// exec has put another program in the place of this one.
+    /// exec has replaced the program by another program.
     Replaced,
 }
 
-/// What was done.
+/// Counts of the handled processes.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Processes whose snapshot was written.
+    /// Processes with a written snapshot.
     pub written: u64,
-    /// Those of them that lost something.
+    /// Written processes with lost events.
     pub inexact: u64,
-    /// Those of them that have memory which is known not to be seen.
+    /// Written processes with memory known as unseen.
     pub partial: u64,
-    /// Those of them that still ran.
+    /// Written processes that still ran.
     pub left: u64,
-    /// Processes that were not traced.
+    /// Processes refused for tracing.
     pub refused: u64,
-    /// What went wrong.
+    /// Error messages.
     pub errors: Vec<String>,
 }
 
-/// See the module.
+/// The writer threads of a tree.
 pub struct SnapshotWriters {
     jobs: Sender<(Arc<Job>, Reason)>,
     threads: Vec<JoinHandle<()>>,
     tally: Arc<Mutex<Tally>>,
-    /// Jobs that were handed over and are not written yet.
+    /// Jobs handed over, but not yet written.
     backlog: Arc<AtomicUsize>,
 }
 
@@ -64,24 +65,24 @@ impl SnapshotWriters {
         Ok(SnapshotWriters { jobs, threads, tally, backlog })
     }
 
-    /// Ends a job, sooner or later.
+    /// Hands a job over to be ended and written later.
     pub fn end(&self, job: Arc<Job>, reason: Reason) {
         self.backlog.fetch_add(1, Ordering::Relaxed);
-        // They live as long as this.
+        // The receivers live as long as this value, so the send cannot fail.
         let _ = self.jobs.send((job, reason));
     }
 
-    /// Jobs that are not written yet.
+    /// Returns the number of jobs not yet written.
     pub fn backlog(&self) -> usize {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    /// A process is not traced.
+    /// Counts a process as not traced.
     pub fn refuse(&self) {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).refused += 1;
     }
 
-    /// Waits until all is written.
+    /// Waits until all snapshots are written.
     pub fn finish(self) {
         drop(self.jobs);
         for thread in self.threads {

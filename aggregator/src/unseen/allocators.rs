@@ -1,44 +1,46 @@
-//! Allocators that programs and libraries bring along and that no hook sees: how each is
-//! recognised, and what a user can do.
+//! Allocators of programs and libraries without a hook: the ways to recognise each, and the user's
+//! options.
 //!
-//! The one table of such knowledge. An allocator that exports `malloc` itself is the process's
-//! provider, whose callers are hooked, so those are told apart by [`Allocator::is_seen_as_malloc`].
+//! This table is the only place for such knowledge. An allocator that exports `malloc` is the
+//! process's provider of malloc. Its callers are hooked, so its blocks are seen.
+//! [`Allocator::is_seen_as_malloc`] marks such allocators.
 
-/// How an allocator is recognised by the name of a function.
+/// Ways to recognise an allocator by the name of a function.
 #[derive(Clone, Copy, Debug)]
 pub enum Symbol {
     /// The whole name.
     Is(&'static str),
     /// The beginning of a (mangled) name.
     Begins(&'static str),
-    /// The end of a name; what stands before is the prefix that the allocator was built with.
+    /// The end of a name. The text in front is the prefix of the allocator's build.
     Prefixed(&'static str),
 }
 
 /// An allocator, or a language's runtime with a heap of its own.
 #[derive(Debug)]
 pub struct Allocator {
-    /// What it is called.
+    /// Name of the allocator.
     pub name: &'static str,
-    /// The word for its kind in a snapshot.
+    /// Word for the kind of the allocator in a snapshot.
     pub kind: &'static str,
-    /// Functions that are in every object that contains it.
+    /// Functions present in every object with the allocator.
     pub symbols: &'static [Symbol],
-    /// Texts in the read-only data of objects that contain it, where no symbols are left.
+    /// Texts in the read-only data of objects with the allocator, for objects without symbols.
     pub strings: &'static [&'static str],
-    /// Sections that only its objects have.
+    /// Sections present only in objects with the allocator.
     pub sections: &'static [&'static str],
-    /// Whether an object that has it and exports `malloc` is seen: the callers of malloc are
-    /// hooked.
+    /// Whether an object with the allocator is seen if it exports `malloc`: the callers of malloc
+    /// are hooked.
     pub is_seen_as_malloc: bool,
-    /// The variable of the environment, and its value, that make the program use malloc instead.
+    /// Environment variable and value that make the program use malloc instead.
     pub unused_with: Option<(&'static str, &'static str)>,
-    /// Names of other rows that this one stands for in an object that has both, and without which
-    /// it says nothing.
+    /// Names of rows replaced by this row in an object with both. Without such a row in the object,
+    /// this row is not reported.
     pub in_place_of: &'static [&'static str],
-    /// Whether it tells the collector about its blocks, in objects of which the collector says so.
+    /// Whether the allocator tells the collector about its blocks. This holds only in objects named
+    /// by the collector.
     pub has_listeners: bool,
-    /// What is not seen, and what the user can do.
+    /// Explanation for the user: the unseen memory, and possible remedies.
     pub text: &'static str,
 }
 
@@ -240,32 +242,32 @@ pub const ALLOCATORS: &[Allocator] = &[
     },
 ];
 
-/// The name of a `malloc` that is defined in an object and not exported.
+/// Name of a `malloc` defined in an object, but not exported.
 const OWN_MALLOC: &str = "a malloc of its own";
 
-/// What is found in an object.
+/// An allocator found in an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// Index in [`ALLOCATORS`].
     allocator: usize,
-    /// What the names of its functions begin with.
+    /// Common prefix of the names of its functions.
     prefix: String,
 }
 
 impl Finding {
-    /// The allocator.
+    /// Returns the allocator.
     pub fn allocator(&self) -> &'static Allocator {
         &ALLOCATORS[self.allocator]
     }
 
-    /// Its name, with the prefix that it was built with.
+    /// Returns the name of the allocator, with the prefix of its build.
     pub fn name(&self) -> String {
         let name = self.allocator().name;
         if self.prefix.is_empty() { name.to_owned() } else { format!("{name} (prefix {})", self.prefix) }
     }
 }
 
-/// The allocator that a function belongs to.
+/// Returns the allocator of a function.
 pub fn by_function(name: &[u8]) -> Option<Finding> {
     let prefix = |symbol: &Symbol| match symbol {
         Is(whole) => (name == whole.as_bytes()).then(String::new),
@@ -279,13 +281,13 @@ pub fn by_function(name: &[u8]) -> Option<Finding> {
     ALLOCATORS.iter().enumerate().find_map(found)
 }
 
-/// The allocator that a section belongs to.
+/// Returns the allocator of a section.
 pub fn by_section(name: &[u8]) -> Option<Finding> {
     let has = |row: &Allocator| row.sections.iter().any(|section| section.as_bytes() == name);
     ALLOCATORS.iter().position(has).map(|allocator| Finding { allocator, prefix: String::new() })
 }
 
-/// All texts, and the allocators that they belong to.
+/// Returns all texts with their allocators.
 pub fn texts() -> impl Iterator<Item = (&'static str, Finding)> {
     ALLOCATORS.iter().enumerate().flat_map(|(allocator, row)| {
         row.strings.iter().map(move |&text| (text, Finding { allocator, prefix: String::new() }))

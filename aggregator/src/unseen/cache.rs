@@ -1,4 +1,4 @@
-//! What is in objects' files, each looked at once.
+//! Caches the allocators in the files of objects: each file is read once.
 
 use super::allocators::Finding;
 use super::scan::scan;
@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-/// A file's content: as long as none of these numbers changes, it is the same.
+/// Identity of a file's content. The content is unchanged as long as none of these numbers changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Content {
     device: u64,
@@ -17,19 +17,21 @@ struct Content {
     modified: (i64, i64),
 }
 
-/// Files that are remembered. A process that maps more of them is looked at anew each time.
+/// Limit of the remembered files. Files beyond the limit are read anew each time.
 const MOST_FILES: usize = 1 << 16;
 
 static KNOWN: LazyLock<Mutex<HashMap<Content, Arc<[Finding]>>>> = LazyLock::new(Mutex::default);
 
-/// The allocators in the file at a path that no hook sees. Empty where there is no regular file.
+/// Returns the allocators without a hook in the file at a path. The list is empty without a regular
+/// file.
 pub fn allocators_in(path: &Path) -> Arc<[Finding]> {
     let Some((file, content)) = open(path) else { return Arc::from([]) };
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known().get(&content) {
         return Arc::clone(found);
     }
-    // Not under the lock: two that look at one file at the same time find the same.
+    // The scan runs without the lock. Two scans of a file at the same time find the same
+    // allocators.
     let found: Arc<[Finding]> = scan(&file).into();
     let mut known = known();
     if known.len() < MOST_FILES {
@@ -38,7 +40,8 @@ pub fn allocators_in(path: &Path) -> Arc<[Finding]> {
     found
 }
 
-/// What is at the path may be anything by now, and a pipe would wait for its writer.
+/// Opens a regular file. The entry at the path may have changed, and a pipe would wait for its
+/// writer.
 fn open(path: &Path) -> Option<(File, Content)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
     let found = file.metadata().ok()?;

@@ -1,8 +1,8 @@
-//! What of a program's memory is not seen, as far as that is known.
+//! Finds known reasons for unseen memory of a program.
 //!
-//! Whoever learns of a cause adds it to the job's [`Causes`]; every snapshot and the last lines of
-//! a run name all of them. Allocators in objects are found here: by the modules of the trace, and
-//! by what the process has mapped.
+//! Any part of the aggregator can add a reason to the job's [`Causes`]. Every snapshot and the last
+//! lines of a run name all causes. This module finds allocators in objects, in two ways: by the
+//! modules of the trace, and by the mappings of the process.
 
 mod allocators;
 mod cache;
@@ -17,10 +17,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Causes that are kept; a process may have any number of objects.
+/// Limit of the kept causes. A process may have any number of objects.
 const MOST_CAUSES: usize = 64;
 
-/// The causes of one process.
+/// The causes of a single process.
 #[derive(Debug)]
 pub struct Causes {
     added: Mutex<BTreeSet<Unseen>>,
@@ -30,12 +30,12 @@ pub struct Causes {
 }
 
 impl Causes {
-    /// Of a process that begins to be traced.
+    /// Begins the causes of a newly traced process.
     pub fn of(pid: u32) -> Causes {
         Causes { added: Mutex::default(), recorded: Mutex::default(), objects: Objects::watch(pid) }
     }
 
-    /// Something is not seen. The same cause may be added again.
+    /// Adds a cause. The same cause may be added again.
     pub fn add(&self, cause: Unseen) {
         let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
         if added.len() < MOST_CAUSES {
@@ -43,18 +43,18 @@ impl Causes {
         }
     }
 
-    /// An allocator in the object tells the collector about its blocks: that allocator is not named
-    /// among what is not seen.
+    /// Notes an object with an allocator that tells the collector about its blocks. The allocator
+    /// is not named as unseen.
     pub fn is_recorded(&self, object: &str) {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(object.to_owned());
     }
 
-    /// Looks at the process once more, as long as it is there.
+    /// Looks at the process once more, if the process still exists.
     pub fn look(&self) {
         self.objects.look();
     }
 
-    /// All causes for a program of the process, with these modules.
+    /// Returns all causes for a program of the process, with these modules.
     pub fn of_program(&self, executable: &str, modules: &[Module]) -> Vec<Unseen> {
         let program = self.objects.of_program(executable);
         let of_modules = modules.iter().map(|module| module.path.as_str()).chain([executable]);
@@ -74,8 +74,8 @@ impl Causes {
     }
 }
 
-/// The causes that a program without a process of its own has, by its modules alone, of which some
-/// are `recorded`.
+/// Returns the causes of a program without a process, from the modules alone. `recorded` names the
+/// objects with recorded allocators.
 pub fn by_modules(executable: &str, modules: &[Module], recorded: BTreeSet<String>) -> Vec<Unseen> {
     let nothing = Objects::of_none();
     let causes = Causes { added: Mutex::default(), recorded: Mutex::new(recorded), objects: nothing };
@@ -87,7 +87,7 @@ fn found_in(path: &str) -> Vec<Found> {
     findings.iter().map(|finding| (path.to_owned(), finding.clone())).collect()
 }
 
-/// Whether the process's environment says that the allocator is not used.
+/// Whether the process's environment turns the allocator off.
 fn is_unused(program: &Program, finding: &Finding) -> bool {
     let variable = finding.allocator().unused_with;
     variable.is_some_and(|(name, value)| program.variable(name).is_some_and(|set| set == value))

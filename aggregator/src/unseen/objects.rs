@@ -1,6 +1,6 @@
-//! The objects that a process has mapped, looked at now and then while it runs: one whose code
-//! never allocates by malloc is on no recorded stack, and after the process's end nobody can say
-//! what it had.
+//! Looks at the mapped objects of a process from time to time while the process runs. The reason:
+//! an object whose code never calls malloc is on no recorded stack. After the process's end, the
+//! contents of such an object are unknown.
 
 use super::allocators::Finding;
 use super::cache::allocators_in;
@@ -11,35 +11,37 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between the first two looks at a process; each pause is twice as long as the one before.
+/// Pause between the first two looks at a process. Each pause is twice as long as the pause before,
+/// up to the next constant.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Lines of a process's map that are looked at.
+/// Limit of the lines read from a process's map.
 const MOST_MAPPINGS: usize = 1 << 16;
 
-/// An object and an allocator in it.
+/// Path of an object, and an allocator in the object.
 pub type Found = (String, Finding);
 
-/// What was found in a process, by the program that it ran.
+/// Allocators found in a process, for each program of the process.
 #[derive(Debug)]
 pub struct Objects {
     pid: u32,
-    /// When the process began, by which another one of the same number is told apart.
+    /// Start time of the process, to tell apart a later process of the same number.
     began: Option<u64>,
     by_program: Mutex<BTreeMap<String, Program>>,
 }
 
-/// What was seen of one program.
+/// Facts about a single program.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
-    /// Allocators in its objects.
+    /// Allocators in the program's objects.
     pub found: BTreeSet<Found>,
-    /// The variables of its environment that decide on allocators, once it was asked for.
+    /// The environment variables that decide on allocators; none before the environment was read.
     environment: Option<BTreeMap<String, String>>,
 }
 
 impl Program {
-    /// A variable of its environment; the aggregator's own stands for one that could not be read.
+    /// Returns an environment variable of the program. If the environment could not be read,
+    /// returns the aggregator's own variable.
     pub fn variable(&self, name: &str) -> Option<String> {
         match &self.environment {
             Some(known) => known.get(name).cloned(),
@@ -49,20 +51,20 @@ impl Program {
 }
 
 impl Objects {
-    /// Of a process, which is looked at from now on.
+    /// Begins to look at a process.
     pub fn watch(pid: u32) -> Arc<Objects> {
         let objects = Arc::new(Objects { pid, began: procfs::began(pid), by_program: Mutex::default() });
         watcher::add(&objects);
         objects
     }
 
-    /// Of no process: nothing is to be seen of it.
+    /// Returns an empty value, without a process.
     pub fn of_none() -> Arc<Objects> {
         Arc::new(Objects { pid: 0, began: None, by_program: Mutex::default() })
     }
 
-    /// Looks at the process now. False when there is nothing to be seen: it has ended, or is not
-    /// ours to read.
+    /// Looks at the process now. Returns false when the process has ended or cannot be read by this
+    /// user.
     pub fn look(&self) -> bool {
         let Some(program) = procfs::executable(self.pid) else { return false };
         let Ok(lines) = procfs::mappings(self.pid) else { return false };
@@ -72,7 +74,7 @@ impl Objects {
         }
         let mut found: BTreeSet<Found> = BTreeSet::new();
         for path in paths {
-            // It may have another root.
+            // The process may have another root.
             let findings = allocators_in(&PathBuf::from(format!("/proc/{}/root{path}", self.pid)));
             found.extend(findings.iter().map(|finding| (path.clone(), finding.clone())));
         }
@@ -87,19 +89,19 @@ impl Objects {
         true
     }
 
-    /// What is known of a program that the process ran or runs.
+    /// Returns the facts about a current or earlier program of the process.
     pub fn of_program(&self, executable: &str) -> Program {
         let by_program = self.by_program.lock().unwrap_or_else(PoisonError::into_inner);
         by_program.get(executable).cloned().unwrap_or_default()
     }
 }
 
-/// Whether a variable of the environment decides on an allocator.
+/// Whether an environment variable decides on an allocator.
 const DECISIVE: fn(&str) -> bool = |name| {
     super::allocators::ALLOCATORS.iter().any(|row| row.unused_with.is_some_and(|(variable, _)| variable == name))
 };
 
-/// The file whose code a line of a process's map is about.
+/// Returns the file in a line of a process's map, if the line maps code.
 fn code_of(line: &str) -> Option<String> {
     let mut fields = line.splitn(6, ' ');
     let rights = fields.nth(1)?;
@@ -108,13 +110,13 @@ fn code_of(line: &str) -> Option<String> {
     (is_file && rights.contains('x')).then(|| path.to_owned())
 }
 
-/// One thread for all processes.
+/// The thread that looks again at all processes.
 mod watcher {
     use super::{
         Arc, Duration, FIRST_PAUSE, Instant, LONGEST_PAUSE, LazyLock, Mutex, Objects, PoisonError, Weak, thread,
     };
 
-    /// A process that is looked at again.
+    /// A process to look at again.
     struct Watched {
         objects: Weak<Objects>,
         pause: Duration,

@@ -1,7 +1,7 @@
-//! Looks into an object's file for allocators that no hook sees.
+//! Looks into an object's file for allocators without a hook.
 //!
-//! The file may be anybody's: what its headers say is checked against its length, and only so much
-//! of it is read.
+//! The file may come from any author. The values in its headers are checked against its length, and
+//! only a limited number of bytes is read.
 
 use super::allocators::{self, Finding};
 use crate::process::elf;
@@ -13,27 +13,26 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Bytes that are read of one file at most: symbols and read-only data of the largest programs that
-/// there are.
+/// Most bytes read of a single file: the symbols and read-only data of the largest known programs.
 const MOST_BYTES: u64 = 192 << 20;
-/// Bytes of read-only data that are in memory at one time.
+/// Bytes of read-only data in memory at the same time.
 const PIECE: u64 = 1 << 20;
 const MOST_SECTIONS: usize = 4096;
 
-/// The allocators in a file that no hook sees. Empty for what is no program for this processor, or
-/// says nonsense.
+/// Returns the allocators without a hook in a file. The list is empty for a file that is no program
+/// for this processor, or has faulty headers.
 pub fn scan(file: &File) -> Vec<Finding> {
     let Ok(metadata) = file.metadata() else { return Vec::new() };
     let mut object = Bounded { file, length: metadata.len(), left: MOST_BYTES };
     let found = look(&mut object).unwrap_or_default();
-    // A program that carries the collector has wrapped its allocator.
+    // A program with the collector inside has wrapped its allocator.
     if found.is_empty() || elf::examine_content(file) == Some(Judged::CarriesCollector) {
         return Vec::new();
     }
     found.into_iter().collect()
 }
 
-/// A file of which only so much is read.
+/// A file with a limit on the bytes read.
 struct Bounded<'f> {
     file: &'f File,
     length: u64,
@@ -53,7 +52,7 @@ impl Bounded<'_> {
     }
 }
 
-/// Parts of a file that are looked at.
+/// The sections of a file.
 struct Sections {
     headers: Vec<SectionHeader64<LE>>,
     names: Vec<u8>,
@@ -90,22 +89,23 @@ impl Sections {
     }
 }
 
-/// The text at an offset of a table of them; empty where there is none.
+/// Returns the text at an offset of a table of texts; empty if there is none.
 fn text_at(table: &[u8], offset: u32) -> &[u8] {
     let rest = table.get(offset as usize..).unwrap_or_default();
     &rest[..memchr::memchr(0, rest).unwrap_or(0)]
 }
 
-/// What functions say.
+/// Facts from the names of functions.
 #[derive(Default)]
 struct Functions {
     found: BTreeSet<Finding>,
-    /// Whether there are any.
+    /// Whether the table has any functions.
     are_named: bool,
     has_malloc: bool,
-    /// CPython, whose own copy of mimalloc is seen as its allocators are.
+    /// Whether the object is CPython. Its own copy of mimalloc is seen, because the allocators of
+    /// CPython are hooked.
     is_python: bool,
-    /// libffi, whose copy of dlmalloc has nothing but the code of closures.
+    /// Whether the object is libffi. Its copy of dlmalloc holds nothing but the code of closures.
     is_ffi: bool,
 }
 
@@ -166,8 +166,7 @@ fn look(object: &mut Bounded<'_>) -> Option<BTreeSet<Finding>> {
     Some(without_replaced(&found))
 }
 
-/// Without those that another row stands for, and without rows that would stand for some and do
-/// not.
+/// Removes rows replaced by another row, and replacing rows without a replaced row.
 fn without_replaced(found: &BTreeSet<Finding>) -> BTreeSet<Finding> {
     let replaces = |row: &Finding, other: &Finding| row.allocator().in_place_of.contains(&other.allocator().name);
     let says_something = |row: &Finding| {

@@ -1,13 +1,12 @@
-//! Objects of all kinds, made for the tests: with symbols, stripped, broken, and made to be
-//! expensive.
+//! Objects of all kinds, made for the tests: with symbols, stripped, broken, and expensive to read.
 
 use super::*;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Builds a shared object from C. None without a compiler, which fails where tests must not be
-/// skipped.
+/// Builds a shared object from C. Returns none without a compiler. A missing compiler fails the
+/// test where tests must not be skipped.
 fn object(folder: &Path, name: &str, source: &str, options: &[&str]) -> Option<PathBuf> {
     let (code, path) = (folder.join(format!("{name}.c")), folder.join(name));
     fs::write(&code, source).expect("written");
@@ -26,7 +25,7 @@ fn object(folder: &Path, name: &str, source: &str, options: &[&str]) -> Option<P
     }
 }
 
-/// The names of what is not seen of an object.
+/// Returns the names of an object's unseen allocators.
 fn names(path: &Path) -> Vec<String> {
     by_modules(&path.to_string_lossy(), &[], BTreeSet::new()).into_iter().map(|cause| cause.name).collect()
 }
@@ -41,10 +40,10 @@ fn an_allocator_under_a_prefix_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(path) = object(folder.path(), "prefixed.so", JEMALLOC, &[]) else { return };
     assert_eq!(names(&path), ["jemalloc (prefix _rjem_)"]);
-    // Where nobody can call it from outside, the table of all symbols says so.
+    // Hidden functions are found in the table of all symbols.
     let Some(hidden) = object(folder.path(), "hidden.so", JEMALLOC, &["-fvisibility=hidden"]) else { return };
     assert_eq!(names(&hidden), ["jemalloc (prefix _rjem_)"]);
-    // And without any symbols its messages do.
+    // Without any symbols, the messages of the allocator are found.
     let options = ["-s", "-fvisibility=hidden"];
     let Some(stripped) = object(folder.path(), "stripped.so", JEMALLOC, &options) else { return };
     assert_eq!(names(&stripped), ["jemalloc"]);
@@ -119,15 +118,14 @@ fn only_the_allocator_that_has_listeners_is_recorded() {
     assert_eq!(named, ["mimalloc"], "no listener hears of the other allocator in that object");
 }
 
-/// Any byte of an object's headers may be anything, and a file that is all holes may be of any
-/// length.
+/// The bytes of an object's headers may have any value, and a file of holes may have any length.
 #[test]
 fn nothing_in_a_file_makes_the_scan_fail_or_allocate() {
     let own = fs::read("/proc/self/exe").expect("readable");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("broken");
     let mut program = own[..4096].to_vec();
-    // Its section headers, behind what is left of it.
+    // The section headers of this program, placed behind its first page.
     let headers = u64::from_le_bytes(own[40..48].try_into().expect("eight bytes"));
     let count = usize::from(u16::from_le_bytes([own[60], own[61]]));
     let headers = &own[usize::try_from(headers).expect("in memory")..][..count * 64];
@@ -158,7 +156,7 @@ fn nothing_in_a_file_makes_the_scan_fail_or_allocate() {
         }
         let path = folder.path().join(format!("broken{round}"));
         fs::write(&path, &bytes).expect("written");
-        // Any answer will do.
+        // Any answer is accepted; the scan must not fail.
         let _ = names(&path);
         fs::remove_file(&path).expect("removed");
     }

@@ -1,15 +1,16 @@
-//! The process that an injection runs in, and the watch over that process.
+//! The child process for an injection, and the watch over the child.
 //!
-//! Whatever a tracer holds goes on when the tracer dies, so a tracer that is itself suspended is best killed. A process
-//! cannot do that to itself, and the aggregator must live on to say what happened. So the injection runs in a child of the
-//! aggregator's:
-//! - The child has a session of its own. What stops the aggregator (Ctrl-Z, a signal to it or to its process group, a
-//!   debugger) does not stop the child, which finishes in milliseconds.
-//! - What suspends the child ends it: the aggregator kills the child when it makes no progress for a second while it may
-//!   hold a thread.
+//! When a tracer dies, its stopped threads go on. A suspended tracer is therefore best killed. The
+//! aggregator cannot kill itself, because it must report the outcome. So the injection runs in a
+//! child of the aggregator:
+//! - The child has a session of its own. A stop of the aggregator (Ctrl-Z, a signal to the
+//!   aggregator or its process group, a debugger) does not stop the child. The child finishes in
+//!   milliseconds.
+//! - A suspended child is ended. The aggregator kills the child after one second without progress,
+//!   if the child may hold a thread.
 //! - The child dies with the aggregator.
 //!
-//! What suspends both at once, as a cgroup freezer does, cannot be helped.
+//! Known limit: a cgroup freezer suspends both processes at once.
 
 use super::{InjectError, Injected};
 use crate::base::sys;
@@ -20,23 +21,24 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Between two looks at the child.
+/// Interval between two looks at the child.
 const LOOK: Duration = Duration::from_millis(20);
-/// After so many looks without progress, the child is killed. Looks are counted, and not time: an aggregator that was
-/// stopped itself has not looked.
+/// Number of looks without progress before the child is killed. Looks are counted instead of time:
+/// a stopped aggregator has not looked.
 const LOOKS: u32 = 50;
-/// How long a message may be.
+/// Longest message, in bytes.
 const TEXT_BYTES: usize = 1024;
 
-/// What the two processes share.
+/// Memory shared by the two processes.
 struct Shared {
-    /// Counts the child's progress; 0 while the child holds nobody.
+    /// Counts the progress of the child; 0 while the child holds no thread.
     beats: AtomicU32,
-    /// Written by the child before it ends, and read by the aggregator afterwards.
+    /// Outcome, written by the child before its end, and read by the aggregator afterwards.
     outcome: UnsafeCell<Option<Outcome>>,
 }
 
-/// What came of it, without pointers: it crosses from one process to another.
+/// Outcome of an injection, without pointers, because the value crosses from one process to
+/// another.
 #[derive(Clone, Copy)]
 #[expect(clippy::large_enum_variant, reason = "there is one, in a page of its own")]
 enum Outcome {
@@ -60,11 +62,12 @@ impl Text {
     }
 }
 
-/// The child's counter; null in every other process.
+/// The progress counter in the child; null in every other process.
 static BEATS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
 fn beats() -> Option<&'static AtomicU32> {
-    // SAFETY: null, or a word of the mapping that the child keeps until it ends.
+    // SAFETY: the pointer is null, or points to a word of the shared mapping. The child keeps the
+    // mapping until its end.
     unsafe { BEATS.load(Ordering::Relaxed).as_ref() }
 }
 
@@ -82,20 +85,21 @@ pub fn rest() {
     }
 }
 
-/// Does the work in a child process, and waits for its end.
+/// Does the work in a child process, and waits for the end of the child.
 pub fn run(work: impl FnOnce() -> Result<Injected, InjectError>) -> Result<Injected, InjectError> {
     let shared = Mapping::new().map_err(InjectError::Process)?;
-    // SAFETY: plain call.
+    // SAFETY: `getpid` has no preconditions.
     let parent = unsafe { libc::getpid() };
-    // SAFETY: the child's copy of this thread does `work` and ends. Other threads of the aggregator, at a detach, may hold
-    // locks that stay locked in the child: malloc's are not among them (the C library sees to that), and no others are used.
+    // SAFETY: the child's copy of this thread does `work` and ends. Other threads of the
+    // aggregator, at a detach, may hold locks. These locks stay locked in the child. The C library
+    // releases the locks of malloc in the child, and the child uses no other locks.
     let child = unsafe { libc::fork() };
     if child == 0 {
         be_the_child(&shared, parent, work);
     }
     let child = sys::check(child).map_err(InjectError::Process)?;
     let was_killed = watch(child, &shared.beats);
-    // SAFETY: the child, which wrote it, has ended.
+    // SAFETY: the child has written the outcome and ended, so no other access exists.
     let outcome = unsafe { *shared.outcome.get() };
     match outcome {
         Some(Outcome::Injected(injected)) => Ok(injected),
@@ -109,7 +113,8 @@ pub fn run(work: impl FnOnce() -> Result<Injected, InjectError>) -> Result<Injec
 }
 
 fn be_the_child(shared: &Shared, parent: libc::pid_t, work: impl FnOnce() -> Result<Injected, InjectError>) -> ! {
-    // SAFETY: plain calls. A child whose parent has died before the second one gets no signal for that.
+    // SAFETY: the four functions have no preconditions. When the parent dies before the call of
+    // `prctl`, no signal arrives; the check of `getppid` covers this case.
     unsafe {
         libc::setsid();
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -125,19 +130,20 @@ fn be_the_child(shared: &Shared, parent: libc::pid_t, work: impl FnOnce() -> Res
             Err(InjectError::Gone) => Outcome::Gone,
             Err(error) => Outcome::Failed(Text::of(&error.to_string())),
         };
-        // SAFETY: the aggregator reads it when this process has ended.
+        // SAFETY: the aggregator reads the outcome only after the end of this process.
         unsafe { *shared.outcome.get() = Some(outcome) };
     }
-    // SAFETY: ends the process without running what the aggregator wants done at its own end.
+    // SAFETY: `_exit` has no preconditions. It ends the process without the exit handlers of the
+    // aggregator.
     unsafe { libc::_exit(0) }
 }
 
-/// Waits for the child's end. Returns whether it had to be killed.
+/// Waits for the end of the child. Returns whether the child had to be killed.
 fn watch(child: libc::pid_t, beats: &AtomicU32) -> bool {
     let mut was_killed = false;
     let (mut last, mut looks) = (0, 0);
     let end = sys::pidfd(child.unsigned_abs());
-    // Without a descriptor, as under a limit, the child is waited for without a watch.
+    // Without a descriptor, for example at a limit of open files, the child runs without a watch.
     while let Ok(end) = &end
         && !sys::await_readable(end, LOOK)
     {
@@ -146,31 +152,32 @@ fn watch(child: libc::pid_t, beats: &AtomicU32) -> bool {
         last = now;
         if looks == LOOKS {
             was_killed = true;
-            // SAFETY: plain call; the child is not waited for yet, so the number is its own.
+            // SAFETY: `kill` has no memory preconditions. The child is not waited for yet, so the
+            // number still belongs to the child.
             unsafe { libc::kill(child, libc::SIGKILL) };
         }
     }
     let mut status = 0;
-    // SAFETY: `status` is valid for the write. A signal interrupts the wait only.
+    // SAFETY: `status` is valid for the write. A signal only interrupts the wait.
     while unsafe { libc::waitpid(child, &raw mut status, 0) } == -1
         && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
     {}
     was_killed
 }
 
-/// Memory that a child shares.
+/// Memory shared with a child.
 struct Mapping(ptr::NonNull<Shared>);
 
 impl Mapping {
     fn new() -> io::Result<Mapping> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: new memory wherever the kernel likes.
+        // SAFETY: the kernel chooses the place of the new memory, so no existing mapping changes.
         let at = unsafe { libc::mmap(ptr::null_mut(), size_of::<Shared>(), protection, flags, -1, 0) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let shared = ptr::NonNull::new(at.cast::<Shared>()).ok_or_else(io::Error::last_os_error)?;
-        // SAFETY: fresh memory of that size at the beginning of a page.
+        // SAFETY: the memory is new, large enough, and aligned to a page.
         unsafe { shared.write(Shared { beats: AtomicU32::new(0), outcome: UnsafeCell::new(None) }) };
         Ok(Mapping(shared))
     }
@@ -180,14 +187,14 @@ impl std::ops::Deref for Mapping {
     type Target = Shared;
 
     fn deref(&self) -> &Shared {
-        // SAFETY: it was initialised by `new`, and is mapped for as long as this lives.
+        // SAFETY: `new` has initialised the memory, and the mapping lasts as long as `self`.
         unsafe { self.0.as_ref() }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new` with that size; nobody has a reference any more.
+        // SAFETY: `new` mapped this size, and no reference is left.
         unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<Shared>()) };
     }
 }
@@ -217,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_child_that_dies_is_an_error() {
-        // SAFETY: the child kills itself.
+        // SAFETY: `abort` has no preconditions; the child kills itself.
         let died = run(|| unsafe { libc::abort() });
         assert!(matches!(died, Err(InjectError::Ended)));
     }
@@ -226,7 +233,7 @@ mod tests {
     fn a_child_that_holds_somebody_and_is_stopped_is_killed() {
         let stopped = run(|| {
             beat();
-            // SAFETY: the child stops itself.
+            // SAFETY: `raise` has no preconditions; the child stops itself.
             unsafe { libc::raise(libc::SIGSTOP) };
             Ok(injected())
         });

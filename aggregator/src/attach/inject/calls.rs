@@ -1,21 +1,27 @@
-//! Direct calls of an allocator that is part of the program.
+//! Direct calls of an allocator within the program.
 //!
-//! A program that was linked with a malloc of its own calls it without a table in between: the distance is in the
-//! instruction. So the instructions are changed, and nothing of the allocator is.
+//! A program linked with a malloc of its own calls this malloc without a table in between: the
+//! distance is part of the call instruction. The injection changes these instructions, and leaves
+//! the allocator as it is.
 //!
 //! ```text
-//! [`Survey`]   all functions of the program, from its unwind tables, and the calls and jumps that leave them   (all run)
-//! [`Stubs`]    jumps to the hooks, near enough to be called: a page that stays                        (one thread stops)
-//! [`Survey::lead`], [`Survey::lead_back`]   the distances                                           (all threads stop)
+//! part                   contents                                             stopped threads
+//! [`Survey`]             all functions of the program, from the unwind        none
+//!                        tables, and their outgoing calls and jumps
+//! [`Stubs`]              jumps to the hooks, on a page that stays, near       one
+//!                        enough for a call
+//! [`Survey::lead`],      the distances in the instructions                    all
+//! [`Survey::lead_back`]
 //! ```
 //!
-//! - A thread is never inside an instruction, so whichever one stands before a call makes the old or the new one.
-//! - What the allocator calls of its own belongs to the call that it was asked for. So calls stay as they are in every function
-//!   that can be reached from the allocator's own by direct calls.
-//! - Caller and function may have agreed on more than the calling convention says, so the hooks' entries for direct calls keep
-//!   all registers (`collector/preload/src/direct.rs`).
-//! - The page of a call is written at once: an aggregator that dies leaves whole distances. A distance that lies on two
-//!   pages is left alone.
+//! - A thread never stands inside an instruction. A thread in front of a call makes either the old
+//!   call or the new call.
+//! - A call of the allocator by itself belongs to the request in progress. Calls stay unchanged in
+//!   every function reachable by direct calls from the allocator's functions.
+//! - A caller and a function may have agreed on more than the calling convention. The hooks'
+//!   entries for direct calls therefore keep all registers (`collector/preload/src/direct.rs`).
+//! - The page of a call is written at once: an aggregator that dies leaves whole distances. A
+//!   distance across two pages is left alone.
 
 use super::code::{Code, index};
 use super::frozen::Frozen;
@@ -31,51 +37,53 @@ use std::collections::HashMap;
 
 const PAGE: u64 = 4096;
 const STUB_BYTES: u64 = 16;
-/// `jmp [rip]`, the address behind it.
+/// `jmp [rip]`; the address follows.
 const STUB: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
-/// How far a call reaches, less what the program may be long.
+/// Reach of a call, minus an allowance for the length of the program.
 const REACH: u64 = 1 << 30;
-/// The stubs' place is that far below the program, if nothing is there.
+/// Distance of the stubs below the program, if the place is free.
 const BELOW: u64 = 256 << 10;
 const LOWEST: u64 = 64 << 10;
 
-/// What came of it, in calls that the program's code makes.
+/// Counts of the changed and the unchanged calls in the code of the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Led {
-    /// To the collector, or back.
+    /// Calls led to the collector, or back.
     pub changed: usize,
-    /// As they were: the allocator's own, or out of reach.
+    /// Unchanged calls: calls of the allocator itself, or calls out of reach.
     pub left: usize,
 }
 
 /// A call or jump to the allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Call {
-    /// Address of its distance, which is counted from the end of these four bytes.
+    /// Address of the distance in the instruction. The distance counts from the end of these four
+    /// bytes.
     distance_at: u64,
-    /// The function, in the order of [`hooks`].
+    /// Index of the function, in the order of [`hooks`].
     hook: usize,
-    /// The allocator's function.
+    /// Address of the allocator's function.
     original: u64,
 }
 
-/// See the module.
+/// Direct calls of the allocator found in the program.
 pub struct Survey {
     program: Range,
     calls: Vec<Call>,
     left: usize,
-    /// The allocator's functions, and all that they call.
+    /// The allocator's functions, and all functions reachable from these by calls.
     allocator: Vec<Range>,
 }
 
-/// The functions that direct calls can be led to, and their places in the library; always in the same order.
+/// Lists the hooks for direct calls, and their places in the library, always in the same order.
 fn hooks() -> impl Iterator<Item = (String, u64)> {
     let named = |(name, place): (String, u64)| Some((name.strip_prefix(DIRECT_PREFIX)?.to_owned(), place));
     library::functions().into_iter().filter_map(named)
 }
 
 impl Survey {
-    /// Looks through the program's code. None when it has no allocator of its own.
+    /// Looks through the code of the program. Returns none for a program without an allocator of
+    /// its own.
     pub fn of(map: &Map, memory: &Memory) -> Option<Survey> {
         let program = map.program()?;
         let image = Image::read(memory, program.start).ok()?;
@@ -121,7 +129,7 @@ impl Survey {
         survey
     }
 
-    /// Whether an address lies in the program's allocator.
+    /// Whether an address lies in the allocator of the program.
     pub fn is_in_allocator(&self, address: u64) -> bool {
         self.allocator.iter().any(|function| function.contains(address))
     }
@@ -137,7 +145,7 @@ impl Survey {
         self.change(thread.tid(), map, memory, |call| stubs.place(call.hook))
     }
 
-    /// Leads them back.
+    /// Leads the calls back to the allocator of the program.
     pub fn lead_back(&self, thread: &Borrowed<'_>, map: &Map, memory: &Memory) -> Result<Led, CallError> {
         self.change(thread.tid(), map, memory, |call| call.original)
     }
@@ -174,18 +182,18 @@ struct Stubs {
 }
 
 impl Stubs {
-    /// That of an earlier attach.
+    /// Finds the page of an earlier attach.
     fn find(map: &Map, memory: &Memory) -> Option<Stubs> {
         let page = memory.word(Stubs::noted_at(map.collector()?)?).ok()?;
         (page != 0 && page.is_multiple_of(PAGE)).then_some(Stubs { page })
     }
 
-    /// Where the collector keeps its address.
+    /// Returns the place where the collector keeps the address of the page.
     fn noted_at(base: u64) -> Option<u64> {
         Some(base + library::function(STUBS_SYMBOL)?)
     }
 
-    /// None where there is no room near the program.
+    /// Finds the page, or maps a new page. Returns none without room near the program.
     fn establish(
         thread: &mut Borrowed<'_>,
         map: &Map,

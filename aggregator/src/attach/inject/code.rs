@@ -1,15 +1,15 @@
-//! The code of an object: its functions, known from its unwind tables (stripped or not), and the direct calls and jumps out
-//! of them.
+//! The code of an object: its functions, and the direct calls and jumps out of the functions. The
+//! functions are found from the unwind tables, even in a stripped object.
 
 use super::map::{Map, Range};
 use super::memory::Memory;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use std::collections::HashSet;
 
-/// What is read of an object's code.
+/// Limit of the code read from an object.
 const MOST_CODE_BYTES: u64 = 512 << 20;
 
-/// How far one address is from another, as an index.
+/// Converts a distance between two addresses to an index.
 pub fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
@@ -17,20 +17,20 @@ pub fn index(distance: u64) -> usize {
 /// A call or jump out of a function.
 #[derive(Clone, Copy, Debug)]
 pub struct Branch {
-    /// The number of the function that the branch is in.
+    /// Number of the function with the branch.
     pub function: usize,
-    /// Address of its distance of four bytes; none where the distance has one byte.
+    /// Address of a four-byte distance; none for a distance of one byte.
     pub distance_at: Option<u64>,
     pub target: u64,
-    /// A jump leaves nothing on the stack that says where it came from.
+    /// Whether the branch is a jump. A jump leaves no return address on the stack.
     pub is_jump: bool,
 }
 
-/// What an object's functions call and jump to.
+/// The functions of an object, with their calls and jumps.
 pub struct Code {
-    /// In order, apart.
+    /// Functions in order, without overlaps.
     pub functions: Vec<Range>,
-    /// In the order of the code.
+    /// Branches in the order of the code.
     pub branches: Vec<Branch>,
 }
 
@@ -54,7 +54,7 @@ impl Code {
         code
     }
 
-    /// Adds what the functions in these bytes call.
+    /// Adds the calls and jumps of the functions in these bytes.
     fn decode(&mut self, start: u64, bytes: &[u8]) {
         let end = start + bytes.len() as u64;
         let first = self.functions.partition_point(|function| function.start < start);
@@ -82,14 +82,14 @@ impl Code {
         }
     }
 
-    /// The number of the function that an address lies in.
+    /// Returns the number of the function at an address.
     pub fn function_at(&self, address: u64) -> Option<usize> {
         let behind = self.functions.partition_point(|function| function.start <= address);
         let number = behind.checked_sub(1)?;
         self.functions[number].contains(address).then_some(number)
     }
 
-    /// The functions with these addresses, and all that they call.
+    /// Returns the functions at these addresses, and all functions reachable from them.
     pub fn reachable(&self, from: impl Iterator<Item = u64>, resolved: impl Fn(u64) -> u64) -> HashSet<usize> {
         let mut found = HashSet::new();
         let mut open: Vec<usize> = from.filter_map(|address| self.function_at(address)).collect();

@@ -1,8 +1,9 @@
-//! Which functions were called when a thread stands in one of the C library's functions.
+//! Finds the called functions when a thread stands in a function of the C library.
 //!
-//! A function with an exported name says so itself. A static function has no name, and nothing on the stack says who jumped
-//! to it: `sem_wait` ends with a jump to a nameless function in which the thread then waits. The jumps are in the code, so
-//! the names of all functions that jump there are the candidates.
+//! An exported function has a name. A static function has no name, and nothing on the stack tells
+//! the origin of a jump: `sem_wait` ends with a jump to a nameless function, in which the thread
+//! waits. The code contains the jumps, so the names of all functions with a jump to the nameless
+//! function are the candidates.
 
 use super::code::Code;
 use super::map::{Map, Range};
@@ -10,32 +11,32 @@ use super::memory::Memory;
 use super::symbols::Functions;
 use std::collections::HashSet;
 
-/// The functions that may have been called, each with all its names.
+/// Functions that may have been called, each with all its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidates(Vec<Vec<String>>);
 
 impl Candidates {
-    /// A function that is known by its names.
+    /// Returns a function known by its names.
     pub fn one(names: Vec<String>) -> Candidates {
         Candidates(vec![names])
     }
 
-    /// Whether nothing is known.
+    /// Whether no function is known.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether it was certainly one of these.
+    /// Whether the called function is certainly among the listed names.
     pub fn are_all(&self, listed: impl Fn(&str) -> bool) -> bool {
         !self.is_empty() && self.0.iter().all(|names| names.iter().any(|name| listed(name)))
     }
 
-    /// The name of one of these that it may have been.
+    /// Returns a listed name under which the function may have been called.
     pub fn find(&self, listed: impl Fn(&str) -> bool) -> Option<&str> {
         self.0.iter().flatten().map(String::as_str).find(|name| listed(name))
     }
 
-    /// A name for messages.
+    /// Returns a name for messages.
     pub fn name(&self) -> &str {
         self.find(|_| true).unwrap_or("the C library")
     }
@@ -44,7 +45,7 @@ impl Candidates {
 /// The jumps from one function of an object into another.
 pub struct Jumps {
     code: Code,
-    /// Pairs of numbers: the function that is jumped to, the function that jumps. In order.
+    /// Pairs of function numbers, in order: first the target of a jump, then the source.
     edges: Vec<(usize, usize)>,
 }
 
@@ -63,7 +64,8 @@ impl Jumps {
         Jumps { code, edges }
     }
 
-    /// The named functions from which a thread can have come to an address of a nameless one by jumps alone.
+    /// Lists the named functions from which a thread can have come to an address of a nameless
+    /// function by jumps alone.
     pub fn candidates(&self, address: u64, named: &Functions) -> Candidates {
         let mut open: Vec<usize> = self.code.function_at(address).into_iter().collect();
         let mut seen: HashSet<usize> = open.iter().copied().collect();
@@ -94,8 +96,8 @@ mod tests {
     #[test]
     fn a_nameless_function_is_known_by_who_jumps_to_it() {
         let functions: Vec<Range> = (1..6).map(|n| Range { start: n * 100, end: n * 100 + 100 }).collect();
-        // The first two have names; the third is jumped to by the second and by the fourth, which the first jumps to. The
-        // fifth is called only.
+        // The functions 0 and 1 have names. Function 2 is the target of jumps from functions 1 and
+        // 3. Function 3 is the target of jumps from functions 0 and 2. Function 4 is only called.
         let call = Branch { is_jump: false, ..jump(0, 500) };
         let branches = vec![jump(0, 420), call, jump(1, 300), jump(2, 450), jump(3, 300)];
         let jumps = Jumps::of(Code { functions, branches });

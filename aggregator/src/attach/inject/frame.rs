@@ -1,39 +1,42 @@
-//! The frame from which `rt_sigreturn` takes all registers of a thread: its way back, which needs nobody's help.
+//! The signal frame for a borrowed thread's way back. `rt_sigreturn` restores all registers from
+//! the frame, without help of another process.
 
 use super::ptrace::Registers;
 use std::arch::x86_64::__cpuid_count;
 
-/// What the kernel leaves unused below a stack pointer for leaf functions.
+/// Bytes below a stack pointer kept free by the kernel for leaf functions.
 const RED_ZONE: u64 = 128;
 const UC_FP_XSTATE: u64 = 1;
 const UC_SIGCONTEXT_SS: u64 = 2;
 const UC_STRICT_RESTORE_SS: u64 = 4;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 const FP_XSTATE_MAGIC2: u32 = 0x4650_5845;
-/// `struct ucontext` up to the end of its 8-byte signal mask.
+/// Size of `struct ucontext` up to the end of its 8-byte signal mask.
 const CONTEXT_BYTES: usize = 40 + 256 + 8;
-/// Where in an XSAVE area the software's bytes are, of which the first eight name the parts that the kernel keeps.
+/// Offset of the software bytes in an XSAVE area. The first eight bytes name the parts kept by the
+/// kernel.
 const SOFTWARE: usize = 464;
-/// Where the mask of the parts that are in use is.
+/// Offset of the mask of the parts in use.
 const HEADER: usize = 512;
 const AMX_TILES: u64 = 3 << 17;
 
-/// Where a frame ends that is pushed on a stack.
+/// Returns the end of a frame to be pushed on a stack.
 pub fn below(stack_pointer: u64) -> u64 {
     stack_pointer - RED_ZONE
 }
 
-/// A frame in memory: where to, and what.
+/// A frame in memory: its address and its bytes.
 pub struct Frame {
-    /// What the stack pointer must be for code that ends by `ret`: the word there is the address to return to.
+    /// Stack pointer for code with a final `ret`. The word at this address is the return address.
     pub stack_pointer: u64,
-    /// What lies there.
+    /// Bytes at the stack pointer.
     pub bytes: Vec<u8>,
 }
 
-/// A frame that ends at or before `end`, for a thread that shall then go on with these registers.
+/// Builds a frame with its end at or below `end`, for a thread to go on with these registers.
 ///
-/// `returns_to` is what the word in front of it holds: code that calls `rt_sigreturn` with the stack pointer behind it.
+/// `returns_to` is the word in front of the frame: the address of code that calls `rt_sigreturn`
+/// with the stack pointer behind this word.
 pub fn build(end: u64, returns_to: u64, registers: &Registers, state: &[u8], mask: u64) -> Frame {
     let state = signal_state(state);
     let state_at = (end - state.len() as u64) & !63;
@@ -48,7 +51,7 @@ pub fn build(end: u64, returns_to: u64, registers: &Registers, state: &[u8], mas
     Frame { stack_pointer, bytes }
 }
 
-/// `struct ucontext`, as words.
+/// Returns `struct ucontext`, as words.
 fn context(r: &Registers, state_at: u64, mask: u64) -> Vec<u64> {
     let flags = UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS;
     // Segments: cs, gs and fs as 16 bits each, then ss; the kernel takes cs and ss.
@@ -60,16 +63,19 @@ fn context(r: &Registers, state_at: u64, mask: u64) -> Vec<u64> {
         r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp,
         r.rip, r.eflags, segments,
     ];
-    // err, trapno, oldmask, cr2, then the pointer to the state and eight words that the kernel keeps for itself.
+    // err, trapno, oldmask, cr2, then the pointer to the state and eight words reserved by the
+    // kernel.
     let tail = [0, 0, 0, 0, state_at, 0, 0, 0, 0, 0, 0, 0, 0, mask];
     head.into_iter().chain(registers).chain(tail).collect()
 }
 
-/// The state as a signal frame holds it: cut to the parts that the process may have, and marked.
+/// Returns the state in the form of a signal frame: cut to the parts allowed for the process, and
+/// marked.
 fn signal_state(state: &[u8]) -> Vec<u8> {
     let word = |at: usize| state.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
     let (kept, used) = (word(SOFTWARE), word(HEADER));
-    // A process gets room for tiles only when it asks for them; the kernel refuses a frame with more than it has given.
+    // A process gets room for tiles only on request. The kernel rejects a frame with more parts
+    // than it has given to the process.
     let parts = if used & AMX_TILES == 0 { kept & !AMX_TILES } else { kept };
     let size = (2..63)
         .filter(|part| parts & 1 << part != 0)
@@ -90,8 +96,8 @@ fn signal_state(state: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The registers with which a thread that was stopped in a system call goes on without the kernel's help: the call is made
-/// again, as it would be after a signal without a handler.
+/// Returns the registers for a thread to go on without the kernel's help after a stop in a system
+/// call. The call is made again, as after a signal without a handler.
 pub fn going_on(registers: &Registers) -> Registers {
     const ERESTARTSYS: i64 = -512;
     const ERESTARTNOINTR: i64 = -513;

@@ -1,4 +1,4 @@
-//! All threads of a process but the borrowed one, stopped for a moment.
+//! Stops all threads of a process except the borrowed thread, for a moment.
 
 use super::point;
 use super::ptrace::{self, Stop};
@@ -7,19 +7,21 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long all of them get to stop. One that runs does at once, but it may have to wait for a processor.
+/// Limit for all threads to stop. A running thread stops at once, but may have to wait for a
+/// processor.
 const TO_STOP: Duration = Duration::from_millis(80);
-/// Between two looks whether a thread that has not stopped sleeps in the kernel.
+/// Interval between two looks whether an unstopped thread sleeps in the kernel.
 const LOOK: Duration = Duration::from_millis(5);
-/// How often it is tried, and how long the threads run in between.
+/// Number of attempts. The next constant is the time in between, during which the threads run.
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// They stay stopped for as long as this lives.
+/// Stopped threads. The threads go on when this value is dropped.
 pub struct Frozen(Vec<u32>);
 
 impl Frozen {
-    /// None when one does not stop in time: all run on.
+    /// Stops all threads except `except`. Returns none, with all threads running, when a thread
+    /// does not stop in time.
     pub fn others(pid: u32, except: u32) -> io::Result<Option<Frozen>> {
         for _ in 0..ATTEMPTS {
             if let Some(frozen) = Frozen::attempt(pid, except)? {
@@ -30,7 +32,7 @@ impl Frozen {
         Ok(None)
     }
 
-    /// Which ones they are.
+    /// Returns the numbers of the stopped threads.
     pub fn threads(&self) -> &[u32] {
         &self.0
     }
@@ -40,7 +42,7 @@ impl Frozen {
         let mut frozen = Frozen(Vec::new());
         let mut seen = HashSet::from([except]);
         loop {
-            // One that still runs may start another.
+            // A thread that still runs may start another thread.
             let new: Vec<u32> = ptrace::threads(pid).into_iter().filter(|&tid| seen.insert(tid)).collect();
             if new.is_empty() {
                 return Ok(Some(frozen));
@@ -65,13 +67,13 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         for &tid in &self.0 {
-            // One that was killed meanwhile is gone.
+            // A thread killed in the meantime is gone, so the error is ignored.
             let _ = ptrace::detach(tid, 0);
         }
     }
 }
 
-/// Asks a thread to stop. False when it has ended.
+/// Asks a thread to stop. Returns false when the thread has ended.
 fn hold(pid: u32, tid: u32) -> io::Result<bool> {
     let seized = match ptrace::seize(tid) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && point::is_ours(pid, tid) => Ok(()),

@@ -1,5 +1,5 @@
-//! The collector's library on its way into a process: by a memory file, which leaves no trace, or by a file in the process's
-//! own root where that has no /proc.
+//! Brings the collector's library into a process. The carrier is a memory file, which leaves no
+//! trace. In a process without /proc, the carrier is a file in the root of the process.
 
 use super::loader::Loader;
 use super::step::{self, Step};
@@ -16,22 +16,22 @@ use std::os::fd::{AsRawFd, FromRawFd};
 const MFD_CLOEXEC: u64 = 1;
 const MFD_EXEC: u64 = 0x10;
 const RTLD_NOW: u64 = 2;
-/// Where programs may write, nearly everywhere.
+/// Folders writable by programs on nearly every system.
 const FOLDERS: [&str; 4] = ["dev/shm", "tmp", "var/tmp", "."];
 
-/// Where a function of the library's lies, from its base.
+/// Returns the offset of a function in the library.
 pub fn function(name: &str) -> Option<u64> {
     exported(LIBRARY, name)
 }
 
-/// All functions that it exports, by their names, in order; likewise.
+/// Lists all exported functions of the library, with their offsets, in the order of their names.
 pub fn functions() -> BTreeMap<String, u64> {
     let Ok(file) = object::File::parse(LIBRARY) else { return BTreeMap::new() };
     let named = |symbol: object::Symbol<'_, '_>| Some((symbol.name().ok()?.to_owned(), symbol.address()));
     file.dynamic_symbols().filter(ObjectSymbol::is_definition).filter_map(named).collect()
 }
 
-/// Has the process load the library. Returns where it lies.
+/// Has the process load the library. Returns the address of the library.
 pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<u64, CallError> {
     match load_by_memory_file(thread, pid, loader)? {
         Ok(()) => {}
@@ -41,14 +41,14 @@ pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<u64,
     base.ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
 }
 
-/// The inner error is the loader's.
+/// Loads the library from a memory file. The inner error is the message of the loader.
 fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<Result<(), String>, CallError> {
     for fd in left_descriptors(pid) {
         thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
     }
     let name = thread.place(format!("{LIBRARY_NAME}\0").as_bytes())?;
     let mut create = |flags| thread.system_call("memfd_create", libc::SYS_memfd_create, [name, flags, 0, 0, 0, 0]);
-    // A kernel before 6.3 does not know the second flag, and needs none.
+    // A kernel before 6.3 rejects the second flag, and does not need it.
     let fd = create(MFD_CLOEXEC | MFD_EXEC).or_else(|_| create(MFD_CLOEXEC))?;
     let fd = moved_out_of_the_way(thread, fd)?;
     step::pass(Step::Opened);
@@ -62,7 +62,7 @@ fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> 
     Ok(loaded)
 }
 
-/// Descriptors of memory files that injections which did not come to their end have left.
+/// Lists the descriptors of memory files left by unfinished injections.
 fn left_descriptors(pid: u32) -> Vec<u64> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let ours = format!("/memfd:{LIBRARY_NAME} (deleted)");
@@ -72,8 +72,9 @@ fn left_descriptors(pid: u32) -> Vec<u64> {
     entries.filter(is_ours).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// A descriptor of the process at a number that the program does not use: one of the standard streams, which the program may have
-/// closed and use all the same, would be written to.
+/// Moves a descriptor of the process to a number not used by the program. The numbers of the
+/// standard streams are dangerous: a program may have closed a stream and still write to the
+/// number.
 fn moved_out_of_the_way(thread: &mut Borrowed<'_>, fd: u64) -> Result<u64, CallError> {
     let mut duplicate = |from: u64| {
         let arguments = [fd, libc::F_DUPFD_CLOEXEC.unsigned_abs().into(), from, 0, 0, 0];
@@ -87,7 +88,8 @@ fn moved_out_of_the_way(thread: &mut Borrowed<'_>, fd: u64) -> Result<u64, CallE
     moved
 }
 
-/// None where no file can be written to the process's root.
+/// Loads the library from a file in the root of the process. Returns none when no file can be
+/// written there.
 fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Option<Result<(), CallError>> {
     let root = File::open(format!("/proc/{pid}/root")).ok()?;
     let name = format!(".{LIBRARY_NAME}-{:016x}", crate::base::sys::random().ok()?);
@@ -106,7 +108,7 @@ fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Option<
     Some(loaded)
 }
 
-/// `dlopen`. The inner error is what the loader says.
+/// Calls `dlopen`. The inner error is the message of the loader.
 fn open(thread: &mut Borrowed<'_>, loader: &Loader, path: &str) -> Result<Result<(), String>, CallError> {
     let path = thread.place(format!("{path}\0").as_bytes())?;
     if thread.call("dlopen", loader.dlopen, [path, RTLD_NOW, 0])? != 0 {
@@ -116,19 +118,20 @@ fn open(thread: &mut Borrowed<'_>, loader: &Loader, path: &str) -> Result<Result
     Ok(Err(thread.text(text)))
 }
 
-/// Fills the process's memory file.
+/// Fills the memory file of the process.
 fn write_to_memory_file(pid: u32, fd: u64) -> Result<(), CallError> {
     let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
     let mut file = OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
     file.write_all(&injected_library()).map_err(refused)
 }
 
-/// A new file below a folder. The process may be hostile: no link of its making leads out of there.
+/// Creates a file below a folder. The process may be hostile: a link made by the process cannot
+/// lead out of the folder.
 fn create_below(root: &File, path: &str) -> io::Result<File> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    // The process may run as a user that is not ours.
+    // The process may run as another user, who must be able to read the file.
     let fd = open_in_root(root, path, flags, 0o644)?;
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
@@ -140,7 +143,7 @@ fn open_in_root(root: &File, path: &str, flags: libc::c_int, mode: u64) -> io::R
     how.mode = mode;
     how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
     let bytes = size_of::<libc::open_how>();
-    // SAFETY: a C string and a description of that size, which outlive the call.
+    // SAFETY: the path is a C string, `bytes` is the size of `how`, and both outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, bytes) };
     crate::base::sys::check(i32::try_from(fd).map_err(io::Error::other)?)
 }
@@ -148,15 +151,15 @@ fn open_in_root(root: &File, path: &str, flags: libc::c_int, mode: u64) -> io::R
 fn remove_below(root: &File, path: &str) {
     let Some((folder, name)) = path.rsplit_once('/') else { return };
     let Ok(fd) = open_in_root(root, folder, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) else { return };
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     let folder = unsafe { File::from_raw_fd(fd) };
     if let Ok(name) = std::ffi::CString::new(name) {
-        // SAFETY: a C string that outlives the call.
+        // SAFETY: the name is a C string that outlives the call.
         unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) };
     }
 }
 
-/// The library, with a note in it how it came.
+/// Returns the library, marked as injected.
 fn injected_library() -> Vec<u8> {
     let mut bytes = LIBRARY.to_vec();
     if let Some(at) = exported(LIBRARY, ORIGIN_SYMBOL).and_then(|address| file_offset(LIBRARY, address))
@@ -167,7 +170,7 @@ fn injected_library() -> Vec<u8> {
     bytes
 }
 
-/// Address of a symbol that a library exports, from its base.
+/// Returns the offset of an exported symbol from the base of the library.
 fn exported(library: &[u8], name: &str) -> Option<u64> {
     let file = object::File::parse(library).ok()?;
     file.dynamic_symbols()
@@ -175,7 +178,7 @@ fn exported(library: &[u8], name: &str) -> Option<u64> {
         .map(|symbol| symbol.address())
 }
 
-/// Where in the file the bytes at an address are.
+/// Returns the place of an address in the file.
 fn file_offset(library: &[u8], address: u64) -> Option<usize> {
     let file = object::File::parse(library).ok()?;
     file.segments().find_map(|segment| {

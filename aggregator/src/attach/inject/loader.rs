@@ -1,4 +1,5 @@
-//! The C library of a process, as far as an injection uses it: functions, and two pieces of code that make system calls.
+//! The C library of a process, as far as an injection uses the library: functions, and two pieces
+//! of code with system calls.
 
 use super::InjectError;
 use super::entries::{Candidates, Jumps};
@@ -7,21 +8,21 @@ use super::memory::Memory;
 use super::stack::Stacks;
 use super::symbols::{Functions, Image};
 
-/// No C library has more code.
+/// Limit of the code read from the C library. No C library has more code.
 const MOST_CODE_BYTES: u64 = 64 << 20;
 
-/// Code of the C library's that a borrowed thread is sent to.
+/// Addresses in the C library. A borrowed thread is sent to these addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Gadgets {
     /// `syscall; ret`
     pub system_call: u64,
-    /// `mov rax, 15; syscall`: where the C library has signal handlers return to.
+    /// `mov rax, 15; syscall`: the return address of signal handlers in the C library.
     pub sigreturn: u64,
     /// `__errno_location`.
     pub errno_location: u64,
 }
 
-/// What is known of the process's C library.
+/// Facts about the C library and the dynamic loader of the process.
 pub struct Loader {
     pub dlopen: u64,
     pub dlerror: u64,
@@ -29,18 +30,19 @@ pub struct Loader {
     pub libc: Range,
     /// The dynamic loader.
     pub interpreter: Range,
-    /// Objects that define `malloc`, the C library apart.
+    /// Objects with a definition of `malloc`, other than the C library.
     pub allocators: Vec<Range>,
-    /// One of them is the program itself, of whose functions only some belong to the allocator.
+    /// Whether the program itself defines `malloc`. Only some functions of such a program belong to
+    /// the allocator.
     pub has_own_malloc: bool,
     pub functions: Functions,
-    /// Of the C library; read when a thread stands in a function that has no name.
+    /// Jumps in the C library; read when a thread stands in a function without a name.
     jumps: Option<Jumps>,
     pub stacks: Stacks,
 }
 
 impl Loader {
-    /// Finds what an injection needs.
+    /// Finds the functions and code for an injection.
     pub fn find(map: &Map, memory: &Memory) -> Result<Loader, InjectError> {
         let named =
             |test: fn(&str) -> bool| map.files().find(|object| test(object.file_name())).map(|found| found.range);
@@ -75,14 +77,14 @@ impl Loader {
         Ok(Loader { dlopen, dlerror, gadgets, libc, interpreter, allocators, has_own_malloc, functions, jumps, stacks })
     }
 
-    /// Reads the C library's code, for [`Loader::candidates`].
+    /// Reads the code of the C library, for [`Loader::candidates`].
     pub fn study(&mut self, map: &Map, memory: &Memory) {
         let functions = self.stacks.functions(memory, self.libc.start);
         self.jumps = Some(Jumps::read(map, memory, self.libc, functions));
     }
 
-    /// The functions that were called when a thread has come to an address of the C library. None when that takes
-    /// [`Loader::study`] first.
+    /// Returns the called functions of a thread at an address of the C library. Returns none when
+    /// the answer needs [`Loader::study`] first.
     pub fn candidates(&self, address: u64) -> Option<Candidates> {
         match self.functions.names_at(address) {
             names if !names.is_empty() => Some(Candidates::one(names)),

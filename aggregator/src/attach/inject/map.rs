@@ -1,8 +1,10 @@
-//! What is mapped in a process, and the objects that the mappings make up.
+//! The mappings of a process, and the loaded objects formed by these mappings.
 //!
-//! Which mappings make up a loaded object is read from the object's program headers in memory. The lines of
-//! `/proc/PID/maps` alone do not say it: several segments may begin at offset 0 of the file (lld packs them), other
-//! mappings may lie in the holes between segments, and a program may map a library's file as plain data.
+//! The mappings of an object are found from the object's program headers in memory. The lines of
+//! `/proc/PID/maps` alone are not enough, for three reasons:
+//! - Several segments may begin at offset 0 of the file, because lld packs segments.
+//! - Other mappings may lie in the holes between segments.
+//! - A program may map the file of a library as plain data.
 
 use super::memory::Memory;
 use super::symbols::{Image, Segment};
@@ -23,13 +25,13 @@ pub struct Mapping {
     pub path: String,
 }
 
-/// All lines, and the objects that they make up.
+/// All mappings of a process, and the objects formed by the mappings.
 pub struct Map {
     pub pid: u32,
     pub mappings: Vec<Mapping>,
-    /// By address.
+    /// Objects, in the order of their addresses.
     objects: Vec<Object>,
-    /// An address in the program itself, where the kernel says one.
+    /// An address in the program itself, when the kernel tells such an address.
     in_program: Option<u64>,
 }
 
@@ -40,7 +42,7 @@ pub struct Object {
     path: String,
 }
 
-/// Where an object lies.
+/// Address range of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     pub start: u64,
@@ -54,45 +56,46 @@ impl Range {
 }
 
 impl Map {
-    /// Reads it now.
+    /// Reads the current map of a process.
     pub fn read(pid: u32, memory: &Memory) -> io::Result<Map> {
         let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
         Ok(Map { in_program: address_of_headers(pid), ..Map::parse(pid, &text, memory) })
     }
 
-    /// The text of `/proc/PID/maps`.
+    /// Parses the text of `/proc/PID/maps`.
     pub fn parse(pid: u32, text: &str, memory: &Memory) -> Map {
         let mappings: Vec<Mapping> = text.lines().filter_map(mapping).collect();
         let objects = mappings.iter().filter_map(|first| object(&mappings, first, memory)).collect();
         Map { pid, mappings, objects, in_program: None }
     }
 
-    /// Where the collector's library begins, if it was injected.
+    /// Returns the address of an injected collector.
     pub fn collector(&self) -> Option<u64> {
         collector(&self.mappings)
     }
 
-    /// The object that an address belongs to. Another object may lie in a hole between an object's segments.
+    /// Returns the object at an address. Another object may lie in a hole between an object's
+    /// segments.
     pub fn object_at(&self, address: u64) -> Option<Range> {
         self.objects.iter().rev().map(|object| object.range).find(|range| range.contains(address))
     }
 
-    /// The program itself.
+    /// Returns the program itself.
     pub fn program(&self) -> Option<Range> {
         let of_kernel = self.in_program.and_then(|address| self.files().find(|object| object.range.contains(address)));
-        // A program that the dynamic loader was asked to run is not the one that the kernel knows.
+        // The kernel does not know a program run by an explicit call of the dynamic loader.
         let program = of_kernel.filter(|object| !is_interpreter(object.file_name())).or_else(|| self.files().next());
         program.map(|object| object.range)
     }
 
-    /// An address where nothing is, so far below an object, and not below `lowest`.
+    /// Returns a free address at `distance` below an object, and not below `lowest`.
     pub fn room_below(&self, object: Range, distance: u64, lowest: u64) -> Option<u64> {
         let before = self.mappings.iter().map(|mapping| mapping.end).filter(|&end| end <= object.start).max();
         let at = object.start.checked_sub(distance)?;
         (at >= before.unwrap_or(0).max(lowest)).then_some(at)
     }
 
-    /// The objects that were loaded from files.
+    /// Lists the objects loaded from files.
     pub fn files(&self) -> impl Iterator<Item = &Object> {
         self.objects.iter().filter(|object| object.path.starts_with('/'))
     }
@@ -109,7 +112,7 @@ pub fn is_interpreter(file_name: &str) -> bool {
     file_name.starts_with("ld-linux") || file_name.starts_with("ld-2.")
 }
 
-/// Where an injected collector begins in a process, whose memory need not be readable for that.
+/// Returns the address of an injected collector. The memory of the process need not be readable.
 pub fn collector_of(pid: u32) -> io::Result<Option<u64>> {
     let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     Ok(collector(&text.lines().filter_map(mapping).collect::<Vec<_>>()))
@@ -122,8 +125,9 @@ fn collector(mappings: &[Mapping]) -> Option<u64> {
     mappings.iter().find(|mapping| mapping.offset == 0 && is_ours(&mapping.path)).map(|mapping| mapping.start)
 }
 
-/// The object that begins with a mapping. None for a file that is only mapped as data, and for a later segment of an
-/// object: its program headers would have segments elsewhere.
+/// Returns the object with this first mapping. Returns none for a file that is only mapped as data.
+/// Also returns none for a later segment of an object, because the program headers would put the
+/// segments elsewhere.
 fn object(mappings: &[Mapping], first: &Mapping, memory: &Memory) -> Option<Object> {
     let is_of_file = first.path.starts_with('/') || first.path == "[vdso]";
     if first.offset != 0 || !is_of_file {
@@ -134,11 +138,12 @@ fn object(mappings: &[Mapping], first: &Mapping, memory: &Memory) -> Option<Obje
     let is_loaded = segments.iter().filter(|segment| segment.file_bytes > 0).all(|segment| {
         let page = segment.start & !(PAGE - 1);
         mapping_at(mappings, page).is_some_and(|there| {
-            // A program may have put its code onto large pages of its own.
+            // A program may have moved its code onto large pages.
             let is_replaced = there.path != first.path;
             let offset = there.offset.wrapping_add(page - there.start);
             let is_in_place = is_replaced || offset == segment.offset & !(PAGE - 1);
-            // Whoever loads an object maps what can be written for itself, even if nobody may write to it later.
+            // A loader maps writable segments privately, even if the segments become read-only
+            // later.
             let is_writable = there.is_writable || there.start != first.start;
             is_in_place && (there.is_code || !segment.is_code) && (is_writable || !segment.is_writable)
         })
@@ -151,7 +156,7 @@ fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
     mappings.get(behind.checked_sub(1)?).filter(|mapping| address < mapping.end)
 }
 
-/// Where the kernel has put the program's headers.
+/// Returns the address of the program headers, from the kernel.
 fn address_of_headers(pid: u32) -> Option<u64> {
     let words = fs::read(format!("/proc/{pid}/auxv")).ok()?;
     let words: Vec<u64> = words.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
@@ -159,7 +164,7 @@ fn address_of_headers(pid: u32) -> Option<u64> {
 }
 
 fn mapping(line: &str) -> Option<Mapping> {
-    // The path is what follows the fifth field, and may hold spaces.
+    // The path follows the fifth field, and may contain spaces.
     let mut fields = line.splitn(6, ' ');
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?;
@@ -179,7 +184,7 @@ mod tests {
     /// A segment for the headers of [`image`]: kind of access, address, offset in the file.
     struct Wanted(u32, u64, u64);
 
-    /// The beginning of an ELF file.
+    /// Builds the beginning of an ELF file.
     fn image(segments: &[Wanted]) -> Vec<u8> {
         let mut bytes = vec![0; 64];
         bytes[..5].copy_from_slice(b"\x7fELF\x02");
@@ -193,7 +198,7 @@ mod tests {
         bytes
     }
 
-    /// A memory in which these begin at these addresses.
+    /// Builds a memory with these images at these addresses.
     fn memory(images: &[(&[u8], u64)]) -> Memory {
         use std::os::unix::fs::FileExt;
         let file = tempfile::tempfile().expect("a file");
@@ -226,7 +231,7 @@ mod tests {
         assert_eq!(map.files().count(), 1);
     }
 
-    /// As lld packs it: each segment's page in the file is the first one.
+    /// Layout of lld: the page of each segment in the file is the first page.
     #[test]
     fn segments_may_share_a_page_of_the_file() {
         let image =
@@ -244,7 +249,8 @@ mod tests {
         assert_eq!((map.files().count(), map.program()), (1, Some(all)));
     }
 
-    /// A library in a hole of another object, and its file mapped as data, with and without the right to run it.
+    /// A library in a hole of another object, and its file mapped as data, with and without the
+    /// right to run the code.
     #[test]
     fn holes_and_data_are_told_from_objects() {
         let segments = |far: u64| image(&[Wanted(R, 0, 0), Wanted(X, far, 0x1000), Wanted(W, 2 * far, 0x2000)]);
@@ -274,7 +280,8 @@ mod tests {
         assert_eq!(map.files().count(), 2);
     }
 
-    /// The C library's file may have each segment where it lies in memory, so that mapped whole it looks loaded.
+    /// The C library's file may have each segment at the same place as in memory. Mapped whole,
+    /// such a file looks loaded.
     #[test]
     fn a_file_that_is_mapped_whole_is_no_object() {
         let flat = image(&[Wanted(R, 0, 0), Wanted(X, 0x1000, 0x1000), Wanted(W, 0x2000, 0x2000)]);

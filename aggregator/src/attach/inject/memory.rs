@@ -1,29 +1,29 @@
-//! The memory of another process, as `/proc/PID/mem` shows it.
+//! The memory of another process, read and written by `/proc/PID/mem`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Longest text that is read.
+/// Longest text read from the process.
 const LONGEST_TEXT: usize = 512;
 
-/// See the module.
+/// An open `/proc/PID/mem`.
 pub struct Memory {
     file: File,
 }
 
 impl Memory {
-    /// Opens it, which needs the right to trace the process.
+    /// Opens the memory of a process. The aggregator needs the right to trace the process.
     pub fn open(pid: u32) -> io::Result<Memory> {
         Ok(Memory { file: OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))? })
     }
 
-    /// What a file holds, each byte at its own offset, as if it were a process.
+    /// Uses a file as the memory of a process: the byte at an offset is the byte at this address.
     pub fn of_file(file: File) -> Memory {
         Memory { file }
     }
 
-    /// Reads exactly that many bytes.
+    /// Fills `bytes` from the memory at `address`.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(bytes, address)
     }
@@ -35,14 +35,14 @@ impl Memory {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Reads a range; an error when it is not all there.
+    /// Reads a range. Fails when a part of the range is missing.
     pub fn bytes(&self, address: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         self.read(address, &mut bytes)?;
         Ok(bytes)
     }
 
-    /// Reads up to a zero byte.
+    /// Reads a text up to a zero byte.
     pub fn text(&self, address: u64) -> String {
         let mut text = Vec::new();
         let mut byte = [0];

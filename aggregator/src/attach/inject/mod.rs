@@ -1,21 +1,28 @@
-//! Bringing the collector into a process that was started without it, and hooking and unhooking what is loaded there.
+//! Brings the collector into a process started without it, and hooks and unhooks the loaded
+//! objects.
 //!
 //! ```text
-//! [`map`]      what is loaded in the process: objects, their symbols, their unwind tables     (the process runs)
-//! [`seccomp`]  whether a filter would kill it for what the collector does
-//! [`apart`]    the child process of the aggregator's that does all of this, and is killed if it is suspended
-//! [`point`]    a thread that is outside of the allocator, the loader and signal handlers      (that thread stops)
-//! [`calls`]    the direct calls of an allocator that is part of the program              (all stop while they are changed)
-//! [`thread`]   it makes calls for us: mmap, memfd_create, dlopen, heapline_attach
-//!              and goes on where it was
+//! module       task                                                              stopped threads
+//! [`map`]      reads the loaded objects, their symbols, their unwind tables      none
+//! [`seccomp`]  checks for a filter that kills the process for the system calls   none
+//!              of the collector
+//! [`apart`]    runs all of this in a child of the aggregator; kills a            none
+//!              suspended child
+//! [`point`]    finds a thread outside of the allocator, the loader and           the thread
+//!              signal handlers
+//! [`calls`]    leads the direct calls of an allocator within the program         all, for changes
+//! [`thread`]   makes calls in the borrowed thread: mmap, memfd_create, dlopen,   the thread
+//!              heapline_attach; then the thread goes on where it was
 //! ```
 //!
-//! One thread is stopped, for the time of these calls; all others run on, but in a program with an allocator of its own. What makes that safe for the process:
-//! - The thread never stands anywhere without a way back: whatever it is sent to do ends in `rt_sigreturn` with a frame
-//!   that holds all its registers (`frame.rs`). When the tracing process dies at any instant the thread goes on by itself.
-//! - Nothing of the process's own memory is written but what lies unused below the thread's stack, and the distances in direct
-//!   calls.
-//! - Everything waits for a limited time, and what takes longer is left to the thread.
+//! One thread is stopped during these calls. All other threads run on, except in a program with an
+//! allocator of its own. The process is safe for three reasons:
+//! - The thread always has a way back. Every errand of the thread ends in `rt_sigreturn`, with a
+//!   frame of all its registers (`frame.rs`). When the tracing process dies at any instant, the
+//!   thread goes on by itself.
+//! - The injection writes only two parts of the memory of the process: the unused part below the
+//!   stack of the thread, and the distances in direct calls.
+//! - Every wait has a limit. A call beyond the limit is left to the thread.
 
 mod apart;
 mod calls;
@@ -51,16 +58,17 @@ use std::time::{Duration, Instant};
 use step::Step;
 use thread::{Borrowed, CallError};
 
-/// How long a safe point is looked for to detach.
+/// Limit of the search for a safe point during a detach.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often all threads are looked at, however long that takes: on a busy machine the time may be over at once.
+/// Fewest rounds of looks at all threads, whatever the time. On a busy machine the time may be over
+/// after one round.
 const FEWEST_ROUNDS: u32 = 10;
-/// From this round on the C library's code is read, for functions without a name.
+/// First round with the code of the C library read, for functions without a name.
 const STUDIOUS_ROUND: u32 = 1;
-/// How long a program may take to load the C library.
+/// Limit for a program to load the C library.
 const TO_LOAD: Duration = Duration::from_millis(100);
 
-/// Why the collector was not brought in.
+/// Reasons why the collector was not brought in.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message says what each means")]
 pub enum InjectError {
@@ -111,34 +119,42 @@ fn ptrace_hint(error: &io::Error) -> String {
     }
 }
 
-/// What was done.
+/// Result of an injection.
 #[derive(Clone, Copy, Debug)]
 pub struct Injected {
-    /// What the collector says.
+    /// Answer of the collector.
     pub answer: Request,
-    /// Direct calls of an allocator that is part of the program; none when it has no such.
+    /// Direct calls of an allocator within the program; none without such an allocator.
     pub calls: Option<Led>,
     /// Whether all memory and the descriptor were given back.
     pub is_released: bool,
-    /// How long the borrowed thread was kept from its work.
+    /// Time during which the borrowed thread did no work of its own.
     pub stopped: Duration,
 }
 
-/// Brings the collector into the process, unless it is there, and leads the process's calls to it.
+/// Brings the collector into the process, unless the collector is there, and leads the calls of the
+/// process to the collector.
 ///
-/// `path` is a file with the library for the programs that this one begins; `patience` is for a safe point.
+/// - `path` is a file with the library, for programs started by the process.
+/// - `patience` is the limit of the search for a safe point.
 pub fn attach(pid: u32, pool_bytes: u64, path: Option<&Path>, patience: Duration) -> Result<Injected, InjectError> {
     let request = Request { pool_bytes, ..Request::default() };
     apart::run(|| run(&Errand { pid, function: ATTACH_SYMBOL, request, path, patience }))
 }
 
-/// Leads the process's calls back to where they went. None when no injected collector is there.
+/// Leads the calls of the process back to the original functions. Returns none when no injected
+/// collector is there.
 pub fn detach(pid: u32) -> Result<Option<Injected>, InjectError> {
     leave(pid, DETACH_SYMBOL)
 }
 
-/// Gives back what the collector has mapped, once no call leads to it any more. False in the answer where that could not be
-/// done; none when no injected collector is there.
+/// Unmaps the memory of the collector, once no call leads to the collector any more.
+///
+/// | Result | Meaning |
+/// | --- | --- |
+/// | `is_released` is true | everything was given back |
+/// | `is_released` is false | a thread prevented the release |
+/// | none | no injected collector is there |
 pub fn release(pid: u32) -> Result<Option<Injected>, InjectError> {
     leave(pid, RELEASE_SYMBOL)
 }
@@ -156,8 +172,8 @@ pub fn is_there(pid: u32) -> bool {
     map::collector_of(pid).is_ok_and(|base| base.is_some())
 }
 
-/// Reads all that an injection reads of a process, but no process: for tests of the readers. The thread has these registers:
-/// rip, rsp, rbp, rbx. Returns whether it could be borrowed.
+/// Runs all readers of an injection on stored data, without a process, to test the readers. The
+/// registers of the thread are rip, rsp, rbp and rbx. Returns whether the thread could be borrowed.
 pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> bool {
     let memory = Memory::of_file(memory);
     let map = Map::parse(0, maps, &memory);
@@ -165,7 +181,7 @@ pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> boo
     let Ok(mut loader) = Loader::find(&map, &memory) else { return false };
     loader.study(&map, &memory);
     let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
-    // SAFETY: registers are plain integers.
+    // SAFETY: all fields of the register structure are plain integers, for which zero is valid.
     let none: ptrace::Registers = unsafe { std::mem::zeroed() };
     let registers = ptrace::Registers { rip, rsp, rbp, rbx, cs: point::CODE_64, ..none };
     point::judge(&registers, &place).is_ok()
@@ -173,10 +189,10 @@ pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> boo
 
 pub use seccomp::forbidden_by;
 
-/// What a thread of the process is borrowed for.
+/// Task of a borrowed thread.
 struct Errand<'a> {
     pid: u32,
-    /// The collector's function to call.
+    /// Name of the collector's function to call.
     function: &'a str,
     request: Request,
     path: Option<&'a Path>,
@@ -197,7 +213,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         let map = Map::read(pid, &memory).map_err(InjectError::Memory)?;
         match Loader::find(&map, &memory) {
             Ok(loader) => break (map, loader),
-            // A program that has just been started may not have its libraries yet.
+            // A program that was just started may not have loaded its libraries.
             Err(InjectError::NoGlibc(_)) if begun.elapsed() < TO_LOAD => std::thread::sleep(Duration::from_millis(1)),
             Err(error) => return Err(error),
         }
@@ -231,7 +247,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     }
 }
 
-/// What was found out about the process while it ran.
+/// Facts about the process, gathered before a thread is stopped.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     map: &'a Map,
@@ -260,7 +276,7 @@ fn explain(error: CallError, tid: u32) -> InjectError {
     }
 }
 
-/// What a borrowed thread has done.
+/// Results of a borrowed thread.
 struct Done {
     answer: Request,
     calls: Option<Led>,
@@ -297,7 +313,7 @@ fn work(thread: &mut Borrowed<'_>, place: &Place<'_>, errand: &Errand<'_>) -> Re
         _ => survey.lead(thread, map, memory, base),
     });
     let calls = calls.transpose()?;
-    // Where there is an interpreter, its allocators lead here for a while yet.
+    // With a Python interpreter, the interpreter's allocators lead to the collector for some time.
     let is_over = errand.function == DETACH_SYMBOL && answer.python == python::NONE && answer.refused == 0;
     let is_released = is_over && release::release(thread, place, base)?;
     Ok(Done { answer, calls, is_released })

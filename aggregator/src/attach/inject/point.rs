@@ -1,8 +1,11 @@
-//! A safe point: a thread that, as its stack shows, holds no lock of the allocator or the loader.
+//! Finds a safe point: a thread whose stack shows no lock of the allocator or the loader.
 //!
-//! The rule is strict. Innermost may be functions of the C library that wait ([`super::waits`]), or code that is not the C
-//! library's. Further out may be the C library's code that starts threads and programs, and functions of its that only call
-//! the program back; nothing anywhere may be the loader's, an allocator's or the collector's, nor run in a signal handler.
+//! The rule is strict:
+//! - The innermost functions may be waiting functions of the C library ([`super::waits`]), or code
+//!   outside of the C library.
+//! - Further out, the C library may have two kinds of code: the start of threads and programs, and
+//!   functions that only call the program back.
+//! - No frame may belong to the loader, an allocator, the collector or a signal handler.
 
 use super::entries::Candidates;
 use super::ptrace::{self, Registers, Stop};
@@ -12,25 +15,25 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// How long a thread gets to stop: one that sleeps or runs does at once.
+/// Limit for a thread to stop. A sleeping or running thread stops at once.
 const TO_STOP: Duration = Duration::from_millis(20);
-/// From this round on threads are tried that run their own code.
+/// First round with attempts at running threads.
 const RUNNING_ROUND: u32 = 1;
 /// Code segment of 64-bit programs.
 pub const CODE_64: u64 = 0x33;
 
-/// A thread that is stopped at a safe point.
+/// A thread stopped at a safe point.
 pub struct Stopped {
     pub tid: u32,
     pub registers: Registers,
     pub since: Instant,
 }
 
-/// Why a thread is not at one.
+/// Reasons why a thread is not at a safe point.
 pub enum NotHere {
-    /// Another may be.
+    /// Another thread may be at a safe point.
     Not(String),
-    /// None will be.
+    /// No thread will be at a safe point.
     Error(InjectError),
 }
 
@@ -43,7 +46,7 @@ impl From<io::Error> for NotHere {
     }
 }
 
-/// Whether the process runs at all.
+/// Checks that the process is not stopped by a signal.
 pub fn check(pid: u32) -> Result<(), InjectError> {
     match state(pid, pid) {
         Some('T') => Err(is_stopped()),
@@ -51,7 +54,8 @@ pub fn check(pid: u32) -> Result<(), InjectError> {
     }
 }
 
-/// Stops a thread, and keeps it stopped if it is at a safe point. `round` counts the attempts at all threads.
+/// Stops a thread, and keeps the thread stopped at a safe point. `round` counts the attempts at all
+/// threads.
 pub fn stop_at(tid: u32, place: &Place<'_>, round: u32) -> Result<Stopped, NotHere> {
     let pid = place.map.pid;
     match state(pid, tid) {
@@ -62,7 +66,7 @@ pub fn stop_at(tid: u32, place: &Place<'_>, round: u32) -> Result<Stopped, NotHe
         Some(_) => {}
     }
     match ptrace::seize(tid) {
-        // One that did not stop in time earlier is still ours.
+        // A thread that did not stop in time earlier is still traced by this process.
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && is_ours(pid, tid) => {}
         seized => seized?,
     }
@@ -83,20 +87,20 @@ fn is_stopped() -> InjectError {
     InjectError::Refused { what: "finding a thread that runs", reason }
 }
 
-/// Whether this thread traces it.
+/// Whether this thread or process traces the thread `tid`.
 pub fn is_ours(pid: u32, tid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).and_then(|id| id.trim().parse().ok());
     tracer == Some(crate::base::sys::gettid()) || tracer == Some(std::process::id())
 }
 
-/// The letter that `/proc` has for what a thread does.
+/// Returns the state letter of a thread in `/proc`.
 pub fn state(pid: u32, tid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Waits for the stop that was asked for; signals that come first are passed on.
+/// Waits for the requested stop. Earlier signals are passed on.
 fn stopped(tid: u32) -> Result<Registers, NotHere> {
     loop {
         match ptrace::wait(tid, TO_STOP)? {
@@ -113,7 +117,8 @@ fn stopped(tid: u32) -> Result<Registers, NotHere> {
     }
 }
 
-/// Whether a thread with these registers is at a safe point; else why not.
+/// Checks that a thread with these registers is at a safe point. The error is the reason against
+/// the thread.
 pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
     let &Place { map, memory, loader, survey } = place;
     if registers.cs != CODE_64 {
@@ -150,10 +155,11 @@ pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
     }
 }
 
-/// Where the C library is between the innermost functions and the code that starts a thread or the program.
+/// Lists the runs of C library frames between the innermost functions and the code that starts a
+/// thread or the program.
 fn outer_ones(is_libc: &[bool]) -> Vec<Range<usize>> {
     let inner = is_libc.iter().take_while(|&&is| is).count();
-    // The program's `_start`, which is not the C library's, calls it.
+    // The caller of the C library is the program's `_start`, outside of the C library.
     let root = match is_libc {
         [rest @ .., false] if rest.last() == Some(&true) => rest,
         all => all,

@@ -1,4 +1,4 @@
-//! ptrace(2), one function for each request that is used.
+//! ptrace(2): one function for each used request.
 
 use super::apart;
 use std::io;
@@ -8,31 +8,31 @@ use std::time::{Duration, Instant};
 const NT_PRSTATUS: libc::c_int = 1;
 const NT_X86_XSTATE: libc::c_int = 0x202;
 const SIGMASK_BYTES: usize = 8;
-/// Of `<linux/ptrace.h>`.
+/// Value from `<linux/ptrace.h>`.
 const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
-/// More than any processor's state takes, AMX included.
+/// Size limit of the extended state. No processor has a larger state, AMX included.
 const MOST_XSTATE_BYTES: usize = 64 << 10;
 
 /// The registers of a thread.
 pub type Registers = libc::user_regs_struct;
 
-/// Why a traced thread has stopped.
+/// Reasons why a traced thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// It was interrupted, or the process is stopped by a signal.
+    /// The thread was interrupted, or the process is stopped by a signal.
     Event {
-        /// The signal that stopped the process, SIGTRAP for an interruption.
+        /// The signal that stopped the process; SIGTRAP for an interruption.
         signal: libc::c_int,
     },
-    /// It enters or leaves a system call.
+    /// The thread enters or leaves a system call.
     SystemCall,
-    /// It is about to get a signal.
+    /// The thread is about to get a signal.
     Signal(libc::c_int),
-    /// It has ended.
+    /// The thread has ended.
     Gone,
 }
 
-/// The threads of a process: the first one first.
+/// Lists the threads of a process, the first thread first.
 pub fn threads(pid: u32) -> Vec<u32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut tids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -46,37 +46,39 @@ fn id(tid: u32) -> libc::pid_t {
 
 fn request(request: libc::c_uint, tid: u32, address: usize, data: usize) -> io::Result<()> {
     apart::beat();
-    // SAFETY: the callers pass what the request reads or writes.
+    // SAFETY: the caller passes an address and data that the request may read or write.
     let result = unsafe { libc::ptrace(request, id(tid), address, data) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Begins to trace a thread, which goes on.
+/// Begins to trace a thread. The thread goes on.
 pub fn seize(tid: u32) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize)
 }
 
-/// Makes a thread stop, or stop again before it next runs its own code.
+/// Makes a thread stop, or makes a stopped thread stop again before the thread next runs its own
+/// code.
 pub fn interrupt(tid: u32) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0, 0)
 }
 
-/// Lets a stopped thread run until its next stop, with a signal to get.
+/// Lets a stopped thread run until its next stop, and delivers a signal.
 pub fn resume(tid: u32, signal: libc::c_int) -> io::Result<()> {
     request(libc::PTRACE_CONT, tid, 0, usize::try_from(signal).unwrap_or(0))
 }
 
-/// Likewise, until it enters or leaves a system call.
+/// Lets a stopped thread run until the thread enters or leaves a system call, and delivers a
+/// signal.
 pub fn resume_to_system_call(tid: u32, signal: libc::c_int) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, usize::try_from(signal).unwrap_or(0))
 }
 
-/// Ends tracing of a stopped thread, which goes on with a signal to get.
+/// Ends the tracing of a stopped thread. The thread goes on, and gets the signal.
 pub fn detach(tid: u32, signal: libc::c_int) -> io::Result<()> {
     request(libc::PTRACE_DETACH, tid, 0, usize::try_from(signal).unwrap_or(0))
 }
 
-/// The registers of a stopped thread.
+/// Reads the registers of a stopped thread.
 pub fn registers(tid: u32) -> io::Result<Registers> {
     let mut registers = MaybeUninit::<Registers>::zeroed();
     let mut vector = libc::iovec { iov_base: registers.as_mut_ptr().cast(), iov_len: size_of::<Registers>() };
@@ -84,7 +86,7 @@ pub fn registers(tid: u32) -> io::Result<Registers> {
     if vector.iov_len != size_of::<Registers>() {
         return Err(io::Error::other("it runs in 32-bit mode"));
     }
-    // SAFETY: the kernel has filled it whole.
+    // SAFETY: the kernel has filled the whole structure.
     Ok(unsafe { registers.assume_init() })
 }
 
@@ -95,7 +97,7 @@ pub fn set_registers(tid: u32, registers: &Registers) -> io::Result<()> {
     request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS as usize, (&raw mut vector).addr())
 }
 
-/// The floating-point and vector registers of a stopped thread, as XSAVE lays them out.
+/// Reads the floating-point and vector registers of a stopped thread, in the layout of XSAVE.
 pub fn extended_state(tid: u32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; MOST_XSTATE_BYTES];
     let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -104,25 +106,25 @@ pub fn extended_state(tid: u32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sets them.
+/// Sets the floating-point and vector registers of a stopped thread.
 pub fn set_extended_state(tid: u32, state: &[u8]) -> io::Result<()> {
     let mut vector = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
     request(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE as usize, (&raw mut vector).addr())
 }
 
-/// The signals that a stopped thread blocks.
+/// Reads the mask of blocked signals of a stopped thread.
 pub fn signal_mask(tid: u32) -> io::Result<u64> {
     let mut mask = 0u64;
     request(libc::PTRACE_GETSIGMASK, tid, SIGMASK_BYTES, (&raw mut mask).addr())?;
     Ok(mask)
 }
 
-/// Sets them.
+/// Sets the mask of blocked signals of a stopped thread.
 pub fn set_signal_mask(tid: u32, mask: u64) -> io::Result<()> {
     request(libc::PTRACE_SETSIGMASK, tid, SIGMASK_BYTES, (&raw const mask).addr())
 }
 
-/// Whether a thread that has stopped at a system call is about to enter it.
+/// Whether a thread stopped at a system call is about to enter the call.
 pub fn enters_system_call(tid: u32) -> io::Result<bool> {
     let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
     let bytes = size_of::<libc::ptrace_syscall_info>();
@@ -131,14 +133,15 @@ pub fn enters_system_call(tid: u32) -> io::Result<bool> {
     Ok(unsafe { info.assume_init() }.op == libc::PTRACE_SYSCALL_INFO_ENTRY)
 }
 
-/// The programs of a stopped thread's seccomp filters, the last one first.
+/// Reads the programs of a stopped thread's seccomp filters, the last filter first.
 pub fn seccomp_filters(tid: u32) -> io::Result<Vec<Vec<libc::sock_filter>>> {
-    /// The kernel takes no longer one.
+    /// Longest program accepted by the kernel.
     const LONGEST: usize = 4096;
     let mut filters = Vec::new();
     loop {
         let mut program = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; LONGEST];
-        // SAFETY: the kernel writes at most as many instructions as it accepts in a program.
+        // SAFETY: `program` has room for the longest program accepted by the kernel, so the kernel
+        // writes within its bounds.
         let length = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, id(tid), filters.len(), program.as_mut_ptr()) };
         match usize::try_from(length) {
             Ok(length) => {
@@ -153,11 +156,11 @@ pub fn seccomp_filters(tid: u32) -> io::Result<Vec<Vec<libc::sock_filter>>> {
     }
 }
 
-/// Waits for the thread's next stop; none when the time is over.
+/// Waits for the thread's next stop. Returns none when the time is over.
 pub fn wait(tid: u32, limit: Duration) -> io::Result<Option<Stop>> {
     const EVENT_STOP: libc::c_int = 128;
     const NAP: Duration = Duration::from_micros(50);
-    /// It is nearly always there within microseconds.
+    /// Duration of the busy wait. A stop nearly always comes within microseconds.
     const AWAKE: Duration = Duration::from_micros(200);
     let begun = Instant::now();
     loop {

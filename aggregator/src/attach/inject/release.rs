@@ -1,10 +1,15 @@
-//! Giving back what the collector has mapped in a process, once no call leads to the collector any more.
+//! Unmaps the collector's memory in a process, once no call leads to the collector any more.
 //!
-//! A thread may still stand in the collector, or come out of a function that the collector has called for it. So all threads
-//! are stopped for a moment, and nothing is given back unless each of them is seen to be elsewhere: by a walk of its stack, or,
-//! where code has no unwind information, by the absence of any address of the collector's on that stack. What the collector
-//! keeps for each thread is cleared while the threads are stopped, before anything that it points to is unmapped: an
-//! aggregator that dies in between leaves memory behind, and no pointer to memory that is gone.
+//! A thread may still stand in the collector, or may return from a function called by the
+//! collector. So all threads are stopped for a moment. Memory is given back only if each thread is
+//! seen outside of the collector:
+//! - by a walk of its stack, or
+//! - for code without unwind information, by the absence of any address of the collector on its
+//!   stack.
+//!
+//! The collector's words of each thread are cleared while the threads are stopped, before any
+//! memory behind these words is unmapped. An aggregator that dies in between leaves memory behind,
+//! but no pointer to unmapped memory.
 
 use super::frozen::Frozen;
 use super::library;
@@ -18,15 +23,16 @@ use heapline_shared_format::inject::{RELEASE_SYMBOL, Request, THREAD_WORDS_BYTES
 use std::thread;
 use std::time::Duration;
 
-/// How often all threads are looked at, and how long they run in between.
+/// Number of looks at all threads. The next constant is the time in between.
 const ATTEMPTS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(20);
-/// What is looked at of a stack whose frames cannot be walked.
+/// Limit of the bytes read from a stack that cannot be walked.
 const MOST_STACK_BYTES: u64 = 1 << 20;
-/// Below its stack pointer a leaf function may keep something.
+/// Bytes below the stack pointer that a leaf function may use.
 const RED_ZONE: u64 = 128;
 
-/// Releases everything. False where a thread stayed in the collector, or could not be looked at: nothing was changed then.
+/// Releases everything. Returns false, without any change, when a thread stayed in the collector or
+/// could not be looked at.
 pub fn release(thread: &mut Borrowed<'_>, place: &Place<'_>, base: u64) -> Result<bool, CallError> {
     let offset = library::function(RELEASE_SYMBOL);
     let function = base + offset.ok_or_else(|| failed("finding the collector's function", "it is not there"))?;
@@ -51,7 +57,7 @@ pub fn release(thread: &mut Borrowed<'_>, place: &Place<'_>, base: u64) -> Resul
     Ok(false)
 }
 
-/// Calls the collector's function, for its answers alone or to release.
+/// Calls the collector's function, either for its answers alone or to release the memory.
 fn ask(thread: &mut Borrowed<'_>, place: &Place<'_>, function: u64, releases: bool) -> Result<Request, CallError> {
     let at = thread.place(&Request { pool_bytes: releases.into(), ..Request::default() }.to_bytes())?;
     thread.call("the collector", function, [at, 0, 0])?;
@@ -61,20 +67,21 @@ fn ask(thread: &mut Borrowed<'_>, place: &Place<'_>, function: u64, releases: bo
     if answer.status == status::DONE { Ok(answer) } else { Err(failed("the collector", "it has failed")) }
 }
 
-/// Whether a stopped thread is sure to stand in no function of the collector's.
+/// Whether a stopped thread certainly stands in no function of the collector.
 fn is_outside(registers: &Registers, map: &Map, place: &Place<'_>, code: Range) -> bool {
     if registers.cs != CODE_64 || code.contains(registers.rip) {
         return false;
     }
     match place.loader.stacks.walk(map, place.memory, registers) {
         Ok(addresses) => !addresses.iter().any(|&address| code.contains(address)),
-        // The stack that was interrupted is another.
+        // The interrupted stack is another stack.
         Err(why) if why == IN_SIGNAL_HANDLER => false,
         Err(_) => names_none(registers, map, place, code) == Some(true),
     }
 }
 
-/// Whether no word of the stack is an address of the collector's code. None where not all of the stack can be read.
+/// Whether no word of the stack is an address in the collector's code. Returns none when a part of
+/// the stack cannot be read.
 fn names_none(registers: &Registers, map: &Map, place: &Place<'_>, code: Range) -> Option<bool> {
     let from = registers.rsp.checked_sub(RED_ZONE)? & !7;
     let end = map.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&registers.rsp))?.end;

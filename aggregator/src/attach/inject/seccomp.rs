@@ -1,13 +1,13 @@
-//! Whether a seccomp filter would kill a process for the system calls of the collector.
+//! Checks whether a seccomp filter would kill a process for the system calls of the collector.
 //!
-//! The filter's program is read from the kernel and run here, for each call that the injection makes, and that the
-//! collector's hooks make later on any thread.
+//! The program of the filter is read from the kernel, and run here for two sets of calls: the calls
+//! of the injection, and the later calls of the collector's hooks on any thread.
 
 use super::{InjectError, ptrace};
 use std::io;
 use std::time::Duration;
 
-/// The calls, and by what name they are known: those of the injection, and of the hooks.
+/// Numbers and names of the system calls made by the injection and the hooks.
 const CALLS: &[(i64, &str)] = &[
     (libc::SYS_mmap, "mmap"),
     (libc::SYS_mprotect, "mprotect"),
@@ -41,7 +41,7 @@ const CALLS: &[(i64, &str)] = &[
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const TO_STOP: Duration = Duration::from_secs(1);
 
-/// An error when the process has a filter that forbids what is needed, or that cannot be looked at.
+/// Fails for a process with a filter that forbids a needed call or cannot be read.
 pub fn check(pid: u32) -> Result<(), InjectError> {
     let refused = |why: &str| Err(InjectError::Seccomp(why.to_owned()));
     match crate::process::procfs::status(pid, "Seccomp").as_deref() {
@@ -60,13 +60,13 @@ pub fn check(pid: u32) -> Result<(), InjectError> {
     refused(&format!("it forbids {}; allow these calls, or start it with aggregator run", forbidden.join(", ")))
 }
 
-/// Those of the calls that not all filters let through.
+/// Lists the calls stopped by at least one filter.
 fn forbidden(filters: &[Filter]) -> Vec<&'static str> {
     let is_allowed = |number| filters.iter().all(|filter| filter.allows(number));
     CALLS.iter().filter(|(number, _)| !is_allowed(*number)).map(|(_, name)| *name).collect()
 }
 
-/// How many of the calls a filter's program forbids, given as the kernel lays it out.
+/// Counts the calls forbidden by a filter's program, given in the kernel's layout.
 pub fn forbidden_by(program: &[u8]) -> usize {
     let instruction = |bytes: &[u8; 8]| libc::sock_filter {
         code: u16::from_le_bytes([bytes[0], bytes[1]]),
@@ -77,7 +77,7 @@ pub fn forbidden_by(program: &[u8]) -> usize {
     forbidden(&[Filter(program.as_chunks().0.iter().map(instruction).collect())]).len()
 }
 
-/// All filters of the process's first thread, which must be stopped for that.
+/// Reads all filters of the process's first thread. The thread is stopped to read the filters.
 fn read_filters(pid: u32) -> io::Result<Vec<Filter>> {
     ptrace::seize(pid)?;
     ptrace::interrupt(pid)?;
@@ -95,11 +95,12 @@ fn read_filters(pid: u32) -> io::Result<Vec<Filter>> {
     filters
 }
 
-/// A filter's program.
+/// The program of a filter.
 struct Filter(Vec<libc::sock_filter>);
 
 impl Filter {
-    /// Whether a system call goes through, or fails with an error: both are fine. Its arguments are taken to be 0.
+    /// Whether the filter lets a system call pass, or makes the call fail with an error. Both are
+    /// harmless. The arguments of the call are taken as 0.
     fn allows(&self, number: i64) -> bool {
         const KILL_PROCESS: u32 = 0x8000_0000;
         const KILL_THREAD: u32 = 0;
@@ -109,7 +110,7 @@ impl Filter {
         !matches!(action, KILL_PROCESS | KILL_THREAD | TRAP)
     }
 
-    /// The filter's answer; that of a program that goes wrong is to kill.
+    /// Returns the answer of the filter. A faulty program answers "kill".
     fn run(&self, number: i64) -> u32 {
         // struct seccomp_data: number, architecture, instruction pointer, six arguments.
         let mut data = [0u32; 16];
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_run_as_the_kernel_runs_it() {
-        // Another architecture: kill. mmap: an error. futex: kill. All else is allowed.
+        // Another architecture: kill. mmap: an error. futex: kill. All other calls are allowed.
         let filter = Filter(vec![
             op(LOAD, 0, 0, 4),
             op(IF_EQUAL, 1, 0, AUDIT_ARCH_X86_64),
@@ -228,7 +229,7 @@ mod tests {
         for wrong in [vec![], vec![op(LOAD, 0, 0, 0)], vec![op(0xff, 0, 0, 0)], vec![op(IF_EQUAL, 200, 200, 0)]] {
             assert!(!Filter(wrong).allows(0));
         }
-        // A jump backwards is a jump far ahead.
+        // A backward jump is a jump far ahead.
         assert!(!Filter(vec![op(0x05, 0, 0, u32::MAX)]).allows(0));
     }
 }

@@ -1,7 +1,8 @@
-//! The stack of a stopped thread, from outside: which functions it is in.
+//! Walks the stack of a stopped thread, from outside, and finds the functions on the stack.
 //!
-//! Strict, since a thread is borrowed on its word: a frame without unwind information, or with rules that are more than
-//! "a register plus an offset", ends the walk without a result.
+//! The walk is strict, because the decision to borrow a thread depends on the result. The walk
+//! fails at a frame without unwind information, and at a frame with rules beyond "a register plus
+//! an offset".
 
 use super::map::{Map, Range};
 use super::memory::Memory;
@@ -14,11 +15,11 @@ use gimli::{
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-/// Deeper stacks are not walked: there are other threads.
+/// Depth limit. A thread with a deeper stack is not borrowed: there are other threads.
 const DEEPEST: usize = 2048;
-/// What is read of unwind information, of all objects together.
+/// Limit of the unwind information read from all objects together.
 const MOST_BYTES: u64 = 512 << 20;
-/// Why the stack of a thread in a signal handler is not walked.
+/// Reason why the stack of a thread in a signal handler is not walked.
 pub const IN_SIGNAL_HANDLER: &str = "it is in a signal handler";
 const REGISTERS: usize = 17;
 const RSP: usize = 7;
@@ -26,7 +27,7 @@ const RETURN: usize = 16;
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Unwind tables that were read once.
+/// Unwind tables, each read once.
 #[derive(Default)]
 pub struct Stacks {
     taken: Cell<u64>,
@@ -41,26 +42,27 @@ struct Tables {
 }
 
 enum Step {
-    /// The caller's registers.
+    /// Registers of the caller.
     Caller([u64; REGISTERS]),
-    /// Nobody called.
+    /// The function has no caller.
     Root,
 }
 
 impl Stacks {
-    /// Reads the tables of an object ahead, while nobody waits.
+    /// Reads the tables of an object ahead of time, before a thread is stopped.
     pub fn prepare(&self, memory: &Memory, base: u64) {
         self.tables.borrow_mut().entry(base).or_insert_with(|| self.read(memory, base));
     }
 
-    /// The functions of an object that have unwind information.
+    /// Lists the functions of an object with unwind information.
     pub fn functions(&self, memory: &Memory, base: u64) -> Vec<Range> {
         self.prepare(memory, base);
         let tables = self.tables.borrow();
         tables.get(&base).and_then(Option::as_ref).map(Tables::functions).unwrap_or_default()
     }
 
-    /// The addresses that a stopped thread stands at, innermost first: its own, and behind each call in progress.
+    /// Lists the code addresses of a stopped thread, innermost first: the current instruction, then
+    /// the return address of each call in progress.
     pub fn walk(&self, map: &Map, memory: &Memory, registers: &Registers) -> Result<Vec<u64>, String> {
         let r = registers;
         let mut now = [
@@ -100,14 +102,18 @@ impl Stacks {
     }
 }
 
-/// How `.eh_frame_hdr` begins with all linkers: version 1, where `.eh_frame` is by 4 bytes from here, a count of 4 bytes, then
-/// pairs of 4 bytes each from the header's beginning.
+/// First bytes of `.eh_frame_hdr`, the same for all linkers:
+/// 1. the version 1;
+/// 2. a 4-byte distance to `.eh_frame`, from the field itself;
+/// 3. a 4-byte count;
+/// 4. pairs of two 4-byte distances from the beginning of the header.
 const FORM: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 const ROWS: usize = 12;
 const ROW_BYTES: usize = 8;
 
 impl Tables {
-    /// None where they take more than `most` bytes, or have another form.
+    /// Reads the tables. Returns none when the tables take more than `most` bytes, or have another
+    /// form.
     fn read(memory: &Memory, base: u64, most: u64) -> Option<Tables> {
         let image = Image::read(memory, base).ok()?;
         let (header_at, header_bytes) = image.unwind?;
@@ -149,20 +155,21 @@ impl Tables {
         self.rows().unwrap_or_default().iter().filter_map(range).filter(|range| range.start < range.end).collect()
     }
 
-    /// Where the description that a row names is, from the beginning of `.eh_frame`.
+    /// Returns the place of the description named by a row, from the beginning of `.eh_frame`.
     fn offset(&self, row: &[u8; ROW_BYTES]) -> Option<usize> {
         let description = distant(self.header_at, row, 4)?;
         usize::try_from(description.checked_sub(self.frames_at)?).ok().filter(|&at| at < self.frames.len())
     }
 
-    /// Where the description of the function with this address should be, from the beginning of `.eh_frame`.
+    /// Returns the expected place of the description of the function at an address, from the
+    /// beginning of `.eh_frame`.
     fn find(&self, address: u64) -> Option<usize> {
         let rows = self.rows()?;
         let behind = rows.partition_point(|row| distant(self.header_at, row, 0).is_some_and(|start| start <= address));
         self.offset(rows.get(behind.checked_sub(1)?)?)
     }
 
-    /// None without a description of the address.
+    /// Finds the caller of a frame. Returns none without a description of the address.
     fn step(&self, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
         let description = self.find(address).and_then(|at| self.description(at));
         let description = description.filter(|description| description.contains(address));
@@ -179,7 +186,7 @@ impl Tables {
     }
 }
 
-/// What the 4 signed bytes at `at` say, counted from an address.
+/// Reads the signed 4-byte distance at `at`, and adds the distance to the address `from`.
 fn distant(from: u64, bytes: &[u8], at: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
     Some(from.wrapping_add_signed(i64::from(i32::from_le_bytes(bytes.try_into().ok()?))))

@@ -1,28 +1,29 @@
-//! The steps of an injection, at each of which a test can have it killed or stopped: the process must go on.
+//! The steps of an injection. A test can kill or stop the injection at each step; the target
+//! process must go on.
 
-/// Variables that name a step, and the signal that is sent there.
+/// Variables with the name of a step, and the signal to send at this step.
 const SIGNALS: [(&str, libc::c_int); 2] = [("HEAPLINE_DIE_AT", libc::SIGKILL), ("HEAPLINE_STOP_AT", libc::SIGSTOP)];
-/// Variable that is set when the signal goes to the aggregator, and not to its child that traces.
+/// Variable for signals to the aggregator instead of its tracing child.
 const ENV_PARENT: &str = "HEAPLINE_SIGNAL_PARENT";
 
-/// What has just been done.
+/// The steps, each named after the work just done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A thread is stopped at a safe point.
     Stopped,
-    /// Its way back lies on its stack.
+    /// The frame for the way back lies on the thread's stack.
     Framed,
-    /// It has been sent to make a call.
+    /// The thread has been sent to make a call.
     Sent,
-    /// Its signals wait.
+    /// The thread's signals are blocked.
     Masked,
-    /// It has memory to work in.
+    /// The thread has memory to work in.
     Mapped,
-    /// Its code is there.
+    /// The code for calls is in the memory.
     Ready,
     /// The memory file is open.
     Opened,
-    /// It holds the library.
+    /// The file contains the library.
     Written,
     /// The library is loaded.
     Loaded,
@@ -30,9 +31,9 @@ pub enum Step {
     Called,
     /// All threads are stopped, and a page of direct calls is changed.
     Frozen,
-    /// The memory to work in is gone.
+    /// The memory to work in is unmapped.
     Unmapped,
-    /// Its signals come again.
+    /// The thread's signals are unblocked.
     Unmasked,
     /// The thread goes on where it was.
     Restored,
@@ -44,12 +45,13 @@ impl Step {
     }
 }
 
-/// Notes a step. Sends a signal there when a test wants it.
+/// Notes a step. Sends a signal when a test asks for the signal at this step.
 pub fn pass(step: Step) {
     tracing::trace!(?step, "injection");
     let is_here = |variable: &str| std::env::var(variable).is_ok_and(|wanted| wanted == step.name());
     for (_, signal) in SIGNALS.into_iter().filter(|(variable, _)| is_here(variable)) {
-        // SAFETY: signals this process or its parent.
+        // SAFETY: `kill`, `getppid` and `getpid` have no memory preconditions. The signal goes to
+        // this process or its parent.
         unsafe {
             let to = if std::env::var_os(ENV_PARENT).is_some() { libc::getppid() } else { libc::getpid() };
             libc::kill(to, signal);

@@ -1,5 +1,6 @@
-//! A loaded object's dynamic symbols and unwind tables, read from the process's memory: what is there may be a file that was
-//! deleted, or replaced by an update, or that only its own mount namespace knows.
+//! The dynamic symbols and unwind tables of a loaded object, read from the memory of the process.
+//! The file of the object may be deleted, replaced by an update, or known only to the mount
+//! namespace of the process.
 
 use super::memory::Memory;
 use std::io;
@@ -11,28 +12,28 @@ const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_STRSZ: u64 = 10;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
-/// No object has more of them; a limit for what is read from a process that may lie.
+/// Limit of the entries read from a process with possibly false data. No object has more entries.
 const MOST_ENTRIES: u32 = 1 << 20;
 const MOST_STRING_BYTES: u64 = 64 << 20;
 const SYMBOL_BYTES: usize = 24;
 
-/// What a program header says of a part that is loaded.
+/// A loaded part of an object, described by a program header.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    /// Where it begins in memory.
+    /// Beginning of the segment in memory.
     pub start: u64,
-    /// Its size in memory.
+    /// Size of the segment in memory.
     bytes: u64,
-    /// Where it begins in the file.
+    /// Beginning of the segment in the file.
     pub offset: u64,
-    /// Its size in the file.
+    /// Size of the segment in the file.
     pub file_bytes: u64,
     pub is_code: bool,
     pub is_writable: bool,
 }
 
 impl Segment {
-    /// Where it ends in memory.
+    /// Returns the end of the segment in memory.
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.bytes)
     }
@@ -42,11 +43,11 @@ impl Segment {
     }
 }
 
-/// See the module.
+/// A loaded object: its segments, dynamic symbols and unwind tables.
 pub struct Image {
     bias: u64,
     segments: Vec<Segment>,
-    /// Where `.eh_frame_hdr` is, and its size.
+    /// Address and size of `.eh_frame_hdr`.
     pub unwind: Option<(u64, u64)>,
     strings: u64,
     string_bytes: u64,
@@ -59,7 +60,7 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 impl Image {
-    /// The object that begins at `base`.
+    /// Reads the object at `base`.
     pub fn read(memory: &Memory, base: u64) -> io::Result<Image> {
         let (mut image, dynamic) = Image::read_headers(memory, base)?;
         if let Some(dynamic) = dynamic {
@@ -68,12 +69,12 @@ impl Image {
         Ok(image)
     }
 
-    /// The segments of the object that begins at `base`.
+    /// Returns the segments of the object at `base`.
     pub fn segments_at(memory: &Memory, base: u64) -> io::Result<Vec<Segment>> {
         Ok(Image::read_headers(memory, base)?.0.segments)
     }
 
-    /// What the program headers say, and where the dynamic section is.
+    /// Reads the program headers, and the address of the dynamic section.
     fn read_headers(memory: &Memory, base: u64) -> io::Result<(Image, Option<u64>)> {
         let mut header = [0; 64];
         memory.read(base, &mut header)?;
@@ -121,7 +122,8 @@ impl Image {
     }
 
     fn read_dynamic(&mut self, memory: &Memory, at: u64) -> io::Result<()> {
-        // The loader has added the bias, but for the vdso, which nobody writes to.
+        // The loader has added the bias to the addresses. The vdso is an exception: the kernel maps
+        // the vdso unchanged.
         let (bias, segments) = (self.bias, self.segments.clone());
         let is_moved = |value: u64| segments.iter().any(|segment| segment.contains(value));
         let moved = |value: u64| if is_moved(value) { value } else { value.wrapping_add(bias) };
@@ -140,7 +142,7 @@ impl Image {
         Ok(())
     }
 
-    /// The rest of the segment that an address lies in: how many bytes.
+    /// Returns the number of bytes from an address to the end of its segment.
     pub fn rest_of_segment(&self, address: u64) -> Option<u64> {
         self.segments.iter().find(|segment| segment.contains(address)).map(|segment| segment.end() - address)
     }
@@ -150,7 +152,7 @@ impl Image {
         self.place(memory, name).is_some()
     }
 
-    /// Where the object has the function of this name.
+    /// Returns the address of the function with this name.
     pub fn place(&self, memory: &Memory, name: &str) -> Option<u64> {
         self.find(memory, name).ok().flatten()
     }
@@ -184,7 +186,7 @@ impl Image {
         Ok(None)
     }
 
-    /// How many dynamic symbols there are: the last of the last chain says.
+    /// Returns the number of dynamic symbols, found at the end of the last hash chain.
     fn symbol_count(&self, memory: &Memory) -> io::Result<u64> {
         if self.hashes == 0 {
             return Ok(0);
@@ -266,7 +268,7 @@ fn half(memory: &Memory, at: u64) -> io::Result<u32> {
     Ok(u32::from_le_bytes(bytes))
 }
 
-/// All functions that an object exports, by address.
+/// All exported functions of an object, by address.
 pub struct Functions(Vec<Function>);
 
 struct Function {
@@ -276,7 +278,7 @@ struct Function {
 }
 
 impl Functions {
-    /// Reads them.
+    /// Reads the exported functions of an object.
     pub fn of(memory: &Memory, image: &Image) -> io::Result<Functions> {
         let count = image.symbol_count(memory)?;
         let symbols = memory.bytes(image.symbols, usize::try_from(count).unwrap_or(0) * SYMBOL_BYTES)?;
@@ -296,7 +298,7 @@ impl Functions {
         Ok(Functions(functions))
     }
 
-    /// Functions with these addresses, sizes and names.
+    /// Returns functions with these addresses, sizes and names.
     #[cfg(test)]
     pub fn named(functions: &[(u64, u64, &str)]) -> Functions {
         Functions(
@@ -304,12 +306,12 @@ impl Functions {
         )
     }
 
-    /// Address of the function with this name.
+    /// Returns the address of the function with this name.
     pub fn address(&self, name: &str) -> Option<u64> {
         self.0.iter().find(|function| function.name == name).map(|function| function.start)
     }
 
-    /// All names of the function that an address lies in.
+    /// Returns all names of the function at an address.
     pub fn names_at(&self, address: u64) -> Vec<String> {
         let end = self.0.partition_point(|function| function.start <= address);
         let Some(last) = self.0[..end].last() else { return Vec::new() };

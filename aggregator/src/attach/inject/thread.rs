@@ -1,4 +1,4 @@
-//! A borrowed thread: makes calls for us, and goes on where it was.
+//! A borrowed thread: makes calls for the aggregator, and goes on where it was.
 
 use super::frame::{self, Frame};
 use super::loader::Gadgets;
@@ -11,21 +11,24 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// For its calls: code, then data, then a stack.
+/// Size of the memory for the calls of the thread. The order is: code, data, stack.
 const AREA_BYTES: u64 = 512 << 10;
 const PAGE: u64 = 4096;
 const DATA_END: u64 = 64 << 10;
-/// How long a call may take. `dlopen` waits for other threads that load something.
+/// Limit of a call. `dlopen` waits for other threads inside `dlopen`.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 const TO_STOP: Duration = Duration::from_millis(100);
-/// SIGSETXID of the C library: a thread that changes the process's user waits for all others to answer it.
+/// SIGSETXID of the C library. A thread that changes the user of the process waits for an answer
+/// from all other threads.
 const OPEN_SIGNALS: u64 = 1 << 32;
 const PLAIN_FLAGS: u64 = 0x202;
-/// Not in a system call: the kernel shall not repeat one.
+/// Marks a thread outside of a system call: the kernel shall not restart a system call.
 const NO_SYSTEM_CALL: u64 = u64::MAX;
 
-/// A call that leaves `errno` as it was, a note that it is done with its result, and a wait for whoever wants more of the thread.
-/// [`way_back`] follows.
+/// Machine code on the area's first page. [`way_back`] follows. The code does, in order:
+/// 1. a call, with `errno` restored afterwards;
+/// 2. a note that the result is there;
+/// 3. a wait for an aggregator that has more work for the thread.
 const CODE: [u8; 61] = [
     0x41, 0xff, 0xd6, // call r14
     0x44, 0x8b, 0x28, // mov r13d, [rax]
@@ -37,7 +40,8 @@ const CODE: [u8; 61] = [
     0x49, 0x89, 0x04, 0x24, // mov [r12], rax
     0x45, 0x89, 0x2e, // mov [r14], r13d
     0x49, 0xc7, 0x44, 0x24, 0x08, 1, 0, 0, 0, // mov qword ptr [r12 + 8], 1
-    // ppoll, since the kernel keeps nothing of it when it is interrupted: the program's own call may be kept.
+    // ppoll, because the kernel keeps no state of an interrupted ppoll. The kernel may still keep
+    // the state of the program's own interrupted system call.
     0xb8, 0x0f, 0x01, 0, 0, // mov eax, 271
     0x31, 0xff, // xor edi, edi
     0x31, 0xf6, // xor esi, esi
@@ -48,8 +52,9 @@ const CODE: [u8; 61] = [
 const WAY_BACK: u64 = CODE.len() as u64;
 const WAY_BACK_BYTES: u64 = 43;
 
-/// The way back from the area, which frees the area: a system call from the C library's code, which returns to the way back on the
-/// thread's own stack.
+/// Builds the code that leads the thread from the area back to the program, and frees the area. The
+/// system call instruction lies in the C library, and returns to the frame on the thread's own
+/// stack.
 fn way_back(area: u64, own_frame: u64, system_call: u64) -> Vec<u8> {
     let bytes = u32::try_from(AREA_BYTES).unwrap_or(0);
     [
@@ -66,21 +71,21 @@ fn way_back(area: u64, own_frame: u64, system_call: u64) -> Vec<u8> {
     ]
     .concat()
 }
-/// How long the thread waits, in nanoseconds, for an aggregator that may be gone.
+/// Wait of the thread for an aggregator, in nanoseconds. The aggregator may be gone.
 const WAITS: u64 = 200_000_000;
-/// Between two looks whether a call is done.
+/// Interval between two looks whether a call is done.
 const LOOK: Duration = Duration::from_micros(20);
 
-/// Why a call was not made.
+/// Reasons why a call was not made.
 #[derive(Debug)]
 pub enum CallError {
     /// The thread has ended.
     Gone,
-    /// It did not come back in time, and was let go.
+    /// The thread did not come back in time, and was let go.
     Late(&'static str),
     /// The call has failed.
     Failed { what: &'static str, reason: String },
-    /// The system does not let us.
+    /// The system refused a ptrace request or an access to memory.
     Ptrace(io::Error),
 }
 
@@ -90,7 +95,7 @@ impl From<io::Error> for CallError {
     }
 }
 
-/// See the module.
+/// A stopped thread that makes calls for the aggregator.
 pub struct Borrowed<'a> {
     tid: u32,
     memory: &'a Memory,
@@ -98,20 +103,21 @@ pub struct Borrowed<'a> {
     original: Registers,
     state: Vec<u8>,
     mask: u64,
-    /// The way back on the thread's own stack.
+    /// Address of the frame for the way back, on the thread's own stack.
     own_frame: u64,
-    /// Where it works; 0 before it has that.
+    /// Address of the thread's working memory; 0 before the memory is mapped.
     area: u64,
-    /// The last word of the area's stack: where a system call returns to.
+    /// Address of the last word of the area's stack: the return address of a system call.
     area_stack: u64,
-    /// How much of the data is used.
+    /// Used bytes of the data.
     used: u64,
-    /// Let go, or ended.
+    /// Whether the thread was let go, or has ended.
     is_gone: bool,
 }
 
 impl<'a> Borrowed<'a> {
-    /// Borrows a thread: gives it its way back, and memory to work in. When that fails it goes on as it was.
+    /// Borrows a thread: prepares the way back, and maps memory to work in. On failure the thread
+    /// goes on as it was.
     pub fn new(stopped: &Stopped, memory: &'a Memory, gadgets: Gadgets) -> Result<Borrowed<'a>, InjectError> {
         let tid = stopped.tid;
         let prepare = || -> Result<Borrowed<'a>, CallError> {
@@ -142,7 +148,7 @@ impl<'a> Borrowed<'a> {
         let mut thread = match prepare() {
             Ok(thread) => thread,
             Err(error) => {
-                // Nothing of the thread's was changed.
+                // The memory and registers in use by the thread are unchanged.
                 let _ = ptrace::detach(tid, 0);
                 return Err(explain(error, tid));
             }
@@ -156,7 +162,7 @@ impl<'a> Borrowed<'a> {
         }
     }
 
-    /// Sends the thread off, with its signals held back, to get its memory.
+    /// Sends the thread off to map its working memory, with its signals held back.
     fn settle(&mut self) -> Result<(), CallError> {
         let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
@@ -169,14 +175,14 @@ impl<'a> Borrowed<'a> {
         step::pass(Step::Mapped);
         let code = [&CODE[..], &way_back(self.area, self.own_frame, self.gadgets.system_call)].concat();
         self.memory.write(self.area, &code)?;
-        // Eight bytes above, a call finds its stack pointer at a multiple of 16.
+        // With a stack pointer 8 bytes higher, a call finds a multiple of 16.
         self.area_stack = self.area + AREA_BYTES - 24;
         let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        // On its own stack yet: the area's code is not executable.
+        // The thread is still on its own stack, because the code in the area is not executable.
         let arguments = [self.area, PAGE, executable, 0, 0, 0];
         ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_mprotect, arguments, self.own_frame))?;
         self.system_call_result("mprotect")?;
-        // From here on the way back begins in the area.
+        // From here on, the way back begins in the area.
         let rip = self.area + WAY_BACK;
         let on_its_way = Registers { rip, eflags: PLAIN_FLAGS, orig_rax: NO_SYSTEM_CALL, ..self.original };
         ptrace::set_registers(self.tid, &on_its_way)?;
@@ -184,12 +190,12 @@ impl<'a> Borrowed<'a> {
         Ok(())
     }
 
-    /// Which one it is.
+    /// Returns the number of the thread.
     pub fn tid(&self) -> u32 {
         self.tid
     }
 
-    /// Puts bytes into the process's memory for a call. Returns their address.
+    /// Puts bytes for a call into the memory of the process. Returns the address of the bytes.
     pub fn place(&mut self, bytes: &[u8]) -> Result<u64, CallError> {
         let at = self.area + PAGE + self.used;
         if at + bytes.len() as u64 > self.area + DATA_END {
@@ -200,7 +206,7 @@ impl<'a> Borrowed<'a> {
         Ok(at)
     }
 
-    /// A text in the process's memory, as a message.
+    /// Reads a text from the memory of the process, as a message.
     pub fn text(&self, at: u64) -> String {
         let text = if at == 0 { String::new() } else { self.memory.text(at) };
         if text.is_empty() { "no reason given".to_owned() } else { text }
@@ -208,7 +214,7 @@ impl<'a> Borrowed<'a> {
 
     /// Has the thread make a system call.
     pub fn system_call(&mut self, what: &'static str, number: i64, arguments: [u64; 6]) -> Result<u64, CallError> {
-        // A call before may have pushed its return address there.
+        // An earlier call may have pushed its return address there.
         self.memory.write(self.area_stack, &(self.area + WAY_BACK).to_le_bytes())?;
         ptrace::set_registers(self.tid, &self.at_system_call(number, arguments, self.area_stack))?;
         self.system_call_result(what)
@@ -216,7 +222,8 @@ impl<'a> Borrowed<'a> {
 
     /// Has the thread call a C function.
     pub fn call(&mut self, what: &'static str, function: u64, arguments: [u64; 3]) -> Result<u64, CallError> {
-        // The result, whether it is there, how long to wait then, and the arguments.
+        // In order: the result, the mark of a finished call, the time to wait afterwards (two
+        // words), and the arguments.
         let [first, second, third] = arguments;
         let words = [0, 0, 0, WAITS, first, second, third];
         let result = self.place(&words.map(u64::to_le_bytes).concat())?;
@@ -237,7 +244,8 @@ impl<'a> Borrowed<'a> {
         Ok(self.memory.word(result)?)
     }
 
-    /// Lets the thread run, without a stop at each of its system calls, until it has noted that it is done; then it stops.
+    /// Lets the thread run without stops at system calls until the mark of a finished call appears.
+    /// Stops the thread then.
     fn run_freely(&mut self, what: &'static str, done_at: u64) -> Result<(), CallError> {
         let begun = Instant::now();
         let mut signal = 0;
@@ -295,7 +303,8 @@ impl<'a> Borrowed<'a> {
         }
     }
 
-    /// A thread that waited too long for us is back in the program: nothing of it may be touched any more.
+    /// Checks that the thread is still in the area. A thread that has waited too long is back in
+    /// the program, and must not be touched.
     fn is_here(&mut self, what: &'static str) -> Result<(), CallError> {
         let code = self.area..self.area + WAY_BACK + WAY_BACK_BYTES;
         if code.contains(&ptrace::registers(self.tid)?.rip) {
@@ -306,7 +315,7 @@ impl<'a> Borrowed<'a> {
         Err(CallError::Late(what))
     }
 
-    /// Lets the thread run until it enters or leaves a system call at which it `is_done`.
+    /// Lets the thread run until the thread enters or leaves a system call accepted by `is_done`.
     fn run(&mut self, what: &'static str, is_done: impl Fn(&Registers, bool) -> bool) -> Result<Registers, CallError> {
         let mut signal = 0;
         loop {
@@ -328,12 +337,13 @@ impl<'a> Borrowed<'a> {
         }
     }
 
-    /// What a stop that nobody waits for means. Returns the signal to go on with.
+    /// Handles an unexpected stop. Returns the signal for the thread to go on with.
     fn pass(&mut self, what: &'static str, stop: Stop) -> Result<libc::c_int, CallError> {
         match stop {
             Stop::Event { .. } | Stop::SystemCall => Ok(0),
             Stop::Signal(libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP | libc::SIGSYS) => {
-                // The process did not do that. It goes on as if nothing had been.
+                // The crash belongs to the injected call. The process goes on as if nothing had
+                // happened.
                 Err(CallError::Failed { what, reason: "it crashed there, and was put back".to_owned() })
             }
             Stop::Signal(other) => Ok(other),
@@ -344,7 +354,8 @@ impl<'a> Borrowed<'a> {
         }
     }
 
-    /// Leaves the thread to finish its call, after which it goes back by itself.
+    /// Leaves the thread to finish its call. The thread goes back to the program by itself
+    /// afterwards.
     fn let_go(&mut self) {
         self.is_gone = true;
         if ptrace::interrupt(self.tid).is_ok() && matches!(ptrace::wait(self.tid, TO_STOP), Ok(Some(_))) {
@@ -352,7 +363,8 @@ impl<'a> Borrowed<'a> {
         }
     }
 
-    /// Frees the memory, and lets the thread go on where it was. Also does nothing, if it is gone.
+    /// Frees the memory, and lets the thread go on where it was. Does nothing for a thread that is
+    /// gone.
     pub fn give_back(mut self) -> Result<(), CallError> {
         if self.is_gone {
             return Ok(());
@@ -362,8 +374,8 @@ impl<'a> Borrowed<'a> {
             return freed;
         }
         step::pass(Step::Unmapped);
-        // A stop in front of the program's code: from there the kernel treats signals that wait, and the system call that was
-        // interrupted, as if nothing had been in between.
+        // Stops the thread in front of the code of the program. From there the kernel handles
+        // pending signals and the interrupted system call as without the injection.
         ptrace::interrupt(self.tid)?;
         let mut signal = 0;
         loop {

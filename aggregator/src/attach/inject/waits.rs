@@ -1,22 +1,32 @@
-//! Which waits in the C library are safe points.
+//! Decides which waits in the C library are safe points.
 //!
-//! What a borrowed thread is sent to do needs locks of the C library and of the loader: `dlopen` and `dl_iterate_phdr` those
-//! of the loader (`_dl_load_lock` and its like), both and `pthread_atfork` those of malloc's arenas, `pthread_atfork` its
-//! own, a thread for CPython that of the thread stacks, a message of `dlerror` those of the locale and of its messages. A
-//! thread that holds one of these would wait for itself. A lock is held for a part of one call of a function, so a thread
-//! that holds one has a function on its stack that takes it: the loader's own code, or one of [`HOLDERS`].
+//! The calls of a borrowed thread need locks of the C library and of the loader:
 //!
-//! That is not enough for a thread that stands anywhere: `_IO_list_all`, say, is held by no function listed here. So its
-//! innermost function must also wait for something that is not the C library's:
-//! - it was called as one of [`WAITS`], in which no lock at all is held, or
-//! - it stands in a system call that the kernel has interrupted and will restart: nothing that the C library does for itself
-//!   sleeps so, but a lock's wait (futex) and a new process (clone), or
-//! - it waits for a lock (futex), and was called as one of [`LOCKS`] or [`STREAMS`], or
-//! - it is a plain system call: nothing of the C library's but one function is on the stack.
+//! | Call | Locks |
+//! | --- | --- |
+//! | `dlopen`, `dl_iterate_phdr` | the loader (`_dl_load_lock` and similar) |
+//! | `dlopen`, `dl_iterate_phdr`, `pthread_atfork` | the arenas of malloc |
+//! | `pthread_atfork` | its own lock |
+//! | start of a thread for CPython | the thread stacks |
+//! | a message of `dlerror` | the locale, and the messages of the locale |
+//!
+//! A thread with such a lock would wait for itself. A function holds a lock only for a part of one
+//! call. A thread with a lock therefore has the taking function on its stack: the loader's own
+//! code, or a function of [`HOLDERS`].
+//!
+//! This test is not enough for a thread at an arbitrary place. For example, no function listed here
+//! holds `_IO_list_all`. So the innermost function must also wait for something outside of the C
+//! library. One of these conditions must hold:
+//! - The function was called as a function of [`WAITS`], and holds no lock at all.
+//! - The thread stands in a system call that the kernel has interrupted and will restart. The C
+//!   library's internal work never sleeps in such a call, except for the wait for a lock (futex)
+//!   and for a new process (clone).
+//! - The thread waits for a lock (futex), and was called as a function of [`LOCKS`] or [`STREAMS`].
+//! - The call is a plain system call: the stack has only one function of the C library.
 
 use super::entries::Candidates;
 
-/// Functions that hold no lock of the C library while they wait.
+/// Functions without a lock of the C library during their wait.
 pub const WAITS: &[&str] = &[
     "accept",
     "accept4",
@@ -88,7 +98,8 @@ pub const WAITS: &[&str] = &[
     "writev",
 ];
 
-/// Functions that wait for what other threads of the program do. (Those that only try share code with those that wait.)
+/// Functions that wait for other threads of the program. Functions that only try a lock are listed
+/// too, because they share code with the waiting functions.
 const LOCKS: &[&str] = &[
     "aio_suspend",
     "aio_suspend64",
@@ -123,8 +134,8 @@ const LOCKS: &[&str] = &[
     "thrd_join",
 ];
 
-/// Functions of streams, which hold their stream's lock. (Those with a format are not here: they may load a character set,
-/// with the locale's lock held.)
+/// Functions of streams, which hold the lock of their stream. Functions with a format are not
+/// listed: they may load a character set, with the lock of the locale held.
 const STREAMS: &[&str] = &[
     "fclose",
     "fflush",
@@ -149,7 +160,7 @@ const STREAMS: &[&str] = &[
     "puts",
 ];
 
-/// Functions that call the program back, and hold no lock meanwhile.
+/// Functions that call the program back, and hold no lock during the call.
 const CALLERS: &[&str] = &[
     "bsearch",
     "call_once",
@@ -171,9 +182,9 @@ const CALLERS: &[&str] = &[
     "twalk_r",
 ];
 
-/// Functions that take a lock that a borrowed thread needs.
+/// Functions that take a lock needed by a borrowed thread.
 const HOLDERS: &[&str] = &[
-    // malloc's arenas.
+    // Locks of malloc's arenas.
     "aligned_alloc",
     "calloc",
     "cfree",
@@ -192,19 +203,19 @@ const HOLDERS: &[&str] = &[
     "realloc",
     "reallocarray",
     "valloc",
-    // The handlers of fork, and all arenas during one.
+    // Locks of the fork handlers, and of all arenas during a fork.
     "_Fork",
     "clone",
     "fork",
     "pthread_atfork",
     "vfork",
-    // What is called at the end.
+    // Locks of the exit handlers.
     "at_quick_exit",
     "atexit",
     "exit",
     "on_exit",
     "quick_exit",
-    // The stacks of all threads.
+    // Locks of the list of thread stacks.
     "initgroups",
     "pthread_cancel",
     "pthread_create",
@@ -221,7 +232,7 @@ const HOLDERS: &[&str] = &[
     "setuid",
     "thrd_create",
     "thrd_exit",
-    // The locale and its messages.
+    // Locks of the locale and of its messages.
     "bind_textdomain_codeset",
     "bindtextdomain",
     "dcgettext",
@@ -237,36 +248,37 @@ const HOLDERS: &[&str] = &[
     "textdomain",
 ];
 
-/// Where a program or a thread begins: nothing of the program is on the stack.
+/// First functions of a program or a thread: nothing of the program is on the stack.
 const BEGINNINGS: &[&str] = &["__clone", "__libc_start_main", "clone"];
 
-/// How the names of other functions begin that take such a lock.
+/// First letters of the names of other functions with such a lock.
 const HOLDING: &[&str] = &["_dl_", "__cxa_", "__libc_dl", "__libc_freeres", "__register_atfork", "dl"];
 
 fn holds(name: &str) -> bool {
     HOLDERS.contains(&name) || HOLDING.iter().any(|begin| name.starts_with(begin))
 }
 
-/// What the kernel says of a system call that it has interrupted, and will restart: ERESTARTSYS, ERESTARTNOINTR,
-/// ERESTARTNOHAND and ERESTART_RESTARTBLOCK.
+/// Results of a system call that the kernel has interrupted and will restart: ERESTARTSYS,
+/// ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK.
 const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
-/// System calls that make a process or thread; the kernel restarts these too.
+/// System calls that make a process or thread. The kernel restarts these too.
 const MAKE_PROCESSES: [i64; 4] = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
-/// System calls by which streams pass bytes.
+/// System calls for the bytes of streams.
 const PASS_BYTES: [i64; 3] = [libc::SYS_read, libc::SYS_write, libc::SYS_writev];
 
-/// A thread whose innermost functions are the C library's.
+/// A thread whose innermost functions belong to the C library.
 pub struct Wait<'a> {
-    /// These functions, innermost first. None for one that is not known yet.
+    /// The innermost functions of the C library, innermost first. None for a function that is not
+    /// known yet.
     pub functions: &'a [Option<Candidates>],
-    /// The system call that the thread stands in; negative when there is none.
+    /// System call in progress; negative outside of a system call.
     pub system_call: i64,
-    /// What the call has returned.
+    /// Result of the system call.
     pub result: i64,
 }
 
 impl Wait<'_> {
-    /// Whether the thread is at a safe point; else why not.
+    /// Checks that the thread is at a safe point. The error is the reason against the thread.
     pub fn check(&self) -> Result<(), String> {
         let unknown = || "it is in the C library".to_owned();
         let entry = self.functions.last().ok_or_else(unknown)?.as_ref().ok_or_else(unknown)?;
@@ -295,7 +307,8 @@ impl Wait<'_> {
     }
 }
 
-/// Whether functions of the C library, innermost first, only call the program back. What they call may be a stream's.
+/// Whether functions of the C library, innermost first, only call the program back. The outermost
+/// function may belong to a stream.
 pub fn call_back(functions: &[Option<Candidates>]) -> bool {
     let are_known = functions.iter().all(|function| function.as_ref().is_some_and(|known| known.find(holds).is_none()));
     let entry = functions.last().and_then(Option::as_ref);
