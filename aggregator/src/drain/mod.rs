@@ -21,7 +21,7 @@ pub use outlet::Outlet;
 use crate::base::sys;
 use crate::process::image::Image;
 use crate::process::tasks::Tasks;
-use crate::questions::backlog::Backlog;
+use crate::questions::backlog::{Backlog, Source};
 use crate::session::Session;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
@@ -128,13 +128,14 @@ impl Drain {
     /// Returns a drain for a session just begun on the calling thread. `launched` describes the
     /// program in the target.
     pub fn new(
-        map: Arc<ArenaMap>,
+        source: Source,
         session: Session,
-        (controls, backlog): (Arc<Controls>, Arc<Backlog>),
+        controls: Arc<Controls>,
         outlet: Outlet,
         barrier: Barrier,
         launched: Image,
     ) -> Drain {
+        let Source { map, backlog } = source;
         let arena = map.arena();
         let target = &arena.header().target;
         let images = target.images.load(Ordering::Acquire);

@@ -3,7 +3,7 @@
 
 use crate::base::queue::{Closed, Sender};
 use crate::base::sys;
-use crate::questions::backlog::Backlog;
+use crate::questions::backlog::{Backlog, Source};
 use crate::questions::keeper::SharedKeeper;
 use crate::session::arena_map::ArenaMap;
 use crate::table::messages::Message;
@@ -33,11 +33,12 @@ pub struct Outlet {
 impl Outlet {
     /// Returns an outlet into `sender`. Emptied buffers come back through `recycled`.
     pub fn new(
-        (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
+        source: Source,
         sender: Sender<Message>,
         recycled: rtrb::Consumer<Vec<u64>>,
         shared: SharedKeeper,
     ) -> Outlet {
+        let Source { map, backlog } = source;
         Outlet { map, sender, recycled, batch: Vec::new(), shared, backlog, is_helping: false }
     }
 

@@ -22,20 +22,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Reason for the failure of a job.
+/// Why a job did not end as it should.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct JobError(String);
+pub enum JobError {
+    /// The trace has failed.
+    #[error("{0}")]
+    Trace(#[source] Arc<TraceError>),
+    /// The snapshot was not written.
+    #[error("{0}")]
+    Output(#[source] Arc<OutputError>),
+    /// The thread for snapshots of replaced programs has ended before its time.
+    #[error("the aggregator has failed: its archive thread is gone (please report this)")]
+    ArchiveGone,
+}
 
 impl From<TraceError> for JobError {
     fn from(error: TraceError) -> JobError {
-        JobError(error.to_string())
+        JobError::Trace(Arc::new(error))
     }
 }
 
 impl From<OutputError> for JobError {
     fn from(error: OutputError) -> JobError {
-        JobError(error.to_string())
+        JobError::Output(Arc::new(error))
     }
 }
 
@@ -292,11 +301,10 @@ impl Job {
     }
 
     fn archived(&self) -> Result<Vec<Archived>, JobError> {
-        let gone = || JobError("the aggregator has failed: its archive thread is gone (please report this)".to_owned());
         let Some(archive) = &self.archive else { return Ok(Vec::new()) };
         let (reply, report) = mpsc::channel();
-        archive.send(Replaced::Report(reply)).map_err(|_| gone())?;
-        report.recv().map_err(|_| gone())
+        archive.send(Replaced::Report(reply)).map_err(|_| JobError::ArchiveGone)?;
+        report.recv().map_err(|_| JobError::ArchiveGone)
     }
 
     fn why_nothing(&self, outcome: &Outcome, cut: &Cut, archived: &[Archived]) -> String {

@@ -5,8 +5,8 @@ use crate::base::queue::queue;
 use crate::drain::{Barrier, Controls, Drain, Outcome, Outlet, Stop};
 use crate::process::image::Image;
 use crate::process::tasks::Tasks;
-use crate::questions::backlog::Backlog;
-use crate::questions::keeper::{Answer, FoundBlock, Keeper, Question, RECYCLED_BUFFERS, Request, SharedKeeper};
+use crate::questions::backlog::Source;
+use crate::questions::keeper::{FoundBlock, Keeper, KeeperPlan, RECYCLED_BUFFERS, Request, SharedKeeper};
 use crate::session::arena_map::ArenaMap;
 use crate::session::{Session, SessionError, Settings, rate};
 use crate::snapshot::cut::{Cut, Figures};
@@ -115,18 +115,11 @@ impl Tracer {
         // Many children may run at one time, so each child has a single thread for the table.
         let resolvers = if is_adopted { 0 } else { resolvers() };
         let threads = old.as_ref().map_or(0, BTreeSet::len);
-        let backlog = Arc::new(Backlog::new(map.arena().geometry().slots));
-        let keeper = Keeper::new(
-            (Arc::clone(&map), Arc::clone(&backlog)),
-            settings.nframe,
-            (resolvers, threads),
-            to_drain,
-            replaced,
-            member,
-        );
-        let shared = SharedKeeper::new(keeper, inlet, asked);
-        let outlet = Outlet::new((Arc::clone(&map), Arc::clone(&backlog)), sender, recycled, shared.clone());
-        let drain = start_drain(Arc::clone(&map), settings, old, launched, (Arc::clone(&controls), backlog), outlet)?;
+        let source = Source::new(Arc::clone(&map));
+        let plan = KeeperPlan { nframe: settings.nframe, resolvers, threads, replaced, member };
+        let shared = SharedKeeper::new(Keeper::new(source.clone(), plan, to_drain), inlet, asked);
+        let outlet = Outlet::new(source.clone(), sender, recycled, shared.clone());
+        let drain = start_drain(source, settings, old, launched, Arc::clone(&controls), outlet)?;
         let builder = thread::Builder::new().name("table".to_owned());
         builder.spawn(move || shared.run(&parker)).map_err(TraceError::Thread)?;
         let rate = Arc::new(AtomicU32::new(settings.sampling.and_then(|sampling| sampling.per_second).unwrap_or(0)));
@@ -161,31 +154,22 @@ impl Tracer {
 
     /// Returns the present sums and counters.
     pub fn figures(&self) -> Result<Figures, TraceError> {
-        match self.ask(Question::Figures)? {
-            Answer::Figures(figures) => Ok(*figures),
-            _ => Err(TraceError::Gone("table")),
-        }
+        self.ask(|keeper| keeper.figures())
     }
 
     /// Returns a copy of the whole table.
     pub fn cut(&self) -> Result<Cut, TraceError> {
-        match self.ask(Question::Cut)? {
-            Answer::Cut(cut) => Ok(*cut),
-            _ => Err(TraceError::Gone("table")),
-        }
+        self.ask(|keeper| keeper.cut())
     }
 
     /// Returns the live block at an address.
     pub fn lookup(&self, address: u64) -> Result<Option<FoundBlock>, TraceError> {
-        match self.ask(Question::Lookup(address))? {
-            Answer::Found(found) => Ok(found.map(|found| *found)),
-            _ => Err(TraceError::Gone("table")),
-        }
+        self.ask(move |keeper| keeper.lookup(address))
     }
 
     /// Sets the peak to the amount that is live now.
     pub fn reset_peak(&self) -> Result<(), TraceError> {
-        self.ask(Question::ResetPeak).map(drop)
+        self.ask(Keeper::reset_peak)
     }
 
     /// Whether samples are recorded, instead of all blocks.
@@ -206,7 +190,7 @@ impl Tracer {
 
     /// Forgets all traces.
     pub fn clear_traces(&self) -> Result<(), TraceError> {
-        self.ask(Question::ClearTraces).map(drop)
+        self.ask(Keeper::clear_traces)
     }
 
     /// Ends tracing and waits until all records are in the table. The table still answers
@@ -223,9 +207,17 @@ impl Tracer {
         Ok(outcome)
     }
 
-    fn ask(&self, question: Question) -> Result<Answer, TraceError> {
+    /// Asks the keeper, and waits for the answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Keeper) -> T + Send + 'static,
+    ) -> Result<T, TraceError> {
         let (reply, answer) = mpsc::channel();
-        let request = Request { asked: self.settings.clock.now(), question, reply };
+        let answer_with = move |keeper: &mut Keeper| {
+            // Whoever asked may have left.
+            let _ = reply.send(question(keeper));
+        };
+        let request = Request { asked: self.settings.clock.now(), answer: Box::new(answer_with) };
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.send(request).map_err(|_| TraceError::Gone("table"))?;
         drop(requests);
@@ -239,18 +231,19 @@ impl Tracer {
 /// over the owning thread. `old` are the thread ids of the target; none if the target has begun the
 /// session by itself.
 fn start_drain(
-    map: Arc<ArenaMap>,
+    source: Source,
     settings: Settings,
     old: Option<BTreeSet<u32>>,
     launched: Image,
-    ways: (Arc<Controls>, Arc<Backlog>),
+    controls: Arc<Controls>,
     outlet: Outlet,
 ) -> Result<JoinHandle<Outcome>, TraceError> {
     let (began, begun) = mpsc::channel();
     let body = move || {
+        let map = Arc::clone(&source.map);
         let session = match old {
-            Some(living) => Session::begin(Arc::clone(&map), settings, &living),
-            None => Session::adopt(Arc::clone(&map)),
+            Some(living) => Session::begin(map, settings, &living),
+            None => Session::adopt(map),
         };
         let session = match session {
             Ok(session) => session,
@@ -259,7 +252,7 @@ fn start_drain(
                 return Outcome::default();
             }
         };
-        let drain = Drain::new(map, session, ways, outlet, Barrier::new(settings.clock), launched);
+        let drain = Drain::new(source, session, controls, outlet, Barrier::new(settings.clock), launched);
         let _ = began.send(Ok(()));
         drain.run()
     };

@@ -12,6 +12,8 @@
 //! limited, for any number of threads. While the table is copied for a snapshot, the table takes no
 //! records at all.
 
+use crate::session::arena_map::ArenaMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most words held back (64 MiB) before the drain leaves rings unread if they are ahead of others.
@@ -23,6 +25,23 @@ pub struct Backlog {
     is_copied: AtomicBool,
     /// By slot: whether records of the ring wait in the table.
     waits: Vec<AtomicBool>,
+}
+
+/// The arena of a trace, with the backlog of the records drained from the arena.
+#[derive(Clone)]
+pub struct Source {
+    /// The arena.
+    pub map: Arc<ArenaMap>,
+    /// The backlog.
+    pub backlog: Arc<Backlog>,
+}
+
+impl Source {
+    /// Returns the source of an arena, without records.
+    pub fn new(map: Arc<ArenaMap>) -> Source {
+        let slots = map.arena().geometry().slots;
+        Source { map, backlog: Arc::new(Backlog::new(slots)) }
+    }
 }
 
 impl Backlog {

@@ -5,7 +5,7 @@
 
 use crate::base::queue::Inlet;
 use crate::process::image::Image;
-use crate::questions::backlog::Backlog;
+use crate::questions::backlog::{Backlog, Source};
 use crate::questions::mailbox::Mailbox;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
@@ -26,34 +26,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-
-/// A question to the keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// The sums and counters.
-    Figures,
-    /// A copy of the whole table.
-    Cut,
-    /// Set the peak to the live amount.
-    ResetPeak,
-    /// Forget all traces.
-    ClearTraces,
-    /// The live block at an address.
-    Lookup(u64),
-}
-
-/// An answer of the keeper.
-#[derive(Debug)]
-pub enum Answer {
-    /// Answer to [`Question::Figures`].
-    Figures(Box<Figures>),
-    /// Answer to [`Question::Cut`].
-    Cut(Box<Cut>),
-    /// Answer to [`Question::ResetPeak`] and [`Question::ClearTraces`].
-    Done,
-    /// Answer to [`Question::Lookup`].
-    Found(Option<Box<FoundBlock>>),
-}
 
 /// A live block and its origin.
 #[derive(Clone, Debug)]
@@ -79,15 +51,12 @@ pub enum FoundFrame {
     Python(String, u32, String),
 }
 
-/// A question with the way for the answer.
-#[derive(Debug)]
+/// A question to the keeper.
 pub struct Request {
     /// Stamp of the time of asking.
     pub asked: u64,
-    /// The question.
-    pub question: Question,
-    /// Receiver of the answer.
-    pub reply: mpsc::Sender<Answer>,
+    /// Finds the answer and sends the answer to whoever asked.
+    pub answer: Box<dyn FnOnce(&mut Keeper) + Send>,
 }
 
 /// The table of a process, with all state for filling the table and answering questions.
@@ -206,21 +175,25 @@ impl SharedKeeper {
 /// Most empty buffers returned to the drain. More buffers would only hold memory.
 pub const RECYCLED_BUFFERS: usize = 64;
 
+/// What a keeper begins with.
+pub struct KeeperPlan {
+    /// Frames kept of each stack.
+    pub nframe: u32,
+    /// Threads for looking up blocks.
+    pub resolvers: usize,
+    /// Threads of the process.
+    pub threads: usize,
+    /// Receiver of the last state of programs replaced by exec.
+    pub replaced: Option<SyncSender<Replaced>>,
+    /// Place of the process among the followed processes.
+    pub member: Option<TreeMember>,
+}
+
 impl Keeper {
-    /// Returns a keeper of an empty table.
-    ///
-    /// - `resolvers`: number of threads for looking up blocks.
-    /// - `threads`: number of threads of the process.
-    /// - `recycled`: receives emptied buffers.
-    /// - `replaced`: receives the last state of programs replaced by exec.
-    pub fn new(
-        (map, backlog): (Arc<ArenaMap>, Arc<Backlog>),
-        nframe: u32,
-        (resolvers, threads): (usize, usize),
-        recycled: rtrb::Producer<Vec<u64>>,
-        replaced: Option<SyncSender<Replaced>>,
-        member: Option<TreeMember>,
-    ) -> Keeper {
+    /// Returns a keeper of an empty table. `recycled` receives emptied buffers.
+    pub fn new(source: Source, plan: KeeperPlan, recycled: rtrb::Producer<Vec<u64>>) -> Keeper {
+        let Source { map, backlog } = source;
+        let KeeperPlan { nframe, resolvers, threads, replaced, member } = plan;
         let adopted = member.as_ref().and_then(|member| Some((Arc::clone(&member.copies), member.adopted.flatten()?)));
         // An adopted session has counted from its beginning.
         let is_new = member.as_ref().is_none_or(|member| member.adopted.is_none());
@@ -349,39 +322,31 @@ impl Keeper {
         self.counted = Counted::default();
     }
 
+    /// Answers the questions that the watermark has come to.
     fn answer_due(&mut self) {
         if self.is_helped {
             return;
         }
-        while let Some(request) = self.waiting.front()
-            && (self.has_ended || request.asked <= self.watermark)
+        let until = if self.has_ended { u64::MAX } else { self.watermark };
+        while self.waiting.front().is_some_and(|request| request.asked <= until)
+            && let Some(request) = self.waiting.pop_front()
         {
-            let question = request.question;
-            let answer = self.answer(question);
-            if let Some(request) = self.waiting.pop_front() {
-                // The asking thread may be gone.
-                let _ = request.reply.send(answer);
-            }
+            (request.answer)(self);
         }
     }
 
-    fn answer(&mut self, question: Question) -> Answer {
-        match question {
-            Question::Figures => Answer::Figures(Box::new(self.figures())),
-            Question::Cut => Answer::Cut(Box::new(self.cut())),
-            Question::ResetPeak => {
-                self.table.reset_peak();
-                Answer::Done
-            }
-            Question::ClearTraces => {
-                self.table.clear_traces();
-                Answer::Done
-            }
-            Question::Lookup(address) => Answer::Found(self.lookup(address).map(Box::new)),
-        }
+    /// Makes the live amount the peak.
+    pub fn reset_peak(&mut self) {
+        self.table.reset_peak();
     }
 
-    fn figures(&self) -> Figures {
+    /// Forgets all traces.
+    pub fn clear_traces(&mut self) {
+        self.table.clear_traces();
+    }
+
+    /// Returns the sums and counters.
+    pub fn figures(&self) -> Figures {
         let mut figures = Figures::of(&self.table, &self.image, &self.map, &self.counters, self.inherited.as_ref());
         let interval = self.map.arena().header().session.sample.load(Ordering::Relaxed);
         if interval != 0 {
@@ -398,7 +363,8 @@ impl Keeper {
         })
     }
 
-    fn cut(&self) -> Cut {
+    /// Returns a copy of the whole table.
+    pub fn cut(&self) -> Cut {
         let begun = Instant::now();
         let mut cut = self.backlog.amid_copy(|| Cut::of(&self.table, self.figures(), self.nframe));
         for (thread, calls) in self.calls() {
@@ -410,7 +376,8 @@ impl Keeper {
         cut
     }
 
-    fn lookup(&self, address: u64) -> Option<FoundBlock> {
+    /// Returns the live block at an address.
+    pub fn lookup(&self, address: u64) -> Option<FoundBlock> {
         // A Python object with a native block of its own has the address of the block: the outer
         // layer knows more, and comes last. A range contains many addresses and knows least.
         let found = self.table.heaps().filter_map(|(domain, heap)| Some((domain, heap.block(address)?)));

@@ -89,7 +89,8 @@ impl Tree {
         let writers = SnapshotWriters::start(Arc::clone(&tally))?;
         let pending = PendingChildren::new(
             socket,
-            (woken, receiver),
+            woken,
+            receiver,
             Arc::clone(&copies),
             pending::Common { settings, interrupted },
             writers,

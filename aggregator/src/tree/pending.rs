@@ -88,7 +88,8 @@ impl PendingChildren {
     /// Returns a state without children.
     pub fn new(
         socket: Socket,
-        (woken, orders): (PipeReader, Receiver<Order>),
+        woken: PipeReader,
+        orders: Receiver<Order>,
         copies: Arc<ForkCopies>,
         common: Common,
         writers: SnapshotWriters,
