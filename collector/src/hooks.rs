@@ -10,7 +10,7 @@
 //! that need no traceback take only its slot.
 
 use crate::real::{real, set_errno};
-use crate::sampling::Call;
+use crate::sampling::{Allocation, Call};
 use crate::thread::record::record;
 use crate::unwind::Entry;
 use crate::{process, sampling};
@@ -161,7 +161,12 @@ unsafe fn traced_realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
         let allocated = |block| record_alloc(block, size, entry);
         // SAFETY: passed on.
         let call = || unsafe { real().realloc(old, size) };
-        return sampling::reallocating((old, size, domain::NATIVE, entry.slot), call, allocated);
+        return sampling::reallocating(
+            Allocation { block: old, size, domain: domain::NATIVE },
+            entry.slot,
+            call,
+            allocated,
+        );
     }
     record_realloc_begins(old, entry.slot);
     // SAFETY: passed on.

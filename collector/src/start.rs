@@ -22,7 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use heapline_shared_format::arena::{
     Arena, Geometry, Header, MAX_SEGMENTS, MAX_SLOTS, MIN_SEGMENTS, SEGMENT_BYTES, UNCLAIMED, state, target_flag,
 };
-use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTABLE_BYTES, Way};
+use heapline_shared_format::tree::{Birth, Hello, MAX_ARGUMENT_BYTES, MAX_EXECUTABLE_BYTES, Recording, Way};
 
 static HAS_STARTED: AtomicBool = AtomicBool::new(false);
 /// Everything was given back ([`release`]): the next attach begins anew.
@@ -138,8 +138,12 @@ fn way_from(header: &Header, fork: u64) -> Option<Way> {
     if !is_traced {
         return None;
     }
-    let (nframe, clock) = (session.nframe.load(Ordering::Relaxed), session.clock.load(Ordering::Relaxed));
-    Way::of(&header.tree, fork, (nframe, clock, session.sample.load(Ordering::Relaxed)))
+    let recording = Recording {
+        nframe: session.nframe.load(Ordering::Relaxed),
+        clock: session.clock.load(Ordering::Relaxed),
+        sample: session.sample.load(Ordering::Relaxed),
+    };
+    Way::of(&header.tree, fork, recording)
 }
 
 /// Begins a forked child. `parent` is the header of the parent's arena.

@@ -69,6 +69,17 @@ pub struct Way {
     pub sample: u64,
 }
 
+/// How a process is recorded; its children are recorded the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Frames kept per traceback.
+    pub nframe: u32,
+    /// Clock of the stamps.
+    pub clock: u32,
+    /// Mean distance of samples, in bytes; 0 when everything is recorded.
+    pub sample: u64,
+}
+
 const NUMBERS: usize = 10;
 /// Greatest length of a [`Way`] as text, in bytes.
 pub const WAY_BYTES: usize = NUMBERS * 17;
@@ -76,7 +87,8 @@ pub const WAY_BYTES: usize = NUMBERS * 17;
 impl Way {
     /// Returns the way for children of a process whose arena has `tree`. None while children are
     /// not followed.
-    pub fn of(tree: &Tree, fork: u64, (nframe, clock, sample): (u32, u32, u64)) -> Option<Way> {
+    pub fn of(tree: &Tree, fork: u64, recording: Recording) -> Option<Way> {
+        let Recording { nframe, clock, sample } = recording;
         // Acquire pairs with the Release in `open`, after the other fields.
         if tree.follows.load(Ordering::Acquire) == 0 {
             return None;

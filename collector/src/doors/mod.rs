@@ -16,6 +16,7 @@ mod entry;
 pub mod shapes;
 
 use crate::platform::elf;
+use crate::sampling::Held;
 use crate::unwind::Entry;
 use crate::{hooks, process, real, sampling, thread};
 use core::ptr;
@@ -211,7 +212,12 @@ extern "C" fn after(call: &Call, result: usize, slot: usize, rbp: usize) {
 fn reallocated(call: &Call, (old, given, size): (*mut u8, *mut u8, usize), is_freed: bool, entry: Entry) {
     if call.has(SAMPLES) {
         let is_gone = is_freed || !given.is_null();
-        sampling::reallocation_ends((old, domain::NATIVE), call.has(WAS_SAMPLE), is_gone, entry.slot);
+        sampling::reallocation_ends(
+            Held { block: old, domain: domain::NATIVE },
+            call.has(WAS_SAMPLE),
+            is_gone,
+            entry.slot,
+        );
         hooks::record_alloc(given, size, entry);
     } else if given.is_null() {
         hooks::record_realloc_ended(old, is_freed, entry.slot);

@@ -33,7 +33,7 @@ pub use join::{join, part};
 pub use stack::PythonStack;
 
 use crate::platform::{sys, tls};
-use crate::sampling::Call;
+use crate::sampling::{Allocation, Call, Held};
 use crate::thread::{Published, Thread, stack_pointer, was_abandoned};
 use crate::{attach, process, real, sampling};
 use core::cell::UnsafeCell;
@@ -463,8 +463,8 @@ unsafe extern "C" fn realloc<const N: usize>(context: *mut c_void, old: *mut u8,
         return block;
     }
     if process::is_sampling() {
-        let what = (old, size.max(1), domain::PYTHON, stack_pointer());
-        return sampling::reallocating(what, || as_part(call), |block| record_alloc(block, size));
+        let what = Allocation { block: old, size: size.max(1), domain: domain::PYTHON };
+        return sampling::reallocating(what, stack_pointer(), || as_part(call), |block| record_alloc(block, size));
     }
     let address = old.addr() as u64;
     record(|thread| thread.publish_plain(|stamp| event::in_domain(event::realloc(stamp, address), domain::PYTHON)));
@@ -512,7 +512,7 @@ fn freed(stamp: u64, block: *mut u8) -> [u64; 2] {
 #[cold]
 #[inline(never)]
 fn sample_freeing(block: *mut u8, call: Call) {
-    sampling::sample_freeing((block, domain::PYTHON), call, stack_pointer(), |thread| {
+    sampling::sample_freeing(Held { block, domain: domain::PYTHON }, call, stack_pointer(), |thread| {
         thread.publish_plain(|stamp| freed(stamp, block))
     });
 }
@@ -541,7 +541,7 @@ fn publish_alloc(thread: &mut Thread, block: *mut u8, size: usize) -> Published 
 #[cold]
 #[inline(never)]
 fn sampled(block: *mut u8, size: usize, call: Call) {
-    let what = (block, size, domain::PYTHON);
+    let what = Allocation { block, size, domain: domain::PYTHON };
     sampling::sampled(what, call, stack_pointer(), |thread| publish_alloc(thread, block, size));
 }
 

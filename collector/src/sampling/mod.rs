@@ -57,6 +57,26 @@ pub enum Call {
     Uncounted,
 }
 
+/// A block with the size that was asked for.
+#[derive(Clone, Copy)]
+pub struct Allocation {
+    /// The block; in a reallocation the old one.
+    pub block: *mut u8,
+    /// Bytes that were asked for.
+    pub size: usize,
+    /// Domain of the block.
+    pub domain: u8,
+}
+
+/// A block with its domain.
+#[derive(Clone, Copy)]
+pub struct Held {
+    /// The block.
+    pub block: *mut u8,
+    /// Domain of the block.
+    pub domain: u8,
+}
+
 /// First step of an allocation: counts the call. Any result but `Plain` requires a call of
 /// [`sampled`].
 #[inline(always)]
@@ -80,7 +100,7 @@ pub fn freeing(block: *mut u8, domain: u8) -> Call {
 /// A separate function, best called by a cold function with values only, so that the path of most
 /// blocks saves no registers.
 pub fn sampled(
-    (block, size, domain): (*mut u8, usize, u8),
+    Allocation { block, size, domain }: Allocation,
     call: Call,
     slot: usize,
     publish: impl Fn(&mut Thread) -> Published,
@@ -104,7 +124,7 @@ pub fn sampled(
 /// Second step of a free: records the free with `publish` if the block is a sample. `slot` is the
 /// stack address where the hook was entered.
 pub fn sample_freeing(
-    (block, domain): (*mut u8, u8),
+    Held { block, domain }: Held,
     call: Call,
     slot: usize,
     publish: impl Fn(&mut Thread) -> Published,
@@ -169,7 +189,7 @@ pub fn native_allocated(block: *mut u8, size: usize, entry: Entry) {
 #[cold]
 #[inline(never)]
 fn native_sampled(block: *mut u8, size: usize, entry: Entry, call: Call) {
-    sampled((block, size, domain::NATIVE), call, entry.slot, |thread| {
+    sampled(Allocation { block, size, domain: domain::NATIVE }, call, entry.slot, |thread| {
         thread.publish_with_stack(entry, |stamp, stack| event::alloc(stamp, block.addr() as u64, size as u64, stack))
     });
 }
@@ -178,7 +198,7 @@ fn native_sampled(block: *mut u8, size: usize, entry: Entry, call: Call) {
 #[cold]
 #[inline(never)]
 pub fn native_sample_freeing(block: *mut u8, slot: usize, call: Call) {
-    sample_freeing((block, domain::NATIVE), call, slot, |thread| {
+    sample_freeing(Held { block, domain: domain::NATIVE }, call, slot, |thread| {
         thread.publish_plain(|stamp| event::free(stamp, block.addr() as u64))
     });
 }
@@ -204,7 +224,8 @@ pub fn stays(block: *mut u8, domain: u8) {
 /// The old block leaves the samples before the call, since another thread may be given the address.
 /// The new block is an allocation like any other.
 pub fn reallocating(
-    (old, size, domain, slot): (*mut u8, usize, u8, usize),
+    Allocation { block: old, size, domain }: Allocation,
+    slot: usize,
     call: impl FnOnce() -> *mut u8,
     allocated: impl FnOnce(*mut u8),
 ) -> *mut u8 {
@@ -213,7 +234,7 @@ pub fn reallocating(
     // With size 0 a null result means a freed block; otherwise null means failure, and the block
     // stays.
     let is_gone = !block.is_null() || size == 0;
-    reallocation_ends((old, domain), was_sample, is_gone, slot);
+    reallocation_ends(Held { block: old, domain }, was_sample, is_gone, slot);
     if !block.is_null() {
         allocated(block);
     }
@@ -232,7 +253,7 @@ pub fn reallocation_begins(old: *mut u8, domain: u8, slot: usize) -> bool {
 }
 
 /// Records the end of a reallocation: the block is gone, or stays as it was.
-pub fn reallocation_ends((old, domain): (*mut u8, u8), was_sample: bool, is_gone: bool, slot: usize) {
+pub fn reallocation_ends(Held { block: old, domain }: Held, was_sample: bool, is_gone: bool, slot: usize) {
     if was_sample {
         if !is_gone {
             stays(old, domain);
