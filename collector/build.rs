@@ -1,7 +1,8 @@
 //! Builds the collector that `Traced` links into a program.
 //!
-//! A nested cargo with a target folder of its own, since the outer one holds its lock, and without the outer one's flags and
-//! wrappers: it is one object with its own profile and panic handler, whatever the program around it is built with.
+//! A nested cargo with a target folder of its own, since the outer one holds its lock, and without
+//! the outer one's flags and wrappers: it is one object with its own profile and panic handler,
+//! whatever the program around it is built with.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! What `Traced` costs: nanoseconds for a pair of `alloc` and `dealloc`, with it and without, under a number of frames.
+//! What `Traced` costs: nanoseconds for a pair of `alloc` and `dealloc`, with it and without, under
+//! a number of frames.
 //!
-//! Alone it shows the cost of the idle wrapper. With an aggregator (`--attach`, or `run` of a static build) it shows that of
-//! tracing; a second argument makes it wait for a line first.
+//! Alone it shows the cost of the idle wrapper. With an aggregator (`--attach`, or `run` of a
+//! static build) it shows that of tracing; a second argument makes it wait for a line first.
 
 use heapline_collector::Traced;
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -5,8 +5,8 @@
 //! aggregator run -o traced.snap.zst -- target/release/examples/traced
 //! ```
 //!
-//! It says what it holds at its end, and waits for a line on its standard input when its first argument is `wait`, so that an
-//! aggregator can attach.
+//! It says what it holds at its end, and waits for a line on its standard input when its first
+//! argument is `wait`, so that an aggregator can attach.
 
 use heapline_collector::Traced;
 use std::alloc::System;

@@ -1,7 +1,7 @@
 //! How the library is linked.
 //!
-//! The library's functions have names of the C library's. Where they refer to each other they mean their own, also in a
-//! process whose loader would find others first.
+//! The library's functions have names of the C library's. Where they refer to each other they mean
+//! their own, also in a process whose loader would find others first.
 //!
 //! The library names the C library without versions of its symbols: a loader whose C library lacks
 //! a version that is asked for ends the program. A program may bring a C library of its own that is

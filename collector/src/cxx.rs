@@ -1,8 +1,9 @@
-//! C++ operator new and delete of a program that brings its own allocator, whose direct calls are led to the collector.
+//! C++ operator new and delete of a program that brings its own allocator, whose direct calls are
+//! led to the collector.
 //!
-//! The C++ library's operators end in `malloc` and `free`, where they are recorded, and nothing stands in front of them. An
-//! allocator's own operators are reached by doors ([`crate::doors`]); only direct calls have entries of their own
-//! (`preload/src/direct.rs`).
+//! The C++ library's operators end in `malloc` and `free`, where they are recorded, and nothing
+//! stands in front of them. An allocator's own operators are reached by doors ([`crate::doors`]);
+//! only direct calls have entries of their own (`preload/src/direct.rs`).
 
 use crate::hooks;
 use crate::platform::symbols;

@@ -1,8 +1,9 @@
 //! When the collector itself goes wrong.
 //!
-//! Code that could panic (everything that parses) runs under [`guard`]. A panic there cannot unwind, since the crate
-//! is built with `panic = "abort"`; instead the panic handler returns to the guard by its saved stack pointer, like a
-//! `longjmp`, and tracing ends. Nothing under a guard owns anything that would have to be dropped.
+//! Code that could panic (everything that parses) runs under [`guard`]. A panic there cannot
+//! unwind, since the crate is built with `panic = "abort"`; instead the panic handler returns to
+//! the guard by its saved stack pointer, like a `longjmp`, and tracing ends. Nothing under a guard
+//! owns anything that would have to be dropped.
 //!
 //! Hot paths run without a guard and are written without anything that can panic.
 
@@ -13,7 +14,8 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use heapline_shared_format::arena::end_cause;
 
 global_asm!(
-    // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or 1 after a panic
+    // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or
+    // 1 after a panic
     ".pushsection .text.heapline_guard,\"ax\",@progbits",
     concat!(".globl ", symbol!("guard")),
     concat!(".hidden ", symbol!("guard")),
@@ -83,8 +85,8 @@ unsafe extern "C" {
 
 /// Runs `work`; when it panics, tracing of the process ends and the result is `None`.
 ///
-/// `work` must own nothing that needs dropping, and leave nothing half done that the rest of the collector relies on
-/// after tracing has ended. A guard inside a guard is the outer one's matter.
+/// `work` must own nothing that needs dropping, and leave nothing half done that the rest of the
+/// collector relies on after tracing has ended. A guard inside a guard is the outer one's matter.
 pub fn guard<R: Copy, F: FnOnce() -> R>(work: F) -> Option<R> {
     struct Job<F, R> {
         work: Option<F>,
@@ -102,7 +104,8 @@ pub fn guard<R: Copy, F: FnOnce() -> R>(work: F) -> Option<R> {
     }
     let mut saved = 0usize;
     let mut job = Job { work: Some(work), result: None };
-    // The panic handler finds the stack pointer through the thread's word, which holds where it is saved.
+    // The panic handler finds the stack pointer through the thread's word, which holds where it is
+    // saved.
     tls::set_recovery((&raw mut saved).addr());
     // SAFETY: `run` matches the job's type, and both outlive the call.
     let panicked = unsafe { heapline_guard(run::<R, F>, (&raw mut job).cast(), &raw mut saved) } != 0;
@@ -124,7 +127,8 @@ pub fn panicked() -> ! {
     }
 }
 
-/// A cold path that tests can make panic, by `HEAPLINE_FAULT=name` in the environment of the target.
+/// A cold path that tests can make panic, by `HEAPLINE_FAULT=name` in the environment of the
+/// target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "named after the paths")]

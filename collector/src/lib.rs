@@ -1,15 +1,16 @@
 //! Heapline's half inside the target: what runs inside `malloc`.
 //!
 //! Guarantees to the program that carries it:
-//! - it takes no lock, starts no thread, takes no signal, prints nothing, and allocates nothing from the allocator
-//!   that it traces (its own memory comes from `mmap`);
+//! - it takes no lock, starts no thread, takes no signal, prints nothing, and allocates nothing
+//!   from the allocator that it traces (its own memory comes from `mmap`);
 //! - `errno` is what the real function left;
 //! - a panic in here ends tracing, not the program ([`fail`]);
 //! - a forked child finds wiped state, and begins anew or stays untraced ([`process`]);
 //! - when something is wrong with tracing, tracing stops.
 //!
-//! The crate exports no libc name: `preload/` does, and is nothing but the exported symbols over [`hooks`],
-//! [`cxx`], [`mappings`], [`exec`], [`fork`] and [`loader`]. What is written where is `shared-format`'s matter.
+//! The crate exports no libc name: `preload/` does, and is nothing but the exported symbols over
+//! [`hooks`], [`cxx`], [`mappings`], [`exec`], [`fork`] and [`loader`]. What is written where is
+//! `shared-format`'s matter.
 //!
 //! ```text
 //! hooks ──> thread (ring, in-flight mark, stamps) ──> shared_format::ring
@@ -21,16 +22,17 @@
 //! mappings (mmap and its family) ──> hooks::record
 //! ```
 //!
-//! Two libraries are made of it. `preload/` is brought into a program by the loader and hooks `malloc`. `embedded/` is
-//! linked into a program that wraps its own allocator in [`Traced`] (feature `traced`, on by default), where nothing can be
-//! preloaded or `malloc` is not what the program uses.
+//! Two libraries are made of it. `preload/` is brought into a program by the loader and hooks
+//! `malloc`. `embedded/` is linked into a program that wraps its own allocator in [`Traced`]
+//! (feature `traced`, on by default), where nothing can be preloaded or `malloc` is not what the
+//! program uses.
 //!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
 #![cfg_attr(not(test), no_std)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-/// The name of a symbol that assembly defines. The embedded collector's are others: in a program that carries it, this crate
-/// may be linked in a second time, as the library around [`Traced`].
+/// The name of a symbol that assembly defines. The embedded collector's are others: in a program
+/// that carries it, this crate may be linked in a second time, as the library around [`Traced`].
 #[cfg(not(feature = "embedded"))]
 macro_rules! symbol {
     ($name:literal) => {

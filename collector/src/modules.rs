@@ -1,8 +1,10 @@
-//! Which objects the aggregator knows: each is announced once per session, when the first of its code is met.
+//! Which objects the aggregator knows: each is announced once per session, when the first of its
+//! code is met.
 //!
-//! Announcing on sight covers every way in which code comes into a process (the loader, `dlopen`, NSS and iconv from
-//! inside libc, constructors that run before `dlopen` returns), without ever taking the loader's lock in a hook.
-//! Objects leave by `dlclose` ([`unloaded`]), or are found gone when another takes their place.
+//! Announcing on sight covers every way in which code comes into a process (the loader, `dlopen`,
+//! NSS and iconv from inside libc, constructors that run before `dlopen` returns), without ever
+//! taking the loader's lock in a hook. Objects leave by `dlclose` ([`unloaded`]), or are found gone
+//! when another takes their place.
 
 use crate::platform::elf::Object;
 use crate::platform::{elf, executable, sys};
@@ -47,8 +49,8 @@ fn tell(process: &'static Process, thread: &mut Thread, object: &Object) {
     thread.publish_module(start..end, object.bias as u64, flags, build_id, path);
 }
 
-/// The path in two parts: the program's own, which the loader does not name, is asked of the kernel now, since exec may
-/// replace it; a relative one gets the working directory before it.
+/// The path in two parts: the program's own, which the loader does not name, is asked of the kernel
+/// now, since exec may replace it; a relative one gets the working directory before it.
 fn absolute_path<'a>(path: &'a [u8], buffer: &'a mut [u8]) -> [&'a [u8]; 2] {
     if path.is_empty() {
         let n = executable::path(buffer);

@@ -1,12 +1,13 @@
-//! The real allocator: whoever comes after the collector in the search order (glibc, or jemalloc, tcmalloc, mimalloc
-//! before it).
+//! The real allocator: whoever comes after the collector in the search order (glibc, or jemalloc,
+//! tcmalloc, mimalloc before it).
 //!
-//! The pointers begin at functions that look the real ones up, so a call costs one indirect jump and never asks
-//! whether that was done. Where nothing can be looked up yet, blocks come from a small static area, and are never handed
-//! to the real allocator.
+//! The pointers begin at functions that look the real ones up, so a call costs one indirect jump
+//! and never asks whether that was done. Where nothing can be looked up yet, blocks come from a
+//! small static area, and are never handed to the real allocator.
 //!
-//! An allocator other than the C library's may be made of functions that are hooked too (a `malloc` that calls `calloc`). Its
-//! calls are marked, so that what it calls of its own is not recorded a second time.
+//! An allocator other than the C library's may be made of functions that are hooked too (a `malloc`
+//! that calls `calloc`). Its calls are marked, so that what it calls of its own is not recorded a
+//! second time.
 
 use crate::platform::{elf, symbols, tls};
 use crate::start;
@@ -22,8 +23,8 @@ unsafe extern "C" {
 
 static CAME_LATER: AtomicBool = AtomicBool::new(false);
 
-/// The library was brought into a process that runs already: it has no place in the search order. Before anything is looked
-/// up.
+/// The library was brought into a process that runs already: it has no place in the search order.
+/// Before anything is looked up.
 pub fn come_later() {
     CAME_LATER.store(true, Ordering::Relaxed);
 }
@@ -33,8 +34,9 @@ pub fn came_later() -> bool {
     CAME_LATER.load(Ordering::Relaxed)
 }
 
-/// What the search order has after the collector under this name; null when nothing. The list of objects must not change
-/// meanwhile, unless it is one of the hooked functions and the collector has begun.
+/// What the search order has after the collector under this name; null when nothing. The list of
+/// objects must not change meanwhile, unless it is one of the hooked functions and the collector
+/// has begun.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
     let known = attach::original(name);
     if !known.is_null() || came_later() {
@@ -146,7 +148,8 @@ macro_rules! functions {
             )*
         }
 
-        /// The first calls: look everything up, then go on; during the look-up, serve from the static area.
+        /// The first calls: look everything up, then go on; during the look-up, serve from the
+        /// static area.
         mod first {
             use super::*;
             $(
@@ -155,7 +158,8 @@ macro_rules! functions {
                         // SAFETY: passed on.
                         return unsafe { boot::$name($($arg),*) };
                     }
-                    // Before the call is recorded it must be known how: whole, or as one of which some are samples.
+                    // Before the call is recorded it must be known how: whole, or as one of which
+                    // some are samples.
                     begin();
                     // SAFETY: passed on.
                     unsafe { real().$name($($arg),*) }
@@ -333,7 +337,8 @@ mod boot {
             return ptr::null_mut();
         }
         let offset = (start + HEADER).next_multiple_of(align);
-        // SAFETY: offset and size lie inside the piece taken above; the header before the block keeps its size.
+        // SAFETY: offset and size lie inside the piece taken above; the header before the block
+        // keeps its size.
         unsafe {
             let block = AREA.0.get().cast::<u8>().add(offset);
             block.sub(HEADER).cast::<usize>().write(size);
@@ -350,7 +355,8 @@ mod boot {
     pub unsafe fn realloc(old: *mut u8, size: usize) -> *mut u8 {
         let block = take(size, HEADER);
         if !block.is_null() && owns(old) {
-            // SAFETY: both blocks are at least that large, and apart; the header tells the old one's size.
+            // SAFETY: both blocks are at least that large, and apart; the header tells the old
+            // one's size.
             unsafe {
                 let before = old.sub(HEADER).cast::<usize>().read();
                 ptr::copy_nonoverlapping(old, block, before.min(size));

@@ -1,8 +1,9 @@
 //! The rule table: how to get from a frame to its caller, by return address.
 //!
-//! One table for the process, eight bytes an entry, two places for each address. An entry holds enough of the
-//! address to be exact (a bijective hash of its 47 bits: sixteen by position, the rest in the entry), so a hit needs
-//! no second look, and any thread may overwrite any entry at any time with one store.
+//! One table for the process, eight bytes an entry, two places for each address. An entry holds
+//! enough of the address to be exact (a bijective hash of its 47 bits: sixteen by position, the
+//! rest in the entry), so a hit needs no second look, and any thread may overwrite any entry at any
+//! time with one store.
 
 use crate::platform::sys;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -36,8 +37,9 @@ impl Rule {
     /// See [`Kind::Complex`].
     pub const COMPLEX: Rule = Rule(6);
 
-    /// CFA from the stack pointer. Offsets are in bytes; `bp_offset` is where rbp was saved below the CFA, 0 when it
-    /// was not. Falls back to [`Rule::COMPLEX`] for what does not fit, and where the frame would not hold its own words.
+    /// CFA from the stack pointer. Offsets are in bytes; `bp_offset` is where rbp was saved below
+    /// the CFA, 0 when it was not. Falls back to [`Rule::COMPLEX`] for what does not fit, and where
+    /// the frame would not hold its own words.
     pub fn sp(cfa_offset: i64, bp_offset: i64) -> Rule {
         if cfa_offset < 8 || bp_offset > cfa_offset { Rule::COMPLEX } else { Rule::pack(2, cfa_offset, bp_offset) }
     }
@@ -123,8 +125,8 @@ impl Table {
         unsafe { sys::unmap(self.entries.as_ptr().cast_mut().cast(), Table::BYTES) };
     }
 
-    /// Position and tag of an address. Odd multiplication is a bijection of the 47 bits; the tag keeps the position's
-    /// lowest bit, since an entry may lie in either of two places.
+    /// Position and tag of an address. Odd multiplication is a bijection of the 47 bits; the tag
+    /// keeps the position's lowest bit, since an entry may lie in either of two places.
     #[inline(always)]
     fn place(pc: usize) -> (usize, u64) {
         // 2^47 over the golden ratio: neighbouring addresses come to lie far apart.

@@ -1,15 +1,16 @@
 //! Stack ids: each distinct traceback of a thread gets a number, by one probe.
 //!
-//! The key is a 64-bit hash of the frames, their positions and the depth. Two stacks of one thread with the same hash
-//! would be taken for one: at a million stacks the odds are one in thirty million.
+//! The key is a 64-bit hash of the frames, their positions and the depth. Two stacks of one thread
+//! with the same hash would be taken for one: at a million stacks the odds are one in thirty
+//! million.
 
 use crate::process;
 use crate::unwind::Walk;
 use core::ptr;
 
 const FIRST_BITS: u32 = 8;
-/// At most 2^20 slots (16 MiB) a thread. A fuller table is forgotten, which is counted, and its stacks are defined anew: more
-/// records, no wrong number.
+/// At most 2^20 slots (16 MiB) a thread. A fuller table is forgotten, which is counted, and its
+/// stacks are defined anew: more records, no wrong number.
 const LAST_BITS: u32 = 20;
 
 #[repr(C)]
@@ -83,7 +84,8 @@ impl StackTable {
         let bits = if self.slots.is_null() { FIRST_BITS } else { self.bits + 2 };
         let Some(memory) = process::map_own(size_of::<Slot>() << bits) else { return false };
         let old = StackTable { slots: self.slots, bits: self.bits, used: self.used };
-        // In this order: a signal handler that never returns may leave a larger table than the bits say, never a smaller.
+        // In this order: a signal handler that never returns may leave a larger table than the bits
+        // say, never a smaller.
         // SAFETY: two fields of self.
         unsafe {
             (&raw mut self.slots).write_volatile(memory.cast());
@@ -142,8 +144,9 @@ pub fn frames_hash(frames: &[u64]) -> u64 {
 
 /// Spreads an address and its position over 64 bits, so that sums of them tell stacks apart.
 ///
-/// Both halves of a full product, whose factors come from the address and from the position: every bit of either reaches
-/// all of the result. With less, what recursion between two places adds up to differs in a few bits only.
+/// Both halves of a full product, whose factors come from the address and from the position: every
+/// bit of either reaches all of the result. With less, what recursion between two places adds up to
+/// differs in a few bits only.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "two halves")]
 pub fn mix(value: u64, position: u64) -> u64 {
@@ -216,7 +219,8 @@ mod tests {
         assert_ne!(hash, frames_hash(&[2, 1]));
         assert_ne!(key(hash, walk(2, false)), key(hash, walk(3, false)));
         assert_ne!(key(hash, walk(2, false)), key(hash, walk(2, true)));
-        // The most recent first, as a sink holds them, is what the kept stack adds up from the root.
+        // The most recent first, as a sink holds them, is what the kept stack adds up from the
+        // root.
         assert_eq!(frames_hash(&[30, 20, 10]), mix(10, 0).wrapping_add(mix(20, 1)).wrapping_add(mix(30, 2)));
     }
 }

@@ -1,8 +1,10 @@
-//! The collector that `heapline_collector::Traced` links into a program: its entries, and nothing else.
+//! The collector that `heapline_collector::Traced` links into a program: its entries, and nothing
+//! else.
 //!
-//! It is an object of its own, not code of the crate around it, for the same reasons as the preload: a panic in it must end
-//! tracing and not the program, whatever the program does with panics, so it has its own handler; and it runs as fast in a
-//! program that is built without optimisation.
+//! It is an object of its own, not code of the crate around it, for the same reasons as the
+//! preload: a panic in it must end tracing and not the program, whatever the program does with
+//! panics, so it has its own handler; and it runs as fast in a program that is built without
+//! optimisation.
 //!
 //! Each entry hands on where its return address lies, and rbp, as the preload's do.
 #![no_std]

@@ -1,4 +1,5 @@
-//! What an aggregator calls in a process that it has brought the library into, and where calls are led to there.
+//! What an aggregator calls in a process that it has brought the library into, and where calls are
+//! led to there.
 
 use crate::{exec, loader, malloc, mappings};
 use core::ffi::CStr;
@@ -7,11 +8,13 @@ use heapline_collector::{attach, fail};
 use heapline_collector::attach::{Hook, Hooks};
 use heapline_shared_format::inject::{Request, origin, status};
 
-/// How the library came into the process. An aggregator that injects it changes the value in the file.
+/// How the library came into the process. An aggregator that injects it changes the value in the
+/// file.
 #[unsafe(no_mangle)]
 pub static heapline_origin: AtomicU32 = AtomicU32::new(origin::PRELOADED);
 
-/// See `heapline_shared_format::inject::STUBS_SYMBOL`: kept here, since it is needed for as long as the library is.
+/// See `heapline_shared_format::inject::STUBS_SYMBOL`: kept here, since it is needed for as long as
+/// the library is.
 #[unsafe(no_mangle)]
 pub static heapline_stubs: AtomicU64 = AtomicU64::new(0);
 
@@ -68,7 +71,8 @@ macro_rules! hook {
     };
 }
 
-/// All that calls are led to. What the preload exports must be here: loaded later, nobody finds it by name.
+/// All that calls are led to. What the preload exports must be here: loaded later, nobody finds it
+/// by name.
 #[unsafe(export_name = "heapline_hooks")]
 pub static HOOKS: Hooks = Hooks(&[&MALLOC, &MAPPINGS, &EXEC, &LOADER]);
 

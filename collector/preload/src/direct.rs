@@ -1,11 +1,12 @@
 //! Entries for direct calls of an allocator that is part of the program.
 //!
-//! Compiled together, caller and function may agree on more than the calling convention says: which registers the function
-//! leaves alone although it may change them, and how far the stack is aligned. So these keep every register but the result,
-//! align the stack, and call the hook from a frame of their own; the hook is told where the caller's ends.
+//! Compiled together, caller and function may agree on more than the calling convention says: which
+//! registers the function leaves alone although it may change them, and how far the stack is
+//! aligned. So these keep every register but the result, align the stack, and call the hook from a
+//! frame of their own; the hook is told where the caller's ends.
 //!
-//! The upper halves of vector registers are kept by being left alone: the collector is built for SSE2, and has the few
-//! functions that its compiler calls from [`crate::memory`].
+//! The upper halves of vector registers are kept by being left alone: the collector is built for
+//! SSE2, and has the few functions that its compiler calls from [`crate::memory`].
 
 /// On the stack: eight registers, then sixteen vector registers.
 macro_rules! keep {
@@ -85,7 +86,8 @@ macro_rules! restore {
     };
 }
 
-/// An entry under this name: the instructions between keeping the registers and going back, and what they refer to.
+/// An entry under this name: the instructions between keeping the registers and going back, and
+/// what they refer to.
 macro_rules! direct_entry {
     ($symbol:expr, [$($instruction:expr),* $(,)?], $($operand:tt)*) => {
         const _: () = {
@@ -127,7 +129,8 @@ macro_rules! direct_free {
     };
 }
 
-/// The C++ operator with this number: the real one, with the arguments as they came, then the record.
+/// The C++ operator with this number: the real one, with the arguments as they came, then the
+/// record.
 macro_rules! direct_new {
     ($index:literal, $symbol:literal) => {
         $crate::direct::direct_entry!(

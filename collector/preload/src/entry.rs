@@ -9,7 +9,8 @@ macro_rules! entry {
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
             core::arch::naked_asm!(
-                // A signal may come right here, and its handler may allocate: the walk must find its way through.
+                // A signal may come right here, and its handler may allocate: the walk must find
+                // its way through.
                 ".cfi_startproc",
                 concat!("mov ", $slot, ", rsp"),
                 concat!("mov ", $rbp, ", rbp"),

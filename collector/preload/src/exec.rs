@@ -1,4 +1,5 @@
-//! exec and its family, and what starts a program in a new process. The variadic ones spill their register arguments below those on the stack, which makes a list.
+//! exec and its family, and what starts a program in a new process. The variadic ones spill their
+//! register arguments below those on the stack, which makes a list.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};

@@ -1,7 +1,8 @@
 //! The library that the loader brings into the target: the exported symbols, and nothing else.
 //!
-//! Each entry is a few instructions that hand the hook what only the entry knows: where its return address lies, and
-//! rbp. It then jumps, so no frame of ours stands between the caller and the hook.
+//! Each entry is a few instructions that hand the hook what only the entry knows: where its return
+//! address lies, and rbp. It then jumps, so no frame of ours stands between the caller and the
+//! hook.
 #![no_std]
 
 mod attach;
@@ -22,8 +23,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     fail::panicked()
 }
 
-/// Starts the collector before `main`: also in programs that never allocate, so that an aggregator can find it, and
-/// before the program can have a signal handler that might interrupt the start.
+/// Starts the collector before `main`: also in programs that never allocate, so that an aggregator
+/// can find it, and before the program can have a signal handler that might interrupt the start.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = {

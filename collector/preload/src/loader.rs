@@ -45,8 +45,8 @@ pub unsafe extern "C" fn fork() -> c_int {
     unsafe { forks::fork() }
 }
 
-/// An entry that asks where to jump to, with the caller's address behind the arguments, and calls where the answer is nowhere:
-/// what the loader does for a call may depend on who makes it.
+/// An entry that asks where to jump to, with the caller's address behind the arguments, and calls
+/// where the answer is nowhere: what the loader does for a call may depend on who makes it.
 macro_rules! jumps_or_calls {
     ($name:ident($($arg:ident: $type:ty),*), $jump_to:path, $call:path) => {
         /// # Safety

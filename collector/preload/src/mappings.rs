@@ -6,8 +6,8 @@ use core::ffi::c_int;
 use heapline_collector::mappings;
 use heapline_collector::unwind::Entry;
 
-/// An entry of a function whose arguments take all six registers: the place of the return address and rbp go behind them
-/// on the stack.
+/// An entry of a function whose arguments take all six registers: the place of the return address
+/// and rbp go behind them on the stack.
 macro_rules! full_entry {
     ($name:ident, $hook:ident($($arg:ident: $type:ty),*) -> $result:ty, $call:expr) => {
         /// # Safety
@@ -16,7 +16,8 @@ macro_rules! full_entry {
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
             naked_asm!(
-                // A signal may come right here, and its handler may allocate: the walk must find its way through.
+                // A signal may come right here, and its handler may allocate: the walk must find
+                // its way through.
                 ".cfi_startproc",
                 "mov rax, rsp",
                 // Keeps the stack aligned over the call.
@@ -43,8 +44,8 @@ macro_rules! full_entry {
     };
 }
 
-// All that is exported of the family, each with the hook that a call of it must come to: the symbol itself, since it knows
-// where it was entered.
+// All that is exported of the family, each with the hook that a call of it must come to: the symbol
+// itself, since it knows where it was entered.
 full_entry!(mmap, hook_mmap(
     address: usize, bytes: usize, protection: c_int, flags: c_int, fd: c_int, offset: isize
 ) -> usize, mappings::mmap);

@@ -1,7 +1,9 @@
-//! The functions that the compiler calls by itself: with SSE2 at most, so that a hook leaves the upper halves of vector
-//! registers alone (see [`crate::direct`]); the C library's use all that the processor has.
+//! The functions that the compiler calls by itself: with SSE2 at most, so that a hook leaves the
+//! upper halves of vector registers alone (see [`crate::direct`]); the C library's use all that the
+//! processor has.
 //!
-//! They are hidden: the program and the C library keep theirs. What the collector copies and compares is short.
+//! They are hidden: the program and the C library keep theirs. What the collector copies and
+//! compares is short.
 
 core::arch::global_asm!(
     "

@@ -1,11 +1,14 @@
-//! What is loaded or looked up after the attach, or after the start of a program with a preloaded collector.
+//! What is loaded or looked up after the attach, or after the start of a program with a preloaded
+//! collector.
 //!
-//! The program's own `dlopen` and `dlsym` lead here. Both ask who calls them: `dlopen` for the caller's search path,
-//! `dlsym` with a pseudo-handle for its place in the order. So where that matters they are jumped to, and what is new is
-//! looked at in the next call that comes by; so is what was being loaded during the attach. To a preloaded collector the
-//! loader itself binds later objects, unless they were opened with RTLD_DEEPBIND or in another namespace.
+//! The program's own `dlopen` and `dlsym` lead here. Both ask who calls them: `dlopen` for the
+//! caller's search path, `dlsym` with a pseudo-handle for its place in the order. So where that
+//! matters they are jumped to, and what is new is looked at in the next call that comes by; so is
+//! what was being loaded during the attach. To a preloaded collector the loader itself binds later
+//! objects, unless they were opened with RTLD_DEEPBIND or in another namespace.
 //!
-//! What the C library loads by itself (name services, character sets) is met in the same way, by the next call.
+//! What the C library loads by itself (name services, character sets) is met in the same way, by
+//! the next call.
 
 use super::slots::{self, Counts, Look, Unbound};
 use super::{Hooks, is_attached, is_leading};
@@ -23,7 +26,8 @@ static DLOPEN: Next = Next::new(c"dlopen");
 static DLSYM: Next = Next::new(c"dlsym");
 static DLVSYM: Next = Next::new(c"dlvsym");
 static DLMOPEN: Next = Next::new(c"dlmopen");
-/// Objects are being opened, or were opened since the last look, that look in their own dependencies first.
+/// Objects are being opened, or were opened since the last look, that look in their own
+/// dependencies first.
 static HAS_DEEP: AtomicBool = AtomicBool::new(false);
 
 const RTLD_DEEPBIND: c_int = 8;
@@ -113,7 +117,8 @@ pub fn undo_all(hooks: &Hooks) -> Counts {
     counts
 }
 
-/// Looks at the objects that were not looked at yet, or at `all`. When this returns they are done, whichever thread did it.
+/// Looks at the objects that were not looked at yet, or at `all`. When this returns they are done,
+/// whichever thread did it.
 fn patch(all: bool) -> Counts {
     let mut counts = Counts::default();
     let Some(hooks) = hooks() else { return counts };
@@ -172,7 +177,8 @@ fn note_mode(mode: c_int) {
     }
 }
 
-/// Where `dlopen` is to be jumped to, because it matters who calls; null when it may be called from here.
+/// Where `dlopen` is to be jumped to, because it matters who calls; null when it may be called from
+/// here.
 ///
 /// # Safety
 /// `file` is a C string or null; `caller` a return address of the program's.
@@ -207,7 +213,8 @@ unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: us
     core::ptr::null_mut()
 }
 
-/// Whether the loader looks in a search path that is the caller's: its own, or that of an object which has loaded it.
+/// Whether the loader looks in a search path that is the caller's: its own, or that of an object
+/// which has loaded it.
 fn has_search_path(caller: usize) -> bool {
     const DT_RPATH: u64 = 15;
     const DT_RUNPATH: u64 = 29;
@@ -257,7 +264,8 @@ fn look_at_loaded(handle: *mut c_void) {
     }
 }
 
-/// Looks at what a handle stands for that the program looks a symbol up by: a `dlopen` that was jumped to may have given it.
+/// Looks at what a handle stands for that the program looks a symbol up by: a `dlopen` that was
+/// jumped to may have given it.
 fn look_behind(handle: *mut c_void) {
     if !handle.is_null() && handle.addr() != RTLD_NEXT {
         inner::look_at(handle);
@@ -272,7 +280,8 @@ fn is_led(handle: *mut c_void, name: &CStr) -> bool {
     !depends_on_caller && is_leading() && (is_hooked() || doors::shapes::of(name.to_bytes()).is_some())
 }
 
-/// Where `dlsym` is to be jumped to, because it matters who calls or it is no function of ours; else null.
+/// Where `dlsym` is to be jumped to, because it matters who calls or it is no function of ours;
+/// else null.
 ///
 /// # Safety
 /// `name` is a C string.
@@ -296,7 +305,8 @@ pub unsafe extern "C" fn jump_to_dlvsym(handle: *mut c_void, name: *const c_char
     if is_led(handle, name) { core::ptr::null_mut() } else { DLVSYM.get().unwrap_or(core::ptr::null_mut()) }
 }
 
-/// `dlsym` of a function that is hooked: the hook, where the original would be found; a door for another allocator's.
+/// `dlsym` of a function that is hooked: the hook, where the original would be found; a door for
+/// another allocator's.
 ///
 /// # Safety
 /// As the C function's.

@@ -7,11 +7,13 @@
 //! aggregator ──> [`detach`]: all places as they were
 //! ```
 //!
-//! The hooks are the preloaded library's; only the way to them differs. A place is changed to a hook only where the place holds
-//! the very function that the hook will call; a place for another allocator's function is changed to a door for that
-//! function ([`crate::doors`]). The code stays loaded for ever, since a thread may stand in it; undone, nothing leads to it.
+//! The hooks are the preloaded library's; only the way to them differs. A place is changed to a
+//! hook only where the place holds the very function that the hook will call; a place for another
+//! allocator's function is changed to a door for that function ([`crate::doors`]). The code stays
+//! loaded for ever, since a thread may stand in it; undone, nothing leads to it.
 //!
-//! A preloaded collector needs the same for calls that the loader binds past it ([`begin_preloaded`]).
+//! A preloaded collector needs the same for calls that the loader binds past it
+//! ([`begin_preloaded`]).
 
 pub mod late;
 pub(crate) mod slots;
@@ -130,10 +132,12 @@ unsafe extern "Rust" {
     static HOOKS: Hooks;
 }
 
-/// The program starts with the collector, to which the loader binds nearly all calls. The others are led here: those of an
-/// allocator's functions that the collector does not export, and those of objects that look past the collector.
+/// The program starts with the collector, to which the loader binds nearly all calls. The others
+/// are led here: those of an allocator's functions that the collector does not export, and those of
+/// objects that look past the collector.
 ///
-/// Called with the first event, which may come before the constructors of most objects, and by the collector's own.
+/// Called with the first event, which may come before the constructors of most objects, and by the
+/// collector's own.
 #[cfg(feature = "preload")]
 pub fn begin_preloaded() {
     // SAFETY: a constant of the library's, by that name and of that type.
@@ -209,7 +213,8 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
     process::set_own_path(path(request));
     IS_ATTACHED.store(true, Ordering::Release);
     inner::pass_over_loaded();
-    // Twice: a call that is bound for the first time meanwhile may overwrite its place with the original.
+    // Twice: a call that is bound for the first time meanwhile may overwrite its place with the
+    // original.
     let counts = late::patch_all();
     let again = late::patch_all();
     request.patched = counts.patched + again.patched;
@@ -241,7 +246,8 @@ pub fn detach(request: &mut Request, hooks: &'static Hooks) {
 
 /// Gives back all memory and the descriptor, if that is asked for and not only the answers.
 ///
-/// Runs while no other thread does, and none stands in the collector or has memory of the collector's in its words.
+/// Runs while no other thread does, and none stands in the collector or has memory of the
+/// collector's in its words.
 pub fn release(request: &mut Request, _: &'static Hooks) {
     request.thread_words = crate::platform::tls::offset();
     if request.pool_bytes != 0 {
@@ -251,7 +257,8 @@ pub fn release(request: &mut Request, _: &'static Hooks) {
     request.status = status::DONE;
 }
 
-/// The original of a hooked function. `dlsym` would find a program's stub in its place, which leads back to the hook.
+/// The original of a hooked function. `dlsym` would find a program's stub in its place, which leads
+/// back to the hook.
 pub fn original(name: &CStr) -> *mut () {
     let original = late::hooks().and_then(|hooks| hooks.named(name)).map_or(0, Hook::original);
     core::ptr::with_exposed_provenance_mut(original)

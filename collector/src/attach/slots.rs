@@ -1,11 +1,13 @@
-//! The places in an object's data that hold the address of a function, and how they are changed while the program runs.
+//! The places in an object's data that hold the address of a function, and how they are changed
+//! while the program runs.
 //!
-//! A place is one aligned word, written by one store, so a thread that calls through it meanwhile goes to the one or to
-//! the other. Where the loader has protected it, it is made writable for the moment of the store.
+//! A place is one aligned word, written by one store, so a thread that calls through it meanwhile
+//! goes to the one or to the other. Where the loader has protected it, it is made writable for the
+//! moment of the store.
 //!
-//! An object may be at the point of being relocated by another thread: the loader then writes to its places, and
-//! protects them last. So one whose pages are to be protected and can still be written belongs to the loader, and is left
-//! alone until the next look.
+//! An object may be at the point of being relocated by another thread: the loader then writes to
+//! its places, and protects them last. So one whose pages are to be protected and can still be
+//! written belongs to the loader, and is left alone until the next look.
 
 use super::{Hook, Hooks, is_attached};
 use crate::doors::shapes;
@@ -60,7 +62,8 @@ pub enum Unbound {
     ToOriginal,
     /// To the preloaded collector, which comes first in that order.
     ToCollector,
-    /// Past the collector: the object looks in its own dependencies first, or belongs to another namespace.
+    /// Past the collector: the object looks in its own dependencies first, or belongs to another
+    /// namespace.
     PastCollector,
 }
 
@@ -131,8 +134,8 @@ pub fn is_early(object: &LoadedObject) -> bool {
     Pages::of(object).are_early()
 }
 
-/// The entry of the door for a function of this name; none where the function needs none, or can have none. One thread at a
-/// time is in here: the loader's lock is held.
+/// The entry of the door for a function of this name; none where the function needs none, or can
+/// have none. One thread at a time is in here: the loader's lock is held.
 pub fn door(name: &CStr, function: usize) -> Option<usize> {
     match door_to(name.to_bytes(), function) {
         Door::Entry(entry) => Some(entry),
@@ -146,14 +149,16 @@ fn door_to(name: &[u8], function: usize) -> Door {
     if !is_defined || is_recorded_below(name, function) || Some(object.bias) == elf::own_bias() {
         return Door::None;
     }
-    // What the program calls of its own allocator does not come by here, so the rest would be half of it.
+    // What the program calls of its own allocator does not come by here, so the rest would be half
+    // of it.
     if object.path().is_empty() && !is_attached() {
         return Door::Refused;
     }
     doors::entry_for(name, function).map_or(Door::Refused, Door::Entry)
 }
 
-/// Whether a function is an operator of the C++ library, or one of the program's: those end in malloc, where they are recorded.
+/// Whether a function is an operator of the C++ library, or one of the program's: those end in
+/// malloc, where they are recorded.
 fn is_recorded_below(name: &[u8], function: usize) -> bool {
     let is_allocators = || elf::find_object(function).is_some_and(|object| object.loaded().symbol(b"malloc").is_some());
     shapes::is_operator(name) && !is_allocators()
@@ -177,7 +182,8 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
         return;
     }
     let patched = counts.patched;
-    // One that has an allocator of its own somewhere keeps it everywhere: what is not bound yet may be bound to that too.
+    // One that has an allocator of its own somewhere keeps it everywhere: what is not bound yet may
+    // be bound to that too.
     let mut has_own = false;
     places(object, look.hooks, |place| {
         has_own |= place.hook.is_some() && matches!(place.leads(), Leads::Elsewhere | Leads::ToResolverOrOwn);
@@ -197,7 +203,8 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
                 Unbound::ToCollector if hook != 0 => Some(0),
                 Unbound::ToOriginal if hook != 0 => (!has_own).then_some(hook),
                 unbound => match objects::definition(object.namespace, place.name.to_bytes()) {
-                    // Which of several it will be depends on what the object itself was linked with.
+                    // Which of several it will be depends on what the object itself was linked
+                    // with.
                     Some((_, false)) if unbound == Unbound::PastCollector => None,
                     Some((function, _)) => lead(function),
                     // What nobody defines is not called.
@@ -228,8 +235,8 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
     }
 }
 
-/// Whether the object has constructors besides the one that every compiler adds. Those of a C library of another namespace are
-/// nobody's memory.
+/// Whether the object has constructors besides the one that every compiler adds. Those of a C
+/// library of another namespace are nobody's memory.
 fn has_constructors(object: &LoadedObject) -> bool {
     const DT_INIT_ARRAYSZ: u64 = 27;
     let is_c_library = || object.loaded.symbol(b"gnu_get_libc_version").is_some();
@@ -294,7 +301,8 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>))
             if is_wanted {
                 let is_lazy = relocation.kind == R_X86_64_JUMP_SLOT;
                 let unbound = if is_lazy { object.extent } else { Range::default() };
-                // The C library's calls are bound by the order of objects, for all that it defines their functions.
+                // The C library's calls are bound by the order of objects, for all that it defines
+                // their functions.
                 let is_own = symbol.section != 0 && !is_libc;
                 look(Place { slot: slot as *const AtomicUsize, name, hook, unbound, is_own });
             }
@@ -353,7 +361,8 @@ impl Pages {
         match (self.protected.contains(page), is_writable(page)) {
             (_, true) => Access::Writable,
             (false, false) => Access::Refused,
-            // SAFETY: a page of data that the loader has finished with; it stays readable all the time.
+            // SAFETY: a page of data that the loader has finished with; it stays readable all the
+            // time.
             (true, false) => match unsafe { sys::protect(page, self.page_bytes, sys::PROT_RW) } {
                 true => Access::Opened,
                 false => Access::Refused,
@@ -374,8 +383,8 @@ impl Pages {
 
 /// Whether the word at an address can be written, asked of the kernel.
 ///
-/// `FUTEX_WAKE_OP` does an atomic operation at its second address: here OR with 0, which changes nothing whoever else
-/// writes there.
+/// `FUTEX_WAKE_OP` does an atomic operation at its second address: here OR with 0, which changes
+/// nothing whoever else writes there.
 fn is_writable(address: usize) -> bool {
     static OWN: AtomicU32 = AtomicU32::new(0);
     sys::futex_or_zero(&OWN, address) != Err(sys::EFAULT)

@@ -1,7 +1,8 @@
 //! The doors' code: entries that differ in their address only, and what they jump to.
 //!
-//! Written in assembly with unwind information, since an exception (`bad_alloc`) must pass through. Registers in which a
-//! function may be given arguments, and those in which it may return, are the caller's and the function's.
+//! Written in assembly with unwind information, since an exception (`bad_alloc`) must pass through.
+//! Registers in which a function may be given arguments, and those in which it may return, are the
+//! caller's and the function's.
 
 use super::{Call, DOORS, ENTRY_BYTES, MOST, after, before};
 use crate::process;
@@ -45,8 +46,8 @@ pub fn first() -> usize {
     (heapline_doors as *const ()).addr()
 }
 
-/// Behind an entry, whose end is in r11: straight on to the function while nothing is traced, else between [`before`] and
-/// [`after`].
+/// Behind an entry, whose end is in r11: straight on to the function while nothing is traced, else
+/// between [`before`] and [`after`].
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
     naked_asm!(

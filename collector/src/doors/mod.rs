@@ -1,15 +1,17 @@
 //! Doors: entries for calls of allocators other than the one that the hooks stand in front of.
 //!
-//! A process has one allocator that its calls of `malloc` lead to, and may have more: a library that was opened with
-//! RTLD_DEEPBIND calls the C library's past a preloaded jemalloc, a namespace of `dlmopen` has a C library of its own, a
-//! library brings a `malloc` for itself. And an allocator may have more functions than the C library knows
-//! ([`shapes`]). For each such function there is a door, made when the first place that leads to the function is met.
+//! A process has one allocator that its calls of `malloc` lead to, and may have more: a library
+//! that was opened with RTLD_DEEPBIND calls the C library's past a preloaded jemalloc, a namespace
+//! of `dlmopen` has a C library of its own, a library brings a `malloc` for itself. And an
+//! allocator may have more functions than the C library knows ([`shapes`]). For each such function
+//! there is a door, made when the first place that leads to the function is met.
 //!
 //! ```text
 //! caller ──> place (GOT) ──> door n ──> [`before`] ──> the function ──> [`after`] ──> caller
 //! ```
 //!
-//! While a function runs, its thread is marked: what its allocator calls of its own by hooked names is part of the call.
+//! While a function runs, its thread is marked: what its allocator calls of its own by hooked names
+//! is part of the call.
 
 #[cfg(not(feature = "embedded"))]
 mod entry;
@@ -56,8 +58,9 @@ const WAS_SAMPLE: usize = 2;
 /// [`Call::note`]: the thread was marked.
 const MARKED: usize = 4;
 
-/// The entry of the door for a function of this name, which is made if there is none yet; none where all doors are in
-/// use, or the name is no allocator's. One thread at a time is in here: the loader's lock is held.
+/// The entry of the door for a function of this name, which is made if there is none yet; none
+/// where all doors are in use, or the name is no allocator's. One thread at a time is in here: the
+/// loader's lock is held.
 pub fn entry_for(name: &[u8], function: usize) -> Option<usize> {
     let shape = shapes::of(name)?;
     let used = USED.load(Ordering::Relaxed);
@@ -81,8 +84,9 @@ pub fn function_behind(entry: usize) -> Option<usize> {
     is_entry.then(|| DOORS[index / ENTRY_BYTES].function.load(Ordering::Relaxed))
 }
 
-/// Whether the code at an address belongs to an object with an allocator whose calls are led here, or to the collector
-/// itself, which calls allocators only: one that jumps on to another function leaves the collector as that function's caller.
+/// Whether the code at an address belongs to an object with an allocator whose calls are led here,
+/// or to the collector itself, which calls allocators only: one that jumps on to another function
+/// leaves the collector as that function's caller.
 pub fn is_allocators(address: usize) -> bool {
     let object = |address| elf::find_object(address).map(|object| object.start);
     let Some(asked) = object(address) else { return false };
@@ -189,14 +193,16 @@ extern "C" fn after(call: &Call, result: usize, slot: usize, rbp: usize) {
         }
         Act::AllocatesTo => {
             if result == 0 {
-                // SAFETY: the function has succeeded, so the block is where its first argument says.
+                // SAFETY: the function has succeeded, so the block is where its first argument
+                // says.
                 let block = unsafe { ptr::with_exposed_provenance::<*mut u8>(call.argument(0)).read() };
                 hooks::record_alloc(block, size, entry);
             }
         }
         Act::Frees => {}
         Act::Reallocates if old.is_null() => hooks::record_alloc(given, size, entry),
-        // With size 0 nothing came back because the block was freed; a failure leaves the block alone.
+        // With size 0 nothing came back because the block was freed; a failure leaves the block
+        // alone.
         Act::Reallocates => reallocated(call, (old, given, size), given.is_null() && size == 0, entry),
         Act::Expands if old.is_null() => {}
         Act::Expands => reallocated(call, (old, given, size), false, entry),

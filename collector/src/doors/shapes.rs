@@ -1,5 +1,5 @@
-//! The functions by which allocators give and take blocks, by name: the C library's, and those that jemalloc, tcmalloc and
-//! mimalloc have besides.
+//! The functions by which allocators give and take blocks, by name: the C library's, and those that
+//! jemalloc, tcmalloc and mimalloc have besides.
 
 /// What a function does with blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,8 @@ pub struct Shape {
     pub block: u8,
     /// The size that is asked for; of a text, the place that the caller may have given for it.
     pub size: u8,
-    /// What the size is multiplied by; [`ONCE`] for nothing, and for a text that no place can be given for.
+    /// What the size is multiplied by; [`ONCE`] for nothing, and for a text that no place can be
+    /// given for.
     pub count: u8,
 }
 
@@ -228,7 +229,8 @@ pub fn names() -> impl Iterator<Item = &'static [u8]> {
     SHAPES.iter().map(|(name, _)| name.as_bytes()).chain([PREFIX])
 }
 
-/// Whether the name is one of a C++ operator's. Those of the C++ library end in `malloc`, where they are recorded.
+/// Whether the name is one of a C++ operator's. Those of the C++ library end in `malloc`, where
+/// they are recorded.
 pub fn is_operator(name: &[u8]) -> bool {
     name.starts_with(b"_Zn") || name.starts_with(b"_Zd")
 }

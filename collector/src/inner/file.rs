@@ -1,13 +1,15 @@
 //! An object's file: the control function of a jemalloc under a prefix, by a table of symbols.
 //!
-//! The file is read in pieces, never mapped: a mapped file that is cut short ends the process. Names are searched
-//! first, since an object without such names needs nothing else. Whatever is not as expected is no jemalloc.
+//! The file is read in pieces, never mapped: a mapped file that is cut short ends the process.
+//! Names are searched first, since an object without such names needs nothing else. Whatever is not
+//! as expected is no jemalloc.
 
 use crate::platform::elf::Object;
 use crate::platform::sys;
 use crate::platform::sys::Program;
 
-/// Bytes of one piece that are looked at again with the next one: the longest name that is known by its end.
+/// Bytes of one piece that are looked at again with the next one: the longest name that is known by
+/// its end.
 const OVERLAP: usize = 64;
 /// Larger tables are not looked at.
 const MOST_TABLE: usize = 1 << 30;
@@ -72,7 +74,8 @@ fn quarter(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?).into())
 }
 
-/// The table of all symbols, or of those for other objects where the former was stripped, and that of their names.
+/// The table of all symbols, or of those for other objects where the former was stripped, and that
+/// of their names.
 fn tables(file: &Program, buffer: &mut [u8]) -> Option<(Table, Table)> {
     const SHT_SYMTAB: usize = 2;
     const SHT_DYNSYM: usize = 11;
@@ -98,8 +101,8 @@ fn tables(file: &Program, buffer: &mut [u8]) -> Option<(Table, Table)> {
     Some((table(symbols)?, table(names)?))
 }
 
-/// Calls `look` with the place behind each name of the table, and with as much of the name's end as is looked at, until
-/// `look` says no.
+/// Calls `look` with the place behind each name of the table, and with as much of the name's end as
+/// is looked at, until `look` says no.
 fn each_name(
     file: &Program,
     table: Table,
@@ -145,8 +148,8 @@ struct Prefix {
 impl Prefix {
     const LONGEST: usize = 24;
 
-    /// The prefix of the one control function. None where there is none, or more than one, and in a program that records
-    /// its allocator itself.
+    /// The prefix of the one control function. None where there is none, or more than one, and in a
+    /// program that records its allocator itself.
     fn find(file: &Program, names: Table, buffer: &mut [u8]) -> Option<Prefix> {
         let mut found: Option<Prefix> = None;
         each_name(file, names, buffer, |_, name| {

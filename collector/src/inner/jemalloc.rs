@@ -1,7 +1,8 @@
 //! jemalloc's listeners: functions that it calls after each allocation and before each free.
 //!
-//! `experimental.hooks.install` of `mallctl`, in jemalloc 5.2.0 to 5.3.1. jemalloc holds no lock while a listener runs,
-//! and calls none for what a listener does. The kinds of calls are numbered by version.
+//! `experimental.hooks.install` of `mallctl`, in jemalloc 5.2.0 to 5.3.1. jemalloc holds no lock
+//! while a listener runs, and calls none for what a listener does. The kinds of calls are numbered
+//! by version.
 
 use crate::attach::is_leading;
 use crate::platform::elf;
@@ -77,7 +78,8 @@ impl Control {
         Version::parse(unsafe { CStr::from_ptr(text as *const c_char) }.to_bytes())
     }
 
-    /// Whether it is sure that no block was allocated yet: this thread has none, and no other has come by.
+    /// Whether it is sure that no block was allocated yet: this thread has none, and no other has
+    /// come by.
     fn is_fresh(self) -> bool {
         /// `MALLCTL_ARENAS_ALL`.
         const THREADS: &CStr = c"stats.arenas.4096.nthreads";
@@ -126,10 +128,11 @@ impl Listener {
         LISTENERS.iter()
     }
 
-    /// Puts a listener into the jemalloc with this control function, in the object that begins at `start`. None where
-    /// the jemalloc takes none.
+    /// Puts a listener into the jemalloc with this control function, in the object that begins at
+    /// `start`. None where the jemalloc takes none.
     pub fn begin(start: usize, control: usize) -> Option<Begun> {
-        // SAFETY: the object's function of that name, and the object is pinned by whoever has opened it.
+        // SAFETY: the object's function of that name, and the object is pinned by whoever has
+        // opened it.
         let calls = unsafe { Control::at(control) };
         let version = calls.version()?;
         if !(Version::FIRST..=Version::LAST).contains(&version) {
@@ -187,7 +190,8 @@ impl Listener {
         unsafe { calls.0(removing, ptr::null_mut(), ptr::null_mut(), (&raw mut handle).cast(), size_of::<usize>()) };
     }
 
-    /// Runs `record` if something is recorded, and removes the listener where nothing will be any more.
+    /// Runs `record` if something is recorded, and removes the listener where nothing will be any
+    /// more.
     fn heard(&self, record: impl FnOnce()) {
         let errno = real::errno();
         if !process::is_quiet() {
@@ -258,8 +262,8 @@ listens!(
     freeing => on_freeing, "lea r8, [rbp + 8]"
 );
 listens!(
-    /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`: the old size gives way to the slot, the
-    /// new one to rbp, and args come from the stack behind them.
+    /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`: the old size
+    /// gives way to the slot, the new one to rbp, and args come from the stack behind them.
     expanded => on_expanded, "lea rcx, [rbp + 8]", "mov r8, qword ptr [rbp]", "sub rsp, 8", "push qword ptr [rbp + 16]"
 );
 

@@ -1,16 +1,19 @@
 //! Allocators inside of objects, which tell a listener about their blocks.
 //!
-//! A library or a program may contain a jemalloc under a prefix (Rust's `_rjem_`, Arrow's, DuckDB's). The code around
-//! the jemalloc calls its functions directly, so no place that holds their addresses can be led to the hooks. jemalloc
-//! 5.2 to 5.3.1 calls listeners after each allocation and before each free; no code has to change.
+//! A library or a program may contain a jemalloc under a prefix (Rust's `_rjem_`, Arrow's,
+//! DuckDB's). The code around the jemalloc calls its functions directly, so no place that holds
+//! their addresses can be led to the hooks. jemalloc 5.2 to 5.3.1 calls listeners after each
+//! allocation and before each free; no code has to change.
 //!
-//! 1. [`objects`] lists what was loaded by a `dlopen` that has returned, or by the start of the program.
+//! 1. [`objects`] lists what was loaded by a `dlopen` that has returned, or by the start of the
+//!    program.
 //! 2. [`file`] finds the jemalloc's control function in the object's file, by a table of symbols.
 //! 3. [`jemalloc`] asks for the version and puts a listener in place, by that function.
-//! 4. The object's MODULE record says that its blocks are recorded; an object without it is named as not seen.
+//! 4. The object's MODULE record says that its blocks are recorded; an object without it is named
+//!    as not seen.
 //!
-//! An object is asked only when all of it is ready to be called: a thread that comes by while another thread loads the
-//! object leaves it alone.
+//! An object is asked only when all of it is ready to be called: a thread that comes by while
+//! another thread loads the object leaves it alone.
 
 mod file;
 mod jemalloc;
@@ -51,7 +54,8 @@ pub fn pass_over_loaded() {
     }
 }
 
-/// While nothing is recorded, objects are only noted: their blocks are unknown to whoever begins to record later.
+/// While nothing is recorded, objects are only noted: their blocks are unknown to whoever begins to
+/// record later.
 fn look(objects: Option<Objects>) {
     let Some(objects) = objects else { return };
     let errno = real::errno();
@@ -64,7 +68,8 @@ fn look(objects: Option<Objects>) {
     real::set_errno(errno);
 }
 
-/// Puts a listener into the object's jemalloc. None where the object has no jemalloc, or one without listeners.
+/// Puts a listener into the object's jemalloc. None where the object has no jemalloc, or one
+/// without listeners.
 fn listen_to(object: &Loaded, objects: &Objects) -> Option<()> {
     let mapped = object.mapped()?;
     if is_recorded(mapped.start) || exports_allocator(object) {
@@ -79,7 +84,8 @@ fn listen_to(object: &Loaded, objects: &Objects) -> Option<()> {
     Some(())
 }
 
-/// Whether other objects call the object's allocator by names whose calls are led to the hooks and doors.
+/// Whether other objects call the object's allocator by names whose calls are led to the hooks and
+/// doors.
 fn exports_allocator(object: &Loaded) -> bool {
     [&b"malloc"[..], b"je_malloc", b"PyMem_RawMalloc"].iter().any(|name| object.symbol(name).is_some())
 }

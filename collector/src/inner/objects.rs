@@ -7,7 +7,8 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Addresses that were seen. One may be forgotten when another takes its place: then it is seen once more.
+/// Addresses that were seen. One may be forgotten when another takes its place: then it is seen
+/// once more.
 pub struct Known([AtomicUsize; Known::PLACES]);
 
 impl Known {
@@ -51,7 +52,8 @@ struct Memory {
     buffer: UnsafeCell<[u8; BUFFER_BYTES]>,
 }
 
-/// Objects that stay loaded while this exists. On no stack: that of a thread which opens a library may be small.
+/// Objects that stay loaded while this exists. On no stack: that of a thread which opens a library
+/// may be small.
 pub struct Objects(*mut Memory);
 
 impl Objects {
@@ -71,8 +73,8 @@ impl Objects {
         Some(all)
     }
 
-    /// The object of a handle and the objects that it needs, but for those of objects that are known. Empty for a handle
-    /// that is none, or is another namespace's.
+    /// The object of a handle and the objects that it needs, but for those of objects that are
+    /// known. Empty for a handle that is none, or is another namespace's.
     pub fn behind(handle: *const c_void, known: &Known) -> Option<Objects> {
         let mut found = Objects::new()?;
         objects::all(|_| {

@@ -1,12 +1,14 @@
 //! A program without a loader: where it lies, from what the kernel told it at its start.
 //!
-//! In a static program `_dl_find_object` knows the code only and not the ELF header before it, or is not there at all (musl).
+//! In a static program `_dl_find_object` knows the code only and not the ELF header before it, or
+//! is not there at all (musl).
 
 use crate::platform::elf::{Object, ProgramHeader};
 use core::ffi::c_ulong;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// First and last address, load bias, `.eh_frame_hdr` of the program; zeros while it is not known to be alone.
+/// First and last address, load bias, `.eh_frame_hdr` of the program; zeros while it is not known
+/// to be alone.
 static PROGRAM: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
 unsafe extern "C" {
@@ -28,7 +30,8 @@ pub fn look() -> bool {
         return false;
     }
     let of = |kind: u32| headers.iter().filter(move |header| header.kind == kind);
-    // The ELF header is the first of what is loaded; the program headers follow it in the same page.
+    // The ELF header is the first of what is loaded; the program headers follow it in the same
+    // page.
     let Some(first) = of(PT_LOAD).find(|header| header.offset == 0) else { return false };
     let start = headers.as_ptr().addr() & !(PAGE - 1);
     let Ok(bias) = usize::try_from(first.address).map(|address| start.wrapping_sub(address)) else { return false };

@@ -1,7 +1,7 @@
 //! What a loaded object says about itself, read where the loader mapped it.
 //!
-//! `_dl_find_object` is glibc's own lock-free lookup for unwinders: unlike `dl_iterate_phdr` it may be called inside
-//! `malloc` while another thread sits in `dlopen` with the loader's lock.
+//! `_dl_find_object` is glibc's own lock-free lookup for unwinders: unlike `dl_iterate_phdr` it may
+//! be called inside `malloc` while another thread sits in `dlopen` with the loader's lock.
 
 use crate::platform::alone;
 use core::ffi::{CStr, c_char};
@@ -99,7 +99,8 @@ pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
     Some(Namespace(first).objects())
 }
 
-/// A list of objects that are bound to each other only: the program's, or one that `dlmopen` has made.
+/// A list of objects that are bound to each other only: the program's, or one that `dlmopen` has
+/// made.
 #[derive(Clone, Copy)]
 pub struct Namespace(*const LinkMap);
 
@@ -246,9 +247,11 @@ impl Object {
         }
     }
 
-    /// Whether the address lies at the very start of a program or of the loader: code that nobody called.
+    /// Whether the address lies at the very start of a program or of the loader: code that nobody
+    /// called.
     ///
-    /// The loader's `_start`, under which all constructors run, carries no unwind information to say so.
+    /// The loader's `_start`, under which all constructors run, carries no unwind information to
+    /// say so.
     pub fn is_entry_code(&self, address: usize) -> bool {
         const LONGEST: usize = 128;
         if self.program_headers().is_empty() {
@@ -265,7 +268,8 @@ impl Object {
         if self.end - self.start < EHDR_BYTES {
             return &[];
         }
-        // SAFETY: the first page of the mapping is the file's, which begins with the ELF header; checked right here.
+        // SAFETY: the first page of the mapping is the file's, which begins with the ELF header;
+        // checked right here.
         unsafe {
             let base = self.start as *const u8;
             if core::slice::from_raw_parts(base, 5) != b"\x7fELF\x02" {
@@ -307,7 +311,8 @@ impl Object {
         usize::try_from(header.offset.checked_add(address - header.address)?).ok()
     }
 
-    /// `.eh_frame_hdr` and the rest of the segment that `.eh_frame` begins in, each with its address.
+    /// `.eh_frame_hdr` and the rest of the segment that `.eh_frame` begins in, each with its
+    /// address.
     pub fn unwind_sections(&self) -> Option<(Section<'_>, Section<'_>)> {
         let headers = self.program_headers();
         let hdr_at = self.eh_frame_hdr as usize;
@@ -316,7 +321,8 @@ impl Object {
             .find(|h| h.kind == PT_GNU_EH_FRAME)
             .and_then(|h| self.memory(h.address, h.memory_bytes))
             .filter(|s| s.as_ptr().addr() == hdr_at && s.len() >= 12)?;
-        // Version 1, eh_frame pointer encoded relative to itself in four bytes: what every linker writes.
+        // Version 1, eh_frame pointer encoded relative to itself in four bytes: what every linker
+        // writes.
         const PCREL_SDATA4: u8 = 0x1b;
         if hdr[0] != 1 || hdr[1] != PCREL_SDATA4 {
             return None;

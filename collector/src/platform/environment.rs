@@ -1,5 +1,5 @@
-//! The collector's own variables in the environment: read once, then removed, so that the program and its children
-//! see what they would see without Heapline, byte for byte.
+//! The collector's own variables in the environment: read once, then removed, so that the program
+//! and its children see what they would see without Heapline, byte for byte.
 
 use core::ffi::{CStr, c_char, c_ulong};
 use core::ptr;
@@ -30,10 +30,11 @@ optional!(
 /// libc has had a list. From then on a program that has none any more has cleared it.
 static HAS_LIST: AtomicBool = AtomicBool::new(false);
 
-/// The list of variables: libc's, once libc has one; before, the list that the kernel has put on the stack, which becomes libc's.
+/// The list of variables: libc's, once libc has one; before, the list that the kernel has put on
+/// the stack, which becomes libc's.
 fn list() -> *mut *mut c_char {
-    // SAFETY: reads libc's pointer; the loader's variable points to the number of arguments, behind which the arguments
-    // and a null stand, and then the variables.
+    // SAFETY: reads libc's pointer; the loader's variable points to the number of arguments, behind
+    // which the arguments and a null stand, and then the variables.
     unsafe {
         if !environ.is_null() || HAS_LIST.load(Ordering::Relaxed) {
             HAS_LIST.store(true, Ordering::Relaxed);
@@ -97,8 +98,8 @@ pub unsafe fn find(list: *const *const c_char, name: &str) -> Option<(usize, *co
     }
 }
 
-/// Whether the program runs with rights that its caller has not: then its environment is a stranger's, who must not name
-/// the memory that we write to.
+/// Whether the program runs with rights that its caller has not: then its environment is a
+/// stranger's, who must not name the memory that we write to.
 fn is_a_strangers() -> bool {
     const AT_SECURE: c_ulong = 23;
     unsafe extern "C" {
@@ -161,13 +162,15 @@ pub fn way() -> Option<Way> {
     Way::parse(text.to_bytes())
 }
 
-/// Has `call` find another environment, where nobody else can see that: while the process has one thread.
+/// Has `call` find another environment, where nobody else can see that: while the process has one
+/// thread.
 ///
 /// # Safety
 /// 1. `list` is a null-terminated list of C strings.
 /// 2. No other thread runs.
 pub unsafe fn with<R>(list: *const *const c_char, call: impl FnOnce() -> R) -> R {
-    // SAFETY: the caller's promises; the call may change the list that it finds, which is then the process's.
+    // SAFETY: the caller's promises; the call may change the list that it finds, which is then the
+    // process's.
     unsafe {
         let before = environ;
         let ours = list.cast_mut().cast();
@@ -190,7 +193,8 @@ fn parse(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Removes what the aggregator added and copies the collector's own path into `path`; returns its length.
+/// Removes what the aggregator added and copies the collector's own path into `path`; returns its
+/// length.
 pub fn clean(path: &mut [u8]) -> usize {
     let Some((index, _)) = value(ENV_ARENA).or_else(|| value(ENV_TREE)) else { return 0 };
     // SAFETY: libc's list, which only this thread uses this early.

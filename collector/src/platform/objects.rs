@@ -1,7 +1,7 @@
 //! The objects that the loader has loaded, while it cannot change them.
 //!
-//! `dl_iterate_phdr` holds the lock under which objects come and go. It is called on the program's own paths into the
-//! loader (`dlopen`, and the injected call), never inside of an allocation.
+//! `dl_iterate_phdr` holds the lock under which objects come and go. It is called on the program's
+//! own paths into the loader (`dlopen`, and the injected call), never inside of an allocation.
 
 use crate::platform::elf;
 use crate::platform::elf::{Loaded, Namespace, ProgramHeader};
@@ -75,7 +75,8 @@ impl Objects {
         self.others()?.find_map(|object| object.symbol(name))
     }
 
-    /// Where a program that is not position-independent has others find a function of another object's.
+    /// Where a program that is not position-independent has others find a function of another
+    /// object's.
     pub fn stub(&self, name: &[u8]) -> Option<usize> {
         self.others()?.find_map(|object| object.stub(name))
     }
@@ -91,8 +92,8 @@ fn others(objects: impl Iterator<Item = Loaded>) -> Option<impl Iterator<Item = 
     Some(objects.filter(move |object| Some(object.bias) != own))
 }
 
-/// The definitions of a symbol in a namespace, in the order in which objects were loaded, ours left out: the first one, and
-/// whether there is no other. The loader's lock is held.
+/// The definitions of a symbol in a namespace, in the order in which objects were loaded, ours left
+/// out: the first one, and whether there is no other. The loader's lock is held.
 pub fn definition(namespace: Option<Namespace>, name: &[u8]) -> Option<(usize, bool)> {
     let objects = namespace.or_else(|| Namespace::all().next())?.objects();
     let mut found = others(objects)?.filter_map(|object| object.symbol(name));
@@ -110,8 +111,8 @@ pub fn all(mut look: impl FnMut(&Objects)) {
     });
 }
 
-/// Calls `look` for each loaded object of all namespaces in the loader's order, ours left out. The loader's lock is held
-/// over all of them, so one thread at a time is in here.
+/// Calls `look` for each loaded object of all namespaces in the loader's order, ours left out. The
+/// loader's lock is held over all of them, so one thread at a time is in here.
 pub fn each(mut look: impl FnMut(&LoadedObject)) {
     let _ = until(|object| {
         look(object);
@@ -119,8 +120,8 @@ pub fn each(mut look: impl FnMut(&LoadedObject)) {
     });
 }
 
-/// Calls `look` as [`each`] does, until `look` breaks off. False where an object of another namespace was left out, since the
-/// loader is not done with it.
+/// Calls `look` as [`each`] does, until `look` breaks off. False where an object of another
+/// namespace was left out, since the loader is not done with it.
 pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) -> bool {
     let mut is_whole = true;
     let own = elf::own_bias();
@@ -163,7 +164,8 @@ pub fn behind(name: &[u8]) -> Option<usize> {
     found
 }
 
-/// Calls `look` for the loader's description of each object in the program's namespace, until `look` breaks off.
+/// Calls `look` for the loader's description of each object in the program's namespace, until
+/// `look` breaks off.
 fn iterate<F: FnMut(&Info) -> ControlFlow<()>>(mut look: F) {
     unsafe extern "C" fn callback<F: FnMut(&Info) -> ControlFlow<()>>(
         info: *mut Info,
@@ -174,7 +176,8 @@ fn iterate<F: FnMut(&Info) -> ControlFlow<()>>(mut look: F) {
         let (info, look) = unsafe { (&*info, &mut *data.cast::<F>()) };
         c_int::from(look(info).is_break())
     }
-    // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
+    // SAFETY: the callback takes the very function whose address is passed, for the duration of the
+    // call.
     unsafe { dl_iterate_phdr(callback::<F>, (&raw mut look).cast()) };
 }
 

@@ -1,19 +1,22 @@
 //! Symbols, looked up in the loader's own tables.
 //!
-//! `dlsym` would allocate in the target where it finds nothing (an interpreter's symbols are in few programs), would take
-//! the loader's locks, and knows objects by handles, which the collector does not have: the loader's description of an
-//! object is none, unless the program has opened that very object.
+//! `dlsym` would allocate in the target where it finds nothing (an interpreter's symbols are in few
+//! programs), would take the loader's locks, and knows objects by handles, which the collector does
+//! not have: the loader's description of an object is none, unless the program has opened that very
+//! object.
 
 use crate::platform::elf::Loaded;
 use crate::platform::{elf, objects};
 use core::ffi::{CStr, c_char};
 
-/// Address of an exported symbol, in the order in which the loader searches. The list of objects must not change meanwhile.
+/// Address of an exported symbol, in the order in which the loader searches. The list of objects
+/// must not change meanwhile.
 pub fn find(name: &[u8]) -> Option<usize> {
     elf::loaded()?.find_map(|object| object.symbol(name))
 }
 
-/// Address of the symbol that the search order has after the collector. The list of objects must not change meanwhile.
+/// Address of the symbol that the search order has after the collector. The list of objects must
+/// not change meanwhile.
 pub fn next(name: &[u8]) -> Option<usize> {
     if !elf::can_find_objects() {
         // An old glibc, in which the collector stays passive.
@@ -26,7 +29,8 @@ pub fn next(name: &[u8]) -> Option<usize> {
 /// Where symbols are looked for.
 #[derive(Clone, Copy)]
 pub enum Scope {
-    /// In all objects, in the order in which the loader searches. The list of objects must not change meanwhile.
+    /// In all objects, in the order in which the loader searches. The list of objects must not
+    /// change meanwhile.
     All,
     /// In one object, which was loaded by itself.
     Only(Loaded),
@@ -101,10 +105,11 @@ struct Tables {
 }
 
 impl Loaded {
-    /// Address of a symbol that this object defines: the one that a reference without a version is bound to, else one that
-    /// only references with a version of the C library's are.
+    /// Address of a symbol that this object defines: the one that a reference without a version is
+    /// bound to, else one that only references with a version of the C library's are.
     ///
-    /// glibc's debug allocator exports `malloc` only as an old version, to which every program's reference is bound.
+    /// glibc's debug allocator exports `malloc` only as an old version, to which every program's
+    /// reference is bound.
     pub fn symbol(&self, name: &[u8]) -> Option<usize> {
         let tables = self.tables()?;
         let mut found = None;
@@ -120,8 +125,8 @@ impl Loaded {
         tables.address(found?)
     }
 
-    /// Where this object, a program that is not position-independent, has others find a function that it does not define:
-    /// a piece of its own code that jumps on to it.
+    /// Where this object, a program that is not position-independent, has others find a function
+    /// that it does not define: a piece of its own code that jumps on to it.
     pub fn stub(&self, name: &[u8]) -> Option<usize> {
         let tables = self.tables()?;
         let mut found = None;
@@ -160,7 +165,8 @@ impl Loaded {
 
     fn tables(&self) -> Option<Tables> {
         let tags = [DT_STRTAB, DT_SYMTAB, DT_GNU_HASH, DT_HASH, DT_VERSYM, DT_VERDEF];
-        // The loader relocates most of these entries in place, but neither all of them nor the vdso's.
+        // The loader relocates most of these entries in place, but neither all of them nor the
+        // vdso's.
         let [strings, symbols, gnu_hash, sysv_hash, versions, definitions] =
             self.dynamic(tags).map(|value| if value != 0 && value < self.bias { value + self.bias } else { value });
         let is_whole = strings != 0 && symbols != 0 && (gnu_hash != 0 || sysv_hash != 0);
@@ -195,7 +201,8 @@ impl Tables {
 
     /// Calls `look` for all symbols of a name: of one that has several versions there are several.
     fn each_named(&self, name: &[u8], look: impl FnMut(u32, &Symbol)) {
-        // SAFETY: the loader's own tables of an object that is loaded, laid out as the ELF specification says.
+        // SAFETY: the loader's own tables of an object that is loaded, laid out as the ELF
+        // specification says.
         unsafe {
             match self.gnu_hash {
                 0 => self.each_by_sysv_hash(name, look),
@@ -292,7 +299,8 @@ impl Tables {
         }
         let mut at = self.definitions;
         loop {
-            // SAFETY: the list ends with an entry whose distance to the next is 0; a name is one word of its own.
+            // SAFETY: the list ends with an entry whose distance to the next is 0; a name is one
+            // word of its own.
             let (definition, name) = unsafe {
                 let definition = &*(at as *const Definition);
                 (definition, ((at + definition.name_at as usize) as *const u32).read())

@@ -1,7 +1,7 @@
 //! The thread's words in thread-local storage.
 //!
-//! Initial-exec and written in assembly: `thread_local!` calls `__tls_get_addr` in a shared library, and Rust's
-//! destructors would allocate.
+//! Initial-exec and written in assembly: `thread_local!` calls `__tls_get_addr` in a shared
+//! library, and Rust's destructors would allocate.
 
 use core::arch::{asm, global_asm};
 

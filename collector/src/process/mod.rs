@@ -1,8 +1,9 @@
 //! The process's state: one page run of its own, wiped by fork.
 //!
-//! A forked child finds the pointer but zeros behind it, whichever way it was forked. It begins anew with its first event
-//! where children are followed, and stays untraced otherwise. A vfork child shares everything with its parent: what it
-//! allocates is the parent's heap, and is recorded as the parent's.
+//! A forked child finds the pointer but zeros behind it, whichever way it was forked. It begins
+//! anew with its first event where children are followed, and stays untraced otherwise. A vfork
+//! child shares everything with its parent: what it allocates is the parent's heap, and is recorded
+//! as the parent's.
 
 pub mod known;
 
@@ -20,7 +21,8 @@ use known::Known;
 const OWNER_DIED: u32 = 0x4000_0000;
 /// How long the aggregator may make no progress before the process stops tracing, in nanoseconds.
 const STALL_NANOSECONDS: u64 = 1_000_000_000;
-/// How long a thread beyond the last slot waits for the aggregator to find a dead one, and how long later ones do not.
+/// How long a thread beyond the last slot waits for the aggregator to find a dead one, and how long
+/// later ones do not.
 const SLOT_WAIT_NANOSECONDS: u64 = 100_000_000;
 const LONGEST_PATH: usize = 4096;
 
@@ -49,22 +51,24 @@ pub struct Process {
 }
 
 pub(crate) static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
-/// The arena's header, from the moment that there is one: an end must be told even before the start is over. In a forked
-/// child that has not begun it is the parent's, which both have mapped.
+/// The arena's header, from the moment that there is one: an end must be told even before the start
+/// is over. In a forked child that has not begun it is the parent's, which both have mapped.
 pub(crate) static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 pub(crate) static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// The collector's own path, which children need too.
 pub(crate) static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCell::new([0; LONGEST_PATH]) };
 pub(crate) static VERIFIES: AtomicBool = AtomicBool::new(false);
-/// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
+/// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing
+/// is traced.
 #[cfg_attr(feature = "embedded", unsafe(export_name = "heapline_embedded_state"))]
 pub(crate) static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 pub(crate) static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
-/// Number of the last session of an arena that was given back: what is remembered by a session's number was told in none of the
-/// next arena's.
+/// Number of the last session of an arena that was given back: what is remembered by a session's
+/// number was told in none of the next arena's.
 pub(crate) static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
-/// The program has restricted what system calls it may make: a child that made others might be killed.
+/// The program has restricted what system calls it may make: a child that made others might be
+/// killed.
 pub(crate) static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) struct OwnPath {
@@ -72,7 +76,8 @@ pub(crate) struct OwnPath {
     pub(crate) text: UnsafeCell<[u8; LONGEST_PATH]>,
 }
 
-// SAFETY: written while the process starts, before its length (Release) says that there is something to read.
+// SAFETY: written while the process starts, before its length (Release) says that there is
+// something to read.
 unsafe impl Sync for OwnPath {}
 
 /// The process's state, unless it has none (not started, switched off, failed) or was forked.
@@ -135,14 +140,16 @@ pub fn own_path() -> &'static [u8] {
     unsafe { &(&*OWN_PATH.text.get())[..OWN_PATH.bytes.load(Ordering::Acquire)] }
 }
 
-/// Sets it in a process that runs already, where it may be another at each attach. A longer one than there is room for is none.
+/// Sets it in a process that runs already, where it may be another at each attach. A longer one
+/// than there is room for is none.
 pub fn set_own_path(path: &[u8]) {
     if own_path() == path {
         return;
     }
     OWN_PATH.bytes.store(0, Ordering::Release);
-    // SAFETY: see `OwnPath`. A thread that copies the earlier one in this moment, for a program that it begins, copies bytes of
-    // both; the loader then finds no such file, and that program is not traced.
+    // SAFETY: see `OwnPath`. A thread that copies the earlier one in this moment, for a program
+    // that it begins, copies bytes of both; the loader then finds no such file, and that program is
+    // not traced.
     let text = unsafe { &mut *OWN_PATH.text.get() };
     text.fill(0);
     // The last byte stays zero.
@@ -162,7 +169,8 @@ pub fn end(cause: u32) {
     header.session.epoch.fetch_add(1, Ordering::Release);
 }
 
-/// Likewise, if the epoch is still this one: the aggregator may have ended the session in good order, or begun another.
+/// Likewise, if the epoch is still this one: the aggregator may have ended the session in good
+/// order, or begun another.
 fn end_epoch(epoch: u32, cause: u32) {
     // SAFETY: as above.
     let Some(header) = (unsafe { HEADER.load(Ordering::Acquire).as_ref() }) else { return };
@@ -172,7 +180,8 @@ fn end_epoch(epoch: u32, cause: u32) {
     }
 }
 
-/// Calls of allocators in a program that was started with the collector could not be led to it, or not in time.
+/// Calls of allocators in a program that was started with the collector could not be led to it, or
+/// not in time.
 pub fn count_unled(foreign_places: u64, unseen_starts: u64) {
     let target = match get() {
         Some(process) if foreign_places + unseen_starts > 0 => &process.header().target,
@@ -251,7 +260,8 @@ impl Process {
         unsafe { self.rules.assume_init() }
     }
 
-    /// Likewise, emptied once at the start of each session: modules are announced when a rule is missed.
+    /// Likewise, emptied once at the start of each session: modules are announced when a rule is
+    /// missed.
     pub fn rules_for_session(&self, session: u32) -> Table {
         if self.rules_session.swap(session, Ordering::AcqRel) != session {
             self.rules().clear();
@@ -309,8 +319,9 @@ impl Process {
         self.header().session.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// Takes from a free list; waits for the aggregator when it is empty. None when tracing of the process or the
-    /// epoch has ended meanwhile; a loss is counted when it was not the aggregator that ended it.
+    /// Takes from a free list; waits for the aggregator when it is empty. None when tracing of the
+    /// process or the epoch has ended meanwhile; a loss is counted when it was not the aggregator
+    /// that ended it.
     pub fn take(&self, list: &FreeList<'_>, epoch: u32, loss: Loss) -> Option<u32> {
         let untaken = match self.take_or_wait(list, epoch, loss) {
             Ok(index) => return Some(index),
@@ -393,7 +404,8 @@ impl Process {
         owner == 0 || owner & OWNER_DIED != 0
     }
 
-    /// True once in a quarter of the pool: the aggregator shall look, however long it meant to sleep.
+    /// True once in a quarter of the pool: the aggregator shall look, however long it meant to
+    /// sleep.
     fn is_quarter_taken(&self) -> bool {
         let quarter = (self.arena().geometry().segments / 4).max(1);
         self.segments_taken.fetch_add(1, Ordering::Relaxed) % quarter == quarter - 1

@@ -1,8 +1,8 @@
-//! `.eh_frame`, read with gimli: once per return address for the rule table, and step by step for the stacks that
-//! the table cannot describe.
+//! `.eh_frame`, read with gimli: once per return address for the rule table, and step by step for
+//! the stacks that the table cannot describe.
 //!
-//! Runs under [`crate::fail::guard`]. Its scratch memory lies in the thread's state, not on the stack: the thread may
-//! be in a signal handler on two kilobytes.
+//! Runs under [`crate::fail::guard`]. Its scratch memory lies in the thread's state, not on the
+//! stack: the thread may be in a signal handler on two kilobytes.
 
 use super::{Entry, NO_CODE, Sink, Walk, memory};
 use crate::modules;
@@ -97,8 +97,9 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     }
 }
 
-/// Whether a return address that no call can have left is the end of its stack: the code that a program or the
-/// loader begins with, or the first instruction of a function, put there by hand (makecontext does so).
+/// Whether a return address that no call can have left is the end of its stack: the code that a
+/// program or the loader begins with, or the first instruction of a function, put there by hand
+/// (makecontext does so).
 fn is_root(object: &Object, sections: &Sections<'_>, pc: usize) -> bool {
     let starts_here = |d: FrameDescriptionEntry<Slice<'_>>| d.initial_address() == pc as u64;
     object.is_entry_code(pc) || sections.description(pc as u64).is_some_and(starts_here)
@@ -151,7 +152,8 @@ fn bp_plus(sections: &Sections<'_>, expression: &gimli::UnwindExpression<usize>)
     }
 }
 
-/// The registers that a frame has when it is resumed, by DWARF number; none where they are not known.
+/// The registers that a frame has when it is resumed, by DWARF number; none where they are not
+/// known.
 #[derive(Clone, Copy)]
 struct Registers([Option<usize>; 17]);
 
@@ -194,8 +196,8 @@ impl Registers {
     }
 }
 
-/// Walks with all registers, evaluating whatever the tables say. Starts in the collector's own frames and stores from
-/// the hook's caller on.
+/// Walks with all registers, evaluating whatever the tables say. Starts in the collector's own
+/// frames and stores from the hook's caller on.
 #[inline(never)]
 pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
     let mut registers = Registers::here();
@@ -209,7 +211,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         if pc < NO_CODE {
             return sink.done(false);
         }
-        // A return address is told as it is; readers subtract one. For an exact address that is undone here.
+        // A return address is told as it is; readers subtract one. For an exact address that is
+        // undone here.
         if reached_entry && !sink.push(if exact { pc + 1 } else { pc }) {
             return sink.done(true);
         }
@@ -219,8 +222,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
                 .is_some_and(|object| Sections::of(&object).is_some_and(|sections| is_root(&object, &sections, pc)));
             return sink.done(!is_root);
         };
-        // Towards the root the stack pointer grows, except from a signal stack to the stack that was interrupted, and from a
-        // stack of the collector's own to the program's.
+        // Towards the root the stack pointer grows, except from a signal stack to the stack that
+        // was interrupted, and from a stack of the collector's own to the program's.
         let is_ours = !reached_entry;
         reached_entry |= slot == Some(entry.slot);
         if !is_ours && !is_signal_frame && caller.0[RSP] <= registers.0[RSP] {
@@ -231,7 +234,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
     }
 }
 
-/// The registers of the caller, the slot that its return address came from, and whether the frame was a signal's.
+/// The registers of the caller, the slot that its return address came from, and whether the frame
+/// was a signal's.
 fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(Registers, Option<usize>, bool)> {
     let object = elf::find_object(address)?;
     modules::announce(thread, &object);
@@ -245,7 +249,8 @@ fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(R
         CfaRule::Expression(e) => evaluate(sections.expression(e)?, registers, None)?,
     };
     let mut caller = *registers;
-    // What no rule restores is lost in the caller, but for the registers that every function preserves.
+    // What no rule restores is lost in the caller, but for the registers that every function
+    // preserves.
     for lost in [0, 1, 2, 4, 5, 8, 9, 10, 11] {
         caller.0[lost] = None;
     }

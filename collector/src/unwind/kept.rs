@@ -7,15 +7,17 @@
 //!                          <── verified by plain loads ──                 and from there only compared
 //! ```
 //!
-//! Why it is sound: a rule is a function of the return address that uses only the stack pointer, rbp and memory at
-//! places that these determine. If slot and return address of a frame equal the kept ones, and rbp does where it
-//! matters from there on, then the next slot is the kept one. So comparing every word that the kept walk was derived
-//! from, in the order in which a walk would read them, *is* the walk. The order matters twice: nothing is read that a
-//! walk would not read (a kept slot may lie on a stack that is gone), and a difference ends it at the right frame.
-//! Stopping the comparison early would not be sound: the same leaf frames can stand over another caller.
+//! Why it is sound: a rule is a function of the return address that uses only the stack pointer,
+//! rbp and memory at places that these determine. If slot and return address of a frame equal the
+//! kept ones, and rbp does where it matters from there on, then the next slot is the kept one. So
+//! comparing every word that the kept walk was derived from, in the order in which a walk would
+//! read them, *is* the walk. The order matters twice: nothing is read that a walk would not read (a
+//! kept slot may lie on a stack that is gone), and a difference ends it at the right frame.
+//! Stopping the comparison early would not be sound: the same leaf frames can stand over another
+//! caller.
 //!
-//! Signal frames and other stacks that rules cannot describe are never kept. What is kept is forgotten when a module
-//! comes or goes.
+//! Signal frames and other stacks that rules cannot describe are never kept. What is kept is
+//! forgotten when a module comes or goes.
 
 use super::{MAX_DEPTH, Walk};
 use crate::process;
@@ -32,8 +34,8 @@ pub(super) struct Fresh {
     pub pc: usize,
     /// rbp in this frame.
     pub bp: usize,
-    /// Where the frame saved its caller's rbp; 0 when it did not. A realigned frame did that at its own rbp: there it is
-    /// where its CFA is stored.
+    /// Where the frame saved its caller's rbp; 0 when it did not. A realigned frame did that at its
+    /// own rbp: there it is where its CFA is stored.
     pub saved: usize,
     pub how: How,
 }
@@ -122,7 +124,8 @@ pub struct Kept {
     owners: *mut u32,
     capacity: usize,
     len: usize,
-    /// The highest address of a pair: that of the oldest frame's return address, or of what ended the walk there.
+    /// The highest address of a pair: that of the oldest frame's return address, or of what ended
+    /// the walk there.
     reach: usize,
     hash: u64,
     /// Frames, from the oldest, that are unchanged since the last definition.
@@ -147,7 +150,8 @@ impl Kept {
         }
     }
 
-    /// Forgets the stack after a walk that was left for good in the middle, and the memory too if that is not whole.
+    /// Forgets the stack after a walk that was left for good in the middle, and the memory too if
+    /// that is not whole.
     pub fn recover(&mut self) {
         let arrays = [self.frames.is_null(), self.fresh.is_null(), self.pairs.is_null(), self.owners.is_null()];
         if self.capacity == 0 || arrays.contains(&true) {
@@ -233,7 +237,8 @@ impl Kept {
         None
     }
 
-    /// Makes room for one more frame besides those that are kept and `fresh` ones. False when there is none.
+    /// Makes room for one more frame besides those that are kept and `fresh` ones. False when there
+    /// is none.
     #[inline(always)]
     pub(super) fn make_room(&mut self, fresh: usize) -> bool {
         fresh + self.len < self.capacity || self.grow_whole(fresh)
@@ -258,7 +263,8 @@ impl Kept {
         }
         let frame_bytes = capacity * size_of::<Frame>();
         let Some(memory) = process::map_own(Kept::bytes(capacity)) else { return false };
-        // SAFETY: two arrays of frames, pairs and their owners, inside the new memory; the old ones hold what is copied.
+        // SAFETY: two arrays of frames, pairs and their owners, inside the new memory; the old ones
+        // hold what is copied.
         unsafe {
             let fresh_frames: *mut Fresh = memory.add(frame_bytes).cast();
             let pairs: *mut Pair = fresh_frames.add(capacity).cast();
@@ -314,16 +320,17 @@ impl Kept {
         *fresh += 1;
     }
 
-    /// Compares all that the frames below the topmost were derived from. `Err` is the frame to unwind again. Words below
-    /// `readable` may be read ahead of the comparison.
+    /// Compares all that the frames below the topmost were derived from. `Err` is the frame to
+    /// unwind again. Words below `readable` may be read ahead of the comparison.
     #[inline(always)]
     pub(super) fn verify(&mut self, table: Table, readable: usize) -> Result<(), usize> {
         let is_readable = self.reach < readable;
         // SAFETY: called with a frame kept.
         let mut p = unsafe { self.frame(self.len - 1).pairs as usize } - 1;
         loop {
-            // SAFETY: pairs below that of a kept frame are written; each address is one that a walk of the present
-            // stack reads next, since everything leafward of it is as it was (see the module).
+            // SAFETY: pairs below that of a kept frame are written; each address is one that a walk
+            // of the present stack reads next, since everything leafward of it is as it was (see
+            // the module).
             p = unsafe { if is_readable { self.changed_by_fours(p) } else { self.changed(p) } };
             if p == 0 {
                 return Ok(());
@@ -337,7 +344,8 @@ impl Kept {
         }
     }
 
-    /// Below the first `p` pairs, the number up to and with the topmost that has changed; 0 when none has.
+    /// Below the first `p` pairs, the number up to and with the topmost that has changed; 0 when
+    /// none has.
     ///
     /// # Safety
     /// The pairs are written, and their addresses readable at least until one has changed.
@@ -376,8 +384,8 @@ impl Kept {
         }
     }
 
-    /// Exchanges a return address whose frame is as large as the one before, which is what a loop that calls from
-    /// several places leaves: all older frames stay where they are.
+    /// Exchanges a return address whose frame is as large as the one before, which is what a loop
+    /// that calls from several places leaves: all older frames stay where they are.
     #[inline(always)]
     fn patch(&mut self, k: usize, pair: usize, table: Table) -> bool {
         if k == 0 {
@@ -407,7 +415,8 @@ impl Kept {
         true
     }
 
-    /// Moves the frames above `k`, which are verified, behind the fresh ones and drops `k`; returns its slot and rbp.
+    /// Moves the frames above `k`, which are verified, behind the fresh ones and drops `k`; returns
+    /// its slot and rbp.
     ///
     /// # Safety
     /// `k < len`, and `fresh + len <= capacity`. To be followed by [`Kept::append`].
@@ -428,10 +437,12 @@ impl Kept {
         (unsafe { self.frame(k) }.of.slot, bp)
     }
 
-    /// Puts the fresh frames on top of the kept ones. `base` is the word that ended the walk at the root, if one did.
+    /// Puts the fresh frames on top of the kept ones. `base` is the word that ended the walk at the
+    /// root, if one did.
     ///
     /// # Safety
-    /// `fresh` frames are written, and `len + fresh <= capacity`. All their slots lie on the present stack.
+    /// `fresh` frames are written, and `len + fresh <= capacity`. All their slots lie on the
+    /// present stack.
     #[inline(always)]
     pub(super) unsafe fn append(&mut self, mut fresh: usize, base: Option<Pair>) {
         self.unchanged = self.unchanged.min(self.len);
@@ -477,8 +488,8 @@ impl Kept {
         }
     }
 
-    /// Field by field: the stores are too recent for a wider load to be served from the store buffer, and it would
-    /// wait for them.
+    /// Field by field: the stores are too recent for a wider load to be served from the store
+    /// buffer, and it would wait for them.
     ///
     /// # Safety
     /// The fresh frame is written.

@@ -1,8 +1,9 @@
 //! Which stack addresses may be read.
 //!
-//! A stack is contiguous from the stack pointer up, and its pages stay mapped while the thread runs on it. So a
-//! window of known pages, asked of the kernel once each and kept from event to event, lets every later walk read
-//! with two comparisons. When the stack pointer leaves the window (a coroutine, a signal stack) it starts afresh.
+//! A stack is contiguous from the stack pointer up, and its pages stay mapped while the thread runs
+//! on it. So a window of known pages, asked of the kernel once each and kept from event to event,
+//! lets every later walk read with two comparisons. When the stack pointer leaves the window (a
+//! coroutine, a signal stack) it starts afresh.
 
 use crate::platform::sys;
 
@@ -69,7 +70,8 @@ pub fn read(address: usize) -> Option<usize> {
     if address & 7 != 0 || !sys::is_readable(address) {
         return None;
     }
-    // SAFETY: the kernel has just read it. It is on a stack of this thread, which nobody unmaps meanwhile.
+    // SAFETY: the kernel has just read it. It is on a stack of this thread, which nobody unmaps
+    // meanwhile.
     Some(unsafe { (address as *const usize).read() })
 }
 

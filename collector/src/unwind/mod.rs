@@ -1,12 +1,14 @@
-//! From a call of the allocator to the return addresses on its stack, root included, without frame pointers.
+//! From a call of the allocator to the return addresses on its stack, root included, without frame
+//! pointers.
 //!
-//! The common case needs two registers. [`rules`] holds, for each return address met so far, how to get from a frame
-//! to its caller with nothing but the stack pointer and rbp; [`cfi`] computes such a rule once from `.eh_frame`, and
-//! walks the rare stacks that need more (signal frames, expressions, other registers) step by step. [`kept`] holds the
-//! last stack and unwinds only what changed of it.
+//! The common case needs two registers. [`rules`] holds, for each return address met so far, how to
+//! get from a frame to its caller with nothing but the stack pointer and rbp; [`cfi`] computes such
+//! a rule once from `.eh_frame`, and walks the rare stacks that need more (signal frames,
+//! expressions, other registers) step by step. [`kept`] holds the last stack and unwinds only what
+//! changed of it.
 //!
-//! Nothing here trusts what it finds on the stack: an address is read only on a page that is known to be readable
-//! ([`memory`]), and a walk only ever goes towards the root.
+//! Nothing here trusts what it finds on the stack: an address is read only on a page that is known
+//! to be readable ([`memory`]), and a walk only ever goes towards the root.
 
 pub mod cfi;
 pub mod kept;
@@ -30,7 +32,8 @@ pub struct Entry {
 /// Greatest depth that is told exactly.
 pub const MAX_DEPTH: u32 = 65_535;
 
-/// Return addresses below this are no code: coroutine and thread libraries mark the root of a stack so.
+/// Return addresses below this are no code: coroutine and thread libraries mark the root of a stack
+/// so.
 const NO_CODE: usize = 4096;
 
 /// A traceback of the present call, ready to be looked up or defined.
@@ -44,7 +47,8 @@ pub struct Walk {
     pub truncated: bool,
 }
 
-/// Where a walk that keeps nothing puts what it finds: the most recent frames up to a limit, and the number of all.
+/// Where a walk that keeps nothing puts what it finds: the most recent frames up to a limit, and
+/// the number of all.
 pub struct Sink<'a> {
     frames: &'a mut [u64],
     total: usize,

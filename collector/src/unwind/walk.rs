@@ -1,4 +1,5 @@
-//! The walk of an event: by rule from the leaf until a kept frame is met, then by comparison ([`super::kept`]).
+//! The walk of an event: by rule from the leaf until a kept frame is met, then by comparison
+//! ([`super::kept`]).
 
 use super::kept::{Fresh, How, Pair};
 use super::{Entry, NO_CODE, memory::Window, rule_of};
@@ -94,7 +95,8 @@ impl Step {
         if !rule.is_sp() {
             return Step::other(rule, slot, bp, window);
         }
-        // A rule from the stack pointer leads towards the root and has the saved rbp in between ([`Rule::sp`]).
+        // A rule from the stack pointer leads towards the root and has the saved rbp in between
+        // ([`Rule::sp`]).
         let next = slot.wrapping_add(rule.cfa_offset());
         if next >= window.high() && !window.admit(slot + 1, next) {
             return Step::END;

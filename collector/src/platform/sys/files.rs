@@ -22,7 +22,8 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// Whether exec would change who runs it, or what it may do: the loader distrusts the environment then.
+    /// Whether exec would change who runs it, or what it may do: the loader distrusts the
+    /// environment then.
     pub fn changes_rights(&self) -> bool {
         const SET_UID: u32 = 0o4000;
         const SET_GID: u32 = 0o2000;

@@ -190,8 +190,8 @@ pub fn unlock(memory: *const u8, bytes: usize) {
 
 /// Whether the word at `address` can be read, asked of the kernel.
 ///
-/// `rt_sigprocmask` copies the new set in before it looks at the (impossible) request, so it fails with `EFAULT` for
-/// an unreadable address and with `EINVAL` otherwise, and changes nothing.
+/// `rt_sigprocmask` copies the new set in before it looks at the (impossible) request, so it fails
+/// with `EFAULT` for an unreadable address and with `EINVAL` otherwise, and changes nothing.
 pub fn is_readable(address: usize) -> bool {
     // SAFETY: the request is invalid, so no mask changes; the kernel checks the address.
     let result = unsafe { call(nr::RT_SIGPROCMASK, [usize::MAX >> 33, address & !7, 0, 8, 0, 0]) };
@@ -305,7 +305,8 @@ pub fn monotonic() -> u64 {
     time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
 }
 
-/// Sleeps while `*word == expected`, at most `nanoseconds`. The word may be shared between processes.
+/// Sleeps while `*word == expected`, at most `nanoseconds`. The word may be shared between
+/// processes.
 pub fn futex_wait(word: &core::sync::atomic::AtomicU32, expected: u32, nanoseconds: u64) {
     let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
     // SAFETY: the word and the time outlive the call.
@@ -318,8 +319,8 @@ pub fn futex_wake(word: &core::sync::atomic::AtomicU32) {
     let _ = unsafe { call(nr::FUTEX, [word.as_ptr() as usize, 1, 1, 0, 0, 0]) };
 }
 
-/// An atomic OR with 0 of the 4 bytes at an address: changes nothing, and fails with `EFAULT` where the program could not
-/// write either.
+/// An atomic OR with 0 of the 4 bytes at an address: changes nothing, and fails with `EFAULT` where
+/// the program could not write either.
 pub fn futex_or_zero(own: &core::sync::atomic::AtomicU32, address: usize) -> Result<usize, i32> {
     const WAKE_OP_PRIVATE: usize = 5 | 128;
     const OR_ZERO: usize = 2 << 28;
@@ -414,16 +415,18 @@ pub fn sealed_memory_file(name: &core::ffi::CStr, bytes: usize) -> Option<i32> {
     }
 }
 
-/// Moves a descriptor of ours to a number that the program does not miss: right above those that it may have, else a high
-/// one of many. None, and the descriptor is closed, where the program would miss it: the program may have few descriptors, and
-/// may use the standard streams' although it has closed them.
+/// Moves a descriptor of ours to a number that the program does not miss: right above those that it
+/// may have, else a high one of many. None, and the descriptor is closed, where the program would
+/// miss it: the program may have few descriptors, and may use the standard streams' although it has
+/// closed them.
 pub fn move_out_of_the_way(fd: i32) -> Option<i32> {
     const RLIMIT_NOFILE: usize = 7;
     /// Beyond that the kernel's table of descriptors would grow for one of ours.
     const MOST: usize = 4096;
     let own = limit(RLIMIT_NOFILE);
     let above = own.filter(|&[now, _]| now <= MOST).and_then(|[now, most]| {
-        // For the moment of the move. What may be raised no further is raised where the process has the right to.
+        // For the moment of the move. What may be raised no further is raised where the process has
+        // the right to.
         let room = now + 1;
         let is_raised = set_limit(RLIMIT_NOFILE, [room, most.max(room)]);
         let moved = is_raised.then(|| duplicate(fd, now)).flatten();

@@ -1,5 +1,5 @@
-//! One message with a descriptor, to a stream socket in the abstract namespace. What was sent stays there for whoever listens,
-//! also when the sender is gone before it was accepted.
+//! One message with a descriptor, to a stream socket in the abstract namespace. What was sent stays
+//! there for whoever listens, also when the sender is gone before it was accepted.
 
 use super::{call, close, monotonic, nr};
 
@@ -40,8 +40,9 @@ struct Message {
     flags: u32,
 }
 
-/// Sends `parts` as one message, together with a descriptor, to the socket of that name, and waits for so long at most
-/// while too many others wait there. False when it is not there, or does not take it.
+/// Sends `parts` as one message, together with a descriptor, to the socket of that name, and waits
+/// for so long at most while too many others wait there. False when it is not there, or does not
+/// take it.
 pub fn send_with_file(name: &[u8], parts: [&[u8]; 3], fd: i32, nanoseconds: u64) -> bool {
     let mut address = SocketAddress { family: AF_UNIX, path: [0; 108] };
     // A zero byte first: the abstract namespace.
@@ -64,7 +65,8 @@ pub fn send_with_file(name: &[u8], parts: [&[u8]; 3], fd: i32, nanoseconds: u64)
     let Ok(socket) = socket else { return false };
     let until = monotonic() + nanoseconds;
     let (address, message) = ((&raw const address) as usize, (&raw const message) as usize);
-    // SAFETY: the kernel reads the address, then the message and what it points to, which outlive the calls.
+    // SAFETY: the kernel reads the address, then the message and what it points to, which outlive
+    // the calls.
     let is_sent = unsafe {
         persist(socket, nr::CONNECT, [address, address_bytes], until)
             && persist(socket, nr::SENDMSG, [message, MSG_NOSIGNAL], until)
