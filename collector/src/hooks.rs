@@ -131,7 +131,7 @@ unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
 pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
     // SAFETY: the caller upholds the contract of the C function `calloc`.
     let call = move || unsafe { real().calloc(count, size) };
-    // The real `calloc` fails when the product overflows, so the saturated value is never recorded.
+    // An overflowing product makes the real `calloc` fail.
     let bytes = count.saturating_mul(size);
     match process::mode() {
         state::IDLE => call(),
