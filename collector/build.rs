@@ -1,8 +1,9 @@
 //! Builds the collector that `Traced` links into a program.
 //!
-//! A nested cargo with a target folder of its own, since the outer one holds its lock, and without
-//! the outer one's flags and wrappers: it is one object with its own profile and panic handler,
-//! whatever the program around it is built with.
+//! The script runs a nested cargo with a target folder of its own, since the outer cargo holds the
+//! lock of its folder. The nested cargo runs without the outer cargo's flags and wrappers: the
+//! collector is one object with its own profile and panic handler, whatever the program is built
+//! with.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
 
-/// Rebuilds when anything under `path` changes, but not for what a build leaves there.
+/// Rebuilds when anything under `path` changes, except for the products of a build.
 fn watch(path: &Path) {
     println!("cargo::rerun-if-changed={}", path.display());
     let Ok(entries) = path.read_dir() else { return };

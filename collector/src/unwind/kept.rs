@@ -1,10 +1,13 @@
 //! Incremental unwinding: the last stack is kept, and only the changed part is unwound again.
 //!
 //! ```text
-//! kept, the oldest frame first:  [0 main][1 run][2 parse][3 grow]     each: slot, return address, rbp
-//! a new event, from the leaf:                      [2' eval][...leaf] unwound by rule ...
-//!                                          ^ same slot, same address  ... until the walk meets a kept
-//!                          <── verified by plain loads ──             frame, then only compared
+//! kept, the oldest frame first:   [0 main][1 run][2 parse][3 grow]
+//! a new event, from the leaf:                    [2' eval][...leaf]
+//!                                 <─ compared ──><──── unwound ────>
+//!
+//! each frame: slot, return address, rbp
+//! unwound:    by rule, from the leaf, until the walk meets a kept frame (same slot, same address)
+//! compared:   every older word, verified by plain loads
 //! ```
 //!
 //! Why the comparison is sound: a rule is a function of the return address. A rule uses only the
