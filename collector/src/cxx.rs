@@ -1,9 +1,9 @@
 //! C++ operators new and delete of a program with its own allocator, for direct calls led to the
 //! collector.
 //!
-//! The operators of the C++ library end in `malloc` and `free`. They are recorded there, without a
-//! hook of their own. Doors ([`crate::doors`]) record the operators of an allocator. Only direct
-//! calls have entries of their own (`preload/src/direct.rs`).
+//! The operators of the C++ library end in `malloc` and `free`, where the hooks record the calls.
+//! These operators need no hook of their own. Doors ([`crate::doors`]) record the operators of an
+//! allocator. Only direct calls have entries of their own (`preload/src/direct.rs`).
 
 use crate::hooks;
 use crate::platform::symbols;

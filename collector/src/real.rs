@@ -34,7 +34,7 @@ pub fn came_later() -> bool {
     CAME_LATER.load(Ordering::Relaxed)
 }
 
-/// Returns the next function called `name` after the collector in the search order, or null. The
+/// Returns the function with this name that follows the collector in the search order, or null. The
 /// list of objects must not change meanwhile, unless `name` is one of the hooked functions and the
 /// collector has begun.
 pub fn next(name: &core::ffi::CStr) -> *mut () {

@@ -238,7 +238,8 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
 }
 
 /// Returns whether the object has constructors besides the constructor added by every compiler.
-/// Constructors of a C library of another namespace do not count: nobody asks for their memory.
+/// Constructors of a C library of another namespace do not count, because their blocks matter to
+/// nobody.
 fn has_constructors(object: &LoadedObject) -> bool {
     const DT_INIT_ARRAYSZ: u64 = 27;
     let is_c_library = || object.loaded.symbol(b"gnu_get_libc_version").is_some();

@@ -9,8 +9,8 @@
 //! 2. [`file`] finds the control function of the jemalloc in the object's file, by a table of
 //!    symbols.
 //! 3. [`jemalloc`] asks for the version and puts a listener in place, through the control function.
-//! 4. The object's MODULE record says that the blocks of the object are recorded. A report names an
-//!    object without the mark as not seen.
+//! 4. The object's MODULE record marks the blocks of the object as recorded. An object without the
+//!    mark is named as not seen.
 //!
 //! An object is asked only when all of the object is ready to be called. A thread that comes by
 //! while another thread loads the object leaves the object alone.

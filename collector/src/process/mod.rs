@@ -69,7 +69,7 @@ pub(crate) static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
 /// Number of the last session of an arena given back. A session number remembered from before was
 /// used in none of the sessions of the next arena.
 pub(crate) static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
-/// Whether the program has restricted its system calls: a child with other system calls might be
+/// Whether the program has restricted its system calls: a child making other system calls might be
 /// killed.
 pub(crate) static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
@@ -337,8 +337,8 @@ impl Process {
             Untaken::Stalled => end_epoch(epoch, end_cause::STALLED),
             Untaken::NoSlot | Untaken::Renewed => {}
         }
-        // An event without a stamp at the end of the session, ended by the aggregator, comes after
-        // the end.
+        // When the aggregator ends the session, an event still without a stamp comes after the end,
+        // and is no loss.
         if untaken == Untaken::NoSlot || self.header().target.end_cause.load(Ordering::Acquire) != 0 {
             self.count_loss(loss);
         }

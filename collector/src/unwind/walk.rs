@@ -18,8 +18,9 @@ pub enum Outcome {
 /// Makes the thread's kept stack equal to the stack of `entry`. Steps:
 ///
 /// 1. Unwind frames by rule, from the leaf.
-/// 2. At a kept frame with equal slot, return address and rbp, compare all older words.
-/// 3. All words equal: stop. A word differs: go on from the frame of the word by rule.
+/// 2. At a kept frame with equal slot, return address and (where needed) rbp, compare all older
+///    words.
+/// 3. All words equal: stop. A word differs: go on by rule, from the frame of the word.
 /// 4. Put the new frames on top of the kept frames.
 #[inline(always)]
 pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
