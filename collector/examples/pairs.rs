@@ -1,7 +1,9 @@
-//! What `Traced` costs: nanoseconds for a pair of `alloc` and `dealloc`, with it and without, under a number of frames.
+//! Cost of `Traced`: nanoseconds for a pair of `alloc` and `dealloc`, with and without `Traced`,
+//! under a number of frames.
 //!
-//! Alone it shows the cost of the idle wrapper. With an aggregator (`--attach`, or `run` of a static build) it shows that of
-//! tracing; a second argument makes it wait for a line first.
+//! - Alone, the program shows the cost of the idle wrapper.
+//! - With an aggregator (`--attach`, or `run` of a static build), the program shows the cost of
+//!   tracing. A second argument makes the program wait for a line first.
 
 use heapline_collector::Traced;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -34,7 +36,8 @@ fn pairs(allocator: &impl GlobalAlloc, depth: u32) -> Duration {
     begun.elapsed()
 }
 
-/// Nanoseconds a pair, in the best of many short rounds: others on the machine only ever add to it.
+/// Returns the nanoseconds of a pair in the best of many short rounds. Other programs on the
+/// machine only ever add time.
 fn best(measure: impl Fn() -> Duration) -> f64 {
     let best = (0..ROUNDS).map(|_| measure()).min().unwrap_or_default();
     best.as_secs_f64() * 1e9 / f64::from(PAIRS)

@@ -1,12 +1,12 @@
-//! A program that brings its own allocator, and can be traced all the same: dynamic or static.
+//! A program with its own allocator, traced all the same: dynamic or static.
 //!
 //! ```sh
 //! cargo build --release -p heapline-collector --example traced
 //! aggregator run -o traced.snap.zst -- target/release/examples/traced
 //! ```
 //!
-//! It says what it holds at its end, and waits for a line on its standard input when its first argument is `wait`, so that an
-//! aggregator can attach.
+//! The program prints the contents of its heap at the end. With `wait` as the first argument, the
+//! program first waits for a line on standard input, so that an aggregator can attach.
 
 use heapline_collector::Traced;
 use std::alloc::System;
@@ -16,7 +16,7 @@ use std::io;
 #[global_allocator]
 static ALLOCATOR: Traced<System> = Traced::new(System);
 
-/// The words of a text and how often each occurs: what grows.
+/// Returns the words of a text and the number of occurrences of each: the growing part of the heap.
 fn count_words(text: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for word in text.split_whitespace() {

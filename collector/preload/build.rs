@@ -1,11 +1,11 @@
-//! How the library is linked.
+//! Link options of the library.
 //!
-//! The library's functions have names of the C library's. Where they refer to each other they mean their own, also in a
-//! process whose loader would find others first.
+//! The library's functions have names of the C library. References among the functions are bound to
+//! the library's own functions, also in a process whose loader would find others first.
 //!
-//! The library names the C library without versions of its symbols: a loader whose C library lacks
-//! a version that is asked for ends the program. A program may bring a C library of its own that is
-//! older than the one of the machine that builds.
+//! The library names the C library without versions of symbols: a loader whose C library lacks a
+//! requested version ends the program. A program may bring a C library older than the C library of
+//! the build machine.
 
 use std::env;
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! C++ operator new and delete of a program that brings its own allocator, whose direct calls are led to the collector.
+//! C++ operators new and delete of a program with its own allocator, for direct calls led to the
+//! collector.
 //!
-//! The C++ library's operators end in `malloc` and `free`, where they are recorded, and nothing stands in front of them. An
-//! allocator's own operators are reached by doors ([`crate::doors`]); only direct calls have entries of their own
-//! (`preload/src/direct.rs`).
+//! The operators of the C++ library end in `malloc` and `free`, where the hooks record the calls.
+//! These operators need no hook of their own. Doors ([`crate::doors`]) record the operators of an
+//! allocator. Only direct calls have entries of their own (`preload/src/direct.rs`).
 
 use crate::hooks;
 use crate::platform::symbols;
@@ -34,10 +35,11 @@ pub const SYMBOLS: [&CStr; 20] = [
     c"_ZdaPvSt11align_val_tRKSt9nothrow_t",
 ];
 
-/// The operators that calls went to before they were led here.
+/// The operators called before calls were led here.
 static ORIGINALS: [AtomicPtr<()>; SYMBOLS.len()] = [const { AtomicPtr::new(core::ptr::null_mut()) }; SYMBOLS.len()];
 
-/// Notes the operators. Before any call is led here, while the list of objects does not change.
+/// Finds the original operators. To be called before any call is led here, while the list of
+/// objects does not change.
 pub fn find_originals() {
     for (place, name) in ORIGINALS.iter().zip(SYMBOLS) {
         let found = symbols::find(name.to_bytes()).unwrap_or(0);
@@ -45,18 +47,20 @@ pub fn find_originals() {
     }
 }
 
-/// The operator with this number.
+/// Returns the original operator number `index`.
 pub extern "C" fn original(index: usize) -> *mut () {
     ORIGINALS[index].load(Ordering::Acquire)
 }
 
-/// After an operator new that recorded nothing itself.
+/// Records the block of an operator new that recorded nothing itself. To be called after the
+/// operator.
 pub extern "C" fn record_new(block: *mut u8, size: usize, slot: usize, rbp: usize) -> *mut u8 {
     hooks::record_alloc(block, size, Entry { slot, rbp });
     block
 }
 
-/// Before an operator delete that records nothing itself.
+/// Records the free of an operator delete that records nothing itself. To be called before the
+/// operator.
 pub extern "C" fn record_delete(block: *mut u8, slot: usize) {
     hooks::record_free(block, slot);
 }

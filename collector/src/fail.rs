@@ -1,10 +1,11 @@
-//! When the collector itself goes wrong.
+//! Failure of the collector itself.
 //!
-//! Code that could panic (everything that parses) runs under [`guard`]. A panic there cannot unwind, since the crate
-//! is built with `panic = "abort"`; instead the panic handler returns to the guard by its saved stack pointer, like a
-//! `longjmp`, and tracing ends. Nothing under a guard owns anything that would have to be dropped.
+//! Code with a possible panic (every parser) runs under [`guard`]. A panic there cannot unwind,
+//! since the crate is built with `panic = "abort"`. The panic handler instead returns to the guard
+//! by a saved stack pointer, like a `longjmp`, and tracing ends. Nothing under a guard owns a value
+//! that needs dropping.
 //!
-//! Hot paths run without a guard and are written without anything that can panic.
+//! Hot paths run without a guard, and contain nothing with a possible panic.
 
 use crate::platform::tls;
 use crate::process;
@@ -13,7 +14,8 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use heapline_shared_format::arena::end_cause;
 
 global_asm!(
-    // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or 1 after a panic
+    // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or
+    // 1 after a panic
     ".pushsection .text.heapline_guard,\"ax\",@progbits",
     concat!(".globl ", symbol!("guard")),
     concat!(".hidden ", symbol!("guard")),
@@ -81,17 +83,18 @@ unsafe extern "C" {
     fn heapline_guard_return(saved: usize) -> !;
 }
 
-/// Runs `work`; when it panics, tracing of the process ends and the result is `None`.
+/// Runs `work`. When `work` panics, tracing of the process ends and the result is `None`.
 ///
-/// `work` must own nothing that needs dropping, and leave nothing half done that the rest of the collector relies on
-/// after tracing has ended. A guard inside a guard is the outer one's matter.
+/// `work` must own nothing that needs dropping. `work` must leave nothing half done that the rest
+/// of the collector relies on after the end of tracing. A guard inside a guard leaves panics to the
+/// outer guard.
 pub fn guard<R: Copy, F: FnOnce() -> R>(work: F) -> Option<R> {
     struct Job<F, R> {
         work: Option<F>,
         result: Option<R>,
     }
     extern "C" fn run<R: Copy, F: FnOnce() -> R>(job: *mut u8) {
-        // SAFETY: `guard` passes its own job.
+        // SAFETY: `guard` passes a pointer to a job of these types, alive during the call.
         let job = unsafe { &mut *job.cast::<Job<F, R>>() };
         if let Some(work) = job.work.take() {
             job.result = Some(work());
@@ -102,29 +105,33 @@ pub fn guard<R: Copy, F: FnOnce() -> R>(work: F) -> Option<R> {
     }
     let mut saved = 0usize;
     let mut job = Job { work: Some(work), result: None };
-    // The panic handler finds the stack pointer through the thread's word, which holds where it is saved.
+    // The panic handler finds the stack pointer through the thread's word, which holds the address
+    // of `saved`.
     tls::set_recovery((&raw mut saved).addr());
-    // SAFETY: `run` matches the job's type, and both outlive the call.
+    // SAFETY: `run` matches the type of the job, and both outlive the call.
     let panicked = unsafe { heapline_guard(run::<R, F>, (&raw mut job).cast(), &raw mut saved) } != 0;
     tls::set_recovery(0);
     if panicked { None } else { job.result }
 }
 
-/// What the panic handler does: ends tracing and returns to the innermost guard.
+/// The panic handler: ends tracing and returns to the outermost guard.
 pub fn panicked() -> ! {
     process::end(end_cause::PANIC);
     let saved = tls::recovery() as *const usize;
     if !saved.is_null() {
-        // SAFETY: the guard that set it is still on the stack, below us in call order.
+        // SAFETY: the guard that set the word is still on the stack, and has saved the stack
+        // pointer there.
         unsafe { heapline_guard_return(saved.read()) }
     }
-    // No code outside of a guard can panic. If that were wrong there is no caller to return to.
+    // No code outside of a guard can panic. Should such code panic, there is no caller to return
+    // to.
     loop {
         core::hint::spin_loop();
     }
 }
 
-/// A cold path that tests can make panic, by `HEAPLINE_FAULT=name` in the environment of the target.
+/// A cold path in which tests can cause a panic, by `HEAPLINE_FAULT=name` in the target's
+/// environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "named after the paths")]
@@ -152,7 +159,7 @@ const SITES: [(&[u8], Site); 8] = [
 
 static FAULT: AtomicU8 = AtomicU8::new(0);
 
-/// Arms the site of that name; an unknown name arms none.
+/// Arms the site with this name. An unknown name arms none.
 pub fn arm(name: &[u8]) {
     if let Some((_, site)) = SITES.iter().find(|(n, _)| *n == name) {
         FAULT.store(*site as u8, Ordering::Relaxed);

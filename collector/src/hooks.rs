@@ -1,13 +1,21 @@
-//! What happens around each call of the allocator.
+//! Hooks of the allocator: each function records events around one call of the real allocator.
 //!
-//! A free is recorded before the real free, an allocation after the real call returned: so for one address the
-//! stamps follow what happened, whichever threads took part. Only successful calls count, with the size that was
-//! asked for. A realloc is two records around the call: until the second, the old block lives on.
+//! Order of records:
 //!
-//! While nothing is traced the most frequent ones go straight on ([`process::is_quiet`]).
+//! 1. A free is recorded before the real free.
+//! 2. An allocation is recorded after the real call has returned.
+//! 3. A realloc is two records around the real call. Until the second record the old block is
+//!    alive.
 //!
-//! Each function here is the libc function of its name plus the [`Entry`] that `preload/` found it entered with; those
-//! that need no traceback take only its slot.
+//! For one address the stamps therefore follow the order of events, whichever threads took part.
+//! Only successful calls count, with the size requested by the caller.
+//!
+//! While nothing is traced, the most frequent functions go straight to the real allocator
+//! ([`process::is_quiet`]).
+//!
+//! Each function here is the libc function of the same name with an additional [`Entry`]: the place
+//! where `preload/` found the hook entered. Functions without need of a traceback take only the
+//! slot of the entry.
 
 use crate::real::{real, set_errno};
 use crate::sampling::{Allocation, Call};
@@ -21,7 +29,7 @@ use heapline_shared_format::event::{self, domain};
 
 const ENOMEM: c_int = 12;
 
-/// Records a block that the real allocator has just returned.
+/// Records a block just returned by the real allocator.
 #[inline(always)]
 pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
     if block.is_null() {
@@ -37,7 +45,7 @@ pub fn record_alloc(block: *mut u8, size: usize, entry: Entry) {
     }
 }
 
-/// Records that a block is about to be freed, by a hook entered at `slot`.
+/// Records the coming free of a block, by a hook entered at `slot`.
 #[inline(always)]
 pub fn record_free(block: *mut u8, slot: usize) {
     if block.is_null() {
@@ -53,12 +61,12 @@ pub fn record_free(block: *mut u8, slot: usize) {
     }
 }
 
-/// Records that a block is about to be reallocated.
+/// Records the coming reallocation of a block.
 pub(crate) fn record_realloc_begins(block: *mut u8, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc(stamp, block.addr() as u64)));
 }
 
-/// Records where it is now.
+/// Records the new address and size of a reallocated block.
 pub(crate) fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
     record(entry.slot, |thread| {
         thread.publish_with_stack(entry, |stamp, stack| {
@@ -67,7 +75,8 @@ pub(crate) fn record_reallocated(block: *mut u8, size: usize, entry: Entry) {
     });
 }
 
-/// Records that a block was reallocated by a call that has nearly ended: its old place is not free yet.
+/// Records the reallocation of a block by a call that has nearly ended. The old place is not free
+/// yet.
 pub(crate) fn record_moved(old: *mut u8, block: *mut u8, size: usize, entry: Entry) {
     if process::is_sampling() {
         record_free(old, entry.slot);
@@ -78,7 +87,7 @@ pub(crate) fn record_moved(old: *mut u8, block: *mut u8, size: usize, entry: Ent
     }
 }
 
-/// Records that there is no new block: the old one lives on, or was freed.
+/// Records the end of a realloc without a new block. The old block lives on, or was freed.
 pub(crate) fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
     record(slot, |thread| thread.publish_plain(|stamp| event::realloc_end(stamp, old.addr() as u64, freed)));
 }
@@ -86,10 +95,10 @@ pub(crate) fn record_realloc_ended(old: *mut u8, freed: bool, slot: usize) {
 /// `malloc`.
 ///
 /// # Safety
-/// As the C function's; so for all below.
+/// The caller upholds the contract of the C function `malloc`.
 #[inline(always)]
 pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: the caller's promise is the C function's; so for all below.
+    // SAFETY: the caller upholds the contract of the C function `malloc`.
     unsafe {
         match process::mode() {
             state::IDLE => real().malloc(size),
@@ -101,14 +110,14 @@ pub unsafe fn malloc(size: usize, entry: Entry) -> *mut u8 {
 
 #[inline(always)]
 unsafe fn sampled_malloc(size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `malloc`.
     sampling::native_allocating(size, entry, move || unsafe { real().malloc(size) })
 }
 
-/// Apart, so that the other ways save no registers; so for those below.
+/// Not inlined, so that the idle and the sampled path of `malloc` spill no registers.
 #[inline(never)]
 unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `malloc`.
     let block = unsafe { real().malloc(size) };
     record_alloc(block, size, entry);
     block
@@ -117,12 +126,12 @@ unsafe fn traced_malloc(size: usize, entry: Entry) -> *mut u8 {
 /// `calloc`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `calloc`.
 #[inline(always)]
 pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `calloc`.
     let call = move || unsafe { real().calloc(count, size) };
-    // A product that overflows fails.
+    // An overflowing product makes the real `calloc` fail.
     let bytes = count.saturating_mul(size);
     match process::mode() {
         state::IDLE => call(),
@@ -138,28 +147,28 @@ pub unsafe fn calloc(count: usize, size: usize, entry: Entry) -> *mut u8 {
 /// `realloc`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `realloc`.
 #[inline(always)]
 pub unsafe fn realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
     if process::is_quiet() {
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of the C function `realloc`.
         return unsafe { real().realloc(old, size) };
     }
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `realloc`.
     unsafe { traced_realloc(old, size, entry) }
 }
 
 #[inline(never)]
 unsafe fn traced_realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
     if old.is_null() {
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of the C function `realloc`.
         let block = unsafe { real().realloc(old, size) };
         record_alloc(block, size, entry);
         return block;
     }
     if process::is_sampling() {
         let allocated = |block| record_alloc(block, size, entry);
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of the C function `realloc`.
         let call = || unsafe { real().realloc(old, size) };
         return sampling::reallocating(
             Allocation { block: old, size, domain: domain::NATIVE },
@@ -169,10 +178,11 @@ unsafe fn traced_realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
         );
     }
     record_realloc_begins(old, entry.slot);
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `realloc`.
     let block = unsafe { real().realloc(old, size) };
     if block.is_null() {
-        // With size 0 nothing came back because the block was freed (glibc, tcmalloc); a failure leaves it alone.
+        // A null result with size 0 means a freed block (glibc, tcmalloc). A failure leaves the old
+        // block alone.
         record_realloc_ended(old, size == 0, entry.slot);
     } else {
         record_reallocated(block, size, entry);
@@ -183,11 +193,12 @@ unsafe fn traced_realloc(old: *mut u8, size: usize, entry: Entry) -> *mut u8 {
 /// `reallocarray`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `reallocarray`.
 #[inline(always)]
 pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry) -> *mut u8 {
     match count.checked_mul(size) {
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of `reallocarray`, which covers `realloc` of
+        // `bytes` bytes.
         Some(bytes) => unsafe { realloc(old, bytes, entry) },
         None => {
             set_errno(ENOMEM);
@@ -196,13 +207,14 @@ pub unsafe fn reallocarray(old: *mut u8, count: usize, size: usize, entry: Entry
     }
 }
 
-/// `free`, `cfree`, and C23's `free_sized` and `free_aligned_sized`, whose sizes are a mere promise.
+/// `free`, `cfree`, and C23's `free_sized` and `free_aligned_sized`. The sizes given to the C23
+/// functions are not used.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `free`.
 #[inline(always)]
 pub unsafe fn free(block: *mut u8, slot: usize) {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `free`.
     unsafe {
         match process::mode() {
             state::IDLE => real().free(block),
@@ -217,11 +229,11 @@ unsafe fn sampled_free(block: *mut u8, slot: usize) {
     if !block.is_null() {
         let call = sampling::freeing(block, domain::NATIVE);
         if call != Call::Plain {
-            // SAFETY: passed on.
+            // SAFETY: the caller upholds the contract of the C function `free`.
             return unsafe { sampled_free_slowly(block, slot, call) };
         }
     }
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `free`.
     unsafe { real().free(block) }
 }
 
@@ -229,24 +241,25 @@ unsafe fn sampled_free(block: *mut u8, slot: usize) {
 #[inline(never)]
 unsafe fn sampled_free_slowly(block: *mut u8, slot: usize, call: Call) {
     sampling::native_sample_freeing(block, slot, call);
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `free`.
     unsafe { real().free(block) }
 }
 
 #[inline(never)]
 unsafe fn traced_free(block: *mut u8, slot: usize) {
     record_free(block, slot);
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `free`.
     unsafe { real().free(block) }
 }
 
 /// `posix_memalign`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `posix_memalign`.
 #[inline(always)]
 pub unsafe fn posix_memalign(result: *mut *mut u8, align: usize, size: usize, entry: Entry) -> c_int {
-    // SAFETY: passed on; on success the real function has written the result.
+    // SAFETY: the caller upholds the contract of the C function `posix_memalign`. After status 0
+    // the real function has written `*result`.
     unsafe {
         let status = real().posix_memalign(result, align, size);
         if status == 0 {
@@ -259,10 +272,10 @@ pub unsafe fn posix_memalign(result: *mut *mut u8, align: usize, size: usize, en
 /// `aligned_alloc`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `aligned_alloc`.
 #[inline(always)]
 pub unsafe fn aligned_alloc(align: usize, size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `aligned_alloc`.
     let block = unsafe { real().aligned_alloc(align, size) };
     record_alloc(block, size, entry);
     block
@@ -271,10 +284,10 @@ pub unsafe fn aligned_alloc(align: usize, size: usize, entry: Entry) -> *mut u8 
 /// `memalign`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `memalign`.
 #[inline(always)]
 pub unsafe fn memalign(align: usize, size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `memalign`.
     let block = unsafe { real().memalign(align, size) };
     record_alloc(block, size, entry);
     block
@@ -283,22 +296,22 @@ pub unsafe fn memalign(align: usize, size: usize, entry: Entry) -> *mut u8 {
 /// `valloc`.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `valloc`.
 #[inline(always)]
 pub unsafe fn valloc(size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `valloc`.
     let block = unsafe { real().valloc(size) };
     record_alloc(block, size, entry);
     block
 }
 
-/// `pvalloc`. The size that counts is the one that was asked for, not the pages that it becomes.
+/// `pvalloc`. The recorded size is the size requested by the caller, not rounded up to pages.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `pvalloc`.
 #[inline(always)]
 pub unsafe fn pvalloc(size: usize, entry: Entry) -> *mut u8 {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `pvalloc`.
     let block = unsafe { real().pvalloc(size) };
     record_alloc(block, size, entry);
     block

@@ -1,19 +1,22 @@
-//! Heapline's half inside the target: what runs inside `malloc`.
+//! Heapline's half inside the target: the code that runs inside `malloc`.
 //!
-//! Guarantees to the program that carries it:
-//! - it takes no lock, starts no thread, takes no signal, prints nothing, and allocates nothing from the allocator
-//!   that it traces (its own memory comes from `mmap`);
-//! - `errno` is what the real function left;
-//! - a panic in here ends tracing, not the program ([`fail`]);
-//! - a forked child finds wiped state, and begins anew or stays untraced ([`process`]);
-//! - when something is wrong with tracing, tracing stops.
+//! Guarantees to the program that carries the collector:
 //!
-//! The crate exports no libc name: `preload/` does, and is nothing but the exported symbols over [`hooks`],
-//! [`cxx`], [`mappings`], [`exec`], [`fork`] and [`loader`]. What is written where is `shared-format`'s matter.
+//! - The collector takes no lock, starts no thread, takes no signal, and prints nothing.
+//! - The collector allocates nothing from the traced allocator. Memory of the collector comes from
+//!   `mmap`.
+//! - `errno` keeps the value left by the real function.
+//! - A panic in the collector ends tracing, not the program ([`fail`]).
+//! - A forked child finds wiped state, and begins anew or stays untraced ([`process`]).
+//! - When something is wrong with tracing, tracing stops.
+//!
+//! The crate exports no libc name. `preload/` exports the symbols, and is nothing but the exported
+//! symbols over [`hooks`], [`cxx`], [`mappings`], [`exec`], [`fork`] and [`loader`]. The crate
+//! `shared-format` defines the layout of all written data.
 //!
 //! ```text
 //! hooks ──> thread (ring, in-flight mark, stamps) ──> shared_format::ring
-//!   │          └──> unwind (rules, walk, cfi) ──> stacks (ids) ──> modules (announced once)
+//!   │         └──> unwind (rules, walk, cfi) ──> stacks (ids) ──> modules (announced once)
 //!   └──> real (whoever provides malloc)
 //! python (CPython's allocators) ──> thread
 //! attach (places that lead to an allocator) ──> hooks, doors (other allocators' functions)
@@ -21,16 +24,19 @@
 //! mappings (mmap and its family) ──> hooks::record
 //! ```
 //!
-//! Two libraries are made of it. `preload/` is brought into a program by the loader and hooks `malloc`. `embedded/` is
-//! linked into a program that wraps its own allocator in [`Traced`] (feature `traced`, on by default), where nothing can be
-//! preloaded or `malloc` is not what the program uses.
+//! Two libraries are built from the crate:
+//!
+//! - `preload/`: the loader brings the library into a program, and the library hooks `malloc`.
+//! - `embedded/`: linked into a program that wraps its own allocator in [`Traced`] (feature
+//!   `traced`, on by default). For programs without preloading, or programs with an allocator other
+//!   than `malloc`.
 //!
 //! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
 #![cfg_attr(not(test), no_std)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-/// The name of a symbol that assembly defines. The embedded collector's are others: in a program that carries it, this crate
-/// may be linked in a second time, as the library around [`Traced`].
+/// The name of a symbol defined in assembly. The embedded collector has names of its own: a program
+/// with an embedded collector may link this crate a second time, as the library around [`Traced`].
 #[cfg(not(feature = "embedded"))]
 macro_rules! symbol {
     ($name:literal) => {
@@ -45,11 +51,11 @@ macro_rules! symbol {
 }
 
 /// Defines a function that returns the address of a symbol of the C library, or 0 where the C
-/// library has none of that name.
+/// library lacks the symbol.
 ///
-/// The symbol is weak: the loader of a C library that lacks it (an older glibc, musl) loads the
-/// collector all the same, which stays passive there. Rust takes the address of a declared function
-/// for not null, so assembly reads it.
+/// The symbol is weak. The loader of a C library without the symbol (an older glibc, musl) loads
+/// the collector all the same, and the collector stays passive there. Rust assumes that the address
+/// of a declared function is not null, so assembly reads the address.
 macro_rules! optional {
     ($(#[$doc:meta])* $address:ident, $own:literal, $name:literal) => {
         core::arch::global_asm!(

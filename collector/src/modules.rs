@@ -1,8 +1,10 @@
-//! Which objects the aggregator knows: each is announced once per session, when the first of its code is met.
+//! Objects known to the aggregator. Each object is announced once a session, when a walk first
+//! meets code of the object.
 //!
-//! Announcing on sight covers every way in which code comes into a process (the loader, `dlopen`, NSS and iconv from
-//! inside libc, constructors that run before `dlopen` returns), without ever taking the loader's lock in a hook.
-//! Objects leave by `dlclose` ([`unloaded`]), or are found gone when another takes their place.
+//! Announcing at the first meeting covers every way of loading code: the loader, `dlopen`, NSS and
+//! iconv from inside libc, and constructors that run before `dlopen` returns. No hook takes the
+//! loader's lock. Objects leave by `dlclose` ([`unloaded`]), or are found gone when another object
+//! takes their place.
 
 use crate::platform::elf::Object;
 use crate::platform::{elf, executable, sys};
@@ -12,7 +14,7 @@ use crate::{fail, inner, process};
 use core::sync::atomic::Ordering;
 use heapline_shared_format::event::{self, ModuleFlags};
 
-/// Tells the aggregator about the object, unless it knows.
+/// Tells the aggregator about an object, unless the object is announced already.
 pub fn announce(thread: &mut Thread, object: &Object) {
     let Some(process) = process::get() else { return };
     if process.modules().claim(object, thread.session()) {
@@ -20,7 +22,7 @@ pub fn announce(thread: &mut Thread, object: &Object) {
     }
 }
 
-/// Tells the aggregator about an object of which something has changed.
+/// Tells the aggregator about an object with changed properties.
 pub fn announce_again(thread: &mut Thread, object: &Object) {
     let Some(process) = process::get() else { return };
     process.modules().claim(object, thread.session());
@@ -47,8 +49,11 @@ fn tell(process: &'static Process, thread: &mut Thread, object: &Object) {
     thread.publish_module(start..end, object.bias as u64, flags, build_id, path);
 }
 
-/// The path in two parts: the program's own, which the loader does not name, is asked of the kernel now, since exec may
-/// replace it; a relative one gets the working directory before it.
+/// Returns the path of an object in two parts.
+///
+/// - The path of the program itself, which the loader does not name: asked of the kernel now, since
+///   exec may replace the program.
+/// - A relative path: the working directory goes before the path.
 fn absolute_path<'a>(path: &'a [u8], buffer: &'a mut [u8]) -> [&'a [u8]; 2] {
     if path.is_empty() {
         let n = executable::path(buffer);
@@ -66,7 +71,7 @@ fn absolute_path<'a>(path: &'a [u8], buffer: &'a mut [u8]) -> [&'a [u8]; 2] {
     [directory, &path[..path.len().min(event::MAX_PATH_BYTES - directory.len())]]
 }
 
-/// To be called after `dlclose`: tells the aggregator which objects are gone.
+/// Tells the aggregator about unloaded objects. To be called after `dlclose`.
 pub fn unloaded(thread: Option<&mut Thread>) {
     let Some(process) = process::get() else { return };
     let is_gone = |start: u64, _| {
@@ -87,7 +92,7 @@ pub fn unloaded(thread: Option<&mut Thread>) {
     }
 }
 
-/// Makes every thread forget what it knows of code by address.
+/// Makes every thread forget all knowledge of code by address.
 fn forget_code(process: &Process) {
     process.rules().clear();
     process.header().session.epoch.fetch_add(1, Ordering::Release);

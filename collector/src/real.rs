@@ -1,12 +1,13 @@
-//! The real allocator: whoever comes after the collector in the search order (glibc, or jemalloc, tcmalloc, mimalloc
-//! before it).
+//! The real allocator: the provider after the collector in the search order. Either glibc, or
+//! jemalloc, tcmalloc or mimalloc before glibc.
 //!
-//! The pointers begin at functions that look the real ones up, so a call costs one indirect jump and never asks
-//! whether that was done. Where nothing can be looked up yet, blocks come from a small static area, and are never handed
-//! to the real allocator.
+//! Each pointer begins at a function that looks the real functions up, so a call costs one indirect
+//! jump without a check. Where nothing can be looked up yet, blocks come from a small static area.
+//! Blocks of the area are never handed to the real allocator.
 //!
-//! An allocator other than the C library's may be made of functions that are hooked too (a `malloc` that calls `calloc`). Its
-//! calls are marked, so that what it calls of its own is not recorded a second time.
+//! An allocator other than the C library's may consist of hooked functions too (a `malloc` that
+//! calls `calloc`). The thread is marked during calls of such an allocator, so that nested calls
+//! are not recorded a second time.
 
 use crate::platform::{elf, symbols, tls};
 use crate::start;
@@ -22,19 +23,20 @@ unsafe extern "C" {
 
 static CAME_LATER: AtomicBool = AtomicBool::new(false);
 
-/// The library was brought into a process that runs already: it has no place in the search order. Before anything is looked
-/// up.
+/// Notes that the library was brought into a running process, where the library has no place in the
+/// search order. To be called before any look-up.
 pub fn come_later() {
     CAME_LATER.store(true, Ordering::Relaxed);
 }
 
-/// Whether it was.
+/// Returns whether the library was brought into a running process.
 pub fn came_later() -> bool {
     CAME_LATER.load(Ordering::Relaxed)
 }
 
-/// What the search order has after the collector under this name; null when nothing. The list of objects must not change
-/// meanwhile, unless it is one of the hooked functions and the collector has begun.
+/// Returns the function with this name that follows the collector in the search order, or null. The
+/// list of objects must not change meanwhile, unless `name` is one of the hooked functions and the
+/// collector has begun.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
     let known = attach::original(name);
     if !known.is_null() || came_later() {
@@ -43,7 +45,7 @@ pub fn next(name: &core::ffi::CStr) -> *mut () {
     ptr::with_exposed_provenance_mut(symbols::next(name.to_bytes()).unwrap_or(0))
 }
 
-/// A function further down the search order, looked up at its first call.
+/// A function further down the search order, looked up at the first call.
 pub(crate) struct Next {
     name: &'static core::ffi::CStr,
     found: AtomicPtr<()>,
@@ -64,32 +66,32 @@ impl Next {
     }
 }
 
-/// The calling thread's `errno`.
+/// Returns the `errno` of the calling thread.
 pub fn errno() -> c_int {
-    // SAFETY: libc's own location.
+    // SAFETY: `__errno_location` returns libc's own location for the thread.
     unsafe { *__errno_location() }
 }
 
-/// A function of the C library's: it lies where that does.
+/// Returns the address of a function of the C library, to find the C library's object.
 pub fn errno_location() -> usize {
     __errno_location as *const () as usize
 }
 
-/// Sets the calling thread's `errno`.
+/// Sets the `errno` of the calling thread.
 pub fn set_errno(value: c_int) {
-    // SAFETY: libc's own location.
+    // SAFETY: `__errno_location` returns libc's own location for the thread.
     unsafe { *__errno_location() = value }
 }
 
 macro_rules! functions {
     ($($name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?, $symbol:literal;)*) => {
-        /// The real functions.
+        /// Pointers to the real functions.
         pub struct Real {
             $($name: AtomicPtr<()>,)*
         }
 
         static REAL: Real = Real { $($name: AtomicPtr::new(first::$name as *mut ()),)* };
-        /// What [`REAL`] leads to by way of [`marked`].
+        /// The functions of the provider, called from [`REAL`] by way of [`marked`].
         static PROVIDER: Real = Real { $($name: AtomicPtr::new(ptr::null_mut()),)* };
 
         impl Real {
@@ -97,7 +99,7 @@ macro_rules! functions {
                 #[doc = concat!("The real `", stringify!($name), "`.")]
                 ///
                 /// # Safety
-                /// As the C function's.
+                /// The caller upholds the contract of the C function.
                 #[inline(always)]
                 pub unsafe fn $name(&self, $($arg: $type),*) $(-> $result)? {
                     let function = self.$name.load(Ordering::Relaxed);
@@ -135,29 +137,31 @@ macro_rules! functions {
 
         const COUNT: usize = [$(stringify!($name)),*].len();
 
-        /// Calls of an allocator that is not the C library's: the thread is marked meanwhile.
+        /// Functions for calls of an allocator other than the C library's. The thread is marked
+        /// meanwhile.
         mod marked {
             use super::*;
             $(
                 pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
-                    // SAFETY: passed on to the function of that name.
+                    // SAFETY: the caller upholds the contract of the C function of this name.
                     thread::in_allocator(|| unsafe { PROVIDER.$name($($arg),*) })
                 }
             )*
         }
 
-        /// The first calls: look everything up, then go on; during the look-up, serve from the static area.
+        /// Functions for the first calls: look everything up, then go on. During the look-up they
+        /// serve blocks from the static area.
         mod first {
             use super::*;
             $(
                 pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
                     if !resolve() {
-                        // SAFETY: passed on.
+                        // SAFETY: the caller upholds the contract of the C function of this name.
                         return unsafe { boot::$name($($arg),*) };
                     }
-                    // Before the call is recorded it must be known how: whole, or as one of which some are samples.
+                    // Before the call is recorded, the mode must be known: all events, or samples.
                     begin();
-                    // SAFETY: passed on.
+                    // SAFETY: the caller upholds the contract of the C function of this name.
                     unsafe { real().$name($($arg),*) }
                 }
             )*
@@ -177,29 +181,30 @@ functions! {
     pvalloc(size: usize) -> *mut u8, c"pvalloc";
 }
 
-/// The real functions.
+/// Returns the real functions.
 #[inline(always)]
 pub fn real() -> &'static Real {
     &REAL
 }
 
-/// Looks the real functions up, if that was not done.
+/// Looks the real functions up, if not done yet.
 pub fn prepare() {
     resolve();
 }
 
-/// Where the real `malloc` is; 0 before it was looked up.
+/// Returns the address of the real `malloc`; 0 before the look-up.
 pub fn provider_address() -> usize {
     PROVIDER.malloc.load(Ordering::Relaxed).addr()
 }
 
-/// Whether a function is the C library's.
+/// Returns whether a function belongs to the C library.
 fn is_c_librarys(function: usize) -> bool {
     let object = |address| elf::find_object(address).map(|object| object.start);
     object(function) == object(errno_location())
 }
 
-/// The first event: starts the collector, and leads what does not come here by itself.
+/// Handles the first event: starts the collector, and redirects calls that do not reach the hooks
+/// by themselves.
 #[cold]
 fn begin() {
     if came_later() {
@@ -218,7 +223,7 @@ static STATE: AtomicU32 = AtomicU32::new(0);
 static LATE_FREE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static LATE_REALLOC: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
-/// Looks the real functions up, once. False while that is under way.
+/// Looks the real functions up, once. Returns false while another look-up is under way.
 #[cold]
 fn resolve() -> bool {
     const RESOLVING: u32 = 1;
@@ -246,7 +251,7 @@ fn resolve() -> bool {
     }
 }
 
-/// For functions that the provider does not have.
+/// Substitutes for functions missing from the provider.
 mod fallback {
     use super::*;
 
@@ -254,7 +259,8 @@ mod fallback {
     const ENOMEM: c_int = 12;
     const PAGE: usize = 4096;
 
-    /// No provider is without these four; should one be, its users see an allocator without memory.
+    /// Every provider has these four. Should a provider lack one of them, callers see an allocator
+    /// without memory.
     pub unsafe extern "C" fn malloc(_size: usize) -> *mut u8 {
         ptr::null_mut()
     }
@@ -270,7 +276,8 @@ mod fallback {
         if !align.is_power_of_two() || align < size_of::<usize>() {
             return EINVAL;
         }
-        // SAFETY: the caller's result pointer is valid; the rest is passed on.
+        // SAFETY: the caller guarantees a valid `result`, and upholds the contract of
+        // `aligned_alloc`.
         unsafe {
             let block = real().aligned_alloc(align, size);
             if block.is_null() {
@@ -281,7 +288,7 @@ mod fallback {
         0
     }
     pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut u8 {
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of `aligned_alloc`, which covers `memalign`.
         unsafe { real().memalign(align, size) }
     }
     pub unsafe extern "C" fn memalign(_align: usize, _size: usize) -> *mut u8 {
@@ -289,19 +296,19 @@ mod fallback {
         ptr::null_mut()
     }
     pub unsafe extern "C" fn valloc(size: usize) -> *mut u8 {
-        // SAFETY: passed on.
+        // SAFETY: the caller upholds the contract of `valloc`, and `PAGE` is a power of two.
         unsafe { real().memalign(PAGE, size) }
     }
     pub unsafe extern "C" fn pvalloc(size: usize) -> *mut u8 {
         match size.max(1).checked_next_multiple_of(PAGE) {
-            // SAFETY: passed on.
+            // SAFETY: the caller upholds the contract of `pvalloc`, and `PAGE` is a power of two.
             Some(size) => unsafe { real().memalign(PAGE, size) },
             None => ptr::null_mut(),
         }
     }
 }
 
-/// The allocator of the look-up itself: a static area, given out once.
+/// The allocator during the look-up: a static area, each byte given out once.
 mod boot {
     use super::*;
 
@@ -333,7 +340,8 @@ mod boot {
             return ptr::null_mut();
         }
         let offset = (start + HEADER).next_multiple_of(align);
-        // SAFETY: offset and size lie inside the piece taken above; the header before the block keeps its size.
+        // SAFETY: `offset` and `size` lie inside the piece taken above. The header before the block
+        // keeps the size of the block.
         unsafe {
             let block = AREA.0.get().cast::<u8>().add(offset);
             block.sub(HEADER).cast::<usize>().write(size);
@@ -350,7 +358,8 @@ mod boot {
     pub unsafe fn realloc(old: *mut u8, size: usize) -> *mut u8 {
         let block = take(size, HEADER);
         if !block.is_null() && owns(old) {
-            // SAFETY: both blocks are at least that large, and apart; the header tells the old one's size.
+            // SAFETY: both blocks are at least `before.min(size)` bytes long, and do not overlap.
+            // The header holds the size of the old block.
             unsafe {
                 let before = old.sub(HEADER).cast::<usize>().read();
                 ptr::copy_nonoverlapping(old, block, before.min(size));
@@ -360,7 +369,7 @@ mod boot {
     }
     pub unsafe fn free(_block: *mut u8) {}
     pub unsafe fn posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int {
-        // SAFETY: the caller's result pointer is valid.
+        // SAFETY: the caller guarantees a valid `result`.
         unsafe { *result = take(size, align) };
         0
     }
@@ -377,10 +386,11 @@ mod boot {
         take(size, 4096)
     }
 
-    /// The `free` of a process whose look-up allocated.
+    /// The `free` of a process with blocks from the look-up.
     pub unsafe extern "C" fn late_free(block: *mut u8) {
         if !owns(block) {
-            // SAFETY: the real function, with a block of its own.
+            // SAFETY: `LATE_FREE` holds the real `free`, and the block belongs to the real
+            // allocator.
             unsafe {
                 let free: unsafe extern "C" fn(*mut u8) = core::mem::transmute(LATE_FREE.load(Ordering::Relaxed));
                 free(block);
@@ -388,9 +398,10 @@ mod boot {
         }
     }
 
-    /// Likewise its `realloc`.
+    /// The `realloc` of a process with blocks from the look-up.
     pub unsafe extern "C" fn late_realloc(old: *mut u8, size: usize) -> *mut u8 {
-        // SAFETY: as above; a block of the area is copied, never given to the real function.
+        // SAFETY: `LATE_REALLOC` holds the real `realloc`, called only with blocks of the real
+        // allocator. A block of the area is copied instead, with the size from the block's header.
         unsafe {
             if !owns(old) {
                 let realloc: unsafe extern "C" fn(*mut u8, usize) -> *mut u8 =

@@ -1,8 +1,9 @@
-//! The rule table: how to get from a frame to its caller, by return address.
+//! The rule table: the way from a frame to its caller, by return address.
 //!
-//! One table for the process, eight bytes an entry, two places for each address. An entry holds enough of the
-//! address to be exact (a bijective hash of its 47 bits: sixteen by position, the rest in the entry), so a hit needs
-//! no second look, and any thread may overwrite any entry at any time with one store.
+//! The process has one table, with eight bytes an entry and two places for each address. An entry
+//! holds enough of the address to be exact: a bijective hash of the 47 bits, sixteen by position,
+//! the rest in the entry. A hit therefore needs no second look, and any thread may overwrite any
+//! entry at any time with one store.
 
 use crate::platform::sys;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule(u32);
 
-/// What a rule says.
+/// Kind of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// No unwind information: the walk ends, truncated.
@@ -24,36 +25,39 @@ pub enum Kind {
     Realigned,
     /// The root of the stack: the return address is marked undefined.
     Root,
-    /// More than rsp, rbp and memory at the CFA: not for the table's reader.
+    /// The rule needs more than rsp, rbp and memory at the CFA: the reader of the table cannot
+    /// follow.
     Complex,
 }
 
 impl Rule {
-    /// See [`Kind::Unknown`].
+    /// The rule of [`Kind::Unknown`].
     pub const UNKNOWN: Rule = Rule(1);
-    /// See [`Kind::Root`].
+    /// The rule of [`Kind::Root`].
     pub const ROOT: Rule = Rule(5);
-    /// See [`Kind::Complex`].
+    /// The rule of [`Kind::Complex`].
     pub const COMPLEX: Rule = Rule(6);
 
-    /// CFA from the stack pointer. Offsets are in bytes; `bp_offset` is where rbp was saved below the CFA, 0 when it
-    /// was not. Falls back to [`Rule::COMPLEX`] for what does not fit, and where the frame would not hold its own words.
+    /// Returns a rule with the CFA at an offset from the stack pointer. Offsets are in bytes.
+    /// `bp_offset` is the distance below the CFA where rbp was saved, 0 without a saved rbp.
+    /// Returns [`Rule::COMPLEX`] for offsets too large, and where the frame would not hold its own
+    /// words.
     pub fn sp(cfa_offset: i64, bp_offset: i64) -> Rule {
         if cfa_offset < 8 || bp_offset > cfa_offset { Rule::COMPLEX } else { Rule::pack(2, cfa_offset, bp_offset) }
     }
 
-    /// Whether it is [`Kind::Sp`].
+    /// Returns whether the kind is [`Kind::Sp`].
     #[inline(always)]
     pub fn is_sp(self) -> bool {
         self.0 & 7 == 2
     }
 
-    /// CFA from rbp, as [`Rule::sp`].
+    /// Returns a rule with the CFA at an offset from rbp. The offsets are as for [`Rule::sp`].
     pub fn bp(cfa_offset: i64, bp_offset: i64) -> Rule {
         Rule::pack(3, cfa_offset, bp_offset)
     }
 
-    /// CFA stored `offset` bytes below rbp.
+    /// Returns a rule with the CFA stored `offset` bytes below rbp.
     pub fn realigned(offset: i64) -> Rule {
         Rule::pack(4, offset, 0)
     }
@@ -67,7 +71,7 @@ impl Rule {
         Rule(kind | ((cfa_offset >> 3) as u32) << 3 | ((bp_offset >> 3) as u32) << 17)
     }
 
-    /// What the rule says.
+    /// Returns the kind of the rule.
     #[inline(always)]
     pub fn kind(self) -> Kind {
         match self.0 & 7 {
@@ -80,13 +84,13 @@ impl Rule {
         }
     }
 
-    /// In bytes.
+    /// Returns the offset of the CFA in bytes.
     #[inline(always)]
     pub fn cfa_offset(self) -> usize {
         ((self.0 >> 3 & 0x3fff) << 3) as usize
     }
 
-    /// In bytes; 0 when rbp is unchanged.
+    /// Returns the offset of the saved rbp in bytes; 0 when rbp is unchanged.
     #[inline(always)]
     pub fn bp_offset(self) -> usize {
         ((self.0 >> 17) << 3) as usize
@@ -97,42 +101,45 @@ const INDEX_BITS: u32 = 16;
 const ADDRESS_BITS: u32 = 47;
 const TAG_MASK: u64 = 0xffff_ffff;
 
-/// The table. All zeros are empty.
+/// The rule table. All zeros are an empty table.
 #[derive(Clone, Copy)]
 pub struct Table {
     entries: &'static [AtomicU64; 1 << INDEX_BITS],
 }
 
 impl Table {
-    /// Bytes that a table takes.
+    /// Bytes of a table.
     pub const BYTES: usize = 8 << INDEX_BITS;
 
-    /// A new, empty table in memory of its own.
+    /// Maps memory for a new, empty table.
     pub fn map() -> Option<Table> {
         let memory = sys::map(Table::BYTES)?;
-        // SAFETY: fresh zeroed memory of that size, page-aligned, never unmapped.
+        // SAFETY: the memory is fresh, zeroed, page-aligned and `Table::BYTES` long. The caller of
+        // [`Table::unmap`] guarantees that no use follows.
         Some(Table { entries: unsafe { &*memory.cast() } })
     }
 
-    /// Gives the memory back.
+    /// Unmaps the table.
     ///
     /// # Safety
-    /// Nobody uses the table any more.
+    /// No thread uses the table any more.
     pub unsafe fn unmap(self) {
-        // SAFETY: the caller's promise; `map` mapped so many bytes.
+        // SAFETY: the caller guarantees that the table is unused, and `map` mapped `Table::BYTES`
+        // bytes.
         unsafe { sys::unmap(self.entries.as_ptr().cast_mut().cast(), Table::BYTES) };
     }
 
-    /// Position and tag of an address. Odd multiplication is a bijection of the 47 bits; the tag keeps the position's
-    /// lowest bit, since an entry may lie in either of two places.
+    /// Returns position and tag of an address. Odd multiplication is a bijection of the 47 bits.
+    /// The tag keeps the lowest bit of the position, since an entry may lie in either of two
+    /// places.
     #[inline(always)]
     fn place(pc: usize) -> (usize, u64) {
-        // 2^47 over the golden ratio: neighbouring addresses come to lie far apart.
+        // 2^47 over the golden ratio puts neighbouring addresses far apart.
         let hash = (pc as u64).wrapping_mul(0x4F1B_BCDC_BFA5) & ((1 << ADDRESS_BITS) - 1);
         ((hash >> (ADDRESS_BITS - INDEX_BITS)) as usize, hash & TAG_MASK)
     }
 
-    /// The rule of a return address, if it is known.
+    /// Returns the rule of a return address, if known.
     #[inline(always)]
     pub fn get(self, pc: usize) -> Option<Rule> {
         let (index, tag) = Table::place(pc);
@@ -148,7 +155,7 @@ impl Table {
         None
     }
 
-    /// Remembers a rule, in place of another if both places are taken.
+    /// Stores a rule, in place of another rule if both places are taken.
     pub fn insert(self, pc: usize, rule: Rule) {
         if pc >> ADDRESS_BITS != 0 {
             return;
@@ -159,7 +166,7 @@ impl Table {
         self.entries[index].store(tag << 32 | u64::from(rule.0), Ordering::Relaxed);
     }
 
-    /// Forgets everything: a module came or went.
+    /// Removes all rules. To be called when a module is loaded or unloaded.
     pub fn clear(self) {
         for entry in self.entries {
             entry.store(0, Ordering::Relaxed);

@@ -1,15 +1,16 @@
-//! Stack ids: each distinct traceback of a thread gets a number, by one probe.
+//! Stack ids: each distinct traceback of a thread gets a number, found with one probe.
 //!
-//! The key is a 64-bit hash of the frames, their positions and the depth. Two stacks of one thread with the same hash
-//! would be taken for one: at a million stacks the odds are one in thirty million.
+//! The key is a 64-bit hash of the frames, their positions and the depth. Two stacks of one thread
+//! with an equal hash would count as one stack. At a million stacks the odds are one in thirty
+//! million.
 
 use crate::process;
 use crate::unwind::Walk;
 use core::ptr;
 
 const FIRST_BITS: u32 = 8;
-/// At most 2^20 slots (16 MiB) a thread. A fuller table is forgotten, which is counted, and its stacks are defined anew: more
-/// records, no wrong number.
+/// A table has at most 2^20 slots (16 MiB) a thread. A fuller table is forgotten, and the loss is
+/// counted. The stacks are then defined anew: more records, but no wrong number.
 const LAST_BITS: u32 = 20;
 
 #[repr(C)]
@@ -19,7 +20,7 @@ struct Slot {
     id: u64,
 }
 
-/// One thread's table. All zeros are the empty table without memory.
+/// The table of one thread. All zeros are an empty table without memory.
 #[repr(C)]
 pub struct StackTable {
     slots: *mut Slot,
@@ -28,7 +29,7 @@ pub struct StackTable {
 }
 
 impl StackTable {
-    /// The id of a stack that was defined before.
+    /// Returns the id of a stack defined before.
     #[inline(always)]
     pub fn get(&self, hash: u64) -> Option<u32> {
         if self.slots.is_null() {
@@ -38,7 +39,7 @@ impl StackTable {
         #[expect(clippy::cast_possible_truncation, reason = "a position is the low bits; ids have 32 bits")]
         let mut i = hash as usize & mask;
         loop {
-            // SAFETY: i <= mask, and the table has mask + 1 slots, at least one of them empty.
+            // SAFETY: `i <= mask`, and the table has `mask + 1` slots, at least one of them empty.
             let slot = unsafe { self.slots.add(i).read() };
             if slot.hash == hash {
                 #[expect(clippy::cast_possible_truncation, reason = "stored from a u32")]
@@ -51,7 +52,7 @@ impl StackTable {
         }
     }
 
-    /// Remembers a stack that is not in the table. False when there is no memory for it.
+    /// Stores a stack missing from the table. Returns false without memory for the stack.
     pub fn insert(&mut self, hash: u64, id: u32) -> bool {
         if (self.slots.is_null() || self.used >= 1 << (self.bits - 1)) && !self.grow() {
             return false;
@@ -65,7 +66,7 @@ impl StackTable {
         let mask = (1usize << self.bits) - 1;
         #[expect(clippy::cast_possible_truncation, reason = "a position is the low bits")]
         let mut i = slot.hash as usize & mask;
-        // SAFETY: i <= mask, and at most half of the slots are taken.
+        // SAFETY: `i <= mask`, and at most half of the slots are taken.
         unsafe {
             while (*self.slots.add(i)).hash != 0 {
                 i = (i + 1) & mask;
@@ -83,49 +84,51 @@ impl StackTable {
         let bits = if self.slots.is_null() { FIRST_BITS } else { self.bits + 2 };
         let Some(memory) = process::map_own(size_of::<Slot>() << bits) else { return false };
         let old = StackTable { slots: self.slots, bits: self.bits, used: self.used };
-        // In this order: a signal handler that never returns may leave a larger table than the bits say, never a smaller.
-        // SAFETY: two fields of self.
+        // The pointer is stored first. A signal handler that never returns may leave a table larger
+        // than `bits`, but never a smaller table.
+        // SAFETY: both places are fields of `self`.
         unsafe {
             (&raw mut self.slots).write_volatile(memory.cast());
             (&raw mut self.bits).write_volatile(bits);
         }
         if !old.slots.is_null() {
             for i in 0..1usize << old.bits {
-                // SAFETY: inside the old table, which is unmapped only below.
+                // SAFETY: the slot lies inside the old table, which is unmapped only below.
                 let slot = unsafe { old.slots.add(i).read() };
                 if slot.hash != 0 {
                     self.place(slot);
                 }
             }
-            // SAFETY: nobody else knows the old table.
+            // SAFETY: no other code knows the old table.
             unsafe { process::unmap_own(old.slots.cast(), size_of::<Slot>() << old.bits) };
         }
         true
     }
 
-    /// Gives the memory back.
+    /// Unmaps the memory.
     ///
     /// # Safety
     /// The table is not used any more.
     pub unsafe fn unmap(&mut self) {
         if !self.slots.is_null() {
-            // SAFETY: the caller's promise; the table has 1 << bits slots.
+            // SAFETY: the caller guarantees that the table is unused, and the table has `1 << bits`
+            // slots.
             unsafe { process::unmap_own(self.slots.cast(), size_of::<Slot>() << self.bits) };
             self.slots = ptr::null_mut();
         }
     }
 
-    /// Forgets all stacks, keeps the memory.
+    /// Removes all stacks, keeps the memory.
     pub fn clear(&mut self) {
         if !self.slots.is_null() {
-            // SAFETY: the table has 1 << bits slots; zeros are empty ones.
+            // SAFETY: the table has `1 << bits` slots, and zeros are empty slots.
             unsafe { ptr::write_bytes(self.slots, 0, 1 << self.bits) };
         }
         self.used = 0;
     }
 }
 
-/// The key of a stack whose frames add up to `frames_hash`; never 0.
+/// Returns the key of a stack with frames that add up to `frames_hash`. A key is never 0.
 #[inline(always)]
 pub fn key(frames_hash: u64, walk: Walk) -> u64 {
     let ending = mix(u64::from(walk.total) | u64::from(walk.truncated) << 32, u64::MAX);
@@ -135,15 +138,16 @@ pub fn key(frames_hash: u64, walk: Walk) -> u64 {
     }
 }
 
-/// The hash of frames that are not kept, the most recent first: what [`mix`] adds up to.
+/// Returns the hash of frames not kept, the most recent first: the sum of [`mix`] over the frames.
 pub fn frames_hash(frames: &[u64]) -> u64 {
     frames.iter().rev().zip(0..).fold(0, |hash, (&pc, i)| hash.wrapping_add(mix(pc, i)))
 }
 
-/// Spreads an address and its position over 64 bits, so that sums of them tell stacks apart.
+/// Spreads an address and its position over 64 bits, so that sums tell stacks apart.
 ///
-/// Both halves of a full product, whose factors come from the address and from the position: every bit of either reaches
-/// all of the result. With less, what recursion between two places adds up to differs in a few bits only.
+/// The result combines both halves of a full product, with a factor from the address and a factor
+/// from the position. Every bit of either factor reaches all of the result. With less mixing, the
+/// sums of a recursion between two places differ in a few bits only.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "two halves")]
 pub fn mix(value: u64, position: u64) -> u64 {
@@ -187,7 +191,8 @@ mod tests {
         assert_eq!(table.get(key(0)), None);
     }
 
-    /// Recursion between two places: all ways down twenty levels, and what any two levels exchange.
+    /// Recursion between two places: all ways down twenty levels, and the difference between any
+    /// two levels.
     #[test]
     fn sums_over_two_neighbouring_addresses_are_all_different() {
         const LEVELS: u64 = 20;
@@ -198,7 +203,7 @@ mod tests {
                 sums.iter_mut().for_each(|sum| *sum = sum.wrapping_add(mix(a, level)));
                 sums.extend(ends);
             }
-            // Both halves: the table finds its place by the lower one.
+            // Both halves matter: the table finds a place by the lower half.
             let mut low: Vec<u32> = sums.iter().map(|&sum| sum as u32).collect();
             sums.sort_unstable();
             sums.dedup();
@@ -216,7 +221,7 @@ mod tests {
         assert_ne!(hash, frames_hash(&[2, 1]));
         assert_ne!(key(hash, walk(2, false)), key(hash, walk(3, false)));
         assert_ne!(key(hash, walk(2, false)), key(hash, walk(2, true)));
-        // The most recent first, as a sink holds them, is what the kept stack adds up from the root.
+        // A sink holds the most recent frame first; the kept stack adds up from the root.
         assert_eq!(frames_hash(&[30, 20, 10]), mix(10, 0).wrapping_add(mix(20, 1)).wrapping_add(mix(30, 2)));
     }
 }

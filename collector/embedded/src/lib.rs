@@ -1,10 +1,14 @@
-//! The collector that `heapline_collector::Traced` links into a program: its entries, and nothing else.
+//! The collector linked into a program by `heapline_collector::Traced`: the entries, and nothing
+//! else.
 //!
-//! It is an object of its own, not code of the crate around it, for the same reasons as the preload: a panic in it must end
-//! tracing and not the program, whatever the program does with panics, so it has its own handler; and it runs as fast in a
-//! program that is built without optimisation.
+//! The collector is an object of its own, not code of the crate around, for two reasons shared with
+//! the preload:
 //!
-//! Each entry hands on where its return address lies, and rbp, as the preload's do.
+//! 1. A panic in the collector must end tracing and not the program, whatever the program does with
+//!    panics. The object has its own panic handler.
+//! 2. The collector stays fast in a program built without optimisation.
+//!
+//! Each entry hands on the place of the return address, and rbp, as the entries of the preload do.
 #![no_std]
 
 use core::arch::naked_asm;
@@ -26,7 +30,7 @@ static START: extern "C" fn() = {
     start
 };
 
-/// What tells an aggregator, before it runs the program, that a collector is in it.
+/// Note by which an aggregator recognises the collector in a program before running the program.
 #[repr(C, align(4))]
 struct Note {
     name_bytes: u32,
@@ -52,6 +56,8 @@ const _: () = assert!(core::mem::offset_of!(Note, arena_version) == 12 + NOTE_NA
 
 macro_rules! entry {
     ($name:ident, $hook:ident($($arg:ident: $type:ty),*), $slot:literal $(, $rbp:literal)?) => {
+        /// Entry with the place of the return address behind the arguments.
+        ///
         /// # Safety
         /// `way` points to the caller's `Traced`.
         #[unsafe(no_mangle)]

@@ -1,4 +1,5 @@
-//! What an aggregator calls in a process that it has brought the library into, and where calls are led to there.
+//! Functions called by an aggregator in a process with the injected library, and the hooks to which
+//! calls are led there.
 
 use crate::{exec, loader, malloc, mappings};
 use core::ffi::CStr;
@@ -7,40 +8,49 @@ use heapline_collector::{attach, fail};
 use heapline_collector::attach::{Hook, Hooks};
 use heapline_shared_format::inject::{Request, origin, status};
 
-/// How the library came into the process. An aggregator that injects it changes the value in the file.
+/// How the library came into the process. An aggregator that injects the library changes the value
+/// in the file.
 #[unsafe(no_mangle)]
 pub static heapline_origin: AtomicU32 = AtomicU32::new(origin::PRELOADED);
 
-/// See `heapline_shared_format::inject::STUBS_SYMBOL`: kept here, since it is needed for as long as the library is.
+/// Address of the jumps to the hooks for direct calls, or 0. The aggregator writes the word, named
+/// `heapline_shared_format::inject::STUBS_SYMBOL`. The library holds the word, because the word is
+/// needed for as long as the library is loaded.
 #[unsafe(no_mangle)]
 pub static heapline_stubs: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the loader brought the library in after the program had begun.
+/// Returns whether the loader brought the library in after the program had begun.
 pub fn is_injected() -> bool {
     heapline_origin.load(Ordering::Relaxed) == origin::INJECTED
 }
 
+/// Attaches the collector, for an aggregator.
+///
 /// # Safety
-/// The aggregator's request, in memory that is this call's.
+/// `request` is the aggregator's request, in memory used by this call alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heapline_attach(request: *mut Request) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a valid request, used by this call alone.
     call(unsafe { &mut *request }, attach::attach);
 }
 
+/// Detaches the collector, for an aggregator.
+///
 /// # Safety
-/// As [`heapline_attach`].
+/// `request` is the aggregator's request, in memory used by this call alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heapline_detach(request: *mut Request) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a valid request, used by this call alone.
     call(unsafe { &mut *request }, attach::detach);
 }
 
+/// Releases the collector's memory, for an aggregator.
+///
 /// # Safety
-/// As [`heapline_attach`].
+/// `request` is the aggregator's request, in memory used by this call alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heapline_release(request: *mut Request) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a valid request, used by this call alone.
     call(unsafe { &mut *request }, attach::release);
 }
 
@@ -53,7 +63,7 @@ fn call(request: &mut Request, work: fn(&mut Request, &'static Hooks)) {
     *request = done.unwrap_or(Request { status: status::FAILED, ..*request });
 }
 
-/// Hooks under the names that the C library has for them.
+/// Makes hooks under their names in the C library.
 macro_rules! hooks {
     ($($module:ident :: $name:ident),* $(,)?) => { [$(hook!($name, $module::$name)),*] };
 }
@@ -61,14 +71,15 @@ macro_rules! hooks {
 macro_rules! hook {
     ($name:ident, $function:path) => {
         Hook::new(
-            // SAFETY: made from the function's name, with one zero at its end.
+            // SAFETY: the bytes are the function's name with one zero at the end.
             unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) },
             $function as *const (),
         )
     };
 }
 
-/// All that calls are led to. What the preload exports must be here: loaded later, nobody finds it by name.
+/// All hooks. Every function exported by the preload must be here, because a library loaded later
+/// is not found by name.
 #[unsafe(export_name = "heapline_hooks")]
 pub static HOOKS: Hooks = Hooks(&[&MALLOC, &MAPPINGS, &EXEC, &LOADER]);
 

@@ -1,4 +1,5 @@
-//! C++ operators new and delete, for direct calls of those of a program that brings its own allocator.
+//! C++ operators new and delete, for direct calls of the operators of a program with its own
+//! allocator.
 
 use crate::direct::{direct_delete, direct_new};
 

@@ -1,13 +1,14 @@
-//! Entries for direct calls of an allocator that is part of the program.
+//! Entries for direct calls of an allocator in the program itself.
 //!
-//! Compiled together, caller and function may agree on more than the calling convention says: which registers the function
-//! leaves alone although it may change them, and how far the stack is aligned. So these keep every register but the result,
-//! align the stack, and call the hook from a frame of their own; the hook is told where the caller's ends.
+//! Compiled together, caller and function may agree on more than the calling convention: on
+//! unchanged registers that the convention lets the function change, and on the alignment of the
+//! stack. The entries here therefore keep every register but the result, align the stack, and call
+//! the hook from a frame of their own. The hook gets the end of the caller's frame.
 //!
-//! The upper halves of vector registers are kept by being left alone: the collector is built for SSE2, and has the few
-//! functions that its compiler calls from [`crate::memory`].
+//! The upper halves of vector registers need no saving, because nothing changes them: the collector
+//! is built for SSE2, and [`crate::memory`] provides the few functions called by the compiler.
 
-/// On the stack: eight registers, then sixteen vector registers.
+/// Saves on the stack: nine registers, then sixteen vector registers.
 macro_rules! keep {
     () => {
         "
@@ -48,7 +49,7 @@ macro_rules! keep {
     };
 }
 
-/// Back to the caller, with what is in rax.
+/// Restores all registers but rax, and returns to the caller with the result in rax.
 macro_rules! restore {
     () => {
         "
@@ -85,12 +86,15 @@ macro_rules! restore {
     };
 }
 
-/// An entry under this name: the instructions between keeping the registers and going back, and what they refer to.
+/// Defines an entry under this name, with the instructions between saving and restoring the
+/// registers, and the operands of the instructions.
 macro_rules! direct_entry {
     ($symbol:expr, [$($instruction:expr),* $(,)?], $($operand:tt)*) => {
         const _: () = {
+            /// Entry for direct calls of a function.
+            ///
             /// # Safety
-            /// As the function that it stands for.
+            /// The caller upholds the contract of the function of this name.
             #[unsafe(export_name = concat!("heapline_direct_", $symbol))]
             #[unsafe(naked)]
             unsafe extern "C" fn direct() {
@@ -105,7 +109,8 @@ macro_rules! direct_entry {
     };
 }
 
-/// A function whose hook gets the place of the return address, and rbp, in these registers.
+/// Defines an entry for a function. The hook gets the place of the return address, and rbp, in
+/// these registers.
 macro_rules! direct {
     ($symbol:expr, $hook:path, $slot:literal, $rbp:literal) => {
         $crate::direct::direct_entry!(
@@ -116,7 +121,7 @@ macro_rules! direct {
     };
 }
 
-/// A function without a result, whose hook gets the place of the return address.
+/// Defines an entry for a function without a result. The hook gets the place of the return address.
 macro_rules! direct_free {
     ($symbol:expr, $hook:path) => {
         $crate::direct::direct_entry!(
@@ -127,7 +132,8 @@ macro_rules! direct_free {
     };
 }
 
-/// The C++ operator with this number: the real one, with the arguments as they came, then the record.
+/// Defines an entry for the C++ operator new with this number. The entry calls the real operator
+/// with the original arguments, then records the block.
 macro_rules! direct_new {
     ($index:literal, $symbol:literal) => {
         $crate::direct::direct_entry!(
@@ -152,7 +158,8 @@ macro_rules! direct_new {
     };
 }
 
-/// Likewise: the record, then the real one.
+/// Defines an entry for the C++ operator delete with this number. The entry records the free, then
+/// calls the real operator.
 macro_rules! direct_delete {
     ($index:literal, $symbol:literal) => {
         $crate::direct::direct_entry!(

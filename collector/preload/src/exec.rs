@@ -1,52 +1,65 @@
-//! exec and its family, and what starts a program in a new process. The variadic ones spill their register arguments below those on the stack, which makes a list.
+//! exec and its family, and functions that start a program in a new process. A variadic function
+//! spills its register arguments below the arguments on the stack, which makes a list.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
 use heapline_collector::exec;
 use heapline_collector::exec::{List, Request};
 
+/// Hook of `execve`.
+///
 /// # Safety
-/// As the C function; so for all below.
+/// The caller upholds the contract of the C function `execve`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execve(path: *const c_char, arguments: List, environment: List) -> c_int {
-    // SAFETY: passed on; so for all below.
+    // SAFETY: the caller upholds the contract of the C function `execve`.
     unsafe { exec::execve(path, arguments, environment) }
 }
 
+/// Hook of `execv`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `execv`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execv(path: *const c_char, arguments: List) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `execv`.
     unsafe { exec::execve(path, arguments, exec::current_environment()) }
 }
 
+/// Hook of `execvpe`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `execvpe`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execvpe(file: *const c_char, arguments: List, environment: List) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `execvpe`.
     unsafe { exec::execvpe(file, arguments, environment) }
 }
 
+/// Hook of `execvp`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `execvp`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execvp(file: *const c_char, arguments: List) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `execvp`.
     unsafe { exec::execvpe(file, arguments, exec::current_environment()) }
 }
 
+/// Hook of `fexecve`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `fexecve`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fexecve(fd: c_int, arguments: List, environment: List) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `fexecve`.
     unsafe { exec::fexecve(fd, arguments, environment) }
 }
 
+/// Hook of `execveat`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `execveat`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execveat(
     directory: c_int,
@@ -55,14 +68,16 @@ pub unsafe extern "C" fn execveat(
     environment: List,
     flags: c_int,
 ) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `execveat`.
     unsafe { exec::execveat(directory, path, arguments, environment, flags) }
 }
 
 macro_rules! variadic {
     ($name:ident, $hook:ident, $call:expr) => {
+        /// Hook of a variadic function of the exec family.
+        ///
         /// # Safety
-        /// As the C function.
+        /// The caller upholds the contract of the C function.
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name(path: *const c_char, first: *const c_char) -> c_int {
@@ -86,23 +101,26 @@ macro_rules! variadic {
 
         unsafe extern "C" fn $hook(path: *const c_char, arguments: List) -> c_int {
             let call: unsafe fn(*const c_char, List) -> c_int = $call;
-            // SAFETY: the caller's call, passed on.
+            // SAFETY: the caller upholds the contract of the C function, and `arguments` is the
+            // spilled list.
             unsafe { call(path, arguments) }
         }
     };
 }
 
-// SAFETY: the list was made from the caller's arguments, which end with null; so for all three.
+// SAFETY: the list was made from the caller's arguments, which end with null.
 variadic!(execl, hook_execl, |path, list| unsafe { exec::execve(path, list, exec::current_environment()) });
-// SAFETY: as above.
+// SAFETY: the list was made from the caller's arguments, which end with null.
 variadic!(execlp, hook_execlp, |file, list| unsafe { exec::execvpe(file, list, exec::current_environment()) });
-// SAFETY: as above, and the environment follows the null.
+// SAFETY: the list was made from the caller's arguments; the environment follows their final null.
 variadic!(execle, hook_execle, |path, list| unsafe { exec::execve(path, list, exec::behind(list)) });
 
 macro_rules! spawn {
     ($name:ident) => {
+        /// Hook of a function of the `posix_spawn` family.
+        ///
         /// # Safety
-        /// As the C function.
+        /// The caller upholds the contract of the C function.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(
             pid: *mut c_int,
@@ -112,7 +130,7 @@ macro_rules! spawn {
             arguments: List,
             environment: List,
         ) -> c_int {
-            // SAFETY: passed on.
+            // SAFETY: the caller upholds the contract of the C function.
             unsafe { exec::$name(Request { pid, program, actions, attributes, arguments }, environment) }
         }
     };
@@ -121,18 +139,22 @@ macro_rules! spawn {
 spawn!(posix_spawn);
 spawn!(posix_spawnp);
 
+/// Hook of `system`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `system`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `system`.
     unsafe { exec::system(command) }
 }
 
+/// Hook of `popen`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `popen`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `popen`.
     unsafe { exec::popen(command, kind) }
 }

@@ -1,7 +1,8 @@
-//! The library that the loader brings into the target: the exported symbols, and nothing else.
+//! The library brought into the target by the loader: the exported symbols, and nothing else.
 //!
-//! Each entry is a few instructions that hand the hook what only the entry knows: where its return address lies, and
-//! rbp. It then jumps, so no frame of ours stands between the caller and the hook.
+//! Each entry is a few instructions that add data known only to the entry: the place of the return
+//! address, and rbp. The entry then jumps, so no frame of the collector stands between the caller
+//! and the hook.
 #![no_std]
 
 mod attach;
@@ -22,14 +23,16 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     fail::panicked()
 }
 
-/// Starts the collector before `main`: also in programs that never allocate, so that an aggregator can find it, and
-/// before the program can have a signal handler that might interrupt the start.
+/// Starts the collector before `main`, for two reasons:
+///
+/// 1. An aggregator can find the collector also in a program that never allocates.
+/// 2. The program cannot have a signal handler yet, which might interrupt the start.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = {
     extern "C" fn start() {
         if attach::is_injected() {
-            // The aggregator calls when the loader has let go of its locks.
+            // The aggregator calls when the loader has released its locks.
             real::come_later();
             return;
         }
@@ -42,6 +45,6 @@ static START: extern "C" fn() = {
     start
 };
 
-/// For a collector that the program carries in itself.
+/// The exported data for a collector embedded in the program.
 #[unsafe(export_name = "heapline_preloaded")]
 pub static PRELOADED: &Preloaded = &preloaded::PRELOADED;

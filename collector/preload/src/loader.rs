@@ -1,56 +1,69 @@
-//! Calls into the loader, and others that change the ground under the collector.
+//! Hooks of calls into the loader, and of calls that change the ground under the collector.
 
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use heapline_collector::attach::late;
 use heapline_collector::{fork as forks, loader};
 
+/// Hook of `dlclose`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `dlclose`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
-    // SAFETY: the caller's promise is the C function's.
+    // SAFETY: the caller upholds the contract of the C function `dlclose`.
     unsafe { loader::dlclose(handle) }
 }
 
+/// Hook of `mlockall`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `mlockall`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
-    // SAFETY: the caller's promise is the C function's.
+    // SAFETY: the caller upholds the contract of the C function `mlockall`.
     unsafe { loader::mlockall(flags) }
 }
 
+/// Hook of `sigaltstack`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `sigaltstack`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sigaltstack(new: *const c_void, old: *mut c_void) -> c_int {
-    // SAFETY: the caller's promise is the C function's.
+    // SAFETY: the caller upholds the contract of the C function `sigaltstack`.
     unsafe { loader::sigaltstack(new, old) }
 }
 
+/// Hook of `prctl`. The variable arguments of `prctl` are at most four words.
+///
 /// # Safety
-/// As the C function, whose variable arguments are at most four words.
+/// The caller upholds the contract of the C function `prctl`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
-    // SAFETY: the caller's promise is the C function's.
+    // SAFETY: the caller upholds the contract of the C function `prctl`.
     unsafe { loader::prctl(option, a, b, c, d) }
 }
 
+/// Hook of `fork`.
+///
 /// # Safety
-/// As the C function.
+/// The caller upholds the contract of the C function `fork`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fork() -> c_int {
-    // SAFETY: the caller's promise is the C function's.
+    // SAFETY: the caller upholds the contract of the C function `fork`.
     unsafe { forks::fork() }
 }
 
-/// An entry that asks where to jump to, with the caller's address behind the arguments, and calls where the answer is nowhere:
-/// what the loader does for a call may depend on who makes it.
+/// Defines an entry that asks `$jump_to` for an address, with the caller's address behind the
+/// arguments. The entry jumps to the address, and calls `$call` for a null address. A jump keeps
+/// the caller visible to the loader, because the loader's behaviour may depend on the caller.
 macro_rules! jumps_or_calls {
     ($name:ident($($arg:ident: $type:ty),*), $jump_to:path, $call:path) => {
+        /// Hook of a function of the loader.
+        ///
         /// # Safety
-        /// As the C function.
+        /// The caller upholds the contract of the C function.
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> *mut c_void {

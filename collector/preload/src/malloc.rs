@@ -1,4 +1,4 @@
-//! malloc and its family.
+//! Hooks of malloc and its family.
 
 use crate::direct::{direct, direct_free};
 use crate::entry::entry;
@@ -25,11 +25,13 @@ direct!("valloc", hook_valloc, "rsi", "rdx");
 entry!(hooks::pvalloc, hook_pvalloc(size: usize) -> *mut u8, "rsi", "rdx");
 direct!("pvalloc", hook_pvalloc, "rsi", "rdx");
 
-/// An entry that passes the block on, and the place of the return address.
+/// Defines an entry that passes on the block, and the place of the return address.
 macro_rules! free_entry {
     ($name:ident($($arg:ident: $type:ty),*)) => {
+        /// Hook of a function that frees a block.
+        ///
         /// # Safety
-        /// As the C function.
+        /// The caller upholds the contract of the C function.
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) {
@@ -48,6 +50,6 @@ free_entry!(free_aligned_sized(block: *mut u8, align: usize, size: usize));
 direct_free!("free_aligned_sized", hook_free);
 
 unsafe extern "C" fn hook_free(block: *mut u8, slot: usize) {
-    // SAFETY: the caller's call, passed on.
+    // SAFETY: the caller upholds the contract of the C function.
     unsafe { hooks::free(block, slot) }
 }

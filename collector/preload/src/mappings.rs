@@ -1,4 +1,4 @@
-//! mmap and its family.
+//! Hooks of mmap and its family.
 
 use crate::entry::entry;
 use core::arch::naked_asm;
@@ -6,17 +6,20 @@ use core::ffi::c_int;
 use heapline_collector::mappings;
 use heapline_collector::unwind::Entry;
 
-/// An entry of a function whose arguments take all six registers: the place of the return address and rbp go behind them
-/// on the stack.
+/// Defines an entry of a function whose arguments take all six registers. The place of the return
+/// address, and rbp, go behind the arguments on the stack.
 macro_rules! full_entry {
     ($name:ident, $hook:ident($($arg:ident: $type:ty),*) -> $result:ty, $call:expr) => {
+        /// Hook of a function with six arguments.
+        ///
         /// # Safety
-        /// As the C function.
+        /// The caller upholds the contract of the C function.
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
             naked_asm!(
-                // A signal may come right here, and its handler may allocate: the walk must find its way through.
+                // A signal may come right here, and the handler may allocate: the walk must find
+                // the way through.
                 ".cfi_startproc",
                 "mov rax, rsp",
                 // Keeps the stack aligned over the call.
@@ -37,25 +40,25 @@ macro_rules! full_entry {
 
         unsafe extern "C" fn $hook($($arg: $type,)* slot: usize, rbp: usize) -> $result {
             let call: unsafe fn($($type,)* Entry) -> $result = $call;
-            // SAFETY: the caller's call, passed on.
+            // SAFETY: the caller upholds the contract of the C function.
             unsafe { call($($arg,)* Entry { slot, rbp }) }
         }
     };
 }
 
-// All that is exported of the family, each with the hook that a call of it must come to: the symbol itself, since it knows
-// where it was entered.
+// All exported functions of the family, each with the hook for a call. The exported symbol itself
+// is the entry, since only the symbol knows where the call entered.
 full_entry!(mmap, hook_mmap(
     address: usize, bytes: usize, protection: c_int, flags: c_int, fd: c_int, offset: isize
 ) -> usize, mappings::mmap);
 full_entry!(mmap64, hook_mmap64(
     address: usize, bytes: usize, protection: c_int, flags: c_int, fd: c_int, offset: isize
 ) -> usize, mappings::mmap64);
-// Its fifth argument is a variable one, and nothing is the sixth.
+// The fifth argument of `mremap` is a variable argument, and there is no sixth.
 full_entry!(mremap, hook_mremap(
     old: usize, old_bytes: usize, bytes: usize, flags: c_int, wanted: usize, _nothing: usize
 ) -> usize, |old, old_bytes, bytes, flags, wanted, _, entry| {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the contract of the C function `mremap`.
     unsafe { mappings::mremap(old, old_bytes, bytes, flags, wanted, entry) }
 });
 entry!(mappings::mprotect, hook_mprotect(address: usize, bytes: usize, protection: c_int) -> c_int, "rcx", "r8");

@@ -1,7 +1,9 @@
-//! The functions that the compiler calls by itself: with SSE2 at most, so that a hook leaves the upper halves of vector
-//! registers alone (see [`crate::direct`]); the C library's use all that the processor has.
+//! Functions called by the compiler on its own. They use at most SSE2, so that a hook leaves the
+//! upper halves of vector registers alone (see [`crate::direct`]). The C library's functions use
+//! all features of the processor.
 //!
-//! They are hidden: the program and the C library keep theirs. What the collector copies and compares is short.
+//! The functions are hidden: the program and the C library keep their own. The collector copies and
+//! compares only short data.
 
 core::arch::global_asm!(
     "

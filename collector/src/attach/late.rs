@@ -1,11 +1,14 @@
-//! What is loaded or looked up after the attach, or after the start of a program with a preloaded collector.
+//! Objects loaded, and functions looked up, after the attach or after the start of a program with a
+//! preloaded collector.
 //!
-//! The program's own `dlopen` and `dlsym` lead here. Both ask who calls them: `dlopen` for the caller's search path,
-//! `dlsym` with a pseudo-handle for its place in the order. So where that matters they are jumped to, and what is new is
-//! looked at in the next call that comes by; so is what was being loaded during the attach. To a preloaded collector the
-//! loader itself binds later objects, unless they were opened with RTLD_DEEPBIND or in another namespace.
+//! The program's own `dlopen` and `dlsym` lead here. Both real functions depend on their caller:
+//! `dlopen` for the caller's search path, `dlsym` with a pseudo-handle for the caller's place in
+//! the order. Where the caller matters, the hook jumps to the real function instead of calling. New
+//! objects are then examined in the next call that comes by, together with objects still being
+//! loaded during the attach. The loader itself binds later objects to a preloaded collector, unless
+//! they were opened with RTLD_DEEPBIND or in another namespace.
 //!
-//! What the C library loads by itself (name services, character sets) is met in the same way, by the next call.
+//! The next call also finds objects loaded by the C library itself (name services, character sets).
 
 use super::slots::{self, Counts, Look, Unbound};
 use super::{Hooks, is_attached, is_leading};
@@ -23,33 +26,34 @@ static DLOPEN: Next = Next::new(c"dlopen");
 static DLSYM: Next = Next::new(c"dlsym");
 static DLVSYM: Next = Next::new(c"dlvsym");
 static DLMOPEN: Next = Next::new(c"dlmopen");
-/// Objects are being opened, or were opened since the last look, that look in their own dependencies first.
+/// Whether objects that look in their own dependencies first are being opened, or were opened since
+/// the last look.
 static HAS_DEEP: AtomicBool = AtomicBool::new(false);
 
 const RTLD_DEEPBIND: c_int = 8;
 const RTLD_NEXT: usize = usize::MAX;
 
-/// Objects that need no second look.
+/// Objects without need of a second look.
 struct Seen {
     objects: [usize; Seen::MOST],
     count: usize,
     /// The loader's counts at the last look.
     history: (u64, u64),
-    /// Nothing was left for another look.
+    /// Whether nothing was left for another look.
     is_complete: bool,
 }
 
 impl Seen {
-    /// Objects beyond that are looked at each time.
+    /// Greatest number of remembered objects. Objects beyond are examined each time.
     const MOST: usize = 4096;
 
-    /// Whether there is anything to look at, with these counts now.
+    /// Returns whether there is nothing to examine, with the loader's present counts.
     fn is_current(&mut self, history: (u64, u64)) -> bool {
         if self.is_complete && self.history == history {
             return true;
         }
         if self.history.1 != history.1 {
-            // Another object may lie where one was.
+            // An object was unloaded, and another object may lie at the same address.
             self.count = 0;
         }
         self.history = history;
@@ -71,33 +75,34 @@ impl Seen {
 
 struct Shared(UnsafeCell<Seen>);
 
-// SAFETY: used inside of `objects::each` only, which lets one thread in at a time.
+// SAFETY: used only inside of `objects::each` and `objects::until`, which let one thread in at a
+// time.
 unsafe impl Sync for Shared {}
 
 static SEEN: Shared =
     Shared(UnsafeCell::new(Seen { objects: [0; Seen::MOST], count: 0, history: (0, 0), is_complete: false }));
 
-/// From now on these hooks are led to.
+/// Sets the hooks to which calls are led from now on.
 pub fn begin(hooks: &'static Hooks) {
     HOOKS.store((&raw const *hooks).cast_mut(), Ordering::Release);
 }
 
-/// The hooks, once an aggregator has called.
+/// Returns the hooks, after a call of [`begin`].
 pub(super) fn hooks() -> Option<&'static Hooks> {
-    // SAFETY: a static of the library, or null.
+    // SAFETY: the pointer is null, or points to a static of the library.
     unsafe { HOOKS.load(Ordering::Acquire).as_ref() }
 }
 
-/// Looks at every object, also those that are known.
+/// Examines every object, known objects too.
 pub fn patch_all() -> Counts {
     patch(true)
 }
 
-/// Takes every object that is loaded now for one that was looked at.
+/// Notes all objects loaded now as examined.
 pub fn note_all() {
     let mut is_first = true;
     objects::each(|object| {
-        // SAFETY: one thread at a time is in here.
+        // SAFETY: `objects::each` lets one thread in at a time.
         let seen = unsafe { &mut *SEEN.0.get() };
         if core::mem::take(&mut is_first) {
             (seen.history, seen.is_complete) = (object.history, true);
@@ -106,26 +111,28 @@ pub fn note_all() {
     });
 }
 
-/// Leads everything back.
+/// Leads all calls back to the original functions.
 pub fn undo_all(hooks: &Hooks) -> Counts {
     let mut counts = Counts::default();
     objects::each(|object| slots::undo(object, hooks, &mut counts));
     counts
 }
 
-/// Looks at the objects that were not looked at yet, or at `all`. When this returns they are done, whichever thread did it.
+/// Examines objects not examined yet, or all objects. When the function returns, the objects are
+/// done, whichever thread did the work.
 fn patch(all: bool) -> Counts {
     let mut counts = Counts::default();
     let Some(hooks) = hooks() else { return counts };
     let (mut is_first, mut is_deep) = (true, false);
     let is_whole = objects::until(|object| {
-        // SAFETY: one thread at a time is in here.
+        // SAFETY: `objects::until` lets one thread in at a time.
         let seen = unsafe { &mut *SEEN.0.get() };
         if core::mem::take(&mut is_first) {
             if all {
                 (seen.count, seen.is_complete) = (0, false);
             }
-            // Asked in here: whoever detaches says so before it comes in here itself.
+            // Checked in here, because a detaching thread clears the flag before it waits to come
+            // in here.
             if !is_leading() || seen.is_current(object.history) {
                 return ControlFlow::Break(());
             }
@@ -148,7 +155,7 @@ fn patch(all: bool) -> Counts {
         ControlFlow::Continue(())
     });
     if !is_whole {
-        // SAFETY: a word that only says that there is more to look at.
+        // SAFETY: the flag only means that there is more to examine.
         unsafe { (*SEEN.0.get()).is_complete = false };
     }
     if !is_attached() {
@@ -158,7 +165,7 @@ fn patch(all: bool) -> Counts {
     counts
 }
 
-/// Looks at what is new, if something is.
+/// Examines new objects, if there are any.
 pub fn look_again() {
     if is_leading() {
         patch(false);
@@ -172,28 +179,32 @@ fn note_mode(mode: c_int) {
     }
 }
 
-/// Where `dlopen` is to be jumped to, because it matters who calls; null when it may be called from here.
+/// Returns the function to jump to for `dlopen`, where the caller matters; null when `dlopen` may
+/// be called from here.
 ///
 /// # Safety
-/// `file` is a C string or null; `caller` a return address of the program's.
+/// 1. `file` is a C string or null.
+/// 2. `caller` is a return address of the program.
 pub unsafe extern "C" fn jump_to_dlopen(file: *const c_char, mode: c_int, _: usize, caller: usize) -> *mut () {
     look_again();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a C string or null in `file`.
     unsafe { jump_to_open(&DLOPEN, file, mode, caller) }
 }
 
-/// Where `dlmopen` is to be jumped to, as [`jump_to_dlopen`] says.
+/// Returns the function to jump to for `dlmopen`, where the caller matters; null when `dlmopen` may
+/// be called from here.
 ///
 /// # Safety
-/// As [`jump_to_dlopen`].
+/// 1. `file` is a C string or null.
+/// 2. `caller` is a return address of the program.
 pub unsafe extern "C" fn jump_to_dlmopen(_: isize, file: *const c_char, mode: c_int, caller: usize) -> *mut () {
     look_again();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a C string or null in `file`.
     unsafe { jump_to_open(&DLMOPEN, file, mode, caller) }
 }
 
 unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: usize) -> *mut () {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a C string or null in `file`.
     let name = if file.is_null() { &[][..] } else { unsafe { CStr::from_ptr(file) }.to_bytes() };
     let is_searched = !name.is_empty() && !name.contains(&b'/');
     let asks_for_caller = name.contains(&b'$') || (is_searched && has_search_path(caller));
@@ -207,7 +218,8 @@ unsafe fn jump_to_open(next: &Next, file: *const c_char, mode: c_int, caller: us
     core::ptr::null_mut()
 }
 
-/// Whether the loader looks in a search path that is the caller's: its own, or that of an object which has loaded it.
+/// Returns whether the loader looks in a search path that depends on the caller: the path of the
+/// caller's object, or the path of an object that has loaded the caller's object.
 fn has_search_path(caller: usize) -> bool {
     const DT_RPATH: u64 = 15;
     const DT_RUNPATH: u64 = 29;
@@ -223,12 +235,12 @@ fn has_search_path(caller: usize) -> bool {
 /// `dlopen`, for a caller without a search path of its own.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `dlopen`.
 pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void {
     let Some(next) = DLOPEN.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
     note_mode(mode);
-    // SAFETY: the C function of that name.
+    // SAFETY: `next` is the C function `dlopen`, and the caller upholds the contract of `dlopen`.
     let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(file, mode) };
     look_at_loaded(handle);
     handle
@@ -237,12 +249,12 @@ pub unsafe extern "C" fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void
 /// `dlmopen`, for a caller without a search path of its own.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `dlmopen`.
 pub unsafe extern "C" fn dlmopen(namespace: isize, file: *const c_char, mode: c_int) -> *mut c_void {
     let Some(next) = DLMOPEN.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(isize, *const c_char, c_int) -> *mut c_void;
     note_mode(mode);
-    // SAFETY: the C function of that name.
+    // SAFETY: `next` is the C function `dlmopen`, and the caller upholds the contract of `dlmopen`.
     let handle = unsafe { core::mem::transmute::<*mut (), Function>(next)(namespace, file, mode) };
     look_at_loaded(handle);
     handle
@@ -257,14 +269,15 @@ fn look_at_loaded(handle: *mut c_void) {
     }
 }
 
-/// Looks at what a handle stands for that the program looks a symbol up by: a `dlopen` that was jumped to may have given it.
+/// Examines the object of a handle used by the program for a look-up. The handle may come from a
+/// `dlopen` that was jumped to.
 fn look_behind(handle: *mut c_void) {
     if !handle.is_null() && handle.addr() != RTLD_NEXT {
         inner::look_at(handle);
     }
 }
 
-/// Whether a symbol is one that calls may have to be led by, whoever asks for it.
+/// Returns whether calls may have to be led for a symbol, whichever caller asks for the symbol.
 fn is_led(handle: *mut c_void, name: &CStr) -> bool {
     let is_hooked = || hooks().is_some_and(|hooks| hooks.named(name).is_some());
     // A look-up in the caller's own scope finds a preloaded collector first.
@@ -272,58 +285,62 @@ fn is_led(handle: *mut c_void, name: &CStr) -> bool {
     !depends_on_caller && is_leading() && (is_hooked() || doors::shapes::of(name.to_bytes()).is_some())
 }
 
-/// Where `dlsym` is to be jumped to, because it matters who calls or it is no function of ours; else null.
+/// Returns the function to jump to for `dlsym`, where the caller matters or the symbol is not
+/// hooked; otherwise null.
 ///
 /// # Safety
 /// `name` is a C string.
 pub unsafe extern "C" fn jump_to_dlsym(handle: *mut c_void, name: *const c_char) -> *mut () {
     look_again();
     look_behind(handle);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a C string in `name`.
     let name = unsafe { CStr::from_ptr(name) };
     if is_led(handle, name) { core::ptr::null_mut() } else { DLSYM.get().unwrap_or(core::ptr::null_mut()) }
 }
 
-/// Where `dlvsym` is to be jumped to, as [`jump_to_dlsym`] says.
+/// Returns the function to jump to for `dlvsym`, where the caller matters or the symbol is not
+/// hooked; otherwise null.
 ///
 /// # Safety
 /// `name` is a C string.
 pub unsafe extern "C" fn jump_to_dlvsym(handle: *mut c_void, name: *const c_char) -> *mut () {
     look_again();
     look_behind(handle);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a C string in `name`.
     let name = unsafe { CStr::from_ptr(name) };
     if is_led(handle, name) { core::ptr::null_mut() } else { DLVSYM.get().unwrap_or(core::ptr::null_mut()) }
 }
 
-/// `dlsym` of a function that is hooked: the hook, where the original would be found; a door for another allocator's.
+/// `dlsym` of a hooked function. Returns the hook where the original would be found, and a door for
+/// a function of another allocator.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `dlsym`.
 pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
     let Some(next) = DLSYM.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
-    // SAFETY: the C function of that name, and a C string.
+    // SAFETY: `next` is the C function `dlsym`, and the caller guarantees a C string in `name`.
     unsafe { led(core::mem::transmute::<*mut (), Function>(next)(handle, name), name) }
 }
 
-/// `dlvsym`, likewise.
+/// `dlvsym` of a hooked function. Returns the hook where the original would be found, and a door
+/// for a function of another allocator.
 ///
 /// # Safety
-/// As the C function's.
+/// The caller upholds the contract of the C function `dlvsym`.
 pub unsafe extern "C" fn dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void {
     let Some(next) = DLVSYM.get() else { return core::ptr::null_mut() };
     type Function = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void;
-    // SAFETY: the C function of that name, and C strings.
+    // SAFETY: `next` is the C function `dlvsym`, and the caller guarantees C strings.
     unsafe { led(core::mem::transmute::<*mut (), Function>(next)(handle, name, version), name) }
 }
 
-/// What the program gets for a function that a look-up by name has found.
+/// Returns the function given to the program, for a function found by a look-up by name.
 ///
 /// # Safety
 /// `name` is a C string.
 unsafe fn led(found: *mut c_void, name: *const c_char) -> *mut c_void {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees a C string in `name`.
     let name = unsafe { CStr::from_ptr(name) };
     let hook = hooks().and_then(|hooks| hooks.named(name));
     if found.is_null() {

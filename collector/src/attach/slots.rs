@@ -1,11 +1,13 @@
-//! The places in an object's data that hold the address of a function, and how they are changed while the program runs.
+//! Places in an object's data with the address of a function, and the change of places while the
+//! program runs.
 //!
-//! A place is one aligned word, written by one store, so a thread that calls through it meanwhile goes to the one or to
-//! the other. Where the loader has protected it, it is made writable for the moment of the store.
+//! A place is one aligned word, written by one store. A thread that calls through the place
+//! meanwhile goes either to the old or to the new function. Where the loader has protected the
+//! place, the page is made writable for the moment of the store.
 //!
-//! An object may be at the point of being relocated by another thread: the loader then writes to its places, and
-//! protects them last. So one whose pages are to be protected and can still be written belongs to the loader, and is left
-//! alone until the next look.
+//! Another thread may be about to relocate an object: the loader then writes to the places of the
+//! object, and protects the pages last. An object with pages to be protected, but still writable,
+//! belongs to the loader. Such an object is left alone until the next look.
 
 use super::{Hook, Hooks, is_attached};
 use crate::doors::shapes;
@@ -22,25 +24,25 @@ const DT_SYMTAB: u64 = 6;
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 const DT_JMPREL: u64 = 23;
-/// Relocations at the start of `DT_RELA` that have no symbol.
+/// Relocations without a symbol, at the start of `DT_RELA`.
 const DT_RELACOUNT: u64 = 0x6fff_fff9;
 
 const R_X86_64_64: u32 = 1;
 const R_X86_64_GLOB_DAT: u32 = 6;
 const R_X86_64_JUMP_SLOT: u32 = 7;
 
-/// What was met in a look at all objects.
+/// Counts of one look at all objects.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Places that were changed.
+    /// Number of changed places.
     pub patched: u64,
-    /// Places for a function of the allocator that lead elsewhere.
+    /// Number of places for a function of the allocator with another target, left as they are.
     pub foreign: u64,
-    /// Places that the system does not let us write.
+    /// Number of places refused by the system for writing.
     pub refused: u64,
-    /// Objects that still belong to the loader.
+    /// Number of objects still owned by the loader.
     pub early: u64,
-    /// Objects whose constructors have run before their calls were led here.
+    /// Number of objects with constructors that ran before the calls of the object were led here.
     pub started: u64,
 }
 
@@ -53,57 +55,59 @@ struct Relocation {
     addend: i64,
 }
 
-/// How the loader binds a call, at its first time, that is not bound yet.
+/// Target given by the loader to an unbound call, at the first call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unbound {
-    /// To the hooked function, in the order in which objects were loaded.
+    /// The hooked function, found in the order in which objects were loaded.
     ToOriginal,
-    /// To the preloaded collector, which comes first in that order.
+    /// The preloaded collector, first in the order of objects.
     ToCollector,
-    /// Past the collector: the object looks in its own dependencies first, or belongs to another namespace.
+    /// A function past the collector: the object looks in its own dependencies first, or belongs to
+    /// another namespace.
     PastCollector,
 }
 
-/// A look at objects.
+/// Settings of a look at objects.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {
-    /// The functions that calls are led to.
+    /// The functions to which calls are led.
     pub hooks: &'a Hooks,
-    /// The objects' calls that are not bound yet.
+    /// Target of the unbound calls of the objects.
     pub unbound: Unbound,
 }
 
-/// A place for a hooked function, or for another of an allocator's.
+/// A place for a hooked function, or for another function of an allocator.
 struct Place<'a> {
     slot: *const AtomicUsize,
     name: &'a CStr,
-    /// None in another namespace, which has functions of its own.
+    /// The hook for the function. `None` in another namespace, which has functions of its own.
     hook: Option<&'static Hook>,
-    /// Where the place leads to the loader's resolver until the first call; empty when it does not.
+    /// Range in which the place leads to the loader's resolver until the first call; empty without
+    /// a resolver.
     unbound: Range,
-    /// The object defines a function of that name.
+    /// Whether the object itself defines a function with this name.
     is_own: bool,
 }
 
-/// Where a call through a place goes.
+/// Target of a call through a place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leads {
     ToOriginal,
     /// Not bound yet.
     ToResolver,
-    /// Not bound yet, by an object that defines the function itself.
+    /// Not bound yet, in an object that defines the function itself.
     ToResolverOrOwn,
-    /// To the hook.
+    /// The hook.
     Here,
-    /// To another function of that name.
+    /// Another function with this name.
     Elsewhere,
-    /// The function is not there, or its place is not looked at.
+    /// No function, or the place is not to be changed.
     Nowhere,
 }
 
 impl Place<'_> {
     fn holds(&self) -> usize {
-        // SAFETY: a place that the object's relocations name, in its mapped data.
+        // SAFETY: a relocation of the object names the place, in mapped data of the object.
         unsafe { &*self.slot }.load(Ordering::Relaxed)
     }
 
@@ -126,13 +130,14 @@ impl Place<'_> {
     }
 }
 
-/// Whether the loader is not done with the object.
+/// Returns whether the loader is still at work on the object.
 pub fn is_early(object: &LoadedObject) -> bool {
     Pages::of(object).are_early()
 }
 
-/// The entry of the door for a function of this name; none where the function needs none, or can have none. One thread at a
-/// time is in here: the loader's lock is held.
+/// Returns the entry of the door for a function with this name; `None` where the function needs no
+/// door, or can have none. Only one thread at a time runs this function, because the loader's lock
+/// is held.
 pub fn door(name: &CStr, function: usize) -> Option<usize> {
     match door_to(name.to_bytes(), function) {
         Door::Entry(entry) => Some(entry),
@@ -146,26 +151,28 @@ fn door_to(name: &[u8], function: usize) -> Door {
     if !is_defined || is_recorded_below(name, function) || Some(object.bias) == elf::own_bias() {
         return Door::None;
     }
-    // What the program calls of its own allocator does not come by here, so the rest would be half of it.
+    // The program's calls of an allocator in the program itself do not pass a place. A door would
+    // record only the other half of the calls.
     if object.path().is_empty() && !is_attached() {
         return Door::Refused;
     }
     doors::entry_for(name, function).map_or(Door::Refused, Door::Entry)
 }
 
-/// Whether a function is an operator of the C++ library, or one of the program's: those end in malloc, where they are recorded.
+/// Returns whether a function is an operator of the C++ library, or an operator of the program.
+/// Such operators end in `malloc`, where the hook of `malloc` records the call.
 fn is_recorded_below(name: &[u8], function: usize) -> bool {
     let is_allocators = || elf::find_object(function).is_some_and(|object| object.loaded().symbol(b"malloc").is_some());
     shapes::is_operator(name) && !is_allocators()
 }
 
-/// Whether there is a door for a function.
+/// Answer to the question for the door of a function.
 enum Door {
-    /// With this entry.
+    /// There is a door with this entry.
     Entry(usize),
-    /// The function is no allocator's.
+    /// The function belongs to no allocator.
     None,
-    /// There can be none.
+    /// There can be no door.
     Refused,
 }
 
@@ -177,7 +184,8 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
         return;
     }
     let patched = counts.patched;
-    // One that has an allocator of its own somewhere keeps it everywhere: what is not bound yet may be bound to that too.
+    // An object with an allocator of its own at one place keeps the allocator everywhere: unbound
+    // calls may be bound to the own allocator too.
     let mut has_own = false;
     places(object, look.hooks, |place| {
         has_own |= place.hook.is_some() && matches!(place.leads(), Leads::Elsewhere | Leads::ToResolverOrOwn);
@@ -197,10 +205,11 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
                 Unbound::ToCollector if hook != 0 => Some(0),
                 Unbound::ToOriginal if hook != 0 => (!has_own).then_some(hook),
                 unbound => match objects::definition(object.namespace, place.name.to_bytes()) {
-                    // Which of several it will be depends on what the object itself was linked with.
+                    // The choice among several definitions depends on the libraries linked to the
+                    // object.
                     Some((_, false)) if unbound == Unbound::PastCollector => None,
                     Some((function, _)) => lead(function),
-                    // What nobody defines is not called.
+                    // A function defined nowhere is not called.
                     None => Some(0),
                 },
             },
@@ -208,7 +217,7 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
                 object.loaded.symbol(place.name.to_bytes()).map_or(Some(0), lead)
             }
             Leads::ToResolverOrOwn if look.unbound == Unbound::ToCollector && hook != 0 => Some(0),
-            // A function of the process's own allocator is found before the object's.
+            // A function of the process's own allocator is found before the object's function.
             Leads::ToResolverOrOwn => match objects::definition(object.namespace, place.name.to_bytes()) {
                 Some((function, _)) if doors::is_of_provider(function) => lead(function),
                 Some((function, _)) if !is_recorded_below(place.name.to_bytes(), function) => None,
@@ -228,15 +237,16 @@ pub fn patch(object: &LoadedObject, look: Look<'_>, counts: &mut Counts) {
     }
 }
 
-/// Whether the object has constructors besides the one that every compiler adds. Those of a C library of another namespace are
-/// nobody's memory.
+/// Returns whether the object has constructors besides the constructor added by every compiler.
+/// Constructors of a C library of another namespace do not count, because their blocks matter to
+/// nobody.
 fn has_constructors(object: &LoadedObject) -> bool {
     const DT_INIT_ARRAYSZ: u64 = 27;
     let is_c_library = || object.loaded.symbol(b"gnu_get_libc_version").is_some();
     object.loaded.dynamic([DT_INIT_ARRAYSZ])[0] > size_of::<usize>() && !is_c_library()
 }
 
-/// Leads the object's calls back.
+/// Leads the object's calls back to the original functions.
 pub fn undo(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
     let mut pages = Pages::of(object);
     places(object, hooks, |place| {
@@ -253,27 +263,27 @@ pub fn undo(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
 fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>)) {
     let tags = [DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_RELACOUNT, DT_JMPREL, DT_PLTRELSZ];
     let [strings, symbols, rela, rela_bytes, relative, plt, plt_bytes] = object.loaded.dynamic(tags);
-    // The vdso's are not relocated, and it calls nobody.
+    // The tables of the vdso are not relocated, and the vdso calls no function.
     if !object.extent.contains(strings) || !object.extent.contains(symbols) {
         return;
     }
     let beginnings = hooks.beginnings();
     let is_libc = object.extent.contains(real::errno_location());
-    // What an allocator calls of its own is part of the call that it was asked for.
+    // Calls inside an allocator are part of the call of the allocator.
     let is_led = |hook: &Hook| is_libc || object.is_program || !object.extent.contains(hook.original());
     for (table, bytes, skipped) in [(rela, rela_bytes, relative), (plt, plt_bytes, 0)] {
         let end = table.saturating_add(bytes);
         if bytes == 0 || !object.extent.contains(table) || end > object.extent.end {
             continue;
         }
-        // SAFETY: the loader's own table of an object that is loaded.
+        // SAFETY: the loader uses the table too, and the object is loaded.
         let table = unsafe { core::slice::from_raw_parts(table as *const Relocation, bytes / size_of::<Relocation>()) };
         for relocation in table.iter().skip(skipped) {
             let is_of_function = matches!(relocation.kind, R_X86_64_64 | R_X86_64_GLOB_DAT | R_X86_64_JUMP_SLOT);
             if !is_of_function || relocation.symbol == 0 || relocation.addend != 0 {
                 continue;
             }
-            // SAFETY: the relocation's symbol, and its name, in the object's own tables.
+            // SAFETY: symbol and name of the relocation lie in the object's own tables.
             let (symbol, name) = unsafe {
                 let symbol = &*(symbols as *const Symbol).add(relocation.symbol as usize);
                 let name = (strings as *const c_char).add(symbol.name as usize);
@@ -294,7 +304,8 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>))
             if is_wanted {
                 let is_lazy = relocation.kind == R_X86_64_JUMP_SLOT;
                 let unbound = if is_lazy { object.extent } else { Range::default() };
-                // The C library's calls are bound by the order of objects, for all that it defines their functions.
+                // The C library's calls are bound by the order of objects, although the C library
+                // defines the functions itself.
                 let is_own = symbol.section != 0 && !is_libc;
                 look(Place { slot: slot as *const AtomicUsize, name, hook, unbound, is_own });
             }
@@ -302,16 +313,16 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>))
     }
 }
 
-/// An object's pages, one of them at a time made ready to be written to.
+/// The pages of an object, with at most one page made ready for writing at a time.
 struct Pages {
     page_bytes: usize,
-    /// What the loader protects, in whole pages, as it rounds them.
+    /// Range protected by the loader, rounded to whole pages as the loader does.
     protected: Range,
     page: usize,
     access: Access,
 }
 
-/// How a page stands.
+/// State of a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Writable,
@@ -328,7 +339,8 @@ impl Pages {
         Pages { page_bytes, protected, page: 0, access: Access::Refused }
     }
 
-    /// Whether the loader is not done with the object: what it will protect can be written.
+    /// Returns whether the loader is still at work on the object: pages to be protected are still
+    /// writable.
     fn are_early(&self) -> bool {
         self.protected.start < self.protected.end && is_writable(self.protected.start)
     }
@@ -341,7 +353,7 @@ impl Pages {
         }
         match self.access {
             Access::Writable | Access::Opened => {
-                // SAFETY: a place as in `leads`, on a page that can be written.
+                // SAFETY: a relocation of the object names the place, and the page is writable.
                 unsafe { &*slot }.store(value, Ordering::Release);
                 counts.patched += 1;
             }
@@ -353,7 +365,8 @@ impl Pages {
         match (self.protected.contains(page), is_writable(page)) {
             (_, true) => Access::Writable,
             (false, false) => Access::Refused,
-            // SAFETY: a page of data that the loader has finished with; it stays readable all the time.
+            // SAFETY: the loader has finished with the page of data, and the page stays readable
+            // all the time.
             (true, false) => match unsafe { sys::protect(page, self.page_bytes, sys::PROT_RW) } {
                 true => Access::Opened,
                 false => Access::Refused,
@@ -361,10 +374,11 @@ impl Pages {
         }
     }
 
-    /// Leaves the present page as it was.
+    /// Restores the protection of the present page.
     fn close(&mut self) {
         if self.access == Access::Opened {
-            // SAFETY: as in `open`; nobody but the loader has written there, or will.
+            // SAFETY: `open` made this page writable; only the loader has written there, and is
+            // done.
             unsafe { sys::protect(self.page, self.page_bytes, sys::PROT_READ) };
         }
         self.access = Access::Refused;
@@ -372,10 +386,10 @@ impl Pages {
     }
 }
 
-/// Whether the word at an address can be written, asked of the kernel.
+/// Returns whether the word at an address is writable, asked of the kernel.
 ///
-/// `FUTEX_WAKE_OP` does an atomic operation at its second address: here OR with 0, which changes nothing whoever else
-/// writes there.
+/// `FUTEX_WAKE_OP` does an atomic operation at its second address. The operation here is OR with 0,
+/// which changes nothing, whoever else writes there.
 fn is_writable(address: usize) -> bool {
     static OWN: AtomicU32 = AtomicU32::new(0);
     sys::futex_or_zero(&OWN, address) != Err(sys::EFAULT)

@@ -1,7 +1,9 @@
-//! The doors' code: entries that differ in their address only, and what they jump to.
+//! The code of the doors: entries that differ only in address, and the common code behind the
+//! entries.
 //!
-//! Written in assembly with unwind information, since an exception (`bad_alloc`) must pass through. Registers in which a
-//! function may be given arguments, and those in which it may return, are the caller's and the function's.
+//! The code is assembly with unwind information, since an exception (`bad_alloc`) must pass
+//! through. The code preserves argument registers for the function, and result registers for the
+//! caller.
 
 use super::{Call, DOORS, ENTRY_BYTES, MOST, after, before};
 use crate::process;
@@ -18,7 +20,7 @@ global_asm!(
     ".cfi_startproc",
     ".rept {most}",
     ".p2align 4",
-    // The address of what follows tells which entry this is.
+    // The address of the next instruction tells which entry this is.
     "lea r11, [rip]",
     "jmp {common}",
     ".endr",
@@ -33,19 +35,20 @@ unsafe extern "C" {
     fn heapline_doors();
 }
 
-/// Bytes of an entry's first instruction.
+/// Bytes of the first instruction of an entry.
 const FIRST_BYTES: usize = 7;
 
 const _: () = assert!(ENTRY_BYTES == size_of::<super::Door>(), "an entry's place is its door's");
 const _: () = assert!(core::mem::offset_of!(Call, door) == 48 && core::mem::offset_of!(Call, note) == 56);
 const _: () = assert!(state::IDLE == 0);
 
-/// Address of the first entry.
+/// Returns the address of the first entry.
 pub fn first() -> usize {
     (heapline_doors as *const ()).addr()
 }
 
-/// Behind an entry, whose end is in r11: straight on to the function while nothing is traced, else between [`before`] and
+/// Runs behind an entry, with the end of the entry's first instruction in r11. While nothing is
+/// traced, jumps straight to the function. Otherwise calls the function between [`before`] and
 /// [`after`].
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
@@ -65,7 +68,7 @@ unsafe extern "C" fn common() {
         ".cfi_offset rbp, -16",
         "mov rbp, rsp",
         ".cfi_def_cfa_register rbp",
-        // A `Call`, and the two registers of a result.
+        // Room for a `Call`, and for the two registers of a result.
         "sub rsp, 80",
         "mov qword ptr [rsp], rdi",
         "mov qword ptr [rsp + 8], rsi",

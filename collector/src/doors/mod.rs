@@ -1,15 +1,21 @@
-//! Doors: entries for calls of allocators other than the one that the hooks stand in front of.
+//! Doors: entries for calls of allocators other than the allocator behind the hooks.
 //!
-//! A process has one allocator that its calls of `malloc` lead to, and may have more: a library that was opened with
-//! RTLD_DEEPBIND calls the C library's past a preloaded jemalloc, a namespace of `dlmopen` has a C library of its own, a
-//! library brings a `malloc` for itself. And an allocator may have more functions than the C library knows
-//! ([`shapes`]). For each such function there is a door, made when the first place that leads to the function is met.
+//! The calls of `malloc` of a process lead to one allocator, but a process may have more
+//! allocators:
+//!
+//! - a library opened with RTLD_DEEPBIND calls the C library's allocator past a preloaded jemalloc;
+//! - a namespace of `dlmopen` has a C library of its own;
+//! - a library brings a `malloc` for itself.
+//!
+//! An allocator may also have more functions than the C library knows ([`shapes`]). For each such
+//! function there is a door, made when the first place that leads to the function is met.
 //!
 //! ```text
 //! caller ──> place (GOT) ──> door n ──> [`before`] ──> the function ──> [`after`] ──> caller
 //! ```
 //!
-//! While a function runs, its thread is marked: what its allocator calls of its own by hooked names is part of the call.
+//! While a function runs, the thread is marked. Hooked functions called by the allocator itself are
+//! part of the same call.
 
 #[cfg(not(feature = "embedded"))]
 mod entry;
@@ -24,13 +30,13 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use heapline_shared_format::event::domain;
 use shapes::{Act, ONCE, Shape};
 
-/// How many there are at most.
+/// Greatest number of doors.
 pub(crate) const MOST: usize = 512;
 
-/// A door. The entry's code knows the layout.
+/// A door. The code of the entries relies on the layout.
 #[repr(C)]
 struct Door {
-    /// The function behind it.
+    /// Address of the function behind the door.
     function: AtomicUsize,
     shape: AtomicPtr<Shape>,
 }
@@ -41,24 +47,25 @@ static DOORS: [Door; MOST] =
     [const { Door { function: AtomicUsize::new(0), shape: AtomicPtr::new(ptr::null_mut()) } }; MOST];
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// A call that came through a door. The entry's code knows the layout.
+/// A call through a door. The code of the entries relies on the layout.
 #[repr(C)]
 pub(crate) struct Call {
     arguments: [usize; 6],
     door: &'static Door,
-    /// What [`before`] has done.
+    /// Bits set by [`before`].
     note: usize,
 }
 
-/// [`Call::note`]: samples are recorded.
+/// Bit of [`Call::note`]: samples are recorded.
 const SAMPLES: usize = 1;
-/// [`Call::note`]: the block that is reallocated was a sample.
+/// Bit of [`Call::note`]: the reallocated block was a sample.
 const WAS_SAMPLE: usize = 2;
-/// [`Call::note`]: the thread was marked.
+/// Bit of [`Call::note`]: the thread was marked.
 const MARKED: usize = 4;
 
-/// The entry of the door for a function of this name, which is made if there is none yet; none where all doors are in
-/// use, or the name is no allocator's. One thread at a time is in here: the loader's lock is held.
+/// Returns the entry of the door for a function of this name. Makes the door if there is none yet.
+/// Returns `None` where all doors are in use, or the name belongs to no allocator. Only one thread
+/// at a time runs this function, because the loader's lock is held.
 pub fn entry_for(name: &[u8], function: usize) -> Option<usize> {
     let shape = shapes::of(name)?;
     let used = USED.load(Ordering::Relaxed);
@@ -75,22 +82,24 @@ pub fn entry_for(name: &[u8], function: usize) -> Option<usize> {
     entry_at(used)
 }
 
-/// The function behind the door with this entry; none for another address.
+/// Returns the function behind the door with this entry; `None` for another address.
 pub fn function_behind(entry: usize) -> Option<usize> {
     let index = entry.checked_sub(entry_at(0)?)?;
     let is_entry = index.is_multiple_of(ENTRY_BYTES) && index / ENTRY_BYTES < USED.load(Ordering::Acquire);
     is_entry.then(|| DOORS[index / ENTRY_BYTES].function.load(Ordering::Relaxed))
 }
 
-/// Whether the code at an address belongs to an object with an allocator whose calls are led here, or to the collector
-/// itself, which calls allocators only: one that jumps on to another function leaves the collector as that function's caller.
+/// Returns whether the code at an address belongs to an object with an allocator led here, or to
+/// the collector. The collector counts because the collector calls allocators only: a function of
+/// an allocator that jumps on to another function leaves the collector as the caller.
 pub fn is_allocators(address: usize) -> bool {
     let object = |address| elf::find_object(address).map(|object| object.start);
     let Some(asked) = object(address) else { return false };
     if object((entry_for as *const ()).addr()) == Some(asked) {
         return true;
     }
-    // The C library's allocator calls nobody; the rest of the C library calls the program's.
+    // The C library's allocator calls nobody; the rest of the C library calls the program's
+    // allocator.
     if object(real::errno_location()) == Some(asked) {
         return false;
     }
@@ -98,13 +107,13 @@ pub fn is_allocators(address: usize) -> bool {
     [real::provider_address()].into_iter().chain(others).any(|function| object(function) == Some(asked))
 }
 
-/// Whether a function is one of the process's own allocator's.
+/// Returns whether a function belongs to the process's own allocator.
 pub fn is_of_provider(function: usize) -> bool {
     let object = |address| elf::find_object(address).map(|object| object.start);
     object(function).is_some() && object(function) == object(real::provider_address())
 }
 
-/// Bytes of an entry's code.
+/// Bytes of the code of an entry.
 const ENTRY_BYTES: usize = 16;
 
 #[cfg(not(feature = "embedded"))]
@@ -112,7 +121,7 @@ fn entry_at(index: usize) -> Option<usize> {
     Some(entry::first() + index * ENTRY_BYTES)
 }
 
-/// Nothing is led to a collector that the program carries in itself.
+/// Returns `None`: no call is led to a collector embedded in the program.
 #[cfg(feature = "embedded")]
 fn entry_at(_: usize) -> Option<usize> {
     None
@@ -120,7 +129,7 @@ fn entry_at(_: usize) -> Option<usize> {
 
 impl Call {
     fn shape(&self) -> Shape {
-        // SAFETY: set before the door was used, and never changed.
+        // SAFETY: `shape` was set before the door was used, and never changes.
         unsafe { *self.door.shape.load(Ordering::Relaxed) }
     }
 
@@ -135,7 +144,7 @@ impl Call {
     fn size(&self) -> usize {
         let Shape { size, count, .. } = self.shape();
         let times = if count == ONCE { 1 } else { self.argument(count) };
-        // A product that overflows fails.
+        // An overflowing product makes the function fail.
         self.argument(size).saturating_mul(times)
     }
 
@@ -144,7 +153,7 @@ impl Call {
     }
 }
 
-/// What is recorded before the call of a function, which was made at `slot`. Returns the function.
+/// Records the part before the call of a function, called at `slot`. Returns the function.
 #[cfg_attr(feature = "embedded", expect(dead_code, reason = "there are no doors"))]
 extern "C" fn before(call: &mut Call, slot: usize) -> usize {
     let errno = real::errno();
@@ -168,7 +177,7 @@ extern "C" fn before(call: &mut Call, slot: usize) -> usize {
     call.door.function.load(Ordering::Relaxed)
 }
 
-/// What is recorded after the call, which has returned `result`.
+/// Records the part after the call, which has returned `result`.
 #[cfg_attr(feature = "embedded", expect(dead_code, reason = "there are no doors"))]
 extern "C" fn after(call: &Call, result: usize, slot: usize, rbp: usize) {
     if call.has(MARKED) {
@@ -183,21 +192,22 @@ extern "C" fn after(call: &Call, result: usize, slot: usize, rbp: usize) {
             let shape = call.shape();
             let is_block = shape.count == ONCE || call.argument(shape.size) == 0;
             if is_block && !given.is_null() {
-                // SAFETY: the function returns a text.
+                // SAFETY: the function returns a text that ends with a zero byte.
                 let text = unsafe { core::ffi::CStr::from_ptr(given.cast()) };
                 hooks::record_alloc(given, text.count_bytes() + 1, entry);
             }
         }
         Act::AllocatesTo => {
             if result == 0 {
-                // SAFETY: the function has succeeded, so the block is where its first argument says.
+                // SAFETY: the function has succeeded, so the first argument points to the new
+                // block's address.
                 let block = unsafe { ptr::with_exposed_provenance::<*mut u8>(call.argument(0)).read() };
                 hooks::record_alloc(block, size, entry);
             }
         }
         Act::Frees => {}
         Act::Reallocates if old.is_null() => hooks::record_alloc(given, size, entry),
-        // With size 0 nothing came back because the block was freed; a failure leaves the block alone.
+        // A null result with size 0 means a freed block. A failure leaves the block alone.
         Act::Reallocates => reallocated(call, (old, given, size), given.is_null() && size == 0, entry),
         Act::Expands if old.is_null() => {}
         Act::Expands => reallocated(call, (old, given, size), false, entry),

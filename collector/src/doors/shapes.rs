@@ -1,61 +1,64 @@
-//! The functions by which allocators give and take blocks, by name: the C library's, and those that jemalloc, tcmalloc and
-//! mimalloc have besides.
+//! Functions by which allocators give and take blocks, by name: the functions of the C library, and
+//! the additional functions of jemalloc, tcmalloc and mimalloc.
 
-/// What a function does with blocks.
+/// Effect of a function on blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
     /// Returns a new block, or null.
     Allocates,
-    /// Puts a new block where its first argument points to, and returns 0.
+    /// Stores a new block at the address in the first argument, and returns 0.
     AllocatesTo,
     /// Returns a new block with a text.
     AllocatesText,
     /// Takes a block.
     Frees,
-    /// Returns a block in the place of another, or null.
+    /// Returns a block in the place of another block, or null.
     Reallocates,
-    /// Returns the block, which has the new size, or null.
+    /// Returns the same block with the new size, or null.
     Expands,
-    /// Returns how large the block is now: the new size or more where that worked.
+    /// Returns the present size of the block: the new size or more after a success.
     Resizes,
 }
 
-/// Where a call's arguments are, by number, and what it does.
+/// Effect of a function, and the positions of its arguments, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
-    /// What the function does.
+    /// Effect of the function.
     pub act: Act,
-    /// The block that the function is given.
+    /// Position of the block given to the function.
     pub block: u8,
-    /// The size that is asked for; of a text, the place that the caller may have given for it.
+    /// Position of the requested size. For a text: position of the place given by the caller, if
+    /// any.
     pub size: u8,
-    /// What the size is multiplied by; [`ONCE`] for nothing, and for a text that no place can be given for.
+    /// Position of the factor of the size. [`ONCE`] for no factor, and for a text without a place
+    /// from the caller.
     pub count: u8,
 }
 
-/// [`Shape::count`] of a function that is given a size alone.
+/// [`Shape::count`] of a function with a size alone.
 pub const ONCE: u8 = u8::MAX;
 
 const fn shape(act: Act, block: u8, size: u8, count: u8) -> Shape {
     Shape { act, block, size, count }
 }
 
-/// The size is this argument.
+/// Returns the shape of a function with the size in this argument.
 const fn sized(size: u8) -> Shape {
     shape(Act::Allocates, 0, size, ONCE)
 }
 
-/// The size is the product of this argument and the next.
+/// Returns the shape of a function with the product of this argument and the next as the size.
 const fn counted(count: u8) -> Shape {
     shape(Act::Allocates, 0, count + 1, count)
 }
 
-/// The block is this argument, and its size the next.
+/// Returns the shape of a function with the block in this argument, and the size in the next.
 const fn moved(block: u8) -> Shape {
     shape(Act::Reallocates, block, block + 1, ONCE)
 }
 
-/// The block is this argument, and its size the product of the next two.
+/// Returns the shape of a function with the block in this argument, and the product of the next two
+/// as the size.
 const fn moved_counted(block: u8) -> Shape {
     shape(Act::Reallocates, block, block + 2, block + 1)
 }
@@ -64,12 +67,13 @@ const FREED: Shape = shape(Act::Frees, 0, 0, ONCE);
 const TO: Shape = shape(Act::AllocatesTo, 0, 2, ONCE);
 const TEXT: Shape = shape(Act::AllocatesText, 0, 0, ONCE);
 
-/// The text is in a new block unless this argument is a place for it.
+/// Returns the shape of a function with a text in a new block, unless this argument is a place for
+/// the text.
 const fn text_unless(place: u8) -> Shape {
     shape(Act::AllocatesText, 0, place, 0)
 }
 
-/// All functions, by name, in order.
+/// All functions, in the order of their names.
 static SHAPES: &[(&str, Shape)] = &[
     ("_ZdaPv", FREED),
     ("_ZdaPvRKSt9nothrow_t", FREED),
@@ -210,30 +214,31 @@ static SHAPES: &[(&str, Shape)] = &[
     ("xallocx", shape(Act::Resizes, 0, 1, ONCE)),
 ];
 
-/// The prefix that jemalloc's functions have where it is not to take malloc's place.
+/// Prefix of jemalloc's functions in a jemalloc that does not take malloc's place.
 const PREFIX: &[u8] = b"je_";
 
-/// Functions that an allocator with the prefix is known by.
+/// Functions that mark an allocator with the prefix.
 pub const PREFIXED: [&[u8]; 3] = [b"je_malloc", b"je_mallocx", b"je_free"];
 
-/// The shape of a function with this name; none for names that no allocator has.
+/// Returns the shape of a function with this name; `None` for a name of no allocator.
 pub fn of(name: &[u8]) -> Option<&'static Shape> {
     let base = name.strip_prefix(PREFIX).unwrap_or(name);
     let at = SHAPES.binary_search_by(|(known, _)| known.as_bytes().cmp(base)).ok()?;
     Some(&SHAPES[at].1)
 }
 
-/// All names, without the prefix.
+/// Returns all names, without the prefix.
 pub fn names() -> impl Iterator<Item = &'static [u8]> {
     SHAPES.iter().map(|(name, _)| name.as_bytes()).chain([PREFIX])
 }
 
-/// Whether the name is one of a C++ operator's. Those of the C++ library end in `malloc`, where they are recorded.
+/// Returns whether the name belongs to a C++ operator. The operators of the C++ library end in
+/// `malloc`, where the hook of `malloc` records the call.
 pub fn is_operator(name: &[u8]) -> bool {
     name.starts_with(b"_Zn") || name.starts_with(b"_Zd")
 }
 
-/// Whether the name is one of the C library's.
+/// Returns whether the name belongs to a function of the C library.
 pub fn is_standard(name: &[u8]) -> bool {
     const OTHERS: [&[u8]; 3] = [b"mi_", b"tc_", PREFIX];
     of(name).is_some()

@@ -1,32 +1,34 @@
-//! An object's file: the control function of a jemalloc under a prefix, by a table of symbols.
+//! The file of an object: finds the control function of a jemalloc under a prefix, by a table of
+//! symbols.
 //!
-//! The file is read in pieces, never mapped: a mapped file that is cut short ends the process. Names are searched
-//! first, since an object without such names needs nothing else. Whatever is not as expected is no jemalloc.
+//! The file is read in pieces, never mapped, because a mapped file that is cut short ends the
+//! process. Names are searched first, since an object without such names needs nothing else. Any
+//! unexpected data means: no jemalloc.
 
 use crate::platform::elf::Object;
 use crate::platform::sys;
 use crate::platform::sys::Program;
 
-/// Bytes of one piece that are looked at again with the next one: the longest name that is known by its end.
+/// Bytes of a piece examined again with the next piece: the longest name recognised by the end.
 const OVERLAP: usize = 64;
-/// Larger tables are not looked at.
+/// Greatest size of an examined table, in bytes.
 const MOST_TABLE: usize = 1 << 30;
 
-/// The beginning of an ELF file.
+/// Bytes of the header of an ELF file.
 const HEAD_BYTES: usize = 64;
 const SECTION_BYTES: usize = 64;
 const SYMBOL_BYTES: usize = 24;
 
-/// The end of the name of the function that is looked for.
+/// End of the name of the control function.
 const CONTROL: &[u8] = b"mallctl";
-/// Ends of names that a jemalloc has besides, all behind the prefix.
+/// Ends of further names of a jemalloc, all behind the prefix.
 const OTHERS: [&[u8]; 4] = [b"mallctlbymib", b"mallctlnametomib", b"mallocx", b"sdallocx"];
-/// The end of the name of a function inside of a jemalloc that has listeners.
+/// End of the name of a function inside of a jemalloc with listeners.
 const INSTALL: &[u8] = b"hook_install";
-/// A program with this symbol records the blocks of its allocator itself: see `Traced`.
+/// A program with this symbol records the blocks of its allocator itself, through `Traced`.
 const TRACED: &[u8] = b"heapline_embedded_state";
 
-/// Address of the control function of the one jemalloc in an object.
+/// Returns the address of the control function, if an object contains exactly one jemalloc.
 pub fn control(mapped: &Object, buffer: &mut [u8]) -> Option<usize> {
     let file = open(mapped)?;
     let (symbols, names) = tables(&file, buffer)?;
@@ -37,23 +39,23 @@ pub fn control(mapped: &Object, buffer: &mut [u8]) -> Option<usize> {
     is_code(mapped, &file, &function, address).then_some(address)
 }
 
-/// The object's file, if it begins with the very header that is mapped.
+/// Opens the object's file. Returns `None` unless the header in the file equals the mapped header.
 fn open(mapped: &Object) -> Option<Program> {
     let path = mapped.path();
     let path = if path.is_empty() { c"/proc/self/exe".as_ptr() } else { path.as_ptr().cast() };
     if mapped.program_headers().is_empty() {
         return None;
     }
-    // SAFETY: a C string: the loader's names end with a zero.
+    // SAFETY: the path is a C string, because the loader's names end with a zero byte.
     let file = unsafe { sys::open_program(path) }.filter(Program::is_regular)?;
     let mut head = [0; HEAD_BYTES];
-    // SAFETY: a mapped ELF header, as was asked just now.
+    // SAFETY: an ELF header is mapped at `start`, as `program_headers` has just checked.
     let in_memory = unsafe { (mapped.start as *const [u8; HEAD_BYTES]).read() };
     let is_same = sys::read_at(&file, &mut head, 0) == HEAD_BYTES && head == in_memory;
     is_same.then_some(file)
 }
 
-/// Where a table is in the file.
+/// Position of a table in the file.
 #[derive(Clone, Copy)]
 struct Table {
     offset: usize,
@@ -72,7 +74,8 @@ fn quarter(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?).into())
 }
 
-/// The table of all symbols, or of those for other objects where the former was stripped, and that of their names.
+/// Returns the table of all symbols and the table of their names. A stripped file has only the
+/// symbols for other objects.
 fn tables(file: &Program, buffer: &mut [u8]) -> Option<(Table, Table)> {
     const SHT_SYMTAB: usize = 2;
     const SHT_DYNSYM: usize = 11;
@@ -98,8 +101,8 @@ fn tables(file: &Program, buffer: &mut [u8]) -> Option<(Table, Table)> {
     Some((table(symbols)?, table(names)?))
 }
 
-/// Calls `look` with the place behind each name of the table, and with as much of the name's end as is looked at, until
-/// `look` says no.
+/// Calls `look` for each name of the table, until `look` returns `None`. `look` gets the place
+/// behind the name, and the end of the name, as far as examined.
 fn each_name(
     file: &Program,
     table: Table,
@@ -126,7 +129,7 @@ fn each_name(
     Some(())
 }
 
-/// Where names end, from a place on.
+/// Returns the ends of names from a place on.
 fn ends(bytes: &[u8], from: usize) -> impl Iterator<Item = usize> + '_ {
     const BLOCK: usize = 64;
     bytes[from..].chunks(BLOCK).enumerate().flat_map(move |(index, block)| {
@@ -136,7 +139,7 @@ fn ends(bytes: &[u8], from: usize) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// The beginning of the names of a jemalloc's functions.
+/// The common beginning of the names of a jemalloc's functions.
 struct Prefix {
     bytes: [u8; Prefix::LONGEST],
     count: usize,
@@ -145,8 +148,8 @@ struct Prefix {
 impl Prefix {
     const LONGEST: usize = 24;
 
-    /// The prefix of the one control function. None where there is none, or more than one, and in a program that records
-    /// its allocator itself.
+    /// Returns the prefix of the single control function. Returns `None` without a control
+    /// function, with more than one, and in a program that records its allocator itself.
     fn find(file: &Program, names: Table, buffer: &mut [u8]) -> Option<Prefix> {
         let mut found: Option<Prefix> = None;
         each_name(file, names, buffer, |_, name| {
@@ -171,13 +174,14 @@ impl Prefix {
     }
 }
 
-/// Where the names of a jemalloc's functions begin in the table of names.
+/// Places in the table of names where the names of a jemalloc's functions begin.
 struct Places {
     control: usize,
 }
 
 impl Places {
-    /// None where a name is missing that every jemalloc with listeners has.
+    /// Finds the places. Returns `None` when a name present in every jemalloc with listeners is
+    /// missing.
     fn find(file: &Program, names: Table, prefix: &Prefix, buffer: &mut [u8]) -> Option<Places> {
         let (mut control, mut others, mut has_install) = (None, [false; OTHERS.len()], false);
         each_name(file, names, buffer, |end, name| {
@@ -194,7 +198,7 @@ impl Places {
         is_whole.then_some(Places { control: control? })
     }
 
-    /// The function whose name is there.
+    /// Returns the function with the name at `self.control`.
     fn control(&self, file: &Program, symbols: Table, buffer: &mut [u8]) -> Option<Function> {
         const KIND: u8 = 0xf;
         const STT_FUNC: u8 = 2;
@@ -222,13 +226,13 @@ struct Function {
     bytes: usize,
 }
 
-/// Whether the function is code, and begins in memory as in the file.
+/// Returns whether the function is code, and begins in memory as in the file.
 fn is_code(mapped: &Object, file: &Program, function: &Function, address: usize) -> bool {
     const LOOKED_AT: usize = 64;
     let mut buffer = [0; LOOKED_AT];
     let bytes = function.bytes.min(LOOKED_AT);
     let Some(offset) = mapped.offset_of_code(function.address, bytes) else { return false };
-    // SAFETY: in a mapped segment that can be read.
+    // SAFETY: the bytes lie in a mapped and readable segment, as `offset_of_code` has checked.
     let code = unsafe { core::slice::from_raw_parts(address as *const u8, bytes) };
     bytes > 0 && sys::read_at(file, &mut buffer[..bytes], offset) == bytes && buffer[..bytes] == *code
 }
@@ -251,7 +255,7 @@ mod tests {
         let here = crate::platform::elf::find_object(control as *const () as usize).expect("this program");
         let mut buffer = std::vec![0; 256 << 10];
         assert_eq!(control(&here, &mut buffer), None);
-        // Its own table of symbols is read nevertheless.
+        // The test's own table of symbols is read nevertheless.
         let file = open(&here).expect("its file");
         let (_, names) = tables(&file, &mut buffer).expect("its tables");
         let mut count = 0;

@@ -1,7 +1,8 @@
-//! jemalloc's listeners: functions that it calls after each allocation and before each free.
+//! Listeners of jemalloc: functions called by jemalloc after each allocation and before each free.
 //!
-//! `experimental.hooks.install` of `mallctl`, in jemalloc 5.2.0 to 5.3.1. jemalloc holds no lock while a listener runs,
-//! and calls none for what a listener does. The kinds of calls are numbered by version.
+//! `experimental.hooks.install` of `mallctl` installs a listener, in jemalloc 5.2.0 to 5.3.1.
+//! jemalloc holds no lock while a listener runs, and calls no listener for allocations of a
+//! listener. The numbers of the kinds of calls depend on the version.
 
 use crate::attach::is_leading;
 use crate::platform::elf;
@@ -12,32 +13,32 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Listeners that can be in place at one time.
+/// Greatest number of listeners at one time.
 const MOST: usize = 32;
 
 static LISTENERS: [Listener; MOST] = [const { Listener::new() }; MOST];
 
-/// A listener in the jemalloc of one object. jemalloc passes its address back with each call.
+/// A listener in the jemalloc of one object. jemalloc passes the listener's address with each call.
 pub struct Listener {
-    /// Where the object begins; [`Listener::FREE`] or [`Listener::TAKEN`] where there is none.
+    /// Start of the object; [`Listener::FREE`] or [`Listener::TAKEN`] without an object.
     start: AtomicUsize,
-    /// The object's `mallctl`.
+    /// Address of the object's `mallctl`.
     control: AtomicUsize,
-    /// By what jemalloc knows the listener; 0 when it is to be removed no more.
+    /// jemalloc's handle of the listener; 0 when the listener is not to be removed any more.
     handle: AtomicUsize,
-    /// Kinds of calls are numbered with `pvalloc` among them.
+    /// Whether `pvalloc` is among the numbered kinds of calls.
     has_pvalloc: AtomicBool,
 }
 
-/// A listener is in place.
+/// Result of installing a listener.
 pub struct Begun {
-    /// No block was allocated before.
+    /// Whether no block was allocated before.
     pub has_all: bool,
 }
 
 type Mallctl = unsafe extern "C" fn(*const c_char, *mut c_void, *mut usize, *mut c_void, usize) -> c_int;
 
-/// `mallctl`.
+/// The function `mallctl` of a jemalloc.
 #[derive(Clone, Copy)]
 struct Control(Mallctl);
 
@@ -51,18 +52,21 @@ struct Functions {
 }
 
 impl Control {
+    /// Returns the control function at an address.
+    ///
     /// # Safety
-    /// The address of a jemalloc's `mallctl`, which stays loaded.
+    /// `address` is the address of a jemalloc's `mallctl`, and the jemalloc stays loaded.
     unsafe fn at(address: usize) -> Control {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees the address of a `mallctl` that stays loaded.
         Control(unsafe { core::mem::transmute::<usize, Mallctl>(address) })
     }
 
-    /// Reads a value, after another was written if there is one.
+    /// Reads a value, after writing `new` if given.
     fn exchange<R: Default, W>(self, name: &CStr, new: Option<&mut W>) -> Option<R> {
         let (mut value, mut bytes) = (R::default(), size_of::<R>());
         let (new, new_bytes) = new.map_or((ptr::null_mut(), 0), |new| (ptr::from_mut(new).cast(), size_of::<W>()));
-        // SAFETY: jemalloc's function; it writes and reads at most as many bytes as it is told.
+        // SAFETY: the function is jemalloc's `mallctl`, which writes and reads at most the given
+        // numbers of bytes.
         let status = unsafe { self.0(name.as_ptr(), (&raw mut value).cast(), &raw mut bytes, new, new_bytes) };
         (status == 0 && bytes == size_of::<R>()).then_some(value)
     }
@@ -73,11 +77,12 @@ impl Control {
 
     fn version(self) -> Option<Version> {
         let text = self.read::<usize>(c"version").filter(|&text| text != 0)?;
-        // SAFETY: a constant text of the library's.
+        // SAFETY: the version is a constant text of the library.
         Version::parse(unsafe { CStr::from_ptr(text as *const c_char) }.to_bytes())
     }
 
-    /// Whether it is sure that no block was allocated yet: this thread has none, and no other has come by.
+    /// Returns whether surely no block was allocated yet: this thread has no block, and no other
+    /// thread has used the jemalloc.
     fn is_fresh(self) -> bool {
         /// `MALLCTL_ARENAS_ALL`.
         const THREADS: &CStr = c"stats.arenas.4096.nthreads";
@@ -88,7 +93,7 @@ impl Control {
     }
 }
 
-/// A release, and how many changes were made since.
+/// A release, and the number of changes since the release.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Version {
     release: [u32; 3],
@@ -97,12 +102,12 @@ struct Version {
 
 impl Version {
     const FIRST: Version = Version { release: [5, 2, 0], changes: 0 };
-    /// From then on `pvalloc` is a kind of call.
+    /// First version with `pvalloc` as a kind of call.
     const PVALLOC: Version = Version { release: [5, 3, 0], changes: 3 };
-    /// Later ones have no listeners, or others.
+    /// Last version with these listeners. Later versions have none, or different listeners.
     const LAST: Version = Version { release: [5, 3, 1], changes: 41 };
 
-    /// `5.3.0-0-g54eaed1d8b56`.
+    /// Parses a version such as `5.3.0-0-g54eaed1d8b56`.
     fn parse(text: &[u8]) -> Option<Version> {
         let text = core::str::from_utf8(text).ok()?;
         let mut parts = text.split('-');
@@ -121,15 +126,16 @@ impl Listener {
         Listener { start, control, handle, has_pvalloc: AtomicBool::new(false) }
     }
 
-    /// All, in place or not.
+    /// Returns all listeners, in place or not.
     pub fn all() -> impl Iterator<Item = &'static Listener> {
         LISTENERS.iter()
     }
 
-    /// Puts a listener into the jemalloc with this control function, in the object that begins at `start`. None where
-    /// the jemalloc takes none.
+    /// Puts a listener into the jemalloc with this control function, in the object beginning at
+    /// `start`. Returns `None` when the jemalloc takes no listener.
     pub fn begin(start: usize, control: usize) -> Option<Begun> {
-        // SAFETY: the object's function of that name, and the object is pinned by whoever has opened it.
+        // SAFETY: `control` is the object's `mallctl`, and the opener of the object keeps the
+        // object loaded.
         let calls = unsafe { Control::at(control) };
         let version = calls.version()?;
         if !(Version::FIRST..=Version::LAST).contains(&version) {
@@ -158,12 +164,12 @@ impl Listener {
         self.start.compare_exchange(Listener::FREE, Listener::TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether the object that begins there has this listener.
+    /// Returns whether the object beginning at `start` has this listener.
     pub fn is_in(&self, start: usize) -> bool {
         start > Listener::TAKEN && self.start.load(Ordering::Acquire) == start
     }
 
-    /// Frees the listener of an object that is gone.
+    /// Frees the listener of an unloaded object.
     pub fn forget_unloaded(&self) {
         let start = self.start.load(Ordering::Acquire);
         let is_there = || elf::find_object(start).is_some_and(|object| object.start == start);
@@ -172,7 +178,8 @@ impl Listener {
         }
     }
 
-    /// Removes the listener, once and for all: other threads may be about to call it.
+    /// Removes the listener once and for all, because other threads may be about to call the
+    /// listener.
     #[cold]
     fn end(&self) {
         let mut handle = self.handle.swap(0, Ordering::AcqRel);
@@ -180,14 +187,16 @@ impl Listener {
             return;
         }
         self.start.store(Listener::TAKEN, Ordering::Release);
-        // SAFETY: a call of this very jemalloc is on the stack.
+        // SAFETY: a call of this jemalloc is on the stack, so the jemalloc is still loaded.
         let calls = unsafe { Control::at(self.control.load(Ordering::Relaxed)) };
         let removing = c"experimental.hooks.remove".as_ptr();
-        // SAFETY: jemalloc's function; it reads the handle that it has given.
+        // SAFETY: the function is jemalloc's `mallctl`, and reads only the handle given by
+        // jemalloc.
         unsafe { calls.0(removing, ptr::null_mut(), ptr::null_mut(), (&raw mut handle).cast(), size_of::<usize>()) };
     }
 
-    /// Runs `record` if something is recorded, and removes the listener where nothing will be any more.
+    /// Runs `record` while events are recorded. Removes the listener when no event will be recorded
+    /// any more.
     fn heard(&self, record: impl FnOnce()) {
         let errno = real::errno();
         if !process::is_quiet() {
@@ -207,7 +216,7 @@ impl Listener {
     }
 }
 
-/// What the arguments of an allocation are.
+/// Meaning of the arguments of an allocation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
     /// `malloc`, `valloc`, `pvalloc`, `mallocx`: the size first.
@@ -220,11 +229,12 @@ enum Call {
     Counted,
     /// `realloc`, `rallocx`: block, size.
     Moved,
-    /// Not known to any version.
+    /// Unknown in every version.
     Unknown,
 }
 
-/// An entry that makes a frame, so that its own place on the stack can be told, and calls.
+/// Defines an entry with a frame of its own, so that the place of the entry on the stack is known.
+/// The entry calls a function.
 macro_rules! listens {
     ($(#[$doc:meta])* $name:ident => $call:path, $($instruction:literal),*) => {
         $(#[$doc])*
@@ -250,21 +260,25 @@ macro_rules! listens {
 }
 
 listens!(
-    /// `hook_alloc(extra, kind, result, result_raw, args)`; behind them the slot and rbp.
+    /// `hook_alloc(extra, kind, result, result_raw, args)`. The entry adds the slot and rbp behind
+    /// these arguments.
     allocated => on_allocated, "lea r9, [rbp + 8]", "sub rsp, 8", "push qword ptr [rbp]"
 );
 listens!(
-    /// `hook_dalloc(extra, kind, address, args)`; behind them the slot.
+    /// `hook_dalloc(extra, kind, address, args)`. The entry adds the slot behind these arguments.
     freeing => on_freeing, "lea r8, [rbp + 8]"
 );
 listens!(
-    /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`: the old size gives way to the slot, the
-    /// new one to rbp, and args come from the stack behind them.
+    /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`. The entry
+    /// replaces the old size with the slot and the new size with rbp, and copies `args` from the
+    /// stack behind these arguments.
     expanded => on_expanded, "lea rcx, [rbp + 8]", "mov r8, qword ptr [rbp]", "sub rsp, 8", "push qword ptr [rbp + 16]"
 );
 
+/// Records an allocation.
+///
 /// # Safety
-/// As jemalloc calls: `arguments` are three words.
+/// jemalloc is the caller: `arguments` are three words.
 unsafe extern "C" fn on_allocated(
     listener: &Listener,
     kind: c_int,
@@ -280,7 +294,7 @@ unsafe extern "C" fn on_allocated(
         Call::Plain => hooks::record_alloc(block, first, entry),
         Call::To if result == 0 => hooks::record_alloc(block, third, entry),
         Call::Aligned => hooks::record_alloc(block, second, entry),
-        // A product that overflows fails.
+        // An overflowing product makes the call fail.
         Call::Counted => hooks::record_alloc(block, first.saturating_mul(second), entry),
         Call::Moved if first != 0 => hooks::record_moved(first as *mut u8, block, second, entry),
         Call::Moved => hooks::record_alloc(block, second, entry),
@@ -288,19 +302,23 @@ unsafe extern "C" fn on_allocated(
     });
 }
 
+/// Records a free.
+///
 /// # Safety
-/// As jemalloc calls: `arguments` are three words.
+/// jemalloc is the caller: `arguments` are three words.
 unsafe extern "C" fn on_freeing(listener: &Listener, kind: c_int, block: *mut u8, arguments: &[usize; 3], slot: usize) {
     const REALLOC: c_int = 3;
-    // A block that is moved was recorded with its new place.
+    // A moved block was recorded together with the new place.
     let is_moved = kind >= REALLOC && arguments[1] != 0;
     if !is_moved {
         listener.heard(|| hooks::record_free(block, slot));
     }
 }
 
+/// Records a resized block.
+///
 /// # Safety
-/// As jemalloc calls: `arguments` are four words.
+/// jemalloc is the caller: `arguments` are four words.
 unsafe extern "C" fn on_expanded(
     listener: &Listener,
     kind: c_int,
@@ -312,7 +330,7 @@ unsafe extern "C" fn on_expanded(
 ) {
     const XALLOCX: c_int = 2;
     let size = arguments[1];
-    // xallocx may leave the block as it is.
+    // xallocx may leave the block unchanged.
     if kind != XALLOCX || usable >= size {
         listener.heard(|| hooks::record_moved(block, block, size, Entry { slot, rbp }));
     }

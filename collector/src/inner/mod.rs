@@ -1,16 +1,19 @@
-//! Allocators inside of objects, which tell a listener about their blocks.
+//! Allocators inside of objects, with a listener for their blocks.
 //!
-//! A library or a program may contain a jemalloc under a prefix (Rust's `_rjem_`, Arrow's, DuckDB's). The code around
-//! the jemalloc calls its functions directly, so no place that holds their addresses can be led to the hooks. jemalloc
-//! 5.2 to 5.3.1 calls listeners after each allocation and before each free; no code has to change.
+//! A library or a program may contain a jemalloc under a prefix (Rust's `_rjem_`, Arrow's,
+//! DuckDB's). The surrounding code calls the functions of the jemalloc directly, so no place with
+//! their addresses can be led to the hooks. jemalloc 5.2 to 5.3.1 calls listeners after each
+//! allocation and before each free. No code has to change.
 //!
-//! 1. [`objects`] lists what was loaded by a `dlopen` that has returned, or by the start of the program.
-//! 2. [`file`] finds the jemalloc's control function in the object's file, by a table of symbols.
-//! 3. [`jemalloc`] asks for the version and puts a listener in place, by that function.
-//! 4. The object's MODULE record says that its blocks are recorded; an object without it is named as not seen.
+//! 1. [`objects`] lists the objects loaded by a returned `dlopen`, or by the start of the program.
+//! 2. [`file`] finds the control function of the jemalloc in the object's file, by a table of
+//!    symbols.
+//! 3. [`jemalloc`] asks for the version and puts a listener in place, through the control function.
+//! 4. The object's MODULE record marks the blocks of the object as recorded. An object without the
+//!    mark is named as not seen.
 //!
-//! An object is asked only when all of it is ready to be called: a thread that comes by while another thread loads the
-//! object leaves it alone.
+//! An object is asked only when all of the object is ready to be called. A thread that comes by
+//! while another thread loads the object leaves the object alone.
 
 mod file;
 mod jemalloc;
@@ -24,19 +27,19 @@ use core::ffi::c_void;
 use jemalloc::Listener;
 use objects::{Known, Objects};
 
-/// Handles of `dlopen` that were looked at.
+/// Handles of `dlopen` already examined.
 static HANDLES: Known = Known::new();
-/// Objects that were looked at, by their dynamic sections.
+/// Objects already examined, by their dynamic sections.
 static OBJECTS: Known = Known::new();
 
-/// Looks at the objects that the program has started with.
+/// Examines the objects present at the start of the program.
 pub fn look_at_start() {
     if is_leading() {
         look(Objects::of_program());
     }
 }
 
-/// Looks at the object of an open handle, and at all objects that it needs.
+/// Examines the object of an open handle, and all objects needed by the object.
 pub fn look_at(handle: *mut c_void) {
     if is_leading() && !HANDLES.has(handle.addr()) {
         look(Objects::behind(handle, &OBJECTS));
@@ -44,14 +47,16 @@ pub fn look_at(handle: *mut c_void) {
     }
 }
 
-/// Leaves alone, for ever, what is loaded now: what such an allocator has given out is not known.
+/// Leaves all objects loaded now alone for ever: the blocks already given out by their allocators
+/// are not known.
 pub fn pass_over_loaded() {
     if let Some(objects) = Objects::of_program() {
         objects.iter().for_each(|object| OBJECTS.note(object.dynamic_section()));
     }
 }
 
-/// While nothing is recorded, objects are only noted: their blocks are unknown to whoever begins to record later.
+/// Examines objects. While nothing is recorded, objects are only noted: a later recording would not
+/// know their blocks.
 fn look(objects: Option<Objects>) {
     let Some(objects) = objects else { return };
     let errno = real::errno();
@@ -64,7 +69,8 @@ fn look(objects: Option<Objects>) {
     real::set_errno(errno);
 }
 
-/// Puts a listener into the object's jemalloc. None where the object has no jemalloc, or one without listeners.
+/// Puts a listener into the object's jemalloc. Returns `None` without a jemalloc in the object, or
+/// for a jemalloc without listeners.
 fn listen_to(object: &Loaded, objects: &Objects) -> Option<()> {
     let mapped = object.mapped()?;
     if is_recorded(mapped.start) || exports_allocator(object) {
@@ -79,17 +85,19 @@ fn listen_to(object: &Loaded, objects: &Objects) -> Option<()> {
     Some(())
 }
 
-/// Whether other objects call the object's allocator by names whose calls are led to the hooks and doors.
+/// Returns whether other objects call the object's allocator by names with calls led to hooks and
+/// doors.
 fn exports_allocator(object: &Loaded) -> bool {
     [&b"malloc"[..], b"je_malloc", b"PyMem_RawMalloc"].iter().any(|name| object.symbol(name).is_some())
 }
 
-/// Whether the blocks of the object that begins there are recorded by a listener.
+/// Returns whether a listener records the blocks of the object beginning at `start`.
 pub fn is_recorded(start: usize) -> bool {
     Listener::all().any(|listener| listener.is_in(start))
 }
 
-/// To be called after `dlclose`: handles, and places of objects, may be used again.
+/// Forgets unloaded objects. To be called after `dlclose`: handles and addresses of objects may be
+/// used again.
 pub fn unloaded() {
     HANDLES.forget(|_| true);
     OBJECTS.forget(|address| elf::find_object(address).is_none());

@@ -1,4 +1,4 @@
-//! Lists of objects whose code may be called: all that an open handle stands for.
+//! Lists of objects with callable code: the object of an open handle and all objects needed.
 
 use crate::platform::elf::{Loaded, Namespace};
 use crate::platform::{objects, sys};
@@ -7,7 +7,8 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Addresses that were seen. One may be forgotten when another takes its place: then it is seen once more.
+/// Addresses already seen. An address may be forgotten when another address takes its place, and is
+/// then seen once more.
 pub struct Known([AtomicUsize; Known::PLACES]);
 
 impl Known {
@@ -30,7 +31,7 @@ impl Known {
         self.place(address).store(address, Ordering::Release);
     }
 
-    /// Forgets addresses.
+    /// Forgets all addresses for which `is_gone` holds.
     pub fn forget(&self, is_gone: impl Fn(usize) -> bool) {
         for place in &self.0 {
             let address = place.load(Ordering::Acquire);
@@ -41,7 +42,7 @@ impl Known {
     }
 }
 
-/// Bytes of a file that are looked at at once.
+/// Bytes of a file examined at one time.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A list of objects, and room to read files in. All zeros are an empty list.
@@ -51,18 +52,19 @@ struct Memory {
     buffer: UnsafeCell<[u8; BUFFER_BYTES]>,
 }
 
-/// Objects that stay loaded while this exists. On no stack: that of a thread which opens a library may be small.
+/// Objects kept loaded while the list exists. The list is not on the stack, because the stack of a
+/// thread that opens a library may be small.
 pub struct Objects(*mut Memory);
 
 impl Objects {
-    /// Objects beyond that are left alone.
+    /// Greatest number of objects. Objects beyond are left alone.
     const MOST: usize = 1024;
 
     fn new() -> Option<Objects> {
         Some(Objects(sys::map(size_of::<Memory>())?.cast()))
     }
 
-    /// All objects of the program's namespace.
+    /// Returns all objects of the program's namespace.
     pub fn of_program() -> Option<Objects> {
         let mut all = Objects::new()?;
         objects::all(|_| {
@@ -71,8 +73,8 @@ impl Objects {
         Some(all)
     }
 
-    /// The object of a handle and the objects that it needs, but for those of objects that are known. Empty for a handle
-    /// that is none, or is another namespace's.
+    /// Returns the object of a handle and all objects needed, except for the needs of known
+    /// objects. Empty for an invalid handle, or a handle of another namespace.
     pub fn behind(handle: *const c_void, known: &Known) -> Option<Objects> {
         let mut found = Objects::new()?;
         objects::all(|_| {
@@ -98,7 +100,7 @@ impl Objects {
         if self.iter().any(is_same) {
             return;
         }
-        // SAFETY: mapped for this alone; all zeros are an empty list.
+        // SAFETY: the memory was mapped for this list alone, and all zeros are an empty list.
         let memory = unsafe { &mut *self.0 };
         if let Some(place) = memory.objects.get_mut(memory.count) {
             place.write(object);
@@ -107,26 +109,28 @@ impl Objects {
     }
 
     fn get(&self, index: usize) -> Option<Loaded> {
-        // SAFETY: as in `push`; the first ones were written.
+        // SAFETY: the memory was mapped for this list alone, and the first `count` objects are
+        // written.
         unsafe { (index < (*self.0).count).then(|| (*self.0).objects[index].assume_init_read()) }
     }
 
-    /// All, those that need others before these.
+    /// Returns all objects. An object comes before the objects needed by the object.
     pub fn iter(&self) -> impl Iterator<Item = Loaded> + '_ {
         (0..).map_while(|index| self.get(index))
     }
 
-    /// Room to read files in.
+    /// Returns the room to read files in.
     #[expect(clippy::mut_from_ref, reason = "for one file at a time")]
     pub fn buffer(&self) -> &mut [u8] {
-        // SAFETY: mapped for this alone, and apart from the list.
+        // SAFETY: the memory was mapped for this list alone, and the buffer lies apart from the
+        // objects.
         unsafe { &mut *(*self.0).buffer.get() }
     }
 }
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        // SAFETY: nobody has a reference into it any more.
+        // SAFETY: no reference into the memory is alive any more.
         unsafe { sys::unmap(self.0.cast(), size_of::<Memory>()) };
     }
 }

@@ -1,12 +1,14 @@
-//! A program without a loader: where it lies, from what the kernel told it at its start.
+//! A program without a loader: finds the program's place from the kernel's data at the start.
 //!
-//! In a static program `_dl_find_object` knows the code only and not the ELF header before it, or is not there at all (musl).
+//! In a static program `_dl_find_object` knows only the code and not the ELF header before the
+//! code, or is missing (musl).
 
 use crate::platform::elf::{Object, ProgramHeader};
 use core::ffi::c_ulong;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// First and last address, load bias, `.eh_frame_hdr` of the program; zeros while it is not known to be alone.
+/// First address, end address, load bias and `.eh_frame_hdr` of the program; zeros while the
+/// program is not known to be alone.
 static PROGRAM: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
 unsafe extern "C" {
@@ -21,14 +23,15 @@ const PT_INTERP: u32 = 3;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PAGE: usize = 4096;
 
-/// Whether the process has no loader; remembers where the program lies.
+/// Returns whether the process has no loader, and stores the place of the program.
 pub fn look() -> bool {
     let Some(headers) = headers() else { return false };
     if headers.iter().any(|header| header.kind == PT_INTERP) {
         return false;
     }
     let of = |kind: u32| headers.iter().filter(move |header| header.kind == kind);
-    // The ELF header is the first of what is loaded; the program headers follow it in the same page.
+    // The ELF header is the first loaded part. The program headers follow the ELF header in the
+    // same page.
     let Some(first) = of(PT_LOAD).find(|header| header.offset == 0) else { return false };
     let start = headers.as_ptr().addr() & !(PAGE - 1);
     let Ok(bias) = usize::try_from(first.address).map(|address| start.wrapping_sub(address)) else { return false };
@@ -36,29 +39,29 @@ pub fn look() -> bool {
     let end = of(PT_LOAD).map(|header| at(header.address.wrapping_add(header.memory_bytes))).max().unwrap_or(0);
     let unwind = of(PT_GNU_EH_FRAME).next().map_or(0, |header| at(header.address));
     for (place, value) in PROGRAM.iter().zip([start, end, bias, unwind]).rev() {
-        // The start comes last, for those that read meanwhile.
+        // The start is stored last, for concurrent readers.
         place.store(value, Ordering::Release);
     }
     true
 }
 
 fn headers() -> Option<&'static [ProgramHeader]> {
-    // SAFETY: takes any number.
+    // SAFETY: `getauxval` takes any number.
     let [table, bytes, count] = [AT_PHDR, AT_PHENT, AT_PHNUM].map(|kind| unsafe { getauxval(kind) });
     let (table, count) = (usize::try_from(table).ok()?, usize::try_from(count).ok()?);
     let is_sound = table != 0 && table.is_multiple_of(8) && bytes == size_of::<ProgramHeader>() as c_ulong;
-    // SAFETY: the kernel says that the program's headers lie there, which stay mapped.
+    // SAFETY: the kernel has put the address of the program's headers there, and they stay mapped.
     (is_sound && count <= PAGE / size_of::<ProgramHeader>())
         .then(|| unsafe { core::slice::from_raw_parts(table as *const ProgramHeader, count) })
 }
 
-/// The program, if it is alone and the address lies in it.
+/// Returns the program, if the program is alone and contains the address.
 pub fn find(address: usize) -> Option<Object> {
     let [start, end, bias, unwind] = [0, 1, 2, 3].map(|i| PROGRAM[i].load(Ordering::Acquire));
     (start != 0 && (start..end).contains(&address)).then(|| Object::alone(start, end, bias, unwind))
 }
 
-/// Whether the process is known to have no loader.
+/// Returns whether the process is known to have no loader.
 pub fn is_alone() -> bool {
     PROGRAM[0].load(Ordering::Acquire) != 0
 }

@@ -1,19 +1,21 @@
 //! Stamps.
 //!
-//! Both kinds wait for all earlier loads (`rdtscp` does, and the vDSO fences before it reads). So an allocation's
-//! stamp is later than the load that received the block, and a free's later than the load that received the pointer:
-//! for one address, stamps follow what happened, whichever threads took part. Plain `rdtsc` may run ahead of both.
+//! Both clocks wait for all earlier loads: `rdtscp` does, and the vDSO fences before reading. The
+//! stamp of an allocation is therefore later than the load that received the block, and the stamp
+//! of a free is later than the load that received the pointer. For one address, stamps follow the
+//! order of events, whichever threads took part. Plain `rdtsc` may run ahead of both loads.
 
 use heapline_shared_format::arena::clock;
 use heapline_shared_format::event::STAMP_BITS;
 
-/// The present stamp of a clock (`arena::clock`).
+/// Returns the present stamp of a clock (`arena::clock`).
 #[inline(always)]
 pub fn now(kind: u32) -> u64 {
     const MASK: u64 = (1 << STAMP_BITS) - 1;
     if kind == clock::TSC {
         let mut processor = 0;
-        // SAFETY: the aggregator chose this clock because the kernel itself keeps time by the counter.
+        // SAFETY: the aggregator chose this clock because the kernel itself keeps time by the
+        // counter.
         (unsafe { core::arch::x86_64::__rdtscp(&raw mut processor) }) & MASK
     } else {
         vdso_monotonic() & MASK
@@ -26,7 +28,8 @@ fn vdso_monotonic() -> u64 {
         fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
     }
     let mut time = [0i64; 2];
-    // SAFETY: writes a timespec of two words. Fails for no clock that every kernel has, so errno stays.
+    // SAFETY: the function writes a timespec of two words. Every kernel has this clock, so the call
+    // does not fail, and errno stays.
     unsafe { clock_gettime(1, &raw mut time) };
     time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1]).cast_unsigned()
 }

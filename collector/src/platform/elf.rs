@@ -1,7 +1,8 @@
-//! What a loaded object says about itself, read where the loader mapped it.
+//! The data of a loaded object about itself, read in the loader's mapping.
 //!
-//! `_dl_find_object` is glibc's own lock-free lookup for unwinders: unlike `dl_iterate_phdr` it may be called inside
-//! `malloc` while another thread sits in `dlopen` with the loader's lock.
+//! `_dl_find_object` is glibc's lock-free lookup for unwinders. Unlike `dl_iterate_phdr`, the
+//! function may be called inside `malloc` while another thread is in `dlopen` with the loader's
+//! lock.
 
 use crate::platform::alone;
 use core::ffi::{CStr, c_char};
@@ -40,13 +41,14 @@ struct LinkMap {
 /// An object in the loader's list.
 #[derive(Clone, Copy)]
 pub struct Loaded {
-    /// What its addresses were moved by.
+    /// Load bias: the distance by which the object's addresses were moved.
     pub bias: usize,
     dynamic: *const [u64; 2],
 }
 
 impl Loaded {
-    /// The object with this bias and this dynamic section, which ends with a null tag.
+    /// Returns the object with this bias and this dynamic section. The section ends with a null
+    /// tag.
     pub(crate) fn new(bias: usize, dynamic: *const [u64; 2]) -> Loaded {
         Loaded { bias, dynamic }
     }
@@ -55,26 +57,26 @@ impl Loaded {
         Loaded { bias: map.bias, dynamic: map.dynamic }
     }
 
-    /// The object's mapping.
+    /// Returns the mapping of the object.
     pub fn mapped(&self) -> Option<Object> {
         find_object(self.dynamic.addr())
     }
 
-    /// Address of its dynamic section, by which it can be told from others.
+    /// Returns the address of the dynamic section, which differs from object to object.
     pub fn dynamic_section(&self) -> usize {
         self.dynamic.addr()
     }
 
-    /// The entries of its dynamic section.
+    /// Returns the entries of the dynamic section.
     pub fn entries(&self) -> impl Iterator<Item = [u64; 2]> {
         let first = Some(self.dynamic).filter(|entry| !entry.is_null());
-        // SAFETY: the section ends with a null tag, and stays mapped with its object.
+        // SAFETY: the section ends with a null tag, and stays mapped with the object.
         let entries = core::iter::successors(first, |&entry| Some(unsafe { entry.add(1) }));
-        // SAFETY: as above.
+        // SAFETY: the section ends with a null tag, and stays mapped with the object.
         entries.map(|entry| unsafe { *entry }).take_while(|[tag, _]| *tag != 0)
     }
 
-    /// The values of entries of its dynamic section; 0 for those that it has not.
+    /// Returns the values of entries of the dynamic section; 0 for missing entries.
     pub fn dynamic<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
         let mut values = [0; N];
         for [tag, value] in self.entries() {
@@ -86,11 +88,12 @@ impl Loaded {
     }
 }
 
-/// All loaded objects in the loader's order, the program first. The list must not change meanwhile.
+/// Returns all loaded objects in the loader's order, the program first. The list must not change
+/// meanwhile.
 pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
     let here = find_object(loaded as fn() -> Option<_> as usize).filter(|object| !object.link_map.is_null())?;
     let mut first = here.link_map;
-    // SAFETY: the loader's list, which the caller knows to be at rest.
+    // SAFETY: the list is the loader's, and the caller knows the list to be at rest.
     unsafe {
         while !(*first).previous.is_null() {
             first = (*first).previous;
@@ -99,33 +102,35 @@ pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
     Some(Namespace(first).objects())
 }
 
-/// A list of objects that are bound to each other only: the program's, or one that `dlmopen` has made.
+/// A list of objects bound only to each other: the program's list, or a list made by `dlmopen`.
 #[derive(Clone, Copy)]
 pub struct Namespace(*const LinkMap);
 
 impl Namespace {
-    /// The objects, in the order in which they were loaded. The list must not change meanwhile.
+    /// Returns the objects, in the order in which they were loaded. The list must not change
+    /// meanwhile.
     pub fn objects(self) -> impl Iterator<Item = Loaded> {
         self.maps().map(Loaded::of)
     }
 
     fn maps(self) -> impl Iterator<Item = &'static LinkMap> {
-        // SAFETY: the loader's list, which the caller of every function here knows to be at rest.
+        // SAFETY: the list is the loader's, and the caller knows the list to be at rest.
         let at = |map: *const LinkMap| unsafe { map.as_ref() };
         core::iter::successors(at(self.0), move |map| at(map.next))
     }
 
-    /// The program's.
+    /// Returns the program's namespace.
     pub fn program() -> Option<Namespace> {
         Namespace::all().next()
     }
 
-    /// The object that `dlopen` calls by this handle.
+    /// Returns the object with this handle of `dlopen`.
     pub fn by_handle(self, handle: *const core::ffi::c_void) -> Option<Loaded> {
         self.maps().find(|map| ptr::from_ref(*map).addr() == handle.addr()).map(Loaded::of)
     }
 
-    /// All namespaces, the program's first. Those of `dlmopen` are known since glibc 2.35.
+    /// Returns all namespaces, the program's first. Namespaces of `dlmopen` are known since glibc
+    /// 2.35.
     pub fn all() -> impl Iterator<Item = Namespace> {
         /// `struct r_debug_extended` of `<link.h>`.
         #[repr(C)]
@@ -142,17 +147,18 @@ impl Namespace {
         let program = loaded().and_then(|mut objects| objects.next());
         let first = program.map_or(0, |program| program.dynamic([DT_DEBUG])[0]) as *const Debug;
         let next = |debug: &*const Debug| {
-            // SAFETY: the loader's own description of its namespaces, longer from that version on.
+            // SAFETY: the loader's description of its namespaces has the field `next` from this
+            // version on.
             let next = unsafe { if (**debug).version >= EXTENDED { (**debug).next } else { ptr::null() } };
             (!next.is_null()).then_some(next)
         };
         let all = core::iter::successors(Some(first).filter(|first| !first.is_null()), next);
-        // SAFETY: as above.
+        // SAFETY: the pointer leads to the loader's own description of a namespace.
         all.map(|debug| Namespace(unsafe { (*debug).map }))
     }
 }
 
-/// Where the collector itself is loaded.
+/// Returns the load bias of the collector itself.
 pub fn own_bias() -> Option<usize> {
     find_object(own_bias as fn() -> Option<usize> as usize).map(|object| object.bias)
 }
@@ -164,18 +170,18 @@ pub struct Object {
     pub start: usize,
     /// End of the mapping.
     pub end: usize,
-    /// What its addresses were moved by.
+    /// Load bias: the distance by which the object's addresses were moved.
     pub bias: usize,
     link_map: *const LinkMap,
     eh_frame_hdr: *const u8,
 }
 
-/// Whether objects can be found at all (glibc 2.35, or a program without a loader).
+/// Returns whether objects can be found at all (glibc 2.35, or a program without a loader).
 pub fn can_find_objects() -> bool {
     alone::is_alone() || find_object_address() != 0
 }
 
-/// The object whose mapping holds the address.
+/// Returns the object with a mapping around the address.
 pub fn find_object(address: usize) -> Option<Object> {
     if cfg!(feature = "embedded")
         && let Some(program) = alone::find(address)
@@ -193,7 +199,7 @@ pub fn find_object(address: usize) -> Option<Object> {
     if status != 0 || found.link_map.is_null() {
         return None;
     }
-    // SAFETY: the loader's map of an object that is loaded.
+    // SAFETY: the map is the loader's map of a loaded object.
     let bias = unsafe { (*found.link_map).bias };
     Some(Object {
         start: found.map_start,
@@ -223,18 +229,18 @@ const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 
 impl Object {
-    /// The program of a process without a loader.
+    /// Returns the program of a process without a loader.
     pub(crate) fn alone(start: usize, end: usize, bias: usize, eh_frame_hdr: usize) -> Object {
         Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8 }
     }
 
-    /// Its place in the loader's list.
+    /// Returns the object's place in the loader's list.
     pub fn loaded(&self) -> Loaded {
-        // SAFETY: the loader's map of an object that is loaded.
+        // SAFETY: the map is the loader's map of a loaded object.
         unsafe { Loaded { bias: self.bias, dynamic: (*self.link_map).dynamic } }
     }
 
-    /// The path by which the loader knows it; empty for the program itself.
+    /// Returns the path known to the loader; empty for the program itself.
     pub fn path(&self) -> &[u8] {
         if self.link_map.is_null() {
             return &[];
@@ -246,15 +252,17 @@ impl Object {
         }
     }
 
-    /// Whether the address lies at the very start of a program or of the loader: code that nobody called.
+    /// Returns whether the address lies at the very start of a program or of the loader: code
+    /// without a caller.
     ///
-    /// The loader's `_start`, under which all constructors run, carries no unwind information to say so.
+    /// All constructors run under the loader's `_start`, and no unwind information marks `_start`
+    /// as a root.
     pub fn is_entry_code(&self, address: usize) -> bool {
         const LONGEST: usize = 128;
         if self.program_headers().is_empty() {
             return false;
         }
-        // SAFETY: a mapped ELF header, checked just now.
+        // SAFETY: the ELF header is mapped, as `program_headers` has just checked.
         let entry = unsafe { (self.start as *const u8).add(24).cast::<u64>().read_unaligned() };
         let entry = self.bias.wrapping_add(usize::try_from(entry).unwrap_or(usize::MAX));
         address.wrapping_sub(entry) < LONGEST
@@ -265,7 +273,8 @@ impl Object {
         if self.end - self.start < EHDR_BYTES {
             return &[];
         }
-        // SAFETY: the first page of the mapping is the file's, which begins with the ELF header; checked right here.
+        // SAFETY: the first page of the mapping is the first page of the file, and begins with the
+        // ELF header. The header is checked right here.
         unsafe {
             let base = self.start as *const u8;
             if core::slice::from_raw_parts(base, 5) != b"\x7fELF\x02" {
@@ -289,14 +298,16 @@ impl Object {
         let start = self.bias.wrapping_add(usize::try_from(address).ok()?);
         let bytes = usize::try_from(bytes).ok()?;
         let end = start.checked_add(bytes)?;
-        // SAFETY: inside the mapping of a loaded object, in a segment that its headers name.
+        // SAFETY: the range lies inside the mapping of a loaded object, in a segment named by the
+        // headers.
         (start >= self.start && end <= self.end)
             .then(|| unsafe { core::slice::from_raw_parts(start as *const u8, bytes) })
     }
 
-    /// Where code of the object is in its file: `bytes` at an address of the file's own.
+    /// Returns the offset in the object's file of `bytes` bytes of code. `address` is an address of
+    /// the file, without the bias.
     pub(crate) fn offset_of_code(&self, address: usize, bytes: usize) -> Option<usize> {
-        /// To be read and run, not to be written.
+        /// Readable and executable, not writable.
         const CODE: u32 = 5;
         let (address, bytes) = (address as u64, bytes as u64);
         let header = self.program_headers().iter().find(|header| {
@@ -307,7 +318,8 @@ impl Object {
         usize::try_from(header.offset.checked_add(address - header.address)?).ok()
     }
 
-    /// `.eh_frame_hdr` and the rest of the segment that `.eh_frame` begins in, each with its address.
+    /// Returns `.eh_frame_hdr`, and the rest of the segment from the beginning of `.eh_frame`. Each
+    /// part comes with its address.
     pub fn unwind_sections(&self) -> Option<(Section<'_>, Section<'_>)> {
         let headers = self.program_headers();
         let hdr_at = self.eh_frame_hdr as usize;
@@ -316,7 +328,8 @@ impl Object {
             .find(|h| h.kind == PT_GNU_EH_FRAME)
             .and_then(|h| self.memory(h.address, h.memory_bytes))
             .filter(|s| s.as_ptr().addr() == hdr_at && s.len() >= 12)?;
-        // Version 1, eh_frame pointer encoded relative to itself in four bytes: what every linker writes.
+        // Every linker writes version 1, with the pointer to eh_frame in four bytes relative to the
+        // pointer.
         const PCREL_SDATA4: u8 = 0x1b;
         if hdr[0] != 1 || hdr[1] != PCREL_SDATA4 {
             return None;
@@ -331,7 +344,7 @@ impl Object {
         Some((Section { at: hdr_at as u64, bytes: hdr }, Section { at: frame_at as u64, bytes: segment }))
     }
 
-    /// The GNU build-id; empty when there is none.
+    /// Returns the GNU build-id; empty without a build-id.
     pub fn build_id(&self) -> &[u8] {
         let notes = self.program_headers().iter().filter(|h| h.kind == PT_NOTE);
         notes
@@ -341,7 +354,7 @@ impl Object {
     }
 }
 
-/// Bytes and where they are mapped.
+/// Bytes, and their mapped address.
 #[derive(Clone, Copy)]
 pub struct Section<'a> {
     /// Address of the first byte.
@@ -350,7 +363,7 @@ pub struct Section<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The GNU build-id among notes.
+/// Returns the GNU build-id among notes.
 pub fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
     const NT_GNU_BUILD_ID: u32 = 3;
     loop {

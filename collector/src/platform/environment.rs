@@ -1,5 +1,5 @@
-//! The collector's own variables in the environment: read once, then removed, so that the program and its children
-//! see what they would see without Heapline, byte for byte.
+//! The collector's own variables in the environment. They are read once, then removed: the program
+//! and the children see the same environment as without Heapline, byte for byte.
 
 use core::ffi::{CStr, c_char, c_ulong};
 use core::ptr;
@@ -11,7 +11,8 @@ use heapline_shared_format::tree::{ENV_TREE, Way};
 pub const ENV_FAULT: &str = "HEAPLINE_FAULT";
 /// Variable with which every stack is compared with a fresh walk.
 pub const ENV_VERIFY: &str = "HEAPLINE_VERIFY";
-/// Variable that leaves a CPython's own layer alone when it is `0`: native blocks and stacks only.
+/// Variable that switches off the recording of CPython's own layer when set to `0`: only native
+/// blocks and stacks remain.
 pub const ENV_PYTHON: &str = "HEAPLINE_PYTHON";
 /// The loader's variable that brings the collector in.
 pub const ENV_PRELOAD: &str = "LD_PRELOAD";
@@ -27,13 +28,15 @@ optional!(
     "__libc_stack_end"
 );
 
-/// libc has had a list. From then on a program that has none any more has cleared it.
+/// Whether libc has had a list. From then on a null list means that the program has cleared the
+/// list.
 static HAS_LIST: AtomicBool = AtomicBool::new(false);
 
-/// The list of variables: libc's, once libc has one; before, the list that the kernel has put on the stack, which becomes libc's.
+/// Returns the list of variables: libc's list once libc has a list; before, the list on the stack
+/// from the kernel, which later becomes libc's.
 fn list() -> *mut *mut c_char {
-    // SAFETY: reads libc's pointer; the loader's variable points to the number of arguments, behind which the arguments
-    // and a null stand, and then the variables.
+    // SAFETY: the first read is libc's pointer. The loader's variable points to the number of
+    // arguments; the arguments, a null and the variables follow.
     unsafe {
         if !environ.is_null() || HAS_LIST.load(Ordering::Relaxed) {
             HAS_LIST.store(true, Ordering::Relaxed);
@@ -48,10 +51,10 @@ fn list() -> *mut *mut c_char {
     }
 }
 
-/// The kernel takes no more arguments.
+/// Greatest number of arguments; the kernel takes no more.
 const MOST_ARGUMENTS: usize = 1 << 24;
 
-/// The arena's descriptor and what identifies it, as the aggregator handed them on.
+/// The arena's descriptor and identity, as handed on by the aggregator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArenaHandle {
     /// Descriptor.
@@ -62,25 +65,26 @@ pub struct ArenaHandle {
     pub inode: u64,
 }
 
-/// Whether there is an environment yet.
+/// Returns whether there is an environment yet.
 pub fn is_up() -> bool {
     !list().is_null() || HAS_LIST.load(Ordering::Relaxed)
 }
 
-/// The present environment, which a program may have cleared.
+/// Returns the present environment, which a program may have cleared.
 pub fn current() -> *const *const c_char {
     list().cast_const().cast()
 }
 
-/// Position of a variable in the list, and where its value begins.
+/// Returns the position of a variable in the list, and the beginning of the value.
 ///
 /// # Safety
-/// `list` is a null-terminated list of C strings.
+/// `list` is null, or a null-terminated list of C strings.
 pub unsafe fn find(list: *const *const c_char, name: &str) -> Option<(usize, *const c_char)> {
     if list.is_null() {
         return None;
     }
-    // SAFETY: the caller's promise; reads stop at the terminators.
+    // SAFETY: the caller guarantees a null-terminated list of C strings, and reads stop at the
+    // terminators.
     unsafe {
         let mut i = 0;
         loop {
@@ -97,14 +101,14 @@ pub unsafe fn find(list: *const *const c_char, name: &str) -> Option<(usize, *co
     }
 }
 
-/// Whether the program runs with rights that its caller has not: then its environment is a stranger's, who must not name
-/// the memory that we write to.
+/// Returns whether the program runs with rights that its caller lacks. The environment then belongs
+/// to a stranger, who must not choose the memory to be written.
 fn is_a_strangers() -> bool {
     const AT_SECURE: c_ulong = 23;
     unsafe extern "C" {
         fn getauxval(kind: c_ulong) -> c_ulong;
     }
-    // SAFETY: takes any number.
+    // SAFETY: `getauxval` takes any number.
     unsafe { getauxval(AT_SECURE) != 0 }
 }
 
@@ -112,38 +116,38 @@ fn value(name: &str) -> Option<(usize, &'static CStr)> {
     if is_a_strangers() {
         return None;
     }
-    // SAFETY: libc's list; the strings live for as long as the process does not change them.
+    // SAFETY: the list is libc's. The strings live until the process changes them.
     unsafe { find(current(), name).map(|(i, v)| (i, CStr::from_ptr(v))) }
 }
 
-/// Whether the user switched the collector off.
+/// Returns whether the user switched the collector off.
 pub fn is_disabled() -> bool {
     value(ENV_DISABLE).is_some_and(|(_, v)| v == c"1")
 }
 
-/// Whether every stack is to be compared with a fresh walk.
+/// Returns whether every stack is to be compared with a fresh walk.
 pub fn verifies() -> bool {
     value(ENV_VERIFY).is_some_and(|(_, v)| v == c"1")
 }
 
-/// Whether a CPython is to be seen as one.
+/// Returns whether a CPython's own layer is to be recorded.
 pub fn sees_python() -> bool {
     value(ENV_PYTHON).is_none_or(|(_, v)| v != c"0")
 }
 
-/// The fault that a test asks for.
+/// Returns the fault requested by a test.
 pub fn fault() -> Option<&'static [u8]> {
     value(ENV_FAULT).map(|(_, v)| v.to_bytes())
 }
 
-/// The arena that was handed on, if one was.
+/// Returns the arena handed on by the environment, if any.
 pub fn arena() -> Option<ArenaHandle> {
     let (_, text) = value(ENV_ARENA)?;
     ArenaHandle::parse(text.to_bytes())
 }
 
 impl ArenaHandle {
-    /// From `FD:DEV:INO`.
+    /// Parses `FD:DEV:INO`.
     pub fn parse(text: &[u8]) -> Option<ArenaHandle> {
         let mut numbers = text.split(|b| *b == b':').map(parse);
         let handle = ArenaHandle {
@@ -155,19 +159,21 @@ impl ArenaHandle {
     }
 }
 
-/// The way to the aggregator of the tree that the process is a child in.
+/// Returns the way to the aggregator of the process tree, in a child.
 pub fn way() -> Option<Way> {
     let (_, text) = value(ENV_TREE)?;
     Way::parse(text.to_bytes())
 }
 
-/// Has `call` find another environment, where nobody else can see that: while the process has one thread.
+/// Runs `call` with another environment. Works only while the process has one thread, so no other
+/// thread can see the other environment.
 ///
 /// # Safety
 /// 1. `list` is a null-terminated list of C strings.
 /// 2. No other thread runs.
 pub unsafe fn with<R>(list: *const *const c_char, call: impl FnOnce() -> R) -> R {
-    // SAFETY: the caller's promises; the call may change the list that it finds, which is then the process's.
+    // SAFETY: the caller guarantees a proper list, and that no other thread runs. The call may
+    // change `environ`, and the process keeps the change.
     unsafe {
         let before = environ;
         let ours = list.cast_mut().cast();
@@ -190,10 +196,11 @@ fn parse(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Removes what the aggregator added and copies the collector's own path into `path`; returns its length.
+/// Removes the variables added by the aggregator, and copies the collector's own path into `path`.
+/// Returns the length of the path.
 pub fn clean(path: &mut [u8]) -> usize {
     let Some((index, _)) = value(ENV_ARENA).or_else(|| value(ENV_TREE)) else { return 0 };
-    // SAFETY: libc's list, which only this thread uses this early.
+    // SAFETY: the list is libc's, and only this thread uses the list this early.
     unsafe {
         remove(index);
         let Some((index, preload)) = value(ENV_PRELOAD) else { return 0 };
@@ -202,7 +209,7 @@ pub fn clean(path: &mut [u8]) -> usize {
         let Some(copy) = path.get_mut(..own) else { return 0 };
         copy.copy_from_slice(&bytes[..own]);
         match bytes.get(own + 1..) {
-            // The user's own list moves to where the value begins.
+            // The user's own list moves to the beginning of the value.
             Some(rest) => ptr::copy(rest.as_ptr(), preload.as_ptr().cast_mut().cast::<u8>(), rest.len() + 1),
             None => remove(index),
         }
@@ -210,10 +217,14 @@ pub fn clean(path: &mut [u8]) -> usize {
     }
 }
 
+/// Removes a variable.
+///
 /// # Safety
-/// Nobody else uses the environment, and it has more than `index` entries.
+/// 1. No other code uses the environment.
+/// 2. The environment has more than `index` entries.
 unsafe fn remove(index: usize) {
-    // SAFETY: the list ends with null, which moves too.
+    // SAFETY: the caller guarantees the entry `index`. The list ends with null, and the null moves
+    // too.
     unsafe {
         let mut at = list().add(index);
         while !(*at).is_null() {
@@ -232,12 +243,12 @@ mod tests {
         let entries = [c"HEAPLINE_ARENAS=1", c"XHEAPLINE_ARENA=2", c"HEAPLINE_ARENA=3:4:5", c"HEAPLINE_ARENA"];
         let mut list: std::vec::Vec<*const c_char> = entries.iter().map(|e| e.as_ptr()).collect();
         list.push(ptr::null());
-        // SAFETY: a null-terminated list of C strings.
+        // SAFETY: the list is a null-terminated list of C strings.
         let (index, value) = unsafe { find(list.as_ptr(), ENV_ARENA) }.expect("it is there");
         assert_eq!(index, 2);
-        // SAFETY: inside a C string.
+        // SAFETY: the value lies inside a C string.
         assert_eq!(unsafe { CStr::from_ptr(value) }, c"3:4:5");
-        // SAFETY: as above; null is allowed.
+        // SAFETY: the list is a null-terminated list of C strings, or null.
         assert!(unsafe { find(list.as_ptr(), "HEAPLINE").is_none() && find(ptr::null(), "A").is_none() });
     }
 

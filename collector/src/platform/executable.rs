@@ -1,5 +1,5 @@
-//! The path of the program that runs: what the kernel has started, or what glibc's loader was given
-//! where the kernel has started the loader.
+//! The path of the running program: the program started by the kernel, or the program given to
+//! glibc's loader where the kernel has started the loader.
 
 use crate::platform::{alone, sys};
 use core::ffi::c_ulong;
@@ -11,21 +11,21 @@ unsafe extern "C" {
 const AT_PHDR: c_ulong = 3;
 const AT_BASE: c_ulong = 7;
 
-/// Writes the path into the buffer, as much as there is room for. Returns its length; 0 where it is
-/// not known.
+/// Writes the path into the buffer, as much as fits. Returns the number of written bytes; 0 when
+/// the path is not known.
 pub fn path(buffer: &mut [u8]) -> usize {
-    // SAFETY: takes any number.
+    // SAFETY: `getauxval` takes any number.
     let [headers, loader] = [AT_PHDR, AT_BASE].map(|kind| unsafe { getauxval(kind) });
-    // A loader that was started as a program has no loader of its own. It puts the program's
-    // headers in the place of its own.
+    // A loader started as a program has no loader of its own. Such a loader replaces its own
+    // headers with the program's headers.
     let is_given = loader == 0 && headers != 0 && !alone::is_alone();
     let of_map = is_given.then(|| mapped_at(headers, buffer)).flatten();
     of_map.unwrap_or_else(|| sys::executable(buffer).unwrap_or(0))
 }
 
-/// The path of the file that is mapped at an address.
+/// Writes the path of the file mapped at an address.
 fn mapped_at(address: u64, buffer: &mut [u8]) -> Option<usize> {
-    // SAFETY: a C string.
+    // SAFETY: the path is a C string.
     let maps = unsafe { sys::open_program(c"/proc/self/maps".as_ptr()) }?;
     let mut search = Search::new(address, buffer);
     let (mut chunk, mut offset) = ([0u8; 1024], 0);
@@ -41,8 +41,7 @@ fn mapped_at(address: u64, buffer: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// Reads the lines of `/proc/self/maps` byte by byte: `start-end flags offset device inode
-/// /path`.
+/// Reads the lines of `/proc/self/maps` byte by byte: `start-end flags offset device inode /path`.
 struct Search<'b> {
     address: u64,
     buffer: &'b mut [u8],
@@ -65,7 +64,7 @@ impl<'b> Search<'b> {
         Search { address, buffer, place: Place::Start, start: 0, number: 0, bytes: 0 }
     }
 
-    /// The number of the path's bytes, once its line is over.
+    /// Takes the next byte. Returns the number of bytes of the path at the end of the right line.
     fn take(&mut self, byte: u8) -> Option<usize> {
         match (&self.place, byte) {
             (Place::BeforePath | Place::Path, b'\n') => return Some(self.bytes),

@@ -1,5 +1,5 @@
-//! The ground below the collector: system calls, the loader's lists and tables, the thread's own words, the clock, the
-//! environment. Nothing here knows of events.
+//! The ground below the collector: system calls, the loader's lists and tables, the thread's own
+//! words, the clock, the environment. Nothing here knows of events.
 
 pub mod alone;
 pub mod clock;

@@ -1,7 +1,8 @@
-//! The objects that the loader has loaded, while it cannot change them.
+//! The objects loaded by the loader, while the loader cannot change them.
 //!
-//! `dl_iterate_phdr` holds the lock under which objects come and go. It is called on the program's own paths into the
-//! loader (`dlopen`, and the injected call), never inside of an allocation.
+//! `dl_iterate_phdr` holds the lock under which objects are loaded and unloaded. The function is
+//! called on the program's own paths into the loader (`dlopen`, and the injected call), never
+//! inside of an allocation.
 
 use crate::platform::elf;
 use crate::platform::elf::{Loaded, Namespace, ProgramHeader};
@@ -35,14 +36,14 @@ unsafe extern "C" {
 /// A range of addresses.
 #[derive(Clone, Copy, Default)]
 pub struct Range {
-    /// First.
+    /// First address.
     pub start: usize,
-    /// Behind the last.
+    /// Address behind the last.
     pub end: usize,
 }
 
 impl Range {
-    /// Whether the address lies in it.
+    /// Returns whether the address lies in the range.
     pub fn contains(&self, address: usize) -> bool {
         (self.start..self.end).contains(&address)
     }
@@ -50,32 +51,34 @@ impl Range {
 
 /// A loaded object.
 pub struct LoadedObject {
-    /// Its dynamic section.
+    /// Dynamic section of the object.
     pub loaded: Loaded,
-    /// From its first byte to its last.
+    /// Range from the first byte of the object to the last.
     pub extent: Range,
-    /// It is the program, not a library.
+    /// Whether the object is the program, not a library.
     pub is_program: bool,
-    /// What the loader protects once the object is relocated.
+    /// Range protected by the loader once the object is relocated.
     pub relro: Range,
-    /// How often an object has been loaded, and unloaded, in this process.
+    /// Numbers of loads and unloads of objects in this process so far.
     pub history: (u64, u64),
-    /// The namespace that `dlmopen` has made for the object; none in the program's.
+    /// The namespace made for the object by `dlmopen`; `None` in the program's namespace.
     pub namespace: Option<Namespace>,
 }
 
-/// All objects of the program's namespace, which stay while this exists.
+/// All objects of the program's namespace. They stay loaded while the value exists.
 pub struct Objects {
     held: (),
 }
 
 impl Objects {
-    /// The definition of a symbol, in the loader's order, ours left out.
+    /// Returns the definition of a symbol, in the loader's order. The collector's own object is
+    /// left out.
     pub fn find(&self, name: &[u8]) -> Option<usize> {
         self.others()?.find_map(|object| object.symbol(name))
     }
 
-    /// Where a program that is not position-independent has others find a function of another object's.
+    /// Returns the stub of a function: where a position-dependent program lets other objects find a
+    /// function of another object.
     pub fn stub(&self, name: &[u8]) -> Option<usize> {
         self.others()?.find_map(|object| object.stub(name))
     }
@@ -91,8 +94,9 @@ fn others(objects: impl Iterator<Item = Loaded>) -> Option<impl Iterator<Item = 
     Some(objects.filter(move |object| Some(object.bias) != own))
 }
 
-/// The definitions of a symbol in a namespace, in the order in which objects were loaded, ours left out: the first one, and
-/// whether there is no other. The loader's lock is held.
+/// Returns the first definition of a symbol in a namespace, in the order in which objects were
+/// loaded, and whether all definitions are the same. The collector's own object is left out. The
+/// loader's lock is held.
 pub fn definition(namespace: Option<Namespace>, name: &[u8]) -> Option<(usize, bool)> {
     let objects = namespace.or_else(|| Namespace::all().next())?.objects();
     let mut found = others(objects)?.filter_map(|object| object.symbol(name));
@@ -100,7 +104,7 @@ pub fn definition(namespace: Option<Namespace>, name: &[u8]) -> Option<(usize, b
     Some((first, found.all(|other| other == first)))
 }
 
-/// Calls `look` once, while objects neither come nor go.
+/// Calls `look` once, while no object is loaded or unloaded.
 pub fn all(mut look: impl FnMut(&Objects)) {
     let mut is_done = false;
     each(|_| {
@@ -110,8 +114,9 @@ pub fn all(mut look: impl FnMut(&Objects)) {
     });
 }
 
-/// Calls `look` for each loaded object of all namespaces in the loader's order, ours left out. The loader's lock is held
-/// over all of them, so one thread at a time is in here.
+/// Calls `look` for each loaded object of all namespaces, in the loader's order. The collector's
+/// own object is left out. The loader's lock is held over all calls, so only one thread at a time
+/// runs this function.
 pub fn each(mut look: impl FnMut(&LoadedObject)) {
     let _ = until(|object| {
         look(object);
@@ -119,8 +124,8 @@ pub fn each(mut look: impl FnMut(&LoadedObject)) {
     });
 }
 
-/// Calls `look` as [`each`] does, until `look` breaks off. False where an object of another namespace was left out, since the
-/// loader is not done with it.
+/// Calls `look` as [`each`] does, until `look` breaks off. Returns false when an object of another
+/// namespace was left out, because the loader is still at work on the object.
 pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) -> bool {
     let mut is_whole = true;
     let own = elf::own_bias();
@@ -146,8 +151,8 @@ pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) -> bool {
     is_whole
 }
 
-/// What the objects behind the collector in the loader's order define under a name. Asks
-/// `dl_iterate_phdr` alone, which every glibc has.
+/// Returns the definition of a name in the objects behind the collector, in the loader's order.
+/// Uses only `dl_iterate_phdr`, present in every glibc.
 pub fn behind(name: &[u8]) -> Option<usize> {
     let own = (behind as fn(&[u8]) -> Option<usize> as *const ()).addr();
     let (mut is_behind, mut found) = (false, None);
@@ -163,32 +168,36 @@ pub fn behind(name: &[u8]) -> Option<usize> {
     found
 }
 
-/// Calls `look` for the loader's description of each object in the program's namespace, until `look` breaks off.
+/// Calls `look` for the loader's description of each object in the program's namespace, until
+/// `look` breaks off.
 fn iterate<F: FnMut(&Info) -> ControlFlow<()>>(mut look: F) {
     unsafe extern "C" fn callback<F: FnMut(&Info) -> ControlFlow<()>>(
         info: *mut Info,
         _: usize,
         data: *mut c_void,
     ) -> c_int {
-        // SAFETY: the loader's own description, and the function that `iterate` passes.
+        // SAFETY: `info` is the loader's own description, and `data` points to the function of
+        // `iterate`.
         let (info, look) = unsafe { (&*info, &mut *data.cast::<F>()) };
         c_int::from(look(info).is_break())
     }
-    // SAFETY: the callback takes the very function whose address is passed, for the duration of the call.
+    // SAFETY: `data` points to the function taken by the callback, alive for the duration of the
+    // call.
     unsafe { dl_iterate_phdr(callback::<F>, (&raw mut look).cast()) };
 }
 
 fn describe(info: &Info) -> Option<LoadedObject> {
-    // SAFETY: the loader's copy of the object's program headers.
+    // SAFETY: the headers are the loader's copy of the object's program headers.
     let headers = unsafe { core::slice::from_raw_parts(info.headers, info.count as usize) };
     let dynamic = ranges(headers, info.bias, PT_DYNAMIC).next()?.start as *const [u64; 2];
-    // SAFETY: the loader's name of the object, a C string or null; the program's is empty.
+    // SAFETY: the loader's name of the object is a C string or null. The name of the program is
+    // empty.
     let is_program = info.name.is_null() || unsafe { *info.name } == 0;
     let loaded = Loaded::new(info.bias, dynamic);
     LoadedObject::new(loaded, headers, is_program, info, None)
 }
 
-/// An object of another namespace, which `dl_iterate_phdr` does not describe.
+/// Describes an object of another namespace, which `dl_iterate_phdr` does not report.
 fn describe_mapped(loaded: Loaded, info: &Info, namespace: Namespace) -> Option<LoadedObject> {
     let mapped = loaded.mapped()?;
     LoadedObject::new(loaded, mapped.program_headers(), false, info, Some(namespace))

@@ -1,22 +1,28 @@
 //! Symbols, looked up in the loader's own tables.
 //!
-//! `dlsym` would allocate in the target where it finds nothing (an interpreter's symbols are in few programs), would take
-//! the loader's locks, and knows objects by handles, which the collector does not have: the loader's description of an
-//! object is none, unless the program has opened that very object.
+//! Reasons against `dlsym`:
+//!
+//! - `dlsym` would allocate in the target when nothing is found (few programs have an interpreter's
+//!   symbols).
+//! - `dlsym` would take the loader's locks.
+//! - `dlsym` knows objects by handles, and the collector has no handles. The loader's description
+//!   of an object is a handle only where the program has opened the object.
 
 use crate::platform::elf::Loaded;
 use crate::platform::{elf, objects};
 use core::ffi::{CStr, c_char};
 
-/// Address of an exported symbol, in the order in which the loader searches. The list of objects must not change meanwhile.
+/// Returns the address of an exported symbol, in the order of the loader's search. The list of
+/// objects must not change meanwhile.
 pub fn find(name: &[u8]) -> Option<usize> {
     elf::loaded()?.find_map(|object| object.symbol(name))
 }
 
-/// Address of the symbol that the search order has after the collector. The list of objects must not change meanwhile.
+/// Returns the address of the next symbol after the collector in the search order. The list of
+/// objects must not change meanwhile.
 pub fn next(name: &[u8]) -> Option<usize> {
     if !elf::can_find_objects() {
-        // An old glibc, in which the collector stays passive.
+        // An old glibc, with which the collector stays passive.
         return objects::behind(name);
     }
     let own = elf::own_bias()?;
@@ -26,14 +32,15 @@ pub fn next(name: &[u8]) -> Option<usize> {
 /// Where symbols are looked for.
 #[derive(Clone, Copy)]
 pub enum Scope {
-    /// In all objects, in the order in which the loader searches. The list of objects must not change meanwhile.
+    /// In all objects, in the order of the loader's search. The list of objects must not change
+    /// meanwhile.
     All,
-    /// In one object, which was loaded by itself.
+    /// In one object, loaded by itself.
     Only(Loaded),
 }
 
 impl Scope {
-    /// Address of an exported symbol.
+    /// Returns the address of an exported symbol.
     pub fn find(self, name: &[u8]) -> Option<usize> {
         match self {
             Scope::All => find(name),
@@ -42,12 +49,12 @@ impl Scope {
     }
 }
 
-/// The hash of a name in `DT_GNU_HASH`.
+/// Returns the hash of a name in `DT_GNU_HASH`.
 fn gnu_hash(name: &[u8]) -> u32 {
     name.iter().fold(5381, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))
 }
 
-/// The hash of a name in `DT_HASH`.
+/// Returns the hash of a name in `DT_HASH`.
 fn sysv_hash(name: &[u8]) -> u32 {
     name.iter().fold(0, |hash: u32, &byte| {
         let hash = hash.wrapping_shl(4).wrapping_add(u32::from(byte));
@@ -67,7 +74,7 @@ const DT_VERDEF: u64 = 0x6fff_fffc;
 /// `Elf64_Sym`.
 #[repr(C)]
 pub(crate) struct Symbol {
-    /// Place of the name in the object's strings.
+    /// Position of the name in the object's strings.
     pub name: u32,
     info: u8,
     other: u8,
@@ -78,7 +85,7 @@ pub(crate) struct Symbol {
 }
 
 impl Symbol {
-    /// Whether the symbol is one that other objects can be bound to by its value.
+    /// Returns whether other objects can be bound to the symbol by the symbol's value.
     fn is_plain(&self) -> bool {
         const LOCAL: u8 = 0;
         const TLS: u8 = 6;
@@ -87,24 +94,26 @@ impl Symbol {
     }
 }
 
-/// The tables of an object's dynamic symbols.
+/// Tables of an object's dynamic symbols.
 struct Tables {
     bias: usize,
     strings: usize,
     symbols: usize,
     gnu_hash: usize,
     sysv_hash: usize,
-    /// Versions by symbol; 0 where the object has none.
+    /// Versions by symbol; 0 for an object without versions.
     versions: usize,
-    /// The names of versions.
+    /// Names of versions.
     definitions: usize,
 }
 
 impl Loaded {
-    /// Address of a symbol that this object defines: the one that a reference without a version is bound to, else one that
-    /// only references with a version of the C library's are.
+    /// Returns the address of a symbol defined by this object. Prefers the definition for
+    /// references without a version. Otherwise the address is a definition for references with a
+    /// version of the C library.
     ///
-    /// glibc's debug allocator exports `malloc` only as an old version, to which every program's reference is bound.
+    /// glibc's debug allocator exports `malloc` only as an old version, and every program's
+    /// reference is bound to the old version.
     pub fn symbol(&self, name: &[u8]) -> Option<usize> {
         let tables = self.tables()?;
         let mut found = None;
@@ -120,8 +129,9 @@ impl Loaded {
         tables.address(found?)
     }
 
-    /// Where this object, a program that is not position-independent, has others find a function that it does not define:
-    /// a piece of its own code that jumps on to it.
+    /// Returns the stub of a function not defined by this object, a position-dependent program. A
+    /// stub is a piece of the program's own code that jumps on to the function. Other objects find
+    /// the stub.
     pub fn stub(&self, name: &[u8]) -> Option<usize> {
         let tables = self.tables()?;
         let mut found = None;
@@ -133,12 +143,12 @@ impl Loaded {
         tables.address(found?)
     }
 
-    /// The names of the objects that this one needs.
+    /// Returns the names of the objects needed by this object.
     pub fn needed(&self) -> impl Iterator<Item = &'static [u8]> {
         self.texts(DT_NEEDED)
     }
 
-    /// Whether other objects need this one by the name.
+    /// Returns whether other objects need this object by the name.
     pub fn is_called(&self, name: &[u8]) -> bool {
         let by_path = || {
             let path =
@@ -148,19 +158,20 @@ impl Loaded {
         self.texts(DT_SONAME).any(|own| own == name) || by_path()
     }
 
-    /// The texts that entries of the dynamic section with this tag tell the places of.
+    /// Returns the texts at the positions in all entries with this tag, in the dynamic section.
     fn texts(&self, tag: u64) -> impl Iterator<Item = &'static [u8]> {
         let tables = self.tables();
         self.entries().filter(move |entry| entry[0] == tag).filter_map(move |[_, at]| {
             let text = tables.as_ref()?.text(u32::try_from(at).ok()?);
-            // SAFETY: the table stays mapped with its object, which the callers know to stay.
+            // SAFETY: the table stays mapped with the object, and the callers keep the object
+            // loaded.
             Some(unsafe { CStr::from_ptr(text.as_ptr()) }.to_bytes())
         })
     }
 
     fn tables(&self) -> Option<Tables> {
         let tags = [DT_STRTAB, DT_SYMTAB, DT_GNU_HASH, DT_HASH, DT_VERSYM, DT_VERDEF];
-        // The loader relocates most of these entries in place, but neither all of them nor the vdso's.
+        // The loader relocates most of these entries in place, but not all, and never the vdso's.
         let [strings, symbols, gnu_hash, sysv_hash, versions, definitions] =
             self.dynamic(tags).map(|value| if value != 0 && value < self.bias { value + self.bias } else { value });
         let is_whole = strings != 0 && symbols != 0 && (gnu_hash != 0 || sysv_hash != 0);
@@ -168,13 +179,13 @@ impl Loaded {
     }
 }
 
-/// How a symbol's definition is bound to.
+/// References bound to a symbol's definition.
 enum Version {
-    /// By references of its version and by those that name none.
+    /// References with this version, and references without a version.
     Default,
-    /// By references of its version only, which is one of the C library's.
+    /// Only references with this version, a version of the C library.
     Old,
-    /// By references of a version that is nobody's whose calls matter here.
+    /// References with a version of another library. No call of an allocator names such a version.
     Foreign,
 }
 
@@ -184,18 +195,20 @@ impl Tables {
     }
 
     fn text(&self, at: u32) -> &CStr {
-        // SAFETY: a string in the object's own table, which the loader keeps mapped.
+        // SAFETY: the string lies in the object's own table, which the loader keeps mapped.
         unsafe { CStr::from_ptr((self.strings as *const c_char).add(at as usize)) }
     }
 
     fn symbol(&self, index: u32) -> &Symbol {
-        // SAFETY: an index from the object's own hash table.
+        // SAFETY: the index comes from the object's own hash table.
         unsafe { &*(self.symbols as *const Symbol).add(index as usize) }
     }
 
-    /// Calls `look` for all symbols of a name: of one that has several versions there are several.
+    /// Calls `look` for all symbols with a name. A symbol with several versions appears several
+    /// times.
     fn each_named(&self, name: &[u8], look: impl FnMut(u32, &Symbol)) {
-        // SAFETY: the loader's own tables of an object that is loaded, laid out as the ELF specification says.
+        // SAFETY: the tables are the loader's own tables of a loaded object, laid out by the ELF
+        // specification.
         unsafe {
             match self.gnu_hash {
                 0 => self.each_by_sysv_hash(name, look),
@@ -206,7 +219,8 @@ impl Tables {
 
     unsafe fn each_by_gnu_hash(&self, name: &[u8], mut look: impl FnMut(u32, &Symbol)) {
         let wanted = gnu_hash(name);
-        // SAFETY: as `each_named` says.
+        // SAFETY: the tables are the loader's own tables of a loaded object, as `each_named`
+        // states.
         unsafe {
             let table = self.gnu_hash as *const u32;
             let [buckets, first, bloom_words, shift] = [0, 1, 2, 3].map(|i| table.add(i).read());
@@ -240,7 +254,8 @@ impl Tables {
     }
 
     unsafe fn each_by_sysv_hash(&self, name: &[u8], mut look: impl FnMut(u32, &Symbol)) {
-        // SAFETY: as `each_named` says.
+        // SAFETY: the tables are the loader's own tables of a loaded object, as `each_named`
+        // states.
         unsafe {
             let table = self.sysv_hash as *const u32;
             let buckets = table.read();
@@ -274,7 +289,7 @@ impl Tables {
         }
     }
 
-    /// Whether a version that this object defines is one of the C library's.
+    /// Returns whether a version defined by this object is a version of the C library.
     fn is_of_c_library(&self, version: u16) -> bool {
         /// `Elf64_Verdef`.
         #[repr(C)]
@@ -292,7 +307,8 @@ impl Tables {
         }
         let mut at = self.definitions;
         loop {
-            // SAFETY: the list ends with an entry whose distance to the next is 0; a name is one word of its own.
+            // SAFETY: the last entry of the list has distance 0 to the next; a name begins with one
+            // word.
             let (definition, name) = unsafe {
                 let definition = &*(at as *const Definition);
                 (definition, ((at + definition.name_at as usize) as *const u32).read())

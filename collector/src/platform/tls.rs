@@ -1,7 +1,7 @@
-//! The thread's words in thread-local storage.
+//! The words of the calling thread, in thread-local storage.
 //!
-//! Initial-exec and written in assembly: `thread_local!` calls `__tls_get_addr` in a shared library, and Rust's
-//! destructors would allocate.
+//! The words are initial-exec and written in assembly. `thread_local!` would call `__tls_get_addr`
+//! in a shared library, and Rust's destructors would allocate.
 
 use core::arch::{asm, global_asm};
 
@@ -18,10 +18,10 @@ global_asm!(
 
 const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 80);
 
-/// How far a thread's words lie from its thread pointer (wrapping).
+/// Returns the distance of a thread's words from the thread pointer (wrapping).
 pub fn offset() -> u64 {
     let offset: u64;
-    // SAFETY: reads what the loader has put there.
+    // SAFETY: the instruction only reads a word filled in by the loader.
     unsafe {
         asm!(
             concat!("mov {v}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
@@ -32,7 +32,7 @@ pub fn offset() -> u64 {
     offset
 }
 
-/// Forgets all that is kept for the calling thread.
+/// Clears all words of the calling thread.
 pub fn clear() {
     set_thread(core::ptr::null_mut());
     set_starting(0);
@@ -52,7 +52,7 @@ macro_rules! word {
         #[inline(always)]
         pub fn $get() -> $type {
             let value: $type;
-            // SAFETY: reads this thread's own word.
+            // SAFETY: the instructions only read this thread's own word.
             unsafe {
                 asm!(
                     concat!("mov {v}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
@@ -67,7 +67,8 @@ macro_rules! word {
         #[doc = concat!("Sets: ", $doc)]
         #[inline(always)]
         pub fn $set(value: $type) {
-            // SAFETY: writes this thread's own word, which nothing else gives a meaning.
+            // SAFETY: the instructions write this thread's own word, used only through these
+            // functions.
             unsafe {
                 asm!(
                     concat!("mov {t}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),

@@ -1,12 +1,12 @@
-//! Objects that were announced to the aggregator.
+//! Objects announced to the aggregator.
 
 use crate::platform::elf::Object;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// Objects that can be known at one time.
+/// Greatest number of objects known at one time.
 const CAPACITY: usize = 4096;
 
-/// The objects announced so far. All zeros are none.
+/// The objects announced so far. All zeros are no objects.
 #[repr(C)]
 pub struct Known {
     used: AtomicUsize,
@@ -18,12 +18,13 @@ struct Entry {
     /// Start address; 0 for an entry without object.
     start: AtomicU64,
     end: AtomicU64,
-    /// The session in which it was announced.
+    /// Session in which the object was announced.
     session: AtomicU32,
 }
 
 impl Known {
-    /// Marks the object as announced in this session. True for the one caller that shall do it.
+    /// Marks an object as announced in this session. Returns true to exactly one caller, who then
+    /// has to announce the object.
     pub fn claim(&self, object: &Object, session: u32) -> bool {
         let (start, end) = (object.start as u64, object.end as u64);
         loop {
@@ -48,7 +49,7 @@ impl Known {
         }
     }
 
-    /// Takes out an object that `is_gone`, and returns where it was.
+    /// Removes an object for which `is_gone` holds, and returns the start address of the object.
     pub fn take(&self, is_gone: impl Fn(u64, u64) -> bool) -> Option<u64> {
         let used = self.used.load(Ordering::Acquire).min(CAPACITY);
         self.entries[..used].iter().find_map(|entry| {

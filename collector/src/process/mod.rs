@@ -1,8 +1,9 @@
-//! The process's state: one page run of its own, wiped by fork.
+//! The process's state: one page run, wiped by fork.
 //!
-//! A forked child finds the pointer but zeros behind it, whichever way it was forked. It begins anew with its first event
-//! where children are followed, and stays untraced otherwise. A vfork child shares everything with its parent: what it
-//! allocates is the parent's heap, and is recorded as the parent's.
+//! A forked child finds the pointer, but zeros behind the pointer, whichever way the child was
+//! forked. Where children are followed, the child begins anew with its first event; otherwise the
+//! child stays untraced. A vfork child shares everything with the parent. Blocks allocated by the
+//! vfork child are part of the parent's heap, and are recorded as the parent's.
 
 pub mod known;
 
@@ -16,21 +17,23 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsiz
 use heapline_shared_format::arena::{Arena, FreeList, Header, Loss, MAX_SLOTS, end_cause, state};
 use known::Known;
 
-/// `FUTEX_OWNER_DIED`: the kernel sets it in the owner word when the aggregator's thread ends.
+/// `FUTEX_OWNER_DIED`: the kernel sets this bit in the owner word when the aggregator's thread
+/// ends.
 const OWNER_DIED: u32 = 0x4000_0000;
-/// How long the aggregator may make no progress before the process stops tracing, in nanoseconds.
+/// Nanoseconds without progress of the aggregator before the process stops tracing.
 const STALL_NANOSECONDS: u64 = 1_000_000_000;
-/// How long a thread beyond the last slot waits for the aggregator to find a dead one, and how long later ones do not.
+/// Nanoseconds that a thread beyond the last slot waits for the aggregator to find a dead thread.
+/// For the same number of nanoseconds afterwards, later threads do not wait.
 const SLOT_WAIT_NANOSECONDS: u64 = 100_000_000;
 const LONGEST_PATH: usize = 4096;
 
-/// See the module. All zeros are a forked child's.
+/// State of the process, wiped by fork. All zeros are the state of a forked child.
 #[repr(C)]
 pub struct Process {
     pub(crate) is_running: AtomicU32,
-    /// A forked child begins, once.
+    /// Whether a forked child has begun. A child begins once.
     pub(crate) has_begun: AtomicBool,
-    /// The program was begun by fork, not by exec.
+    /// Whether the program was begun by fork, not by exec.
     pub(crate) is_forked: bool,
     pub(crate) pid: u32,
     pub(crate) image: u32,
@@ -38,10 +41,10 @@ pub struct Process {
     pub(crate) handle: ArenaHandle,
     pub(crate) arena: MaybeUninit<Arena>,
     pub(crate) rules: MaybeUninit<Table>,
-    /// The session for which the rule table was last cleared.
+    /// Session for which the rule table was last cleared.
     pub(crate) rules_session: AtomicU32,
     segments_taken: AtomicU32,
-    /// Until when (monotonic nanoseconds) no thread waits for a slot.
+    /// Time (monotonic nanoseconds) until which no thread waits for a slot.
     no_slots_until: AtomicU64,
     /// States of the threads that own the slots.
     states: [AtomicPtr<()>; MAX_SLOTS as usize],
@@ -49,22 +52,25 @@ pub struct Process {
 }
 
 pub(crate) static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
-/// The arena's header, from the moment that there is one: an end must be told even before the start is over. In a forked
-/// child that has not begun it is the parent's, which both have mapped.
+/// The header of the arena, set as soon as there is an arena: the end must be reported even before
+/// the start is over. In a forked child before the child's start, the header is the parent's,
+/// mapped by both.
 pub(crate) static HEADER: AtomicPtr<Header> = AtomicPtr::new(ptr::null_mut());
 pub(crate) static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
-/// The collector's own path, which children need too.
+/// Path of the collector itself, needed by children too.
 pub(crate) static OWN_PATH: OwnPath = OwnPath { bytes: AtomicUsize::new(0), text: UnsafeCell::new([0; LONGEST_PATH]) };
 pub(crate) static VERIFIES: AtomicBool = AtomicBool::new(false);
-/// `Session::state` of the arena, or one of the two below: all that a hook looks at while nothing is traced.
+/// `Session::state` of the arena, or one of the two words below. A hook reads only this word while
+/// nothing is traced.
 #[cfg_attr(feature = "embedded", unsafe(export_name = "heapline_embedded_state"))]
 pub(crate) static STATE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NOT_STARTED).cast_mut());
 static NOT_STARTED: AtomicU32 = AtomicU32::new(state::TRACING);
 pub(crate) static NEVER: AtomicU32 = AtomicU32::new(state::IDLE);
-/// Number of the last session of an arena that was given back: what is remembered by a session's number was told in none of the
-/// next arena's.
+/// Number of the last session of an arena given back. A session number remembered from before was
+/// used in none of the sessions of the next arena.
 pub(crate) static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
-/// The program has restricted what system calls it may make: a child that made others might be killed.
+/// Whether the program has restricted its system calls: a child making other system calls might be
+/// killed.
 pub(crate) static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) struct OwnPath {
@@ -72,77 +78,82 @@ pub(crate) struct OwnPath {
     pub(crate) text: UnsafeCell<[u8; LONGEST_PATH]>,
 }
 
-// SAFETY: written while the process starts, before its length (Release) says that there is something to read.
+// SAFETY: the text is written while the process starts, before the length (Release) shows that
+// there is text to read.
 unsafe impl Sync for OwnPath {}
 
-/// The process's state, unless it has none (not started, switched off, failed) or was forked.
+/// Returns the process state, or `None` without a state (not started, switched off, failed) or
+/// after a fork.
 #[inline]
 pub fn get() -> Option<&'static Process> {
-    // SAFETY: published once, never unmapped; zeros are a valid value.
+    // SAFETY: the state is published once and unmapped only without users; zeros are a valid value.
     let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() }?;
     (process.is_running.load(Ordering::Relaxed) == 1).then_some(process)
 }
 
-/// What is to be done ([`mod@state`]).
+/// Returns the present mode of tracing ([`mod@state`]).
 #[inline(always)]
 pub fn mode() -> u32 {
-    // SAFETY: a static, or a word of the arena, which is never unmapped.
+    // SAFETY: the word is a static, or a word of the arena, mapped while hooks run.
     unsafe { (*STATE.load(Ordering::Relaxed)).load(Ordering::Relaxed) }
 }
 
-/// Whether there is nothing to do for a thread that is not recording already.
+/// Returns whether a thread not recording already has nothing to do.
 #[inline(always)]
 pub fn is_quiet() -> bool {
     mode() == state::IDLE
 }
 
-/// Whether samples are recorded, and not everything.
+/// Returns whether samples are recorded, and not all events.
 #[inline(always)]
 pub fn is_sampling() -> bool {
     mode() == state::SAMPLING
 }
 
-/// The word behind [`is_quiet`]; none before the start.
+/// Returns the word behind [`is_quiet`]; `None` before the start.
 pub fn state() -> Option<&'static AtomicU32> {
     let state = STATE.load(Ordering::Relaxed);
-    // SAFETY: a static, or a word of the arena, which is never unmapped.
+    // SAFETY: the word is a static, or a word of the arena, mapped while hooks run.
     (!ptr::eq(state, &raw const NOT_STARTED)).then(|| unsafe { &*state })
 }
 
-/// Makes [`is_quiet`] look at another collector's state, or for good where there is none.
+/// Makes [`is_quiet`] read another collector's state. Without another collector, [`is_quiet`] is
+/// true from then on.
 pub fn follow(state: Option<&'static AtomicU32>) {
     STATE.store(ptr::from_ref(state.unwrap_or(&NEVER)).cast_mut(), Ordering::Relaxed);
 }
 
-/// Whether this is a forked child. (A vfork child finds its parent's state.)
+/// Returns whether this process is a forked child. (A vfork child finds the parent's state.)
 pub fn is_forked() -> bool {
-    // SAFETY: as in `get`.
+    // SAFETY: the state is published once and unmapped only without users; zeros are a valid value.
     let process = unsafe { PROCESS.load(Ordering::Acquire).as_ref() };
     process.is_some_and(|process| process.is_forked || process.is_running.load(Ordering::Relaxed) == 0)
 }
 
-/// A child will not be traced, and cannot say so itself.
+/// Counts a child that will not be traced, and cannot report this itself.
 pub fn count_untold() {
-    // SAFETY: as above.
+    // SAFETY: `HEADER` is null, or points to the header of a mapped arena.
     if let Some(header) = unsafe { HEADER.load(Ordering::Acquire).as_ref() } {
         header.tree.untold.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// The collector's own path, as the loader was given it.
+/// Returns the path of the collector itself, as given to the loader.
 pub fn own_path() -> &'static [u8] {
-    // SAFETY: see `OwnPath`; a zero byte follows.
+    // SAFETY: `bytes` (Acquire) covers only text written before, and a zero byte follows.
     unsafe { &(&*OWN_PATH.text.get())[..OWN_PATH.bytes.load(Ordering::Acquire)] }
 }
 
-/// Sets it in a process that runs already, where it may be another at each attach. A longer one than there is room for is none.
+/// Sets the path of the collector in a running process, where each attach may bring another path. A
+/// path longer than the buffer counts as no path.
 pub fn set_own_path(path: &[u8]) {
     if own_path() == path {
         return;
     }
     OWN_PATH.bytes.store(0, Ordering::Release);
-    // SAFETY: see `OwnPath`. A thread that copies the earlier one in this moment, for a program that it begins, copies bytes of
-    // both; the loader then finds no such file, and that program is not traced.
+    // SAFETY: the length is 0, so readers see no text. A thread that has read the earlier length
+    // and is copying the path at this moment, for a program about to begin, copies bytes of both
+    // paths. The loader then finds no such file, and the new program is not traced.
     let text = unsafe { &mut *OWN_PATH.text.get() };
     text.fill(0);
     // The last byte stays zero.
@@ -152,19 +163,20 @@ pub fn set_own_path(path: &[u8]) {
     }
 }
 
-/// Ends tracing from inside the target, for an `end_cause`.
+/// Ends tracing from inside the target. `cause` is an `end_cause`.
 pub fn end(cause: u32) {
-    // SAFETY: an arena's header, never unmapped.
+    // SAFETY: `HEADER` is null, or points to the header of a mapped arena.
     let Some(header) = (unsafe { HEADER.load(Ordering::Acquire).as_ref() }) else { return };
     let _ = header.target.end_cause.compare_exchange(0, cause, Ordering::AcqRel, Ordering::Relaxed);
-    // Back to the untraced speed.
+    // Idle from here on: the program runs at the untraced speed again.
     header.session.state.store(state::IDLE, Ordering::Release);
     header.session.epoch.fetch_add(1, Ordering::Release);
 }
 
-/// Likewise, if the epoch is still this one: the aggregator may have ended the session in good order, or begun another.
+/// Ends tracing if `epoch` is still the present epoch. The aggregator may have ended the session in
+/// good order, or begun another session.
 fn end_epoch(epoch: u32, cause: u32) {
-    // SAFETY: as above.
+    // SAFETY: `HEADER` is null, or points to the header of a mapped arena.
     let Some(header) = (unsafe { HEADER.load(Ordering::Acquire).as_ref() }) else { return };
     let next = epoch.wrapping_add(1);
     if header.session.epoch.compare_exchange(epoch, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -172,7 +184,8 @@ fn end_epoch(epoch: u32, cause: u32) {
     }
 }
 
-/// Calls of allocators in a program that was started with the collector could not be led to it, or not in time.
+/// Counts places in a program started with the collector, where calls of allocators could not be
+/// led to the collector, or not in time.
 pub fn count_unled(foreign_places: u64, unseen_starts: u64) {
     let target = match get() {
         Some(process) if foreign_places + unseen_starts > 0 => &process.header().target,
@@ -183,21 +196,21 @@ pub fn count_unled(foreign_places: u64, unseen_starts: u64) {
     target.unseen_starts.fetch_add(counted(unseen_starts), Ordering::Relaxed);
 }
 
-/// An event was not recorded: neither the program's stack nor the system had room for that.
+/// Counts an event not recorded because neither the program's stack nor the system had room.
 pub fn count_unrecorded() {
     if let Some(process) = get().filter(|process| process.is_traced()) {
         process.count_loss(Loss::Memory);
     }
 }
 
-/// A thread's table of stacks was full.
+/// Counts a full table of stacks, forgotten by a thread.
 pub fn count_forgotten_stacks() {
     if let Some(process) = get() {
         process.header().target.stacks_forgotten.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Fresh zeroed memory for the collector, counted as its own.
+/// Maps fresh zeroed memory for the collector, and counts the bytes as the collector's own.
 pub fn map_own(bytes: usize) -> Option<*mut u8> {
     let memory = sys::map(bytes)?;
     if let Some(process) = get() {
@@ -206,52 +219,53 @@ pub fn map_own(bytes: usize) -> Option<*mut u8> {
     Some(memory)
 }
 
-/// Gives back what [`map_own`] gave.
+/// Unmaps memory from [`map_own`].
 ///
 /// # Safety
-/// Nobody uses the memory any more.
+/// No thread uses the memory any more.
 pub unsafe fn unmap_own(memory: *mut u8, bytes: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees that no thread uses the memory any more.
     unsafe { sys::unmap(memory, bytes) };
     if let Some(process) = get() {
         process.header().target.own_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// Why there is nothing for a thread.
+/// Reason for an empty answer of a free list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Untaken {
     /// The epoch has ended.
     Renewed,
     /// The aggregator is gone.
     NoOwner,
-    /// It gives nothing back any more.
+    /// The aggregator gives nothing back any more.
     Stalled,
-    /// All slots are taken, and stay so.
+    /// All slots are taken, and none becomes free.
     NoSlot,
 }
 
 impl Process {
-    /// The arena.
+    /// Returns the arena.
     #[inline]
     pub fn arena(&self) -> &Arena {
-        // SAFETY: set before the state was published.
+        // SAFETY: `arena` was set before the state was published.
         unsafe { self.arena.assume_init_ref() }
     }
 
-    /// The arena's header.
+    /// Returns the header of the arena.
     #[inline]
     pub fn header(&self) -> &Header {
         self.arena().header()
     }
 
-    /// The process's rule table.
+    /// Returns the rule table of the process.
     pub fn rules(&self) -> Table {
-        // SAFETY: set before the state was published.
+        // SAFETY: `rules` was set before the state was published.
         unsafe { self.rules.assume_init() }
     }
 
-    /// Likewise, emptied once at the start of each session: modules are announced when a rule is missed.
+    /// Returns the rule table of the process, emptied once at the start of each session: modules
+    /// are announced when a rule is missed.
     pub fn rules_for_session(&self, session: u32) -> Table {
         if self.rules_session.swap(session, Ordering::AcqRel) != session {
             self.rules().clear();
@@ -259,38 +273,39 @@ impl Process {
         self.rules()
     }
 
-    /// Whether every stack is to be compared with a fresh walk.
+    /// Returns whether every stack is to be compared with a fresh walk (`HEAPLINE_VERIFY=1`).
     pub fn verifies(&self) -> bool {
         VERIFIES.load(Ordering::Relaxed)
     }
 
-    /// The objects that were announced.
+    /// Returns the announced objects.
     pub fn modules(&self) -> &Known {
         &self.modules
     }
 
-    /// The place of the state of the thread that owns a slot.
+    /// Returns the place of the state of the thread that owns `slot`.
     pub fn state_of_slot(&self, slot: u32) -> Option<&AtomicPtr<()>> {
         self.states.get(slot as usize)
     }
 
-    /// Which program image of the process this is, counted by exec from 1.
+    /// Returns the number of the present program image of the process, counted by exec from 1.
     pub fn image(&self) -> u32 {
         self.image
     }
 
-    /// Whether this is the process that was started, and not a vfork child of it.
+    /// Returns whether this is the started process itself, and not a vfork child.
     pub fn is_self(&self) -> bool {
         sys::getpid() == self.pid
     }
 
-    /// The arena's descriptor, if it is still open and still the arena's.
+    /// Returns the descriptor of the arena, if the descriptor is still open and refers to the
+    /// arena.
     pub fn arena_fd(&self) -> Option<ArenaHandle> {
         let file = sys::file_id(self.fd)?;
         (file.device == self.handle.device && file.inode == self.handle.inode).then_some(self.handle)
     }
 
-    /// Whether events are to be recorded.
+    /// Returns whether events are to be recorded.
     #[inline]
     pub fn is_traced(&self) -> bool {
         let header = self.header();
@@ -303,14 +318,15 @@ impl Process {
         self.header().lost.0[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether this epoch goes on.
+    /// Returns whether `epoch` is still the present epoch.
     #[inline]
     pub fn is_epoch(&self, epoch: u32) -> bool {
         self.header().session.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// Takes from a free list; waits for the aggregator when it is empty. None when tracing of the process or the
-    /// epoch has ended meanwhile; a loss is counted when it was not the aggregator that ended it.
+    /// Takes an index from a free list, and waits for the aggregator when the list is empty.
+    /// Returns `None` when tracing of the process or the epoch has ended meanwhile. A loss is
+    /// counted when the end did not come from the aggregator.
     pub fn take(&self, list: &FreeList<'_>, epoch: u32, loss: Loss) -> Option<u32> {
         let untaken = match self.take_or_wait(list, epoch, loss) {
             Ok(index) => return Some(index),
@@ -321,7 +337,8 @@ impl Process {
             Untaken::Stalled => end_epoch(epoch, end_cause::STALLED),
             Untaken::NoSlot | Untaken::Renewed => {}
         }
-        // An event that has no stamp when the aggregator ends the session comes after its end.
+        // When the aggregator ends the session, an event still without a stamp comes after the end,
+        // and is no loss.
         if untaken == Untaken::NoSlot || self.header().target.end_cause.load(Ordering::Acquire) != 0 {
             self.count_loss(loss);
         }
@@ -383,7 +400,7 @@ impl Process {
         }
     }
 
-    /// Whether an aggregator is there that answers.
+    /// Returns whether an aggregator is there, and answers.
     pub fn is_answered(&self) -> bool {
         self.is_traced() && !self.owner_is_gone()
     }
@@ -393,13 +410,14 @@ impl Process {
         owner == 0 || owner & OWNER_DIED != 0
     }
 
-    /// True once in a quarter of the pool: the aggregator shall look, however long it meant to sleep.
+    /// Returns true once in a quarter of the segments: the aggregator is to poll now, however long
+    /// the aggregator meant to sleep.
     fn is_quarter_taken(&self) -> bool {
         let quarter = (self.arena().geometry().segments / 4).max(1);
         self.segments_taken.fetch_add(1, Ordering::Relaxed) % quarter == quarter - 1
     }
 
-    /// Lets the aggregator look at the rings now.
+    /// Wakes the aggregator to poll the rings now.
     pub fn wake_aggregator(&self) {
         let progress = &self.header().progress;
         if progress.sleeping.load(Ordering::Acquire) != 0 {

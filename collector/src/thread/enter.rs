@@ -1,4 +1,5 @@
-//! Into a hook and out of it, and what can come between: first events, forks, signal handlers, jumps out of them.
+//! Entry into a hook and exit from a hook, and the interruptions between: first events, forks,
+//! signal handlers, and jumps out of signal handlers.
 
 use super::thread_state;
 use super::{Thread, room};
@@ -12,14 +13,17 @@ use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
-/// The thread's state for one hook, which was entered with its return address at `slot`; none when nothing shall be
-/// recorded.
+/// Returns the thread's state for one hook, entered with the return address at `slot`. Returns
+/// `None` when the hook is to record nothing.
 ///
-/// `busy` is the guard. A signal handler may come between any two instructions: before the note it finds the state
-/// free and leaves it free, after the note it finds it taken.
+/// `busy` guards the state. A signal handler may run between any two instructions:
+///
+/// - before the store to `busy` the handler finds the state free, and leaves the state free;
+/// - after the store the handler finds the state taken.
 #[inline(always)]
 pub fn enter(slot: usize) -> Option<&'static mut Thread> {
-    // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
+    // SAFETY: the word points to the state of the calling thread; `busy` shows whether a hook uses
+    // the state.
     if let Some(thread) = unsafe { thread_state().as_mut() }
         && !thread.ring.is_closed()
         && thread.busy == 0
@@ -33,10 +37,12 @@ pub fn enter(slot: usize) -> Option<&'static mut Thread> {
     enter_slowly(slot)
 }
 
-/// The thread's state for a hook that was entered at `slot`, where nothing has to be done first and the stack has room.
+/// Returns the thread's state for a hook entered at `slot`, where no preparation is needed and the
+/// stack has room.
 #[inline(always)]
 pub fn enter_at_once(slot: usize) -> Option<&'static mut Thread> {
-    // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
+    // SAFETY: the word points to the state of the calling thread; `busy` shows whether a hook uses
+    // the state.
     let thread = unsafe { thread_state().as_mut() }?;
     let is_ready = !thread.ring.is_closed() && thread.busy == 0 && thread.room.known.has(slot);
     is_ready.then(|| {
@@ -45,22 +51,25 @@ pub fn enter_at_once(slot: usize) -> Option<&'static mut Thread> {
     })
 }
 
-/// Ends what [`enter`] began.
+/// Ends the use of the state begun by [`enter`].
 #[inline(always)]
 pub fn leave(thread: &mut Thread) {
     thread.busy = 0;
 }
 
-/// Bit of `busy`: the thread is inside the allocator itself, called by the hook that was entered there.
+/// Bit of `busy`: the thread is inside the allocator, called by the hook entered at the rest of
+/// `busy`.
 const IN_ALLOCATOR: usize = 1;
 
-/// Marks the calling thread, whose hook was entered at `slot` and is about to call an allocator: what that calls of its own
-/// by hooked names is part of the call. False where the thread records nothing, or is marked already.
+/// Marks the calling thread as inside an allocator. The hook entered at `slot` is about to call the
+/// allocator, and hooked functions called by the allocator are part of the same call. Returns false
+/// where the thread records nothing, or is marked already.
 pub fn enter_allocator(slot: usize) -> bool {
     if process::is_quiet() || tls::starting() != 0 {
         return false;
     }
-    // SAFETY: the word points to this thread's state; `busy` tells whether a hook is using it.
+    // SAFETY: the word points to the state of the calling thread; `busy` shows whether a hook uses
+    // the state.
     if unsafe { thread_state().as_ref() }.is_some_and(|thread| thread.busy != 0 && !was_abandoned(thread.busy, slot)) {
         return false;
     }
@@ -78,15 +87,16 @@ pub fn enter_allocator(slot: usize) -> bool {
     is_marked
 }
 
-/// Ends what [`enter_allocator`] began.
+/// Takes off the mark set by [`enter_allocator`].
 pub fn leave_allocator() {
-    // SAFETY: as in `enter_allocator`: the mark is this hook's.
+    // SAFETY: the word points to the state of the calling thread, and the mark in `busy` belongs to
+    // the present hook.
     if let Some(thread) = unsafe { thread_state().as_mut() } {
         thread.busy = 0;
     }
 }
 
-/// Runs a call of the allocator between the two.
+/// Runs a call of the allocator between [`enter_allocator`] and [`leave_allocator`].
 pub fn in_allocator<R>(call: impl FnOnce() -> R) -> R {
     let is_marked = enter_allocator(stack_pointer() & !IN_ALLOCATOR);
     let result = call();
@@ -96,54 +106,62 @@ pub fn in_allocator<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Records what an allocator does with the process's address space, which is a layer of its own: the mark is taken off meanwhile.
+/// Records an allocator's change of the address space, which is a layer apart from blocks. The mark
+/// of [`enter_allocator`] is taken off meanwhile.
 pub fn out_of_allocator<R>(record: impl FnOnce() -> R) -> R {
-    // SAFETY: the word points to this thread's state; a marked one is used by no hook.
+    // SAFETY: the word points to the state of the calling thread, and no hook uses a marked state.
     let Some(thread) = (unsafe { thread_state().as_mut() }).filter(|thread| thread.busy & IN_ALLOCATOR != 0) else {
         return record();
     };
     let mark = core::mem::take(&mut thread.busy);
     let result = record();
-    // SAFETY: as above; the record may have given the thread another state.
+    // SAFETY: the word points to the state of the calling thread, read again because the record may
+    // have given the thread another state. No hook uses the state.
     if let Some(thread) = unsafe { thread_state().as_mut() } {
         thread.busy = mark;
     }
     result
 }
 
-/// Whether a hook entered at `slot` was called by an allocator that is at work on this thread.
+/// Returns whether a hook entered at `slot` was called by the allocator at work on this thread.
 fn is_allocators_own(busy: usize, slot: usize) -> bool {
-    // A mark that an exception has left is further from the root than what is called now.
+    // A mark left behind by an exception lies further from the root than the slot of a later call.
     let is_inside = busy & IN_ALLOCATOR != 0 && slot < busy;
-    // SAFETY: a hook is entered with its return address there.
+    // SAFETY: the return address of the hook lies at `slot`, as the entry of every hook notes.
     is_inside && doors::is_allocators(unsafe { (slot as *const usize).read() })
 }
 
-/// Whether the hook entered at `noted` will never be resumed, because a signal handler jumped out of it: the hook that
-/// asks was entered at the same place or nearer the root, on the same stack. A handler that will resume it runs
-/// further from the root, or on a signal stack, which may lie anywhere, as may a stack of the collector's own on which it has
-/// interrupted the hook.
+/// Returns whether the hook entered at `noted` will never be resumed, because a signal handler
+/// jumped out of the hook. `slot` is the place where the asking hook was entered.
+///
+/// - Abandoned: the asking hook was entered at the same place or nearer the root, on the same
+///   stack.
+/// - Not abandoned: a handler that will resume the hook runs further from the root.
+/// - Not abandoned: a handler on a signal stack, or on a stack of the collector where the handler
+///   interrupted the hook. Such a stack may lie anywhere.
 pub fn was_abandoned(noted: usize, slot: usize) -> bool {
     slot >= noted & !IN_ALLOCATOR && !room::is_on_own_stack(slot) && !sys::is_on_signal_stack(slot)
 }
 
-/// The stack pointer, for hooks that do not know their slot.
+/// Returns the stack pointer, for hooks without knowledge of the slot.
 #[inline(always)]
 pub fn stack_pointer() -> usize {
     let sp: usize;
-    // SAFETY: reads a register.
+    // SAFETY: the instruction only reads a register.
     unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
     sp
 }
 
-/// First events, events while tracing is off, forked children, and signal handlers that interrupted a hook.
+/// Enters a hook on the slow path: first events, events while tracing is off, forked children, and
+/// signal handlers that interrupted a hook.
 #[cold]
 #[inline(never)]
 fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
     let starting = tls::starting();
     if starting != 0 {
         if !was_abandoned(starting, slot) {
-            // A look-up or the start itself allocates, or a signal handler has interrupted it.
+            // Either a symbol look-up or the start of the collector allocates, or a signal handler
+            // has interrupted the start.
             process::get().filter(|process| process.is_traced())?.count_loss(Loss::Reentrant);
             return None;
         }
@@ -155,7 +173,7 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
         return None;
     }
     let session = process.header().session.number.load(Ordering::Acquire);
-    // SAFETY: the word points to this thread's state; whether a hook is using it is asked first.
+    // SAFETY: the word points to the state of the calling thread; `busy` is checked before any use.
     if let Some(thread) = unsafe { thread_state().as_mut() }
         && thread.session == session
         && !thread.ring.is_closed()
@@ -169,12 +187,12 @@ fn enter_slowly(slot: usize) -> Option<&'static mut Thread> {
             return Some(thread);
         }
     }
-    // SAFETY: as above.
+    // SAFETY: the word points to the state of the calling thread, or is null.
     start_thread(process, slot, false, unsafe { thread_state().as_ref() })
 }
 
-/// Gives the calling thread a slot, a ring and a state, taken for the hook entered at `slot`. `before` is what it had in an
-/// earlier session.
+/// Gives the calling thread a slot, a ring and a state, taken for the hook entered at `slot`.
+/// `before` is the thread's state of an earlier session.
 #[expect(clippy::mut_from_ref, reason = "the state is found through a slot that only this thread has")]
 fn start_thread(
     process: &'static Process,
@@ -195,7 +213,7 @@ fn start_thread(
             }
         }
     });
-    // SAFETY: a state that was claimed for this thread just now.
+    // SAFETY: `claim` has just claimed the state for this thread.
     let thread = started.flatten().map(|thread| unsafe { &mut *thread });
     if let Some(thread) = thread {
         thread.busy = slot;
@@ -211,21 +229,21 @@ fn start_thread(
     None
 }
 
-/// What a thread had in an earlier session.
+/// Slot, session and side state of a thread in an earlier session.
 #[derive(Clone, Copy)]
 struct Before {
     slot: u32,
-    /// 0 when it had nothing.
+    /// 0 without an earlier session.
     session: u32,
     side: *mut Thread,
 }
 
-/// What became of an attempt to take a slot.
+/// Outcome of an attempt to take a slot.
 enum Claim {
     Done(*mut Thread),
     /// The epoch has ended, and nothing was touched.
     Stale,
-    /// There is none; the loss is counted.
+    /// No slot or no memory is left. The loss is counted.
     Lost,
 }
 
@@ -233,7 +251,7 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     let header = process.header();
     let epoch = header.session.epoch.load(Ordering::Acquire);
     if !process.is_traced() {
-        // The epoch may be the one in which the next session fills its lists.
+        // The epoch may be the epoch in which the next session fills the free lists.
         return Claim::Stale;
     }
     let session = header.session.number.load(Ordering::Relaxed);
@@ -244,11 +262,11 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
         Err(failed) => return failed,
     };
     let Some(slot) = arena.slot(index) else { return Claim::Lost };
-    // From here the slot is in flight, so that a session that begins meanwhile waits.
+    // From here the slot is in flight, so a session that begins meanwhile waits.
     slot.in_flight.store(1, Ordering::Relaxed);
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
     if header.session.epoch.load(Ordering::Acquire) != epoch {
-        // What is pending is of use when only an object was unloaded.
+        // The pending slot and segment stay useful when only an object was unloaded.
         slot.in_flight.store(0, Ordering::Release);
         return Claim::Stale;
     }
@@ -258,7 +276,7 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     };
     let nframe = header.session.nframe.load(Ordering::Relaxed).clamp(1, unwind::MAX_DEPTH) as usize;
     let state = state_for_slot(process, index, nframe);
-    // SAFETY: the arena is never unmapped; slot and segment came from the free lists.
+    // SAFETY: the arena is never unmapped, and slot and segment came from the free lists.
     let opened = state.zip(unsafe { Producer::open(arena, index, segment) });
     let Some((state, ring)) = opened else {
         process.count_loss(Loss::Memory);
@@ -273,9 +291,10 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     slot.session.store(session, Ordering::Relaxed);
     slot.side.store(u32::from(side), Ordering::Relaxed);
     header.target.slots_high.fetch_max(index + 1, Ordering::Relaxed);
-    // Before the slot is anybody's to see: from then on a session that ends leaves the state to this thread.
+    // The state is set up before the slot becomes visible to others. From then on a session that
+    // ends leaves the state to this thread.
     let own_side = own.filter(|own| own.slot == index).map_or(core::ptr::null_mut(), |own| own.side);
-    // SAFETY: the state belongs to the slot, which is ours now.
+    // SAFETY: the state belongs to the slot, and this thread has claimed the slot.
     unsafe { (*state).begin(ring, index, process, (epoch, session), own_side) };
     let generation = slot.state.0.load(Ordering::Relaxed) >> 32;
     slot.state.0.store(generation << 32 | u64::from(slot_state::ACTIVE), Ordering::Release);
@@ -283,9 +302,9 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     Claim::Done(state)
 }
 
-/// A slot and a segment. What a start has taken and not used, because an object was unloaded or a signal handler has left
-/// it for good, is taken up by the next one, so that nothing leaks and a storm of such handlers cannot hold the thread up
-/// for ever.
+/// Takes a slot and a segment, or the pending slot and segment of an earlier attempt. An attempt
+/// leaves them pending when an object was unloaded, or when a signal handler jumped out of the
+/// attempt. Nothing leaks, and a storm of such handlers cannot hold the thread up for ever.
 fn take_pending(
     process: &'static Process,
     (epoch, session): (u32, u32),
@@ -294,7 +313,7 @@ fn take_pending(
     let arena = process.arena();
     if tls::pending_session() != u64::from(session) {
         if let Some((slot, _)) = pending() {
-            // Its segment went with the session.
+            // The segment of the pending slot went with the earlier session.
             arena.slot(slot).into_iter().for_each(Slot::unclaim);
         }
         tls::set_pending(0);
@@ -329,7 +348,7 @@ fn take_pending(
     Ok((slot, segment))
 }
 
-/// What is pending: a slot, and its segment.
+/// Returns the pending slot, and the pending segment.
 fn pending() -> Option<(u32, Option<u32>)> {
     let word = tls::pending();
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
@@ -337,18 +356,19 @@ fn pending() -> Option<(u32, Option<u32>)> {
     Some((slot.checked_sub(1)?, segment.checked_sub(1)))
 }
 
-/// Makes a slot this thread's that is in that state in this epoch. It may be another's by now.
+/// Claims a slot for this thread, if the slot is in state `kind` in epoch `epoch`. Another thread
+/// may own the slot by now.
 fn takes(process: &'static Process, index: u32, epoch: u32, kind: u32) -> bool {
     let Some(slot) = process.arena().slot(index) else { return false };
     let seen = slot.state.0.load(Ordering::Acquire);
-    // A session that begins after this look changes the slot's generation, so the claim fails.
+    // A session that begins after the load changes the generation of the slot, so the claim fails.
     Slot::kind(seen) == kind && process.is_epoch(epoch) && slot.claim(seen)
 }
 
 impl Thread {
-    /// Makes the state whole again after a hook that was left for good in the middle.
+    /// Repairs the state after a hook was abandoned in the middle.
     fn recover(&mut self, process: &'static Process) -> bool {
-        // SAFETY: the ring is open on the process's arena.
+        // SAFETY: the ring is open, on the arena of `process`.
         let recovered = unsafe {
             self.ring.settle();
             self.ring.recover(process.arena())
@@ -356,15 +376,15 @@ impl Thread {
         self.kept.recover();
         self.stacks.clear();
         self.window = Window::default();
-        // The last id may have been defined without being noted.
+        // The abandoned hook may have defined the last id without storing the next id.
         self.next_stack = self.next_stack.wrapping_add(1);
         recovered
     }
 
-    /// The state for a signal handler that interrupted a hook.
+    /// Returns the state for a signal handler that interrupted a hook.
     #[expect(clippy::mut_from_ref, reason = "only this thread knows its side state")]
     fn side(&mut self, process: &'static Process, slot: usize) -> Option<&'static mut Thread> {
-        // SAFETY: only this thread knows its side state.
+        // SAFETY: only this thread knows its side state, and the state is never unmapped.
         let side = unsafe { self.side.as_mut() };
         if let Some(side) = side
             && side.session == self.session
@@ -383,18 +403,18 @@ impl Thread {
                 return Some(side);
             }
         }
-        // SAFETY: as above.
+        // SAFETY: only this thread knows its side state, and the state is never unmapped.
         let side = start_thread(process, slot, true, unsafe { self.side.as_ref() })?;
         self.side = side;
         Some(side)
     }
 }
 
-/// The state of the thread that owns a slot, with room for `nframe` frames.
+/// Returns the state of the thread that owns `slot`, with room for `nframe` frames.
 fn state_for_slot(process: &Process, slot: u32, nframe: usize) -> Option<*mut Thread> {
     let place = process.state_of_slot(slot)?;
     let old: *mut Thread = place.load(Ordering::Acquire).cast();
-    // SAFETY: a state belongs to its slot, and the slot is the caller's.
+    // SAFETY: a state belongs to its slot, and the caller owns the slot.
     let old_nframe = unsafe { old.as_ref() }.map(Thread::nframe);
     if old_nframe == Some(nframe) {
         return Some(old);
@@ -402,7 +422,8 @@ fn state_for_slot(process: &Process, slot: u32, nframe: usize) -> Option<*mut Th
     let bytes = Thread::bytes(nframe);
     let memory = sys::map_wiped_on_fork(bytes)?;
     process.header().target.own_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    // SAFETY: fresh zeroed memory of that size, unmapped only when another takes its place.
+    // SAFETY: the memory is fresh, zeroed and `bytes` long. The memory is unmapped only when
+    // another state takes its place.
     let new = unsafe { Thread::lay_out(memory, nframe) };
     place.store(new.cast(), Ordering::Release);
     Some(new)

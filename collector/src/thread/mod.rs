@@ -1,12 +1,17 @@
-//! One thread's state, and how records get from it into its ring.
+//! The state of one thread, and the way of records from the thread into the thread's ring.
 //!
-//! The state lies in memory that fork wipes, so a child finds a closed ring and takes the slow path. It belongs to
-//! the slot: when a thread has ended and the aggregator has freed its slot, the next thread on the slot takes the
-//! state over, so memory follows the number of threads at one time.
+//! The state lies in memory wiped by fork, so a forked child finds a closed ring and takes the slow
+//! path. The state belongs to the slot. When a thread has ended and the aggregator has freed the
+//! slot, the next thread on the slot takes the state over. Memory therefore follows the number of
+//! threads alive at one time.
 //!
-//! Every record is published by [`Thread::publish`]: room first (the only place that may wait), then the in-flight
-//! mark, then the epoch, then the stamp. Whoever ended or renewed the session meanwhile is seen there, before a byte
-//! is written to memory that may have a new owner.
+//! [`Thread::publish`] publishes every record, in this order:
+//!
+//! 1. Room in the ring: the only step that may wait.
+//! 2. In-flight mark.
+//! 3. Epoch: the end or the renewal of the session shows here, before a byte is written to memory
+//!    that may have a new owner.
+//! 4. Stamp.
 
 mod enter;
 mod publish;
@@ -36,7 +41,7 @@ use heapline_shared_format::arena::Header;
 use heapline_shared_format::event::domain;
 use heapline_shared_format::ring::Producer;
 
-/// A buffer of frames, as many as a traceback keeps.
+/// A buffer of frames, with as many frames as a traceback keeps.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Frames {
@@ -45,15 +50,18 @@ pub struct Frames {
 }
 
 impl Frames {
+    /// Returns the buffer as a slice.
+    ///
     /// # Safety
     /// No other reference to the buffer is alive.
     pub unsafe fn as_mut<'a>(self) -> &'a mut [u64] {
-        // SAFETY: mapped for `capacity` frames for as long as the process lives; the caller promises uniqueness.
+        // SAFETY: `capacity` frames are mapped for as long as the process lives, and the caller
+        // guarantees that no other reference is alive.
         unsafe { core::slice::from_raw_parts_mut(self.start, self.capacity) }
     }
 }
 
-/// The state. All zeros, as fork leaves it, are a thread with a closed ring.
+/// The state of a thread. All zeros, the state after fork, are a thread with a closed ring.
 #[repr(C)]
 pub struct Thread {
     ring: Producer,
@@ -63,38 +71,38 @@ pub struct Thread {
     session: u32,
     /// Index of the thread's slot.
     slot: u32,
-    /// Where the hook that is being run was entered; 0 outside of hooks.
+    /// Slot of the running hook: where the hook was entered. 0 outside of hooks.
     busy: usize,
-    /// Where its hooks may record.
+    /// Where the thread's hooks may record.
     room: room::Stacks,
-    /// While samples are recorded: where they lie, by domain.
+    /// Samplers, by domain: positions of the samples, while samples are recorded.
     samplers: [MaybeUninit<Sampler>; domain::COUNT],
-    /// The interval that the ring was told.
+    /// Sampling interval last told to the reader of the ring.
     told: u64,
-    /// Native blocks that were counted when that was asked last ([`Thread::has_counted`]).
+    /// Count of native blocks at the last call of [`Thread::has_counted`].
     asked: u64,
-    /// What the clock said when it was last read.
+    /// Value of the clock at the thread's last reading.
     last_read: u64,
     next_stack: u32,
     rules: MaybeUninit<rules::Table>,
-    /// Which pages of the stack are known to be readable.
+    /// Pages of the stack known to be readable.
     pub window: Window,
-    /// The last stack, for the next walk.
+    /// The last native stack, for the next walk.
     pub kept: Kept,
     stacks: StackTable,
     /// The last Python stack.
     pub python: PythonStack,
-    /// `HEAPLINE_VERIFY=1`.
+    /// Whether `HEAPLINE_VERIFY=1` is set.
     verifies: bool,
-    /// Where a walk that keeps nothing puts its frames, the most recent first.
+    /// Buffer for the frames of a walk that keeps nothing, the most recent first.
     pub frames: Frames,
-    /// For a signal handler that interrupts a hook.
+    /// State for a signal handler that interrupts a hook.
     side: *mut Thread,
     context: MaybeUninit<cfi::Context>,
 }
 
 impl Thread {
-    /// Bytes of one thread's state with buffers for `nframe` frames.
+    /// Returns the bytes of one thread's state with buffers for `nframe` frames.
     pub const fn bytes(nframe: usize) -> usize {
         size_of::<Thread>() + nframe * size_of::<u64>()
     }
@@ -102,22 +110,23 @@ impl Thread {
     /// Lays a state over fresh memory.
     ///
     /// # Safety
-    /// `memory` holds [`Thread::bytes`] zero bytes and is never unmapped.
+    /// `memory` holds [`Thread::bytes`] zero bytes, and is unmapped only together with the state.
     pub unsafe fn lay_out(memory: *mut u8, nframe: usize) -> *mut Thread {
         let thread = memory.cast::<Thread>();
-        // SAFETY: the buffer lies behind the state, inside the memory.
+        // SAFETY: the caller guarantees [`Thread::bytes`] bytes: the state, and behind the state
+        // the buffer.
         unsafe {
             (*thread).frames = Frames { start: memory.add(size_of::<Thread>()).cast(), capacity: nframe };
         }
         thread
     }
 
-    /// Gives back what the state has mapped besides itself.
+    /// Unmaps all memory mapped by the state, except for the state's own memory.
     ///
     /// # Safety
     /// The state is not used any more.
     pub unsafe fn release(&mut self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that the state is not used any more.
         unsafe {
             self.room.unmap();
             self.kept.unmap();
@@ -126,17 +135,18 @@ impl Thread {
         }
     }
 
-    /// Frames that a traceback can keep here.
+    /// Returns the number of frames that a traceback of this thread can keep.
     pub fn nframe(&self) -> usize {
         self.frames.capacity
     }
 
-    /// The last words that the thread has written.
+    /// Returns the last words written by the thread.
     fn last_words<const N: usize>(&self) -> Option<[u64; N]> {
         self.ring.last()
     }
 
-    /// `side` is the state for its signal handlers, of an earlier session.
+    /// Begins a session in the state. `side` is the state for the thread's signal handlers, from an
+    /// earlier session, or null.
     fn begin(
         &mut self,
         ring: Producer,
@@ -173,26 +183,26 @@ impl Thread {
         self.ring = ring;
     }
 
-    /// Whether no hook is using the state, and its ring was opened.
+    /// Returns whether no hook is using the state, and the ring is open.
     #[inline(always)]
     pub fn is_at_rest(&self) -> bool {
         self.busy == 0 && !self.ring.is_closed()
     }
 
-    /// Whether what it knows is of the present epoch.
+    /// Returns whether the thread's knowledge of stacks and code is of the present epoch.
     #[inline(always)]
     pub fn is_current(&self) -> bool {
         self.header().session.epoch.load(Ordering::Acquire) == self.epoch
     }
 
-    /// Where the samples of a domain lie.
+    /// Returns the sampler of a domain: the positions of the samples.
     #[inline(always)]
     pub fn sampler(&mut self, domain: u8) -> &mut Sampler {
-        // SAFETY: set by `begin`, before the ring was opened.
+        // SAFETY: `begin` set the samplers before opening the ring.
         unsafe { self.samplers[usize::from(domain) % domain::COUNT].assume_init_mut() }
     }
 
-    /// Counts a block that is allocated. Whether it is a sample.
+    /// Counts an allocated block. Returns whether the block is a sample.
     #[inline(always)]
     pub fn counts(&mut self, size: usize, domain: u8) -> bool {
         let calls = self.ring.calls(domain);
@@ -201,7 +211,7 @@ impl Thread {
         self.sampler(domain).passes(size)
     }
 
-    /// There was no memory for a block that was counted, and would have been a sample.
+    /// Takes the count of a sampled block back, after a failure to find memory for the block.
     #[cold]
     pub fn uncounts(&mut self, size: usize, domain: u8) {
         let calls = self.ring.calls(domain);
@@ -210,13 +220,14 @@ impl Thread {
         self.sampler(domain).goes_back();
     }
 
-    /// Counts a block that is freed.
+    /// Counts a freed block.
     #[inline(always)]
     pub fn count_free(&mut self, domain: u8) {
         add(&self.ring.calls(domain).frees, 1);
     }
 
-    /// Whether native blocks were counted since that was asked last. As far as one can tell: a closed ring counts nothing.
+    /// Returns whether native blocks were counted since the last call of this function. A closed
+    /// ring counts nothing, so the answer is then true to be careful.
     fn has_counted(&mut self) -> bool {
         if self.ring.is_closed() {
             return true;
@@ -225,62 +236,66 @@ impl Thread {
         core::mem::replace(&mut self.asked, now) != now
     }
 
-    /// Whether it is the thread's own state, and not the one for its signal handlers.
+    /// Returns whether the state is the thread's main state, not the state for signal handlers.
     #[inline(always)]
     pub fn is_own(&self) -> bool {
         ptr::eq(self, thread_state())
     }
 
-    /// The epoch that what the thread knows belongs to.
+    /// Returns the epoch of the thread's knowledge of stacks and code.
     #[inline(always)]
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
 
-    /// The session that the thread records for.
+    /// Returns the session for which the thread records.
     pub fn session(&self) -> u32 {
         self.session
     }
 
-    /// The process's rule table.
+    /// Returns the rule table of the process.
     #[inline(always)]
     pub fn rules(&self) -> rules::Table {
-        // SAFETY: set by `begin`, before the ring was opened.
+        // SAFETY: `begin` set the rule table before opening the ring.
         unsafe { self.rules.assume_init() }
     }
 
-    /// gimli's scratch memory.
+    /// Returns the scratch memory for gimli.
     pub fn unwind_context(&mut self) -> &mut cfi::Context {
-        // SAFETY: set by `begin`, before the ring was opened.
+        // SAFETY: `begin` set the scratch memory before opening the ring.
         unsafe { self.context.assume_init_mut() }
     }
 
     #[inline(always)]
     fn header(&self) -> &'static Header {
-        // SAFETY: an open ring's arena is mapped for as long as the process lives.
+        // SAFETY: the arena of an open ring is mapped for as long as the process lives.
         unsafe { &*self.header }
     }
 }
 
-/// Adds to a counter that only this thread writes: a handler that comes between load and store may cost a count.
+/// Adds to a counter written only by this thread. A signal handler between load and store may cost
+/// a count.
 #[inline(always)]
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
-/// Whether the calling thread has counted native blocks since it asked last, outside of a hook.
+/// Returns whether the calling thread has counted native blocks since the last call. To be called
+/// outside of hooks.
 pub fn has_counted() -> bool {
-    // SAFETY: the word points to this thread's state, which no hook is using.
+    // SAFETY: the word points to the state of the calling thread, and no hook is using the state.
     unsafe { thread_state().as_mut() }.is_none_or(Thread::has_counted)
 }
 
-/// The last words that the calling thread has recorded, outside of a hook.
+/// Returns the last words recorded by the calling thread. To be called outside of hooks.
 pub fn last_record<const N: usize>() -> Option<[u64; N]> {
-    // SAFETY: the word points to this thread's state, which nobody else writes to.
+    // SAFETY: the word points to the state of the calling thread, and no other thread writes the
+    // state.
     unsafe { thread_state().as_ref() }?.last_words()
 }
 
-/// The calling thread's state; null before the thread's first event and where nothing is traced.
+/// Returns the state of the calling thread; null before the thread's first event and where nothing
+/// is traced.
 #[inline(always)]
 pub(crate) fn thread_state() -> *mut Thread {
     tls::thread().cast()

@@ -1,4 +1,4 @@
-//! Records into the ring, by the one way that there is ([`Thread::publish`]), and the definitions of stacks.
+//! Records into the ring, all written by [`Thread::publish`], and the definitions of stacks.
 
 use super::Thread;
 use crate::platform::clock;
@@ -12,46 +12,54 @@ use heapline_shared_format::event::{self, ModuleFlags, domain};
 use heapline_shared_format::query;
 use heapline_shared_format::ring::Producer;
 
-/// What became of a record.
+/// Outcome of publishing a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// It is in the ring.
+    /// The record is in the ring.
     Yes,
-    /// What the thread knew of stacks and code is no longer true: build the record anew.
+    /// The thread's knowledge of stacks and code is out of date. The caller has to build the record
+    /// again.
     Renewed,
-    /// This thread is not traced any more.
+    /// The thread is not traced any more.
     Over,
 }
 
 impl Thread {
-    /// Publishes a record of at most `words` words, which `write` writes with the stamp that it is given.
+    /// Publishes a record of at most `words` words. `write` writes the words, and gets the stamp of
+    /// the record. Steps:
+    ///
+    /// 1. Make room in the ring. Only this step may wait.
+    /// 2. Set the in-flight mark.
+    /// 3. Compare the epoch: another epoch ends the attempt before any byte is written.
+    /// 4. Take the stamp, write the record, and take the mark off.
     #[inline(always)]
     pub fn publish(&mut self, words: usize, write: impl FnOnce(&mut Producer, u64)) -> Published {
         if self.ring.room() < words && !self.make_room() {
             return self.renew();
         }
-        // SAFETY: the ring is open: `enter` gives out no other.
+        // SAFETY: the ring is open, because `enter` returns only threads with an open ring.
         unsafe { self.ring.take_off() };
         if self.header().session.epoch.load(Ordering::Acquire) != self.epoch {
             return self.renew();
         }
         let stamp = self.stamp();
         write(&mut self.ring, stamp);
-        // SAFETY: as above.
+        // SAFETY: the ring is open, because `enter` returns only threads with an open ring.
         unsafe { self.ring.settle() };
         Published::Yes
     }
 
-    /// The stamp of an event that happens now, inside the in-flight mark.
+    /// Returns the stamp of an event that happens now. To be called inside the in-flight mark.
     ///
-    /// Reading the clock is what costs most in an event, so a thread that is alone with its events is lent the time of
-    /// the aggregator's last poll instead (docs/architecture.md, Order). Whoever else has an event takes it back first.
+    /// Reading the clock is the most expensive part of an event. A thread without concurrent events
+    /// of other threads is therefore lent the time of the aggregator's last poll, the tick
+    /// (docs/architecture.md, Order). Any other thread with an event takes the tick back first.
     #[inline(always)]
     fn stamp(&mut self) -> u64 {
         let session = &self.header().session;
         let tick = session.tick.load(Ordering::Acquire);
         if tick > TICK_PENDING && session.tick_owner.load(Ordering::Relaxed) == self.slot {
-            // Its own last reading of the clock may be younger than the poll.
+            // The thread's own last reading of the clock may be younger than the poll.
             return tick.max(self.last_read);
         }
         if tick != 0 && session.tick_owner.load(Ordering::Relaxed) != self.slot {
@@ -61,14 +69,15 @@ impl Thread {
         self.last_read
     }
 
-    /// What the thread knows is no longer true, or tracing has ended.
+    /// Brings the thread up to the present epoch, or closes the ring if tracing of this session has
+    /// ended.
     #[cold]
     pub fn renew(&mut self) -> Published {
         if self.ring.is_closed() {
-            // An earlier record of the same hook has met the end.
+            // An earlier record of the same hook has closed the ring.
             return Published::Over;
         }
-        // SAFETY: the ring is open.
+        // SAFETY: the ring is open, as checked above.
         unsafe { self.ring.settle() };
         let session = &self.header().session;
         let epoch = session.epoch.load(Ordering::Acquire);
@@ -85,7 +94,7 @@ impl Thread {
         Published::Renewed
     }
 
-    /// Takes another segment; false when what the thread knows is no longer true ([`Thread::renew`]).
+    /// Takes another segment. Returns false when the thread needs [`Thread::renew`] instead.
     #[cold]
     #[inline(never)]
     fn make_room(&mut self) -> bool {
@@ -103,13 +112,15 @@ impl Thread {
         let arena = process.arena();
         let session = &self.header().session;
         let segment = process.take(&arena.free_segments(), self.epoch, Loss::Ended)?;
-        // Linked in under the in-flight mark and only in the epoch that it was taken in, as records are written.
+        // The segment is linked in like a record is written: under the in-flight mark, and only in
+        // the epoch in which the segment was taken.
         // SAFETY: the ring is open, and the segment came from the free list.
         unsafe {
             self.ring.take_off();
             let linked = session.epoch.load(Ordering::Acquire) == self.epoch && self.ring.extend(arena, segment);
             if !linked && process.is_traced() && session.number.load(Ordering::Acquire) == self.session {
-                // Only a module went: the segment is still this session's, and while the mark is up no other begins.
+                // Only a module was unloaded: the segment still belongs to this session, and no
+                // other session begins while the mark is set.
                 arena.free_segments().push(segment);
             }
             self.ring.settle();
@@ -117,8 +128,8 @@ impl Thread {
         }
     }
 
-    /// The id of the stack that the hook was called from; defines it when it is new. `Err` when the definition could
-    /// not be published.
+    /// Returns the id of the stack from which the hook was called. Defines a new stack first. `Err`
+    /// when the definition could not be published.
     #[inline(always)]
     pub fn stack(&mut self, entry: Entry) -> Result<u32, Published> {
         if walk::walk(self, entry) == walk::Outcome::Unfit {
@@ -144,7 +155,7 @@ impl Thread {
     #[inline(never)]
     fn stack_by_cfi(&mut self, entry: Entry) -> Result<u32, Published> {
         let walk = unwind::walk_by_cfi(self, entry);
-        // SAFETY: the walk is over, and nothing below starts another.
+        // SAFETY: the walk is over, and no other walk starts below while `frames` is alive.
         let frames = &unsafe { self.frames.as_mut() }[..walk.stored];
         let key = stacks::key(stacks::frames_hash(frames), walk);
         match self.stacks.get(key) {
@@ -153,12 +164,12 @@ impl Thread {
         }
     }
 
-    /// `HEAPLINE_VERIFY=1`: compares the kept stack with a walk that shares nothing with it.
+    /// Compares the kept stack with an independent walk (`HEAPLINE_VERIFY=1`).
     #[cold]
     #[inline(never)]
     fn verify(&mut self, entry: Entry) {
         let walk = unwind::walk_by_cfi(self, entry);
-        // SAFETY: the walk is over.
+        // SAFETY: the walk is over, and no other walk starts below while `fresh` is alive.
         let fresh = &unsafe { self.frames.as_mut() }[..walk.stored];
         let kept = self.kept.walk();
         let same = (walk.total, walk.truncated) == (kept.total, kept.truncated)
@@ -170,14 +181,14 @@ impl Thread {
         }
     }
 
-    /// The id of a stack that was defined before.
+    /// Returns the id of a stack defined before.
     #[inline(always)]
     pub fn stack_id(&self, key: u64) -> Option<u32> {
         self.stacks.get(key)
     }
 
-    /// Gives the stack the next id. `keep` frames, from the oldest, are as in this ring's last definition for the domain;
-    /// `frames` yields them from a position on, the oldest first.
+    /// Gives the stack the next id. The oldest `keep` frames equal the frames in this ring's last
+    /// definition for the domain. `frames` yields the frames from a position on, the oldest first.
     #[cold]
     #[inline(never)]
     pub fn define_stack<I: Iterator<Item = u64>>(
@@ -191,20 +202,20 @@ impl Thread {
         self.define(key, |thread, id| thread.publish_stack(walk, id, keep, domain, frames))
     }
 
-    /// Gives a native stack of a thread that runs Python the next id.
+    /// Gives a mixed stack, the native stack of a thread that runs Python, the next id.
     #[cold]
     #[inline(never)]
     pub fn define_mixed_stack(&mut self, key: u64, native: u32, python: u32) -> Result<u32, Published> {
         self.define(key, |thread, id| {
             let record = event::mixed(id, native, python);
             Some(thread.publish(record.len(), |ring, _| {
-                // SAFETY: publish made room for the record.
+                // SAFETY: `publish` made room for the record.
                 unsafe { ring.write(record) }
             }))
         })
     }
 
-    /// Gives what `publish` defines the next id, to be found again by `key`.
+    /// Gives the stack defined by `publish` the next id, and stores the id under `key`.
     fn define(
         &mut self,
         key: u64,
@@ -216,7 +227,8 @@ impl Thread {
             let published = publish(self, id)?;
             if published == Published::Yes {
                 self.next_stack = id.checked_add(1)?;
-                // Without memory for the table the stack is defined again next time: more records, no wrong number.
+                // Without memory for the table the stack is defined again next time: more records,
+                // but no wrong number.
                 self.stacks.insert(key, id);
             }
             Some((published, id))
@@ -231,7 +243,7 @@ impl Thread {
         }
     }
 
-    /// Writes a definition, in as many records as it takes.
+    /// Writes the definition of a stack, in as many records as needed.
     fn publish_stack<I: Iterator<Item = u64>>(
         &mut self,
         walk: Walk,
@@ -246,7 +258,7 @@ impl Thread {
             let head = event::stack_head(n, u32::try_from(keep).ok()?, id, walk.total, walk.truncated, more);
             let head = event::stack_of_domain(head, domain);
             let published = self.publish(head.len() + n, |ring, _| {
-                // SAFETY: publish made room for head and frames.
+                // SAFETY: `publish` made room for the head and the frames.
                 unsafe { ring.write_parts(&head, frames(keep).take(n)) }
             });
             if published != Published::Yes || !more {
@@ -256,7 +268,7 @@ impl Thread {
         }
     }
 
-    /// Publishes a record whose words need the stamp and, as their last part, the stack of `entry`.
+    /// Publishes a record with the stamp and, as the last part, the stack of `entry`.
     #[inline(always)]
     pub fn publish_with_stack<const N: usize>(
         &mut self,
@@ -270,10 +282,11 @@ impl Thread {
                 other => other,
             };
             let published = match stack {
-                // The walk itself met a module that took another's place: what it had kept before is not sure.
+                // The walk itself met a module in the place of another module, so the frames kept
+                // before the walk are not certain.
                 Ok(_) if self.epoch != epoch => Published::Renewed,
                 Ok(stack) => self.publish(N, |ring, stamp| {
-                    // SAFETY: publish made room for the record.
+                    // SAFETY: `publish` made room for the record.
                     unsafe { ring.write(record(stamp, stack)) }
                 }),
                 Err(published) => published,
@@ -284,12 +297,12 @@ impl Thread {
         }
     }
 
-    /// Publishes a record that needs only the stamp.
+    /// Publishes a record built from only the stamp.
     #[inline(always)]
     pub fn publish_plain<const N: usize>(&mut self, record: impl Fn(u64) -> [u64; N]) -> Published {
         loop {
             let published = self.publish(N, |ring, stamp| {
-                // SAFETY: publish made room for the record.
+                // SAFETY: `publish` made room for the record.
                 unsafe { ring.write(record(stamp)) }
             });
             if published != Published::Renewed {
@@ -298,7 +311,7 @@ impl Thread {
         }
     }
 
-    /// Tells the ring's reader how far apart the samples lie that follow.
+    /// Tells the reader of the ring the sampling interval of the samples that follow.
     pub fn tell_interval(&mut self, interval: u64) -> Published {
         if self.told == interval {
             return Published::Yes;
@@ -310,7 +323,7 @@ impl Thread {
         published
     }
 
-    /// Announces a module; the path is in two parts.
+    /// Announces a module. The path is in two parts.
     pub fn publish_module(
         &mut self,
         range: Range<u64>,
@@ -326,12 +339,12 @@ impl Thread {
             let (head, _) = event::module_head(stamp, range, bias, flags, build_id.len(), path_bytes);
             let mut text = text();
             let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
-            // SAFETY: publish made room for head and text.
+            // SAFETY: `publish` made room for the head and the text.
             unsafe { ring.write_parts(&head, words) }
         });
     }
 
-    /// Tells that the module that began at `start` is gone.
+    /// Tells the reader of the ring about the unload of the module that began at `start`.
     pub fn publish_unload(&mut self, start: u64) {
         self.publish_plain(|stamp| event::unload(stamp, start));
     }

@@ -1,9 +1,10 @@
-//! One event of the calling thread, recorded from a hook.
+//! Recording of one event of the calling thread, from a hook.
 
 use super::{Published, Thread};
 use crate::{process, thread};
 
-/// Publishes what `publish` makes of a hook that was entered at `slot`.
+/// Publishes an event for a hook entered at `slot`. `publish` writes the event into the ring of the
+/// calling thread.
 #[inline(always)]
 pub fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
     let Some(thread) = thread::enter_at_once(slot) else { return record_slowly(slot, publish) };
@@ -14,8 +15,12 @@ pub fn record(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
     }
 }
 
-/// Records an event of a thread that is not ready for it: its first one, the first of another session, one on a stack that
-/// may not have room, or one inside of another.
+/// Records an event of a thread that is not ready. Cases:
+///
+/// - the first event of the thread,
+/// - the first event of another session,
+/// - an event on a stack that may lack room,
+/// - an event inside of another event.
 #[cold]
 #[inline(never)]
 fn record_slowly(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
@@ -23,7 +28,8 @@ fn record_slowly(slot: usize, publish: impl Fn(&mut Thread) -> Published) {
         return;
     }
     let has_room = thread::with_room(slot, || {
-        // The thread's session may be over, and another may have begun: the event is then the first of that.
+        // The session of the thread may have ended, and another session may have begun meanwhile.
+        // The event is then the first event of the new session.
         for _ in 0..2 {
             let Some(thread) = thread::enter(slot) else { return };
             let published = publish(thread);

@@ -1,18 +1,21 @@
-//! Where a hook finds room on the stack for what it records.
+//! Room on the stack for a hook and for the records of the hook.
 //!
-//! A walk needs some kilobytes of stack, which a handler on an alternate stack, or a coroutine, may not have left. So a hook
-//! records where it stands only on a stack that is known to be large: the first thread's, or one that the C library has made
-//! for a thread. Anywhere else it goes over to a stack of the collector's own for that time, and takes some hundred bytes of
-//! the program's.
+//! A walk needs some kilobytes of stack. A handler on an alternate stack, or a coroutine, may have
+//! less left. A hook therefore records on the present stack only where the stack is known to be
+//! large: the stack of the first thread, or a stack made by the C library for a thread. Anywhere
+//! else the hook switches to a stack of the collector while recording, and takes some hundred bytes
+//! of the program's stack.
 //!
 //! ```text
-//! slot in [`Room`]: record here                     (two comparisons)
-//! else [`with_room`]: find the stack's extent ──> it is a thread's: remember it, record here
-//!                                             ──> it is any other: record on a stack of ours
+//! slot in [`Room`]: record here               (two comparisons)
+//! else [`with_room`]: find the stack's extent
+//!     stack of a thread: remember the extent, record here
+//!     any other stack:   record on a stack of the collector
 //! ```
 //!
-//! What a program gives a thread as its stack (`pthread_attr_setstack`) is taken for one that the C library has made: where less
-//! than what a walk needs is left there, and readable memory lies below, the walk uses that memory.
+//! A stack given to a thread by the program (`pthread_attr_setstack`) is taken for a stack made by
+//! the C library. Where less than a walk needs is left there, and readable memory lies below, the
+//! walk uses the memory below.
 
 use super::Thread;
 use super::thread_state;
@@ -24,22 +27,25 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 const PAGE: usize = 4096;
-/// What recording may take of a stack.
+/// Bytes of stack needed for recording.
 const NEEDED: usize = 8 << 10;
-/// Bytes of a stack of the collector's own. A signal handler of the program's may come to run on it.
+/// Bytes of a stack of the collector. A signal handler of the program may come to run on such a
+/// stack.
 const OWN_BYTES: usize = 256 << 10;
-/// How far the first thread's stack is sure to reach, at most.
+/// Greatest extent of the first thread's stack taken for sure, in bytes.
 const MOST_OF_FIRST: usize = 8 << 20;
-/// How far from its end the stack of another thread is looked at.
+/// Greatest distance from the end of another thread's stack at which pages are examined, in bytes.
 const MOST_OF_OTHER: usize = 1 << 20;
-/// How many pages below the stack pointer are looked at.
+/// Number of pages examined below the stack pointer.
 const PAGES_AHEAD: usize = 16;
-/// Addresses that differ below this bit are taken for the same stack, where that is none with room.
+/// Addresses equal above this bit count as the same stack, among stacks without room.
 const REGION_BITS: u32 = 14;
-/// How many such stacks are remembered: a thread may go from one coroutine to another.
+/// Number of remembered stacks without room. More than a single entry, because a thread may go from
+/// one coroutine to another.
 const REGIONS: usize = 8;
 
-/// The part of a thread's stack that hooks may record on: `low..low + bytes`. All zeros are none.
+/// The part of a thread's stack on which hooks may record: `low..low + bytes`. All zeros are no
+/// part.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Room {
@@ -48,7 +54,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Whether a hook that was entered at `slot` may record where it stands.
+    /// Returns whether a hook entered at `slot` may record on the present stack.
     #[inline(always)]
     pub fn has(&self, slot: usize) -> bool {
         slot.wrapping_sub(self.low) < self.bytes
@@ -62,78 +68,80 @@ impl Room {
         self.low + self.bytes
     }
 
-    /// The part that does not overlap `other` and in which `slot` lies.
+    /// Returns the part of `self` around `slot` without the range `other`.
     fn without(self, other: Room, slot: usize) -> Room {
-        // A hook that stands above the other range must not come down into it.
+        // A hook above the other range must not grow down into the other range.
         let low = if slot >= other.end() { self.low.max(other.end().saturating_add(NEEDED)) } else { self.low };
         let end = if slot < other.low { self.end().min(other.low) } else { self.end() };
         if other.has(slot) { Room::default() } else { Room::between(low, end) }
     }
 }
 
-/// What a thread keeps of stacks.
+/// A thread's knowledge of stacks, and the thread's own stack for recording.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stacks {
     /// Where the thread's hooks may record.
     pub known: Room,
-    /// Regions of stacks without room, by their numbers.
+    /// Numbers of the regions of stacks without room.
     narrow: [usize; REGIONS],
-    /// A stack of ours; null before the thread needed one.
+    /// A stack of the collector for this thread; null until the thread needs a stack.
     own: *mut u8,
-    /// Whether something is recorded on it.
+    /// Whether a hook is recording on the stack `own`.
     is_used: bool,
 }
 
-/// A stack of ours that no thread has.
+/// A stack of the collector without a thread.
 static SPARE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
-/// The program has another alternate stack: what is known of the calling thread's stack may not be true any more.
+/// Forgets the known stacks of the calling thread. To be called when the program sets another
+/// alternate stack: the known extent may be wrong from then on.
 pub fn forget() {
-    // SAFETY: the word points to this thread's state.
+    // SAFETY: the word points to the state of the calling thread, or is null.
     if let Some(thread) = unsafe { thread_state().as_mut() } {
         thread.room.known = Room::default();
         thread.room.narrow = [0; REGIONS];
     }
 }
 
-/// Gives the stack back that no thread has.
+/// Unmaps the spare stack.
 ///
 /// # Safety
-/// Nobody runs on it.
+/// No thread runs on the spare stack.
 pub unsafe fn release() {
     let spare = SPARE.swap(ptr::null_mut(), Ordering::AcqRel);
     if !spare.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that no thread runs on the stack.
         unsafe { sys::unmap(spare, OWN_BYTES) };
     }
 }
 
 impl Stacks {
-    /// Gives the thread's own one back.
+    /// Unmaps the thread's own stack.
     ///
     /// # Safety
-    /// Nobody runs on it.
+    /// No thread runs on the stack.
     pub unsafe fn unmap(&mut self) {
         if !self.own.is_null() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees that no thread runs on the stack.
             unsafe { sys::unmap(self.own, OWN_BYTES) };
             self.own = ptr::null_mut();
         }
     }
 }
 
-/// Runs `work` for a hook that was entered at `slot`: on this stack if there is room, else on one of ours. False where there
-/// is neither.
+/// Runs `work` for a hook entered at `slot`: on the present stack where there is room, otherwise on
+/// a stack of the collector. Returns false without running `work` when neither is available.
 ///
-/// Little of the stack is used in here.
+/// The function itself uses little of the present stack.
 pub fn with_room<F: FnOnce()>(slot: usize, work: F) -> bool {
     if is_roomy(slot) {
         work();
         return true;
     }
     extern "C" fn run<F: FnOnce()>(work: *mut u8) {
-        // SAFETY: `with_room` passes its own work.
+        // SAFETY: `with_room` passes a pointer to an `Option<F>` on the frame of `with_room`, alive
+        // during the call.
         if let Some(work) = unsafe { &mut *work.cast::<Option<F>>() }.take() {
             work();
         }
@@ -145,21 +153,24 @@ pub fn with_room<F: FnOnce()>(slot: usize, work: F) -> bool {
     true
 }
 
-/// Whether what runs at this stack address runs on the stack of ours that the thread is on.
+/// Returns whether `address` lies on the collector's stack that the thread is running on.
 pub fn is_on_own_stack(address: usize) -> bool {
     let own = tls::own_stack();
     own != 0 && address.wrapping_sub(own) < OWN_BYTES
 }
 
-/// Runs `function` on a stack of ours, for a hook that was entered at `slot`.
+/// Runs `function` on a stack of the collector, for a hook entered at `slot`.
 ///
-/// A signal handler that is to run on an alternate stack begins at its end, unless the thread is on it already, as the kernel
-/// sees by the stack pointer. So while a hook of such a handler is on a stack of ours, no signal may come.
+/// The kernel starts a signal handler for the alternate stack at the end of the alternate stack,
+/// unless the stack pointer shows the thread to be on the alternate stack already. A hook of such a
+/// handler moves the stack pointer away, and the next signal would overwrite the handler's frames.
+/// Signals are therefore held back meanwhile.
 fn run_on(stack: *mut u8, slot: usize, function: extern "C" fn(*mut u8), argument: *mut u8) {
     let held_back = sys::is_on_signal_stack(slot).then(sys::hold_signals_back);
     let outer = tls::own_stack();
     tls::set_own_stack(stack.addr());
-    // SAFETY: the top of a stack that nobody else uses; the function takes the argument.
+    // SAFETY: `stack` is unused and `OWN_BYTES` long, a multiple of 16. `function` takes
+    // `argument`.
     unsafe { call_on(stack.add(OWN_BYTES), function, argument) };
     tls::set_own_stack(outer);
     if let Some(mask) = held_back {
@@ -167,17 +178,18 @@ fn run_on(stack: *mut u8, slot: usize, function: extern "C" fn(*mut u8), argumen
     }
 }
 
-/// Maps a stack, below whose end nothing can be written.
+/// Maps a stack. The lowest page is a guard page without write access.
 fn map_stack() -> Option<*mut u8> {
     let stack = process::map_own(OWN_BYTES)?;
-    // SAFETY: fresh memory, of which nothing is used yet. Where the system refuses, the stack has no such end.
+    // SAFETY: the memory is fresh, and nothing uses any of the memory yet. When the system refuses
+    // the protection, the stack has no guard page.
     unsafe { sys::protect(stack.addr(), PAGE, sys::PROT_NONE) };
     Some(stack)
 }
 
-/// A stack of ours, and whether it is the thread's.
+/// Takes a stack of the collector. Returns the stack, and whether the stack belongs to the thread.
 fn take() -> Option<(*mut u8, bool)> {
-    // SAFETY: the word points to this thread's state.
+    // SAFETY: the word points to the state of the calling thread, or is null.
     if let Some(thread) = unsafe { thread_state().as_mut() }
         && !thread.room.own.is_null()
         && !thread.room.is_used
@@ -190,7 +202,7 @@ fn take() -> Option<(*mut u8, bool)> {
 }
 
 fn give_back(stack: *mut u8, is_threads: bool) {
-    // SAFETY: as above.
+    // SAFETY: the word points to the state of the calling thread, or is null.
     if let Some(thread) = unsafe { thread_state().as_mut() } {
         if is_threads {
             thread.room.is_used = false;
@@ -203,17 +215,18 @@ fn give_back(stack: *mut u8, is_threads: bool) {
     }
     let before = SPARE.swap(stack, Ordering::AcqRel);
     if !before.is_null() {
-        // SAFETY: it was nobody's.
+        // SAFETY: `before` was the spare stack, taken out by the swap, so no thread uses the stack.
         unsafe { process::unmap_own(before, OWN_BYTES) };
     }
 }
 
-/// Whether a hook that was entered at `slot` may record where it stands; remembers what it finds.
+/// Returns whether a hook entered at `slot` may record on the present stack, and remembers the
+/// answer.
 fn is_roomy(slot: usize) -> bool {
     if is_on_own_stack(slot) {
         return true;
     }
-    // SAFETY: the word points to this thread's state.
+    // SAFETY: the word points to the state of the calling thread, or is null.
     let Some(thread) = (unsafe { thread_state().as_mut() }) else { return find(slot, Room::default()).has(slot) };
     let stacks = &mut thread.room;
     if stacks.known.has(slot) {
@@ -232,7 +245,8 @@ fn is_roomy(slot: usize) -> bool {
     found.has(slot)
 }
 
-/// The part of the stack at `slot` that hooks may record on; `known` is what was found before.
+/// Finds the part of the stack at `slot` on which hooks may record. `known` is the part found
+/// before.
 fn find(slot: usize, known: Room) -> Room {
     let room = match of_first_thread() {
         first if first.has(slot) => first,
@@ -244,26 +258,28 @@ fn find(slot: usize, known: Room) -> Room {
     }
 }
 
-/// The first thread's, which the kernel lets grow.
+/// Returns the stack of the first thread, which the kernel lets grow.
 fn of_first_thread() -> Room {
     const AT_RANDOM: c_ulong = 25;
     unsafe extern "C" {
         fn getauxval(kind: c_ulong) -> c_ulong;
     }
-    // SAFETY: takes any number. The kernel has put these bytes above the first thread's stack.
+    // SAFETY: `getauxval` takes any number. The kernel has put the bytes of `AT_RANDOM` above the
+    // stack of the first thread.
     let end = usize::try_from(unsafe { getauxval(AT_RANDOM) }).unwrap_or(0);
     let most = sys::stack_limit().min(MOST_OF_FIRST);
     Room::between(end.saturating_sub(most).saturating_add(NEEDED), end)
 }
 
-/// The stack that the C library has made for another thread, at whose end it keeps what belongs to the thread: all pages from
-/// there down to the hook's, and some below.
+/// Returns the stack made by the C library for a thread other than the first. The C library keeps
+/// the data of the thread at the end of the stack. The result covers all pages from there down to
+/// the page of the hook, and some pages below.
 fn of_other_thread(slot: usize, known: Room) -> Room {
     let end = thread_pointer();
     if slot >= end || end - slot > MOST_OF_OTHER {
         return Room::default();
     }
-    // What is known reaches to the end already.
+    // The known part reaches to the end of the stack already.
     let known_from = if known.end() == end { known.low } else { end };
     let page = slot & !(PAGE - 1);
     let mut above = (page..known_from).step_by(PAGE);
@@ -279,10 +295,10 @@ fn alternate() -> Option<Room> {
     sys::signal_stack().map(|(low, bytes)| Room { low, bytes })
 }
 
-/// Where the C library keeps what belongs to the thread.
+/// Returns the address of the C library's data of the calling thread.
 fn thread_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: the first word there is its own address.
+    // SAFETY: the first word at the thread pointer holds the address of the word itself.
     unsafe {
         core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly))
     };
@@ -292,8 +308,8 @@ fn thread_pointer() -> usize {
 /// Calls `function` on another stack.
 ///
 /// # Safety
-/// 1. `top` is the end of a stack that nobody uses, and a multiple of 16.
-/// 2. The function takes `argument`.
+/// 1. `top` is the end of an unused stack, and a multiple of 16.
+/// 2. `function` takes `argument`.
 #[unsafe(naked)]
 unsafe extern "C" fn call_on(top: *mut u8, function: extern "C" fn(*mut u8), argument: *mut u8) {
     naked_asm!(
@@ -315,7 +331,7 @@ unsafe extern "C" fn call_on(top: *mut u8, function: extern "C" fn(*mut u8), arg
 }
 
 impl Thread {
-    /// What the state keeps of stacks for the thread that takes it over.
+    /// Returns the knowledge of stacks for the next thread that takes the state over.
     pub(super) fn room_of_next(&self) -> Stacks {
         Stacks { known: Room::default(), narrow: [0; REGIONS], own: self.room.own, is_used: false }
     }

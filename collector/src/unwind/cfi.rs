@@ -1,8 +1,8 @@
-//! `.eh_frame`, read with gimli: once per return address for the rule table, and step by step for the stacks that
-//! the table cannot describe.
+//! `.eh_frame`, read with gimli: once per return address for the rule table, and step by step for
+//! stacks outside the reach of the table.
 //!
-//! Runs under [`crate::fail::guard`]. Its scratch memory lies in the thread's state, not on the stack: the thread may
-//! be in a signal handler on two kilobytes.
+//! The code runs under [`crate::fail::guard`]. The scratch memory lies in the thread's state, not
+//! on the stack: the thread may be in a signal handler with two kilobytes of stack.
 
 use super::{Entry, NO_CODE, Sink, Walk, memory};
 use crate::modules;
@@ -20,11 +20,11 @@ use gimli::{
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Row = UnwindTableRow<usize, Storage>;
 
-/// gimli's scratch memory without a heap.
+/// Scratch memory of gimli, without a heap.
 pub struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
-    // A row holds a rule for each of the seventeen registers at most.
+    // A row holds at most a rule for each of the seventeen registers.
     type Rules = [(Register, RegisterRule<usize>); 24];
     type Stack = [UnwindTableRow<usize, Storage>; 4];
 }
@@ -35,10 +35,10 @@ impl<'a> EvaluationStorage<Slice<'a>> for Storage {
     type Result = [gimli::Piece<Slice<'a>>; 1];
 }
 
-/// The scratch memory of one thread.
+/// Scratch memory of one thread.
 pub type Context = UnwindContext<usize, Storage>;
 
-/// An object's unwind sections, ready for gimli.
+/// Unwind sections of an object, ready for gimli.
 struct Sections<'a> {
     bases: BaseAddresses,
     header: Slice<'a>,
@@ -78,9 +78,10 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// The rule of a return address; also announces the module that it lies in.
+/// Returns the rule of a return address, and announces the module of the address.
 pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
-    // The return address points behind the call, which may be the last instruction of its function.
+    // The return address points behind the call, and the call may be the last instruction of its
+    // function.
     let Some(object) = elf::find_object(pc - 1) else { return Rule::UNKNOWN };
     modules::announce(thread, &object);
     let Some(sections) = Sections::of(&object) else { return Rule::UNKNOWN };
@@ -97,8 +98,10 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     }
 }
 
-/// Whether a return address that no call can have left is the end of its stack: the code that a program or the
-/// loader begins with, or the first instruction of a function, put there by hand (makecontext does so).
+/// Returns whether a return address left by no call is the end of the stack. Two cases:
+///
+/// - the code that a program or the loader begins with,
+/// - the first instruction of a function, stored by hand (as makecontext does).
 fn is_root(object: &Object, sections: &Sections<'_>, pc: usize) -> bool {
     let starts_here = |d: FrameDescriptionEntry<Slice<'_>>| d.initial_address() == pc as u64;
     object.is_entry_code(pc) || sections.description(pc as u64).is_some_and(starts_here)
@@ -135,7 +138,8 @@ fn rule_of(sections: &Sections<'_>, row: &Row) -> Rule {
     }
 }
 
-/// The offset of an expression that is rbp plus an offset, and whether the word there is its value.
+/// Returns the offset of an expression that is rbp plus an offset, and whether the value of the
+/// expression is the word there.
 fn bp_plus(sections: &Sections<'_>, expression: &gimli::UnwindExpression<usize>) -> Option<(i64, bool)> {
     let encoding = gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
     let mut operations = sections.expression(expression)?.operations(encoding);
@@ -151,7 +155,7 @@ fn bp_plus(sections: &Sections<'_>, expression: &gimli::UnwindExpression<usize>)
     }
 }
 
-/// The registers that a frame has when it is resumed, by DWARF number; none where they are not known.
+/// Registers of a frame at resumption, by DWARF number. `None` is an unknown register.
 #[derive(Clone, Copy)]
 struct Registers([Option<usize>; 17]);
 
@@ -161,11 +165,11 @@ const RSP: usize = 7;
 const RA: usize = 16;
 
 impl Registers {
-    /// Those of the caller of this function, which is inlined: of the function that it stands in.
+    /// Returns the registers of the calling function. This function is inlined there.
     #[inline(always)]
     fn here() -> Registers {
         let mut saved = [0usize; 8];
-        // SAFETY: stores eight registers in the array.
+        // SAFETY: the instructions store eight registers in the array of eight words.
         unsafe {
             asm!(
                 "mov [{s}], rbx",
@@ -194,22 +198,24 @@ impl Registers {
     }
 }
 
-/// Walks with all registers, evaluating whatever the tables say. Starts in the collector's own frames and stores from
-/// the hook's caller on.
+/// Walks with all registers, and evaluates all rules of the unwind tables. The walk starts in the
+/// collector's own frames, and stores frames from the caller of the hook on.
 #[inline(never)]
 pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
     let mut registers = Registers::here();
-    // An address inside a function, not behind a call: its row is looked up as it is.
+    // The address lies inside a function, not behind a call. The row of the exact address is looked
+    // up.
     let mut exact = true;
     let mut reached_entry = false;
-    // SAFETY: the thread's own buffer, and this is the only walk on it.
+    // SAFETY: the buffer belongs to the thread, and no other walk uses the buffer.
     let mut sink = Sink::new(unsafe { thread.frames.as_mut() });
     loop {
         let Some(pc) = registers.0[RA] else { return sink.done(false) };
         if pc < NO_CODE {
             return sink.done(false);
         }
-        // A return address is told as it is; readers subtract one. For an exact address that is undone here.
+        // Readers of a traceback subtract one from each address. An exact address gets one added
+        // here.
         if reached_entry && !sink.push(if exact { pc + 1 } else { pc }) {
             return sink.done(true);
         }
@@ -219,8 +225,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
                 .is_some_and(|object| Sections::of(&object).is_some_and(|sections| is_root(&object, &sections, pc)));
             return sink.done(!is_root);
         };
-        // Towards the root the stack pointer grows, except from a signal stack to the stack that was interrupted, and from a
-        // stack of the collector's own to the program's.
+        // Towards the root the stack pointer grows, with two exceptions: from a signal stack to the
+        // interrupted stack, and from a stack of the collector to the program's stack.
         let is_ours = !reached_entry;
         reached_entry |= slot == Some(entry.slot);
         if !is_ours && !is_signal_frame && caller.0[RSP] <= registers.0[RSP] {
@@ -231,7 +237,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
     }
 }
 
-/// The registers of the caller, the slot that its return address came from, and whether the frame was a signal's.
+/// Returns the registers of the caller, the slot of the return address, and whether the frame was a
+/// signal frame.
 fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(Registers, Option<usize>, bool)> {
     let object = elf::find_object(address)?;
     modules::announce(thread, &object);
@@ -245,7 +252,8 @@ fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(R
         CfaRule::Expression(e) => evaluate(sections.expression(e)?, registers, None)?,
     };
     let mut caller = *registers;
-    // What no rule restores is lost in the caller, but for the registers that every function preserves.
+    // A register without a rule is lost in the caller, unless every function preserves the
+    // register.
     for lost in [0, 1, 2, 4, 5, 8, 9, 10, 11] {
         caller.0[lost] = None;
     }

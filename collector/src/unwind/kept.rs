@@ -1,21 +1,31 @@
-//! Incremental unwinding: the last stack is kept, and only what changed of it is unwound again.
+//! Incremental unwinding: the last stack is kept, and only the changed part is unwound again.
 //!
 //! ```text
-//! kept, the oldest frame first:   [0 main][1 run][2 parse][3 grow]        each: slot, return address, rbp
-//! a new event, from its leaf:                      [2' eval][...leaf]     unwound by rule ...
-//!                                          ^ same slot, same address      ... until a kept frame is met,
-//!                          <── verified by plain loads ──                 and from there only compared
+//! kept, the oldest frame first:   [0 main][1 run][2 parse][3 grow]
+//! a new event, from the leaf:                    [2' eval][...leaf]
+//!                                 <─ compared ──><──── unwound ────>
+//!
+//! each frame: slot, return address, rbp
+//! unwound:    by rule, from the leaf, until the walk meets a kept frame (same slot, same address)
+//! compared:   every older word, verified by plain loads
 //! ```
 //!
-//! Why it is sound: a rule is a function of the return address that uses only the stack pointer, rbp and memory at
-//! places that these determine. If slot and return address of a frame equal the kept ones, and rbp does where it
-//! matters from there on, then the next slot is the kept one. So comparing every word that the kept walk was derived
-//! from, in the order in which a walk would read them, *is* the walk. The order matters twice: nothing is read that a
-//! walk would not read (a kept slot may lie on a stack that is gone), and a difference ends it at the right frame.
-//! Stopping the comparison early would not be sound: the same leaf frames can stand over another caller.
+//! Why the comparison is sound: a rule is a function of the return address. A rule uses only the
+//! stack pointer, rbp, and memory at places determined by these two. Suppose slot and return
+//! address of a frame equal the kept values, and rbp does where rbp matters from there on. Then the
+//! next slot is the kept slot. Comparing every word read by the kept walk, in the order of a walk,
+//! therefore *is* the walk.
 //!
-//! Signal frames and other stacks that rules cannot describe are never kept. What is kept is forgotten when a module
-//! comes or goes.
+//! The order matters for two reasons:
+//!
+//! 1. Only words of the present walk are read. A kept slot may lie on a stack already unmapped.
+//! 2. A difference ends the comparison at the right frame.
+//!
+//! Stopping the comparison early would not be sound: equal leaf frames can stand over another
+//! caller.
+//!
+//! Signal frames and other stacks beyond rules are never kept. The kept stack is forgotten when a
+//! module is loaded or unloaded.
 
 use super::{MAX_DEPTH, Walk};
 use crate::process;
@@ -23,22 +33,22 @@ use crate::rules::{Kind, Table};
 use crate::stacks::mix;
 use core::ptr;
 
-/// A frame as it was unwound: where its rule found what.
+/// A frame as unwound, with the places where the rule found its values.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Fresh {
-    /// Address of the return address, and its value.
+    /// Slot: address of the return address. `pc` is the return address.
     pub slot: usize,
     pub pc: usize,
     /// rbp in this frame.
     pub bp: usize,
-    /// Where the frame saved its caller's rbp; 0 when it did not. A realigned frame did that at its own rbp: there it is
-    /// where its CFA is stored.
+    /// Where the frame saved the caller's rbp; 0 without a saved rbp. In a realigned frame: where
+    /// the CFA is stored, because such a frame saves the caller's rbp at its own rbp.
     pub saved: usize,
     pub how: How,
 }
 
-/// What a frame's rule starts from.
+/// Starting point of a frame's rule.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum How {
@@ -51,27 +61,27 @@ pub(super) enum How {
 }
 
 impl Fresh {
-    /// Where the caller's rbp is; 0 when it is still in the register.
+    /// Returns where the caller's rbp is saved; 0 when still in the register.
     #[inline(always)]
     fn bp_slot(&self) -> usize {
         if self.how == How::Realigned { self.bp } else { self.saved }
     }
 }
 
-/// A frame that is kept.
+/// A kept frame.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Frame {
     of: Fresh,
     /// Whether rbp in this frame matters here or in any older frame.
     needs_bp: bool,
-    /// Pairs of this frame and all older ones.
+    /// Number of pairs of this frame and all older frames.
     pairs: u32,
-    /// What the frame adds to the hash.
+    /// Contribution of the frame to the hash.
     mixed: u64,
 }
 
-/// A word that the walk was derived from.
+/// A word read by the kept walk: address and value.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Pair {
@@ -80,19 +90,19 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// The base of a stack whose oldest frame needs no further word: always as expected.
+    /// Returns a pair that never differs, for a stack whose oldest frame needs no further word.
     fn anchor() -> Pair {
         static ANCHOR: usize = 0;
         Pair { address: (&raw const ANCHOR).addr(), value: 0 }
     }
 
-    /// Whether the word has changed.
+    /// Returns the difference between the word now and the kept value; 0 when equal.
     ///
     /// # Safety
     /// The address is readable.
     #[inline(always)]
     unsafe fn difference(&self) -> usize {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that the address is readable.
         unsafe { (self.address as *const usize).read() ^ self.value }
     }
 }
@@ -105,33 +115,34 @@ pub(super) struct Top {
     pub needs_bp: bool,
 }
 
-/// Most pairs of one frame: return address, stored CFA, saved rbp.
+/// Greatest number of pairs of one frame: return address, stored CFA, saved rbp.
 const PAIRS_PER_FRAME: usize = 3;
 const FIRST_CAPACITY: usize = 64;
 
-/// The kept stack. All zeros are none, without memory.
+/// The kept stack. All zeros are an empty stack without memory.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Kept {
-    /// The oldest first.
+    /// Kept frames, the oldest first.
     frames: *mut Frame,
-    /// Frames that are being unwound, the most recent first.
+    /// Frames being unwound, the most recent first.
     fresh: *mut Fresh,
     pairs: *mut Pair,
-    /// Whose pair it is: index of the frame.
+    /// Index of the frame of each pair.
     owners: *mut u32,
     capacity: usize,
     len: usize,
-    /// The highest address of a pair: that of the oldest frame's return address, or of what ended the walk there.
+    /// Highest address of a pair: the address of the oldest frame's return address, or of the word
+    /// that ended the walk.
     reach: usize,
     hash: u64,
-    /// Frames, from the oldest, that are unchanged since the last definition.
+    /// Number of frames, from the oldest, unchanged since the last definition.
     unchanged: usize,
     is_truncated: bool,
 }
 
 impl Kept {
-    /// Nothing, without memory.
+    /// Returns an empty kept stack without memory.
     pub const fn empty() -> Kept {
         Kept {
             frames: ptr::null_mut(),
@@ -147,7 +158,8 @@ impl Kept {
         }
     }
 
-    /// Forgets the stack after a walk that was left for good in the middle, and the memory too if that is not whole.
+    /// Forgets the stack after a walk was abandoned in the middle. Drops the memory too when the
+    /// arrays are incomplete.
     pub fn recover(&mut self) {
         let arrays = [self.frames.is_null(), self.fresh.is_null(), self.pairs.is_null(), self.owners.is_null()];
         if self.capacity == 0 || arrays.contains(&true) {
@@ -156,7 +168,7 @@ impl Kept {
         self.forget();
     }
 
-    /// What there is to tell.
+    /// Returns the size of the kept stack, as a walk.
     #[inline(always)]
     pub fn walk(&self) -> Walk {
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
@@ -164,23 +176,23 @@ impl Kept {
         Walk { stored: self.len, total, truncated: self.is_truncated }
     }
 
-    /// Sum over all frames of their mixed address and position.
+    /// Returns the sum over all frames of the mixed address and position.
     #[inline(always)]
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// Frames, from the oldest, that are the same as when this was last [`Kept::defined`].
+    /// Returns the number of frames, from the oldest, unchanged since the last [`Kept::defined`].
     pub fn unchanged(&self) -> usize {
         self.unchanged
     }
 
-    /// The stack ends before the root.
+    /// Notes whether the stack ends before the root.
     pub(super) fn set_truncated(&mut self, is_truncated: bool) {
         self.is_truncated = is_truncated;
     }
 
-    /// Notes that the stack is now the last one defined.
+    /// Notes that the stack is now the last stack defined.
     pub fn defined(&mut self) {
         self.unchanged = self.len;
     }
@@ -193,37 +205,39 @@ impl Kept {
         self.unchanged = 0;
     }
 
-    /// Return addresses from frame `from`, the oldest first.
+    /// Returns the return addresses from frame `from` on, the oldest first.
     pub fn addresses(&self, from: usize) -> impl Iterator<Item = u64> {
         let frames = self.frames;
-        // SAFETY: below len, all frames are written.
+        // SAFETY: all frames below `len` are written.
         (from..self.len).map(move |i| unsafe { (*frames.add(i)).of.pc as u64 })
     }
 
+    /// Returns frame `i`.
+    ///
     /// # Safety
-    /// `i < len`, or `i` is what is about to be written, below the capacity.
+    /// `i < len`, or `i` is below the capacity and about to be written.
     #[inline(always)]
     unsafe fn frame(&mut self, i: usize) -> &mut Frame {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that `i` is a written frame, or about to be written.
         unsafe { &mut *self.frames.add(i) }
     }
 
     #[inline(always)]
     fn pop(&mut self) {
         self.len -= 1;
-        // SAFETY: was below len.
+        // SAFETY: the frame was below `len` before the subtraction.
         let mixed = unsafe { self.frame(self.len).mixed };
         self.hash = self.hash.wrapping_sub(mixed);
     }
 
-    /// Drops the frames leafward of `slot`. Returns the topmost that is left.
+    /// Drops the frames leafward of `slot`. Returns the topmost frame left.
     ///
     /// # Safety
-    /// To be followed by [`Kept::append`].
+    /// A call of [`Kept::append`] follows.
     #[inline(always)]
     pub(super) unsafe fn drop_below(&mut self, slot: usize) -> Option<Top> {
         while self.len > 0 {
-            // SAFETY: below len.
+            // SAFETY: `len - 1` is below `len`.
             let Frame { of: Fresh { slot: top, pc, bp, .. }, needs_bp, .. } = *unsafe { self.frame(self.len - 1) };
             if top >= slot {
                 return Some(Top { slot: top, pc, bp, needs_bp });
@@ -233,13 +247,15 @@ impl Kept {
         None
     }
 
-    /// Makes room for one more frame besides those that are kept and `fresh` ones. False when there is none.
+    /// Makes room for one more frame besides the kept frames and `fresh` new frames. Returns false
+    /// when there is no room.
     #[inline(always)]
     pub(super) fn make_room(&mut self, fresh: usize) -> bool {
         fresh + self.len < self.capacity || self.grow_whole(fresh)
     }
 
-    /// Until it is done the thread holds no memory that a jump out of it could leave dangling.
+    /// Grows the arrays. Until the growth is done the thread holds no memory, so a jump out of the
+    /// growth leaves no dangling pointer.
     #[cold]
     #[inline(never)]
     fn grow_whole(&mut self, fresh: usize) -> bool {
@@ -249,7 +265,7 @@ impl Kept {
         grown
     }
 
-    /// Makes room for more frames; false at the depth limit or without memory.
+    /// Makes room for more frames. Returns false at the depth limit or without memory.
     #[cold]
     fn grow(&mut self, fresh: usize) -> bool {
         let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
@@ -258,7 +274,8 @@ impl Kept {
         }
         let frame_bytes = capacity * size_of::<Frame>();
         let Some(memory) = process::map_own(Kept::bytes(capacity)) else { return false };
-        // SAFETY: two arrays of frames, pairs and their owners, inside the new memory; the old ones hold what is copied.
+        // SAFETY: the arrays of kept frames, fresh frames, pairs and owners lie inside the new
+        // memory. The old arrays hold at least the copied number of elements.
         unsafe {
             let fresh_frames: *mut Fresh = memory.add(frame_bytes).cast();
             let pairs: *mut Pair = fresh_frames.add(capacity).cast();
@@ -283,19 +300,20 @@ impl Kept {
         true
     }
 
-    /// Gives the memory back.
+    /// Unmaps the memory.
     ///
     /// # Safety
     /// The stack is not used any more.
     pub unsafe fn unmap(&mut self) {
         if self.capacity > 0 {
-            // SAFETY: the caller's promise; `grow` mapped so many bytes.
+            // SAFETY: the caller guarantees that the stack is unused, and `grow` mapped the same
+            // number of bytes.
             unsafe { process::unmap_own(self.frames.cast(), Kept::bytes(self.capacity)) };
             self.capacity = 0;
         }
     }
 
-    /// Pairs that belong to so many frames at most.
+    /// Returns the greatest number of pairs of `capacity` frames.
     const fn pairs(capacity: usize) -> usize {
         capacity * PAIRS_PER_FRAME + 1
     }
@@ -305,30 +323,34 @@ impl Kept {
             + Kept::pairs(capacity) * (size_of::<Pair>() + size_of::<u32>())
     }
 
+    /// Stores a new frame behind the `fresh` new frames, and counts the frame.
+    ///
     /// # Safety
     /// `fresh` frames are written, and `fresh < capacity`.
     #[inline(always)]
     pub(super) unsafe fn push_fresh(&mut self, fresh: &mut usize, frame: Fresh) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees `fresh < capacity`.
         unsafe { self.fresh.add(*fresh).write(frame) };
         *fresh += 1;
     }
 
-    /// Compares all that the frames below the topmost were derived from. `Err` is the frame to unwind again. Words below
-    /// `readable` may be read ahead of the comparison.
+    /// Compares all words that the frames below the topmost frame were derived from. `Err` is the
+    /// index of the frame to unwind again. Words below `readable` may be read ahead of the
+    /// comparison.
     #[inline(always)]
     pub(super) fn verify(&mut self, table: Table, readable: usize) -> Result<(), usize> {
         let is_readable = self.reach < readable;
-        // SAFETY: called with a frame kept.
+        // SAFETY: the caller has found a kept frame, so `len - 1` is below `len`.
         let mut p = unsafe { self.frame(self.len - 1).pairs as usize } - 1;
         loop {
-            // SAFETY: pairs below that of a kept frame are written; each address is one that a walk of the present
-            // stack reads next, since everything leafward of it is as it was (see the module).
+            // SAFETY: the pairs of all kept frames are written. Each address is the next address
+            // read by a walk of the present stack, because all words leafward of the address are
+            // unchanged (see the module's header).
             p = unsafe { if is_readable { self.changed_by_fours(p) } else { self.changed(p) } };
             if p == 0 {
                 return Ok(());
             }
-            // SAFETY: as above.
+            // SAFETY: `p - 1` is the index of a written pair, and each pair has an owner.
             let k = unsafe { *self.owners.add(p - 1) } as usize;
             if !self.patch(k, p - 1, table) {
                 return Err(k);
@@ -337,26 +359,30 @@ impl Kept {
         }
     }
 
-    /// Below the first `p` pairs, the number up to and with the topmost that has changed; 0 when none has.
+    /// Finds the topmost changed pair among the first `p` pairs. Returns the number of pairs up to
+    /// and including the changed pair; 0 when no pair has changed.
     ///
     /// # Safety
-    /// The pairs are written, and their addresses readable at least until one has changed.
+    /// 1. The pairs are written.
+    /// 2. The addresses of the pairs are readable, at least until a changed pair.
     #[inline(always)]
     unsafe fn changed(&self, mut p: usize) -> usize {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that pairs are written and readable until a changed pair.
         while p > 0 && unsafe { (*self.pairs.add(p - 1)).difference() } == 0 {
             p -= 1;
         }
         p
     }
 
-    /// Like [`Kept::changed`], four at a time.
+    /// Finds the topmost changed pair as [`Kept::changed`] does, four pairs at a time.
     ///
     /// # Safety
-    /// All of the pairs' addresses are readable.
+    /// 1. The pairs are written.
+    /// 2. The addresses of all pairs are readable.
     #[inline(always)]
     unsafe fn changed_by_fours(&self, mut p: usize) -> usize {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that all `p` pairs are written and their addresses
+        // readable.
         unsafe {
             while p >= 4 {
                 let four = &*self.pairs.add(p - 4).cast::<[Pair; 4]>();
@@ -376,14 +402,15 @@ impl Kept {
         }
     }
 
-    /// Exchanges a return address whose frame is as large as the one before, which is what a loop that calls from
-    /// several places leaves: all older frames stay where they are.
+    /// Exchanges a return address for another return address with a frame of equal size, as left by
+    /// a loop with calls from several places. All older frames stay in place. Returns whether the
+    /// exchange was possible.
     #[inline(always)]
     fn patch(&mut self, k: usize, pair: usize, table: Table) -> bool {
         if k == 0 {
             return false;
         }
-        // SAFETY: 0 < k < len; the slot is as far as the walk has come.
+        // SAFETY: `0 < k < len`, and the walk has come as far as the slot of frame `k`.
         unsafe {
             let caller = self.frame(k - 1);
             let (next, needs_bp) = (caller.of.slot, caller.needs_bp);
@@ -407,13 +434,17 @@ impl Kept {
         true
     }
 
-    /// Moves the frames above `k`, which are verified, behind the fresh ones and drops `k`; returns its slot and rbp.
+    /// Moves the verified frames above `k` behind the fresh frames, and drops frame `k`. Returns
+    /// slot and rbp of frame `k`.
     ///
     /// # Safety
-    /// `k < len`, and `fresh + len <= capacity`. To be followed by [`Kept::append`].
+    /// 1. `k < len`.
+    /// 2. `fresh + len <= capacity`.
+    /// 3. A call of [`Kept::append`] follows.
     pub(super) unsafe fn detach(&mut self, k: usize, mut bp: usize, fresh: &mut usize) -> (usize, usize) {
         while self.len > k + 1 {
-            // SAFETY: below len; the saved rbp of a verified frame lies on the present stack.
+            // SAFETY: `len - 1` is below `len`, and the saved rbp of a verified frame lies on the
+            // present stack.
             unsafe {
                 let frame = Fresh { bp, ..self.frame(self.len - 1).of };
                 self.push_fresh(fresh, frame);
@@ -424,18 +455,22 @@ impl Kept {
             self.pop();
         }
         self.pop();
-        // SAFETY: was below len just now.
+        // SAFETY: frame `k` was below `len` before the last `pop`, and `pop` leaves frames written.
         (unsafe { self.frame(k) }.of.slot, bp)
     }
 
-    /// Puts the fresh frames on top of the kept ones. `base` is the word that ended the walk at the root, if one did.
+    /// Puts the fresh frames on top of the kept frames. `base` is the word that ended the walk at
+    /// the root, if any.
     ///
     /// # Safety
-    /// `fresh` frames are written, and `len + fresh <= capacity`. All their slots lie on the present stack.
+    /// 1. `fresh` frames are written.
+    /// 2. `len + fresh <= capacity`.
+    /// 3. All slots of the fresh frames lie on the present stack.
     #[inline(always)]
     pub(super) unsafe fn append(&mut self, mut fresh: usize, base: Option<Pair>) {
         self.unchanged = self.unchanged.min(self.len);
-        // SAFETY: the caller's promises; pairs have room for three a frame.
+        // SAFETY: the caller guarantees written frames and enough capacity; pairs have room for
+        // three a frame.
         unsafe {
             let (mut needs, mut pairs) = match self.len {
                 0 => {
@@ -459,7 +494,7 @@ impl Kept {
                 };
                 if needs || of.how != How::Sp {
                     let word = |address: usize| (address as *const usize).read();
-                    // A walk reads them in the opposite order.
+                    // A walk reads the words in the opposite order.
                     if needs && of.bp_slot() != 0 {
                         add(of.bp_slot(), word(of.bp_slot()));
                     }
@@ -477,14 +512,14 @@ impl Kept {
         }
     }
 
-    /// Field by field: the stores are too recent for a wider load to be served from the store buffer, and it would
-    /// wait for them.
+    /// Reads a fresh frame field by field. The stores are too recent for the store buffer to serve
+    /// a wider load, and a wider load would wait for the stores.
     ///
     /// # Safety
-    /// The fresh frame is written.
+    /// Fresh frame `i` is written.
     #[inline(always)]
     unsafe fn fresh(&self, i: usize) -> Fresh {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that fresh frame `i` is written.
         unsafe {
             let fresh = self.fresh.add(i);
             Fresh {

@@ -1,14 +1,15 @@
-//! Which stack addresses may be read.
+//! The readable addresses of the stack.
 //!
-//! A stack is contiguous from the stack pointer up, and its pages stay mapped while the thread runs on it. So a
-//! window of known pages, asked of the kernel once each and kept from event to event, lets every later walk read
-//! with two comparisons. When the stack pointer leaves the window (a coroutine, a signal stack) it starts afresh.
+//! A stack is contiguous from the stack pointer up, and the pages stay mapped while the thread runs
+//! on the stack. The window of known pages asks the kernel once for each page, and is kept from
+//! event to event. Every later walk reads with two comparisons. When the stack pointer leaves the
+//! window (a coroutine, a signal stack), the window starts afresh.
 
 use crate::platform::sys;
 
 const PAGE: usize = 4096;
 
-/// The pages that are known to be readable: `low..high`. All zeros are the empty window.
+/// Pages known to be readable: `low..high`. All zeros are the empty window.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Window {
@@ -17,7 +18,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Begins a walk at `slot`, which lies on the running stack.
+    /// Begins a walk at `slot`, an address on the running stack.
     #[inline(always)]
     pub fn start_at(&mut self, slot: usize) {
         if slot.wrapping_sub(self.low) >= self.high.wrapping_sub(self.low) {
@@ -30,20 +31,21 @@ impl Window {
         const NEAR: usize = 64 * PAGE;
         let page = slot & !(PAGE - 1);
         if page < self.low && self.low - page <= NEAR && self.low != 0 {
-            // The same stack, grown: everything between belongs to frames that are alive.
+            // The stack has grown: everything between belongs to frames still alive.
             self.low = page;
         } else {
             *self = Window { low: page, high: page + PAGE };
         }
     }
 
-    /// From the running walk's start up to here everything may be read.
+    /// Returns the end of the window. Everything from the start of the walk up to the end may be
+    /// read.
     #[inline(always)]
     pub fn high(&self) -> usize {
         self.high
     }
 
-    /// Whether the word at `address` may be read by a walk that has come to `from`.
+    /// Returns whether a walk at `from` may read the word at `address`.
     #[inline(always)]
     pub fn admit(&mut self, from: usize, address: usize) -> bool {
         if address & 7 != 0 || address < from {
@@ -54,7 +56,7 @@ impl Window {
 
     #[cold]
     fn extend(&mut self, address: usize) -> bool {
-        // No frame is larger; anything beyond is not a stack that goes on.
+        // No frame is larger. Anything farther is not a continuation of the stack.
         const FARTHEST: usize = 64 << 20;
         if address - self.high >= FARTHEST || !sys::is_readable(address) {
             return false;
@@ -64,12 +66,13 @@ impl Window {
     }
 }
 
-/// A word anywhere, if it can be read.
+/// Returns the word at any address, if the address is readable.
 pub fn read(address: usize) -> Option<usize> {
     if address & 7 != 0 || !sys::is_readable(address) {
         return None;
     }
-    // SAFETY: the kernel has just read it. It is on a stack of this thread, which nobody unmaps meanwhile.
+    // SAFETY: the kernel has just read the word. The word is on a stack of this thread, and no
+    // other thread unmaps the stack meanwhile.
     Some(unsafe { (address as *const usize).read() })
 }
 
@@ -91,7 +94,7 @@ mod tests {
     fn a_window_ends_where_memory_ends() {
         let memory = sys::map(4 * PAGE).expect("memory");
         let start = memory.addr();
-        // SAFETY: the last page, which nothing uses.
+        // SAFETY: nothing uses the last page.
         unsafe { sys::unmap(memory.add(3 * PAGE), PAGE) };
         let mut window = Window::default();
         window.start_at(start + 64);

@@ -1,12 +1,16 @@
-//! From a call of the allocator to the return addresses on its stack, root included, without frame pointers.
+//! From a call of the allocator to the return addresses on the stack of the call, root included,
+//! without frame pointers.
 //!
-//! The common case needs two registers. [`rules`] holds, for each return address met so far, how to get from a frame
-//! to its caller with nothing but the stack pointer and rbp; [`cfi`] computes such a rule once from `.eh_frame`, and
-//! walks the rare stacks that need more (signal frames, expressions, other registers) step by step. [`kept`] holds the
-//! last stack and unwinds only what changed of it.
+//! The common case needs two registers. The parts:
 //!
-//! Nothing here trusts what it finds on the stack: an address is read only on a page that is known to be readable
-//! ([`memory`]), and a walk only ever goes towards the root.
+//! - [`rules`] holds a rule for each return address met so far: the way from a frame to its caller
+//!   with nothing but the stack pointer and rbp.
+//! - [`cfi`] computes such a rule once from `.eh_frame`. Rare stacks need more (signal frames,
+//!   expressions, other registers); [`cfi`] walks them step by step.
+//! - [`kept`] holds the last stack, and unwinds only the changed part.
+//!
+//! Nothing here trusts the contents of the stack. An address is read only on a page known to be
+//! readable ([`memory`]), and a walk only ever goes towards the root.
 
 pub mod cfi;
 pub mod kept;
@@ -17,46 +21,48 @@ use crate::fail;
 use crate::rules::{self, Rule};
 use crate::thread::Thread;
 
-/// Where a hook was entered: what the caller's frame is found from.
+/// Where a hook was entered. The walk finds the caller's frame from here.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Entry {
     /// Address of the return address.
     pub slot: usize,
-    /// rbp at that moment.
+    /// Value of rbp at the entry of the hook.
     pub rbp: usize,
 }
 
-/// Greatest depth that is told exactly.
+/// Greatest depth reported exactly.
 pub const MAX_DEPTH: u32 = 65_535;
 
-/// Return addresses below this are no code: coroutine and thread libraries mark the root of a stack so.
+/// Smallest return address of code. Coroutine and thread libraries mark the root of a stack with a
+/// smaller value.
 const NO_CODE: usize = 4096;
 
 /// A traceback of the present call, ready to be looked up or defined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// Frames that can be told, the most recent ones.
+    /// Number of frames stored, the most recent frames.
     pub stored: usize,
-    /// Frames in all, up to [`MAX_DEPTH`].
+    /// Number of frames in all, up to [`MAX_DEPTH`].
     pub total: u32,
-    /// The walk ended before the root.
+    /// Whether the walk ended before the root.
     pub truncated: bool,
 }
 
-/// Where a walk that keeps nothing puts what it finds: the most recent frames up to a limit, and the number of all.
+/// Result of a walk that keeps nothing: the most recent frames up to a limit, and the number of all
+/// frames.
 pub struct Sink<'a> {
     frames: &'a mut [u64],
     total: usize,
 }
 
 impl<'a> Sink<'a> {
-    /// An empty sink over room for `frames.len()` frames.
+    /// Returns an empty sink with room for `frames.len()` frames.
     pub fn new(frames: &'a mut [u64]) -> Sink<'a> {
         Sink { frames, total: 0 }
     }
 
-    /// Adds a frame; false when the stack is deeper than anything is told about.
+    /// Adds a frame. Returns false when the stack has reached [`MAX_DEPTH`].
     fn push(&mut self, pc: usize) -> bool {
         if let Some(frame) = self.frames.get_mut(self.total) {
             *frame = pc as u64;
@@ -92,7 +98,8 @@ fn rule_miss(thread: &mut Thread, pc: usize) -> Rule {
     rule
 }
 
-/// Walks a stack that cannot be kept, into the thread's frame buffer, the most recent frame first.
+/// Walks a stack that cannot be kept. The frames go into the thread's frame buffer, the most recent
+/// frame first.
 #[cold]
 #[inline(never)]
 pub fn walk_by_cfi(thread: &mut Thread, entry: Entry) -> Walk {

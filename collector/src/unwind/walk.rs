@@ -1,20 +1,27 @@
-//! The walk of an event: by rule from the leaf until a kept frame is met, then by comparison ([`super::kept`]).
+//! The walk of an event: by rule from the leaf until the walk meets a kept frame, then by
+//! comparison ([`super::kept`]).
 
 use super::kept::{Fresh, How, Pair};
 use super::{Entry, NO_CODE, memory::Window, rule_of};
 use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
 
-/// How an incremental walk ended.
+/// Outcome of an incremental walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The kept stack is the present one.
+    /// The kept stack equals the present stack.
     Kept,
-    /// A frame that rules cannot describe, or no memory: nothing is kept.
+    /// Nothing is kept: a frame needs more than rules, or there was no memory.
     Unfit,
 }
 
-/// Makes the thread's kept stack that of `entry`.
+/// Makes the thread's kept stack equal to the stack of `entry`. Steps:
+///
+/// 1. Unwind frames by rule, from the leaf.
+/// 2. At a kept frame with equal slot, return address and (where needed) rbp, compare all older
+///    words.
+/// 3. All words equal: stop. A word differs: go on by rule, from the frame of the word.
+/// 4. Put the new frames on top of the kept frames.
 #[inline(always)]
 pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
     let table = thread.rules();
@@ -28,9 +35,10 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
             kept.forget();
             return Outcome::Unfit;
         }
-        // SAFETY: slots were admitted by the window, the first is the caller's own.
+        // SAFETY: the window admitted every slot but the first, and the first slot is the caller's
+        // own.
         let pc = unsafe { (slot as *const usize).read() };
-        // SAFETY: the frames go back on top below.
+        // SAFETY: `append` below puts the new frames back on top, as `drop_below` demands.
         if let Some(top) = unsafe { kept.drop_below(slot) }
             && top.slot == slot
             && top.pc == pc
@@ -39,7 +47,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
             match kept.verify(table, thread.window.high()) {
                 Ok(()) => break,
                 Err(k) => {
-                    // SAFETY: k is a kept frame, and there was room for all.
+                    // SAFETY: `k` is the index of a kept frame, and `make_room` found room for all
+                    // frames.
                     (slot, bp) = unsafe { kept.detach(k, bp, &mut fresh) };
                     continue;
                 }
@@ -51,11 +60,11 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
             base = Some(Pair { address: slot, value: pc });
             break;
         }
-        // This may forget what is kept: then the walk just goes on to the root.
+        // A new rule may make the thread forget the kept stack. The walk then goes on to the root.
         let rule = rule_of(thread, table, pc);
         let step = Step::new(rule, slot, bp, &mut thread.window);
         let kept = &mut thread.kept;
-        // SAFETY: there is room.
+        // SAFETY: `make_room` found room for one more frame.
         unsafe { kept.push_fresh(&mut fresh, Fresh { slot, pc, bp, saved: step.saved, how: step.how }) };
         if step.next == 0 {
             kept.forget();
@@ -70,18 +79,18 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
         }
         slot = step.next;
     }
-    // SAFETY: room was made in the loop, and every slot was admitted.
+    // SAFETY: `make_room` found room in the loop, and the window admitted every slot.
     unsafe { thread.kept.append(fresh, base) };
     Outcome::Kept
 }
 
-/// Where a rule leads.
+/// Result of applying a rule to a frame.
 struct Step {
-    /// The caller's slot; 0 when the walk ends here.
+    /// Slot of the caller; 0 when the walk ends here.
     next: usize,
-    /// The caller's rbp, if it is another.
+    /// rbp of the caller, when the value changes.
     bp: Option<usize>,
-    /// As in [`Fresh`].
+    /// Where the frame saved words, as in [`Fresh::saved`].
     saved: usize,
     how: How,
 }
@@ -94,7 +103,8 @@ impl Step {
         if !rule.is_sp() {
             return Step::other(rule, slot, bp, window);
         }
-        // A rule from the stack pointer leads towards the root and has the saved rbp in between ([`Rule::sp`]).
+        // A rule from the stack pointer leads towards the root, and the saved rbp lies in between
+        // ([`Rule::sp`]).
         let next = slot.wrapping_add(rule.cfa_offset());
         if next >= window.high() && !window.admit(slot + 1, next) {
             return Step::END;
@@ -102,14 +112,14 @@ impl Step {
         Step::saving(rule, next, How::Sp)
     }
 
-    /// The step to `next`, which is readable from the frame's slot on.
+    /// Returns the step to `next`. All words from the frame's slot to `next` are readable.
     #[inline(always)]
     fn saving(rule: Rule, next: usize, how: How) -> Step {
         match rule.bp_offset() {
             0 => Step { next, bp: None, saved: 0, how },
             offset => {
                 let saved = next + 8 - offset;
-                // SAFETY: between two words that the window has admitted.
+                // SAFETY: `saved` lies between two words admitted by the window.
                 Step { next, bp: Some(unsafe { (saved as *const usize).read() }), saved, how }
             }
         }
@@ -134,7 +144,7 @@ impl Step {
         if !window.admit(slot, stored) || !window.admit(slot, bp) {
             return Step::END;
         }
-        // SAFETY: admitted just now.
+        // SAFETY: the window has just admitted both addresses.
         let (cfa, caller_bp) = unsafe { ((stored as *const usize).read(), (bp as *const usize).read()) };
         let next = cfa.wrapping_sub(8);
         if !window.admit(slot + 1, next) || stored > next || bp > next {

@@ -1,4 +1,4 @@
-//! Files that are looked at: the start of a program, what the kernel says of this process.
+//! Files to be examined: the start of a program, and the kernel's data on this process.
 
 use super::{call, close, nr};
 use core::ffi::{CStr, c_char};
@@ -22,23 +22,24 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// Whether exec would change who runs it, or what it may do: the loader distrusts the environment then.
+    /// Returns whether exec of the file would change user, group or capabilities. The loader then
+    /// distrusts the environment.
     pub fn changes_rights(&self) -> bool {
         const SET_UID: u32 = 0o4000;
         const SET_GID: u32 = 0o2000;
-        // SAFETY: no memory is involved.
+        // SAFETY: the call involves no memory.
         let id = |nr| unsafe { call(nr, [0; 6]) }.unwrap_or(0);
         self.mode & SET_UID != 0 && self.uid as usize != id(nr::GETEUID)
             || self.mode & SET_GID != 0 && self.gid as usize != id(nr::GETEGID)
             || self.has_capabilities()
     }
 
-    /// Whether somebody may run it.
+    /// Returns whether anybody may run the file.
     pub fn is_executable(&self) -> bool {
         self.is_regular() && self.mode & 0o111 != 0
     }
 
-    /// Whether it is a file with content of its own.
+    /// Returns whether the file is a regular file.
     pub fn is_regular(&self) -> bool {
         const REGULAR: u32 = 0o100_000;
         const KIND: u32 = 0o170_000;
@@ -47,18 +48,19 @@ impl Program {
 
     fn has_capabilities(&self) -> bool {
         let name = c"security.capability".as_ptr() as usize;
-        // SAFETY: a C string; with no room the kernel only tells the size.
+        // SAFETY: the name is a C string. Without a buffer the kernel only reports the size.
         unsafe { call(nr::FGETXATTR, [self.fd, name, 0, 0, 0, 0]) }.is_ok()
     }
 }
 
-/// Opens a file to look at it; none where that cannot be done.
+/// Opens a file to examine its content. Returns `None` when the file cannot be opened.
 ///
 /// # Safety
 /// `path` is a C string.
 pub unsafe fn open_program(path: *const c_char) -> Option<Program> {
     let mut stat = [0u32; 36];
-    // SAFETY: the caller's promise for the path; the kernel writes a struct stat of 144 bytes.
+    // SAFETY: the caller guarantees a C string in `path`; the kernel writes a struct stat of 144
+    // bytes.
     unsafe {
         let fd = call(nr::OPEN, [path as usize, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]).ok()?;
         let mut program = Program { fd, mode: 0, uid: 0, gid: 0 };
@@ -68,7 +70,7 @@ pub unsafe fn open_program(path: *const c_char) -> Option<Program> {
     }
 }
 
-/// Opens what a descriptor leads to once more.
+/// Opens the file of a descriptor once more.
 pub fn open_again(fd: i32) -> Option<Program> {
     const FOLDER: &[u8] = b"/proc/self/fd/";
     const DIGITS: usize = 10;
@@ -80,19 +82,20 @@ pub fn open_again(fd: i32) -> Option<Program> {
         *digit = b'0' + (left % 10) as u8;
         left /= 10;
     }
-    // SAFETY: a C string.
+    // SAFETY: the path is a C string, because the last byte stays zero.
     unsafe { open_program(path.as_ptr().cast()) }
 }
 
-/// Bytes of a file from `offset` on, as many as there are and the buffer takes.
+/// Reads bytes of a file from `offset` on, until the file or the buffer ends. Returns their number.
 pub fn read_at(program: &Program, buffer: &mut [u8], offset: usize) -> usize {
     // SAFETY: the kernel writes at most the buffer's length.
     unsafe { call(nr::PREAD, [program.fd, buffer.as_mut_ptr() as usize, buffer.len(), offset, 0, 0]) }.unwrap_or(0)
 }
 
-/// The first bytes of a file, as many as the buffer takes. 0 where it cannot be read.
+/// Reads the first bytes of a file, until the file or the buffer ends. Returns their number; 0 when
+/// the file cannot be read.
 pub fn fill_from_file(path: &CStr, buffer: &mut [u8]) -> usize {
-    // SAFETY: a C string; the kernel writes at most the buffer's length.
+    // SAFETY: the path is a C string, and the kernel writes at most the buffer's length.
     unsafe {
         let path = path.as_ptr() as usize;
         let Ok(fd) = call(nr::OPEN, [path, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]) else { return 0 };

@@ -1,5 +1,5 @@
-//! One message with a descriptor, to a stream socket in the abstract namespace. What was sent stays there for whoever listens,
-//! also when the sender is gone before it was accepted.
+//! One message with a descriptor, to a stream socket in the abstract namespace. A sent message
+//! stays there for the listener, also when the sender ends before the listener accepts.
 
 use super::{call, close, monotonic, nr};
 
@@ -40,11 +40,12 @@ struct Message {
     flags: u32,
 }
 
-/// Sends `parts` as one message, together with a descriptor, to the socket of that name, and waits for so long at most
-/// while too many others wait there. False when it is not there, or does not take it.
+/// Sends `parts` as one message, together with a descriptor, to the socket called `name`. Waits at
+/// most `nanoseconds` while too many other senders wait there. Returns false when the socket is
+/// missing, or does not take the message.
 pub fn send_with_file(name: &[u8], parts: [&[u8]; 3], fd: i32, nanoseconds: u64) -> bool {
     let mut address = SocketAddress { family: AF_UNIX, path: [0; 108] };
-    // A zero byte first: the abstract namespace.
+    // The abstract namespace begins with a zero byte.
     let Some(place) = address.path.get_mut(1..=name.len()) else { return false };
     place.copy_from_slice(name);
     let address_bytes = 2 + 1 + name.len();
@@ -59,12 +60,13 @@ pub fn send_with_file(name: &[u8], parts: [&[u8]; 3], fd: i32, nanoseconds: u64)
         control_bytes: size_of::<Rights>(),
         flags: 0,
     };
-    // SAFETY: no memory is involved.
+    // SAFETY: the call involves no memory.
     let socket = unsafe { call(nr::SOCKET, [AF_UNIX.into(), SOCK_STREAM_CLOEXEC, 0, 0, 0, 0]) };
     let Ok(socket) = socket else { return false };
     let until = monotonic() + nanoseconds;
     let (address, message) = ((&raw const address) as usize, (&raw const message) as usize);
-    // SAFETY: the kernel reads the address, then the message and what it points to, which outlive the calls.
+    // SAFETY: the kernel reads the address, then the message and the parts of the message. All of
+    // them outlive the calls.
     let is_sent = unsafe {
         persist(socket, nr::CONNECT, [address, address_bytes], until)
             && persist(socket, nr::SENDMSG, [message, MSG_NOSIGNAL], until)
@@ -74,17 +76,19 @@ pub fn send_with_file(name: &[u8], parts: [&[u8]; 3], fd: i32, nanoseconds: u64)
     is_sent
 }
 
-/// Makes a call on a socket that may block, through signals, until it is done or the time is over.
+/// Makes a call on a socket. The call may block. The function repeats an interrupted call until the
+/// call is done or the time is over.
 ///
 /// # Safety
 /// The call with these arguments touches only memory that the caller may let the kernel touch.
 unsafe fn persist(socket: usize, nr: usize, args: [usize; 2], until: u64) -> bool {
     loop {
         let left = until.saturating_sub(monotonic());
-        // A timeval; none at all would be for ever.
+        // A timeval. All zeros would mean no limit.
         let timeout = [left / 1_000_000_000, (left % 1_000_000_000 / 1000).max(1)];
         let timeout = (&raw const timeout) as usize;
-        // SAFETY: the kernel reads two words; the caller's promise.
+        // SAFETY: the kernel reads two words for the limit; the caller guarantees the memory of the
+        // call itself.
         let done = unsafe {
             let _ = call(nr::SETSOCKOPT, [socket, SOL_SOCKET, SO_SNDTIMEO, timeout, 16, 0]);
             call(nr, [socket, args[0], args[1], 0, 0, 0])
