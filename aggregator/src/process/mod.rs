@@ -1,4 +1,5 @@
-//! The traced process as the system shows it: its program, its threads, its files; and the collector's library that it gets.
+//! The traced process as the system shows the process: the program, the threads, the files, and
+//! the library of the collector.
 
 pub mod elf;
 pub mod image;

@@ -208,18 +208,26 @@ extern "C" fn after(call: &Call, result: usize, slot: usize, rbp: usize) {
         Act::Frees => {}
         Act::Reallocates if old.is_null() => hooks::record_alloc(given, size, entry),
         // A null result with size 0 means a freed block. A failure leaves the block alone.
-        Act::Reallocates => reallocated(call, (old, given, size), given.is_null() && size == 0, entry),
+        Act::Reallocates => reallocated(call, Moved { old, given, size }, given.is_null() && size == 0, entry),
         Act::Expands if old.is_null() => {}
-        Act::Expands => reallocated(call, (old, given, size), false, entry),
+        Act::Expands => reallocated(call, Moved { old, given, size }, false, entry),
         Act::Resizes => {
             let given = if result >= size { old } else { ptr::null_mut() };
-            reallocated(call, (old, given, size), false, entry);
+            reallocated(call, Moved { old, given, size }, false, entry);
         }
     }
     real::set_errno(errno);
 }
 
-fn reallocated(call: &Call, (old, given, size): (*mut u8, *mut u8, usize), is_freed: bool, entry: Entry) {
+/// A block that a function was given, and the block that the function gave back.
+struct Moved {
+    old: *mut u8,
+    given: *mut u8,
+    size: usize,
+}
+
+fn reallocated(call: &Call, moved: Moved, is_freed: bool, entry: Entry) {
+    let Moved { old, given, size } = moved;
     if call.has(SAMPLES) {
         let is_gone = is_freed || !given.is_null();
         sampling::reallocation_ends(

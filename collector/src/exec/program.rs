@@ -7,6 +7,7 @@
 //! glibc's loader itself, the program given to the loader as an argument counts.
 
 use super::{List, list};
+use crate::platform::elf::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use crate::platform::environment::{current, find};
 use crate::platform::sys;
 use core::ffi::{CStr, c_char, c_int};
@@ -241,9 +242,6 @@ enum Kind {
 }
 
 const HEADER_BYTES: usize = 64;
-const PT_LOAD: usize = 1;
-const PT_DYNAMIC: usize = 2;
-const PT_INTERP: usize = 3;
 const DT_STRTAB: usize = 5;
 const DT_SONAME: usize = 14;
 
@@ -291,7 +289,7 @@ impl<'a> Binary<'a> {
         if is_glibcs_loader(path) { Kind::OfGlibc } else { Kind::Foreign }
     }
 
-    fn segments(&self, kind: usize) -> impl Iterator<Item = Segment> {
+    fn segments(&self, kind: u32) -> impl Iterator<Item = Segment> {
         const ENTRY_BYTES: usize = 56;
         const MOST: usize = 64;
         let (table, count) = (number(&self.start[32..40]), number(&self.start[56..58]));
@@ -300,7 +298,7 @@ impl<'a> Binary<'a> {
             let at = table.checked_add(i * ENTRY_BYTES)?;
             (sys::read_at(self.file, &mut entry, at) == ENTRY_BYTES).then_some(entry)
         });
-        entries.filter(move |entry| number(&entry[..4]) == kind).map(|entry| Segment {
+        entries.filter(move |entry| number(&entry[..4]) == kind as usize).map(|entry| Segment {
             offset: number(&entry[8..16]),
             address: number(&entry[16..24]),
             bytes: number(&entry[32..40]),

@@ -3,7 +3,7 @@
 //! In a static program `_dl_find_object` knows only the code and not the ELF header before the
 //! code, or is missing (musl).
 
-use crate::platform::elf::{Object, ProgramHeader};
+use crate::platform::elf::{Object, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, ProgramHeader};
 use core::ffi::c_ulong;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,9 +18,6 @@ unsafe extern "C" {
 const AT_PHDR: c_ulong = 3;
 const AT_PHENT: c_ulong = 4;
 const AT_PHNUM: c_ulong = 5;
-const PT_LOAD: u32 = 1;
-const PT_INTERP: u32 = 3;
-const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PAGE: usize = 4096;
 
 /// Returns whether the process has no loader, and stores the place of the program.

@@ -224,9 +224,13 @@ pub(crate) struct ProgramHeader {
     align: u64,
 }
 
-const PT_LOAD: u32 = 1;
+/// Kinds of program headers.
+pub(crate) const PT_LOAD: u32 = 1;
+pub(crate) const PT_DYNAMIC: u32 = 2;
+pub(crate) const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
-const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+pub(crate) const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+pub(crate) const PT_GNU_RELRO: u32 = 0x6474_e552;
 
 impl Object {
     /// Returns the program of a process without a loader.

@@ -5,7 +5,7 @@
 //! inside of an allocation.
 
 use crate::platform::elf;
-use crate::platform::elf::{Loaded, Namespace, ProgramHeader};
+use crate::platform::elf::{Loaded, Namespace, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, ProgramHeader};
 use core::ffi::{c_char, c_int, c_void};
 use core::ops::ControlFlow;
 
@@ -21,10 +21,6 @@ struct Info {
     tls: usize,
     tls_data: *mut c_void,
 }
-
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_GNU_RELRO: u32 = 0x6474_e552;
 
 unsafe extern "C" {
     fn dl_iterate_phdr(

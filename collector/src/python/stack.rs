@@ -192,26 +192,6 @@ impl Thread {
         self.publish_with(Thread::python_stack_of_call, record)
     }
 
-    #[inline(always)]
-    fn publish_with<const N: usize>(
-        &mut self,
-        stack: impl Fn(&mut Thread) -> Result<u32, Published>,
-        record: impl Fn(u64, u32) -> [u64; N],
-    ) -> Published {
-        loop {
-            let published = match stack(self) {
-                Ok(stack) => self.publish(N, |ring, stamp| {
-                    // SAFETY: `publish` made room for the record.
-                    unsafe { ring.write(record(stamp, stack)) }
-                }),
-                Err(published) => published,
-            };
-            if published != Published::Renewed {
-                return published;
-            }
-        }
-    }
-
     /// Returns the stack of a finished allocator call. If the call allocated a native block, the
     /// record of the native block has already read the stack.
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! signal handlers, and jumps out of signal handlers.
 
 use super::thread_state;
-use super::{Thread, room};
+use super::{Moment, Thread, room};
 use crate::platform::{sys, tls};
 use crate::process::Process;
 use crate::start;
@@ -255,9 +255,10 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
         return Claim::Stale;
     }
     let session = header.session.number.load(Ordering::Relaxed);
+    let moment = Moment { epoch, session };
     let arena = process.arena();
     let own = before.filter(|before| before.session != 0 && before.session != session);
-    let (index, segment) = match take_pending(process, (epoch, session), own) {
+    let (index, segment) = match take_pending(process, moment, own) {
         Ok(taken) => taken,
         Err(failed) => return failed,
     };
@@ -295,7 +296,7 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
     // ends leaves the state to this thread.
     let own_side = own.filter(|own| own.slot == index).map_or(core::ptr::null_mut(), |own| own.side);
     // SAFETY: the state belongs to the slot, and this thread has claimed the slot.
-    unsafe { (*state).begin(ring, index, process, (epoch, session), own_side) };
+    unsafe { (*state).begin(ring, index, process, moment, own_side) };
     let generation = slot.state.0.load(Ordering::Relaxed) >> 32;
     slot.state.0.store(generation << 32 | u64::from(slot_state::ACTIVE), Ordering::Release);
     settle();
@@ -305,11 +306,8 @@ fn claim(process: &'static Process, side: bool, before: Option<Before>) -> Claim
 /// Takes a slot and a segment, or the pending slot and segment of an earlier attempt. An attempt
 /// leaves them pending when an object was unloaded, or when a signal handler jumped out of the
 /// attempt. Nothing leaks, and a storm of such handlers cannot hold the thread up for ever.
-fn take_pending(
-    process: &'static Process,
-    (epoch, session): (u32, u32),
-    own: Option<Before>,
-) -> Result<(u32, u32), Claim> {
+fn take_pending(process: &'static Process, moment: Moment, own: Option<Before>) -> Result<(u32, u32), Claim> {
+    let Moment { epoch, session } = moment;
     let arena = process.arena();
     if tls::pending_session() != u64::from(session) {
         if let Some((slot, _)) = pending() {

@@ -101,6 +101,13 @@ pub struct Thread {
     context: MaybeUninit<cfi::Context>,
 }
 
+/// Epoch and session in which a thread begins.
+#[derive(Clone, Copy)]
+struct Moment {
+    epoch: u32,
+    session: u32,
+}
+
 impl Thread {
     /// Returns the bytes of one thread's state with buffers for `nframe` frames.
     pub const fn bytes(nframe: usize) -> usize {
@@ -147,14 +154,8 @@ impl Thread {
 
     /// Begins a session in the state. `side` is the state for the thread's signal handlers, from an
     /// earlier session, or null.
-    fn begin(
-        &mut self,
-        ring: Producer,
-        slot: u32,
-        process: &'static Process,
-        (epoch, session): (u32, u32),
-        side: *mut Thread,
-    ) {
+    fn begin(&mut self, ring: Producer, slot: u32, process: &'static Process, moment: Moment, side: *mut Thread) {
+        let Moment { epoch, session } = moment;
         self.room = self.room_of_next();
         self.header = process.header();
         self.epoch = epoch;

@@ -275,36 +275,51 @@ impl Thread {
         entry: Entry,
         record: impl Fn(u64, u32) -> [u64; N],
     ) -> Published {
-        loop {
-            let epoch = self.epoch;
-            let stack = match self.stack(entry) {
-                Ok(native) if python::is_running() => self.mixed_stack(native),
+        let stack = |thread: &mut Thread| {
+            let epoch = thread.epoch;
+            let stack = match thread.stack(entry) {
+                Ok(native) if python::is_running() => thread.mixed_stack(native),
                 other => other,
             };
-            let published = match stack {
-                // The walk itself met a module in the place of another module, so the frames kept
-                // before the walk are not certain.
-                Ok(_) if self.epoch != epoch => Published::Renewed,
-                Ok(stack) => self.publish(N, |ring, stamp| {
-                    // SAFETY: `publish` made room for the record.
-                    unsafe { ring.write(record(stamp, stack)) }
-                }),
-                Err(published) => published,
-            };
-            if published != Published::Renewed {
-                return published;
-            }
-        }
+            // The walk itself met a module in the place of another module, so the frames kept
+            // before the walk are not certain.
+            if stack.is_ok() && thread.epoch != epoch { Err(Published::Renewed) } else { stack }
+        };
+        self.publish_with(stack, record)
+    }
+
+    /// Publishes a record with the stamp and, as the last part, the id that `stack` gives.
+    #[inline(always)]
+    pub fn publish_with<const N: usize>(
+        &mut self,
+        stack: impl Fn(&mut Thread) -> Result<u32, Published>,
+        record: impl Fn(u64, u32) -> [u64; N],
+    ) -> Published {
+        self.publish_while_renewed(|thread| match stack(thread) {
+            Ok(stack) => thread.publish(N, |ring, stamp| {
+                // SAFETY: `publish` made room for the record.
+                unsafe { ring.write(record(stamp, stack)) }
+            }),
+            Err(published) => published,
+        })
     }
 
     /// Publishes a record built from only the stamp.
     #[inline(always)]
     pub fn publish_plain<const N: usize>(&mut self, record: impl Fn(u64) -> [u64; N]) -> Published {
-        loop {
-            let published = self.publish(N, |ring, stamp| {
+        self.publish_while_renewed(|thread| {
+            thread.publish(N, |ring, stamp| {
                 // SAFETY: `publish` made room for the record.
                 unsafe { ring.write(record(stamp)) }
-            });
+            })
+        })
+    }
+
+    /// Publishes until nothing that the record rests on was renewed meanwhile.
+    #[inline(always)]
+    fn publish_while_renewed(&mut self, publish: impl Fn(&mut Thread) -> Published) -> Published {
+        loop {
+            let published = publish(self);
             if published != Published::Renewed {
                 return published;
             }
