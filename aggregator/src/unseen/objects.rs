@@ -18,6 +18,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Limit of the lines read from a process's map.
 const MOST_MAPPINGS: usize = 1 << 16;
 
+/// The kernel's mark behind a path.
+const DELETED: &str = " (deleted)";
+
 /// Path of an object, and an allocator in the object.
 pub type Found = (String, Finding);
 
@@ -68,20 +71,20 @@ impl Objects {
     pub fn look(&self) -> bool {
         let Some(program) = procfs::executable(self.pid) else { return false };
         let Ok(lines) = procfs::mappings(self.pid) else { return false };
-        let paths: BTreeSet<String> = lines.take(MOST_MAPPINGS).filter_map(|line| code_of(&line)).collect();
-        if paths.is_empty() || procfs::began(self.pid) != self.began {
+        let codes = lines.take(MOST_MAPPINGS).filter_map(|line| code_of(&line));
+        let codes: BTreeMap<String, Code> = codes.map(|code| (code.path.clone(), code)).collect();
+        if codes.is_empty() || procfs::began(self.pid) != self.began {
             return false;
         }
         let mut found: BTreeSet<Found> = BTreeSet::new();
-        for path in paths {
-            // The process may have another root.
-            let findings = allocators_in(&PathBuf::from(format!("/proc/{}/root{path}", self.pid)));
+        for (path, code) in codes {
+            let findings = allocators_in(&code.file(self.pid));
             found.extend(findings.iter().map(|finding| (path.clone(), finding.clone())));
         }
         let decides = found.iter().any(|(_, finding)| finding.allocator().unused_with.is_some());
         let environment = || procfs::environment(self.pid, DECISIVE);
         let mut by_program = self.by_program.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = by_program.entry(program.to_string_lossy().into_owned()).or_default();
+        let known = by_program.entry(without_mark(&program.to_string_lossy()).to_owned()).or_default();
         known.found.extend(found);
         if decides && known.environment.is_none() {
             known.environment = environment();
@@ -92,7 +95,7 @@ impl Objects {
     /// Returns the facts about a current or earlier program of the process.
     pub fn of_program(&self, executable: &str) -> Program {
         let by_program = self.by_program.lock().unwrap_or_else(PoisonError::into_inner);
-        by_program.get(executable).cloned().unwrap_or_default()
+        by_program.get(without_mark(executable)).cloned().unwrap_or_default()
     }
 }
 
@@ -101,13 +104,44 @@ const DECISIVE: fn(&str) -> bool = |name| {
     super::allocators::ALLOCATORS.iter().any(|row| row.unused_with.is_some_and(|(variable, _)| variable == name))
 };
 
+/// Returns a path without the kernel's mark of a file that is at the path no more.
+fn without_mark(path: &str) -> &str {
+    path.strip_suffix(DELETED).unwrap_or(path)
+}
+
+/// A file whose code is mapped.
+#[derive(Debug, PartialEq, Eq)]
+struct Code {
+    /// Path of the file when the file was mapped.
+    path: String,
+    /// The range of the mapping, if the file at the path is another one by now.
+    replaced: Option<String>,
+}
+
+impl Code {
+    /// Returns where the file can be opened.
+    fn file(&self, pid: u32) -> PathBuf {
+        PathBuf::from(match &self.replaced {
+            // The process may have another root.
+            None => format!("/proc/{pid}/root{}", self.path),
+            // Root alone may open the link.
+            Some(range) => format!("/proc/{pid}/map_files/{range}"),
+        })
+    }
+}
+
 /// Returns the file in a line of a process's map, if the line maps code.
-fn code_of(line: &str) -> Option<String> {
+fn code_of(line: &str) -> Option<Code> {
     let mut fields = line.splitn(6, ' ');
-    let rights = fields.nth(1)?;
+    let (range, rights) = (fields.next()?, fields.next()?);
     let path = fields.nth(3)?.trim_start();
-    let is_file = path.starts_with('/') && !path.ends_with(" (deleted)");
-    (is_file && rights.contains('x')).then(|| path.to_owned())
+    let (path, is_replaced) = match path.strip_suffix(DELETED) {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let replaced = is_replaced.then(|| range.to_owned());
+    let is_file = path.starts_with('/') && !path.starts_with("/memfd:");
+    (is_file && rights.contains('x')).then(|| Code { path: path.to_owned(), replaced })
 }
 
 /// The thread that looks again at all processes.
@@ -173,12 +207,16 @@ mod tests {
 
     #[test]
     fn code_is_found_among_mappings() {
-        let of = |line| code_of(line);
-        assert_eq!(of("7f00-7f10 r-xp 00000000 08:01 1234   /usr/lib/a b.so").as_deref(), Some("/usr/lib/a b.so"));
+        let of = |line| code_of(line).map(|code| code.file(7));
+        let there = of("7f00-7f10 r-xp 00000000 08:01 1234   /usr/lib/a b.so");
+        assert_eq!(there, Some(PathBuf::from("/proc/7/root/usr/lib/a b.so")));
+        assert_eq!(of("7f00-7f10 r-xp 00000000 00:01 9      /memfd:jit (deleted)"), None);
         assert_eq!(of("7f00-7f10 r--p 00000000 08:01 1234   /usr/lib/a.so"), None);
         assert_eq!(of("7f00-7f10 r-xp 00000000 00:00 0      [vdso]"), None);
         assert_eq!(of("7f00-7f10 rwxp 00000000 00:00 0"), None);
-        assert_eq!(of("7f00-7f10 r-xp 00000000 08:01 1234   /tmp/x (deleted)"), None);
+        let gone = code_of("7f00-7f10 r-xp 00000000 08:01 1234   /tmp/x (deleted)").expect("a file");
+        assert_eq!(gone.file(7), PathBuf::from("/proc/7/map_files/7f00-7f10"));
+        assert_eq!(gone.path, "/tmp/x");
     }
 
     #[test]

@@ -23,8 +23,6 @@ const SYMBOL_BYTES: usize = 24;
 const CONTROL: &[u8] = b"mallctl";
 /// Ends of further names of a jemalloc, all behind the prefix.
 const OTHERS: [&[u8]; 4] = [b"mallctlbymib", b"mallctlnametomib", b"mallocx", b"sdallocx"];
-/// End of the name of a function inside of a jemalloc with listeners.
-const INSTALL: &[u8] = b"hook_install";
 /// A program with this symbol records the blocks of its allocator itself, through `Traced`.
 const TRACED: &[u8] = b"heapline_embedded_state";
 
@@ -183,9 +181,8 @@ impl Places {
     /// Finds the places. Returns `None` when a name present in every jemalloc with listeners is
     /// missing.
     fn find(file: &Program, names: Table, prefix: &Prefix, buffer: &mut [u8]) -> Option<Places> {
-        let (mut control, mut others, mut has_install) = (None, [false; OTHERS.len()], false);
+        let (mut control, mut others) = (None, [false; OTHERS.len()]);
         each_name(file, names, buffer, |end, name| {
-            has_install |= name.ends_with(INSTALL);
             if let Some(name) = prefix.strip(name) {
                 if name == CONTROL {
                     control = Some(end - CONTROL.len() - prefix.count);
@@ -194,8 +191,7 @@ impl Places {
             }
             Some(())
         })?;
-        let is_whole = has_install && others == [true; OTHERS.len()];
-        is_whole.then_some(Places { control: control? })
+        (others == [true; OTHERS.len()]).then_some(Places { control: control? })
     }
 
     /// Returns the function with the name at `self.control`.

@@ -57,6 +57,8 @@ fn jemalloc(folder: &Path) -> Option<PathBuf> {
 struct Victims {
     opens: PathBuf,
     library: PathBuf,
+    /// The library with the jemalloc's functions for other objects.
+    exports: PathBuf,
     whole: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -65,7 +67,9 @@ fn victims(flags: &[&str]) -> Option<Victims> {
     let folder = tempfile::tempdir().expect("a folder");
     let own = jemalloc(folder.path())?;
     let own = own.to_str().expect("UTF-8");
-    let linked = [&["-O0", own, "-Wl,--exclude-libs,ALL", "-lm"], flags].concat();
+    let exporting = [&["-O0", own, "-lm"], flags].concat();
+    let linked = [&exporting[..], &["-Wl,--exclude-libs,ALL"]].concat();
+    let shared = ["-shared", "-fPIC", "-DLIBRARY"];
     let built = |flags: &[&str], name: &str| {
         // The archive's path differs each time, so the victims are compiled anew.
         let place = folder.path().join(name);
@@ -74,7 +78,8 @@ fn victims(flags: &[&str]) -> Option<Victims> {
     };
     Some(Victims {
         opens: victim::build("inner.c", &["-O0"]),
-        library: built(&[&linked[..], &["-shared", "-fPIC", "-DLIBRARY"]].concat(), "inner.so"),
+        library: built(&[&linked[..], &shared].concat(), "inner.so"),
+        exports: built(&[&exporting[..], &shared].concat(), "exports.so"),
         whole: built(&[&linked[..], &["-DPROGRAM"]].concat(), "inner"),
         _folder: folder,
     })
@@ -129,13 +134,17 @@ fn a_programs_own_jemalloc_is_counted_like_malloc() {
 #[test]
 fn a_stripped_library_is_named_unless_it_exports_the_control_function() {
     let Some(victims) = victims(&[]) else { return };
-    let all = victims.library.with_extension("stripped");
-    let status = Command::new("strip").arg("-o").arg(&all).arg(&victims.library).status().expect("strip runs");
-    assert!(status.success());
-    let trace = Trace::of(&victims.opens).arg(&all).env(ROOM.0, ROOM.1);
-    let outcome = trace.run().expect_code(0);
-    let unseen = outcome.snapshot().meta.unseen;
+    let run = |library: &Path| {
+        let stripped = victim::stripped(library);
+        Trace::of(&victims.opens).arg(stripped).env(ROOM.0, ROOM.1).run().expect_code(0)
+    };
+    let unseen = run(&victims.library).snapshot().meta.unseen;
     assert_eq!(unseen.iter().map(|cause| cause.name.as_str()).collect::<Vec<_>>(), ["jemalloc"]);
+
+    let exported = run(&victims.exports);
+    assert!(exported.snapshot().meta.unseen.is_empty());
+    let (said, ever) = (exported.printed(), exported.report(&["--at", "total"]));
+    assert!(ever.total.count >= said["allocs"] && ever.total.size >= said["bytes"], "{said:?}");
 }
 
 #[test]

@@ -76,6 +76,25 @@ fn a_library_that_never_calls_malloc_is_found_among_the_mappings() {
     assert_eq!(victim.finish(), 0);
 }
 
+/// An upgrade replaces a library by another file of the same name.
+#[test]
+fn a_library_whose_file_was_replaced_is_found_among_the_mappings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [place, upgrade] = ["lib.so", "new.so"].map(|name| folder.path().join(name));
+    std::fs::copy(library(), &place).expect("copied");
+    std::fs::write(&upgrade, "another file").expect("written");
+    let victim = Stepped::start(Command::new(program()).arg(&place));
+    std::fs::rename(&upgrade, &place).expect("replaced");
+    // SAFETY: asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        return crate::support::skip("only root may open replaced files");
+    }
+    let path = victim.snapshot_path("a.snap.zst");
+    let said = detach(victim.attach(&path, &[]));
+    assert!(said.contains(&format!("NOT SEEN: {NAME} in lib.so")), "{said}");
+    assert_eq!(victim.finish(), 0);
+}
+
 #[test]
 fn what_is_all_seen_is_exact() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -38,7 +38,7 @@ pub fn resolve(
         Frames::Mixed | Frames::Python => snapshot.mixed.iter().map(|row| (row.stack, row.python)).collect(),
     };
     let nodes = used_nodes(snapshot, &with_python(wanted, &beside));
-    let expanded = expand(snapshot, &used_frames(snapshot, &nodes), symbolizer, tracebacks);
+    let expanded = expand(snapshot, &used_frames(snapshot, &nodes), raw, symbolizer, tracebacks);
     let mut whole: Vec<Option<TracebackId>> = vec![None; nodes.len()];
     for (index, node) in snapshot.nodes.iter().enumerate().filter(|(index, _)| nodes[*index]) {
         let older = node.parent.and_then(|parent| whole[parent as usize]);
@@ -146,9 +146,13 @@ fn used_frames(snapshot: &Snapshot, nodes: &[bool]) -> Vec<bool> {
 
 /// Expands each used address to frames, the oldest first. Works module by module, so only a single
 /// symbol table is in memory at a time.
+///
+/// With `raw` the collector's own frames stay: a hook of `dlopen` or of a thread's start is in the
+/// middle of a traceback.
 fn expand(
     snapshot: &Snapshot,
     used: &[bool],
+    raw: bool,
     symbolizer: &mut Symbolizer,
     tracebacks: &mut Tracebacks,
 ) -> Vec<Vec<Frame>> {
@@ -164,7 +168,9 @@ fn expand(
             (None, None) => expanded[index] = vec![namer.without_module(*frame)],
         }
     }
-    for (module, indices) in snapshot.modules.iter().zip(of_module).filter(|(_, indices)| !indices.is_empty()) {
+    let is_shown = |module: &Module| raw || !plumbing::is_collector(&module.path);
+    let of_module = snapshot.modules.iter().zip(of_module);
+    for (module, indices) in of_module.filter(|(module, indices)| !indices.is_empty() && is_shown(module)) {
         // A return address points behind the call, perhaps already into another line or function.
         let calls: Vec<u64> = indices.iter().map(|&index| snapshot.frames[index].address.wrapping_sub(1)).collect();
         for (index, locations) in indices.into_iter().zip(symbolizer.locate(module, &calls)) {

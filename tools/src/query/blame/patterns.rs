@@ -67,8 +67,8 @@ const LIBRARIES_FILES: &[&str] = &[
     "*/.cargo/git/checkouts/*",
 ];
 
-/// Names of shared libraries that only work on request of their callers.
-const NOBODYS_LIBRARIES: &[&str] = &[
+/// Names of the C library and its loader.
+const C_LIBRARY: &[&str] = &[
     "libc.so*",
     "libc-2.*",
     "libm.so*",
@@ -76,15 +76,30 @@ const NOBODYS_LIBRARIES: &[&str] = &[
     "libpthread*.so*",
     "libdl*.so*",
     "librt*.so*",
-    "libstdc++.so*",
-    "libc++*.so*",
-    "libgcc_s*.so*",
     "ld-linux*",
+    "ld-2.*",
     "ld-musl*",
-    "libjemalloc*.so*",
-    "libtcmalloc*.so*",
-    "libmimalloc*.so*",
 ];
+
+/// Functions of the C library whose callers get the block, by all names that debug information has.
+const HANDING_OVER: &str = "
+    strdup __strdup __GI___strdup strndup __strndup __GI___strndup wcsdup __wcsdup
+    asprintf vasprintf __asprintf ___asprintf __asprintf_chk vasprintf __vasprintf* _IO_vasprintf*
+    getline __getline _IO_getline* getdelim __getdelim _IO_getdelim
+    getcwd __getcwd getwd get_current_dir_name realpath* __realpath* canonicalize_file_name
+    fopen* _IO_fopen* _IO_new_fopen* __fopen* fdopen* _IO_fdopen* _IO_new_fdopen* freopen* fmemopen*
+    __fmemopen* open_memstream* __open_memstream open_wmemstream popen _IO_popen* _IO_new_popen* tmpfile*
+    tempnam fopencookie _IO_fopencookie
+    opendir* __opendir* fdopendir* __fdopendir* scandir* __scandir* fts_open* ftw* nftw* glob glob64 glob_*
+    regcomp* __regcomp* re_compile* wordexp
+    getaddrinfo getifaddrs __getifaddrs* if_nameindex iconv_open newlocale __newlocale duplocale __duplocale
+    backtrace_symbols __backtrace_symbols obstack_* _obstack_* argz_* __argz_* envz_* hcreate* tsearch __tsearch
+    reallocarray __libc_reallocarray
+";
+
+/// Names of shared libraries that only work on request of their callers.
+const NOBODYS_LIBRARIES: &[&str] =
+    &["libstdc++.so*", "libc++*.so*", "libgcc_s*.so*", "libjemalloc*.so*", "libtcmalloc*.so*", "libmimalloc*.so*"];
 
 /// Names of interpreters.
 const INTERPRETERS: &[&str] = &["python", "python[23]*", "libpython*.so*"];
@@ -169,6 +184,18 @@ pub(super) fn of_module(path: &str) -> Owner {
     }
 }
 
+/// Whether a module is the C library, or its loader.
+pub(super) fn is_c_library(path: &str) -> bool {
+    static LIBRARY: LazyLock<Patterns> = LazyLock::new(|| Patterns::of(C_LIBRARY));
+    LIBRARY.matches(path.rsplit('/').next().unwrap_or(path))
+}
+
+/// Whether a function of the C library gives the block to the caller.
+pub(super) fn hands_over(function: &str) -> bool {
+    static FUNCTIONS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(HANDING_OVER.split_whitespace()));
+    FUNCTIONS.matches(function)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,7 +217,7 @@ mod tests {
     #[test]
     fn paths_tell_the_owner() {
         let modules = [
-            ("/usr/lib/x86_64-linux-gnu/libc.so.6", Owner::Nobody),
+            ("/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.30", Owner::Nobody),
             ("/usr/lib/x86_64-linux-gnu/libglib-2.0.so.0.7400.6", Owner::Library),
             ("/usr/lib/gcc/x86_64-linux-gnu/12/cc1plus", Owner::Program),
             ("/opt/app/lib/libengine.so", Owner::Program),
