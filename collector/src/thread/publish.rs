@@ -53,7 +53,7 @@ impl Thread {
     ///
     /// Reading the clock is the most expensive part of an event. A thread without concurrent events
     /// of other threads is therefore lent the time of the aggregator's last poll, the tick
-    /// (docs/architecture.md, Order). Any other thread with an event takes the tick back first.
+    /// (docs/ordering.md, The tick). Any other thread with an event takes the tick back first.
     #[inline(always)]
     fn stamp(&mut self) -> u64 {
         let session = &self.header().session;
