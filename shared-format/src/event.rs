@@ -62,22 +62,10 @@
 //! frames. A definition too long for a record is split into several records: all but the last have
 //! `more` set, and define no id.
 
+pub use crate::word::{ADDRESS_BITS, DecodeError, STAMP_BITS, domain};
+
 use crate::mapping::{self, Mapping};
 use core::ops::Range;
-
-/// Bits of a stamp.
-pub const STAMP_BITS: u32 = 60;
-/// Bits of an address: user space on x86-64 without five-level paging.
-pub const ADDRESS_BITS: u32 = 48;
-/// The layers of memory recorded by a collector.
-pub mod domain {
-    /// malloc and related functions.
-    pub const NATIVE: u8 = 0;
-    /// CPython's allocators.
-    pub const PYTHON: u8 = 1;
-    /// Number of layers.
-    pub const COUNT: usize = 2;
-}
 
 /// Bit of a frame: set for a Python frame, made of a code id and an instruction.
 pub const PYTHON_FRAME: u64 = 1 << 63;
@@ -390,29 +378,6 @@ impl core::fmt::Debug for Text<'_> {
         f.debug_list().entries(self.bytes()).finish()
     }
 }
-
-/// Why words are no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecodeError {
-    /// The kind is unknown to this version.
-    UnknownKind(u8),
-    /// The record reaches beyond the published words.
-    Cut,
-    /// A length or number is impossible for a collector.
-    Malformed,
-}
-
-impl core::fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            DecodeError::UnknownKind(kind) => write!(f, "record of unknown kind {kind}"),
-            DecodeError::Cut => f.write_str("record cut short"),
-            DecodeError::Malformed => f.write_str("record with impossible lengths"),
-        }
-    }
-}
-
-impl core::error::Error for DecodeError {}
 
 /// Returns the stamp of a record with first word `first`. None for kinds without a stamp and for
 /// unknown kinds.

@@ -37,6 +37,7 @@ pub mod snapshot;
 #[cfg(feature = "snapshot")]
 pub mod text;
 pub mod tree;
+pub mod word;
 
 /// Atomics of the shared memory. Under `--cfg loom` these are loom's, so that the model test of the
 /// ring runs the real code.

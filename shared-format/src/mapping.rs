@@ -32,7 +32,7 @@
 //! All ranges have bytes, with an exception: the old range of a REMAPPED may be empty. A shared
 //! mapping mapped a second time leaves no old range.
 
-use crate::event::{ADDRESS_BITS, DecodeError};
+use crate::word::{ADDRESS_BITS, DecodeError};
 
 /// Size of a page, in bytes.
 pub const PAGE_BYTES: u64 = 4096;

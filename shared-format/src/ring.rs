@@ -77,7 +77,7 @@ impl Producer {
     pub fn calls(&self, domain: u8) -> &Calls {
         debug_assert!(!self.is_closed());
         // SAFETY: the slot of an open ring is mapped, and callers ask only an open ring.
-        unsafe { &(*self.slot).calls[usize::from(domain) % crate::event::domain::COUNT] }
+        unsafe { &(*self.slot).calls[usize::from(domain) % crate::word::domain::COUNT] }
     }
 
     /// Number of words that fit without another segment.

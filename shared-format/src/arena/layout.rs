@@ -2,8 +2,8 @@
 
 #[cfg(not(loom))]
 use super::{PAGE_BYTES, SEGMENT_BYTES};
-use crate::event::domain;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::word::domain;
 
 /// Values of [`Session::state`]: the collector's task.
 pub mod state {
