@@ -4,8 +4,8 @@
 use crate::{exec, loader, malloc, mappings};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use heapline_collector::{attach, fail};
 use heapline_collector::attach::{Hook, Hooks};
+use heapline_collector::{attach, fail};
 use heapline_shared_format::inject::{Request, origin, status};
 
 /// How the library came into the process. An aggregator that injects the library changes the value

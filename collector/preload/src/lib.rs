@@ -15,8 +15,8 @@ mod malloc;
 mod mappings;
 mod memory;
 
-use heapline_collector::{fail, fork, inner, preloaded, real, start, thread};
 use heapline_collector::preloaded::Preloaded;
+use heapline_collector::{fail, fork, inner, preloaded, real, start, thread};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -5,10 +5,10 @@
 //! their addresses can be led to the hooks. jemalloc 5.2 to 5.3.1 calls listeners after each
 //! allocation and before each free. No code has to change.
 //!
-//! 1. [`objects`] lists the objects loaded by a returned `dlopen`, or by the start of the program.
-//! 2. [`file`] finds the control function of the jemalloc in the object's file, by a table of
+//! 1. `objects` lists the objects loaded by a returned `dlopen`, or by the start of the program.
+//! 2. `file` finds the control function of the jemalloc in the object's file, by a table of
 //!    symbols.
-//! 3. [`jemalloc`] asks for the version and puts a listener in place, through the control function.
+//! 3. `jemalloc` asks for the version and puts a listener in place, through the control function.
 //! 4. The object's MODULE record marks the blocks of the object as recorded. An object without the
 //!    mark is named as not seen.
 //!
