@@ -83,28 +83,52 @@ macro_rules! optional {
     };
 }
 
+// For `preload/`, `embedded/` and benchmarks: no part of the public interface, which is `Traced`.
+#[doc(hidden)]
 pub mod attach;
+#[doc(hidden)]
 pub mod cxx;
+#[doc(hidden)]
 pub mod doors;
+#[doc(hidden)]
 pub mod embedded;
+#[doc(hidden)]
 pub mod exec;
+#[doc(hidden)]
 pub mod fail;
+#[doc(hidden)]
 pub mod fork;
+#[doc(hidden)]
 pub mod hooks;
+#[doc(hidden)]
 pub mod inner;
+#[doc(hidden)]
 pub mod loader;
+#[doc(hidden)]
 pub mod mappings;
+#[doc(hidden)]
 pub mod modules;
+#[doc(hidden)]
 pub mod platform;
+#[doc(hidden)]
 pub mod preloaded;
+#[doc(hidden)]
 pub mod process;
+#[doc(hidden)]
 pub mod python;
+#[doc(hidden)]
 pub mod real;
+#[doc(hidden)]
 pub mod rules;
+#[doc(hidden)]
 pub mod sampling;
+#[doc(hidden)]
 pub mod stacks;
+#[doc(hidden)]
 pub mod start;
+#[doc(hidden)]
 pub mod thread;
+#[doc(hidden)]
 pub mod unwind;
 
 #[cfg(feature = "traced")]
