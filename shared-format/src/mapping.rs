@@ -20,7 +20,7 @@
 //! | --- | --- |
 //! | MAP | the range is newly mapped, over any older mapping |
 //! | PROTECT | the range may be used from now on, or no longer |
-//! | UNMAP | a call of munmap or mremap is about to be made |
+//! | UNMAP | a call of munmap, mremap, brk or sbrk is about to be made |
 //! | UNMAPPED | the call has unmapped the range |
 //! | KEPT | the call has failed |
 //! | REMAPPED | the call returned this range |

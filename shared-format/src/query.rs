@@ -44,12 +44,14 @@ pub const HIDE: u32 = 10;
 /// Ends [`HIDE`]. No answer.
 pub const SHOW: u32 = 11;
 
-/// The process is about to fork. First argument: number of the fork. The child begins with the
-/// blocks live at this place in the order of events. No answer.
+/// The process is about to fork. First argument: number of the session in the high half, number of
+/// the fork in the low half. The child begins with the blocks live at this place in the order of
+/// events. No answer.
 pub const FORK: u32 = 12;
-/// The process has forked, or has failed to fork. No answer.
+/// The process has forked, or has failed to fork. First argument: as of [`FORK`]. No answer.
 pub const FORKED: u32 = 13;
-/// Reports the child's process id. Second argument: the process id, 0 without a child. No answer.
+/// Reports the child's process id. First argument: as of [`FORK`]. Second argument: the process id,
+/// 0 without a child. No answer.
 pub const CHILD: u32 = 14;
 
 /// Later blocks of the ring are samples. First argument: mean distance of samples in bytes. No

@@ -25,6 +25,12 @@ pub fn format_size(bytes: i128, signed: bool) -> String {
     if signed { format!("{value:+.digits$} {unit}") } else { format!("{value:.digits$} {unit}") }
 }
 
+/// Formats a number of things: `1 block`, `2 blocks`, `2 processes`.
+pub fn counted(count: u64, noun: &str) -> String {
+    let ending = if noun.ends_with('s') { "es" } else { "s" };
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}{ending}") }
+}
+
 /// Returns `text` with control characters escaped.
 ///
 /// Names, paths and command lines come from the target, which may be hostile: no text reaches a
@@ -63,6 +69,12 @@ mod tests {
         assert_eq!(format_size(0, true), "+0 B");
         assert_eq!(format_size(12_288, true), "+12.0 KiB");
         assert_eq!(format_size(-12_288, true), "-12.0 KiB");
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "block")), ["0 blocks", "1 block", "2 blocks"]);
+        assert_eq!(counted(2, "process"), "2 processes");
     }
 
     #[test]

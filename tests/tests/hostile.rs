@@ -167,7 +167,7 @@ fn records(random: &mut Random) -> Vec<u8> {
                 7 => piece.extend(event::reallocated(stamp, address, 64, id)),
                 8 => piece.extend(event::realloc_end(stamp, address, id == 0)),
                 9 => piece.extend(event::unload(stamp, address)),
-                10 => piece.extend(event::query(stamp, id, (random.next() & 15) as u32, [address, 0])),
+                10 => piece.extend(event::query(stamp, id, (random.next() & 31) as u32, [address, 0])),
                 11 | 12 => piece.extend(mapping_record(random, stamp, id)),
                 _ => {
                     let head = event::stack_head(2, (random.next() & 1) as u32, id, 2, false, false);

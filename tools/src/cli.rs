@@ -133,10 +133,7 @@ impl Arguments {
     /// Fails with a sentence if arguments contradict each other.
     pub fn into_config(self) -> Result<Config, String> {
         self.check()?;
-        let (by, limit) = match self.format {
-            Format::Folded | Format::Html => (By::Traceback, 0),
-            _ => (By::Lineno, DEFAULT_LIMIT),
-        };
+        let (by, limit) = if self.format.is_by_traceback() { (By::Traceback, 0) } else { (By::Lineno, DEFAULT_LIMIT) };
         let request = Request {
             by: self.by.unwrap_or(by),
             at: self.at,

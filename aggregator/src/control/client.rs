@@ -7,7 +7,7 @@ use crate::base::{private_dir, sys};
 use crate::process::procfs;
 use crate::snapshot::names::default_output;
 use heapline_shared_format::arena::MEMFD_NAME;
-use heapline_shared_format::text::{printable, size};
+use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -178,14 +178,14 @@ fn stats_text(stats: &Stats) -> String {
     let about = if is_sampled { "about " } else { "" };
     lines.extend(stats.domains.iter().map(|domain| {
         format!(
-            "{}: {about}{} in {about}{} blocks live, peak {about}{}; {} allocations of {}, {} frees since the start",
+            "{}: {about}{} in {about}{} live, peak {about}{}; {} of {}, {} since the start",
             printable(&domain.domain),
             size(domain.current),
-            domain.blocks,
+            counted(domain.blocks, "block"),
             size(domain.peak),
-            domain.allocs,
+            counted(domain.allocs, "allocation"),
             size(domain.allocated_bytes),
-            domain.frees,
+            counted(domain.frees, "free"),
         )
     }));
     lines.push(format!(

@@ -69,7 +69,7 @@ pub enum Reply {
     Error(String),
 }
 
-/// The numbers, in the JSON form of product.md.
+/// The numbers, in the JSON form of `docs/formats.md`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     pub snapshot: Session,

@@ -15,7 +15,7 @@ use crate::snapshot::write::{Destination, OutputError};
 use crate::unseen::Causes;
 use heapline_shared_format::arena::{end_cause, target_flag};
 use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
-use heapline_shared_format::text::size;
+use heapline_shared_format::text::{counted, size};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -357,9 +357,9 @@ fn headline(figures: &Figures, path: &Path) -> String {
     let is_estimate = figures.sample_interval != 0 && !sums.domain.is_of_ranges();
     let about = if is_estimate { "about " } else { "" };
     format!(
-        "{about}{} in {about}{} blocks live, peak {about}{}; snapshot: {}; read it with: {} {}",
+        "{about}{} in {about}{} live, peak {about}{}; snapshot: {}; read it with: {} {}",
         size(sums.current),
-        sums.blocks,
+        counted(sums.blocks, "block"),
         size(sums.peak),
         shown(path),
         shown(&report_program()),

@@ -1,4 +1,5 @@
-//! Entries for direct calls of an allocator in the program itself.
+//! Entries for direct calls of an allocator in the program itself. Calls of an allocator in another
+//! library are no direct calls: doors (`heapline_collector::doors`) record these calls.
 //!
 //! Compiled together, caller and function may agree on more than the calling convention: on
 //! unchanged registers that the convention lets the function change, and on the alignment of the

@@ -238,15 +238,6 @@ pub fn is_operator(name: &[u8]) -> bool {
     name.starts_with(b"_Zn") || name.starts_with(b"_Zd")
 }
 
-/// Returns whether the name belongs to a function of the C library.
-pub fn is_standard(name: &[u8]) -> bool {
-    const OTHERS: [&[u8]; 3] = [b"mi_", b"tc_", PREFIX];
-    of(name).is_some()
-        && !is_operator(name)
-        && !name.ends_with(b"allocx")
-        && !OTHERS.iter().any(|p| name.starts_with(p))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,9 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_names_are_told_apart() {
-        let of_kind = |kind: fn(&[u8]) -> bool| names().filter(|name| kind(name)).count();
-        assert_eq!(of_kind(is_operator), 20);
-        assert_eq!(of_kind(is_standard), 13);
+    fn operators_are_told_from_functions() {
+        assert_eq!(names().filter(|name| is_operator(name)).count(), 20);
     }
 }

@@ -13,8 +13,8 @@
 //! means before the program's first instruction, the hook calls the kernel.
 //!
 //! Each function here is the libc function of the same name, with an additional [`Entry`] from
-//! `preload/`: the registers at the hook's entry.
 //! `preload/`: stack address and rbp at the entry of the hook.
+
 mod next;
 
 pub use next::look_up;

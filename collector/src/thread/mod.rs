@@ -80,7 +80,7 @@ pub struct Thread {
     /// Sampling interval last told to the reader of the ring.
     told: u64,
     /// Count of native blocks at the last call of [`Thread::has_counted`].
-    asked: u64,
+    counted_at_last_look: u64,
     /// Value of the clock at the thread's last reading.
     last_read: u64,
     next_stack: u32,
@@ -170,7 +170,7 @@ impl Thread {
             *sampler = MaybeUninit::new(Sampler::begin(seed ^ u64::from(slot) << 8 ^ domain, interval));
         }
         self.told = 0;
-        self.asked = 0;
+        self.counted_at_last_look = 0;
         self.next_stack = 1;
         self.rules = MaybeUninit::new(process.rules_for_session(session));
         self.window = Window::default();
@@ -234,7 +234,7 @@ impl Thread {
             return true;
         }
         let now = self.ring.calls(domain::NATIVE).allocs.load(Ordering::Relaxed);
-        core::mem::replace(&mut self.asked, now) != now
+        core::mem::replace(&mut self.counted_at_last_look, now) != now
     }
 
     /// Returns whether the state is the thread's main state, not the state for signal handlers.

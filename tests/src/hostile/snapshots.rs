@@ -2,7 +2,7 @@
 
 use super::texts::assert_harmless;
 use heapline_shared_format::snapshot;
-use heapline_tools::export::folded;
+use heapline_tools::export::{folded, html};
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
 use heapline_tools::input::tree::Subject;
@@ -96,6 +96,9 @@ pub fn report(bytes: &[u8]) {
         shown(&|out| text::write(&report, None, out));
         shown(&|out| csv::write(&report, out));
         shown(&|out| folded::write(&report, out));
+        if by == By::Traceback {
+            shown(&|out| html::write(&report, out));
+        }
         let document = shown(&|out| json::write(&report, out));
         serde_json::from_str::<serde::de::IgnoredAny>(&document).expect("JSON");
     }

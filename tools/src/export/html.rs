@@ -7,7 +7,7 @@
 use crate::query::report::Report;
 use crate::query::statistics::Key;
 use crate::render::text::{concerns, subject};
-use heapline_shared_format::text::{printable, size};
+use heapline_shared_format::text::{counted, printable, size};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -93,19 +93,20 @@ fn flame(report: &Report<'_>) -> Flame {
         children.sort_by_key(|&child| (tree[child].size, std::cmp::Reverse(child)));
         open.extend(children.into_iter().map(|child| (child, depth + 1)));
     }
-    let bytes = size(total.size);
+    let (bytes, blocks) = (size(total.size), counted(total.count, "block"));
     let mut head = subject(report).to_vec();
     let (domain, at) = (report.view.domain, report.view.at.name());
     head.push(match total.estimate.size_interval(total.size) {
-        None => format!("{domain}, {at}: {bytes} in {} blocks", total.count),
+        None => format!("{domain}, {at}: {bytes} in {blocks}"),
         Some((low, high)) => {
             let (low, high) = (size(low), size(high));
-            format!("{domain}, {at}: ~{bytes} ({low} to {high}, 95 %) in ~{} blocks", total.count)
+            format!("{domain}, {at}: ~{bytes} ({low} to {high}, 95 %) in ~{blocks}")
         }
     });
     let meta = &report.snapshot.meta;
     let title = format!("Heapline: {} ({})", printable(&meta.command), meta.pid);
-    Flame { title, head, concerns: concerns(report), sampled: report.is_sampled(), texts, frames, left_out }
+    let concerns = concerns(report).iter().map(|text| printable(text).into_owned()).collect();
+    Flame { title, head, concerns, sampled: report.is_sampled(), texts, frames, left_out }
 }
 
 /// Builds the tree of all tracebacks. Parents come before their children.

@@ -1,5 +1,5 @@
-//! Parsed output of `report --format json`. The fields are the contract in product.md, and no other
-//! fields are accepted.
+//! Parsed output of `report --format json`. The fields are the contract in `docs/formats.md`, and
+//! no other fields are accepted.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;

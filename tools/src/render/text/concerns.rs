@@ -1,10 +1,10 @@
 //! Facts that a reader must know before the figures.
 
-use super::words::counted;
 use crate::input::moment::At;
 use crate::query::estimate::of_domain;
 use crate::query::report::Report;
 use heapline_shared_format::snapshot::{Snapshot, mostly_mapped};
+use heapline_shared_format::text::counted;
 use std::collections::BTreeMap;
 
 /// At this number of samples, the greatest of many estimates is some per cent too high. With fewer,

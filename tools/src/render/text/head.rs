@@ -1,7 +1,7 @@
 //! The head: the process, the snapshot, the figures of each domain.
 
 use super::concerns::{concerns, sum};
-use super::words::{counted, estimated_count, estimated_size};
+use super::words::{estimated_count, estimated_size};
 use crate::input::copies::Part;
 use crate::input::moment::{At, totals};
 use crate::input::tree::{Process, Subject};
@@ -9,7 +9,7 @@ use crate::query::estimate::of_domain;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::By;
 use heapline_shared_format::snapshot::{Birth, DomainTotals, End, Meta, brief_unseen};
-use heapline_shared_format::text::{printable, size};
+use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, Write};
 
 /// Describes the process and the snapshot, a line for each.

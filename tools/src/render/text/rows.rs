@@ -1,13 +1,13 @@
 //! Rows: a group in a line, or a traceback.
 
 use super::super::source::Sources;
-use super::words::{counted, estimated_count, estimated_size};
+use super::words::{estimated_count, estimated_size};
 use crate::frames::Frame;
 use crate::query::blame::Blamer;
 use crate::query::diff::Change;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::Key;
-use heapline_shared_format::text::{format_size, printable, size};
+use heapline_shared_format::text::{counted, format_size, printable, size};
 use std::io::{self, Write};
 use std::path::Path;
 

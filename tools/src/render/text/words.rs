@@ -1,6 +1,6 @@
 //! Figures in words: sizes and numbers, exact or estimated.
 
-use heapline_shared_format::text::size;
+use heapline_shared_format::text::{counted, size};
 
 /// Formats a number of bytes; an estimate with its interval.
 pub(super) fn estimated_size(bytes: u64, interval: Option<(u64, u64)>) -> String {
@@ -16,9 +16,4 @@ pub(super) fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64
         None => counted(count, noun),
         Some((from, to)) => format!("~{} ({from} to {to})", counted(count, noun)),
     }
-}
-
-pub(super) fn counted(count: u64, noun: &str) -> String {
-    let ending = if noun.ends_with('s') { "es" } else { "s" };
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}{ending}") }
 }
