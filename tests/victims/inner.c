@@ -5,6 +5,8 @@
 //   LIBRARY open    work in one thread and in four
 //   LIBRARY reopen  as open; the library is closed and opened once more
 //   LIBRARY early   as open; built with -DEARLY, a constructor has allocated before
+//   LIBRARY race     eight threads open the library at once, and work when all have
+//   LIBRARY sandbox  another library is opened under a filter that ends a process for open(2)
 //   LIBRARY fork    a child works too, and exits
 //   LIBRARY steps   one byte on standard input is one step, as in attached.c:
 //                   `o` opens the library, `w` works
@@ -17,6 +19,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,6 +89,9 @@ static void moved(void) {
     check(own_xallocx(block, 9010, 0, 0) >= 9010, "xallocx in place");
     gone(9000), got(block, 9010);
     check(own_xallocx(block, 1 << 20, 0, 0) < 1 << 20, "xallocx beyond its class");
+    char *small = got(own_mallocx(400, 0), 400);
+    check(own_xallocx(small, 100, 0, 0) >= 400, "xallocx does not shrink a small block");
+    own_sdallocx(small, 400, 0), gone(400);
     own_sdallocx(block, 9010, 0);
     gone(9010);
     void *other = got(own_mallocx(333, 0), 333); /* kept */
@@ -136,6 +145,39 @@ static void open_it(const char *path) {
 #endif
 }
 
+static pthread_barrier_t barrier;
+static const char *library;
+
+static void *racer(void *nothing) {
+    pthread_barrier_wait(&barrier);
+    void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    check(handle != NULL && dlsym(handle, "work") != NULL, "dlopen in a race");
+    worker = (void (*)(struct account *))dlsym(handle, "work");
+    pthread_barrier_wait(&barrier);
+    worker(&all);
+    return nothing;
+}
+
+static void race(void) {
+    pthread_t threads[8];
+    pthread_barrier_init(&barrier, NULL, 8);
+    for (int i = 0; i < 8; i++) pthread_create(&threads[i], NULL, racer, NULL);
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+}
+
+// After this, a call of open(2), which the C library does not make, ends the process.
+static void forbid_open(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_open, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    check(syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no new privileges");
+    check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0, "a filter");
+}
+
 static void in_threads(void) {
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, in_thread, NULL);
@@ -151,8 +193,16 @@ int main(int argc, char **argv) {
         }
         return 0;
     }
-    open_it(argc > 1 ? argv[1] : NULL);
-    if (!strcmp(way, "fork")) {
+    library = argv[1];
+    if (strcmp(way, "race")) open_it(argc > 1 ? argv[1] : NULL);
+    if (!strcmp(way, "race")) {
+        race();
+    } else if (!strcmp(way, "sandbox")) {
+        worker(&all);
+        forbid_open();
+        check(dlopen("libutil.so.1", RTLD_NOW) != NULL, "dlopen in a sandbox");
+        worker(&all);
+    } else if (!strcmp(way, "fork")) {
         worker(&all);
         pid_t child = fork();
         if (child == 0) {

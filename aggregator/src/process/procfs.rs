@@ -34,7 +34,9 @@ fn loaded_program(pid: u32) -> Option<PathBuf> {
         mappings(pid).ok()?.filter_map(|line| line.find('/').map(|at| line[at..].into())).collect();
     let is_given = |path: &&PathBuf| given.as_ref() == Some(*path);
     let has_name = |path: &&PathBuf| path.file_name() == word.file_name();
-    mapped.iter().find(is_given).or_else(|| mapped.iter().find(has_name)).cloned()
+    let found = mapped.iter().find(is_given).or_else(|| mapped.iter().find(has_name)).cloned();
+    // A process that ends has no mappings any more.
+    found.or(given)
 }
 
 /// Most bytes kept of a command line.

@@ -46,7 +46,12 @@ impl Causes {
     /// Notes an object with an allocator that tells the collector about its blocks. The allocator
     /// is not named as unseen.
     pub fn is_recorded(&self, object: &str) {
-        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(object.to_owned());
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorded.insert(object.to_owned()) {
+            // The loader's name may lead through symbolic links, which the kernel's does not.
+            let path = std::fs::canonicalize(object).ok().and_then(|path| path.into_os_string().into_string().ok());
+            recorded.extend(path);
+        }
     }
 
     /// Looks at the process once more, if the process still exists.

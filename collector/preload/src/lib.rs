@@ -39,8 +39,9 @@ static START: extern "C" fn() = {
         real::prepare();
         let _ = start::get_or_start(thread::stack_pointer());
         heapline_collector::attach::begin_preloaded();
-        inner::look_at_start();
+        // Before an allocator that is asked registers its own handlers of forks.
         fork::watch();
+        inner::look_at_start();
     }
     start
 };

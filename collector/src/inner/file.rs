@@ -12,7 +12,7 @@ use crate::platform::sys::Program;
 /// Bytes of a piece examined again with the next piece: the longest name recognised by the end.
 const OVERLAP: usize = 64;
 /// Greatest size of an examined table, in bytes.
-const MOST_TABLE: usize = 1 << 30;
+const MOST_TABLE: usize = 128 << 20;
 
 /// Bytes of the header of an ELF file.
 const HEAD_BYTES: usize = 64;

@@ -4,7 +4,6 @@
 //! jemalloc holds no lock while a listener runs, and calls no listener for allocations of a
 //! listener. The numbers of the kinds of calls depend on the version.
 
-use crate::attach::is_leading;
 use crate::platform::elf;
 use crate::unwind::Entry;
 use crate::{hooks, process, real};
@@ -81,15 +80,22 @@ impl Control {
         Version::parse(unsafe { CStr::from_ptr(text as *const c_char) }.to_bytes())
     }
 
-    /// Returns whether surely no block was allocated yet: this thread has no block, and no other
-    /// thread has used the jemalloc.
+    /// Returns whether it is certain that no block was allocated yet: this thread has allocated
+    /// none, no other living thread has come by, and ended threads have left no counts (a build
+    /// without statistics has none). A large block is jemalloc's own, for the cache of this thread.
     fn is_fresh(self) -> bool {
-        /// `MALLCTL_ARENAS_ALL`.
+        // 4096 is `MALLCTL_ARENAS_ALL`.
         const THREADS: &CStr = c"stats.arenas.4096.nthreads";
+        const SMALL: &CStr = c"stats.arenas.4096.small.nmalloc";
+        const LARGE: &CStr = c"stats.arenas.4096.large.nmalloc";
         let own = self.read::<u64>(c"thread.allocated");
         let mut epoch = 1u64;
         let refreshed = self.exchange::<u64, _>(c"epoch", Some(&mut epoch));
-        own == Some(0) && refreshed.is_some() && self.read::<u32>(THREADS).is_some_and(|threads| threads <= 1)
+        own == Some(0)
+            && refreshed.is_some()
+            && self.read::<u32>(THREADS).is_some_and(|threads| threads <= 1)
+            && self.read::<u64>(SMALL).is_none_or(|blocks| blocks == 0)
+            && self.read::<u64>(LARGE).is_none_or(|blocks| blocks <= 1)
     }
 }
 
@@ -119,7 +125,10 @@ impl Version {
 
 impl Listener {
     const FREE: usize = 0;
-    const TAKEN: usize = 1;
+    /// Marks of a start, which is the beginning of a page: the listener is about to be in place, or
+    /// was removed.
+    const BEGINS: usize = 1;
+    const ENDED: usize = 2;
 
     const fn new() -> Listener {
         let [start, control, handle] = [const { AtomicUsize::new(0) }; 3];
@@ -132,7 +141,7 @@ impl Listener {
     }
 
     /// Puts a listener into the jemalloc with this control function, in the object beginning at
-    /// `start`. Returns `None` when the jemalloc takes no listener.
+    /// `start`. Returns `None` when the jemalloc takes no listener, or has one of ours.
     pub fn begin(start: usize, control: usize) -> Option<Begun> {
         // SAFETY: `control` is the object's `mallctl`, and the opener of the object keeps the
         // object loaded.
@@ -141,52 +150,57 @@ impl Listener {
         if !(Version::FIRST..=Version::LAST).contains(&version) {
             return None;
         }
-        let listener = LISTENERS.iter().find(|listener| listener.take())?;
-        listener.control.store(control, Ordering::Relaxed);
-        listener.has_pvalloc.store(version >= Version::PVALLOC, Ordering::Relaxed);
-        let has_all = calls.is_fresh();
+        let listener = LISTENERS.iter().find(|listener| listener.take(start))?;
+        let is_of_object = |other: &Listener| other.start.load(Ordering::Acquire) & !Listener::BEGINS == start;
         let mut functions = Functions {
             allocated: (allocated as *const ()).addr(),
             freeing: (freeing as *const ()).addr(),
             expanded: (expanded as *const ()).addr(),
             extra: listener,
         };
-        let Some(handle) = calls.exchange::<usize, _>(c"experimental.hooks.install", Some(&mut functions)) else {
+        listener.control.store(control, Ordering::Relaxed);
+        listener.has_pvalloc.store(version >= Version::PVALLOC, Ordering::Relaxed);
+        let is_single = LISTENERS.iter().filter(|other| is_of_object(other)).count() == 1;
+        let install = |_| calls.exchange::<usize, _>(c"experimental.hooks.install", Some(&mut functions));
+        let Some(handle) = Some(()).filter(|()| is_single).and_then(install) else {
             listener.start.store(Listener::FREE, Ordering::Release);
             return None;
         };
-        listener.handle.store(handle, Ordering::Relaxed);
         listener.start.store(start, Ordering::Release);
-        Some(Begun { has_all })
+        listener.handle.store(handle, Ordering::Release);
+        // Asked now: whatever another thread has allocated before is counted by now.
+        Some(Begun { has_all: calls.is_fresh() })
     }
 
-    fn take(&self) -> bool {
-        self.start.compare_exchange(Listener::FREE, Listener::TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    fn take(&self, start: usize) -> bool {
+        let begins = start | Listener::BEGINS;
+        self.start.compare_exchange(Listener::FREE, begins, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Returns whether the object beginning at `start` has this listener.
     pub fn is_in(&self, start: usize) -> bool {
-        start > Listener::TAKEN && self.start.load(Ordering::Acquire) == start
+        start != Listener::FREE && self.start.load(Ordering::Acquire) == start
     }
 
     /// Frees the listener of an unloaded object.
     pub fn forget_unloaded(&self) {
-        let start = self.start.load(Ordering::Acquire);
+        let marked = self.start.load(Ordering::Acquire);
+        let start = marked & !Listener::ENDED;
         let is_there = || elf::find_object(start).is_some_and(|object| object.start == start);
-        if start > Listener::TAKEN && !is_there() {
-            let _ = self.start.compare_exchange(start, Listener::FREE, Ordering::AcqRel, Ordering::Relaxed);
+        if start != Listener::FREE && marked & Listener::BEGINS == 0 && !is_there() {
+            let _ = self.start.compare_exchange(marked, Listener::FREE, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
-    /// Removes the listener once and for all, because other threads may be about to call the
-    /// listener.
+    /// Removes the listener. The place is not used again while the object is loaded: other threads
+    /// may be about to call the listener.
     #[cold]
     fn end(&self) {
         let mut handle = self.handle.swap(0, Ordering::AcqRel);
         if handle == 0 {
             return;
         }
-        self.start.store(Listener::TAKEN, Ordering::Release);
+        self.start.fetch_or(Listener::ENDED, Ordering::AcqRel);
         // SAFETY: a call of this jemalloc is on the stack, so the jemalloc is still loaded.
         let calls = unsafe { Control::at(self.control.load(Ordering::Relaxed)) };
         let removing = c"experimental.hooks.remove".as_ptr();
@@ -195,13 +209,16 @@ impl Listener {
         unsafe { calls.0(removing, ptr::null_mut(), ptr::null_mut(), (&raw mut handle).cast(), size_of::<usize>()) };
     }
 
-    /// Runs `record` while events are recorded. Removes the listener when no event will be recorded
-    /// any more.
+    /// Runs `record` while events are recorded. When nothing is recorded any more, the listener is
+    /// removed, so that jemalloc is as fast as before; a later session does not know the blocks.
+    ///
+    /// A forked child keeps the listener: the fork may have come while another thread held the lock
+    /// of jemalloc's listeners, which no handler of forks gives back.
     fn heard(&self, record: impl FnOnce()) {
         let errno = real::errno();
         if !process::is_quiet() {
             record();
-        } else if !is_leading() {
+        } else if !process::is_forked() {
             self.end();
         }
         real::set_errno(errno);
@@ -270,9 +287,8 @@ listens!(
 );
 listens!(
     /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`. The entry
-    /// replaces the old size with the slot and the new size with rbp, and copies `args` from the
-    /// stack behind these arguments.
-    expanded => on_expanded, "lea rcx, [rbp + 8]", "mov r8, qword ptr [rbp]", "sub rsp, 8", "push qword ptr [rbp + 16]"
+    /// replaces the new size with the slot, and copies `args` from the stack, with rbp behind.
+    expanded => on_expanded, "lea r8, [rbp + 8]", "push qword ptr [rbp]", "push qword ptr [rbp + 16]"
 );
 
 /// Records an allocation.
@@ -308,8 +324,8 @@ unsafe extern "C" fn on_allocated(
 /// jemalloc is the caller: `arguments` are three words.
 unsafe extern "C" fn on_freeing(listener: &Listener, kind: c_int, block: *mut u8, arguments: &[usize; 3], slot: usize) {
     const REALLOC: c_int = 3;
-    // A moved block was recorded together with the new place.
-    let is_moved = kind >= REALLOC && arguments[1] != 0;
+    // A moved block was recorded together with the new place. rallocx frees no block alone.
+    let is_moved = kind > REALLOC || kind == REALLOC && arguments[1] != 0;
     if !is_moved {
         listener.heard(|| hooks::record_free(block, slot));
     }
@@ -323,15 +339,18 @@ unsafe extern "C" fn on_expanded(
     listener: &Listener,
     kind: c_int,
     block: *mut u8,
+    old_usable: usize,
     slot: usize,
-    rbp: usize,
     usable: usize,
     arguments: &[usize; 4],
+    rbp: usize,
 ) {
     const XALLOCX: c_int = 2;
     let size = arguments[1];
-    // xallocx may leave the block unchanged.
-    if kind != XALLOCX || usable >= size {
+    // xallocx may leave the block unchanged: the block does not grow enough, or does not shrink to
+    // a smaller class. Sizes of one class differ by less than a half.
+    let is_resized = usable >= size && (usable != old_usable || size > old_usable / 2);
+    if kind != XALLOCX || is_resized {
         listener.heard(|| hooks::record_moved(block, block, size, Entry { slot, rbp }));
     }
 }

@@ -22,7 +22,7 @@ mod objects;
 use crate::attach::is_leading;
 use crate::platform::elf;
 use crate::platform::elf::Loaded;
-use crate::{modules, process, real, thread};
+use crate::{fail, modules, process, real, thread};
 use core::ffi::c_void;
 use jemalloc::Listener;
 use objects::{Known, Objects};
@@ -34,16 +34,16 @@ static OBJECTS: Known = Known::new();
 
 /// Examines the objects present at the start of the program.
 pub fn look_at_start() {
-    if is_leading() {
+    if is_leading() && !process::is_sandboxed() {
         look(Objects::of_program());
     }
 }
 
 /// Examines the object of an open handle, and all objects needed by the object.
 pub fn look_at(handle: *mut c_void) {
-    if is_leading() && !HANDLES.has(handle.addr()) {
+    // In a sandbox a system call that the program does not make itself may end the program.
+    if is_leading() && !process::is_sandboxed() && HANDLES.claim(handle.addr()) {
         look(Objects::behind(handle, &OBJECTS));
-        HANDLES.note(handle.addr());
     }
 }
 
@@ -51,7 +51,9 @@ pub fn look_at(handle: *mut c_void) {
 /// are not known.
 pub fn pass_over_loaded() {
     if let Some(objects) = Objects::of_program() {
-        objects.iter().for_each(|object| OBJECTS.note(object.dynamic_section()));
+        for object in objects.iter() {
+            OBJECTS.claim(object.dynamic_section());
+        }
     }
 }
 
@@ -60,11 +62,11 @@ pub fn pass_over_loaded() {
 fn look(objects: Option<Objects>) {
     let Some(objects) = objects else { return };
     let errno = real::errno();
-    for object in objects.iter().filter(|object| !OBJECTS.has(object.dynamic_section())) {
+    // Of two threads at once, one examines an object; the other goes on.
+    for object in objects.iter().filter(|object| OBJECTS.claim(object.dynamic_section())) {
         if !process::is_quiet() {
             let _ = listen_to(&object, &objects);
         }
-        OBJECTS.note(object.dynamic_section());
     }
     real::set_errno(errno);
 }
@@ -76,13 +78,17 @@ fn listen_to(object: &Loaded, objects: &Objects) -> Option<()> {
     if is_recorded(mapped.start) || exports_allocator(object) {
         return None;
     }
-    let control = file::control(&mapped, objects.buffer())?;
+    // The calls of jemalloc's are not guarded: a handler of a signal may run in the middle of one.
+    let control = fail::guard(|| file::control(&mapped, objects.buffer())).flatten()?;
     let begun = Listener::begin(mapped.start, control)?;
     process::count_unled(0, u64::from(!begun.has_all));
-    let thread = thread::enter(thread::stack_pointer())?;
-    modules::announce_again(thread, &mapped);
-    thread::leave(thread);
-    Some(())
+    fail::guard(|| {
+        let thread = thread::enter(thread::stack_pointer())?;
+        modules::announce_again(thread, &mapped);
+        thread::leave(thread);
+        Some(())
+    })
+    .flatten()
 }
 
 /// Returns whether other objects call the object's allocator by names with calls led to hooks and

@@ -7,28 +7,45 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Addresses already seen. An address may be forgotten when another address takes its place, and is
-/// then seen once more.
+/// Addresses already seen. When there is no room for an address, the address counts as seen.
 pub struct Known([AtomicUsize; Known::PLACES]);
 
 impl Known {
-    const PLACES: usize = 1024;
+    const PLACES: usize = 4096;
+    /// Places for an address, from the first one on.
+    const NEAR: usize = 32;
 
     pub const fn new() -> Known {
         Known([const { AtomicUsize::new(0) }; Known::PLACES])
     }
 
-    fn place(&self, address: usize) -> &AtomicUsize {
+    fn places(&self, address: usize) -> impl Iterator<Item = &AtomicUsize> {
         const MULTIPLIER: usize = 0x9e37_79b9_7f4a_7c15;
-        &self.0[(address.wrapping_mul(MULTIPLIER) >> 32) % Known::PLACES]
+        let first = address.wrapping_mul(MULTIPLIER) >> 32;
+        (first..first + Known::NEAR).map(|place| &self.0[place % Known::PLACES])
     }
 
     pub fn has(&self, address: usize) -> bool {
-        self.place(address).load(Ordering::Acquire) == address
+        let mut has_room = false;
+        for place in self.places(address) {
+            match place.load(Ordering::Acquire) {
+                0 => has_room = true,
+                seen if seen == address => return true,
+                _ => {}
+            }
+        }
+        !has_room
     }
 
-    pub fn note(&self, address: usize) {
-        self.place(address).store(address, Ordering::Release);
+    /// Notes an address. Returns true for the single caller that has seen the address first.
+    pub fn claim(&self, address: usize) -> bool {
+        while !self.has(address) {
+            let Some(free) = self.places(address).find(|place| place.load(Ordering::Acquire) == 0) else { break };
+            if free.compare_exchange(0, address, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Forgets all addresses for which `is_gone` holds.
@@ -87,8 +104,11 @@ impl Objects {
                     continue;
                 }
                 for name in object.needed() {
-                    let others = namespace.objects().filter(|other| other.is_called(name));
-                    others.for_each(|other| found.push(other));
+                    // Of two objects of one name, only one is kept loaded by the handle.
+                    let mut called = namespace.objects().filter(|other| other.is_called(name));
+                    if let (Some(needed), None) = (called.next(), called.next()) {
+                        found.push(needed);
+                    }
                 }
             }
         });
@@ -132,5 +152,28 @@ impl Drop for Objects {
     fn drop(&mut self) {
         // SAFETY: no reference into the memory is alive any more.
         unsafe { sys::unmap(self.0.cast(), size_of::<Memory>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_claimed_once_and_again_when_it_was_forgotten() {
+        let known = std::boxed::Box::new(Known::new());
+        let addresses = (1..=2000_usize).map(|page| page << 12);
+        assert_eq!(addresses.clone().filter(|&address| known.claim(address)).count(), 2000);
+        assert!(addresses.clone().all(|address| known.has(address) && !known.claim(address)));
+        known.forget(|address| address >> 12 > 1000);
+        assert_eq!(addresses.filter(|&address| known.claim(address)).count(), 1000);
+    }
+
+    #[test]
+    fn without_room_an_address_counts_as_seen() {
+        let known = std::boxed::Box::new(Known::new());
+        let claimed = (1..=100_000_usize).filter(|page| known.claim(page << 12)).count();
+        assert!((Known::PLACES / 2..=Known::PLACES).contains(&claimed), "{claimed}");
+        assert!((1..=100_000_usize).all(|page| known.has(page << 12)));
     }
 }

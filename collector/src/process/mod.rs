@@ -138,6 +138,11 @@ pub fn count_untold() {
     }
 }
 
+/// Returns whether the program has restricted its own system calls.
+pub fn is_sandboxed() -> bool {
+    IS_SANDBOXED.load(Ordering::Relaxed)
+}
+
 /// Returns the path of the collector itself, as given to the loader.
 pub fn own_path() -> &'static [u8] {
     // SAFETY: `bytes` (Acquire) covers only text written before, and a zero byte follows.

@@ -362,12 +362,15 @@ impl Thread {
         let path_bytes = path[0].len() + path[1].len();
         let (head, words) = event::module_head(0, range.clone(), bias, flags, build_id.len(), path_bytes);
         let text = || build_id.iter().chain(path[0]).chain(path[1]).copied();
-        self.publish(head.len() + words, |ring, stamp| {
-            let (head, _) = event::module_head(stamp, range, bias, flags, build_id.len(), path_bytes);
-            let mut text = text();
-            let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
-            // SAFETY: `publish` made room for the head and the text.
-            unsafe { ring.write_parts(&head, words) }
+        // Announcing a module in the place of another has just renewed the thread's epoch.
+        self.publish_while_renewed(|thread| {
+            thread.publish(head.len() + words, |ring, stamp| {
+                let (head, _) = event::module_head(stamp, range.clone(), bias, flags, build_id.len(), path_bytes);
+                let mut text = text();
+                let words = (0..words).map(|_| u64::from_le_bytes(core::array::from_fn(|_| text.next().unwrap_or(0))));
+                // SAFETY: `publish` made room for the head and the text.
+                unsafe { ring.write_parts(&head, words) }
+            })
         });
     }
 

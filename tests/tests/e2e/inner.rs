@@ -3,7 +3,7 @@
 
 use crate::support::stepped::{Stepped, detach};
 use crate::support::trace::{live_sizes, report_on};
-use crate::support::{Outcome, Trace, skip, victim};
+use crate::support::{Outcome, Trace, rounds, skip, victim};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -116,6 +116,30 @@ fn a_librarys_own_jemalloc_is_counted_like_malloc() {
         assert_counts(&outcome, way);
         outcome.report(&[]).assert_exact();
     }
+}
+
+/// Of threads that open the library at once, one puts the listener in place: no block is recorded
+/// twice, and a block from before is told.
+#[test]
+fn threads_that_open_a_library_at_once_record_each_block_once() {
+    let Some(victims) = victims(&[]) else { return };
+    for round in 0..rounds("HEAPLINE_RACES", 20) {
+        let outcome = victims.opens("race").run().expect_code(0);
+        let (said, ever) = (outcome.printed(), outcome.report(&in_victim(&["--at", "total"])));
+        assert_eq!(ever.snapshot.contradictions, 0, "round {round}");
+        assert!(ever.total.count <= said["allocs"], "round {round}: {} of {said:?}", ever.total.count);
+        if ever.snapshot.unseen.is_empty() {
+            assert_eq!((ever.total.count, ever.total.size), (said["allocs"], said["bytes"]), "round {round}");
+        }
+    }
+}
+
+/// The collector makes no system call that the C library does not make.
+#[test]
+fn a_library_is_opened_in_a_sandbox() {
+    let Some(victims) = victims(&[]) else { return };
+    let outcome = victims.opens("sandbox").run().expect_code(0);
+    assert_counts(&outcome, "with calls that the collector does not know of");
 }
 
 #[test]

@@ -4,6 +4,9 @@ use super::{call, close, nr};
 use core::ffi::{CStr, c_char};
 
 const O_RDONLY_CLOEXEC_NONBLOCK: usize = 0o2_004_000;
+/// Paths begin at the working directory. `openat` is the call that the C library makes, and that
+/// filters of system calls allow.
+const AT_FDCWD: usize = (-100_isize).cast_unsigned();
 
 /// An open file that may be a program.
 pub struct Program {
@@ -62,7 +65,7 @@ pub unsafe fn open_program(path: *const c_char) -> Option<Program> {
     // SAFETY: the caller guarantees a C string in `path`; the kernel writes a struct stat of 144
     // bytes.
     unsafe {
-        let fd = call(nr::OPEN, [path as usize, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]).ok()?;
+        let fd = call(nr::OPENAT, [AT_FDCWD, path as usize, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0]).ok()?;
         let mut program = Program { fd, mode: 0, uid: 0, gid: 0 };
         call(nr::FSTAT, [fd, stat.as_mut_ptr() as usize, 0, 0, 0, 0]).ok()?;
         (program.mode, program.uid, program.gid) = (stat[6], stat[7], stat[8]);
@@ -98,7 +101,7 @@ pub fn fill_from_file(path: &CStr, buffer: &mut [u8]) -> usize {
     // SAFETY: the path is a C string, and the kernel writes at most the buffer's length.
     unsafe {
         let path = path.as_ptr() as usize;
-        let Ok(fd) = call(nr::OPEN, [path, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0, 0]) else { return 0 };
+        let Ok(fd) = call(nr::OPENAT, [AT_FDCWD, path, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0]) else { return 0 };
         let n = call(nr::READ, [fd, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]).unwrap_or(0);
         let _ = call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
         n

@@ -32,7 +32,6 @@ const MAP_NORESERVE: usize = 0x4000;
 
 mod nr {
     pub const READ: usize = 0;
-    pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const FSTAT: usize = 5;
     pub const MMAP: usize = 9;
@@ -65,6 +64,7 @@ mod nr {
     pub const MEMBARRIER: usize = 324;
     pub const PRLIMIT: usize = 302;
     pub const PKEY_MPROTECT: usize = 329;
+    pub const OPENAT: usize = 257;
 }
 
 /// Makes a system call.
