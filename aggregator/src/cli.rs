@@ -3,6 +3,7 @@
 use crate::attach::AttachConfig;
 use crate::control::{Ask, Change};
 use crate::launch::RunConfig;
+use crate::names::worker;
 use crate::session::Sampling;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -84,6 +85,22 @@ enum TypedCommand {
         #[command(subcommand)]
         ask: TypedAsk,
     },
+    /// Read the symbols of standard input: the aggregator runs this command for itself
+    #[command(hide = true)]
+    Symbols {
+        /// Path of the file as the process knew it
+        #[arg(long)]
+        path: String,
+        /// Build-id, in hexadecimal digits
+        #[arg(long)]
+        build_id: String,
+        /// Root folder of the process
+        #[arg(long)]
+        root: PathBuf,
+        /// A snapshot waits for the symbols
+        #[arg(long)]
+        urgent: bool,
+    },
     /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody
     /// attaches
     Collector {
@@ -154,6 +171,7 @@ pub enum Invocation {
     Attach(AttachConfig),
     Ctl { pid: u32, ask: Ask, json: bool },
     Collector { output: PathBuf },
+    Symbols(worker::Task),
 }
 
 /// A message to print instead of work.
@@ -201,6 +219,9 @@ impl TypedCommand {
                 max_target_memory: trace.max_target_memory,
                 follows: follow || !no_follow,
             }),
+            TypedCommand::Symbols { path, build_id, root, urgent } => {
+                Invocation::Symbols(worker::Task { path, build_id, root, urgent })
+            }
             TypedCommand::Collector { output } => Invocation::Collector { output },
             TypedCommand::Ctl { pid, ask } => {
                 let (ask, format) = match ask {

@@ -14,7 +14,7 @@
 //! - Every loss and every contradiction is counted.
 //! - The target is never stopped, and waits only for room in the rings.
 //!
-//! Not here: symbols (`report` resolves them), statistics, and code that runs inside the target.
+//! Not here: statistics, and code that runs inside the target.
 
 pub mod attach;
 pub mod base;
@@ -23,6 +23,7 @@ pub mod control;
 pub mod drain;
 pub mod job;
 pub mod launch;
+pub mod names;
 pub mod process;
 pub mod questions;
 pub mod session;

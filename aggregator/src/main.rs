@@ -4,6 +4,7 @@
 use anyhow::Context;
 use heapline_aggregator::base::private_dir;
 use heapline_aggregator::cli::{Invocation, Usage};
+use heapline_aggregator::names::worker;
 use heapline_aggregator::process::library;
 use heapline_aggregator::{attach, cli, control, launch};
 use heapline_shared_format::text::printable;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     if let Err(error) = start_log() {
         return fail(&format!("{error:#}"), USAGE);
     }
+    worker::enable();
     let status = carry_out(invocation);
     private_dir::leave();
     status
@@ -49,6 +51,13 @@ fn carry_out(invocation: Invocation) -> ExitCode {
             Ok(text) => print(&format!("{text}\n")),
             Err(error) => fail(&error.to_string(), 1),
         },
+        Invocation::Symbols(task) => {
+            if worker::work(&task) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
         Invocation::Collector { output } => match library::write_to(&output) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), 1),

@@ -3,6 +3,7 @@
 
 use heapline_aggregator::drain::Stop;
 use heapline_aggregator::job::tracer::{Plan, TraceError, Tracer};
+use heapline_aggregator::names::ProcessNames;
 use heapline_aggregator::process::image::Image;
 use heapline_aggregator::process::tasks::Tasks;
 use heapline_aggregator::questions::keeper::FoundFrame;
@@ -29,7 +30,14 @@ const SETTINGS: Settings = Settings { nframe: 64, max_target_memory: 1 << 20, cl
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let (sender, replaced) = sync_channel(16);
     let launched = Image { command: "fake".to_owned(), ..Image::default() };
-    let plan = Plan { settings: SETTINGS, launched, target: None, replaced: Some(sender), member: None };
+    let plan = Plan {
+        settings: SETTINGS,
+        launched,
+        target: None,
+        replaced: Some(sender),
+        member: None,
+        names: ProcessNames::new(),
+    };
     let tracer = Tracer::start(Arc::clone(map), plan).expect("a session");
     (tracer, replaced)
 }
@@ -330,8 +338,14 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     let stack = thread.define(&[5]);
     thread.alloc(0x10, 100, stack);
     let (sender, _other) = sync_channel(1);
-    let plan =
-        Plan { settings: SETTINGS, launched: Image::default(), target: None, replaced: Some(sender), member: None };
+    let plan = Plan {
+        settings: SETTINGS,
+        launched: Image::default(),
+        target: None,
+        replaced: Some(sender),
+        member: None,
+        names: ProcessNames::new(),
+    };
     let refused = Tracer::start(Arc::clone(&map), plan);
     assert!(matches!(refused, Err(TraceError::Session(SessionError::Taken { owner })) if owner == process::id()));
     tracer.stop(Stop::Detach).expect("stopped");

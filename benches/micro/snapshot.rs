@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
+    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Names, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
@@ -89,6 +89,7 @@ fn synthetic() -> Snapshot {
         totals: totals.collect(),
         live,
         draws: None,
+        names: Names::default(),
     }
 }
 

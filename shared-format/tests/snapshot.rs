@@ -268,6 +268,34 @@ fn impossible_rows_are_named() {
     }
 }
 
+#[test]
+fn impossible_names_are_refused() {
+    let content = decompressed(&to_file(&sample()));
+    let end = start_of(&content, "END ");
+    let with = |payload: &[u8]| {
+        let names = section(b"NAME", 1, payload);
+        read(&compressed(&[&content[..end], &names, &section(b"END ", 1, &[10])].concat())[..])
+    };
+    // A text, a module, and a frame with a place: function 0, and line 3 of file 0.
+    let good = with(&[1, 1, b'f', 1, 0, 1, 0, 1, 2, 1, 2, 2, 6]).expect("valid names").names;
+    assert_eq!((good.texts.len(), good.of_module(0).is_some(), good.of_frame(1).len()), (1, true, 1));
+    let place = good.of_frame(1)[0];
+    assert_eq!((place.function, place.line), (Some(0), Some((0, 3))));
+    assert!(good.of_frame(0).is_empty() && good.of_module(1).is_none());
+    let deep = [&[0, 0, 1, 0, 0x80, 2][..], &[0; 512]].concat();
+    for (payload, expected) in [
+        (&[0, 1, 126, 1, 0, 0][..], "row 0 names a module"),
+        (&[0, 2, 0, 1, 0, 0, 1, 0, 0], "row 1 is not behind"),
+        (&[0, 0, 1, 126, 0], "row 0 names a frame"),
+        (&[0, 0, 1, 0, 1, 2, 0], "row 0 names a text"),
+        (&[1, 1, b'f', 0, 1, 0, 1, 0, 4, 0], "row 0 names a text"),
+        (&deep, "row 0 has more than 255 functions"),
+    ] {
+        let error = with(payload).expect_err("impossible");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
 /// Returns a hostile file of a few kilobytes: the section `tag` has `bytes` bytes, `head` and then
 /// zeros.
 fn bomb(tag: &[u8; 4], head: &[u8], bytes: u64) -> Vec<u8> {

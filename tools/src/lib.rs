@@ -20,11 +20,11 @@
 
 pub mod cli;
 pub mod export;
-mod foreign;
 pub mod frames;
 pub mod glob;
 pub mod input;
 pub mod output;
 pub mod query;
 pub mod render;
-pub mod symbols;
+
+pub use heapline_symbols as symbols;

@@ -10,6 +10,7 @@ use crate::control;
 use crate::drain::Stop;
 use crate::job::tracer::{Plan, TraceError, Tracer};
 use crate::job::{Ending, Job, JobError};
+use crate::names::ProcessNames;
 use crate::process::elf::Obstacle;
 use crate::process::image::Image;
 use crate::process::procfs;
@@ -149,7 +150,9 @@ fn trace(
         return Err(AttachError::Forked { pid, other });
     }
     let place = Arc::new(OnceLock::new());
-    let archive = replaced::start(Arc::clone(&place), Arc::clone(interrupted)).map_err(system)?;
+    let names = ProcessNames::new();
+    names.set_process(Some(pid));
+    let archive = replaced::start(Arc::clone(&place), Arc::clone(&names), Arc::clone(interrupted)).map_err(system)?;
     let settings = Settings {
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
@@ -162,7 +165,7 @@ fn trace(
     let tree = tree.zip(folder);
     let member = tree.as_ref().map(|(tree, _)| tree.root());
     let (launched, target, replaced) = (Image::default(), Some(tasks), Some(archive.clone()));
-    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, member });
+    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, member, names });
     let tracer = begun.map_err(|error| match error {
         TraceError::Session(error) => AttachError::Session { pid, error },
         other => AttachError::Trace(other),

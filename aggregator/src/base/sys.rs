@@ -4,7 +4,7 @@ use heapline_shared_format::event::STAMP_BITS;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -23,6 +23,34 @@ pub fn be_urgent() {
     const MOST_URGENT: libc::c_int = -20;
     // SAFETY: `setpriority` takes plain numbers; 0 is the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, MOST_URGENT) };
+}
+
+/// Takes back the priority of [`be_urgent`], which new threads inherit.
+pub fn be_ordinary() {
+    // SAFETY: `setpriority` takes plain numbers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+}
+
+/// Makes this process one that may be lost: it ends with its parent's thread, writes no core file,
+/// and is the first victim when memory is short. `idle`: it runs only on idle processors.
+pub fn be_expendable(idle: bool) {
+    let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_BATCH };
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `prctl` takes plain numbers here; both pointers lead to local values that are only
+    // read during the calls. A refused call leaves the process as it was.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core);
+        libc::sched_setscheduler(0, policy, &raw const parameters);
+    }
+    // Where /proc is not there, memory is short for all alike.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+}
+
+/// Returns standard input as a file.
+pub fn standard_input() -> io::Result<File> {
+    Ok(std::io::stdin().as_fd().try_clone_to_owned()?.into())
 }
 
 /// Returns the effective user id of the caller.
@@ -53,6 +81,14 @@ pub fn can_write(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     // SAFETY: `path` is a C string that outlives the call.
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
+}
+
+/// Creates an empty memory file.
+pub fn memory_file(name: &CStr) -> io::Result<File> {
+    // SAFETY: `name` is a C string that outlives the call.
+    let fd = unsafe { check(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC))? };
+    // SAFETY: the descriptor was just opened and has no other owner.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// Creates an unchangeable memory file with these bytes. A program can load the file as a library.

@@ -216,12 +216,14 @@ fn found_text(found: &Found) -> String {
     ];
     lines.extend(found.traceback.iter().map(|frame| {
         let module = printable(&frame.module);
-        match (&*module, frame.line, &frame.function) {
-            (file, Some(line), Some(function)) => {
-                format!("  File \"{file}\", line {line}, in {}", printable(function))
+        let function = frame.function.as_deref().map(printable);
+        match (frame.filename.as_deref().map_or(module, printable), frame.line.unwrap_or(0), function) {
+            (file, line, Some(function)) if !file.is_empty() => {
+                format!("  File \"{file}\", line {line}, in {function}")
             }
-            ("", ..) => format!("  {}", printable(&frame.address)),
-            (module, ..) => format!("  {module}+{}", printable(&frame.offset)),
+            (_, _, Some(function)) => format!("  {function} ({})", printable(&frame.address)),
+            (file, ..) if file.is_empty() => format!("  {}", printable(&frame.address)),
+            (file, ..) => format!("  {file}+{}", printable(&frame.offset)),
         }
     }));
     lines.join("\n")

@@ -1,10 +1,12 @@
 //! The protocol of the control socket: a single line of JSON in each direction.
 
 use crate::base::text::rfc3339;
+use crate::names::ProcessNames;
 use crate::process::procfs;
-use crate::questions::keeper::{FoundBlock, FoundFrame};
+use crate::questions::keeper::{FoundBlock, FoundFrame, FoundObject};
 use crate::snapshot::cut::Figures;
 use heapline_shared_format::snapshot::{DomainTotals, Unseen, mode_name};
+use heapline_symbols::Location;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -123,23 +125,26 @@ pub struct Found {
     pub tid: u32,
     pub thread: String,
     /// Frames of the traceback, the oldest frame first.
-    pub traceback: Vec<RawFrame>,
+    pub traceback: Vec<FoundAt>,
     pub total_nframe: u16,
 }
 
-/// A frame, with the facts known without symbols.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RawFrame {
-    /// Return address.
+/// A frame of a live block's traceback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundAt {
+    /// Return address; empty for a Python frame.
     pub address: String,
-    /// Path of the object; empty for code outside of any object.
+    /// Path of the object; the file of a Python frame; empty for code outside of any object.
     pub module: String,
-    /// Address within the object, in the form for addr2line.
+    /// Address within the object, in the form for addr2line; empty for a Python frame.
     pub offset: String,
-    /// Line of a Python frame. A Python frame has no addresses; its file is in `module`.
+    /// Source file of a native frame, if known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub filename: Option<String>,
+    /// Line in the source file, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub line: Option<u32>,
-    /// Function of a Python frame.
+    /// Function, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub function: Option<String>,
 }
@@ -184,31 +189,58 @@ impl From<&DomainTotals> for DomainStats {
     }
 }
 
-impl From<FoundBlock> for Found {
-    fn from(found: FoundBlock) -> Found {
-        let frame = |frame: &FoundFrame| match frame {
-            FoundFrame::Native(address, module) => {
-                let (module, bias) = module.clone().unwrap_or_default();
-                let (address, offset) = (format!("{address:#x}"), format!("{:#x}", address.wrapping_sub(bias)));
-                RawFrame { address, module, offset, line: None, function: None }
+impl Found {
+    /// Describes a live block. `names` names the frames.
+    pub fn new(found: &FoundBlock, names: &ProcessNames) -> Found {
+        let address = |frame: &FoundFrame| match frame {
+            FoundFrame::Native(address, object) => {
+                Some((*address, object.as_ref().map(|object| (object.index, object.bias))))
             }
-            FoundFrame::Python(file, line, function) => RawFrame {
-                address: String::new(),
-                module: file.clone(),
-                offset: String::new(),
-                line: Some(*line),
-                function: Some(function.clone()),
-            },
+            FoundFrame::Python(..) => None,
         };
-        let (tid, thread) = found.thread;
+        let addresses: Vec<_> = found.frames.iter().filter_map(address).collect();
+        let mut located = names.locate(found.image, &addresses).into_iter();
+        let mut traceback = Vec::new();
+        for frame in &found.frames {
+            match frame {
+                FoundFrame::Native(address, object) => {
+                    let locations = located.next().unwrap_or_default();
+                    traceback.extend(native_frames(*address, object.as_ref(), &locations));
+                }
+                FoundFrame::Python(file, line, function) => traceback.push(FoundAt {
+                    module: file.clone(),
+                    line: Some(*line),
+                    function: Some(function.clone()),
+                    ..FoundAt::default()
+                }),
+            }
+        }
+        traceback.reverse();
+        let (tid, thread) = found.thread.clone();
         Found {
             address: format!("{:#x}", found.block.address),
             domain: found.domain.to_string(),
             size: found.block.size,
             tid,
             thread,
-            traceback: found.frames.iter().rev().map(frame).collect(),
+            traceback,
             total_nframe: found.total_nframe,
         }
+    }
+}
+
+/// Describes a return address: a frame for the function, and for each function inlined there, the
+/// innermost first.
+fn native_frames(address: u64, object: Option<&FoundObject>, locations: &[Location]) -> Vec<FoundAt> {
+    let (module, bias) = object.map_or_else(Default::default, |object| (object.path.clone(), object.bias));
+    let offset = format!("{:#x}", address.wrapping_sub(bias));
+    let unnamed = FoundAt { address: format!("{address:#x}"), module, offset, ..FoundAt::default() };
+    let named = |location: &Location| {
+        let (filename, line) = location.line.clone().unzip();
+        FoundAt { function: location.function.clone(), filename, line, ..unnamed.clone() }
+    };
+    match locations {
+        [] => vec![unnamed],
+        locations => locations.iter().map(named).collect(),
     }
 }

@@ -1,11 +1,12 @@
 //! The socket of a running aggregator for requests. Only its own user and root may ask.
 
-use super::protocol::{Change, MAX_LINE, Reply, Request, Stats};
+use super::protocol::{Change, Found, MAX_LINE, Reply, Request, Stats};
 use super::{ControlError, places};
 use crate::base::{private_dir, sys};
 use crate::drain::Stop;
 use crate::job::tracer::Tracer;
 use crate::job::{Ending, Job, JobError};
+use crate::questions::keeper::FoundBlock;
 use crate::snapshot::cut::Figures;
 use crate::snapshot::write::Destination;
 use heapline_shared_format::snapshot::End;
@@ -166,7 +167,8 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
             tracer.figures().map(|figures| Reply::Stats(Box::new(stats(job, &figures)))).map_err(JobError::from)
         }
         Request::Lookup { address } => {
-            tracer.lookup(*address).map(|found| Reply::Found(found.map(Into::into))).map_err(JobError::from)
+            let described = |found: FoundBlock| Found::new(&found, tracer.names());
+            tracer.lookup(*address).map(|found| Reply::Found(found.map(described))).map_err(JobError::from)
         }
         Request::ResetPeak => {
             tracer.reset_peak().map(|()| done("the peak is now what is live")).map_err(JobError::from)

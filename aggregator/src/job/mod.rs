@@ -183,7 +183,8 @@ impl Job {
         let line = headline(&cut.figures, destination.path());
         self.causes.look();
         let is_over = || has_left() || self.interrupted.load(Ordering::Relaxed);
-        destination.write_until(&self.build(cut, self.about(End::Running, None, Vec::new())), is_over)?;
+        let snapshot = self.build(cut, self.about(End::Running, None, Vec::new()), &is_over);
+        destination.write_until(&snapshot, is_over)?;
         Ok(line)
     }
 
@@ -214,14 +215,20 @@ impl Job {
         let n = self.earlier + 1;
         let destination = self.place.of(&cut.figures.image)?.replaced(n);
         let about = self.about(End::Exited, None, vec![replaced::note(n)]);
-        Ok(destination.write(&self.build(cut, about), &self.interrupted)?)
+        Ok(destination.write(&self.build(cut, about, &|| self.is_interrupted()), &self.interrupted)?)
     }
 
-    /// Builds the snapshot, with the causes of unseen memory.
-    fn build(&self, cut: Cut, about: About) -> Snapshot {
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Builds the snapshot, with the causes of unseen memory and the names of frames.
+    fn build(&self, cut: Cut, about: About, is_over: &dyn Fn() -> bool) -> Snapshot {
+        let image = cut.figures.image.number;
         cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
         let mut snapshot = build(cut, about);
         snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
+        self.tracer.names().fill(&mut snapshot, image, is_over);
         snapshot
     }
 
@@ -256,7 +263,7 @@ impl Job {
         let figures = cut.figures.clone();
         let destination = self.place.of(&figures.image)?;
         let about = self.about(end, ending.exit_status, notes.clone());
-        let snapshot = self.build(cut, about);
+        let snapshot = self.build(cut, about, &|| self.is_interrupted());
         destination.write(&snapshot, &self.interrupted)?;
         lines.push(headline(&figures, destination.path()));
         lines.extend(notes);

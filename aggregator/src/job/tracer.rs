@@ -3,6 +3,7 @@
 
 use crate::base::queue::queue;
 use crate::drain::{Barrier, Controls, Drain, Outcome, Outlet, Stop};
+use crate::names::ProcessNames;
 use crate::process::image::Image;
 use crate::process::tasks::Tasks;
 use crate::questions::backlog::Source;
@@ -64,6 +65,8 @@ pub struct Plan {
     pub replaced: Option<SyncSender<Replaced>>,
     /// Place of the process in the followed tree.
     pub member: Option<TreeMember>,
+    /// Names of the process's frames.
+    pub names: Arc<ProcessNames>,
 }
 
 /// Handle of the drain and of the table.
@@ -76,6 +79,7 @@ pub struct Tracer {
     keeper: Unparker,
     drain: Mutex<Drained>,
     map: Arc<ArenaMap>,
+    names: Arc<ProcessNames>,
 }
 
 enum Drained {
@@ -96,7 +100,7 @@ impl Drop for Tracer {
 impl Tracer {
     /// Begins a session on an arena, or continues the session begun by a child process.
     pub fn start(map: Arc<ArenaMap>, plan: Plan) -> Result<Tracer, TraceError> {
-        let Plan { settings, launched, target, replaced, member } = plan;
+        let Plan { settings, launched, target, replaced, member, names } = plan;
         let is_adopted = member.as_ref().is_some_and(|member| member.adopted.is_some());
         let controls = Arc::new(Controls::new(Arc::clone(&map)));
         if let Some(tasks) = target {
@@ -116,7 +120,8 @@ impl Tracer {
         let resolvers = if is_adopted { 0 } else { resolvers() };
         let threads = old.as_ref().map_or(0, BTreeSet::len);
         let source = Source::new(Arc::clone(&map));
-        let plan = KeeperPlan { nframe: settings.nframe, resolvers, threads, replaced, member };
+        let plan =
+            KeeperPlan { nframe: settings.nframe, resolvers, threads, replaced, member, names: Arc::clone(&names) };
         let shared = SharedKeeper::new(Keeper::new(source.clone(), plan, to_drain), inlet, asked);
         let outlet = Outlet::new(source.clone(), sender, recycled, shared.clone());
         let drain = start_drain(source, settings, old, launched, Arc::clone(&controls), outlet)?;
@@ -134,6 +139,7 @@ impl Tracer {
             keeper: waker,
             drain: Mutex::new(Drained::Running(drain)),
             map,
+            names,
         })
     }
 
@@ -145,6 +151,11 @@ impl Tracer {
     /// The arena.
     pub fn map(&self) -> &ArenaMap {
         &self.map
+    }
+
+    /// Names of the process's frames.
+    pub fn names(&self) -> &ProcessNames {
+        &self.names
     }
 
     /// Parameters of the session.

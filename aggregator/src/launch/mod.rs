@@ -11,6 +11,7 @@ use crate::control;
 use crate::drain::Stop;
 use crate::job::tracer::{Plan, TraceError, Tracer};
 use crate::job::{Ending, Job};
+use crate::names::ProcessNames;
 use crate::process::elf::{Examined, Obstacle};
 use crate::process::image::Image;
 use crate::process::library::CollectorError;
@@ -103,7 +104,9 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let place = Arc::new(OnceLock::new());
     let system = |what| move |source| LaunchError::System { what, source };
-    let archive = replaced::start(Arc::clone(&place), Arc::clone(&interrupted)).map_err(system("start a thread"))?;
+    let names = ProcessNames::new();
+    let archive = replaced::start(Arc::clone(&place), Arc::clone(&names), Arc::clone(&interrupted))
+        .map_err(system("start a thread"))?;
     let settings = Settings {
         nframe: config.nframe,
         max_target_memory: config.max_target_memory,
@@ -120,6 +123,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
         target: None,
         replaced: Some(archive.clone()),
         member,
+        names: Arc::clone(&names),
     };
     let tracer = Tracer::start(Arc::clone(&map), plan)?;
     if let Some(tree) = &tree {
@@ -137,6 +141,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let child = command.fork()?;
     let pid = child.pid().unsigned_abs();
     tracer.set_target(Tasks::of(pid));
+    names.set_process(Some(pid));
     let (destination, folder) = outputs.settle(pid)?;
     let tree = tree.zip(folder).inspect(|(tree, folder)| tree.set_root(pid, Arc::clone(folder)));
     let place = place.get_or_init(|| Place { spot: Spot::File(destination), pid }).clone();

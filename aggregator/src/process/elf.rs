@@ -204,6 +204,23 @@ fn open(path: &Path) -> Option<File> {
     file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
 }
 
+/// Returns the GNU build-id of an ELF file; empty for an ELF file without a build-id, none for
+/// another file.
+pub fn build_id(file: &File) -> Option<Vec<u8>> {
+    let (cache, left) = (ReadCache::new(file), Cell::new(MOST_BYTES));
+    let data = Bounded { cache: &cache, left: &left };
+    let header = elf::FileHeader64::<Endianness>::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let segments = header.program_headers(endian, data).ok()?;
+    let notes = segments.iter().filter_map(|segment| segment.notes(endian, data).ok().flatten());
+    let id = notes.into_iter().find_map(|mut notes| {
+        iter::from_fn(|| notes.next().ok().flatten())
+            .find(|note| note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID)
+            .map(|note| note.desc().to_vec())
+    });
+    Some(id.unwrap_or_default())
+}
+
 /// Returns the obstacle to tracing a binary, independent of the loader.
 pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     let file = open(path)?;

@@ -4,6 +4,7 @@
 //! consistent cut, with all events before the question.
 
 use crate::base::queue::Inlet;
+use crate::names::ProcessNames;
 use crate::process::image::Image;
 use crate::questions::backlog::{Backlog, Source};
 use crate::questions::mailbox::Mailbox;
@@ -38,6 +39,8 @@ pub struct FoundBlock {
     pub thread: (u32, String),
     /// Frames of the traceback, the most recent first.
     pub frames: Vec<FoundFrame>,
+    /// Number of the program.
+    pub image: u32,
     /// True depth of the stack.
     pub total_nframe: u16,
 }
@@ -45,10 +48,21 @@ pub struct FoundBlock {
 /// A frame of a block's traceback, without symbols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FoundFrame {
-    /// A return address, with path and bias of its object.
-    Native(u64, Option<(String, u64)>),
+    /// A return address, and its object.
+    Native(u64, Option<FoundObject>),
     /// File, line and function.
     Python(String, u32, String),
+}
+
+/// The object of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundObject {
+    /// Index among the program's objects.
+    pub index: u32,
+    /// Path of the file.
+    pub path: String,
+    /// Difference between an address in memory and the address in the file.
+    pub bias: u64,
 }
 
 /// A question to the keeper.
@@ -85,6 +99,9 @@ pub struct Keeper {
     /// Fork of this process, and the source of the copied table.
     adopted: Option<(Arc<ForkCopies>, Fork)>,
     inherited: Option<Inherited>,
+    names: Arc<ProcessNames>,
+    /// Number of objects that `names` has seen.
+    named: usize,
 }
 
 /// Result of a look at the messages.
@@ -187,13 +204,15 @@ pub struct KeeperPlan {
     pub replaced: Option<SyncSender<Replaced>>,
     /// Place of the process among the followed processes.
     pub member: Option<TreeMember>,
+    /// Names of the process's frames.
+    pub names: Arc<ProcessNames>,
 }
 
 impl Keeper {
     /// Returns a keeper of an empty table. `recycled` receives emptied buffers.
     pub fn new(source: Source, plan: KeeperPlan, recycled: rtrb::Producer<Vec<u64>>) -> Keeper {
         let Source { map, backlog } = source;
-        let KeeperPlan { nframe, resolvers, threads, replaced, member } = plan;
+        let KeeperPlan { nframe, resolvers, threads, replaced, member, names } = plan;
         let adopted = member.as_ref().and_then(|member| Some((Arc::clone(&member.copies), member.adopted.flatten()?)));
         // An adopted session has counted from its beginning.
         let is_new = member.as_ref().is_none_or(|member| member.adopted.is_none());
@@ -224,6 +243,8 @@ impl Keeper {
             replaced,
             adopted,
             inherited: None,
+            names,
+            named: 0,
         }
     }
 
@@ -282,6 +303,7 @@ impl Keeper {
             }
             Message::Mark(mark) => {
                 self.watermark = self.order.advance(&mark, &mut self.table);
+                self.show_objects();
                 self.backlog.tell(self.order.waiting_words(), self.order.waiting());
                 if let Some(answered) = self.table.take_answer() {
                     self.mailbox.post(&self.map, answered);
@@ -292,6 +314,7 @@ impl Keeper {
             Message::Replaced => self.finish_image(),
             Message::End => {
                 self.order.finish(&mut self.table);
+                self.show_objects();
                 self.has_ended = true;
                 // Forks that were not reached so far will never be reached.
                 self.table.set_forks(None);
@@ -307,8 +330,19 @@ impl Keeper {
         }
     }
 
+    /// Tells the names about objects that are new since the last call.
+    fn show_objects(&mut self) {
+        let objects = self.table.modules().objects();
+        if objects.len() > self.named {
+            self.names.see(self.image.number, self.named, &objects[self.named..]);
+            self.named = objects.len();
+        }
+    }
+
     fn finish_image(&mut self) {
         self.order.finish(&mut self.table);
+        self.show_objects();
+        self.named = 0;
         let cut = self.cut();
         let sent = self.replaced.as_ref().map(|replaced| replaced.send(Replaced::Program(Box::new(cut))));
         if !matches!(sent, Some(Ok(()))) {
@@ -392,10 +426,11 @@ impl Keeper {
                     |code: &Arc<Code>| FoundFrame::Python(code.filename.clone(), code.line(offset), code.name.clone());
                 return self.table.codes().get(code).map_or_else(unknown, known);
             }
-            let module = frame.module(modules);
-            let object = module.and_then(|module| modules.objects().get(module as usize));
-            let path = object.map(|object| (self.image.path_of(&object.path), object.bias));
-            FoundFrame::Native(frame.address, path)
+            let found = frame.module(modules).and_then(|index| {
+                let object = modules.objects().get(index as usize)?;
+                Some(FoundObject { index, path: self.image.path_of(&object.path), bias: object.bias })
+            });
+            FoundFrame::Native(frame.address, found)
         });
         // The table holds the represented bytes of a sample. The answer gives the block's own size.
         let size = self.table.stacks().sample(block.stack).map_or(block.size, |sample| sample.size);
@@ -404,6 +439,7 @@ impl Keeper {
             block: Block { size, ..block },
             thread: (thread.tid, thread.name.clone()),
             frames: frames.collect(),
+            image: self.image.number,
             total_nframe: tree.stacks.get(block.stack as usize).map_or(0, |stack| stack.total_nframe),
         })
     }

@@ -11,8 +11,8 @@ use crate::table::threads::Thread as TableThread;
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, domain, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Domain, Draws, End, Frame, LiveGroup, Meta, Module, Node, Origin, SharedSample, Snapshot, StackTotals,
-    Thread, ThreadCalls,
+    Birth, Code, Domain, Draws, End, Frame, LiveGroup, Meta, Module, Names, Node, Origin, SharedSample, Snapshot,
+    StackTotals, Thread, ThreadCalls,
 };
 use std::collections::HashMap;
 
@@ -31,8 +31,8 @@ pub struct About {
     pub origin: Option<(u32, Birth)>,
 }
 
-/// Builds the snapshot of a cut. The caller adds the unseen allocators later, because they depend
-/// on the names of the snapshot's modules.
+/// Builds the snapshot of a cut. The caller adds the unseen allocators and the names of frames
+/// later, because both depend on the snapshot's modules.
 pub fn build(cut: Cut, about: About) -> Snapshot {
     let figures = &cut.figures;
     let meta = Meta {
@@ -87,6 +87,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         sampled: cut.tree.sampled,
         calls,
         draws: (is_family && is_sampled).then_some(draws),
+        names: Names::default(),
     }
 }
 

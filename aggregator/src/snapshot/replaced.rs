@@ -1,6 +1,7 @@
 //! Writes the last state of programs replaced by exec, on a thread of its own: `FILE.exec1`,
 //! `FILE.exec2` ...
 
+use crate::names::ProcessNames;
 use crate::process::image::Image;
 use crate::snapshot::build::{About, build};
 use crate::snapshot::cut::Cut;
@@ -8,7 +9,7 @@ use crate::snapshot::write::{Destination, Folder, OutputError};
 use crate::unseen;
 use heapline_shared_format::snapshot::End;
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -61,7 +62,11 @@ impl Place {
 }
 
 /// Starts the thread. The thread ends when all senders are gone.
-pub fn start(place: Arc<OnceLock<Place>>, interrupted: Arc<AtomicBool>) -> io::Result<SyncSender<Replaced>> {
+pub fn start(
+    place: Arc<OnceLock<Place>>,
+    names: Arc<ProcessNames>,
+    interrupted: Arc<AtomicBool>,
+) -> io::Result<SyncSender<Replaced>> {
     // At most a single program waits while another program is written. With more, a loop of exec
     // would fill the memory.
     let (sender, replaced) = mpsc::sync_channel(1);
@@ -69,7 +74,7 @@ pub fn start(place: Arc<OnceLock<Place>>, interrupted: Arc<AtomicBool>) -> io::R
         let mut done = Vec::new();
         for message in replaced {
             match message {
-                Replaced::Program(cut) => done.extend(write(*cut, done.len(), &place, &interrupted)),
+                Replaced::Program(cut) => done.extend(write(*cut, done.len(), &place, &names, &interrupted)),
                 Replaced::Report(reply) => {
                     // The asking thread may have left.
                     let _ = reply.send(done.clone());
@@ -81,16 +86,23 @@ pub fn start(place: Arc<OnceLock<Place>>, interrupted: Arc<AtomicBool>) -> io::R
     Ok(sender)
 }
 
-fn write(cut: Cut, before: usize, place: &OnceLock<Place>, interrupted: &AtomicBool) -> Option<Archived> {
+fn write(
+    cut: Cut,
+    before: usize,
+    place: &OnceLock<Place>,
+    names: &ProcessNames,
+    interrupted: &AtomicBool,
+) -> Option<Archived> {
     let place = place.wait();
     let n = u32::try_from(before).ok()? + 1;
     let destination = place.of(&cut.figures.image).ok()?.replaced(n);
-    let records = cut.figures.records;
+    let (records, image) = (cut.figures.records, cut.figures.image.number);
     let notes = vec![note(n)];
     let recorded = cut.figures.recorded.clone();
     let about = About { pid: place.pid, end: End::Exited, exit_status: None, notes, origin: None };
     let mut snapshot = build(cut, about);
     snapshot.meta.unseen = unseen::by_modules(&snapshot.meta.executable, &snapshot.modules, recorded);
+    names.fill(&mut snapshot, image, &|| interrupted.load(Ordering::Relaxed));
     let error = destination.write(&snapshot, interrupted).err().map(|error| error.to_string());
     Some(Archived { destination, records, error })
 }

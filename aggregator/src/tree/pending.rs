@@ -9,6 +9,7 @@ use crate::control;
 use crate::control::Server;
 use crate::job::Job;
 use crate::job::tracer::{Plan, Tracer};
+use crate::names::ProcessNames;
 use crate::process::image::Image;
 use crate::process::procfs;
 use crate::process::tasks::Tasks;
@@ -299,12 +300,15 @@ impl PendingChildren {
         let inherits = fork.filter(|_| hello.birth == Birth::Fork);
         inherits.into_iter().for_each(|fork| self.copies.want(fork));
         let member = TreeMember { copies: Arc::clone(&self.copies), key: hello.key, adopted: Some(inherits) };
+        let names = ProcessNames::new();
+        names.set_process((pid != 0).then_some(pid));
         let plan = Plan {
             settings: self.common.settings,
             launched: image(hello),
             target: process.is_some().then(|| Tasks::of(pid)),
             replaced: None,
             member: Some(member),
+            names,
         };
         let tracer = match Tracer::start(map, plan) {
             Ok(tracer) => tracer,

@@ -5,7 +5,7 @@
 //! - The reader checks after each table, so users of a snapshot may index without a check.
 
 use super::model::{
-    Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Node, Sampled, Snapshot, Stack, StackTotals,
+    Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Names, Node, Sampled, Snapshot, Stack, StackTotals,
     ThreadCalls,
 };
 use super::section;
@@ -33,6 +33,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
     totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))?;
     s.draws.as_ref().map_or(Ok(()), |rows| draws(rows, s.live.len())).map_err(in_section(section::DRAWS))?;
+    names(&s.names, s.modules.len(), s.frames.len()).map_err(in_section(section::NAMES))?;
     reserved_last(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
     reserved_last(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
     reserved_last(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
@@ -125,6 +126,28 @@ pub(super) fn draws(draws: &Draws, live: usize) -> Result<(), BadRow> {
     })
 }
 
+/// Most functions at an address. A handmade file could make each node of the tree as expensive as
+/// a deep traceback.
+const DEEPEST_INLINE: usize = 255;
+
+pub(super) fn names(names: &Names, modules: usize, frames: usize) -> Result<(), BadRow> {
+    each(&names.modules, |index, row| {
+        within(row.module, modules, "names a module that is not there")?;
+        rising(index, &names.modules, |row| row.module)
+    })?;
+    each(&names.frames, |index, row| {
+        within(row.frame, frames, "names a frame that is not there")?;
+        rising(index, &names.frames, |row| row.frame)?;
+        if row.places.len() > DEEPEST_INLINE {
+            return Err("has more than 255 functions");
+        }
+        row.places.iter().try_for_each(|place| {
+            optional(place.function, names.texts.len(), "names a text that is not there")?;
+            optional(place.line.map(|(file, _)| file), names.texts.len(), "names a text that is not there")
+        })
+    })
+}
+
 fn in_order<T>(index: usize, rows: &[T], number: u32, of: impl Fn(&T) -> u32) -> Result<(), &'static str> {
     let is_next = index == 0 || of(&rows[index - 1]) <= number;
     if is_next { Ok(()) } else { Err("is not behind the row before it") }
@@ -137,8 +160,8 @@ fn each<T>(rows: &[T], mut rule: impl FnMut(usize, &T) -> Result<(), &'static st
     Ok(())
 }
 
-fn rising<T>(index: usize, rows: &[T], stack: impl Fn(&T) -> u32) -> Result<(), &'static str> {
-    let is_next = index == 0 || stack(&rows[index - 1]) < stack(&rows[index]);
+fn rising<T>(index: usize, rows: &[T], key: impl Fn(&T) -> u32) -> Result<(), &'static str> {
+    let is_next = index == 0 || key(&rows[index - 1]) < key(&rows[index]);
     if is_next { Ok(()) } else { Err("is not behind the row before it") }
 }
 

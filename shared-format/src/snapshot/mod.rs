@@ -62,6 +62,8 @@ mod section {
     /// Which process drew which samples. Only in snapshots with samples, of a process that has
     /// forked or was forked.
     pub const DRAWS: [u8; 4] = *b"DRAW";
+    /// Three tables: texts, modules and frames with names. Only when names were looked up.
+    pub const NAMES: [u8; 4] = *b"NAME";
     pub const END: [u8; 4] = *b"END ";
 
     /// The sections of every snapshot, between head and end.

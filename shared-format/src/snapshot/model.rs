@@ -479,6 +479,67 @@ pub struct StackTotals {
     pub total_count: u64,
 }
 
+/// Functions and lines of frames, looked up on the machine of the process while the files were
+/// there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Names of functions and paths of source files.
+    pub texts: Vec<String>,
+    /// The modules whose symbols were read, sorted by module.
+    pub modules: Vec<NamedModule>,
+    /// The frames with names, sorted by frame.
+    pub frames: Vec<NamedFrame>,
+}
+
+/// A module whose symbols were read. A frame of the module without a row in [`Names::frames`] has
+/// no symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedModule {
+    /// Index of the module.
+    pub module: u32,
+    /// Whether the names come from debug information, not from a symbol table alone.
+    pub has_lines: bool,
+    /// Whether part of the debug information could not be read.
+    pub is_incomplete: bool,
+}
+
+/// The functions at a frame's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFrame {
+    /// Index of the frame.
+    pub frame: u32,
+    /// The function with code at the address, and the functions inlined there: the innermost first.
+    pub places: Vec<Place>,
+}
+
+/// A function, and the line of a call in the function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the function's demangled name. None if unknown.
+    pub function: Option<u32>,
+    /// Index of the source file's path, and the line. None if unknown.
+    pub line: Option<(u32, u32)>,
+}
+
+impl Names {
+    /// Whether no names were looked up.
+    pub fn is_empty(&self) -> bool {
+        self.modules.is_empty() && self.frames.is_empty()
+    }
+
+    /// Returns the functions at a frame, the innermost first; empty if none are stored.
+    pub fn of_frame(&self, frame: u32) -> &[Place] {
+        let found = self.frames.binary_search_by_key(&frame, |row| row.frame);
+        found.map_or(&[], |index| &self.frames[index].places)
+    }
+
+    /// Returns the row of a module. None if the module's symbols were not read.
+    pub fn of_module(&self, module: u32) -> Option<NamedModule> {
+        let found = self.modules.binary_search_by_key(&module, |row| row.module);
+        found.ok().map(|index| self.modules[index])
+    }
+}
+
 /// A consistent cut of a process's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the types say it")]
@@ -503,4 +564,6 @@ pub struct Snapshot {
     pub totals: Vec<StackTotals>,
     /// Owners of samples; only with samples, in a process that has forked or was forked.
     pub draws: Option<Draws>,
+    /// Functions and lines of frames.
+    pub names: Names,
 }

@@ -10,8 +10,8 @@
 use super::check::{self, BadRow};
 use super::error::ReadError;
 use super::model::{
-    Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Node, Sampled, SharedSample,
-    Snapshot, Stack, StackTotals, Thread, ThreadCalls,
+    Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Names, Node,
+    Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
@@ -85,8 +85,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, MIXED, ORIGIN, RESERVED, SAMPLED};
-    let optional = [ORIGIN, CODES, MIXED, SAMPLED, RESERVED, DRAWS, END];
+    use section::{CODES, DRAWS, END, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED};
+    let optional = [ORIGIN, CODES, MIXED, SAMPLED, RESERVED, DRAWS, NAMES, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -146,6 +146,7 @@ struct Tables {
     live: Vec<LiveGroup>,
     totals: Vec<StackTotals>,
     draws: Option<Draws>,
+    names: Names,
 }
 
 impl Tables {
@@ -203,6 +204,7 @@ impl Tables {
                 check::none_reserved(&self.totals, |row| row.domain)?;
             }
             section::RESERVED => self.reserved(payload)?,
+            section::NAMES => self.names = self.names(payload)?,
             section::DRAWS => self.draws = Some(self.draws(payload)?),
             _ => {
                 let stored = payload.number().map_err(outside_rows)?;
@@ -242,6 +244,17 @@ impl Tables {
         Ok(draws)
     }
 
+    fn names<R: Read>(&self, payload: &mut Payload<'_, R>) -> Result<Names, Failure> {
+        let texts = rows(payload, |p, _| p.text())?;
+        let mut module = Delta::default();
+        let modules = rows(payload, |p, _| named_module(p, &mut module))?;
+        let mut columns = <[Delta; 4]>::default();
+        let frames = rows(payload, |p, _| named_frame(p, &mut columns))?;
+        let names = Names { texts, modules, frames };
+        check::names(&names, self.modules.len(), self.frames.len())?;
+        Ok(names)
+    }
+
     fn into_snapshot(self, seen: &[[u8; 4]]) -> Result<Snapshot, ReadError> {
         let missing = |tag: [u8; 4]| ReadError::Corrupt {
             section: format!("section {}", tag.escape_ascii()),
@@ -251,7 +264,7 @@ impl Tables {
             return Err(missing(tag));
         }
         let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, .. } = self;
-        let Tables { sampled, calls, threads, domains, live, totals, draws, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, draws, names, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -269,6 +282,7 @@ impl Tables {
             live,
             totals,
             draws,
+            names,
         })
     }
 }
@@ -403,4 +417,27 @@ fn stack_totals<R: Read>(p: &mut Payload<'_, R>, [code, stack]: &mut [Delta; 2])
         total_size: p.number()?,
         total_count: p.number()?,
     })
+}
+
+fn named_module<R: Read>(p: &mut Payload<'_, R>, module: &mut Delta) -> Result<NamedModule, Problem> {
+    Ok(NamedModule { module: narrow(module.value(p.number()?))?, has_lines: p.flag()?, is_incomplete: p.flag()? })
+}
+
+fn named_frame<R: Read>(
+    p: &mut Payload<'_, R>,
+    [frame, function, file, lineno]: &mut [Delta; 4],
+) -> Result<NamedFrame, Problem> {
+    let frame = narrow(frame.value(p.number()?))?;
+    let count = p.number()?;
+    let mut places = Vec::new();
+    // The count is untrusted and allocates nothing: each place takes at least 2 bytes.
+    for _ in 0..count {
+        let function = optional(function.value(p.number()?))?;
+        let line = match optional(file.value(p.number()?))? {
+            Some(file) => Some((file, narrow(lineno.value(p.number()?))?)),
+            None => None,
+        };
+        places.push(Place { function, line });
+    }
+    Ok(NamedFrame { frame, places })
 }

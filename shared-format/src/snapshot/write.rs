@@ -8,8 +8,8 @@
 //! stack) make the smallest files.
 
 use super::model::{
-    Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, Node, Sampled, SharedSample, Snapshot,
-    Stack, StackTotals, Thread, ThreadCalls,
+    Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Node, Sampled,
+    SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
 };
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
@@ -81,6 +81,14 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
             put(out, draws.shared_end.into());
             table(out, &draws.ancestors, ancestors);
             table(out, &draws.shared, shared);
+            Ok(())
+        })?;
+    }
+    if !s.names.is_empty() {
+        sections.section(section::NAMES, |out| {
+            table(out, &s.names.texts, texts);
+            table(out, &s.names.modules, named_modules);
+            table(out, &s.names.frames, named_frames);
             Ok(())
         })?;
     }
@@ -275,6 +283,34 @@ fn totals(out: &mut Vec<u8>, rows: &[StackTotals]) {
         stack.put(out, row.stack.into());
         for value in [row.peak_size, row.peak_count, row.total_size, row.total_count] {
             put(out, value);
+        }
+    }
+}
+
+fn texts(out: &mut Vec<u8>, rows: &[String]) {
+    rows.iter().for_each(|row| put_bytes(out, row.as_bytes()));
+}
+
+fn named_modules(out: &mut Vec<u8>, rows: &[NamedModule]) {
+    let mut module = Delta::default();
+    for row in rows {
+        module.put(out, row.module.into());
+        put(out, row.has_lines.into());
+        put(out, row.is_incomplete.into());
+    }
+}
+
+fn named_frames(out: &mut Vec<u8>, rows: &[NamedFrame]) {
+    let (mut frame, mut function, mut file, mut lineno) = <(Delta, Delta, Delta, Delta)>::default();
+    for row in rows {
+        frame.put(out, row.frame.into());
+        put(out, row.places.len() as u64);
+        for place in &row.places {
+            function.put(out, optional(place.function));
+            file.put(out, optional(place.line.map(|(file, _)| file)));
+            if let Some((_, line)) = place.line {
+                lineno.put(out, line.into());
+            }
         }
     }
 }

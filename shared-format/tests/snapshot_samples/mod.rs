@@ -4,8 +4,9 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Ancestor, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin,
-    Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, Unseen,
+    Ancestor, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, NamedFrame,
+    NamedModule, Names, Node, Origin, Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
+    Unseen,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -108,6 +109,7 @@ pub fn sample() -> Snapshot {
             },
         ],
         draws: None,
+        names: Names::default(),
     }
 }
 
@@ -254,6 +256,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     Sampled { stack, interval: u64::MAX >> stack, size: u64::from(stack) * 16 }
                 });
                 let sampled = sampled.collect();
+                let (modules_count, frames_count) = (modules.len(), frames.len());
                 Snapshot {
                     meta,
                     origin,
@@ -268,6 +271,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     threads,
                     domains,
                     draws: draws(live.len()),
+                    names: names(modules_count, frames_count),
                     live,
                     totals,
                 }
@@ -287,6 +291,26 @@ fn draws(live: usize) -> Option<Draws> {
         shared_end: 5,
         shared: (0..live).step_by(2).map(row).collect(),
     })
+}
+
+/// Returns names for every second module and every third frame.
+fn names(modules: usize, frames: usize) -> Names {
+    let number = |index: usize| u32::try_from(index).expect("few");
+    let module = |module| NamedModule {
+        module: number(module),
+        has_lines: module.is_multiple_of(4),
+        is_incomplete: module.is_multiple_of(3),
+    };
+    let place = |index: usize| Place {
+        function: index.is_multiple_of(2).then_some(number(index % 3)),
+        line: (index % 5 > 1).then_some((number(index % 2), u32::MAX >> (index % 30))),
+    };
+    let frame = |frame: usize| NamedFrame { frame: number(frame), places: (0..frame % 7).map(place).collect() };
+    Names {
+        texts: ["", "std::vector<int>::push_back", "/src/\u{2603}.c"].map(str::to_string).to_vec(),
+        modules: (0..modules).step_by(2).map(module).collect(),
+        frames: (0..frames).step_by(3).map(frame).collect(),
+    }
 }
 
 fn mixed(rows: Vec<Option<u32>>) -> Vec<Mixed> {

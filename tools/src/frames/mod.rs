@@ -13,14 +13,17 @@ pub use plumbing::Part;
 pub(crate) use plumbing::without_arguments;
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
-use crate::symbols::{Location, Symbolizer};
-use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot, Stack};
+use crate::symbols::{INCOMPLETE, Location, Symbolizer};
+use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Names, Snapshot, Stack};
 use mixed::{Native, Python};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// File name of an unknown frame, as in tracemalloc.
 const UNKNOWN: &str = "<unknown>";
+
+/// File name of code generated at run time.
+const GENERATED: &str = "[jit]";
 
 /// Resolves the stacks with `wanted` set. Returns tracebacks by index of the stack.
 ///
@@ -38,7 +41,8 @@ pub fn resolve(
         Frames::Mixed | Frames::Python => snapshot.mixed.iter().map(|row| (row.stack, row.python)).collect(),
     };
     let nodes = used_nodes(snapshot, &with_python(wanted, &beside));
-    let expanded = expand(snapshot, &used_frames(snapshot, &nodes), raw, symbolizer, tracebacks);
+    let mut expanded = expand(snapshot, &used_frames(snapshot, &nodes), raw, symbolizer, tracebacks);
+    keep_in_proportion(snapshot, &nodes, &mut expanded);
     let mut whole: Vec<Option<TracebackId>> = vec![None; nodes.len()];
     for (index, node) in snapshot.nodes.iter().enumerate().filter(|(index, _)| nodes[*index]) {
         let older = node.parent.and_then(|parent| whole[parent as usize]);
@@ -165,19 +169,65 @@ fn expand(
             (None, Some((code, offset))) => {
                 expanded[index] = vec![namer.in_code(&snapshot.codes[code as usize], offset, frame.address)];
             }
-            (None, None) => expanded[index] = vec![namer.without_module(*frame)],
+            (None, None) => expanded[index] = namer.without_module(*frame, &stored(&snapshot.names, index)),
         }
     }
     let is_shown = |module: &Module| raw || !plumbing::is_collector(&module.path);
-    let of_module = snapshot.modules.iter().zip(of_module);
-    for (module, indices) in of_module.filter(|(module, indices)| !indices.is_empty() && is_shown(module)) {
-        // A return address points behind the call, perhaps already into another line or function.
-        let calls: Vec<u64> = indices.iter().map(|&index| snapshot.frames[index].address.wrapping_sub(1)).collect();
-        for (index, locations) in indices.into_iter().zip(symbolizer.locate(module, &calls)) {
+    let of_module = snapshot.modules.iter().zip(of_module).enumerate();
+    for (number, (module, indices)) in of_module.filter(|(_, (module, of))| !of.is_empty() && is_shown(module)) {
+        let found = located(snapshot, number, &indices, symbolizer);
+        for (index, locations) in indices.into_iter().zip(found) {
             expanded[index] = namer.in_module(module, snapshot.frames[index].address, &locations);
         }
     }
     expanded
+}
+
+/// Most frames of a report for each node of the tree, on average. Real programs have 1 to 4.
+const MOST_FRAMES: usize = 16;
+/// Frames that every report may have.
+const FREE_FRAMES: usize = 1 << 20;
+
+/// Drops all inlined functions, if the tracebacks would have incredibly many. A handmade snapshot
+/// could name hundreds of functions at an address of every stack.
+fn keep_in_proportion(snapshot: &Snapshot, nodes: &[bool], expanded: &mut [Vec<Frame>]) {
+    let used = || snapshot.nodes.iter().zip(nodes).filter(|(_, used)| **used);
+    let frames: usize = used().map(|(node, _)| expanded[node.frame as usize].len()).sum();
+    if frames > used().count() * MOST_FRAMES + FREE_FRAMES {
+        expanded.iter_mut().for_each(|frames| frames.truncate(1));
+    }
+}
+
+/// Returns the functions and lines that the snapshot stores for a frame, the innermost first.
+fn stored(names: &Names, frame: usize) -> Vec<Location> {
+    let text = |index: u32| names.texts[index as usize].clone();
+    let places = u32::try_from(frame).map_or(&[][..], |frame| names.of_frame(frame));
+    let location = |place: &heapline_shared_format::snapshot::Place| Location {
+        function: place.function.map(text),
+        line: place.line.map(|(file, line)| (text(file), line)),
+    };
+    places.iter().map(location).collect()
+}
+
+/// Looks up the functions at frames of a module. The names in the snapshot are taken, except where
+/// the symbolizer may know lines and the snapshot does not.
+fn located(snapshot: &Snapshot, module: usize, frames: &[usize], symbolizer: &mut Symbolizer) -> Vec<Vec<Location>> {
+    let object = &snapshot.modules[module];
+    let named = u32::try_from(module).ok().and_then(|module| snapshot.names.of_module(module));
+    if let Some(named) = named.filter(|named| named.has_lines || !symbolizer.may_know_lines(object)) {
+        if named.is_incomplete {
+            symbolizer.warn(object, INCOMPLETE);
+        }
+        return frames.iter().map(|&frame| stored(&snapshot.names, frame)).collect();
+    }
+    // A return address points behind the call, perhaps already into another line or function.
+    let calls: Vec<u64> = frames.iter().map(|&index| snapshot.frames[index].address.wrapping_sub(1)).collect();
+    let found = symbolizer.locate(object, &calls).into_iter();
+    let or_stored = |(found, &frame): (Vec<Location>, &usize)| match found.is_empty() {
+        true => stored(&snapshot.names, frame),
+        false => found,
+    };
+    found.zip(frames).map(or_stored).collect()
 }
 
 /// Removes allocators' frames from the recent end of a traceback. The oldest frame always stays.
@@ -220,10 +270,22 @@ impl Namer<'_> {
         Frame { filename, lineno, function, module: filename, address, part: Part::Asks }
     }
 
-    fn without_module(&mut self, frame: Address) -> Frame {
-        let function = self.tracebacks.string(&format!("{:#x}", frame.address));
+    /// Makes the frames of code outside of all objects: code generated at run time, with the names
+    /// that the program has written for profilers.
+    fn without_module(&mut self, frame: Address, locations: &[Location]) -> Vec<Frame> {
         let address = frame.address;
-        Frame { function, address, ..nothing_known(self.tracebacks) }
+        if locations.is_empty() {
+            let function = self.tracebacks.string(&format!("{address:#x}"));
+            return vec![Frame { function, address, ..nothing_known(self.tracebacks) }];
+        }
+        let module = self.tracebacks.string("");
+        let frame = |location: &Location| {
+            let (filename, lineno) = location.line.as_ref().map_or((GENERATED, 0), |(file, line)| (file, *line));
+            let function = location.function.as_deref().unwrap_or(UNKNOWN);
+            let [filename, function] = [filename, function].map(|text| self.tracebacks.string(text));
+            Frame { filename, lineno, function, module, address, part: Part::Asks }
+        };
+        locations.iter().rev().map(frame).collect()
     }
 
     fn part(&mut self, module: &Module, function: StringId) -> Part {

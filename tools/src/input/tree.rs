@@ -6,7 +6,7 @@
 use crate::input::copies::{Copies, Part};
 use crate::input::load::{LoadError, load};
 use crate::input::moment::totals;
-use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Snapshot};
+use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Names, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -228,6 +228,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
         live: Vec::new(),
         totals: Vec::new(),
         draws: None,
+        names: Names::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lines of source files, if the files are present (tracemalloc: `linecache`).
 
-use crate::foreign;
+use crate::symbols::foreign;
 use std::collections::HashMap;
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::{addr2line, build_id, calls, instructions};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
+    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Names, Node, Snapshot, Stack, StackTotals, Thread, write,
 };
 use heapline_tools::symbols::Location;
 use std::collections::BTreeMap;
@@ -47,6 +47,7 @@ impl Builder {
             live: Vec::new(),
             totals: Vec::new(),
             draws: None,
+            names: Names::default(),
         };
         Builder { snapshot }
     }

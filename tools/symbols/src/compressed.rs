@@ -16,7 +16,7 @@ const SHF_COMPRESSED: u64 = 0x800;
 
 /// Whether all sections of a 64-bit little-endian ELF file expand to credible sizes. False for
 /// other files: no module is such a file.
-pub(super) fn is_credible(file: &[u8]) -> bool {
+pub(crate) fn is_credible(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF\x02\x01")
         && Sections::of(file).is_none_or(|sections| sections.all().all(|section| sections.is_credible(section)))
 }

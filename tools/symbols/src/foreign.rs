@@ -1,7 +1,7 @@
-//! Opens files with paths chosen by others: paths in a snapshot.
+//! Opens files with paths chosen by others: paths in a snapshot, or paths of a traced process.
 //!
-//! The writer of a snapshot chose these paths and may own the files there. So only regular files of
-//! ordinary file systems are opened:
+//! Whoever chose these paths may own the files there. So only regular files of ordinary file
+//! systems are opened:
 //!
 //! - opening a device can be a command to the device;
 //! - opening a pipe would block;
@@ -10,8 +10,8 @@
 //! A file that another user can shorten is read, not mapped.
 
 use rustix::fs::OFlags;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -37,7 +37,7 @@ const NO_FILES: [u32; 11] = [
 ];
 
 /// An open regular file.
-pub(crate) struct Foreign {
+pub struct Foreign {
     file: File,
     bytes: u64,
     /// Whether only this user and root can change the file.
@@ -47,30 +47,27 @@ pub(crate) struct Foreign {
 }
 
 /// Opens the file at `path`, if a regular file is there.
-pub(crate) fn open(path: &Path) -> io::Result<Foreign> {
-    let no_file = || io::Error::other("it is no regular file");
+pub fn open(path: &Path) -> io::Result<Foreign> {
     // `held` is checked first and opened for reading afterwards: nobody can exchange the file in
     // between.
     let held = OpenOptions::new().read(true).custom_flags(flag(OFlags::PATH)).open(path)?;
-    let found = held.metadata()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "magic numbers have 32 bits")]
-    let kind = rustix::fs::fstatfs(&held)?.f_type as u32;
-    if !found.is_file() || NO_FILES.contains(&kind) {
-        return Err(no_file());
-    }
+    check(&held)?;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flag(OFlags::NONBLOCK | OFlags::NOCTTY))
         .open(format!("/proc/self/fd/{}", held.as_raw_fd()))?;
-    const WRITABLE_BY_OTHERS: u32 = 0o022;
-    const READABLE_BY_OTHERS: u32 = 0o004;
-    let own = rustix::process::geteuid().as_raw();
-    Ok(Foreign {
-        file,
-        bytes: found.len(),
-        is_trusted: [0, own].contains(&found.uid()) && found.mode() & WRITABLE_BY_OTHERS == 0,
-        is_public: found.mode() & READABLE_BY_OTHERS != 0,
-    })
+    Foreign::of(file)
+}
+
+/// Returns the properties of a regular file of an ordinary file system.
+fn check(file: &File) -> io::Result<Metadata> {
+    let found = file.metadata()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "magic numbers have 32 bits")]
+    let kind = rustix::fs::fstatfs(file)?.f_type as u32;
+    match found.is_file() && !NO_FILES.contains(&kind) {
+        true => Ok(found),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }
 
 fn flag(flags: OFlags) -> i32 {
@@ -78,16 +75,43 @@ fn flag(flags: OFlags) -> i32 {
 }
 
 impl Foreign {
+    /// Takes an open file, if the file is a regular file of an ordinary file system.
+    pub fn of(file: File) -> io::Result<Foreign> {
+        const WRITABLE_BY_OTHERS: u32 = 0o022;
+        const READABLE_BY_OTHERS: u32 = 0o004;
+        let found = check(&file)?;
+        let own = rustix::process::geteuid().as_raw();
+        Ok(Foreign {
+            file,
+            bytes: found.len(),
+            is_trusted: [0, own].contains(&found.uid()) && found.mode() & WRITABLE_BY_OTHERS == 0,
+            is_public: found.mode() & READABLE_BY_OTHERS != 0,
+        })
+    }
+
+    /// Takes a memory file of this process. Nobody else can change the file.
+    pub fn of_own(file: File) -> Foreign {
+        let bytes = file.metadata().map_or(0, |found| found.len());
+        Foreign { file, bytes, is_trusted: true, is_public: false }
+    }
+
+    /// Returns the open file.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// Whether only this user and root can change the file.
-    pub(crate) fn is_trusted(&self) -> bool {
+    pub fn is_trusted(&self) -> bool {
         self.is_trusted
     }
 
     /// Returns the content, mapped if nobody else can shorten the file meanwhile.
-    pub(crate) fn view(self) -> io::Result<ByteView<'static>> {
+    pub fn view(mut self) -> io::Result<ByteView<'static>> {
         if self.is_trusted {
             return ByteView::map_file(self.file);
         }
+        // Copies of a descriptor share the position.
+        self.file.rewind()?;
         match self.bytes {
             0..=MAX_READ_BYTES => ByteView::read(self.file.take(self.bytes)),
             _ => Err(io::Error::other("it is another user's, and too large to be read")),
@@ -96,7 +120,7 @@ impl Foreign {
 
     /// Returns the content as text to be shown. Root may read everything, but shows only files that
     /// everybody may read.
-    pub(crate) fn text(self, max_bytes: u64) -> io::Result<Vec<u8>> {
+    pub fn text(self, max_bytes: u64) -> io::Result<Vec<u8>> {
         let is_root = rustix::process::geteuid().is_root();
         if self.bytes > max_bytes || (is_root && !self.is_public) {
             return Err(io::ErrorKind::PermissionDenied.into());

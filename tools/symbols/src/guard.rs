@@ -14,7 +14,7 @@ thread_local! {
 /// Returns the result of `parse`; none if `parse` panicked.
 ///
 /// Callers pass shared references only, so a panic leaves nothing half changed.
-pub(super) fn fenced<T>(parse: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn fenced<T>(parse: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let loud = panic::take_hook();

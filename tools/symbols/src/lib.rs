@@ -1,22 +1,30 @@
-//! Translates addresses to functions, files and lines.
+//! Translates addresses to functions, files and lines. `report` and the aggregator share this
+//! crate.
 //!
-//! 1. `find` finds a module's debug information, and never uses another file than the file that
+//! 1. `find` finds an object's debug information, and never uses another file than the file that
 //!    ran.
 //! 2. `cache` turns the debug information into a table with fast lookups, once, and keeps the table
 //!    on disk by build-id.
 //!
-//! A problem with a module costs the module's names, not the report. Each problem is reported once.
+//! A problem with an object costs the object's names, nothing else. Each problem is reported once.
+//! All files are untrusted: no file makes this crate panic.
+#![forbid(unsafe_code)]
 
 mod cache;
 mod compressed;
 mod demangle;
 mod find;
+pub mod foreign;
 mod guard;
 
+pub use cache::Table;
 pub use cache::default_dir as default_cache_dir;
+pub use cache::mend_entry;
+pub use demangle::demangle_unknown as demangle;
+pub use find::Object;
 
-use cache::{Cache, Table};
-use find::{Found, Identity};
+use cache::Cache;
+use find::Found;
 use heapline_shared_format::snapshot::Module;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -40,8 +48,6 @@ pub fn in_entry(entry: Vec<u8>, addresses: &[u64]) -> Option<Vec<Vec<Location>>>
     });
     located.flatten()
 }
-
-pub use cache::mend_entry;
 
 /// Folder where distributions keep separate debug files.
 pub const DEBUG_DIR: &str = "/usr/lib/debug";
@@ -73,10 +79,15 @@ impl Symbolizer {
     /// Looks up the functions at each of `addresses`, innermost first; empty if nothing is known.
     /// Addresses are run-time addresses inside the module, not return addresses.
     pub fn locate(&mut self, module: &Module, addresses: &[u64]) -> Vec<Vec<Location>> {
-        match self.table(module) {
+        match self.table_of_module(module) {
             Some(table) => table.locate(addresses.iter().map(|address| address.wrapping_sub(module.bias))),
             None => vec![Vec::new(); addresses.len()],
         }
+    }
+
+    /// Whether a debug file beside the module's own file may have lines for the module.
+    pub fn may_know_lines(&self, module: &Module) -> bool {
+        Object::of(module).is_some_and(|object| find::separate_file_exists(&object, &self.debug_dirs))
     }
 
     /// Returns the problems with modules since the last call, a sentence for each.
@@ -84,47 +95,62 @@ impl Symbolizer {
         std::mem::take(&mut self.warnings)
     }
 
-    fn table(&mut self, module: &Module) -> Option<Table> {
-        // Modules such as "[vdso]" have no file. A path in /proc/self named a descriptor of the
-        // traced process, but would name a descriptor of this process now.
-        if !module.path.starts_with('/') || module.path.starts_with("/proc/self/") {
-            return None;
+    fn table_of_module(&mut self, module: &Module) -> Option<Table> {
+        let object = Object::of(module)?;
+        match self.table(&object) {
+            Ok(table) => {
+                if table.is_incomplete() {
+                    self.warn(module, INCOMPLETE);
+                }
+                Some(table)
+            }
+            Err(problem) => {
+                self.warn(module, &format!("{problem}, so its frames have no names and lines"));
+                None
+            }
         }
-        let identity = Identity::of(module);
-        let found = guard::fenced(|| match self.cached(&identity) {
-            Some(table) => (Some(table), None),
-            None => self.fresh(&identity),
-        });
-        let (table, problem) = found.unwrap_or_else(|| (None, Some("its debug information is malformed".to_string())));
-        if let Some(problem) = problem {
-            self.warn(module, &format!("{problem}, so its frames have no names and lines"));
-        } else if table.as_ref().is_some_and(Table::is_incomplete) {
-            self.warn(module, "part of its debug information cannot be read, so some frames have no lines");
-        }
-        table
     }
 
-    fn cached(&self, identity: &Identity) -> Option<Table> {
+    /// Returns the table of an object: the kept table, else a new table.
+    ///
+    /// # Errors
+    ///
+    /// The problem with the object's files, as the begin of a sentence.
+    pub fn table(&self, object: &Object) -> Result<Table, String> {
+        match self.kept(object) {
+            Some(table) => Ok(table),
+            None => guard::fenced(|| self.fresh(object))
+                .unwrap_or_else(|| Err("its debug information is malformed".to_string())),
+        }
+    }
+
+    /// Returns the kept table of an object. None if there is no table, or if a debug file may make
+    /// a better table.
+    pub fn kept(&self, object: &Object) -> Option<Table> {
         // A table with names only is checked again: a debug file may have been installed since.
-        let is_final = |table: &Table| table.has_lines() || !find::separate_file_exists(identity, &self.debug_dirs);
-        self.cache.load(identity).filter(is_final)
+        let is_final = |table: &Table| table.has_lines() || !find::separate_file_exists(object, &self.debug_dirs);
+        guard::fenced(|| self.cache.load(object).filter(is_final)).flatten()
     }
 
-    /// Makes a table from the first usable file, or returns the problem with the module.
-    fn fresh(&self, identity: &Identity) -> (Option<Table>, Option<String>) {
-        let Found { files, mut problem } = find::find(identity, &self.debug_dirs);
+    /// Makes a table from the first usable file, or returns the problem with the object.
+    fn fresh(&self, object: &Object) -> Result<Table, String> {
+        let Found { files, mut problem } = find::find(object, &self.debug_dirs);
         for file in files {
-            match self.cache.convert(identity, &file) {
-                Ok(table) => return (Some(table), None),
+            match self.cache.convert(object, &file) {
+                Ok(table) => return Ok(table),
                 Err(reason) => problem = Some(format!("its symbols cannot be read ({reason})")),
             }
         }
-        (None, problem)
+        Err(problem.unwrap_or_else(|| "it has no file with symbols".to_string()))
     }
 
-    fn warn(&mut self, module: &Module, text: &str) {
+    /// Notes a problem with a module. Each module has at most one note.
+    pub fn warn(&mut self, module: &Module, text: &str) {
         if self.warned.insert(module.path.clone()) {
             self.warnings.push(format!("{}: {text}", module.path));
         }
     }
 }
+
+/// Note about an object with damaged debug information.
+pub const INCOMPLETE: &str = "part of its debug information cannot be read, so some frames have no lines";

@@ -14,10 +14,10 @@
 //! 32      all    symcache
 //! ```
 
-use super::Location;
-use super::compressed;
-use super::demangle::demangle;
-use super::find::{Identity, Source};
+use crate::Location;
+use crate::compressed;
+use crate::demangle::demangle;
+use crate::find::{Object, Source};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -47,20 +47,20 @@ pub fn default_dir() -> Option<PathBuf> {
 }
 
 /// Directory of symbol tables; without a directory, nothing is kept.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     dir: Option<PathBuf>,
 }
 
 impl Cache {
     /// Opens a cache in `dir`. A folder of another user (sudo keeps HOME), or a folder writable by
     /// others, is not used: a table placed there would choose the names of functions.
-    pub(super) fn new(dir: Option<PathBuf>) -> Cache {
+    pub(crate) fn new(dir: Option<PathBuf>) -> Cache {
         Cache { dir: dir.filter(|dir| dir.ancestors().all(|part| is_safe(part, part == dir))) }
     }
 
-    /// Returns the entry of `identity`, if there is a sound entry.
-    pub(super) fn load(&self, identity: &Identity) -> Option<Table> {
-        let places = [self.by_build_id(identity), self.by_file(identity)];
+    /// Returns the entry of `object`, if there is a sound entry.
+    pub(crate) fn load(&self, object: &Object) -> Option<Table> {
+        let places = [self.by_build_id(object), self.by_file(object)];
         places.into_iter().flatten().find_map(|path| Table::new(ByteView::open(path).ok()?).ok())
     }
 
@@ -71,26 +71,25 @@ impl Cache {
     /// | with lines, from a trusted file | the build-id | equal build-ids have equal lines |
     /// | with names only | path, size and time | a copy not stripped may have more names |
     /// | from a file others can write | path, size and time | the build-id proves nothing |
-    pub(super) fn convert(&self, identity: &Identity, file: &Source) -> Result<Table, String> {
+    pub(crate) fn convert(&self, object: &Object, file: &Source) -> Result<Table, String> {
         let entry = convert(&file.view)?;
-        let table = Table::new(ByteView::from_vec(entry.clone()))?;
-        let by_build_id = self.by_build_id(identity).filter(|_| table.has_lines() && file.is_trusted);
-        // Without a cache the report is only slower.
-        if let Some(path) = by_build_id.or_else(|| self.by_file(identity)) {
-            let _ = store(&path, &entry);
-        }
-        Ok(table)
+        let table = Table::new(ByteView::from_vec(entry))?;
+        let by_build_id = self.by_build_id(object).filter(|_| table.has_lines() && file.is_trusted);
+        // Without a cache the next lookup is only slower.
+        let place = by_build_id.or_else(|| self.by_file(object));
+        let is_kept = place.is_some_and(|path| store(&path, &table.entry).is_ok());
+        Ok(Table { is_kept, ..table })
     }
 
-    fn by_build_id(&self, identity: &Identity) -> Option<PathBuf> {
-        let named = !identity.build_id.is_empty();
-        named.then(|| Some(self.dir.as_ref()?.join(format!("{}.symc", identity.build_id_hex()))))?
+    fn by_build_id(&self, object: &Object) -> Option<PathBuf> {
+        let named = !object.build_id().is_empty();
+        named.then(|| Some(self.dir.as_ref()?.join(format!("{}.symc", object.build_id_hex()))))?
     }
 
     /// Name of an entry by path, size and time, so each version of a file has an entry of its own.
-    fn by_file(&self, identity: &Identity) -> Option<PathBuf> {
-        let meta = fs::metadata(&identity.path).ok()?;
-        let path = crc32fast::hash(identity.path.as_os_str().as_encoded_bytes());
+    fn by_file(&self, object: &Object) -> Option<PathBuf> {
+        let meta = object.metadata().ok()?;
+        let path = crc32fast::hash(object.path().as_os_str().as_encoded_bytes());
         let name = format!("file-{path:08x}-{:x}-{:x}.{:09}.symc", meta.size(), meta.mtime(), meta.mtime_nsec());
         Some(self.dir.as_ref()?.join(name))
     }
@@ -101,7 +100,7 @@ impl Cache {
 ///
 /// Names come from the debug information first, as in gdb: of several symbols at an address in a
 /// symbol table, symbolic would take any.
-pub(super) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
     if !compressed::is_credible(file) {
         return Err("its sections claim to expand beyond measure".to_string());
     }
@@ -161,15 +160,22 @@ fn store(path: &Path, entry: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Functions and lines of a module by address.
-pub(super) struct Table {
+/// Functions and lines of an object by address.
+pub struct Table {
     load_address: u64,
     flags: u32,
     entry: ByteView<'static>,
+    /// Whether the table was stored in the cache.
+    is_kept: bool,
 }
 
 impl Table {
-    pub(super) fn new(entry: ByteView<'static>) -> Result<Table, String> {
+    /// Returns the table in an entry of the cache.
+    ///
+    /// # Errors
+    ///
+    /// A malformed entry.
+    pub fn new(entry: ByteView<'static>) -> Result<Table, String> {
         let malformed = || "the table is malformed".to_string();
         let (head, rest) = entry.split_first_chunk::<HEAD_BYTES>().ok_or_else(malformed)?;
         let word = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte));
@@ -179,22 +185,32 @@ impl Table {
         }
         let (load_address, flags) = (word(8), half(16));
         SymCache::parse(rest).map_err(|error| chain(&error))?;
-        Ok(Table { load_address, flags, entry })
+        Ok(Table { load_address, flags, entry, is_kept: false })
     }
 
     /// Whether the table was made from debug information, not from symbol names alone.
-    pub(super) fn has_lines(&self) -> bool {
+    pub fn has_lines(&self) -> bool {
         self.flags & HAS_LINES != 0
     }
 
     /// Whether part of the debug information could not be read.
-    pub(super) fn is_incomplete(&self) -> bool {
+    pub fn is_incomplete(&self) -> bool {
         self.flags & INCOMPLETE != 0
+    }
+
+    /// Whether [`crate::Symbolizer::table`] has just stored the table in the cache.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Returns the entry of the table, for [`Table::new`] in another process.
+    pub fn entry(&self) -> &[u8] {
+        &self.entry
     }
 
     /// Looks up the functions at each of `addresses`, innermost first. Addresses are the file's own
     /// virtual addresses.
-    pub(super) fn locate(&self, addresses: impl Iterator<Item = u64>) -> Vec<Vec<Location>> {
+    pub fn locate(&self, addresses: impl Iterator<Item = u64>) -> Vec<Vec<Location>> {
         let Ok(symcache) = SymCache::parse(&self.entry[HEAD_BYTES..]) else {
             return addresses.map(|_| Vec::new()).collect();
         };

@@ -8,9 +8,14 @@ const CLONES: [&str; 8] = ["cold", "part", "constprop", "isra", "lto_priv", "loc
 
 /// Returns `name` without mangling, parameters and return type; unchanged if not mangled. A part of
 /// a function gets the function's name, as in gdb.
-pub(super) fn demangle(name: &str, language: Language) -> String {
+pub(crate) fn demangle(name: &str, language: Language) -> String {
     let name = Name::new(without_clones(name), NameMangling::Unknown, language);
     name.try_demangle(DemangleOptions::name_only()).into_owned()
+}
+
+/// Returns `name` without mangling, whatever the language.
+pub fn demangle_unknown(name: &str) -> String {
+    demangle(name, Language::Unknown)
 }
 
 /// Cuts suffixes such as `.part.0.cold`. Other dots belong to names (`..` in Rust's mangling,
