@@ -60,6 +60,9 @@ struct TraceOptions {
     /// Adapt the distance of samples to so many a second; begins with --sample, or 512K
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     samples_per_second: Option<u32>,
+    /// Do not look up functions and lines for the snapshot: report does, while the files are there
+    #[arg(long)]
+    no_names: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -196,6 +199,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             sampling: typed.trace.sampling(),
             output: typed.trace.output,
             nframe: typed.trace.nframe,
+            names: !typed.trace.no_names,
             max_target_memory: typed.trace.max_target_memory,
             duration: typed.duration,
             wait: typed.wait,
@@ -216,6 +220,7 @@ impl TypedCommand {
                 sampling: trace.sampling(),
                 output: trace.output,
                 nframe: trace.nframe,
+                names: !trace.no_names,
                 max_target_memory: trace.max_target_memory,
                 follows: follow || !no_follow,
             }),

@@ -25,7 +25,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const SETTINGS: Settings = Settings { nframe: 64, max_target_memory: 1 << 20, clock: Clock::Monotonic, sampling: None };
+const SETTINGS: Settings =
+    Settings { nframe: 64, max_target_memory: 1 << 20, clock: Clock::Monotonic, sampling: None, names: false };
 
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let (sender, replaced) = sync_channel(16);
@@ -36,7 +37,7 @@ fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
         target: None,
         replaced: Some(sender),
         member: None,
-        names: ProcessNames::new(),
+        names: ProcessNames::new(false),
     };
     let tracer = Tracer::start(Arc::clone(map), plan).expect("a session");
     (tracer, replaced)
@@ -344,7 +345,7 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
         target: None,
         replaced: Some(sender),
         member: None,
-        names: ProcessNames::new(),
+        names: ProcessNames::new(false),
     };
     let refused = Tracer::start(Arc::clone(&map), plan);
     assert!(matches!(refused, Err(TraceError::Session(SessionError::Taken { owner })) if owner == process::id()));

@@ -47,6 +47,8 @@ pub struct AttachConfig {
     pub output: Option<PathBuf>,
     /// Frames kept per traceback.
     pub nframe: u32,
+    /// Whether functions and lines of frames are looked up.
+    pub names: bool,
     /// Selection of the samples to record; none to record everything.
     pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
@@ -150,7 +152,7 @@ fn trace(
         return Err(AttachError::Forked { pid, other });
     }
     let place = Arc::new(OnceLock::new());
-    let names = ProcessNames::new();
+    let names = ProcessNames::new(config.names);
     names.set_process(Some(pid));
     let archive = replaced::start(Arc::clone(&place), Arc::clone(&names), Arc::clone(interrupted)).map_err(system)?;
     let settings = Settings {
@@ -158,6 +160,7 @@ fn trace(
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
         sampling: config.sampling,
+        names: config.names,
     };
     let follows = config.follows && outputs.can_follow();
     let (destination, folder) = outputs.settle(pid)?;

@@ -43,6 +43,8 @@ pub struct RunConfig {
     pub output: Option<PathBuf>,
     /// Frames kept per traceback.
     pub nframe: u32,
+    /// Whether functions and lines of frames are looked up.
+    pub names: bool,
     /// Selection of the samples to record; none to record everything.
     pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
@@ -104,7 +106,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let place = Arc::new(OnceLock::new());
     let system = |what| move |source| LaunchError::System { what, source };
-    let names = ProcessNames::new();
+    let names = ProcessNames::new(config.names);
     let archive = replaced::start(Arc::clone(&place), Arc::clone(&names), Arc::clone(&interrupted))
         .map_err(system("start a thread"))?;
     let settings = Settings {
@@ -112,6 +114,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
         max_target_memory: config.max_target_memory,
         clock: Clock::of_this_machine(),
         sampling: config.sampling,
+        names: config.names,
     };
     let follows = config.follows && outputs.can_follow();
     let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();

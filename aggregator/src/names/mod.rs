@@ -39,8 +39,9 @@ const LAST_CHANCE: Duration = Duration::from_secs(30);
 const DEEPEST_INLINE: usize = 255;
 
 /// The named objects of a process, for each of the programs that the process has run.
-#[derive(Default)]
 pub struct ProcessNames {
+    /// Whether names are looked up.
+    is_on: bool,
     /// The process. None for a process outside of this process's view.
     view: OnceLock<Option<View>>,
     /// The keys of a program's objects, by the number of the program and the index of the object.
@@ -48,9 +49,10 @@ pub struct ProcessNames {
 }
 
 impl ProcessNames {
-    /// Returns the names of a process that [`ProcessNames::set_process`] names later.
-    pub fn new() -> Arc<ProcessNames> {
-        Arc::default()
+    /// Returns the names of a process that [`ProcessNames::set_process`] names later. `is_on`:
+    /// names are looked up.
+    pub fn new(is_on: bool) -> Arc<ProcessNames> {
+        Arc::new(ProcessNames { is_on, view: OnceLock::new(), keys: Mutex::default() })
     }
 
     /// Sets the process. None: the process cannot be seen from here.
@@ -60,12 +62,18 @@ impl ProcessNames {
 
     /// Takes new objects of program number `image`. The first of the objects has the index `first`.
     pub fn see(self: &Arc<Self>, image: u32, first: usize, objects: &[Object]) {
+        if !self.is_on {
+            return;
+        }
         TABLES.open(tables::Sighting { process: Arc::clone(self), image, first, objects: objects.to_vec() });
     }
 
     /// Stores the names of a snapshot's frames in the snapshot, if `image` is the number of the
     /// snapshot's program. Waits for symbols, unless `is_over`.
     pub fn fill(&self, snapshot: &mut Snapshot, image: u32, is_over: &dyn Fn() -> bool) {
+        if !self.is_on {
+            return;
+        }
         let begun = Instant::now();
         TABLES.settle(&|| is_over() || begun.elapsed() > PATIENCE);
         let keys = self.keys_of(image);
@@ -101,6 +109,9 @@ impl ProcessNames {
     /// Returns the functions at return addresses of the process, the innermost first: `frames` are
     /// pairs of an address, and index and bias of its object. Empty for frames without a name.
     pub fn locate(&self, image: u32, frames: &[(u64, Option<(u32, u64)>)]) -> Vec<Vec<Location>> {
+        if !self.is_on {
+            return vec![Vec::new(); frames.len()];
+        }
         let begun = Instant::now();
         TABLES.settle(&|| begun.elapsed() > PATIENCE);
         let keys = self.keys_of(image);
@@ -211,7 +222,7 @@ mod tests {
 
     #[test]
     fn frames_of_a_running_process_get_names_in_lookups_and_snapshots() {
-        let (names, object) = (ProcessNames::new(), own_object());
+        let (names, object) = (ProcessNames::new(true), own_object());
         names.set_process(Some(std::process::id()));
         names.see(1, 0, std::slice::from_ref(&object));
         let address = return_address();
@@ -240,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_process_out_of_sight_has_no_names_and_nobody_waits() {
-        let names = ProcessNames::new();
+        let names = ProcessNames::new(true);
         names.set_process(None);
         let object = Object { path: b"/no/such/file".to_vec(), build_id: vec![1, 2], start: 0, end: 9, bias: 0 };
         names.see(1, 0, &[object]);

@@ -44,6 +44,8 @@ pub struct Settings {
     pub clock: Clock,
     /// Sampling. None: all blocks are recorded.
     pub sampling: Option<Sampling>,
+    /// Whether functions and lines of frames are looked up.
+    pub names: bool,
 }
 
 /// Parameters of sampling.

@@ -300,7 +300,7 @@ impl PendingChildren {
         let inherits = fork.filter(|_| hello.birth == Birth::Fork);
         inherits.into_iter().for_each(|fork| self.copies.want(fork));
         let member = TreeMember { copies: Arc::clone(&self.copies), key: hello.key, adopted: Some(inherits) };
-        let names = ProcessNames::new();
+        let names = ProcessNames::new(self.common.settings.names);
         names.set_process((pid != 0).then_some(pid));
         let plan = Plan {
             settings: self.common.settings,
