@@ -1,10 +1,10 @@
 //! Names of code that a program generates at run time, as the program has written them for
 //! profilers.
 //!
-//! | File | Content | Written by |
-//! | --- | --- | --- |
-//! | `/tmp/perf-PID.map` | a text line for each function: start, size, name | Node `--perf-basic-prof`, Java `Compiler.perfmap`, CPython `-X perf`, Ruby's YJIT |
-//! | `jit-PID.dump` | records of functions, moves and lines; the program maps the file | Node `--perf-prof`, perf's agent for Java |
+//! | File | Content |
+//! | --- | --- |
+//! | `/tmp/perf-PID.map` | a text line for each function: start, size, name |
+//! | `jit-PID.dump` | records of functions, moves and lines; the program maps the file |
 //!
 //! The process id is the id in the process's own namespace, and the folder is the process's own.
 //! The newest entry at an address counts, so a frame of replaced code gets the newer code's name.

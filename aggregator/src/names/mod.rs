@@ -5,8 +5,8 @@
 //! the names of all frames in the snapshot.
 //!
 //! ```text
-//! table ──(new objects)──> opener ──(open files)──> reader ──> symbols of one file, in a child process
-//!                          (`object`)               (`tables`)  (`worker`)
+//! table ──(new objects)──> opener ──(open files)──> reader ──> child process for a file
+//!                          (`object`)               (`tables`) (`worker`)
 //!                                                      │
 //! snapshot, ctl lookup <──(functions and lines)────────┘
 //! ```

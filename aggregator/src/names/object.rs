@@ -2,10 +2,10 @@
 //!
 //! | Place | Finds | Needs |
 //! | --- | --- | --- |
-//! | `/proc/PID/map_files/RANGE` | the mapped file: also replaced, deleted, in another root | root |
-//! | `/proc/PID/exe` | the executable: also replaced, deleted, in another root | the process's user |
-//! | `/proc/PID/root/PATH` | the file at the path in the process's own root | the process's user |
-//! | `PATH` | the file at the path, when the process has ended or unloaded the object | nothing |
+//! | `/proc/PID/map_files/RANGE` | the mapped file, wherever it is | root |
+//! | `/proc/PID/exe` | the executable, wherever it is | the process's user |
+//! | `/proc/PID/root/PATH` | the file at the path in the process's root | the process's user |
+//! | `PATH` | the file at the path, after the process's end | nothing |
 //!
 //! The build-id decides whether a file is the object's. Without a build-id, the mapped file and the
 //! executable are the object's; a file at a path is, if the file has no build-id either.

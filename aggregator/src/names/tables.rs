@@ -6,14 +6,12 @@
 //! - the reader has the symbols of one file after another read, by a child process.
 
 use super::object::{self, Place, View};
-use super::{Found, ProcessNames, worker};
+use super::worker::{self, Reading};
+use super::{Found, ProcessNames};
 use crate::base::sys;
 use crate::table::modules::Object;
-use heapline_symbols as symbols;
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,18 +36,6 @@ pub struct Sighting {
     pub first: usize,
     /// The objects.
     pub objects: Vec<Object>,
-}
-
-/// An open file whose symbols are to be read.
-pub struct Reading {
-    /// Path of the file as the process knew it.
-    pub path: String,
-    /// Build-id of the object; may be empty.
-    pub build_id: Vec<u8>,
-    /// Root folder of the process, for debug files.
-    pub root: PathBuf,
-    /// The file.
-    pub file: File,
 }
 
 /// State of a file's symbols.
@@ -232,14 +218,4 @@ impl Tables {
             self.changed.notify_all();
         }
     }
-}
-
-/// Folders with separate debug files of a process.
-pub fn debug_dirs(root: &std::path::Path) -> Vec<PathBuf> {
-    let of = |root: &std::path::Path| root.join(symbols::DEBUG_DIR.trim_start_matches('/'));
-    let mut dirs = vec![of(root)];
-    if root != std::path::Path::new("/") {
-        dirs.push(symbols::DEBUG_DIR.into());
-    }
-    dirs
 }

@@ -10,13 +10,13 @@
 //! The child stores the symbols in the cache of `report`. Without a cache, the child writes the
 //! symbols to its standard output, a memory file.
 
-use super::tables::{Reading, debug_dirs};
 use crate::base::sys;
 use heapline_symbols::foreign::Foreign;
-use heapline_symbols::{Object, Symbolizer, Table, default_cache_dir};
+use heapline_symbols::{DEBUG_DIR, Object, Symbolizer, Table, default_cache_dir};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -28,6 +28,18 @@ pub const COMMAND: &str = "symbols";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Interval between two looks at the child.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// An open file whose symbols are to be read.
+pub struct Reading {
+    /// Path of the file as the process knew it.
+    pub path: String,
+    /// Build-id of the object; may be empty.
+    pub build_id: Vec<u8>,
+    /// Root folder of the process, for debug files.
+    pub root: PathBuf,
+    /// The file.
+    pub file: File,
+}
 
 /// Whether this program has the hidden command.
 static HAS_COMMAND: AtomicBool = AtomicBool::new(false);
@@ -133,6 +145,16 @@ fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes().chunks(2);
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// Folders with separate debug files of a process.
+fn debug_dirs(root: &Path) -> Vec<PathBuf> {
+    let of = |root: &Path| root.join(DEBUG_DIR.trim_start_matches('/'));
+    let mut dirs = vec![of(root)];
+    if root != Path::new("/") {
+        dirs.push(DEBUG_DIR.into());
+    }
+    dirs
 }
 
 #[cfg(test)]
