@@ -23,5 +23,22 @@ function orders(n) {
 
 function day(first) { for (let n = first; n < first + 100; n++) orders(n); }
 
-for (let first = 0; first < 2000; first += 100) day(first);
-console.log("kept", kept.length);
+let days = 0;
+
+function nextDay() {
+  day(100 * days++);
+  return "kept " + kept.length + "\n";
+}
+
+// With a port, a day for each line of a client.
+if (process.argv[2]) {
+  const server = require("net").createServer((client) => {
+    client.on("data", (lines) => { for (const line of lines.toString().trim().split("\n")) client.write(nextDay()); });
+  });
+  server.listen(Number(process.argv[2]), "127.0.0.1");
+  process.on("SIGTERM", () => process.exit(0));
+} else {
+  let said;
+  while (days < 20) said = nextDay();
+  process.stdout.write(said);
+}
