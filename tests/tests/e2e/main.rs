@@ -31,6 +31,7 @@ mod linked;
 mod loaders;
 mod mappings;
 mod modules;
+mod names;
 mod own_heap;
 mod pipes;
 mod providers;
