@@ -28,7 +28,7 @@ use object::View;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tables::{Key, TABLES};
+use tables::{Key, Seen, Sighting, TABLES};
 
 /// Limit of a snapshot's wait for symbols that `report` can read too, if the files stay.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -44,15 +44,25 @@ pub struct ProcessNames {
     is_on: bool,
     /// The process. None for a process outside of this process's view.
     view: OnceLock<Option<View>>,
-    /// The keys of a program's objects, by the number of the program and the index of the object.
-    keys: Mutex<HashMap<u32, Vec<Option<Key>>>>,
+    /// The objects of each program, by the number of the program.
+    programs: Mutex<HashMap<u32, Program>>,
+}
+
+/// The objects of a program.
+#[derive(Default)]
+struct Program {
+    /// The executable and the executable's build-id, if the file could be opened when the program
+    /// began.
+    executable: Option<(Key, Vec<u8>)>,
+    /// The objects by index.
+    objects: Vec<Option<Key>>,
 }
 
 impl ProcessNames {
     /// Returns the names of a process that [`ProcessNames::set_process`] names later. `is_on`:
     /// names are looked up.
     pub fn new(is_on: bool) -> Arc<ProcessNames> {
-        Arc::new(ProcessNames { is_on, view: OnceLock::new(), keys: Mutex::default() })
+        Arc::new(ProcessNames { is_on, view: OnceLock::new(), programs: Mutex::default() })
     }
 
     /// Sets the process. None: the process cannot be seen from here.
@@ -60,12 +70,21 @@ impl ProcessNames {
         self.view.get_or_init(|| pid.map(View::of));
     }
 
+    /// Notes that program number `image` has begun. The executable may be gone when the first
+    /// frame is seen.
+    pub fn begin(self: &Arc<Self>, image: u32) {
+        self.tell(image, Seen::Begin);
+    }
+
     /// Takes new objects of program number `image`. The first of the objects has the index `first`.
     pub fn see(self: &Arc<Self>, image: u32, first: usize, objects: &[Object]) {
-        if !self.is_on {
-            return;
+        self.tell(image, Seen::Objects(first, objects.to_vec()));
+    }
+
+    fn tell(self: &Arc<Self>, image: u32, seen: Seen) {
+        if self.is_on {
+            TABLES.open(Sighting { process: Arc::clone(self), image, seen });
         }
-        TABLES.open(tables::Sighting { process: Arc::clone(self), image, first, objects: objects.to_vec() });
     }
 
     /// Stores the names of a snapshot's frames in the snapshot, if `image` is the number of the
@@ -132,16 +151,20 @@ impl ProcessNames {
     }
 
     fn keys_of(&self, image: u32) -> Vec<Option<Key>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&image).cloned().unwrap_or_default()
+        self.program(image, |program| program.objects.clone())
     }
 
     fn set_key(&self, image: u32, index: usize, key: Option<Key>) {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_program = keys.entry(image).or_default();
-        if of_program.len() <= index {
-            of_program.resize(index + 1, None);
-        }
-        of_program[index] = key;
+        self.program(image, |program| {
+            if program.objects.len() <= index {
+                program.objects.resize(index + 1, None);
+            }
+            program.objects[index] = key;
+        });
+    }
+
+    fn program<T>(&self, image: u32, act: impl FnOnce(&mut Program) -> T) -> T {
+        act(self.programs.lock().unwrap_or_else(PoisonError::into_inner).entry(image).or_default())
     }
 }
 

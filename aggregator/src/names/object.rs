@@ -81,6 +81,8 @@ pub struct Opened {
     pub file: File,
     /// Path of the file as the process knew it.
     pub path: String,
+    /// Build-id of the file; empty if the file has none.
+    pub build_id: Vec<u8>,
     /// Whether only this user and root can have written the file.
     pub is_trusted: bool,
     /// Place of the file for `report`; none for a file under another root.
@@ -114,6 +116,7 @@ pub struct Mapping {
     start: u64,
     inode: u64,
     path: String,
+    is_code: bool,
 }
 
 impl Mapping {
@@ -131,10 +134,11 @@ pub fn mappings(pid: u32) -> Vec<Mapping> {
 fn parse(line: String) -> Option<Mapping> {
     let mut fields = line.splitn(6, ' ');
     let range = fields.next()?.to_owned();
-    let inode = fields.nth(3)?.parse().ok()?;
+    let is_code = fields.next()?.contains('x');
+    let inode = fields.nth(2)?.parse().ok()?;
     let path = fields.next()?.trim_start().to_owned();
     let start = u64::from_str_radix(range.split('-').next()?, 16).ok()?;
-    path.starts_with('/').then_some(Mapping { range, start, inode, path })
+    path.starts_with('/').then_some(Mapping { range, start, inode, path, is_code })
 }
 
 /// Whether an object is Heapline's own, or has no file with symbols.
@@ -177,15 +181,37 @@ fn at_path(path: &Path, object: &Object, inode: Option<u64>) -> Option<File> {
     (id == object.build_id || object.build_id.is_empty() && is_mapped).then_some(file)
 }
 
+/// Opens the executable of a running process.
+pub fn executable(view: &View) -> Option<Opened> {
+    let link = format!("/proc/{}/exe", view.pid);
+    let path = fs::read_link(&link).ok()?;
+    opened(foreign::open(Path::new(&link)).ok()?.into_file(), &path, view.has_our_root())
+}
+
+/// Opens the mapped files with code that are at their paths no more.
+pub fn deleted<'m>(view: &'m View, mappings: &'m [Mapping]) -> impl Iterator<Item = Opened> + 'm {
+    let is_gone = |mapping: &&Mapping| mapping.path.ends_with(DELETED) && mapping.is_code;
+    let of_files = mappings.iter().filter(is_gone).filter(|mapping| !is_nameless(mapping.path.as_bytes()));
+    of_files.filter_map(|mapping| {
+        let link = format!("/proc/{}/map_files/{}", view.pid, mapping.range);
+        opened(foreign::open(Path::new(&link)).ok()?.into_file(), mapping.path.as_ref(), view.has_our_root())
+    })
+}
+
 fn opened(file: File, path: &Path, has_our_root: bool) -> Option<Opened> {
     let path = without_mark(&path.to_string_lossy()).to_owned();
     let place = has_our_root.then(|| Place::of(path.as_ref(), &file)).flatten();
     let file = Foreign::of(file).ok()?;
     let is_trusted = file.is_trusted();
-    Some(Opened { file: file.into_file(), path, is_trusted, place })
+    let file = file.into_file();
+    let build_id = elf::build_id(&file)?;
+    Some(Opened { file, path, build_id, is_trusted, place })
 }
 
-/// Returns a path without the kernel's mark of a file that is at the path no more.
+/// The kernel's mark behind the path of a file that is at the path no more.
+const DELETED: &str = " (deleted)";
+
+/// Returns a path without the kernel's mark.
 fn without_mark(path: &str) -> &str {
-    path.strip_suffix(" (deleted)").unwrap_or(path)
+    path.strip_suffix(DELETED).unwrap_or(path)
 }

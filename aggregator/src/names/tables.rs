@@ -5,7 +5,7 @@
 //! - the opener opens the files of new objects at once, before a program unloads or replaces them;
 //! - the reader has the symbols of one file after another read, by a child process.
 
-use super::object::{self, Place, View};
+use super::object::{self, Opened, Place, View};
 use super::worker::{self, Reading};
 use super::{Found, ProcessNames};
 use crate::base::sys;
@@ -26,16 +26,22 @@ pub enum Key {
     Content(u64, u64, u64, (i64, i64)),
 }
 
-/// New objects of a process.
+/// News of a process.
 pub struct Sighting {
     /// The process.
     pub process: Arc<ProcessNames>,
     /// Number of the program.
     pub image: u32,
-    /// Index of the first object.
-    pub first: usize,
-    /// The objects.
-    pub objects: Vec<Object>,
+    /// The news.
+    pub seen: Seen,
+}
+
+/// What was seen of a program.
+pub enum Seen {
+    /// The program has begun.
+    Begin,
+    /// Objects are new on stacks: the index of the first object, and the objects.
+    Objects(usize, Vec<Object>),
 }
 
 /// State of a file's symbols.
@@ -160,41 +166,58 @@ impl Tables {
     }
 
     fn open_objects(&self, sighting: &Sighting) {
-        let Sighting { process, image, first, objects } = sighting;
+        let Sighting { process, image, seen } = sighting;
         let begun = Instant::now();
         while process.view.get().is_none() && begun.elapsed() < START {
             thread::sleep(Duration::from_millis(1));
         }
         let view = process.view.get().and_then(Option::as_ref);
         let mappings = LazyLock::new(|| view.map_or_else(Vec::new, |view| object::mappings(view.pid)));
-        for (index, object) in (*first..).zip(objects) {
+        let (first, objects) = match seen {
+            Seen::Begin => {
+                let Some(view) = view else { return };
+                let executable = object::executable(view).and_then(|opened| {
+                    let build_id = opened.build_id.clone();
+                    Some((self.take(Some(view), opened)?, build_id))
+                });
+                tracing::debug!(image, ?executable, "a program has begun");
+                process.program(*image, |program| program.executable = executable);
+                object::deleted(view, &mappings).for_each(|opened| drop(self.take(Some(view), opened)));
+                return;
+            }
+            Seen::Objects(first, objects) => (*first, objects),
+        };
+        for (index, object) in (first..).zip(objects) {
             let known = Key::BuildId(object.build_id.clone());
             let key = if object::is_nameless(&object.path) {
                 None
             } else if !object.build_id.is_empty() && self.state().files.contains_key(&known) {
                 Some(known)
             } else {
-                self.take(view, &mappings, object)
+                object::open(view, &mappings, object).and_then(|opened| self.take(view, opened))
             };
+            let executable = || process.program(*image, |program| program.executable.clone());
+            let is_it = |(_, id): &(Key, Vec<u8>)| object.path.is_empty() && *id == object.build_id;
+            let key = key.or_else(|| executable().filter(is_it).map(|(key, _)| key));
+            tracing::debug!(image, index, path = %String::from_utf8_lossy(&object.path), ?key, "saw an object");
             process.set_key(*image, index, key);
         }
     }
 
-    /// Opens an object, and queues the file for the reader.
-    fn take(&self, view: Option<&View>, mappings: &[object::Mapping], object: &Object) -> Option<Key> {
-        if self.state().queue.len() >= MOST_OPEN {
-            return None;
-        }
-        let opened = object::open(view, mappings, object)?;
+    /// Queues a file for the reader.
+    fn take(&self, view: Option<&View>, opened: Opened) -> Option<Key> {
         let found = opened.file.metadata().ok()?;
-        let key = match opened.is_trusted && !object.build_id.is_empty() {
-            true => Key::BuildId(object.build_id.clone()),
+        let key = match opened.is_trusted && !opened.build_id.is_empty() {
+            true => Key::BuildId(opened.build_id.clone()),
             false => Key::Content(found.dev(), found.ino(), found.len(), (found.mtime(), found.mtime_nsec())),
         };
         let mut state = self.state();
-        if !state.files.contains_key(&key) && state.files.len() < MOST_FILES {
+        if !state.files.contains_key(&key) {
+            if state.files.len() >= MOST_FILES || state.queue.len() >= MOST_OPEN {
+                return None;
+            }
             let root = view.map_or_else(|| "/".into(), View::root);
-            let reading = Reading { path: opened.path, build_id: object.build_id.clone(), root, file: opened.file };
+            let reading = Reading { path: opened.path, build_id: opened.build_id, root, file: opened.file };
             state.files.insert(key.clone(), Slot::Waiting(opened.place));
             state.queue.push_back((key.clone(), reading));
         }

@@ -284,7 +284,10 @@ impl Keeper {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Begin(image) => self.image = image,
+            Message::Begin(image) => {
+                self.names.begin(image.number);
+                self.image = image;
+            }
             Message::Open { slot, tid, side, before } => {
                 let ring = self.table.ring(tid, side);
                 self.open.insert(slot, (ring.thread(), before));

@@ -61,7 +61,8 @@ impl Cache {
     /// Returns the entry of `object`, if there is a sound entry.
     pub(crate) fn load(&self, object: &Object) -> Option<Table> {
         let places = [self.by_build_id(object), self.by_file(object)];
-        places.into_iter().flatten().find_map(|path| Table::new(ByteView::open(path).ok()?).ok())
+        let kept = |table: Table| Table { is_kept: true, ..table };
+        places.into_iter().flatten().find_map(|path| Table::new(ByteView::open(path).ok()?).ok()).map(kept)
     }
 
     /// Makes a table from `file` and keeps it.
@@ -165,7 +166,7 @@ pub struct Table {
     load_address: u64,
     flags: u32,
     entry: ByteView<'static>,
-    /// Whether the table was stored in the cache.
+    /// Whether the cache has the table.
     is_kept: bool,
 }
 
@@ -198,7 +199,7 @@ impl Table {
         self.flags & INCOMPLETE != 0
     }
 
-    /// Whether [`crate::Symbolizer::table`] has just stored the table in the cache.
+    /// Whether the cache has the table.
     pub fn is_kept(&self) -> bool {
         self.is_kept
     }
