@@ -323,6 +323,20 @@ fn elf_notes() {
 }
 
 #[test]
+fn generated_code() {
+    let map = b"5000 20 LazyCompile:~f /a.js:1\n8000 20 g\n";
+    run("generated_code", hostile::generated_code, |r| r.mutate(map));
+    let word = |word: u64| word.to_le_bytes();
+    let head = [&0x4a69_5444_u32.to_le_bytes()[..], &1_u32.to_le_bytes(), &40_u32.to_le_bytes(), &[0; 28]].concat();
+    let load = [&[0; 4][..], &58_u32.to_le_bytes(), &[0; 24], &word(0x5000), &word(0x20), &word(1), b"f\0"].concat();
+    let moved = [&1_u32.to_le_bytes()[..], &64_u32.to_le_bytes(), &[0; 24], &word(0x5000), &word(0x8000), &word(0x20)];
+    let dump = [head, load, moved.concat(), word(1).to_vec()].concat();
+    let code = heapline_aggregator::names::jit::Code::parse(b"", &dump);
+    assert_eq!((code.at(0x8000).len(), code.at(0x5000).len()), (1, 0), "the good file gets through");
+    run("generated_code", hostile::generated_code, |r| r.mutate(&dump));
+}
+
+#[test]
 fn symbols_elf() {
     let good = program();
     assert!(symbols::in_elf(&good, &[0]).is_some(), "the good program gets through");

@@ -61,6 +61,15 @@ impl Code {
         code
     }
 
+    /// Reads the content of a `perf-PID.map` and of a jitdump file.
+    pub fn parse(map: &[u8], dump: &[u8]) -> Code {
+        let mut code = Code::default();
+        // Reading ends at the first damage.
+        let _ = code.read_map(map);
+        let _ = code.read_dump(io::Cursor::new(dump));
+        code
+    }
+
     /// Returns the function at an address, with the line if the line is known. Empty without a
     /// function.
     pub fn at(&self, address: u64) -> Vec<Location> {
@@ -259,13 +268,14 @@ mod tests {
     #[test]
     fn damage_ends_the_reading_and_nothing_else() {
         let whole = dump();
+        assert!(Code::parse(b"", &whole).at(0x5008).len() == 1);
         for len in 0..whole.len() {
-            let _ = Code::default().read_dump(Cursor::new(&whole[..len]));
+            Code::parse(b"", &whole[..len]);
         }
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 0xff;
-            let _ = Code::default().read_dump(Cursor::new(damaged));
+            Code::parse(b"", &damaged);
         }
     }
 }

@@ -16,7 +16,7 @@
 //! - A snapshot waits a short time for symbols. `report` looks up the missing names itself, as long
 //!   as the files are there.
 
-mod jit;
+pub mod jit;
 mod object;
 mod tables;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! ELF and DWARF content of foreign programs, and entries of the cache of `report`.
 
+use heapline_aggregator::names::jit;
 use heapline_aggregator::process::elf;
 use heapline_collector::platform::elf::find_build_id;
 use heapline_tools::symbols;
@@ -14,6 +15,15 @@ pub fn elf_program(bytes: &[u8]) {
 pub fn elf_notes(bytes: &[u8]) {
     if let Some(id) = find_build_id(bytes) {
         assert!(id.len() <= bytes.len());
+    }
+}
+
+/// Reads files in which a program names its generated code. Each function is named at its own
+/// addresses only.
+pub fn generated_code(bytes: &[u8]) {
+    let code = jit::Code::parse(bytes, bytes);
+    for address in ADDRESSES.into_iter().chain([0x5008, 0x8000]) {
+        assert!(code.at(address).len() <= 1);
     }
 }
 

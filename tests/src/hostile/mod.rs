@@ -9,7 +9,7 @@ mod snapshots;
 mod table;
 mod texts;
 
-pub use files::{elf_notes, elf_program, symbols_cache, symbols_elf};
+pub use files::{elf_notes, elf_program, generated_code, symbols_cache, symbols_elf};
 pub use processes::{injected_answers, injected_process};
 pub use snapshots::{report, snapshot_payload, snapshot_reader};
 pub use table::{code_description, table};
