@@ -31,17 +31,20 @@ pub fn be_ordinary() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
 }
 
-/// Makes this process one that may be lost: it ends with its parent's thread, writes no core file,
-/// and is the first victim when memory is short. `idle`: it runs only on idle processors.
-pub fn be_expendable(idle: bool) {
-    let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+/// Makes this process one that may be lost: the process ends with the parent's thread, writes no
+/// core file, takes at most `bytes` of address space, and is the first victim when memory is short.
+/// `idle`: the process runs only on idle processors.
+pub fn be_expendable(idle: bool, bytes: u64) {
+    let at_most = |limit| libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    let (no_core, memory) = (at_most(0), at_most(bytes));
     let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_BATCH };
     let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `prctl` takes plain numbers here; both pointers lead to local values that are only
+    // SAFETY: `prctl` takes plain numbers here; the pointers lead to local values that are only
     // read during the calls. A refused call leaves the process as it was.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core);
+        libc::setrlimit(libc::RLIMIT_AS, &raw const memory);
         libc::sched_setscheduler(0, policy, &raw const parameters);
     }
     // Where /proc is not there, memory is short for all alike.

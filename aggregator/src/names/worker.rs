@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 pub const COMMAND: &str = "symbols";
 /// Limit of the reading of a file.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Most address space of the child, in bytes. Files that need more are left to `report`.
+const MOST_BYTES: u64 = 4 << 30;
 /// Interval between two looks at the child.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -129,7 +131,7 @@ fn await_end(mut child: Child) -> bool {
 
 /// Does a task in the child process. Returns whether there are symbols.
 pub fn work(task: &Task) -> bool {
-    sys::be_expendable(!task.urgent);
+    sys::be_expendable(!task.urgent, MOST_BYTES);
     let Some(build_id) = unhex(&task.build_id) else { return false };
     let Ok(file) = sys::standard_input() else { return false };
     let symbolizer = Symbolizer::new(debug_dirs(&task.root), default_cache_dir());
