@@ -80,6 +80,9 @@ pub struct Arguments {
     /// Look for separate debug files here before /usr/lib/debug (repeat it for more directories)
     #[arg(long, value_name = "DIR")]
     debug_dir: Vec<PathBuf>,
+    /// Download debug information that is not here from the servers in DEBUGINFOD_URLS
+    #[arg(long)]
+    debuginfod: bool,
 }
 
 /// Output format of a report.
@@ -123,6 +126,8 @@ pub struct Config {
     pub output: Option<PathBuf>,
     /// Folders of separate debug files, in the order of the search.
     pub debug_dirs: Vec<PathBuf>,
+    /// Whether servers are asked for debug information.
+    pub debuginfod: bool,
 }
 
 impl Arguments {
@@ -148,11 +153,11 @@ impl Arguments {
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
-        let Arguments { snapshot, tree, diff: old, format, source, output, .. } = self;
+        let Arguments { snapshot, tree, diff: old, format, source, output, debuginfod, .. } = self;
         let is_tree = tree.is_some();
         // clap makes sure that either of the two is given.
         let snapshot = tree.or(snapshot).unwrap_or_default();
-        Ok(Config { snapshot, old, is_tree, request, format, source, output, debug_dirs })
+        Ok(Config { snapshot, old, is_tree, request, format, source, output, debug_dirs, debuginfod })
     }
 
     fn check(&self) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! Library of `report`: turns snapshots into statistics, diffs and exports.
 //!
 //! - Offline: reads snapshot files, and the modules and debug files named in a snapshot if present.
+//!   Only [`debuginfod`] uses the network, when asked to.
 //! - tracemalloc's terms with tracemalloc's meaning: grouping, cumulation, filters and sort orders
 //!   are CPython's. The tests compare results with CPython's.
 //! - Never changes a snapshot. No snapshot makes the library panic, or use memory out of
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod debuginfod;
 pub mod export;
 pub mod frames;
 pub mod glob;

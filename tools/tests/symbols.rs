@@ -212,7 +212,7 @@ fn a_file_that_changed_is_said_once_and_not_believed() {
     }
     let warnings = symbolizer.take_warnings();
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("has changed since the snapshot"), "{warnings:?}");
+    assert!(warnings[0].contains("has changed since it was mapped"), "{warnings:?}");
     std::fs::remove_file(&program).unwrap();
     let mut symbolizer = plain();
     assert!(symbolizer.locate(&before, &calls).iter().all(Vec::is_empty));

@@ -13,6 +13,7 @@ use anyhow::Error;
 use clap::Parser;
 use heapline_shared_format::text::printable;
 use heapline_tools::cli::{Arguments, Config, Format, one_line};
+use heapline_tools::debuginfod::Client;
 use heapline_tools::export::{folded, html};
 use heapline_tools::input::load::load;
 use heapline_tools::input::tree::Subject;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
 
 /// Makes and writes the report. Returns notes for standard error.
 fn run(config: Config) -> Result<Vec<String>, Failure> {
+    let client = config.debuginfod.then(|| Client::from_environment(say)).transpose().map_err(Failure::Usage)?;
     let output = Output::open(config.output.as_deref())?;
     let subject = |path: &Path| match config.is_tree {
         true => Subject::load_tree(path).map_err(Error::from),
@@ -72,6 +74,9 @@ fn run(config: Config) -> Result<Vec<String>, Failure> {
     };
     let subjects = (subject(&config.snapshot)?, config.old.as_deref().map(subject).transpose()?);
     let mut symbolizer = Symbolizer::new(config.debug_dirs, default_cache_dir());
+    if let Some(client) = client {
+        symbolizer = symbolizer.with_fetch(Box::new(client));
+    }
     let report = Report::new(config.request, &subjects.0, subjects.1.as_ref(), &mut symbolizer);
     let mut sources = config.source.then(Sources::default);
     output.write(|out| match config.format {

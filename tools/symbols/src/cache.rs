@@ -17,7 +17,7 @@
 use crate::Location;
 use crate::compressed;
 use crate::demangle::demangle;
-use crate::find::{Object, Source};
+use crate::find::{Object, Origin, Source};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -55,14 +55,21 @@ impl Cache {
     /// Opens a cache in `dir`. A folder of another user (sudo keeps HOME), or a folder writable by
     /// others, is not used: a table placed there would choose the names of functions.
     pub(crate) fn new(dir: Option<PathBuf>) -> Cache {
-        Cache { dir: dir.filter(|dir| dir.ancestors().all(|part| is_safe(part, part == dir))) }
+        Cache { dir: dir.filter(|dir| is_private(dir)) }
     }
 
-    /// Returns the entry of `object`, if there is a sound entry.
-    pub(crate) fn load(&self, object: &Object) -> Option<Table> {
-        let places = [self.by_build_id(object), self.by_file(object)];
-        let kept = |table: Table| Table { is_kept: true, ..table };
-        places.into_iter().flatten().find_map(|path| Table::new(ByteView::open(path).ok()?).ok()).map(kept)
+    /// Returns the entry of `object`, if there is a sound entry; an entry with lines if there is
+    /// one. Tables of fetched files count only where files may be fetched.
+    pub(crate) fn load(&self, object: &Object, may_fetch: bool) -> Option<Table> {
+        let fetched = self.of_fetched(object).filter(|_| may_fetch);
+        let places = [self.by_build_id(object), self.by_file(object), fetched];
+        let table = |path| Some(Table { is_kept: true, ..Table::new(ByteView::open(path).ok()?).ok()? });
+        let mut tables = places.into_iter().flatten().filter_map(table);
+        let first = tables.next()?;
+        match first.has_lines() {
+            true => Some(first),
+            false => tables.find(Table::has_lines).or(Some(first)),
+        }
     }
 
     /// Makes a table from `file` and keeps it.
@@ -72,12 +79,16 @@ impl Cache {
     /// | with lines, from a trusted file | the build-id | equal build-ids have equal lines |
     /// | with names only | path, size and time | a copy not stripped may have more names |
     /// | from a file others can write | path, size and time | the build-id proves nothing |
+    /// | from a fetched file | the build-id, marked | a server chose it; the object may be gone |
     pub(crate) fn convert(&self, object: &Object, file: &Source) -> Result<Table, String> {
         let entry = convert(&file.view)?;
         let table = Table::new(ByteView::from_vec(entry))?;
-        let by_build_id = self.by_build_id(object).filter(|_| table.has_lines() && file.is_trusted);
+        let place = match file.origin {
+            Origin::Fetched => self.of_fetched(object),
+            Origin::Own if table.has_lines() => self.by_build_id(object).or_else(|| self.by_file(object)),
+            Origin::Own | Origin::Foreign => self.by_file(object),
+        };
         // Without a cache the next lookup is only slower.
-        let place = by_build_id.or_else(|| self.by_file(object));
         let is_kept = place.is_some_and(|path| store(&path, &table.entry).is_ok());
         Ok(Table { is_kept, ..table })
     }
@@ -85,6 +96,11 @@ impl Cache {
     fn by_build_id(&self, object: &Object) -> Option<PathBuf> {
         let named = !object.build_id().is_empty();
         named.then(|| Some(self.dir.as_ref()?.join(format!("{}.symc", object.build_id_hex()))))?
+    }
+
+    /// Name of the entry of an object's fetched file.
+    fn of_fetched(&self, object: &Object) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.join(format!("fetched-{}.symc", object.build_id_hex())))
     }
 
     /// Name of an entry by path, size and time, so each version of a file has an entry of its own.
@@ -141,7 +157,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Whether no other user can write into the folder or replace it. True for a missing folder.
+/// Whether a cache's folder is this user's own, and no other user can write into the folder or
+/// replace it. True for a missing folder.
+pub fn is_private(dir: &Path) -> bool {
+    dir.ancestors().all(|part| is_safe(part, part == dir))
+}
+
+/// Whether a folder is fit to be a cache, or to hold the cache.
 fn is_safe(dir: &Path, is_cache: bool) -> bool {
     const WRITABLE: u32 = 0o002;
     const STICKY: u32 = 0o1000;

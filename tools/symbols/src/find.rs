@@ -5,10 +5,13 @@
 //!   found by path, unless the file has a build-id now.
 //! - Debug files are searched as by gdb: by build-id, then by .gnu_debuglink with its CRC.
 //! - A copy of the object itself is accepted in a debug folder, if the build-ids are equal.
+//! - A [`Fetch`], if there is one, is asked last: for debug information where no file here has any,
+//!   and for the object's own file where no file describes the object at all.
 //! - .gnu_debugaltlink, dwz's way to share debug information between files, is not followed:
 //!   symbolic cannot read such shared files, so their names are missing.
 
 use crate::foreign::{self, Foreign};
+use crate::guard;
 use heapline_shared_format::snapshot::Module;
 use std::fs::{File, Metadata};
 use std::io;
@@ -59,7 +62,8 @@ impl Object {
         &self.build_id
     }
 
-    pub(crate) fn build_id_hex(&self) -> String {
+    /// GNU build-id in hexadecimal digits; empty if none is known.
+    pub fn build_id_hex(&self) -> String {
         self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -82,6 +86,12 @@ impl Object {
     /// Returns the object's path below another root.
     fn under(&self, root: &Path) -> PathBuf {
         root.join(self.path.strip_prefix("/").unwrap_or(&self.path))
+    }
+
+    /// Whether the file at `path` is an ELF file with the object's build-id. Never true for an
+    /// object without a build-id.
+    pub fn is_described_by(&self, path: &Path) -> bool {
+        guard::fenced(|| fitting_file(self, path).is_some()) == Some(true)
     }
 
     fn is(&self, elf: &ElfObject<'_>) -> bool {
@@ -127,11 +137,58 @@ fn build_id_of(elf: &ElfObject<'_>) -> String {
     elf.code_id().map_or_else(String::new, |id| id.as_str().to_lowercase())
 }
 
+/// A file that can be fetched from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Artifact {
+    /// The debug information, split off the object.
+    DebugInfo,
+    /// The object's own file.
+    Executable,
+}
+
+/// A way to get files that are not on this machine.
+pub trait Fetch: Send + Sync {
+    /// Returns the path of an object's file, once the file is on this machine. The object has a
+    /// build-id. The file is not believed to belong to the object.
+    fn fetch(&self, object: &Object, artifact: Artifact) -> Option<PathBuf>;
+}
+
+/// Places where files are looked for, besides an object's own path.
+pub(crate) struct Places {
+    /// Folders of separate debug files, in the order of the search.
+    pub(crate) debug_dirs: Vec<PathBuf>,
+    pub(crate) fetch: Option<Box<dyn Fetch>>,
+}
+
+impl Places {
+    /// Fetches a file of an object. None if the file has another build-id, or lacks the debug
+    /// information.
+    fn fetched(&self, object: &Object, artifact: Artifact) -> Option<Source> {
+        let fetch = self.fetch.as_ref().filter(|_| !object.build_id.is_empty())?;
+        let path = fetch.fetch(object, artifact)?;
+        let file = match artifact {
+            Artifact::DebugInfo => debug_file(object, &path),
+            Artifact::Executable => fitting_file(object, &path),
+        };
+        file.map(|file| Source { origin: Origin::Fetched, ..file })
+    }
+}
+
+/// Who can have written a file, so how far the file's build-id is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Only this user and root.
+    Own,
+    /// Others.
+    Foreign,
+    /// A [`Fetch`], from wherever.
+    Fetched,
+}
+
 /// A file that may describe an object.
 pub(crate) struct Source {
     pub(crate) view: ByteView<'static>,
-    /// Whether only this user and root can have written the file, so its build-id can be trusted.
-    pub(crate) is_trusted: bool,
+    pub(crate) origin: Origin,
 }
 
 /// Files to try, the best first, and a problem with the object's own file.
@@ -141,7 +198,8 @@ pub(crate) struct Found {
 }
 
 /// Finds all files that describe `object`.
-pub(crate) fn find(object: &Object, debug_dirs: &[PathBuf]) -> Found {
+pub(crate) fn find(object: &Object, places: &Places) -> Found {
+    let debug_dirs = &places.debug_dirs;
     let (own, problem) = match own_file(object) {
         Ok(source) => (Some(source), None),
         Err(problem) => match copy(object, debug_dirs) {
@@ -157,20 +215,28 @@ pub(crate) fn find(object: &Object, debug_dirs: &[PathBuf]) -> Found {
         if let Some(elf) = own.as_ref().and_then(|own| parse(&own.view)) {
             files.extend(linked_file(object, &elf, debug_dirs));
         }
+        if files.is_empty() {
+            files.extend(places.fetched(object, Artifact::DebugInfo));
+        }
     }
     files.extend(own);
+    if files.is_empty() {
+        files.extend(places.fetched(object, Artifact::Executable));
+    }
     Found { files, problem }
 }
 
-/// Whether [`find`] can offer another file than the object's own. Opens at most the object, never
-/// the debug file.
-pub(crate) fn separate_file_exists(object: &Object, debug_dirs: &[PathBuf]) -> bool {
-    if object.by_build_id(debug_dirs).iter().any(|path| path.exists()) {
-        return true;
-    }
-    let Ok(own) = own_file(object) else { return false };
-    let Some(elf) = parse(&own.view) else { return false };
-    link(&elf).is_some_and(|(name, _)| object.by_link(&name, debug_dirs).iter().any(|path| path.exists()))
+/// Whether [`find`] can offer another file with debug information than the object's own. Opens at
+/// most the object and a fetched file, never a debug file of this machine.
+pub(crate) fn separate_file_exists(object: &Object, places: &Places) -> bool {
+    let dirs = &places.debug_dirs;
+    let is_there = |paths: Vec<PathBuf>| paths.iter().any(|path| path.exists());
+    let is_linked = || {
+        let own = own_file(object).ok();
+        let link = own.as_ref().and_then(|own| link(&parse(&own.view)?));
+        link.is_some_and(|(name, _)| is_there(object.by_link(&name, dirs)))
+    };
+    is_there(object.by_build_id(dirs)) || is_linked() || places.fetched(object, Artifact::DebugInfo).is_some()
 }
 
 fn own_file(object: &Object) -> Result<Source, String> {
@@ -186,19 +252,20 @@ fn own_file(object: &Object) -> Result<Source, String> {
 }
 
 fn copy(object: &Object, debug_dirs: &[PathBuf]) -> Option<Source> {
-    if object.build_id.is_empty() {
-        return None;
-    }
-    object.copies(debug_dirs).iter().find_map(|path| {
-        let file = view(foreign::open(path)).ok()?;
-        parse(&file.view).is_some_and(|elf| object.is(&elf)).then_some(file)
-    })
+    object.copies(debug_dirs).iter().find_map(|path| fitting_file(object, path))
 }
 
 fn debug_file(object: &Object, path: &Path) -> Option<Source> {
+    fitting_file(object, path).filter(|file| parse(&file.view).is_some_and(|elf| elf.has_debug_info()))
+}
+
+/// Returns the file at `path`, if the file has the object's build-id.
+fn fitting_file(object: &Object, path: &Path) -> Option<Source> {
+    if object.build_id.is_empty() {
+        return None;
+    }
     let file = view(foreign::open(path)).ok()?;
-    let fits = parse(&file.view).is_some_and(|elf| object.is(&elf) && elf.has_debug_info());
-    fits.then_some(file)
+    parse(&file.view).is_some_and(|elf| object.is(&elf)).then_some(file)
 }
 
 fn linked_file(object: &Object, elf: &ElfObject<'_>, debug_dirs: &[PathBuf]) -> Option<Source> {
@@ -226,8 +293,8 @@ fn view(opened: io::Result<Foreign>) -> Result<Source, String> {
         _ => format!("the file cannot be read ({error})"),
     };
     let file = opened.map_err(says)?;
-    let is_trusted = file.is_trusted();
-    Ok(Source { view: file.view().map_err(says)?, is_trusted })
+    let origin = if file.is_trusted() { Origin::Own } else { Origin::Foreign };
+    Ok(Source { view: file.view().map_err(says)?, origin })
 }
 
 fn parse<'v>(view: &'v ByteView<'static>) -> Option<ElfObject<'v>> {

@@ -2,7 +2,7 @@
 //! crate.
 //!
 //! 1. `find` finds an object's debug information, and never uses another file than the file that
-//!    ran.
+//!    ran. The crate asks nobody over a network: a program may give a [`Fetch`] that does.
 //! 2. `cache` turns the debug information into a table with fast lookups, once, and keeps the table
 //!    on disk by build-id.
 //!
@@ -19,12 +19,13 @@ mod guard;
 
 pub use cache::Table;
 pub use cache::default_dir as default_cache_dir;
+pub use cache::is_private as is_private_cache_dir;
 pub use cache::mend_entry;
 pub use demangle::demangle_unknown as demangle;
-pub use find::Object;
+pub use find::{Artifact, Fetch, Object};
 
 use cache::Cache;
-use find::Found;
+use find::{Found, Places};
 use heapline_shared_format::snapshot::Module;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ pub struct Location {
 
 /// Looks up functions and lines by address, with debug files and a cache of tables.
 pub struct Symbolizer {
-    debug_dirs: Vec<PathBuf>,
+    places: Places,
     cache: Cache,
     warnings: Vec<String>,
     warned: HashSet<String>,
@@ -73,7 +74,14 @@ impl Symbolizer {
     /// Makes a symbolizer. Separate debug files are searched in `debug_dirs` in this order; each
     /// folder has the layout of [`DEBUG_DIR`]. Tables are kept in `cache_dir`, or nowhere.
     pub fn new(debug_dirs: Vec<PathBuf>, cache_dir: Option<PathBuf>) -> Symbolizer {
-        Symbolizer { debug_dirs, cache: Cache::new(cache_dir), warnings: Vec::new(), warned: HashSet::new() }
+        let places = Places { debug_dirs, fetch: None };
+        Symbolizer { places, cache: Cache::new(cache_dir), warnings: Vec::new(), warned: HashSet::new() }
+    }
+
+    /// Lets files that are not on this machine be fetched.
+    pub fn with_fetch(mut self, fetch: Box<dyn Fetch>) -> Symbolizer {
+        self.places.fetch = Some(fetch);
+        self
     }
 
     /// Looks up the functions at each of `addresses`, innermost first; empty if nothing is known.
@@ -85,9 +93,11 @@ impl Symbolizer {
         }
     }
 
-    /// Whether a debug file beside the module's own file may have lines for the module.
+    /// Whether a debug file beside the module's own file may have lines for the module. Fetches the
+    /// debug file where no other may have them.
     pub fn may_know_lines(&self, module: &Module) -> bool {
-        Object::of(module).is_some_and(|object| find::separate_file_exists(&object, &self.debug_dirs))
+        let exists = |object| find::separate_file_exists(&object, &self.places);
+        guard::fenced(|| Object::of(module).is_some_and(exists)) == Some(true)
     }
 
     /// Returns the problems with modules since the last call, a sentence for each.
@@ -128,13 +138,14 @@ impl Symbolizer {
     /// a better table.
     pub fn kept(&self, object: &Object) -> Option<Table> {
         // A table with names only is checked again: a debug file may have been installed since.
-        let is_final = |table: &Table| table.has_lines() || !find::separate_file_exists(object, &self.debug_dirs);
-        guard::fenced(|| self.cache.load(object).filter(is_final)).flatten()
+        let is_final = |table: &Table| table.has_lines() || !find::separate_file_exists(object, &self.places);
+        let may_fetch = self.places.fetch.is_some();
+        guard::fenced(|| self.cache.load(object, may_fetch).filter(is_final)).flatten()
     }
 
     /// Makes a table from the first usable file, or returns the problem with the object.
     fn fresh(&self, object: &Object) -> Result<Table, String> {
-        let Found { files, mut problem } = find::find(object, &self.debug_dirs);
+        let Found { files, mut problem } = find::find(object, &self.places);
         for file in files {
             match self.cache.convert(object, &file) {
                 Ok(table) => return Ok(table),
