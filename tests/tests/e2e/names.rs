@@ -96,9 +96,11 @@ fn service(folder: &Path, name: &str, flags: &[&str]) -> PathBuf {
     copied(&victim::build("upgraded.c", &[&["-O1"], flags].concat()), folder, name)
 }
 
+/// Copies a file by `cp`. A program that this process itself had written could be busy: a child
+/// forked meanwhile by another test has the file open, until the child's exec.
 fn copied(file: &Path, folder: &Path, name: &str) -> PathBuf {
     let copy = folder.join(name);
-    fs::copy(file, &copy).expect("a copy");
+    stdout_of(Command::new("cp").arg(file).arg(&copy));
     copy
 }
 
@@ -222,7 +224,7 @@ fn children_have_the_names_of_their_removed_files() {
     let snapshots = folder.path().join("snapshots");
     fs::create_dir(&snapshots).expect("a folder");
     let program = copied(&victim::build("lines.c", &["-O1"]), folder.path(), "lines");
-    let script = format!("'{0}'; '{0}'; rm '{0}'", program.display());
+    let script = format!("'{0}'; '{0}'; true", program.display());
     let mut command = Command::new(&programs().aggregator);
     stdout_of(command.args(["run", "-o"]).arg(&snapshots).args(["--", "sh", "-c", &script]));
     let children: Vec<PathBuf> = fs::read_dir(&snapshots)
@@ -231,6 +233,7 @@ fn children_have_the_names_of_their_removed_files() {
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("heapline-lines-")))
         .collect();
     assert_eq!(children.len(), 2, "{children:?}");
+    fs::remove_file(&program).expect("removed");
     let plain = place("plain", "lines.c", line_of("lines.c", "// LINE plain"));
     for child in children {
         assert_eq!(places(&document(&child, &["--by", "traceback"]), 1001).first(), Some(&plain));
@@ -304,8 +307,9 @@ fn copy_with_libraries(program: &Path, root: &Path) {
     let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
     for file in libraries.chain([program]) {
         let copy = root.join(file.strip_prefix("/").expect("an absolute path"));
-        fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
-        fs::copy(file, copy).expect("a copy");
+        let (folder, name) = (copy.parent().expect("a folder"), copy.file_name().expect("a name"));
+        fs::create_dir_all(folder).expect("a folder");
+        copied(file, folder, name.to_str().expect("UTF-8"));
     }
 }
 
