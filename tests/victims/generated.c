@@ -1,9 +1,10 @@
-// map|dump|none: code made at run time, without unwind tables, but with frame pointers. Two pieces
-// of such code, `jit_outer` and `jit_inner`, are on the stack of a block of 4,001 bytes:
+// map|rude|pipe|dump: code made at run time, without unwind tables, but with frame pointers. Two
+// pieces of such code, `jit_outer` and `jit_inner`, are on the stack of a block of 4,001 bytes:
 //
 //   main -> jit_outer -> between -> jit_inner -> keep -> malloc
 //
-// map writes /tmp/perf-PID.map with their names, dump writes jit-PID.dump in the current folder as
+// map writes /tmp/perf-PID.map with their names, rude writes it with names that command a terminal,
+// pipe makes it a pipe without a writer, and dump writes jit-PID.dump in the current folder as
 // perf's jitdump says, and maps it. One byte on standard input is one step, and the program answers
 // with a byte when the step is done:
 //
@@ -14,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 
 typedef void function(void);
@@ -40,13 +42,19 @@ static void write_all(int file, const void *bytes, size_t size) {
     check(write(file, bytes, size) == (ssize_t)size, "write");
 }
 
-static void write_map(void) {
+static void write_map(const char *kind) {
     char path[64], line[64];
     snprintf(path, sizeof path, "/tmp/perf-%d.map", (int)getpid());
+    if (strcmp(kind, "pipe") == 0) {
+        check(mkfifo(path, 0600) == 0, path);
+        return;
+    }
     int file = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
     check(file >= 0, path);
     stub *stubs[] = {outer, inner};
-    const char *names[] = {"jit_outer orders.js:12", "jit_inner orders.js:7"};
+    const char *polite[] = {"jit_outer orders.js:12", "jit_inner orders.js:7"};
+    const char *rude[] = {"jit_outer\033[31m\302\2332J", "jit_inner\rheapline: 0 B"};
+    const char **names = strcmp(kind, "rude") == 0 ? rude : polite;
     for (int i = 0; i < 2; i++) {
         int length = snprintf(line, sizeof line, "%lx %zx %s\n", (unsigned long)(uintptr_t)stubs[i], sizeof CODE, names[i]);
         write_all(file, line, (size_t)length);
@@ -92,7 +100,7 @@ static void write_dump(void) {
 }
 
 int main(int argc, char **argv) {
-    check(argc == 2, "usage: jit map|dump|none");
+    check(argc == 2, "usage: generated map|rude|pipe|dump");
     unsigned char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     check(page != MAP_FAILED, "mmap");
     memcpy(page, CODE, sizeof CODE);
@@ -100,8 +108,8 @@ int main(int argc, char **argv) {
     check(mprotect(page, 4096, PROT_READ | PROT_EXEC) == 0, "mprotect");
     outer = (stub *)(uintptr_t)page;
     inner = (stub *)(uintptr_t)(page + DISTANCE);
-    if (strcmp(argv[1], "map") == 0) write_map();
     if (strcmp(argv[1], "dump") == 0) write_dump();
+    else write_map(argv[1]);
     char byte = '.';
     do {
         if (byte == 'k') outer(between); // LINE main
