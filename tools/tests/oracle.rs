@@ -97,8 +97,9 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
         let mut traceback = None;
         for (filename, lineno) in stack.iter().rev() {
             let (filename, nothing) = (tracebacks.string(filename), tracebacks.string(""));
+            let (lineno, part) = (*lineno, Part::Asks);
             let frame =
-                Frame { filename, lineno: *lineno, function: nothing, module: nothing, address: 0, part: Part::Asks };
+                Frame { filename, lineno, function: nothing, module: nothing, address: 0, part, walked: None };
             traceback = Some(tracebacks.push(traceback, frame));
         }
         let traceback = traceback.expect("every stack has a frame");

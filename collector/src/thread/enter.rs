@@ -2,7 +2,7 @@
 //! signal handlers, and jumps out of signal handlers.
 
 use super::thread_state;
-use super::{Moment, Thread, room};
+use super::{Moment, Thread, name, room};
 use crate::platform::{sys, tls};
 use crate::process::Process;
 use crate::start;
@@ -10,7 +10,6 @@ use crate::unwind::memory::Window;
 use crate::{doors, fail, process, unwind};
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
-use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
 /// Returns the thread's state for one hook, entered with the return address at `slot`. Returns
@@ -221,8 +220,10 @@ fn start_thread(
             tls::set_thread(core::ptr::from_mut(thread).cast());
         }
         tls::set_starting(0);
-        let name = sys::thread_name();
-        thread.publish_plain(|stamp| event::thread(stamp, name));
+        thread.tell_name();
+        if !side {
+            name::watch();
+        }
         return Some(thread);
     }
     tls::set_starting(0);

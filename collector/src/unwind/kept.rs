@@ -27,9 +27,9 @@
 //! Signal frames and other stacks beyond rules are never kept. The kept stack is forgotten when a
 //! module is loaded or unloaded.
 
-use super::{MAX_DEPTH, Walk};
+use super::{MAX_DEPTH, Walk, marked};
 use crate::process;
-use crate::rules::{Kind, Table};
+use crate::rules::Table;
 use crate::stacks::mix;
 use core::ptr;
 
@@ -58,6 +58,8 @@ pub(super) enum How {
     Bp,
     /// rbp, where the CFA is stored.
     Realigned,
+    /// rbp, without unwind tables: the caller was found by the frame pointer.
+    FramePointer,
 }
 
 impl Fresh {
@@ -92,8 +94,13 @@ pub(super) struct Pair {
 impl Pair {
     /// Returns a pair that never differs, for a stack whose oldest frame needs no further word.
     fn anchor() -> Pair {
-        static ANCHOR: usize = 0;
         Pair { address: (&raw const ANCHOR).addr(), value: 0 }
+    }
+
+    /// Returns a pair that always differs, for a stack whose oldest frame has to be looked at each
+    /// time.
+    pub(super) fn changed() -> Pair {
+        Pair { value: 1, ..Pair::anchor() }
     }
 
     /// Returns the difference between the word now and the kept value; 0 when equal.
@@ -106,6 +113,8 @@ impl Pair {
         unsafe { (self.address as *const usize).read() ^ self.value }
     }
 }
+
+static ANCHOR: usize = 0;
 
 /// The topmost kept frame.
 pub(super) struct Top {
@@ -139,6 +148,8 @@ pub struct Kept {
     /// Number of frames, from the oldest, unchanged since the last definition.
     unchanged: usize,
     is_truncated: bool,
+    /// Whether any stack had a frame found by a frame pointer.
+    has_frame_pointers: bool,
 }
 
 impl Kept {
@@ -155,6 +166,7 @@ impl Kept {
             hash: 0,
             unchanged: 0,
             is_truncated: false,
+            has_frame_pointers: false,
         }
     }
 
@@ -184,7 +196,8 @@ impl Kept {
 
     /// Returns the number of frames, from the oldest, unchanged since the last [`Kept::defined`].
     pub fn unchanged(&self) -> usize {
-        self.unchanged
+        // How a frame was found depends on the next frame too.
+        self.unchanged.saturating_sub(usize::from(self.has_frame_pointers))
     }
 
     /// Notes whether the stack ends before the root.
@@ -205,11 +218,14 @@ impl Kept {
         self.unchanged = 0;
     }
 
-    /// Returns the return addresses from frame `from` on, the oldest first.
+    /// Returns the frames from frame `from` on, the oldest first, for a STACK record.
     pub fn addresses(&self, from: usize) -> impl Iterator<Item = u64> {
-        let frames = self.frames;
-        // SAFETY: all frames below `len` are written.
-        (from..self.len).map(move |i| unsafe { (*frames.add(i)).of.pc as u64 })
+        let (frames, len) = (self.frames, self.len);
+        (from..len).map(move |i| {
+            // SAFETY: all frames below `len` are written.
+            let of = |i: usize| unsafe { (*frames.add(i)).of };
+            marked(of(i).pc, i + 1 < len && of(i + 1).how == How::FramePointer)
+        })
     }
 
     /// Returns frame `i`.
@@ -353,10 +369,22 @@ impl Kept {
             // SAFETY: `p - 1` is the index of a written pair, and each pair has an owner.
             let k = unsafe { *self.owners.add(p - 1) } as usize;
             if !self.patch(k, p - 1, table) {
-                return Err(k);
+                return Err(self.first_in_doubt(k));
             }
             p -= 1;
         }
+    }
+
+    /// Returns the frame to unwind again when frame `k` has changed. A frame pointer is trusted only
+    /// with the caller that it led to.
+    #[inline(always)]
+    fn first_in_doubt(&mut self, k: usize) -> usize {
+        if !self.has_frame_pointers || k + 1 == self.len {
+            return k;
+        }
+        // SAFETY: `k + 1` is below `len`.
+        let next = unsafe { self.frame(k + 1) }.of.how;
+        if next == How::FramePointer { k + 1 } else { k }
     }
 
     /// Finds the topmost changed pair among the first `p` pairs. Returns the number of pairs up to
@@ -420,7 +448,8 @@ impl Kept {
             }
             let pc = (frame.of.slot as *const usize).read();
             let Some(rule) = table.get(pc) else { return false };
-            if rule.kind() != Kind::Sp || frame.of.slot.wrapping_add(rule.cfa_offset()) != next {
+            // A callee without unwind tables demands a caller at a call.
+            if !rule.is_sp_at_call() || frame.of.slot.wrapping_add(rule.cfa_offset()) != next {
                 return false;
             }
             frame.of.saved = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
@@ -475,7 +504,8 @@ impl Kept {
             let (mut needs, mut pairs) = match self.len {
                 0 => {
                     let oldest = if fresh > 0 { self.fresh(fresh - 1).slot } else { 0 };
-                    self.reach = base.map_or(oldest, |base| base.address);
+                    let word = base.map(|base| base.address).filter(|&address| address != (&raw const ANCHOR).addr());
+                    self.reach = word.unwrap_or(oldest);
                     self.pairs.write(base.unwrap_or_else(Pair::anchor));
                     self.owners.write(0);
                     (false, 1)
@@ -493,6 +523,7 @@ impl Kept {
                     pairs += 1;
                 };
                 if needs || of.how != How::Sp {
+                    self.has_frame_pointers |= of.how == How::FramePointer;
                     let word = |address: usize| (address as *const usize).read();
                     // A walk reads the words in the opposite order.
                     if needs && of.bp_slot() != 0 {

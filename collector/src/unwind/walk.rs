@@ -2,8 +2,8 @@
 //! comparison ([`super::kept`]).
 
 use super::kept::{Fresh, How, Pair};
-use super::{Entry, NO_CODE, memory::Window, rule_of};
-use crate::rules::{Kind, Rule};
+use super::{Entry, NO_CODE, frame_pointer, memory::Window, rule_of};
+use crate::rules::{Kind, Rule, Table};
 use crate::thread::Thread;
 
 /// Outcome of an incremental walk.
@@ -62,16 +62,18 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
         }
         // A new rule may make the thread forget the kept stack. The walk then goes on to the root.
         let rule = rule_of(thread, table, pc);
-        let step = Step::new(rule, slot, bp, &mut thread.window);
+        let step = Step::new(rule, slot, bp, thread, table);
         let kept = &mut thread.kept;
         // SAFETY: `make_room` found room for one more frame.
         unsafe { kept.push_fresh(&mut fresh, Fresh { slot, pc, bp, saved: step.saved, how: step.how }) };
         if step.next == 0 {
             kept.forget();
-            if rule.kind() == Kind::Complex {
+            if rule.kind() == Kind::Complex || step.how == How::FramePointer {
                 return Outcome::Unfit;
             }
             kept.set_truncated(rule.kind() != Kind::Root);
+            // The words that made a frame pointer implausible are not kept.
+            base = (rule.kind() == Kind::FramePointer).then(Pair::changed);
             break;
         }
         if let Some(caller_bp) = step.bp {
@@ -97,11 +99,17 @@ struct Step {
 
 impl Step {
     const END: Step = Step { next: 0, bp: None, saved: 0, how: How::Sp };
+    /// The stack cannot be kept.
+    const UNFIT: Step = Step { how: How::FramePointer, ..Step::END };
 
     #[inline(always)]
-    fn new(rule: Rule, slot: usize, bp: usize, window: &mut Window) -> Step {
+    fn new(rule: Rule, slot: usize, bp: usize, thread: &mut Thread, table: Table) -> Step {
+        let window = &mut thread.window;
         if !rule.is_sp() {
-            return Step::other(rule, slot, bp, window);
+            return match rule.kind() {
+                Kind::FramePointer => Step::by_frame_pointer(slot, bp, thread, table),
+                _ => Step::other(rule, slot, bp, window),
+            };
         }
         // A rule from the stack pointer leads towards the root, and the saved rbp lies in between
         // ([`Rule::sp`]).
@@ -134,8 +142,33 @@ impl Step {
                 if is_sound { Step::saving(rule, next, How::Bp) } else { Step::END }
             }
             Kind::Realigned => Step::realigned(rule, slot, bp, window),
-            Kind::Sp | Kind::Root | Kind::Unknown | Kind::Complex => Step::END,
+            Kind::Sp | Kind::Root | Kind::Unknown | Kind::Complex | Kind::FramePointer => Step::END,
         }
+    }
+
+    /// Returns the step from a frame of code without unwind tables, if the frame pointer leads to a
+    /// plausible caller ([`frame_pointer`]).
+    ///
+    /// On a stack of unknown extent the frame pointer may lead to another stack, which may be gone
+    /// when a kept stack is compared. Such a stack is not kept.
+    #[cold]
+    #[inline(never)]
+    fn by_frame_pointer(slot: usize, bp: usize, thread: &mut Thread, table: Table) -> Step {
+        if !frame_pointer::is_near(slot, bp) {
+            return Step::END;
+        }
+        let next = bp + 8;
+        match thread.stack_holds(slot, next) {
+            None => return Step::UNFIT,
+            Some(true) if thread.window.admit_doubtful(slot, next) => {}
+            Some(_) => return Step::END,
+        }
+        // SAFETY: the window has admitted both words.
+        let (caller_bp, caller) = unsafe { ((bp as *const usize).read(), (next as *const usize).read()) };
+        if !frame_pointer::may_be_return_address(caller) || !rule_of(thread, table, caller).is_at_call() {
+            return Step::END;
+        }
+        Step { next, bp: Some(caller_bp), saved: bp, how: How::FramePointer }
     }
 
     #[inline(never)]

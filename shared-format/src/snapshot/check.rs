@@ -24,6 +24,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     let s = snapshot;
     modules(&s.modules).map_err(in_section(section::MODULES))?;
     frames(&s.frames, s.modules.len(), s.codes.len()).map_err(in_section(section::FRAMES))?;
+    by_frame_pointer(&s.by_frame_pointer, s.frames.len()).map_err(in_section(section::WALKED))?;
     nodes(&s.nodes, s.frames.len()).map_err(in_section(section::NODES))?;
     stacks(&s.stacks, s.nodes.len()).map_err(in_section(section::STACKS))?;
     mixed(&s.mixed, s.stacks.len()).map_err(in_section(section::MIXED))?;
@@ -62,6 +63,13 @@ pub(super) fn frames(rows: &[Frame], modules: usize, codes: usize) -> Result<(),
     each(rows, |_, row| {
         optional(row.module, modules, "names a module that is not there")?;
         optional(row.as_python().map(|(code, _)| code), codes, "names a code object that is not there")
+    })
+}
+
+pub(super) fn by_frame_pointer(rows: &[u32], frames: usize) -> Result<(), BadRow> {
+    each(rows, |index, &row| {
+        within(row, frames, "names a frame that is not there")?;
+        rising(index, rows, |&row| row)
     })
 }
 
@@ -137,8 +145,8 @@ fn each<T>(rows: &[T], mut rule: impl FnMut(usize, &T) -> Result<(), &'static st
     Ok(())
 }
 
-fn rising<T>(index: usize, rows: &[T], stack: impl Fn(&T) -> u32) -> Result<(), &'static str> {
-    let is_next = index == 0 || stack(&rows[index - 1]) < stack(&rows[index]);
+fn rising<T>(index: usize, rows: &[T], of: impl Fn(&T) -> u32) -> Result<(), &'static str> {
+    let is_next = index == 0 || of(&rows[index - 1]) < of(&rows[index]);
     if is_next { Ok(()) } else { Err("is not behind the row before it") }
 }
 

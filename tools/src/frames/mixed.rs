@@ -90,7 +90,7 @@ mod tests {
     impl Scene {
         fn frame(&mut self, lineno: u32) -> Frame {
             let name = self.0.string("f");
-            Frame { filename: name, lineno, function: name, module: name, address: 0, part: Part::Asks }
+            Frame { filename: name, lineno, function: name, module: name, address: 0, part: Part::Asks, walked: None }
         }
     }
 

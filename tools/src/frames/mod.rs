@@ -14,7 +14,7 @@ pub(crate) use plumbing::without_arguments;
 pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
 
 use crate::symbols::{Location, Symbolizer};
-use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot, Stack};
+use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot, Stack, Walked};
 use mixed::{Native, Python};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -159,13 +159,14 @@ fn expand(
     let mut of_module: Vec<Vec<usize>> = vec![Vec::new(); snapshot.modules.len()];
     let mut expanded = vec![Vec::new(); snapshot.frames.len()];
     let mut namer = Namer { tracebacks, parts: HashMap::new() };
+    let walked = |index: usize| snapshot.walked(u32::try_from(index).ok()?);
     for (index, frame) in snapshot.frames.iter().enumerate().filter(|(index, _)| used[*index]) {
         match (frame.module, frame.as_python()) {
             (Some(module), _) => of_module[module as usize].push(index),
             (None, Some((code, offset))) => {
                 expanded[index] = vec![namer.in_code(&snapshot.codes[code as usize], offset, frame.address)];
             }
-            (None, None) => expanded[index] = vec![namer.without_module(*frame)],
+            (None, None) => expanded[index] = vec![namer.without_module(*frame, walked(index))],
         }
     }
     let is_shown = |module: &Module| raw || !plumbing::is_collector(&module.path);
@@ -174,7 +175,7 @@ fn expand(
         // A return address points behind the call, perhaps already into another line or function.
         let calls: Vec<u64> = indices.iter().map(|&index| snapshot.frames[index].address.wrapping_sub(1)).collect();
         for (index, locations) in indices.into_iter().zip(symbolizer.locate(module, &calls)) {
-            expanded[index] = namer.in_module(module, snapshot.frames[index].address, &locations);
+            expanded[index] = namer.in_module(module, snapshot.frames[index].address, walked(index), &locations);
         }
     }
     expanded
@@ -193,7 +194,13 @@ struct Namer<'t> {
 }
 
 impl Namer<'_> {
-    fn in_module(&mut self, module: &Module, address: u64, locations: &[Location]) -> Vec<Frame> {
+    fn in_module(
+        &mut self,
+        module: &Module,
+        address: u64,
+        walked: Option<Walked>,
+        locations: &[Location],
+    ) -> Vec<Frame> {
         let nothing = [Location { function: None, line: None }];
         let locations = if locations.is_empty() { &nothing } else { locations };
         let path = self.tracebacks.string(&module.path);
@@ -208,7 +215,7 @@ impl Namer<'_> {
             };
             let in_allocator_file = location.line.as_ref().is_some_and(|(file, _)| plumbing::is_allocator_file(file));
             let part = if in_allocator_file { Part::Carries } else { self.part(module, function) };
-            Frame { filename, lineno, function, module: path, address, part }
+            Frame { filename, lineno, function, module: path, address, part, walked }
         };
         locations.iter().rev().map(frame).collect()
     }
@@ -217,13 +224,13 @@ impl Namer<'_> {
         let filename = self.tracebacks.string(&code.filename);
         let function = self.tracebacks.string(&code.name);
         let lineno = code.line(offset);
-        Frame { filename, lineno, function, module: filename, address, part: Part::Asks }
+        Frame { filename, lineno, function, module: filename, address, part: Part::Asks, walked: None }
     }
 
-    fn without_module(&mut self, frame: Address) -> Frame {
+    fn without_module(&mut self, frame: Address, walked: Option<Walked>) -> Frame {
         let function = self.tracebacks.string(&format!("{:#x}", frame.address));
         let address = frame.address;
-        Frame { function, address, ..nothing_known(self.tracebacks) }
+        Frame { function, address, walked, ..nothing_known(self.tracebacks) }
     }
 
     fn part(&mut self, module: &Module, function: StringId) -> Part {
@@ -245,5 +252,5 @@ fn offset_in(module: &Module, address: u64) -> String {
 fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
     let unknown = tracebacks.string(UNKNOWN);
     let module = tracebacks.string("");
-    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks }
+    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks, walked: None }
 }

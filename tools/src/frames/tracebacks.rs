@@ -9,6 +9,7 @@
 //! single place.
 
 use super::plumbing::Part;
+use heapline_shared_format::snapshot::Walked;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub struct Frame {
     pub address: u64,
     /// The function's part in a request for memory.
     pub part: Part,
+    /// How the walk found the physical frame; none for Python's frames, and where no frame is known.
+    pub walked: Option<Walked>,
 }
 
 /// Number of a traceback in [`Tracebacks`]. Tracebacks through equal places have equal numbers.

@@ -7,7 +7,7 @@ use crate::query::blame::Blamer;
 use crate::query::estimate::{Estimate, of_domain};
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
-use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, mode_name};
+use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, Walked, mode_name};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -160,6 +160,9 @@ struct FrameFields<'r> {
     function: &'r str,
     module: &'r str,
     address: String,
+    /// How the walk found the frame. Absent for Python's frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    walked: Option<Walked>,
 }
 
 /// Writes the report as a JSON document and a newline.
@@ -307,6 +310,7 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         function: names.text(frame.function),
         module: names.text(frame.module),
         address: format!("{:#x}", frame.address),
+        walked: frame.walked,
     };
     let (key, traceback) = match row.stat.key {
         Key::Text(file) if report.request.by == By::Filename => {

@@ -206,7 +206,8 @@ mod tests {
         let mut id = None;
         for &(function, filename, lineno, module) in frames {
             let [function, filename, module] = [function, filename, module].map(|text| tracebacks.string(text));
-            id = Some(tracebacks.push(id, Frame { filename, lineno, function, module, address: 0, part: Part::Asks }));
+            let part = Part::Asks;
+            id = Some(tracebacks.push(id, Frame { filename, lineno, function, module, address: 0, part, walked: None }));
         }
         let skip: Vec<Glob> = skip.iter().map(|pattern| Glob::new(pattern)).collect();
         let mut blamer = Blamer::new(&skip);
