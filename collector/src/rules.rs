@@ -57,12 +57,6 @@ impl Rule {
         self.0 & Rule::AT_CALL != 0
     }
 
-    /// Returns whether the kind is [`Kind::Sp`] and the return address stands behind a call.
-    #[inline(always)]
-    pub fn is_sp_at_call(self) -> bool {
-        self.0 & (7 | Rule::AT_CALL) == 2 | Rule::AT_CALL
-    }
-
     /// Returns a rule with the CFA at an offset from the stack pointer. Offsets are in bytes.
     /// `bp_offset` is the distance below the CFA where rbp was saved, 0 without a saved rbp.
     /// Returns [`Rule::COMPLEX`] for offsets too large, and where the frame would not hold its own
@@ -215,9 +209,8 @@ mod tests {
         assert_eq!((rule.cfa_offset(), rule.bp_offset(), rule.is_at_call()), (131_064, 131_064, false));
         let marked = rule.at_call();
         assert_eq!((marked.kind(), marked.cfa_offset(), marked.bp_offset()), (Kind::Sp, 131_064, 131_064));
-        assert!(marked.is_at_call() && marked.is_sp_at_call() && !rule.is_sp_at_call());
+        assert!(marked.is_at_call() && marked.is_sp());
         assert_eq!(Rule::FRAME_POINTER.at_call().kind(), Kind::FramePointer);
-        assert!(!Rule::bp(16, 16).at_call().is_sp_at_call());
         for misfit in [
             Rule::sp(largest + 8, 0),
             Rule::sp(12, 0),

@@ -144,7 +144,7 @@ fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
     (frames, codes)
 }
 
-/// Returns the indexes of the frames found by frame pointers.
+/// Returns the indexes of the frames left by frame pointers.
 fn by_frame_pointer(cut: &Cut) -> Vec<u32> {
     let frames = (0..).zip(&cut.tree.frames);
     frames.filter(|(_, frame)| frame.by_frame_pointer).map(|(index, _)| index).collect()

@@ -28,7 +28,7 @@ const MAX_DEPTH: usize = 1 << 20;
 pub struct CodeFrame {
     /// Return address.
     pub address: u64,
-    /// Whether the walk found the frame by a frame pointer.
+    /// Whether the walk left the frame by its frame pointer.
     pub by_frame_pointer: bool,
     /// Index of the module after unloading. [`NONE`] while the address identifies the module.
     pub sealed_to: u32,

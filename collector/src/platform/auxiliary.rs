@@ -1,7 +1,20 @@
 //! The kernel's auxiliary vector: facts about the program, handed to the process at the start.
 
-use crate::platform::elf::ProgramHeader;
 use core::ffi::c_ulong;
+
+/// A program header, `Elf64_Phdr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct ProgramHeader {
+    pub kind: u32,
+    pub flags: u32,
+    pub offset: u64,
+    pub address: u64,
+    physical: u64,
+    pub file_bytes: u64,
+    pub memory_bytes: u64,
+    align: u64,
+}
 
 unsafe extern "C" {
     fn getauxval(kind: c_ulong) -> c_ulong;

@@ -4,6 +4,7 @@
 //! function may be called inside `malloc` while another thread is in `dlopen` with the loader's
 //! lock.
 
+pub(crate) use crate::platform::auxiliary::ProgramHeader;
 use crate::platform::{alone, auxiliary};
 use core::ffi::{CStr, c_char};
 use core::ops::Range;
@@ -210,20 +211,6 @@ pub fn find_object(address: usize) -> Option<Object> {
     }
     // SAFETY: the map is the loader's map of a loaded object.
     Some(unsafe { Object::found(&found, &*found.link_map) })
-}
-
-/// A program header, `Elf64_Phdr`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct ProgramHeader {
-    pub kind: u32,
-    flags: u32,
-    pub offset: u64,
-    pub address: u64,
-    physical: u64,
-    file_bytes: u64,
-    pub memory_bytes: u64,
-    align: u64,
 }
 
 /// Kinds of program headers.

@@ -1,10 +1,10 @@
 //! The name of a thread at its end.
 //!
 //! A thread sends its name with its first event. Many threads are named later, and the aggregator
-//! looks at names only now and then. So a thread that ends sends a changed name: the C library calls
-//! the destructor of a thread-specific value of the collector.
+//! looks at names only now and then. So a thread that ends sends a changed name: the C library
+//! calls the destructor of a thread-specific value of the collector.
 
-use super::{Thread, enter_at_once, leave, stack_pointer};
+use super::Thread;
 use crate::platform::sys;
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -22,14 +22,15 @@ const KEYS_WITHOUT_MEMORY: c_uint = 32;
 static KEY: AtomicU32 = AtomicU32::new(0);
 const NO_KEY: u32 = u32::MAX;
 
-/// Makes the C library call [`ended`] when the calling thread ends.
-pub fn watch() {
-    let Some(key) = key() else { return };
+/// Makes the C library call `ended` when the calling thread ends. The function is the same in every
+/// call.
+pub fn watch(ended: extern "C" fn(*mut c_void)) {
+    let Some(key) = key(ended) else { return };
     // SAFETY: the key is the collector's, and its values are only compared with null.
     let _ = unsafe { pthread_setspecific(key, (&raw const KEY).cast()) };
 }
 
-fn key() -> Option<c_uint> {
+fn key(ended: extern "C" fn(*mut c_void)) -> Option<c_uint> {
     match KEY.load(Ordering::Relaxed) {
         0 => {}
         NO_KEY => return None,
@@ -45,13 +46,6 @@ fn key() -> Option<c_uint> {
         unsafe { pthread_key_delete(key) };
     }
     before.map_or_else(|other| other, |_| word).checked_sub(1).filter(|&key| key < KEYS_WITHOUT_MEMORY)
-}
-
-extern "C" fn ended(_: *mut c_void) {
-    if let Some(thread) = enter_at_once(stack_pointer()) {
-        thread.tell_name();
-        leave(thread);
-    }
 }
 
 impl Thread {

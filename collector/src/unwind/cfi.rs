@@ -5,11 +5,11 @@
 //! on the stack: the thread may be in a signal handler with two kilobytes of stack.
 
 use super::{Entry, NO_CODE, Sink, Walk, call, frame_pointer, generated, memory};
-use crate::modules;
 use crate::platform::elf;
 use crate::platform::elf::Object;
 use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
+use crate::{modules, process};
 use core::arch::asm;
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, Evaluation, EvaluationResult, EvaluationStorage,
@@ -83,7 +83,8 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     // The return address points behind the call, and the call may be the last instruction of its
     // function.
     let Some(object) = elf::find_object(pc - 1) else {
-        return if generated::is_behind_call(pc) { Rule::FRAME_POINTER.at_call() } else { Rule::UNKNOWN };
+        let is_at_call = !process::is_sandboxed() && generated::is_behind_call(pc);
+        return if is_at_call { Rule::FRAME_POINTER.at_call() } else { Rule::UNKNOWN };
     };
     modules::announce(thread, &object);
     let is_at_call = call::ends_with_call(object.code_before(pc, call::LONGEST));
@@ -220,7 +221,6 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
     let mut reached_entry = false;
     // SAFETY: the buffer belongs to the thread, and no other walk uses the buffer.
     let mut sink = Sink::new(unsafe { thread.frames.as_mut() });
-    let mut by_frame_pointer = false;
     loop {
         let Some(pc) = registers.0[RA] else { return sink.done(false) };
         if pc < NO_CODE {
@@ -228,7 +228,7 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         }
         // Readers of a traceback subtract one from each address. An exact address gets one added
         // here.
-        if reached_entry && !sink.push(if exact { pc + 1 } else { pc }, by_frame_pointer) {
+        if reached_entry && !sink.push(if exact { pc + 1 } else { pc }) {
             return sink.done(true);
         }
         let address = if exact { pc } else { pc - 1 };
@@ -238,7 +238,7 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
                 && let Some(caller) = step_by_frame_pointer(thread, &registers, pc)
             {
                 registers = caller;
-                by_frame_pointer = true;
+                sink.mark_last();
                 continue;
             }
             let is_root = elf::find_object(address)
@@ -254,7 +254,6 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         }
         registers = caller;
         exact = is_signal_frame;
-        by_frame_pointer = false;
     }
 }
 

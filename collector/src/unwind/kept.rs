@@ -29,7 +29,7 @@
 
 use super::{MAX_DEPTH, Walk, marked};
 use crate::process;
-use crate::rules::Table;
+use crate::rules::{Kind, Table};
 use crate::stacks::mix;
 use core::ptr;
 
@@ -58,7 +58,7 @@ pub(super) enum How {
     Bp,
     /// rbp, where the CFA is stored.
     Realigned,
-    /// rbp, without unwind tables: the caller was found by the frame pointer.
+    /// rbp, without unwind tables.
     FramePointer,
 }
 
@@ -92,15 +92,11 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Returns a pair that never differs, for a stack whose oldest frame needs no further word.
-    fn anchor() -> Pair {
-        Pair { address: (&raw const ANCHOR).addr(), value: 0 }
-    }
-
-    /// Returns a pair that always differs, for a stack whose oldest frame has to be looked at each
-    /// time.
-    pub(super) fn changed() -> Pair {
-        Pair { value: 1, ..Pair::anchor() }
+    /// Returns a pair for a stack whose oldest frame needs no further word. The pair never differs,
+    /// or always, where the oldest frame has to be looked at each time.
+    fn anchor(is_doubtful: bool) -> Pair {
+        static ANCHOR: usize = 0;
+        Pair { address: (&raw const ANCHOR).addr(), value: usize::from(is_doubtful) }
     }
 
     /// Returns the difference between the word now and the kept value; 0 when equal.
@@ -113,8 +109,6 @@ impl Pair {
         unsafe { (self.address as *const usize).read() ^ self.value }
     }
 }
-
-static ANCHOR: usize = 0;
 
 /// The topmost kept frame.
 pub(super) struct Top {
@@ -137,7 +131,10 @@ pub struct Kept {
     /// Frames being unwound, the most recent first.
     fresh: *mut Fresh,
     pairs: *mut Pair,
-    /// Index of the frame of each pair.
+    /// Index of the frame to unwind again when a pair has changed: the frame of the pair. The return
+    /// address of a frame whose callee was left by its frame pointer belongs to the callee, because
+    /// the frame pointer is trusted only with the caller that it led to. A later callee may unwind
+    /// itself again for nothing.
     owners: *mut u32,
     capacity: usize,
     len: usize,
@@ -148,8 +145,9 @@ pub struct Kept {
     /// Number of frames, from the oldest, unchanged since the last definition.
     unchanged: usize,
     is_truncated: bool,
-    /// Whether any stack had a frame found by a frame pointer.
-    has_frame_pointers: bool,
+    /// Whether the frame pointer of the oldest frame was rejected. The words that led to the
+    /// rejection are not kept.
+    is_doubtful: bool,
 }
 
 impl Kept {
@@ -166,7 +164,7 @@ impl Kept {
             hash: 0,
             unchanged: 0,
             is_truncated: false,
-            has_frame_pointers: false,
+            is_doubtful: false,
         }
     }
 
@@ -196,13 +194,12 @@ impl Kept {
 
     /// Returns the number of frames, from the oldest, unchanged since the last [`Kept::defined`].
     pub fn unchanged(&self) -> usize {
-        // How a frame was found depends on the next frame too.
-        self.unchanged.saturating_sub(usize::from(self.has_frame_pointers))
+        self.unchanged
     }
 
-    /// Notes whether the stack ends before the root.
-    pub(super) fn set_truncated(&mut self, is_truncated: bool) {
-        self.is_truncated = is_truncated;
+    /// Notes whether the stack ends before the root, and whether at a rejected frame pointer.
+    pub(super) fn set_end(&mut self, is_truncated: bool, is_doubtful: bool) {
+        (self.is_truncated, self.is_doubtful) = (is_truncated, is_doubtful);
     }
 
     /// Notes that the stack is now the last stack defined.
@@ -220,11 +217,11 @@ impl Kept {
 
     /// Returns the frames from frame `from` on, the oldest first, for a STACK record.
     pub fn addresses(&self, from: usize) -> impl Iterator<Item = u64> {
-        let (frames, len) = (self.frames, self.len);
-        (from..len).map(move |i| {
+        let frames = self.frames;
+        (from..self.len).map(move |i| {
             // SAFETY: all frames below `len` are written.
-            let of = |i: usize| unsafe { (*frames.add(i)).of };
-            marked(of(i).pc, i + 1 < len && of(i + 1).how == How::FramePointer)
+            let Fresh { pc, how, .. } = unsafe { (*frames.add(i)).of };
+            marked(pc, how == How::FramePointer)
         })
     }
 
@@ -350,6 +347,16 @@ impl Kept {
         *fresh += 1;
     }
 
+    /// Notes that fresh frame `i` was left by its frame pointer.
+    ///
+    /// # Safety
+    /// Fresh frame `i` is written.
+    pub(super) unsafe fn leave_by_frame_pointer(&mut self, i: usize, frame_pointer: usize) {
+        // SAFETY: the caller guarantees that fresh frame `i` is written.
+        let fresh = unsafe { &mut *self.fresh.add(i) };
+        (fresh.saved, fresh.how) = (frame_pointer, How::FramePointer);
+    }
+
     /// Compares all words that the frames below the topmost frame were derived from. `Err` is the
     /// index of the frame to unwind again. Words below `readable` may be read ahead of the
     /// comparison.
@@ -369,22 +376,10 @@ impl Kept {
             // SAFETY: `p - 1` is the index of a written pair, and each pair has an owner.
             let k = unsafe { *self.owners.add(p - 1) } as usize;
             if !self.patch(k, p - 1, table) {
-                return Err(self.first_in_doubt(k));
+                return Err(k);
             }
             p -= 1;
         }
-    }
-
-    /// Returns the frame to unwind again when frame `k` has changed. A frame pointer is trusted only
-    /// with the caller that it led to.
-    #[inline(always)]
-    fn first_in_doubt(&mut self, k: usize) -> usize {
-        if !self.has_frame_pointers || k + 1 == self.len {
-            return k;
-        }
-        // SAFETY: `k + 1` is below `len`.
-        let next = unsafe { self.frame(k + 1) }.of.how;
-        if next == How::FramePointer { k + 1 } else { k }
     }
 
     /// Finds the topmost changed pair among the first `p` pairs. Returns the number of pairs up to
@@ -448,8 +443,7 @@ impl Kept {
             }
             let pc = (frame.of.slot as *const usize).read();
             let Some(rule) = table.get(pc) else { return false };
-            // A callee without unwind tables demands a caller at a call.
-            if !rule.is_sp_at_call() || frame.of.slot.wrapping_add(rule.cfa_offset()) != next {
+            if rule.kind() != Kind::Sp || frame.of.slot.wrapping_add(rule.cfa_offset()) != next {
                 return false;
             }
             frame.of.saved = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
@@ -504,9 +498,8 @@ impl Kept {
             let (mut needs, mut pairs) = match self.len {
                 0 => {
                     let oldest = if fresh > 0 { self.fresh(fresh - 1).slot } else { 0 };
-                    let word = base.map(|base| base.address).filter(|&address| address != (&raw const ANCHOR).addr());
-                    self.reach = word.unwrap_or(oldest);
-                    self.pairs.write(base.unwrap_or_else(Pair::anchor));
+                    self.reach = base.map_or(oldest, |base| base.address);
+                    self.pairs.write(base.unwrap_or_else(|| Pair::anchor(self.is_doubtful)));
                     self.owners.write(0);
                     (false, 1)
                 }
@@ -523,7 +516,9 @@ impl Kept {
                     pairs += 1;
                 };
                 if needs || of.how != How::Sp {
-                    self.has_frame_pointers |= of.how == How::FramePointer;
+                    if of.how == How::FramePointer {
+                        self.trust_with_caller();
+                    }
                     let word = |address: usize| (address as *const usize).read();
                     // A walk reads the words in the opposite order.
                     if needs && of.bp_slot() != 0 {
@@ -540,6 +535,20 @@ impl Kept {
                 *self.frame(self.len) = Frame { of, needs_bp: needs, pairs, mixed };
                 self.len += 1;
             }
+        }
+    }
+
+    /// Gives the return address of the topmost frame to the next frame, which was left by its frame
+    /// pointer.
+    #[cold]
+    #[inline(never)]
+    fn trust_with_caller(&self) {
+        let Some(caller) = self.len.checked_sub(1) else { return };
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
+        // SAFETY: the caller is below `len`, and has a pair.
+        unsafe {
+            let pairs = (*self.frames.add(caller)).pairs as usize;
+            self.owners.add(pairs - 1).write(self.len as u32);
         }
     }
 

@@ -54,8 +54,8 @@ impl Window {
         address < self.high || self.extend(address)
     }
 
-    /// Returns whether a walk at `from` may read the word at `address`, known by no unwind table: all
-    /// pages in between must be readable too.
+    /// Returns whether a walk at `from` may read the word at `address`, known by no unwind table:
+    /// all pages in between must be readable too.
     #[cold]
     pub fn admit_doubtful(&mut self, from: usize, address: usize) -> bool {
         while address >= self.high {

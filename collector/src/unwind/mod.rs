@@ -70,11 +70,17 @@ impl<'a> Sink<'a> {
         Sink { frames, total: 0 }
     }
 
-    /// Adds a frame, found by the frame pointer of the frame before or not. Returns false when the
-    /// stack has reached [`MAX_DEPTH`].
-    fn push(&mut self, pc: usize, by_frame_pointer: bool) -> bool {
+    /// Notes that the walk left the last frame by its frame pointer.
+    fn mark_last(&mut self) {
+        if let Some(frame) = self.total.checked_sub(1).and_then(|last| self.frames.get_mut(last)) {
+            *frame |= BY_FRAME_POINTER;
+        }
+    }
+
+    /// Adds a frame. Returns false when the stack has reached [`MAX_DEPTH`].
+    fn push(&mut self, pc: usize) -> bool {
         if let Some(frame) = self.frames.get_mut(self.total) {
-            *frame = marked(pc, by_frame_pointer);
+            *frame = pc as u64;
         }
         self.total += 1;
         self.total < MAX_DEPTH as usize

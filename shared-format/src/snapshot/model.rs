@@ -307,28 +307,10 @@ impl Frame {
     }
 }
 
-/// How a walk of the stack found a native frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Walked {
-    /// By unwind tables of the callee's code.
-    Cfi,
-    /// By the frame pointer of the callee, which has no unwind tables.
-    Fp,
-    /// Either way; the frame's code lies outside of all objects, and was generated at run time.
-    Jit,
-}
-
 impl Snapshot {
-    /// Returns how the walk found a frame. None for a frame of Python.
-    pub fn walked(&self, frame: u32) -> Option<Walked> {
-        let row = self.frames[frame as usize];
-        match row.module {
-            _ if row.as_python().is_some() => None,
-            None => Some(Walked::Jit),
-            Some(_) if self.by_frame_pointer.binary_search(&frame).is_ok() => Some(Walked::Fp),
-            Some(_) => Some(Walked::Cfi),
-        }
+    /// Whether the walk left a frame, for its caller, by the frame pointer.
+    pub fn is_left_by_frame_pointer(&self, frame: u32) -> bool {
+        self.by_frame_pointer.binary_search(&frame).is_ok()
     }
 }
 
@@ -514,8 +496,8 @@ pub struct Snapshot {
     pub modules: Vec<Module>,
     pub codes: Vec<Code>,
     pub frames: Vec<Frame>,
-    /// Indexes of the frames that the walk found by frame pointers, rising. The walk found all other
-    /// native frames by unwind tables.
+    /// Indexes of the native frames that the walk left, for their callers, by frame pointers,
+    /// rising. The walk left all others by unwind tables.
     pub by_frame_pointer: Vec<u32>,
     pub nodes: Vec<Node>,
     pub stacks: Vec<Stack>,

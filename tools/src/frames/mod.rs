@@ -11,10 +11,10 @@ mod tracebacks;
 pub use mixed::Frames;
 pub use plumbing::Part;
 pub(crate) use plumbing::without_arguments;
-pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
+pub use tracebacks::{Frame, Left, StringId, TracebackId, TracebackOrder, Tracebacks, Walked};
 
 use crate::symbols::{Location, Symbolizer};
-use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot, Stack, Walked};
+use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Snapshot, Stack};
 use mixed::{Native, Python};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -159,14 +159,17 @@ fn expand(
     let mut of_module: Vec<Vec<usize>> = vec![Vec::new(); snapshot.modules.len()];
     let mut expanded = vec![Vec::new(); snapshot.frames.len()];
     let mut namer = Namer { tracebacks, parts: HashMap::new() };
-    let walked = |index: usize| snapshot.walked(u32::try_from(index).ok()?);
+    let left = |index: usize| match u32::try_from(index).is_ok_and(|index| snapshot.is_left_by_frame_pointer(index)) {
+        true => Left::FramePointer,
+        false => Left::Tables,
+    };
     for (index, frame) in snapshot.frames.iter().enumerate().filter(|(index, _)| used[*index]) {
         match (frame.module, frame.as_python()) {
             (Some(module), _) => of_module[module as usize].push(index),
             (None, Some((code, offset))) => {
                 expanded[index] = vec![namer.in_code(&snapshot.codes[code as usize], offset, frame.address)];
             }
-            (None, None) => expanded[index] = vec![namer.without_module(*frame, walked(index))],
+            (None, None) => expanded[index] = vec![namer.without_module(*frame, left(index))],
         }
     }
     let is_shown = |module: &Module| raw || !plumbing::is_collector(&module.path);
@@ -175,7 +178,7 @@ fn expand(
         // A return address points behind the call, perhaps already into another line or function.
         let calls: Vec<u64> = indices.iter().map(|&index| snapshot.frames[index].address.wrapping_sub(1)).collect();
         for (index, locations) in indices.into_iter().zip(symbolizer.locate(module, &calls)) {
-            expanded[index] = namer.in_module(module, snapshot.frames[index].address, walked(index), &locations);
+            expanded[index] = namer.in_module(module, snapshot.frames[index].address, left(index), &locations);
         }
     }
     expanded
@@ -194,13 +197,7 @@ struct Namer<'t> {
 }
 
 impl Namer<'_> {
-    fn in_module(
-        &mut self,
-        module: &Module,
-        address: u64,
-        walked: Option<Walked>,
-        locations: &[Location],
-    ) -> Vec<Frame> {
+    fn in_module(&mut self, module: &Module, address: u64, left: Left, locations: &[Location]) -> Vec<Frame> {
         let nothing = [Location { function: None, line: None }];
         let locations = if locations.is_empty() { &nothing } else { locations };
         let path = self.tracebacks.string(&module.path);
@@ -215,22 +212,26 @@ impl Namer<'_> {
             };
             let in_allocator_file = location.line.as_ref().is_some_and(|(file, _)| plumbing::is_allocator_file(file));
             let part = if in_allocator_file { Part::Carries } else { self.part(module, function) };
-            Frame { filename, lineno, function, module: path, address, part, walked }
+            Frame { filename, lineno, function, module: path, address, part, left: Left::Inlined }
         };
-        locations.iter().rev().map(frame).collect()
+        let mut frames: Vec<Frame> = locations.iter().rev().map(frame).collect();
+        if let Some(oldest) = frames.first_mut() {
+            oldest.left = left;
+        }
+        frames
     }
 
     fn in_code(&mut self, code: &Code, offset: u32, address: u64) -> Frame {
         let filename = self.tracebacks.string(&code.filename);
         let function = self.tracebacks.string(&code.name);
         let lineno = code.line(offset);
-        Frame { filename, lineno, function, module: filename, address, part: Part::Asks, walked: None }
+        Frame { filename, lineno, function, module: filename, address, part: Part::Asks, left: Left::Tables }
     }
 
-    fn without_module(&mut self, frame: Address, walked: Option<Walked>) -> Frame {
+    fn without_module(&mut self, frame: Address, left: Left) -> Frame {
         let function = self.tracebacks.string(&format!("{:#x}", frame.address));
         let address = frame.address;
-        Frame { function, address, walked, ..nothing_known(self.tracebacks) }
+        Frame { function, address, left, ..nothing_known(self.tracebacks) }
     }
 
     fn part(&mut self, module: &Module, function: StringId) -> Part {
@@ -252,5 +253,5 @@ fn offset_in(module: &Module, address: u64) -> String {
 fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
     let unknown = tracebacks.string(UNKNOWN);
     let module = tracebacks.string("");
-    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks, walked: None }
+    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks, left: Left::Tables }
 }

@@ -9,7 +9,8 @@
 //! single place.
 
 use super::plumbing::Part;
-use heapline_shared_format::snapshot::Walked;
+use heapline_shared_format::event::PYTHON_FRAME;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -33,8 +34,31 @@ pub struct Frame {
     pub address: u64,
     /// The function's part in a request for memory.
     pub part: Part,
-    /// How the walk found the physical frame; none for Python's frames, and where no frame is known.
-    pub walked: Option<Walked>,
+    /// How the walk of the stack went on to the next older frame.
+    pub left: Left,
+}
+
+/// How the walk of a stack went on from a frame to the next older frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Left {
+    /// By unwind tables.
+    Tables,
+    /// By the frame pointer.
+    FramePointer,
+    /// Not at all: the function is inlined in the older function.
+    Inlined,
+}
+
+/// How the walk of a stack found a native frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Walked {
+    /// By the unwind tables of the callee.
+    Cfi,
+    /// By the frame pointer of the callee, which has no unwind tables.
+    Fp,
+    /// Either way; the frame's own code lies outside of all objects: generated at run time.
+    Jit,
 }
 
 /// Number of a traceback in [`Tracebacks`]. Tracebacks through equal places have equal numbers.
@@ -121,6 +145,27 @@ impl Tracebacks {
         let mut frames: Vec<Frame> = self.frames(id).collect();
         frames.reverse();
         frames
+    }
+
+    /// Returns how the walk found each frame, the oldest first. None for Python's frames, and where
+    /// nothing is known.
+    pub fn walked(&self, id: TracebackId) -> Vec<Option<Walked>> {
+        let mut by_frame_pointer = false;
+        let walked = self.frames(id).map(|frame| {
+            let walked = match self.text(frame.module) {
+                _ if frame.address == 0 || frame.address & PYTHON_FRAME != 0 => None,
+                "" => Some(Walked::Jit),
+                _ if by_frame_pointer => Some(Walked::Fp),
+                _ => Some(Walked::Cfi),
+            };
+            if frame.left != Left::Inlined {
+                by_frame_pointer = frame.left == Left::FramePointer;
+            }
+            walked
+        });
+        let mut walked: Vec<Option<Walked>> = walked.collect();
+        walked.reverse();
+        walked
     }
 
     /// Computes the rank of each traceback in tracemalloc's order:
