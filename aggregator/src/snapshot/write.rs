@@ -330,6 +330,7 @@ mod tests {
             modules: Vec::new(),
             codes: Vec::new(),
             frames: Vec::new(),
+            by_frame_pointer: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),
             mixed: Vec::new(),

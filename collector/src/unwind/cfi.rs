@@ -89,7 +89,7 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     modules::announce(thread, &object);
     let is_at_call = call::ends_with_call(object.code_before(pc, call::LONGEST));
     match rule_by_tables(thread, &object, pc) {
-        Some(rule) if is_at_call || rule == Rule::COMPLEX => rule.at_call(),
+        Some(rule) if is_at_call => rule.at_call(),
         Some(rule) => rule,
         None if is_at_call => Rule::FRAME_POINTER.at_call(),
         None => Rule::UNKNOWN,
@@ -104,7 +104,8 @@ fn rule_by_tables(thread: &mut Thread, object: &Object, pc: usize) -> Option<Rul
         return is_root(object, &sections, pc).then_some(Rule::ROOT);
     };
     if description.is_signal_trampoline() {
-        return Some(Rule::COMPLEX);
+        // The kernel has called the handler.
+        return Some(Rule::COMPLEX.at_call());
     }
     let row = sections.row(&description, thread.unwind_context(), address);
     Some(row.map_or(Rule::UNKNOWN, |row| rule_of(&sections, row)))

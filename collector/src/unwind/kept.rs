@@ -131,10 +131,10 @@ pub struct Kept {
     /// Frames being unwound, the most recent first.
     fresh: *mut Fresh,
     pairs: *mut Pair,
-    /// Index of the frame to unwind again when a pair has changed: the frame of the pair. The return
-    /// address of a frame whose callee was left by its frame pointer belongs to the callee, because
-    /// the frame pointer is trusted only with the caller that it led to. A later callee may unwind
-    /// itself again for nothing.
+    /// Index of the frame to unwind again when a pair has changed: the frame of the pair. A return
+    /// address belongs to the callee of its frame, if the callee was left by its frame pointer: the
+    /// frame pointer is trusted only with the caller that it led to. The owner of such a pair stays
+    /// when another callee takes the place, and is then unwound again for nothing.
     owners: *mut u32,
     capacity: usize,
     len: usize,

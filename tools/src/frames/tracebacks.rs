@@ -228,3 +228,28 @@ fn inverse(order: &[usize]) -> Vec<usize> {
 fn number(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 entries")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_was_found_as_its_callee_was_left() {
+        let mut tracebacks = Tracebacks::default();
+        let mut push = |older, name: &str, module: &str, address, left| {
+            let (function, module) = (tracebacks.string(name), tracebacks.string(module));
+            let frame = Frame { filename: module, lineno: 0, function, module, address, part: Part::Asks, left };
+            Some(tracebacks.push(older, frame))
+        };
+        let main = push(None, "main", "program", 1, Left::Tables);
+        let outer = push(main, "outer", "library", 2, Left::FramePointer);
+        let inlined = push(outer, "inlined", "library", 2, Left::Inlined);
+        let generated = push(inlined, "0x3", "", 3, Left::FramePointer);
+        let python = push(generated, "python", "file.py", PYTHON_FRAME, Left::Tables);
+        let leaf = push(python, "leaf", "library", 4, Left::Tables);
+        let other = push(inlined, "other", "library", 5, Left::Tables);
+        let (fp, cfi) = (Some(Walked::Fp), Some(Walked::Cfi));
+        assert_eq!(tracebacks.walked(leaf.expect("pushed")), [fp, fp, fp, Some(Walked::Jit), None, cfi]);
+        assert_eq!(tracebacks.walked(other.expect("pushed")), [fp, cfi, cfi, cfi], "the same callers, found otherwise");
+    }
+}
