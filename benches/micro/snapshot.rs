@@ -79,6 +79,7 @@ fn synthetic() -> Snapshot {
         modules: Vec::new(),
         codes: Vec::new(),
         frames: (0..STACKS).map(|n| Frame { address: 0x55_0000_0000 + u64::from(mix(n)), module: None }).collect(),
+        by_frame_pointer: Vec::new(),
         nodes: (0..STACKS).map(|n| Node { parent: parent(n), frame: n }).collect(),
         stacks: (0..STACKS).map(|n| Stack { leaf: Some(n), total_nframe: 64, truncated: false }).collect(),
         mixed: Vec::new(),

@@ -10,7 +10,9 @@ use crate::platform::elf::Object;
 use crate::platform::{elf, executable, sys};
 use crate::process::Process;
 use crate::thread::Thread;
+use crate::unwind::generated;
 use crate::{fail, inner, process};
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::event::{self, ModuleFlags};
 
@@ -38,7 +40,7 @@ fn tell(process: &'static Process, thread: &mut Thread, object: &Object) {
         thread.publish_unload(old);
         any_replaced = true;
     }
-    if any_replaced {
+    if generated::forget(object.start..object.end) || any_replaced {
         forget_code(process);
     }
     let mut buffer = [0u8; 1024];
@@ -88,6 +90,15 @@ pub fn unloaded(thread: Option<&mut Thread>) {
         any = true;
     }
     if any {
+        forget_code(process);
+    }
+}
+
+/// Notes that the program has unmapped a range of addresses, or mapped other pages there.
+pub fn replaced(range: Range<usize>) {
+    if generated::forget(range)
+        && let Some(process) = process::get()
+    {
         forget_code(process);
     }
 }

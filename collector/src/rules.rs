@@ -8,7 +8,8 @@
 use crate::platform::sys;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A packed rule: kind in 3 bits, CFA offset in 14, rbp offset in 15, offsets in words.
+/// A packed rule: kind in 3 bits, CFA offset in 14, [`Rule::at_call`] in 1, rbp offset in 14.
+/// Offsets are in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule(u32);
 
@@ -28,6 +29,9 @@ pub enum Kind {
     /// The rule needs more than rsp, rbp and memory at the CFA: the reader of the table cannot
     /// follow.
     Complex,
+    /// No unwind information, but code that may keep a frame pointer: as [`Kind::Bp`], if rbp leads
+    /// to a plausible caller.
+    FramePointer,
 }
 
 impl Rule {
@@ -37,6 +41,21 @@ impl Rule {
     pub const ROOT: Rule = Rule(5);
     /// The rule of [`Kind::Complex`].
     pub const COMPLEX: Rule = Rule(6);
+    /// The rule of [`Kind::FramePointer`].
+    pub const FRAME_POINTER: Rule = Rule(7);
+
+    const AT_CALL: u32 = 1 << 17;
+
+    /// Returns the rule with the mark that the return address stands behind a call, in code.
+    pub fn at_call(self) -> Rule {
+        Rule(self.0 | Rule::AT_CALL)
+    }
+
+    /// Returns whether the return address stands behind a call, in code.
+    #[inline(always)]
+    pub fn is_at_call(self) -> bool {
+        self.0 & Rule::AT_CALL != 0
+    }
 
     /// Returns a rule with the CFA at an offset from the stack pointer. Offsets are in bytes.
     /// `bp_offset` is the distance below the CFA where rbp was saved, 0 without a saved rbp.
@@ -65,10 +84,10 @@ impl Rule {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ranges checked first")]
     fn pack(kind: u32, cfa_offset: i64, bp_offset: i64) -> Rule {
         let fits = |offset: i64, bits: u32| offset >= 0 && offset % 8 == 0 && offset >> 3 < 1 << bits;
-        if !fits(cfa_offset, 14) || !fits(bp_offset, 15) {
+        if !fits(cfa_offset, 14) || !fits(bp_offset, 14) {
             return Rule::COMPLEX;
         }
-        Rule(kind | ((cfa_offset >> 3) as u32) << 3 | ((bp_offset >> 3) as u32) << 17)
+        Rule(kind | ((cfa_offset >> 3) as u32) << 3 | ((bp_offset >> 3) as u32) << 18)
     }
 
     /// Returns the kind of the rule.
@@ -80,6 +99,7 @@ impl Rule {
             4 => Kind::Realigned,
             5 => Kind::Root,
             6 => Kind::Complex,
+            7 => Kind::FramePointer,
             _ => Kind::Unknown,
         }
     }
@@ -93,7 +113,7 @@ impl Rule {
     /// Returns the offset of the saved rbp in bytes; 0 when rbp is unchanged.
     #[inline(always)]
     pub fn bp_offset(self) -> usize {
-        ((self.0 >> 17) << 3) as usize
+        ((self.0 >> 18) << 3) as usize
     }
 }
 
@@ -185,7 +205,12 @@ mod tests {
         let rule = Rule::bp(16, 0);
         assert_eq!((rule.kind(), rule.cfa_offset(), rule.bp_offset()), (Kind::Bp, 16, 0));
         let largest = ((1 << 14) - 1) * 8;
-        assert_eq!(Rule::sp(largest, 0).cfa_offset(), 131_064);
+        let rule = Rule::sp(largest, largest);
+        assert_eq!((rule.cfa_offset(), rule.bp_offset(), rule.is_at_call()), (131_064, 131_064, false));
+        let marked = rule.at_call();
+        assert_eq!((marked.kind(), marked.cfa_offset(), marked.bp_offset()), (Kind::Sp, 131_064, 131_064));
+        assert!(marked.is_at_call() && marked.is_sp());
+        assert_eq!(Rule::FRAME_POINTER.at_call().kind(), Kind::FramePointer);
         for misfit in [
             Rule::sp(largest + 8, 0),
             Rule::sp(12, 0),

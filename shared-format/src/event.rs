@@ -51,7 +51,8 @@
 //!
 //! A frame is either of these:
 //!
-//! - Native: a return address.
+//! - Native: a return address. Bit 61 is set when the walk left the frame, for its caller, by the
+//!   frame pointer: the code of the frame has no unwind tables.
 //! - Python: bit 63 set, the id of a code object (30 bits), and the offset of the instruction in
 //!   the code (32 bits, in bytes). Bit 62 is set when C code called the frame: a native frame
 //!   belongs to the frame.
@@ -74,6 +75,16 @@ pub const MAX_CODES: u32 = 1 << 30;
 /// Bit of a Python frame: set when C code called the frame. A separate interpreter loop runs this
 /// frame and all newer frames, up to the next frame with the bit.
 pub const PYTHON_ENTRY: u64 = 1 << 62;
+
+/// Bit of a native frame: set when the walk left the frame by its frame pointer.
+pub const BY_FRAME_POINTER: u64 = 1 << 61;
+
+/// Returns the return address of a native frame, and whether the walk left the frame by its frame
+/// pointer. A Python frame stays as it is.
+#[inline(always)]
+pub const fn as_native_frame(frame: u64) -> (u64, bool) {
+    if frame & PYTHON_FRAME != 0 { (frame, false) } else { (frame & !BY_FRAME_POINTER, frame & BY_FRAME_POINTER != 0) }
+}
 
 /// Offset of a Python frame that has not begun: the frame is at the first line of the code.
 pub const NOT_BEGUN: u32 = u32::MAX;
@@ -301,7 +312,8 @@ pub const fn unload(stamp: u64, start: u64) -> [u64; 2] {
     [stamped(kind::UNLOAD, stamp), start]
 }
 
-/// Returns a THREAD record: the name of the thread when the ring begins.
+/// Returns a THREAD record: the name of the thread when the ring begins, and a changed name when
+/// the thread ends.
 #[inline]
 pub const fn thread(stamp: u64, name: [u8; 16]) -> [u64; 3] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = name;

@@ -97,6 +97,15 @@ proptest! {
     }
 
     #[test]
+    fn native_frames_keep_how_they_were_left(address in ADDRESS, code in 0..event::MAX_CODES, offset: u32) {
+        let marked = address | event::BY_FRAME_POINTER;
+        prop_assert_eq!(event::as_native_frame(address), (address, false));
+        prop_assert_eq!(event::as_native_frame(marked), (address, true));
+        let python = event::python_frame(code, offset);
+        prop_assert_eq!(event::as_native_frame(python), (python, false), "the bit is part of a code id");
+    }
+
+    #[test]
     fn stacks_come_back(
         (id, keep, total) in any::<(u32, u32, u32)>(),
         (truncated, more) in any::<(bool, bool)>(),

@@ -201,6 +201,25 @@ fn reserved_ranges_are_an_unknown_section_to_earlier_readers() {
 }
 
 #[test]
+fn the_way_of_the_walk_is_an_unknown_section_to_earlier_readers() {
+    let mut snapshot = sample();
+    snapshot.by_frame_pointer = vec![1, 2];
+    let mut content = decompressed(&to_file(&snapshot));
+    assert_eq!(read(&compressed(&content)[..]).unwrap(), snapshot);
+    let at = start_of(&content, "WALK");
+    content[at..at + 4].copy_from_slice(b"XXXX");
+    assert_eq!(read(&compressed(&content)[..]).unwrap(), sample());
+    let found: Vec<bool> = (0..4).map(|frame| snapshot.is_left_by_frame_pointer(frame)).collect();
+    assert_eq!(found, [false, true, true, false]);
+    for (rows, what) in [(vec![2, 1], "row 1 of section WALK is not behind"), (vec![4], "row 0 of section WALK names")]
+    {
+        snapshot.by_frame_pointer = rows;
+        let error = write(&snapshot, Vec::new(), &mut |_| {}).expect_err("a row that breaks a rule");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
 fn a_domain_stands_in_its_own_section_only() {
     // A count, and the first column of a row: 2^32 + `added`, as LEB128.
     let row = |added: u8| [[1, 0x80 | added, 0x80, 0x80, 0x80, 0x10].as_slice(), &[0; 6]].concat();

@@ -2,7 +2,7 @@
 //! traces, both must make equal rows in equal order.
 
 use heapline_shared_format::text::format_size;
-use heapline_tools::frames::{Frame, Part, Tracebacks};
+use heapline_tools::frames::{Frame, Left, Part, Tracebacks};
 use heapline_tools::glob::Glob;
 use heapline_tools::query::diff::{Change, Nothing, compare_to};
 use heapline_tools::query::filter::{Filters, Matcher, Pattern};
@@ -97,8 +97,8 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
         let mut traceback = None;
         for (filename, lineno) in stack.iter().rev() {
             let (filename, nothing) = (tracebacks.string(filename), tracebacks.string(""));
-            let frame =
-                Frame { filename, lineno: *lineno, function: nothing, module: nothing, address: 0, part: Part::Asks };
+            let (lineno, part, left) = (*lineno, Part::Asks, Left::Tables);
+            let frame = Frame { filename, lineno, function: nothing, module: nothing, address: 0, part, left };
             traceback = Some(tracebacks.push(traceback, frame));
         }
         let traceback = traceback.expect("every stack has a frame");

@@ -61,6 +61,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     let is_sampled = figures.sample_interval != 0;
     let calls = if is_sampled { calls(&cut.threads, &thread_index) } else { Vec::new() };
     let (frames, codes) = frames(&cut);
+    let by_frame_pointer = by_frame_pointer(&cut);
     let modules = modules(&cut);
     let nodes = nodes(&cut);
     let totals = cut.layers.iter().flat_map(totals).collect();
@@ -77,6 +78,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         modules,
         codes,
         frames,
+        by_frame_pointer,
         nodes,
         threads,
         domains,
@@ -141,6 +143,12 @@ fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
     };
     let frames = cut.tree.frames.iter().map(frame).collect();
     (frames, codes)
+}
+
+/// Returns the indexes of the frames left by frame pointers.
+fn by_frame_pointer(cut: &Cut) -> Vec<u32> {
+    let frames = (0..).zip(&cut.tree.frames);
+    frames.filter(|(_, frame)| frame.by_frame_pointer).map(|(index, _)| index).collect()
 }
 
 /// Returns tracemalloc's placeholder for an unknown frame.

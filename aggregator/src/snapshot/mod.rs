@@ -35,6 +35,7 @@ pub fn empty_for_tests() -> heapline_shared_format::snapshot::Snapshot {
         modules: Vec::new(),
         codes: Vec::new(),
         frames: Vec::new(),
+        by_frame_pointer: Vec::new(),
         nodes: Vec::new(),
         stacks: Vec::new(),
         mixed: Vec::new(),

@@ -7,7 +7,7 @@
 use super::modules::Modules;
 use crate::table::order::Corrupt;
 use hashbrown::{HashMap, HashTable};
-use heapline_shared_format::event::domain;
+use heapline_shared_format::event::{BY_FRAME_POINTER, as_native_frame, domain};
 use heapline_shared_format::snapshot::{Ancestor, Mixed, Sampled, Stack};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -28,11 +28,24 @@ const MAX_DEPTH: usize = 1 << 20;
 pub struct CodeFrame {
     /// Return address.
     pub address: u64,
+    /// Whether the walk left the frame by its frame pointer.
+    pub by_frame_pointer: bool,
     /// Index of the module after unloading. [`NONE`] while the address identifies the module.
     pub sealed_to: u32,
 }
 
 impl CodeFrame {
+    /// Returns the frame of a word of a STACK record.
+    fn of_word(word: u64) -> CodeFrame {
+        let (address, by_frame_pointer) = as_native_frame(word);
+        CodeFrame { address, by_frame_pointer, sealed_to: NONE }
+    }
+
+    /// Returns the word of the frame in a STACK record.
+    fn word(self) -> u64 {
+        self.address | if self.by_frame_pointer { BY_FRAME_POINTER } else { 0 }
+    }
+
     /// Index of the module that contains the frame.
     pub fn module(self, modules: &Modules) -> Option<u32> {
         if self.sealed_to == NONE { modules.find(self.address) } else { Some(self.sealed_to) }
@@ -113,8 +126,8 @@ const MAX_ROTATED: usize = 1 << 18;
 pub struct Stacks {
     tree: Tree,
     drawn: Drawn,
-    /// Frames of loaded modules, and of code in no module.
-    by_address: HashMap<u64, u32>,
+    /// Frames of loaded modules, and of code in no module, by word in a STACK record.
+    by_word: HashMap<u64, u32>,
     /// Frames of unloaded modules, by module, for the return of a module.
     sealed: HashMap<u32, Vec<u32>>,
     node_index: HashTable<u32>,
@@ -145,7 +158,7 @@ pub struct Definitions {
 /// The last definition for a domain.
 #[derive(Debug, Default)]
 struct Last {
-    /// Return addresses, the oldest frame first.
+    /// Words of the frames, the oldest frame first.
     frames: Vec<u64>,
     /// Nodes of the tree for a prefix of `frames`.
     nodes: Vec<u32>,
@@ -204,7 +217,7 @@ impl Stacks {
         let mut stacks = Stacks {
             tree: Tree::default(),
             drawn: Drawn::default(),
-            by_address: HashMap::new(),
+            by_word: HashMap::new(),
             sealed: HashMap::new(),
             node_index: HashTable::new(),
             stack_index: HashMap::new(),
@@ -332,7 +345,8 @@ impl Stacks {
     pub fn seal(&mut self, module: u32, start: u64, end: u64) {
         let frames = &mut self.tree.frames;
         let sealed = self.sealed.entry(module).or_default();
-        self.by_address.retain(|&address, &mut frame| {
+        self.by_word.retain(|&word, &mut frame| {
+            let (address, _) = as_native_frame(word);
             let inside = address > start && address <= end;
             if inside {
                 frames[frame as usize].sealed_to = module;
@@ -349,7 +363,7 @@ impl Stacks {
         for frame in self.sealed.remove(&module).unwrap_or_default() {
             let entry = &mut self.tree.frames[frame as usize];
             entry.sealed_to = NONE;
-            self.by_address.insert(entry.address, frame);
+            self.by_word.insert(entry.word(), frame);
         }
         self.generation += 1;
     }
@@ -374,21 +388,21 @@ impl Stacks {
     }
 
     fn extend(&mut self, parent: u32, frames: &[u64], mut each: impl FnMut(u32)) -> Option<u32> {
-        frames.iter().try_fold(parent, |parent, &address| {
-            let frame = self.frame(address)?;
+        frames.iter().try_fold(parent, |parent, &word| {
+            let frame = self.frame(word)?;
             let node = self.node(TreeNode { parent, frame })?;
             each(node);
             Some(node)
         })
     }
 
-    fn frame(&mut self, address: u64) -> Option<u32> {
-        if let Some(&frame) = self.by_address.get(&address) {
+    fn frame(&mut self, word: u64) -> Option<u32> {
+        if let Some(&frame) = self.by_word.get(&word) {
             return Some(frame);
         }
         let frame = next_index(self.tree.frames.len())?;
-        self.tree.frames.push(CodeFrame { address, sealed_to: NONE });
-        self.by_address.insert(address, frame);
+        self.tree.frames.push(CodeFrame::of_word(word));
+        self.by_word.insert(word, frame);
         Some(frame)
     }
 

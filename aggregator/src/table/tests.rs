@@ -1,5 +1,5 @@
 use super::*;
-use heapline_shared_format::event::{MAX_STACK_FRAMES, ModuleFlags, module_head, stack_head};
+use heapline_shared_format::event::{BY_FRAME_POINTER, MAX_STACK_FRAMES, ModuleFlags, module_head, stack_head};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -258,6 +258,25 @@ fn frames_of_an_unloaded_module_stay_its_own() {
     bench.alloc(0, 0x30, 1, 2);
     assert_eq!((module_of(&bench, 0x20), module_of(&bench, 0x30)), (Some(4), Some(3)));
     assert_eq!(bench.table.stacks().tree().frames.len(), frames, "a plug-in that comes and goes takes no memory");
+}
+
+#[test]
+fn the_mark_of_a_frame_pointer_is_no_part_of_the_address() {
+    let mut bench = Bench::new(1);
+    let marked = 0x5800 | BY_FRAME_POINTER;
+    bench.define(0, 0, &[0x1000, marked]);
+    bench.alloc(0, 0x10, 1, 0);
+    assert_eq!(bench.frames(0x10), [0x5800, 0x1000]);
+    let (head, _) = module_head(0, 0x5000..0x6000, 0x5000, ModuleFlags::default(), 0, 0);
+    let (module, _) = heapline_shared_format::event::decode(&head).expect("a record");
+    bench.apply(0, module);
+    bench.apply(0, Event::Unload { stamp: 0, start: 0x5000 });
+    let frames = bench.table.stacks().tree().frames.clone();
+    let found: Vec<_> = frames.iter().map(|f| (f.address, f.by_frame_pointer, f.sealed_to == stacks::NONE)).collect();
+    assert_eq!(found, [(0x1000, false, true), (0x5800, true, false)], "the frame is sealed to its module");
+    bench.apply(0, module);
+    bench.define(0, 1, &[0x1000, marked]);
+    assert_eq!(bench.table.stacks().tree().frames.len(), 2, "the module is back, and so is the frame");
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub use next::look_up;
 
 use crate::thread::{Published, Thread};
 use crate::unwind::Entry;
-use crate::{process, python, thread};
+use crate::{modules, process, python, thread};
 use core::ffi::c_int;
 use heapline_shared_format::event;
 use heapline_shared_format::mapping::{self, PAGE_BYTES, Pages};
@@ -61,10 +61,17 @@ type AskedFor = fn(u64, Pages, bool, u32) -> [u64; 4];
 fn take_away<R>(pages: Option<Pages>, slot: usize, call: impl FnOnce() -> R, failed: impl FnOnce(&R) -> bool) -> R {
     // The kernel refuses all other ranges.
     let Some(pages) = pages.filter(|pages| !pages.is_empty() && !process::is_quiet()) else { return call() };
+    forget_code(pages);
     record_leaving(pages, slot);
     let result = call();
     record_left(pages, failed(&result), slot);
     result
+}
+
+/// Forgets code of the program in pages that are replaced.
+fn forget_code(pages: Pages) {
+    let address = |address: u64| usize::try_from(address).unwrap_or(usize::MAX);
+    modules::replaced(address(pages.start())..address(pages.end()));
 }
 
 #[inline(never)]
@@ -135,6 +142,7 @@ fn record_mmap(mapped: usize, bytes: usize, protection: c_int, flags: c_int, ent
     python::called_from(unsafe { (entry.slot as *const usize).read() });
     if mapped != FAILED && !process::is_quiet() {
         let pages = Pages::covering(mapped as u64, mapped_bytes(bytes, flags));
+        pages.into_iter().for_each(forget_code);
         record_given(mapping::map, pages, is_reserved(protection), entry);
     }
 }
@@ -162,6 +170,7 @@ pub unsafe fn mremap(old: usize, old_bytes: usize, bytes: usize, flags: c_int, w
     };
     let stays = flags & MREMAP_DONTUNMAP != 0 || pages.is_empty();
     if !stays {
+        forget_code(pages);
         record_leaving(pages, entry.slot);
     }
     let new = call();

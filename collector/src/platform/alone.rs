@@ -3,26 +3,19 @@
 //! In a static program `_dl_find_object` knows only the code and not the ELF header before the
 //! code, or is missing (musl).
 
-use crate::platform::elf::{Object, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, ProgramHeader};
-use core::ffi::c_ulong;
+use crate::platform::auxiliary;
+use crate::platform::elf::{Object, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// First address, end address, load bias and `.eh_frame_hdr` of the program; zeros while the
 /// program is not known to be alone.
 static PROGRAM: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
-unsafe extern "C" {
-    fn getauxval(kind: c_ulong) -> c_ulong;
-}
-
-const AT_PHDR: c_ulong = 3;
-const AT_PHENT: c_ulong = 4;
-const AT_PHNUM: c_ulong = 5;
 const PAGE: usize = 4096;
 
 /// Returns whether the process has no loader, and stores the place of the program.
 pub fn look() -> bool {
-    let Some(headers) = headers() else { return false };
+    let Some(headers) = auxiliary::program_headers() else { return false };
     if headers.iter().any(|header| header.kind == PT_INTERP) {
         return false;
     }
@@ -42,16 +35,6 @@ pub fn look() -> bool {
     true
 }
 
-fn headers() -> Option<&'static [ProgramHeader]> {
-    // SAFETY: `getauxval` takes any number.
-    let [table, bytes, count] = [AT_PHDR, AT_PHENT, AT_PHNUM].map(|kind| unsafe { getauxval(kind) });
-    let (table, count) = (usize::try_from(table).ok()?, usize::try_from(count).ok()?);
-    let is_sound = table != 0 && table.is_multiple_of(8) && bytes == size_of::<ProgramHeader>() as c_ulong;
-    // SAFETY: the kernel has put the address of the program's headers there, and they stay mapped.
-    (is_sound && count <= PAGE / size_of::<ProgramHeader>())
-        .then(|| unsafe { core::slice::from_raw_parts(table as *const ProgramHeader, count) })
-}
-
 /// Returns the program, if the program is alone and contains the address.
 pub fn find(address: usize) -> Option<Object> {
     let [start, end, bias, unwind] = [0, 1, 2, 3].map(|i| PROGRAM[i].load(Ordering::Acquire));
@@ -67,7 +50,7 @@ pub fn is_alone() -> bool {
 mod tests {
     #[test]
     fn a_program_with_a_loader_is_not_alone() {
-        assert!(super::headers().is_some_and(|headers| headers.len() > 4));
+        assert!(super::auxiliary::program_headers().is_some_and(|headers| headers.len() > 4));
         assert!(!super::look());
         assert!(!super::is_alone());
         assert!(super::find(a_program_with_a_loader_is_not_alone as *const () as usize).is_none());

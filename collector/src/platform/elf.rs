@@ -4,8 +4,10 @@
 //! function may be called inside `malloc` while another thread is in `dlopen` with the loader's
 //! lock.
 
-use crate::platform::alone;
+pub(crate) use crate::platform::auxiliary::ProgramHeader;
+use crate::platform::{alone, auxiliary};
 use core::ffi::{CStr, c_char};
+use core::ops::Range;
 use core::ptr;
 
 optional!(
@@ -174,6 +176,14 @@ pub struct Object {
     pub bias: usize,
     link_map: *const LinkMap,
     eh_frame_hdr: *const u8,
+    layout: Layout,
+}
+
+/// Program headers of an object, and the address of the first instruction; 0 when not known.
+#[derive(Clone, Copy)]
+struct Layout {
+    headers: &'static [ProgramHeader],
+    entry: usize,
 }
 
 /// Returns whether objects can be found at all (glibc 2.35, or a program without a loader).
@@ -200,28 +210,7 @@ pub fn find_object(address: usize) -> Option<Object> {
         return None;
     }
     // SAFETY: the map is the loader's map of a loaded object.
-    let bias = unsafe { (*found.link_map).bias };
-    Some(Object {
-        start: found.map_start,
-        end: found.map_end,
-        bias,
-        link_map: found.link_map,
-        eh_frame_hdr: found.eh_frame_hdr,
-    })
-}
-
-/// A program header, `Elf64_Phdr`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct ProgramHeader {
-    pub kind: u32,
-    flags: u32,
-    pub offset: u64,
-    pub address: u64,
-    physical: u64,
-    file_bytes: u64,
-    pub memory_bytes: u64,
-    align: u64,
+    Some(unsafe { Object::found(&found, &*found.link_map) })
 }
 
 /// Kinds of program headers.
@@ -231,11 +220,94 @@ pub(crate) const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 pub(crate) const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 pub(crate) const PT_GNU_RELRO: u32 = 0x6474_e552;
+/// Flags of a segment with code: readable and executable, not writable.
+const CODE: u32 = 5;
+const PAGE: usize = 4096;
+
+/// Returns the ranges of addresses of all program headers of a kind.
+pub(crate) fn ranges(headers: &[ProgramHeader], bias: usize, kind: u32) -> impl Iterator<Item = Range<usize>> {
+    headers.iter().filter(move |header| header.kind == kind).map(move |header| {
+        let start = bias.wrapping_add(usize::try_from(header.address).unwrap_or(0));
+        start..start.wrapping_add(usize::try_from(header.memory_bytes).unwrap_or(0))
+    })
+}
+
+impl Layout {
+    const UNKNOWN: Layout = Layout { headers: &[], entry: 0 };
+
+    /// Returns the layout of the program, as the kernel knows it.
+    fn of_program() -> Option<Layout> {
+        Some(Layout { headers: auxiliary::program_headers()?, entry: auxiliary::entry() })
+    }
+
+    /// Returns the layout of an object that begins with an ELF header at `start`.
+    ///
+    /// # Safety
+    /// `start..end` are addresses of a loaded object, and the first page is readable.
+    unsafe fn at(start: usize, end: usize, bias: usize) -> Option<Layout> {
+        const EHDR_BYTES: usize = 64;
+        if end - start < EHDR_BYTES {
+            return None;
+        }
+        // SAFETY: the caller guarantees a readable page. An ELF header is checked right here, and
+        // the program headers lie in the same page.
+        unsafe {
+            let base = start as *const u8;
+            if core::slice::from_raw_parts(base, 5) != b"\x7fELF\x02" {
+                return None;
+            }
+            let entry = base.add(24).cast::<u64>().read_unaligned();
+            let offset = usize::try_from(base.add(32).cast::<u64>().read_unaligned()).ok()?;
+            let size = base.add(54).cast::<u16>().read_unaligned() as usize;
+            let count = base.add(56).cast::<u16>().read_unaligned() as usize;
+            let fits = offset.checked_add(count * size_of::<ProgramHeader>()).is_some_and(|end| end <= PAGE);
+            if !fits || size != size_of::<ProgramHeader>() || !offset.is_multiple_of(8) {
+                return None;
+            }
+            let headers = core::slice::from_raw_parts(base.add(offset).cast(), count);
+            Some(Layout { headers, entry: bias.wrapping_add(usize::try_from(entry).ok()?) })
+        }
+    }
+}
 
 impl Object {
+    /// Returns the object of glibc's answer.
+    ///
+    /// The answer has the range of the whole object, which begins with the ELF header. One object
+    /// is different: a program with holes between the segments. The answer then has the range of a
+    /// single segment, and the kernel knows the program headers.
+    ///
+    /// # Safety
+    /// `found` is glibc's answer for a loaded object, and `map` is the object's map.
+    unsafe fn found(found: &DlFindObject, map: &LinkMap) -> Object {
+        let (bias, dynamic) = (map.bias, map.dynamic.addr());
+        let is_here = |layout: &Layout| ranges(layout.headers, bias, PT_DYNAMIC).any(|range| range.start == dynamic);
+        // SAFETY: the caller guarantees a loaded object, so the range begins with mapped pages.
+        let whole = unsafe { Layout::at(found.map_start, found.map_end, bias) }.filter(is_here);
+        let mut object = Object {
+            start: found.map_start,
+            end: found.map_end,
+            bias,
+            link_map: found.link_map,
+            eh_frame_hdr: found.eh_frame_hdr,
+            layout: whole.unwrap_or(Layout::UNKNOWN),
+        };
+        if whole.is_none()
+            && let Some(program) = Layout::of_program().filter(is_here)
+        {
+            object.layout = program;
+            for segment in ranges(program.headers, bias, PT_LOAD) {
+                object.start = object.start.min(segment.start & !(PAGE - 1));
+                object.end = object.end.max(segment.end);
+            }
+        }
+        object
+    }
+
     /// Returns the program of a process without a loader.
     pub(crate) fn alone(start: usize, end: usize, bias: usize, eh_frame_hdr: usize) -> Object {
-        Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8 }
+        let layout = Layout::of_program().unwrap_or(Layout::UNKNOWN);
+        Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8, layout }
     }
 
     /// Returns the object's place in the loader's list.
@@ -263,39 +335,22 @@ impl Object {
     /// as a root.
     pub fn is_entry_code(&self, address: usize) -> bool {
         const LONGEST: usize = 128;
-        if self.program_headers().is_empty() {
-            return false;
-        }
-        // SAFETY: the ELF header is mapped, as `program_headers` has just checked.
-        let entry = unsafe { (self.start as *const u8).add(24).cast::<u64>().read_unaligned() };
-        let entry = self.bias.wrapping_add(usize::try_from(entry).unwrap_or(usize::MAX));
-        address.wrapping_sub(entry) < LONGEST
+        self.layout.entry != 0 && address.wrapping_sub(self.layout.entry) < LONGEST
     }
 
-    pub(crate) fn program_headers(&self) -> &[ProgramHeader] {
-        const EHDR_BYTES: usize = 64;
-        if self.end - self.start < EHDR_BYTES {
-            return &[];
-        }
-        // SAFETY: the first page of the mapping is the first page of the file, and begins with the
-        // ELF header. The header is checked right here.
-        unsafe {
-            let base = self.start as *const u8;
-            if core::slice::from_raw_parts(base, 5) != b"\x7fELF\x02" {
-                return &[];
-            }
-            let offset = usize::try_from(base.add(32).cast::<u64>().read_unaligned()).ok();
-            let size = base.add(54).cast::<u16>().read_unaligned() as usize;
-            let count = base.add(56).cast::<u16>().read_unaligned() as usize;
-            let bytes = count * size_of::<ProgramHeader>();
-            let fits = |offset: &usize| offset.checked_add(bytes).is_some_and(|end| end <= 4096);
-            match offset.filter(fits) {
-                Some(offset) if size == size_of::<ProgramHeader>() && offset.is_multiple_of(8) => {
-                    core::slice::from_raw_parts(base.add(offset).cast(), count)
-                }
-                _ => &[],
-            }
-        }
+    /// Returns the program headers; none when not known.
+    pub(crate) fn program_headers(&self) -> &'static [ProgramHeader] {
+        self.layout.headers
+    }
+
+    /// Returns up to `most` bytes of code before an address; none where no code is.
+    pub(crate) fn code_before(&self, address: usize, most: usize) -> &[u8] {
+        let code = self.program_headers().iter().filter(|header| header.kind == PT_LOAD && header.flags & CODE == CODE);
+        let before = code.filter_map(|header| self.memory(header.address, header.file_bytes)).find_map(|code| {
+            let end = address.checked_sub(code.as_ptr().addr())?;
+            code.get(end.saturating_sub(most)..end).filter(|bytes| !bytes.is_empty())
+        });
+        before.unwrap_or(&[])
     }
 
     fn memory(&self, address: u64, bytes: u64) -> Option<&[u8]> {
@@ -311,8 +366,6 @@ impl Object {
     /// Returns the offset in the object's file of `bytes` bytes of code. `address` is an address of
     /// the file, without the bias.
     pub(crate) fn offset_of_code(&self, address: usize, bytes: usize) -> Option<usize> {
-        /// Readable and executable, not writable.
-        const CODE: u32 = 5;
         let (address, bytes) = (address as u64, bytes as u64);
         let header = self.program_headers().iter().find(|header| {
             let skip = address.checked_sub(header.address);

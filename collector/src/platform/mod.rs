@@ -2,6 +2,7 @@
 //! words, the clock, the environment. Nothing here knows of events.
 
 pub mod alone;
+pub mod auxiliary;
 pub mod clock;
 pub mod elf;
 pub mod environment;

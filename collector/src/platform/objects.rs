@@ -200,10 +200,7 @@ fn describe_mapped(loaded: Loaded, info: &Info, namespace: Namespace) -> Option<
 }
 
 fn ranges(headers: &[ProgramHeader], bias: usize, kind: u32) -> impl Iterator<Item = Range> {
-    headers.iter().filter(move |header| header.kind == kind).map(move |header| {
-        let start = bias.wrapping_add(usize::try_from(header.address).unwrap_or(0));
-        Range { start, end: start.wrapping_add(usize::try_from(header.memory_bytes).unwrap_or(0)) }
-    })
+    elf::ranges(headers, bias, kind).map(|range| Range { start: range.start, end: range.end })
 }
 
 impl LoadedObject {

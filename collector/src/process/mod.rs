@@ -10,6 +10,7 @@ pub mod known;
 use crate::platform::environment::ArenaHandle;
 use crate::platform::sys;
 use crate::rules::Table;
+use crate::unwind::generated;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -273,6 +274,7 @@ impl Process {
     /// are announced when a rule is missed.
     pub fn rules_for_session(&self, session: u32) -> Table {
         if self.rules_session.swap(session, Ordering::AcqRel) != session {
+            generated::forget(0..usize::MAX);
             self.rules().clear();
         }
         self.rules()

@@ -2,15 +2,15 @@
 //! signal handlers, and jumps out of signal handlers.
 
 use super::thread_state;
-use super::{Moment, Thread, room};
+use super::{Moment, Thread, name, room};
 use crate::platform::{sys, tls};
 use crate::process::Process;
 use crate::start;
 use crate::unwind::memory::Window;
 use crate::{doors, fail, process, unwind};
+use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
-use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
 
 /// Returns the thread's state for one hook, entered with the return address at `slot`. Returns
@@ -221,12 +221,29 @@ fn start_thread(
             tls::set_thread(core::ptr::from_mut(thread).cast());
         }
         tls::set_starting(0);
-        let name = sys::thread_name();
-        thread.publish_plain(|stamp| event::thread(stamp, name));
+        thread.tell_name();
+        if !side {
+            name::watch(ended);
+        }
         return Some(thread);
     }
     tls::set_starting(0);
     None
+}
+
+/// Called by the C library at the end of a thread. The thread sends a name given meanwhile.
+extern "C" fn ended(_: *mut c_void) {
+    // SAFETY: the word points to the state of the calling thread, or is null.
+    if !unsafe { thread_state().as_ref() }.is_some_and(Thread::is_at_rest) {
+        return;
+    }
+    let slot = stack_pointer();
+    room::with_room(slot, || {
+        if let Some(thread) = enter(slot) {
+            thread.tell_name();
+            leave(thread);
+        }
+    });
 }
 
 /// Slot, session and side state of a thread in an earlier session.

@@ -14,6 +14,7 @@
 //! 4. Stamp.
 
 mod enter;
+mod name;
 mod publish;
 pub mod record;
 mod room;
@@ -84,6 +85,8 @@ pub struct Thread {
     /// Value of the clock at the thread's last reading.
     last_read: u64,
     next_stack: u32,
+    /// Name last told to the reader of the ring.
+    name: [u8; 16],
     rules: MaybeUninit<rules::Table>,
     /// Pages of the stack known to be readable.
     pub window: Window,
@@ -170,6 +173,7 @@ impl Thread {
             *sampler = MaybeUninit::new(Sampler::begin(seed ^ u64::from(slot) << 8 ^ domain, interval));
         }
         self.told = 0;
+        self.forget_name();
         self.counted_at_last_look = 0;
         self.next_stack = 1;
         self.rules = MaybeUninit::new(process.rules_for_session(session));
@@ -252,6 +256,13 @@ impl Thread {
     /// Returns the session for which the thread records.
     pub fn session(&self) -> u32 {
         self.session
+    }
+
+    /// Returns whether the stack around `from` has the word at `to`, nearer the root; `None` where
+    /// the extent of the stack is not known.
+    pub fn stack_holds(&self, from: usize, to: usize) -> Option<bool> {
+        let known = self.room.known;
+        known.has(from).then(|| to >= from && to < known.end())
     }
 
     /// Returns the rule table of the process.

@@ -64,7 +64,8 @@ impl Room {
         Room { low, bytes: end.saturating_sub(low) }
     }
 
-    fn end(&self) -> usize {
+    /// Returns the end of the part, which is the end of the stack.
+    pub(super) fn end(&self) -> usize {
         self.low + self.bytes
     }
 

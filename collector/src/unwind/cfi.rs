@@ -4,12 +4,12 @@
 //! The code runs under [`crate::fail::guard`]. The scratch memory lies in the thread's state, not
 //! on the stack: the thread may be in a signal handler with two kilobytes of stack.
 
-use super::{Entry, NO_CODE, Sink, Walk, memory};
-use crate::modules;
+use super::{Entry, NO_CODE, Sink, Walk, call, frame_pointer, generated, memory};
 use crate::platform::elf;
 use crate::platform::elf::Object;
-use crate::rules::Rule;
+use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
+use crate::{modules, process};
 use core::arch::asm;
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, Evaluation, EvaluationResult, EvaluationStorage,
@@ -82,20 +82,33 @@ impl<'a> Sections<'a> {
 pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
     // The return address points behind the call, and the call may be the last instruction of its
     // function.
-    let Some(object) = elf::find_object(pc - 1) else { return Rule::UNKNOWN };
-    modules::announce(thread, &object);
-    let Some(sections) = Sections::of(&object) else { return Rule::UNKNOWN };
-    let address = pc as u64 - 1;
-    let Some(description) = sections.description(address) else {
-        return if is_root(&object, &sections, pc) { Rule::ROOT } else { Rule::UNKNOWN };
+    let Some(object) = elf::find_object(pc - 1) else {
+        let is_at_call = !process::is_sandboxed() && generated::is_behind_call(pc);
+        return if is_at_call { Rule::FRAME_POINTER.at_call() } else { Rule::UNKNOWN };
     };
-    if description.is_signal_trampoline() {
-        return Rule::COMPLEX;
-    }
-    match sections.row(&description, thread.unwind_context(), address) {
-        Some(row) => rule_of(&sections, row),
+    modules::announce(thread, &object);
+    let is_at_call = call::ends_with_call(object.code_before(pc, call::LONGEST));
+    match rule_by_tables(thread, &object, pc) {
+        Some(rule) if is_at_call => rule.at_call(),
+        Some(rule) => rule,
+        None if is_at_call => Rule::FRAME_POINTER.at_call(),
         None => Rule::UNKNOWN,
     }
+}
+
+/// Returns the rule of a return address by the unwind tables; `None` without unwind information.
+fn rule_by_tables(thread: &mut Thread, object: &Object, pc: usize) -> Option<Rule> {
+    let sections = Sections::of(object)?;
+    let address = pc as u64 - 1;
+    let Some(description) = sections.description(address) else {
+        return is_root(object, &sections, pc).then_some(Rule::ROOT);
+    };
+    if description.is_signal_trampoline() {
+        // The kernel has called the handler.
+        return Some(Rule::COMPLEX.at_call());
+    }
+    let row = sections.row(&description, thread.unwind_context(), address);
+    Some(row.map_or(Rule::UNKNOWN, |row| rule_of(&sections, row)))
 }
 
 /// Returns whether a return address left by no call is the end of the stack. Two cases:
@@ -221,6 +234,14 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         }
         let address = if exact { pc } else { pc - 1 };
         let Some((caller, slot, is_signal_frame)) = step(thread, &registers, address) else {
+            if reached_entry
+                && !exact
+                && let Some(caller) = step_by_frame_pointer(thread, &registers, pc)
+            {
+                registers = caller;
+                sink.mark_last();
+                continue;
+            }
             let is_root = elf::find_object(address)
                 .is_some_and(|object| Sections::of(&object).is_some_and(|sections| is_root(&object, &sections, pc)));
             return sink.done(!is_root);
@@ -235,6 +256,25 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         registers = caller;
         exact = is_signal_frame;
     }
+}
+
+/// Returns the registers of the caller of a frame without unwind information, found by the frame
+/// pointer.
+fn step_by_frame_pointer(thread: &mut Thread, registers: &Registers, pc: usize) -> Option<Registers> {
+    if rule_for(thread, pc).kind() != Kind::FramePointer {
+        return None;
+    }
+    let (sp, bp) = (registers.0[RSP]?, registers.0[RBP]?);
+    if !frame_pointer::is_near(sp - 8, bp) || !thread.stack_holds(sp, bp + 8).unwrap_or(true) {
+        return None;
+    }
+    let (caller_bp, caller) = (memory::read(bp)?, memory::read(bp + 8)?);
+    if !frame_pointer::may_be_return_address(caller) || !rule_for(thread, caller).is_at_call() {
+        return None;
+    }
+    let mut found = Registers([None; 17]);
+    (found.0[RBP], found.0[RSP], found.0[RA]) = (Some(caller_bp), Some(bp + 16), Some(caller));
+    Some(found)
 }
 
 /// Returns the registers of the caller, the slot of the return address, and whether the frame was a

@@ -27,7 +27,7 @@
 //! Signal frames and other stacks beyond rules are never kept. The kept stack is forgotten when a
 //! module is loaded or unloaded.
 
-use super::{MAX_DEPTH, Walk};
+use super::{MAX_DEPTH, Walk, marked};
 use crate::process;
 use crate::rules::{Kind, Table};
 use crate::stacks::mix;
@@ -58,6 +58,8 @@ pub(super) enum How {
     Bp,
     /// rbp, where the CFA is stored.
     Realigned,
+    /// rbp, without unwind tables.
+    FramePointer,
 }
 
 impl Fresh {
@@ -90,10 +92,11 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Returns a pair that never differs, for a stack whose oldest frame needs no further word.
-    fn anchor() -> Pair {
+    /// Returns a pair for a stack whose oldest frame needs no further word. The pair never differs,
+    /// or always, where the oldest frame has to be looked at each time.
+    fn anchor(is_doubtful: bool) -> Pair {
         static ANCHOR: usize = 0;
-        Pair { address: (&raw const ANCHOR).addr(), value: 0 }
+        Pair { address: (&raw const ANCHOR).addr(), value: usize::from(is_doubtful) }
     }
 
     /// Returns the difference between the word now and the kept value; 0 when equal.
@@ -128,7 +131,10 @@ pub struct Kept {
     /// Frames being unwound, the most recent first.
     fresh: *mut Fresh,
     pairs: *mut Pair,
-    /// Index of the frame of each pair.
+    /// Index of the frame to unwind again when a pair has changed: the frame of the pair. A return
+    /// address belongs to the callee of its frame, if the callee was left by its frame pointer: the
+    /// frame pointer is trusted only with the caller that it led to. The owner of such a pair stays
+    /// when another callee takes the place, and is then unwound again for nothing.
     owners: *mut u32,
     capacity: usize,
     len: usize,
@@ -139,6 +145,9 @@ pub struct Kept {
     /// Number of frames, from the oldest, unchanged since the last definition.
     unchanged: usize,
     is_truncated: bool,
+    /// Whether the frame pointer of the oldest frame was rejected. The words that led to the
+    /// rejection are not kept.
+    is_doubtful: bool,
 }
 
 impl Kept {
@@ -155,6 +164,7 @@ impl Kept {
             hash: 0,
             unchanged: 0,
             is_truncated: false,
+            is_doubtful: false,
         }
     }
 
@@ -187,9 +197,9 @@ impl Kept {
         self.unchanged
     }
 
-    /// Notes whether the stack ends before the root.
-    pub(super) fn set_truncated(&mut self, is_truncated: bool) {
-        self.is_truncated = is_truncated;
+    /// Notes whether the stack ends before the root, and whether at a rejected frame pointer.
+    pub(super) fn set_end(&mut self, is_truncated: bool, is_doubtful: bool) {
+        (self.is_truncated, self.is_doubtful) = (is_truncated, is_doubtful);
     }
 
     /// Notes that the stack is now the last stack defined.
@@ -205,11 +215,14 @@ impl Kept {
         self.unchanged = 0;
     }
 
-    /// Returns the return addresses from frame `from` on, the oldest first.
+    /// Returns the frames from frame `from` on, the oldest first, for a STACK record.
     pub fn addresses(&self, from: usize) -> impl Iterator<Item = u64> {
         let frames = self.frames;
-        // SAFETY: all frames below `len` are written.
-        (from..self.len).map(move |i| unsafe { (*frames.add(i)).of.pc as u64 })
+        (from..self.len).map(move |i| {
+            // SAFETY: all frames below `len` are written.
+            let Fresh { pc, how, .. } = unsafe { (*frames.add(i)).of };
+            marked(pc, how == How::FramePointer)
+        })
     }
 
     /// Returns frame `i`.
@@ -332,6 +345,16 @@ impl Kept {
         // SAFETY: the caller guarantees `fresh < capacity`.
         unsafe { self.fresh.add(*fresh).write(frame) };
         *fresh += 1;
+    }
+
+    /// Notes that fresh frame `i` was left by its frame pointer.
+    ///
+    /// # Safety
+    /// Fresh frame `i` is written.
+    pub(super) unsafe fn leave_by_frame_pointer(&mut self, i: usize, frame_pointer: usize) {
+        // SAFETY: the caller guarantees that fresh frame `i` is written.
+        let fresh = unsafe { &mut *self.fresh.add(i) };
+        (fresh.saved, fresh.how) = (frame_pointer, How::FramePointer);
     }
 
     /// Compares all words that the frames below the topmost frame were derived from. `Err` is the
@@ -476,7 +499,7 @@ impl Kept {
                 0 => {
                     let oldest = if fresh > 0 { self.fresh(fresh - 1).slot } else { 0 };
                     self.reach = base.map_or(oldest, |base| base.address);
-                    self.pairs.write(base.unwrap_or_else(Pair::anchor));
+                    self.pairs.write(base.unwrap_or_else(|| Pair::anchor(self.is_doubtful)));
                     self.owners.write(0);
                     (false, 1)
                 }
@@ -493,6 +516,9 @@ impl Kept {
                     pairs += 1;
                 };
                 if needs || of.how != How::Sp {
+                    if of.how == How::FramePointer {
+                        self.trust_with_caller();
+                    }
                     let word = |address: usize| (address as *const usize).read();
                     // A walk reads the words in the opposite order.
                     if needs && of.bp_slot() != 0 {
@@ -509,6 +535,20 @@ impl Kept {
                 *self.frame(self.len) = Frame { of, needs_bp: needs, pairs, mixed };
                 self.len += 1;
             }
+        }
+    }
+
+    /// Gives the return address of the topmost frame to the next frame, which was left by its frame
+    /// pointer.
+    #[cold]
+    #[inline(never)]
+    fn trust_with_caller(&self) {
+        let Some(caller) = self.len.checked_sub(1) else { return };
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
+        // SAFETY: the caller is below `len`, and has a pair.
+        unsafe {
+            let pairs = (*self.frames.add(caller)).pairs as usize;
+            self.owners.add(pairs - 1).write(self.len as u32);
         }
     }
 

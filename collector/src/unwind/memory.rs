@@ -54,6 +54,19 @@ impl Window {
         address < self.high || self.extend(address)
     }
 
+    /// Returns whether a walk at `from` may read the word at `address`, known by no unwind table:
+    /// all pages in between must be readable too.
+    #[cold]
+    pub fn admit_doubtful(&mut self, from: usize, address: usize) -> bool {
+        while address >= self.high {
+            if !sys::is_readable(self.high) {
+                return false;
+            }
+            self.high += PAGE;
+        }
+        self.admit(from, address)
+    }
+
     #[cold]
     fn extend(&mut self, address: usize) -> bool {
         // No frame is larger. Anything farther is not a continuation of the stack.
@@ -104,6 +117,11 @@ mod tests {
         assert!(!window.admit(start + 64, start + 56), "away from the root");
         assert!(!window.admit(start + 64, start + 65), "not aligned");
         assert!(!window.admit(start + 64, start + (1 << 30)), "too far");
+        let mut window = Window::default();
+        window.start_at(start + 64);
+        assert!(window.admit_doubtful(start + 64, start + 3 * PAGE - 8), "page by page");
+        assert!(!window.admit_doubtful(start + 64, start + 3 * PAGE), "unmapped");
+        assert_eq!(window.high(), start + 3 * PAGE);
         // Another stack: the window moves there.
         let local = 0usize;
         let here = (&raw const local).addr() & !7;

@@ -1,6 +1,8 @@
 //! From a call of the allocator to the return addresses on the stack of the call, root included,
 //! without frame pointers.
 //!
+//! Only frames of code without unwind tables are left by their frame pointers ([`frame_pointer`]).
+//!
 //! The common case needs two registers. The parts:
 //!
 //! - [`rules`] holds a rule for each return address met so far: the way from a frame to its caller
@@ -8,11 +10,16 @@
 //! - [`cfi`] computes such a rule once from `.eh_frame`. Rare stacks need more (signal frames,
 //!   expressions, other registers); [`cfi`] walks them step by step.
 //! - [`kept`] holds the last stack, and unwinds only the changed part.
+//! - [`call`] and [`generated`] say whether an address may be a return address: in code, behind a
+//!   call.
 //!
 //! Nothing here trusts the contents of the stack. An address is read only on a page known to be
 //! readable ([`memory`]), and a walk only ever goes towards the root.
 
+mod call;
 pub mod cfi;
+mod frame_pointer;
+pub mod generated;
 pub mod kept;
 pub mod memory;
 pub mod walk;
@@ -20,6 +27,7 @@ pub mod walk;
 use crate::fail;
 use crate::rules::{self, Rule};
 use crate::thread::Thread;
+use heapline_shared_format::event::BY_FRAME_POINTER;
 
 /// Where a hook was entered. The walk finds the caller's frame from here.
 #[derive(Clone, Copy)]
@@ -62,6 +70,13 @@ impl<'a> Sink<'a> {
         Sink { frames, total: 0 }
     }
 
+    /// Notes that the walk left the last frame by its frame pointer.
+    fn mark_last(&mut self) {
+        if let Some(frame) = self.total.checked_sub(1).and_then(|last| self.frames.get_mut(last)) {
+            *frame |= BY_FRAME_POINTER;
+        }
+    }
+
     /// Adds a frame. Returns false when the stack has reached [`MAX_DEPTH`].
     fn push(&mut self, pc: usize) -> bool {
         if let Some(frame) = self.frames.get_mut(self.total) {
@@ -76,6 +91,11 @@ impl<'a> Sink<'a> {
         let total = self.total as u32;
         Walk { stored: self.total.min(self.frames.len()), total, truncated }
     }
+}
+
+/// Returns the frame of a return address, for a STACK record.
+fn marked(pc: usize, by_frame_pointer: bool) -> u64 {
+    pc as u64 | if by_frame_pointer { BY_FRAME_POINTER } else { 0 }
 }
 
 #[inline(always)]

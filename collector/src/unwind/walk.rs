@@ -2,7 +2,7 @@
 //! comparison ([`super::kept`]).
 
 use super::kept::{Fresh, How, Pair};
-use super::{Entry, NO_CODE, memory::Window, rule_of};
+use super::{Entry, NO_CODE, frame_pointer, memory::Window, rule_of};
 use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
 
@@ -56,7 +56,7 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
         }
         if pc < NO_CODE {
             kept.forget();
-            kept.set_truncated(false);
+            kept.set_end(false, false);
             base = Some(Pair { address: slot, value: pc });
             break;
         }
@@ -67,12 +67,14 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
         // SAFETY: `make_room` found room for one more frame.
         unsafe { kept.push_fresh(&mut fresh, Fresh { slot, pc, bp, saved: step.saved, how: step.how }) };
         if step.next == 0 {
-            kept.forget();
-            if rule.kind() == Kind::Complex {
-                return Outcome::Unfit;
+            match beyond_rules(thread, rule, Entry { slot, rbp: bp }, fresh) {
+                Beyond::Caller(caller) => {
+                    Entry { slot, rbp: bp } = caller;
+                    continue;
+                }
+                Beyond::End => break,
+                Beyond::Unfit => return Outcome::Unfit,
             }
-            kept.set_truncated(rule.kind() != Kind::Root);
-            break;
         }
         if let Some(caller_bp) = step.bp {
             bp = caller_bp;
@@ -82,6 +84,62 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
     // SAFETY: `make_room` found room in the loop, and the window admitted every slot.
     unsafe { thread.kept.append(fresh, base) };
     Outcome::Kept
+}
+
+/// Result of a walk at a frame that no rule leads on from.
+enum Beyond {
+    /// The frame pointer leads to a caller.
+    Caller(Entry),
+    /// The walk ends.
+    End,
+    /// The stack cannot be kept.
+    Unfit,
+}
+
+/// Goes on from the last of `fresh` new frames, with the return address and rbp of `frame`, where
+/// its rule leads nowhere.
+#[cold]
+#[inline(never)]
+fn beyond_rules(thread: &mut Thread, rule: Rule, frame: Entry, fresh: usize) -> Beyond {
+    let kind = rule.kind();
+    let (is_doubtful, beyond) = match kind {
+        Kind::FramePointer => match by_frame_pointer(thread, frame) {
+            Some(Beyond::Caller(caller)) => {
+                // SAFETY: the last new frame is written.
+                unsafe { thread.kept.leave_by_frame_pointer(fresh - 1, frame.rbp) };
+                return Beyond::Caller(caller);
+            }
+            Some(other) => (false, other),
+            None => (true, Beyond::End),
+        },
+        Kind::Complex => (false, Beyond::Unfit),
+        _ => (false, Beyond::End),
+    };
+    thread.kept.forget();
+    thread.kept.set_end(kind != Kind::Root, is_doubtful);
+    beyond
+}
+
+/// Finds the caller of a frame of code without unwind tables. `None` where the frame pointer is not
+/// plausible ([`frame_pointer`]).
+///
+/// On a stack of unknown extent the frame pointer may lead to another stack, which may be gone when
+/// a kept stack is compared. Such a stack is unfit to be kept.
+fn by_frame_pointer(thread: &mut Thread, Entry { slot, rbp: bp }: Entry) -> Option<Beyond> {
+    if !frame_pointer::is_near(slot, bp) {
+        return None;
+    }
+    let next = bp + 8;
+    match thread.stack_holds(slot, next) {
+        None => return Some(Beyond::Unfit),
+        Some(true) if thread.window.admit_doubtful(slot, next) => {}
+        Some(_) => return None,
+    }
+    // SAFETY: the window has admitted both words.
+    let (caller_bp, caller) = unsafe { ((bp as *const usize).read(), (next as *const usize).read()) };
+    let table = thread.rules();
+    let is_plausible = frame_pointer::may_be_return_address(caller) && rule_of(thread, table, caller).is_at_call();
+    is_plausible.then_some(Beyond::Caller(Entry { slot: next, rbp: caller_bp }))
 }
 
 /// Result of applying a rule to a frame.
@@ -134,7 +192,7 @@ impl Step {
                 if is_sound { Step::saving(rule, next, How::Bp) } else { Step::END }
             }
             Kind::Realigned => Step::realigned(rule, slot, bp, window),
-            Kind::Sp | Kind::Root | Kind::Unknown | Kind::Complex => Step::END,
+            Kind::Sp | Kind::Root | Kind::Unknown | Kind::Complex | Kind::FramePointer => Step::END,
         }
     }
 

@@ -37,7 +37,7 @@ use core::ptr::NonNull;
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HEAPLARN");
 /// Version of the arena layout, of `ring` and of `event`. Both sides must have the same version.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Page size of the layout: parts of the arena are aligned to pages.
 pub const PAGE_BYTES: usize = 4096;
 /// Size of a segment, in bytes. A record never spans two segments.

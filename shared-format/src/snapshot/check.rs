@@ -24,6 +24,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     let s = snapshot;
     modules(&s.modules).map_err(in_section(section::MODULES))?;
     frames(&s.frames, s.modules.len(), s.codes.len()).map_err(in_section(section::FRAMES))?;
+    by_frame_pointer(&s.by_frame_pointer, s.frames.len()).map_err(in_section(section::WALKED))?;
     nodes(&s.nodes, s.frames.len()).map_err(in_section(section::NODES))?;
     stacks(&s.stacks, s.nodes.len()).map_err(in_section(section::STACKS))?;
     mixed(&s.mixed, s.stacks.len()).map_err(in_section(section::MIXED))?;
@@ -63,6 +64,13 @@ pub(super) fn frames(rows: &[Frame], modules: usize, codes: usize) -> Result<(),
     each(rows, |_, row| {
         optional(row.module, modules, "names a module that is not there")?;
         optional(row.as_python().map(|(code, _)| code), codes, "names a code object that is not there")
+    })
+}
+
+pub(super) fn by_frame_pointer(rows: &[u32], frames: usize) -> Result<(), BadRow> {
+    each(rows, |index, &row| {
+        within(row, frames, "names a frame that is not there")?;
+        rising(index, rows, |&row| row)
     })
 }
 

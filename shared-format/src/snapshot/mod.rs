@@ -46,6 +46,8 @@ mod section {
     /// Python code objects; only with Python frames.
     pub const CODES: [u8; 4] = *b"CODE";
     pub const FRAMES: [u8; 4] = *b"FRMS";
+    /// Frames left by frame pointers; only when there are any.
+    pub const WALKED: [u8; 4] = *b"WALK";
     pub const NODES: [u8; 4] = *b"NODE";
     pub const STACKS: [u8; 4] = *b"STAK";
     /// Python stacks beside native stacks; only when there are any.

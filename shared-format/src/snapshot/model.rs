@@ -307,6 +307,13 @@ impl Frame {
     }
 }
 
+impl Snapshot {
+    /// Whether the walk left a frame, for its caller, by the frame pointer.
+    pub fn is_left_by_frame_pointer(&self, frame: u32) -> bool {
+        self.by_frame_pointer.binary_search(&frame).is_ok()
+    }
+}
+
 /// A node of the tree of stacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -550,6 +557,9 @@ pub struct Snapshot {
     pub modules: Vec<Module>,
     pub codes: Vec<Code>,
     pub frames: Vec<Frame>,
+    /// Indexes of the native frames that the walk left, for their callers, by frame pointers,
+    /// rising. The walk left all others by unwind tables.
+    pub by_frame_pointer: Vec<u32>,
     pub nodes: Vec<Node>,
     pub stacks: Vec<Stack>,
     /// Native stacks of CPython's threads, sorted by stack.

@@ -85,8 +85,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED};
-    let optional = [ORIGIN, CODES, MIXED, SAMPLED, RESERVED, DRAWS, NAMES, END];
+    use section::{CODES, DRAWS, END, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED, WALKED};
+    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, RESERVED, DRAWS, NAMES, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -136,6 +136,7 @@ struct Tables {
     modules: Vec<Module>,
     codes: Vec<Code>,
     frames: Vec<Frame>,
+    by_frame_pointer: Vec<u32>,
     nodes: Vec<Node>,
     stacks: Vec<Stack>,
     mixed: Vec<Mixed>,
@@ -164,6 +165,11 @@ impl Tables {
                 let mut address = Delta::default();
                 self.frames = rows(payload, |p, _| frame(p, &mut address))?;
                 check::frames(&self.frames, self.modules.len(), self.codes.len())?;
+            }
+            section::WALKED => {
+                let mut frame = Delta::default();
+                self.by_frame_pointer = rows(payload, |p, _| narrow(frame.value(p.number()?)))?;
+                check::by_frame_pointer(&self.by_frame_pointer, self.frames.len())?;
             }
             section::NODES => {
                 let mut frame = Delta::default();
@@ -263,8 +269,8 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, .. } = self;
-        let Tables { sampled, calls, threads, domains, live, totals, draws, names, .. } = self;
+        let Tables { meta, origin, modules, codes, frames, by_frame_pointer, nodes, stacks, .. } = self;
+        let Tables { mixed, sampled, calls, threads, domains, live, totals, draws, names, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -272,6 +278,7 @@ impl Tables {
             modules,
             codes,
             frames,
+            by_frame_pointer,
             nodes,
             stacks,
             mixed,

@@ -49,6 +49,9 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
         sections.table(section::CODES, &s.codes, codes)?;
     }
     sections.table(section::FRAMES, &s.frames, frames)?;
+    if !s.by_frame_pointer.is_empty() {
+        sections.table(section::WALKED, &s.by_frame_pointer, by_frame_pointer)?;
+    }
     sections.table(section::NODES, &s.nodes, nodes)?;
     sections.table(section::STACKS, &s.stacks, stacks)?;
     if !s.mixed.is_empty() {
@@ -186,6 +189,13 @@ fn frames(out: &mut Vec<u8>, rows: &[Frame]) {
     for row in rows {
         address.put(out, row.address);
         put(out, optional(row.module));
+    }
+}
+
+fn by_frame_pointer(out: &mut Vec<u8>, rows: &[u32]) {
+    let mut frame = Delta::default();
+    for &row in rows {
+        frame.put(out, row.into());
     }
 }
 

@@ -44,6 +44,7 @@ pub fn sample() -> Snapshot {
             frame(0x7fff_f7a0_1010, Some(1)),
             frame(0xdead_0000, None),
         ],
+        by_frame_pointer: Vec::new(),
         nodes: vec![node(None, 0), node(Some(0), 1), node(Some(1), 2), node(Some(0), 3)],
         stacks: vec![
             Stack { leaf: Some(2), total_nframe: 3, truncated: false },
@@ -262,6 +263,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     origin,
                     modules,
                     codes,
+                    by_frame_pointer: (0..).step_by(2).take(frames.len() / 2).collect(),
                     frames,
                     nodes,
                     stacks,

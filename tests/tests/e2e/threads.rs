@@ -1,8 +1,9 @@
 //! Threads that exchange blocks. The tests cover the order of events on an address across threads,
 //! many threads over time, and many threads at once.
 
-use crate::support::trace::live_sizes;
+use crate::support::trace::{live_sizes, read_snapshot};
 use crate::support::{Outcome, Trace, rounds, victim};
+use heapline_shared_format::snapshot::{Domain, Snapshot};
 
 const SIZES: [u64; 4] = [17, 33, 49, 65];
 
@@ -120,4 +121,24 @@ fn two_thousand_threads_at_once_are_all_traced() {
     assert_eq!(live_sizes(&outcome.snapshot()).get(&61), Some(&2000));
     let threads = outcome.report(&["--by", "thread", "--filter", "*/manythreads.c"]);
     assert_eq!((threads.total.groups, threads.total.count), (2000, 2000), "one block of each thread");
+}
+
+/// A thread that is named after its first allocation, and ends at once, has its last name.
+#[test]
+fn a_thread_has_the_name_that_it_ended_with() {
+    let outcome = Trace::of(victim::build("renamed.c", &["-O1"])).run().expect_code(0);
+    let names = |snapshot: &Snapshot, size: u64| -> Vec<String> {
+        let groups = snapshot.live.iter().filter(|group| group.size == size && group.domain == Domain::Native);
+        groups.map(|group| snapshot.threads[group.thread as usize].name.clone()).collect()
+    };
+    let snapshot = outcome.snapshot();
+    for (size, name) in [(6001, "by-itself"), (6002, "by-prctl"), (6003, "by-creator")] {
+        assert_eq!(names(&snapshot, size), [name]);
+    }
+    let children = std::fs::read_dir(outcome.snapshot_path().with_file_name("out")).expect("the child's folder");
+    let children: Vec<_> = children.map(|child| read_snapshot(&child.expect("a file").path())).collect();
+    let [child] = &children[..] else { panic!("{} children", children.len()) };
+    let mut found = names(child, 6001);
+    found.sort_unstable();
+    assert_eq!(found, ["by-itself", "in-child"]);
 }

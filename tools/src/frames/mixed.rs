@@ -81,6 +81,7 @@ pub fn is_loop(function: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Left;
     use super::super::plumbing::Part;
     use super::*;
 
@@ -90,7 +91,15 @@ mod tests {
     impl Scene {
         fn frame(&mut self, lineno: u32) -> Frame {
             let name = self.0.string("f");
-            Frame { filename: name, lineno, function: name, module: name, address: 0, part: Part::Asks }
+            Frame {
+                filename: name,
+                lineno,
+                function: name,
+                module: name,
+                address: 0,
+                part: Part::Asks,
+                left: Left::Tables,
+            }
         }
     }
 

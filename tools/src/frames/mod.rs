@@ -11,7 +11,7 @@ mod tracebacks;
 pub use mixed::Frames;
 pub use plumbing::Part;
 pub(crate) use plumbing::without_arguments;
-pub use tracebacks::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
+pub use tracebacks::{Frame, Left, StringId, TracebackId, TracebackOrder, Tracebacks, Walked};
 
 use crate::symbols::{INCOMPLETE, Location, Symbolizer};
 use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Names, Snapshot, Stack};
@@ -163,13 +163,19 @@ fn expand(
     let mut of_module: Vec<Vec<usize>> = vec![Vec::new(); snapshot.modules.len()];
     let mut expanded = vec![Vec::new(); snapshot.frames.len()];
     let mut namer = Namer { tracebacks, parts: HashMap::new() };
+    let left = |index: usize| match u32::try_from(index).is_ok_and(|index| snapshot.is_left_by_frame_pointer(index)) {
+        true => Left::FramePointer,
+        false => Left::Tables,
+    };
     for (index, frame) in snapshot.frames.iter().enumerate().filter(|(index, _)| used[*index]) {
         match (frame.module, frame.as_python()) {
             (Some(module), _) => of_module[module as usize].push(index),
             (None, Some((code, offset))) => {
                 expanded[index] = vec![namer.in_code(&snapshot.codes[code as usize], offset, frame.address)];
             }
-            (None, None) => expanded[index] = namer.without_module(*frame, &stored(&snapshot.names, index)),
+            (None, None) => {
+                expanded[index] = namer.without_module(*frame, left(index), &stored(&snapshot.names, index));
+            }
         }
     }
     let is_shown = |module: &Module| raw || !plumbing::is_collector(&module.path);
@@ -177,7 +183,7 @@ fn expand(
     for (number, (module, indices)) in of_module.filter(|(_, (module, of))| !of.is_empty() && is_shown(module)) {
         let found = located(snapshot, number, &indices, symbolizer);
         for (index, locations) in indices.into_iter().zip(found) {
-            expanded[index] = namer.in_module(module, snapshot.frames[index].address, &locations);
+            expanded[index] = namer.in_module(module, snapshot.frames[index].address, left(index), &locations);
         }
     }
     expanded
@@ -243,7 +249,7 @@ struct Namer<'t> {
 }
 
 impl Namer<'_> {
-    fn in_module(&mut self, module: &Module, address: u64, locations: &[Location]) -> Vec<Frame> {
+    fn in_module(&mut self, module: &Module, address: u64, left: Left, locations: &[Location]) -> Vec<Frame> {
         let nothing = [Location { function: None, line: None }];
         let locations = if locations.is_empty() { &nothing } else { locations };
         let path = self.tracebacks.string(&module.path);
@@ -258,34 +264,34 @@ impl Namer<'_> {
             };
             let in_allocator_file = location.line.as_ref().is_some_and(|(file, _)| plumbing::is_allocator_file(file));
             let part = if in_allocator_file { Part::Carries } else { self.part(module, function) };
-            Frame { filename, lineno, function, module: path, address, part }
+            Frame { filename, lineno, function, module: path, address, part, left: Left::Inlined }
         };
-        locations.iter().rev().map(frame).collect()
+        with_oldest_left(locations.iter().rev().map(frame).collect(), left)
     }
 
     fn in_code(&mut self, code: &Code, offset: u32, address: u64) -> Frame {
         let filename = self.tracebacks.string(&code.filename);
         let function = self.tracebacks.string(&code.name);
         let lineno = code.line(offset);
-        Frame { filename, lineno, function, module: filename, address, part: Part::Asks }
+        Frame { filename, lineno, function, module: filename, address, part: Part::Asks, left: Left::Tables }
     }
 
     /// Makes the frames of code outside of all objects: code generated at run time, with the names
     /// that the program has written for profilers.
-    fn without_module(&mut self, frame: Address, locations: &[Location]) -> Vec<Frame> {
+    fn without_module(&mut self, frame: Address, left: Left, locations: &[Location]) -> Vec<Frame> {
         let address = frame.address;
         if locations.is_empty() {
             let function = self.tracebacks.string(&format!("{address:#x}"));
-            return vec![Frame { function, address, ..nothing_known(self.tracebacks) }];
+            return vec![Frame { function, address, left, ..nothing_known(self.tracebacks) }];
         }
         let module = self.tracebacks.string("");
         let frame = |location: &Location| {
             let (filename, lineno) = location.line.as_ref().map_or((GENERATED, 0), |(file, line)| (file, *line));
             let function = location.function.as_deref().unwrap_or(UNKNOWN);
             let [filename, function] = [filename, function].map(|text| self.tracebacks.string(text));
-            Frame { filename, lineno, function, module, address, part: Part::Asks }
+            Frame { filename, lineno, function, module, address, part: Part::Asks, left: Left::Inlined }
         };
-        locations.iter().rev().map(frame).collect()
+        with_oldest_left(locations.iter().rev().map(frame).collect(), left)
     }
 
     fn part(&mut self, module: &Module, function: StringId) -> Part {
@@ -295,6 +301,14 @@ impl Namer<'_> {
         let tracebacks = &self.tracebacks;
         *self.parts.entry(function).or_insert_with(|| plumbing::part(tracebacks.text(function)))
     }
+}
+
+/// Notes how the walk went on from the oldest of the functions at an address.
+fn with_oldest_left(mut frames: Vec<Frame>, left: Left) -> Vec<Frame> {
+    if let Some(oldest) = frames.first_mut() {
+        oldest.left = left;
+    }
+    frames
 }
 
 /// Formats `library.so+0x1234`, with the offset in the file's own addresses.
@@ -307,5 +321,5 @@ fn offset_in(module: &Module, address: u64) -> String {
 fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
     let unknown = tracebacks.string(UNKNOWN);
     let module = tracebacks.string("");
-    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks }
+    Frame { filename: unknown, lineno: 0, function: unknown, module, address: 0, part: Part::Asks, left: Left::Tables }
 }

@@ -9,6 +9,8 @@
 //! single place.
 
 use super::plumbing::Part;
+use heapline_shared_format::event::PYTHON_FRAME;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,6 +34,31 @@ pub struct Frame {
     pub address: u64,
     /// The function's part in a request for memory.
     pub part: Part,
+    /// How the walk of the stack went on to the next older frame.
+    pub left: Left,
+}
+
+/// How the walk of a stack went on from a frame to the next older frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Left {
+    /// By unwind tables.
+    Tables,
+    /// By the frame pointer.
+    FramePointer,
+    /// Not at all: the function is inlined in the older function.
+    Inlined,
+}
+
+/// How the walk of a stack found a native frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Walked {
+    /// By the unwind tables of the callee.
+    Cfi,
+    /// By the frame pointer of the callee, which has no unwind tables.
+    Fp,
+    /// Either way; the frame's own code lies outside of all objects: generated at run time.
+    Jit,
 }
 
 /// Number of a traceback in [`Tracebacks`]. Tracebacks through equal places have equal numbers.
@@ -120,6 +147,27 @@ impl Tracebacks {
         frames
     }
 
+    /// Returns how the walk found each frame, the oldest first. None for Python's frames, and where
+    /// nothing is known.
+    pub fn walked(&self, id: TracebackId) -> Vec<Option<Walked>> {
+        let mut by_frame_pointer = false;
+        let walked = self.frames(id).map(|frame| {
+            let walked = match self.text(frame.module) {
+                _ if frame.address == 0 || frame.address & PYTHON_FRAME != 0 => None,
+                "" => Some(Walked::Jit),
+                _ if by_frame_pointer => Some(Walked::Fp),
+                _ => Some(Walked::Cfi),
+            };
+            if frame.left != Left::Inlined {
+                by_frame_pointer = frame.left == Left::FramePointer;
+            }
+            walked
+        });
+        let mut walked: Vec<Option<Walked>> = walked.collect();
+        walked.reverse();
+        walked
+    }
+
     /// Computes the rank of each traceback in tracemalloc's order:
     ///
     /// 1. frame by frame from the oldest frame on, by file, line and function;
@@ -179,4 +227,29 @@ fn inverse(order: &[usize]) -> Vec<usize> {
 /// Converts an index to a number. Memory ends long before a table has 2^32 entries of 40 bytes.
 fn number(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 entries")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_was_found_as_its_callee_was_left() {
+        let mut tracebacks = Tracebacks::default();
+        let mut push = |older, name: &str, module: &str, address, left| {
+            let (function, module) = (tracebacks.string(name), tracebacks.string(module));
+            let frame = Frame { filename: module, lineno: 0, function, module, address, part: Part::Asks, left };
+            Some(tracebacks.push(older, frame))
+        };
+        let main = push(None, "main", "program", 1, Left::Tables);
+        let outer = push(main, "outer", "library", 2, Left::FramePointer);
+        let inlined = push(outer, "inlined", "library", 2, Left::Inlined);
+        let generated = push(inlined, "0x3", "", 3, Left::FramePointer);
+        let python = push(generated, "python", "file.py", PYTHON_FRAME, Left::Tables);
+        let leaf = push(python, "leaf", "library", 4, Left::Tables);
+        let other = push(inlined, "other", "library", 5, Left::Tables);
+        let (fp, cfi) = (Some(Walked::Fp), Some(Walked::Cfi));
+        assert_eq!(tracebacks.walked(leaf.expect("pushed")), [fp, fp, fp, Some(Walked::Jit), None, cfi]);
+        assert_eq!(tracebacks.walked(other.expect("pushed")), [fp, cfi, cfi, cfi], "the same callers, found otherwise");
+    }
 }

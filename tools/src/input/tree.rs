@@ -218,6 +218,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
         modules: Vec::new(),
         codes: Vec::new(),
         frames: Vec::new(),
+        by_frame_pointer: Vec::new(),
         nodes: Vec::new(),
         stacks: Vec::new(),
         mixed: Vec::new(),

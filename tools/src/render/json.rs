@@ -1,6 +1,6 @@
 //! The report for programs. docs/formats.md specifies each field; `heapline_report` is the version.
 
-use crate::frames::{Frame, Tracebacks};
+use crate::frames::{Frame, Walked};
 use crate::input::copies::Part;
 use crate::input::moment::{At, totals};
 use crate::query::blame::Blamer;
@@ -160,6 +160,9 @@ struct FrameFields<'r> {
     function: &'r str,
     module: &'r str,
     address: String,
+    /// How the walk found the frame, grouped by traceback. Absent for Python's frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    walked: Option<Walked>,
 }
 
 /// Writes the report as a JSON document and a newline.
@@ -307,6 +310,7 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         function: names.text(frame.function),
         module: names.text(frame.module),
         address: format!("{:#x}", frame.address),
+        walked: None,
     };
     let (key, traceback) = match row.stat.key {
         Key::Text(file) if report.request.by == By::Filename => {
@@ -319,7 +323,10 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         Key::Text(text) => (Some(KeyValue::Name(names.text(text))), Vec::new()),
         Key::Size(size) => (Some(KeyValue::Bytes(size)), Vec::new()),
         Key::Line(..) => (None, vec![frame(&row.stat.frame)]),
-        Key::Traceback(id) => (None, Tracebacks::oldest_first(names, id).iter().map(frame).collect()),
+        Key::Traceback(id) => {
+            let frames = names.oldest_first(id).into_iter().zip(names.walked(id));
+            (None, frames.map(|(found, walked)| FrameFields { walked, ..frame(&found) }).collect())
+        }
     };
     let blamed = match row.stat.key {
         Key::Traceback(id) => {

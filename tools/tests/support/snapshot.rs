@@ -37,6 +37,7 @@ impl Builder {
             modules: program.into_iter().map(module).collect(),
             codes: Vec::new(),
             frames: Vec::new(),
+            by_frame_pointer: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),
             mixed: Vec::new(),

@@ -73,6 +73,33 @@ pub unsafe fn open_program(path: *const c_char) -> Option<Program> {
     }
 }
 
+/// An open file to be read.
+pub struct File(i32);
+
+impl Drop for File {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
+/// Opens a file to be read.
+pub fn open(path: &CStr) -> Option<File> {
+    let path = path.as_ptr() as usize;
+    // SAFETY: the path is a C string.
+    let fd = unsafe { call(nr::OPENAT, [AT_FDCWD, path, O_RDONLY_CLOEXEC_NONBLOCK, 0, 0, 0]) }.ok()?;
+    i32::try_from(fd).ok().map(File)
+}
+
+impl File {
+    /// Reads bytes from `offset` on. Returns their number; 0 at the end, and where nothing can be
+    /// read.
+    pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> usize {
+        let fd = self.0.cast_unsigned() as usize;
+        // SAFETY: the kernel writes at most the buffer's length.
+        unsafe { call(nr::PREAD, [fd, buffer.as_mut_ptr() as usize, buffer.len(), offset, 0, 0]) }.unwrap_or(0)
+    }
+}
+
 /// Opens the file of a descriptor once more.
 pub fn open_again(fd: i32) -> Option<Program> {
     const FOLDER: &[u8] = b"/proc/self/fd/";

@@ -141,6 +141,7 @@ pub struct Frame {
     pub function: Option<String>,
     pub module: Option<String>,
     pub address: Option<String>,
+    pub walked: Option<String>,
 }
 
 impl Frame {

@@ -198,6 +198,7 @@ impl<'s> Blamer<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::Left;
 
     /// Returns the function of the blamed frame. A frame is function, file, line and module; the
     /// oldest comes first.
@@ -206,7 +207,8 @@ mod tests {
         let mut id = None;
         for &(function, filename, lineno, module) in frames {
             let [function, filename, module] = [function, filename, module].map(|text| tracebacks.string(text));
-            id = Some(tracebacks.push(id, Frame { filename, lineno, function, module, address: 0, part: Part::Asks }));
+            let (part, left) = (Part::Asks, Left::Tables);
+            id = Some(tracebacks.push(id, Frame { filename, lineno, function, module, address: 0, part, left }));
         }
         let skip: Vec<Glob> = skip.iter().map(|pattern| Glob::new(pattern)).collect();
         let mut blamer = Blamer::new(&skip);
