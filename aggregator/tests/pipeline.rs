@@ -15,7 +15,7 @@ use heapline_aggregator::table::contradiction::Contradiction;
 use heapline_shared_format::arena::{SEGMENT_BYTES, slot_state, state, target_flag};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
-use heapline_shared_format::snapshot::{self, End};
+use heapline_shared_format::snapshot::{self, Begun, End};
 use std::fs::File;
 use std::process;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ const SETTINGS: Settings = Settings { nframe: 64, max_target_memory: 1 << 20, cl
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let (sender, replaced) = sync_channel(16);
     let launched = Image { command: "fake".to_owned(), ..Image::default() };
-    let plan = Plan { settings: SETTINGS, launched, target: None, replaced: Some(sender), member: None };
+    let plan =
+        Plan { settings: SETTINGS, launched, begun: Begun::Start, target: None, replaced: Some(sender), member: None };
     let tracer = Tracer::start(Arc::clone(map), plan).expect("a session");
     (tracer, replaced)
 }
@@ -330,8 +331,14 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     let stack = thread.define(&[5]);
     thread.alloc(0x10, 100, stack);
     let (sender, _other) = sync_channel(1);
-    let plan =
-        Plan { settings: SETTINGS, launched: Image::default(), target: None, replaced: Some(sender), member: None };
+    let plan = Plan {
+        settings: SETTINGS,
+        launched: Image::default(),
+        begun: Begun::Start,
+        target: None,
+        replaced: Some(sender),
+        member: None,
+    };
     let refused = Tracer::start(Arc::clone(&map), plan);
     assert!(matches!(refused, Err(TraceError::Session(SessionError::Taken { owner })) if owner == process::id()));
     tracer.stop(Stop::Detach).expect("stopped");

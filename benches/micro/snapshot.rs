@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
+    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
@@ -25,6 +25,7 @@ fn meta() -> Meta {
         heapline: env!("CARGO_PKG_VERSION").into(),
         sample_interval: 0,
         nframe: 64,
+        begun: Begun::Start,
         end: End::Running,
         exit_status: None,
         lost: Default::default(),

@@ -5,7 +5,7 @@
 mod snapshot_samples;
 
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, LiveGroup, MAGIC, ReadError, Snapshot, StackTotals, read, write,
+    Begun, Domain, DomainTotals, LiveGroup, MAGIC, ReadError, Snapshot, StackTotals, read, write,
 };
 use proptest::prelude::*;
 use snapshot_samples::{arbitrary, sample};
@@ -98,6 +98,17 @@ fn the_fixture_of_version_1_stays_readable() {
 #[ignore = "rewrites the fixture: only when a new version of the format gets one of its own"]
 fn write_the_fixture() {
     std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1.snap.zst"), to_file(&sample())).unwrap();
+}
+
+#[test]
+fn a_trace_without_a_recorded_begin_began_with_the_program() {
+    let mut snapshot = sample();
+    let begins = |file: &[u8]| String::from_utf8_lossy(&decompressed(file)).contains("\"begun\"");
+    assert!(!begins(&to_file(&snapshot)), "earlier files have no such field");
+    snapshot.meta.begun = Begun::Attach;
+    let file = to_file(&snapshot);
+    assert!(begins(&file));
+    assert_eq!(read(&file[..]).unwrap().meta.begun, Begun::Attach);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::snapshot::replaced::{Place, Spot};
 use crate::snapshot::write::OutputError;
 use crate::tree::Tree;
 use heapline_shared_format::arena::SEGMENT_BYTES;
-use heapline_shared_format::snapshot::End;
+use heapline_shared_format::snapshot::{Begun, End};
 use inject::InjectError;
 use presence::Presence;
 use std::io;
@@ -162,8 +162,8 @@ fn trace(
     let tree = tree.zip(folder);
     let member = tree.as_ref().map(|(tree, _)| tree.root());
     let (launched, target, replaced) = (Image::default(), Some(tasks), Some(archive.clone()));
-    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, member });
-    let tracer = begun.map_err(|error| match error {
+    let plan = Plan { settings, launched, begun: Begun::Attach, target, replaced, member };
+    let tracer = Tracer::start(Arc::clone(&map), plan).map_err(|error| match error {
         TraceError::Session(error) => AttachError::Session { pid, error },
         other => AttachError::Trace(other),
     })?;

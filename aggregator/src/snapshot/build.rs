@@ -43,6 +43,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         heapline: env!("CARGO_PKG_VERSION").to_owned(),
         sample_interval: figures.sample_interval,
         nframe: cut.nframe,
+        begun: figures.begun,
         end: about.end,
         exit_status: about.exit_status,
         lost: figures.lost.clone(),

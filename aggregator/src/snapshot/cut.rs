@@ -17,7 +17,7 @@ use crate::table::threads::Thread;
 use crate::table::totals::{StackAmounts, Totals};
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::event::domain;
-use heapline_shared_format::snapshot::{Domain, DomainTotals, weight};
+use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,8 @@ use std::time::SystemTime;
 pub struct Figures {
     /// The program.
     pub image: Image,
+    /// Begin of the trace.
+    pub begun: Begun,
     /// Time of the cut.
     pub taken: SystemTime,
     /// Sums of each domain, the native domain first.
@@ -199,6 +201,7 @@ impl Figures {
         let in_progress = contradictions.excuse(Contradiction::DoubleFree, before.threads);
         Figures {
             image,
+            begun: Begun::Start,
             taken: SystemTime::now(),
             domains: sums(table).collect(),
             contradictions,
@@ -337,6 +340,7 @@ impl Cut {
         let nothing = Heap::new(0);
         let figures = Figures {
             image,
+            begun: Begun::Start,
             domains: vec![totals(Domain::Native, nothing.totals())],
             contradictions: Contradictions::default(),
             untracked_frees: 0,

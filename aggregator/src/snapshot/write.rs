@@ -302,7 +302,7 @@ impl Write for Interruptible<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heapline_shared_format::snapshot::{End, Meta};
+    use heapline_shared_format::snapshot::{Begun, End, Meta};
 
     fn empty() -> Snapshot {
         let meta = Meta {
@@ -313,6 +313,7 @@ mod tests {
             heapline: String::new(),
             sample_interval: 0,
             nframe: 1,
+            begun: Begun::Start,
             end: End::Running,
             exit_status: None,
             lost: Default::default(),

@@ -113,6 +113,35 @@ pub enum End {
     Stalled,
 }
 
+/// Begin of the trace of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Begun {
+    /// The trace began with the program.
+    #[default]
+    Start,
+    /// An aggregator attached to the running program. Blocks from before are not known.
+    Attach,
+    /// The process was forked from a traced process. [`Origin::inherited`] counts the blocks of the
+    /// parent that the trace began with.
+    Fork,
+}
+
+impl Begun {
+    /// Returns the begin of the trace in words: "since the attach".
+    pub fn since(self) -> &'static str {
+        match self {
+            Begun::Start => "since the start",
+            Begun::Attach => "since the attach",
+            Begun::Fork => "since the fork",
+        }
+    }
+
+    fn is_start(&self) -> bool {
+        *self == Begun::Start
+    }
+}
+
 /// Where and how the snapshot was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -130,6 +159,9 @@ pub struct Meta {
     pub sample_interval: u64,
     /// Frames kept per traceback.
     pub nframe: u32,
+    /// Begin of the trace. Snapshots of older Heaplines have no such field, and read as `Start`.
+    #[serde(default, skip_serializing_if = "Begun::is_start")]
+    pub begun: Begun,
     /// State of the tracing.
     pub end: End,
     /// Exit status of the process, where known. 128 + N when signal N ended the process.

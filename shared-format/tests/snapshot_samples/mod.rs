@@ -4,8 +4,8 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Ancestor, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, Node, Origin,
-    Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, Unseen,
+    Ancestor, Begun, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, Node,
+    Origin, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, Unseen,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -121,6 +121,7 @@ fn sample_meta() -> Meta {
         heapline: "0.1.0".to_string(),
         sample_interval: 0,
         nframe: 64,
+        begun: Begun::Start,
         end: End::Killed,
         exit_status: Some(137),
         lost: counts(&[("reentrant", 1), ("slots", 0)]),
@@ -152,13 +153,14 @@ prop_compose! {
     fn meta()(
         (pid, command, executable) in (any::<u32>(), any::<String>(), any::<String>()),
         (sample_interval, nframe, exit_status) in (any::<u64>(), any::<u32>(), any::<Option<i32>>()),
+        begun in prop::sample::select(vec![Begun::Start, Begun::Attach, Begun::Fork]),
         end in prop::sample::select(vec![End::Running, End::Exited, End::Killed, End::Detached, End::Stalled]),
         (lost, contradictions, notes) in (any::<BTreeMap<String, u64>>(), any::<BTreeMap<String, u64>>(), any::<Vec<String>>()),
         (untracked_frees, in_realloc, target_bytes, aggregator_bytes) in any::<(u64, u64, u64, u64)>(),
         unseen in any::<Option<[String; 4]>>(),
     ) -> Meta {
         Meta {
-            pid, command, executable, sample_interval, nframe, exit_status, end, lost, contradictions, notes,
+            pid, command, executable, sample_interval, nframe, exit_status, begun, end, lost, contradictions, notes,
             untracked_frees, in_realloc, target_bytes, aggregator_bytes,
             taken_at: "2025-11-21T00:37:00Z".to_string(),
             heapline: "0.1.0".to_string(),

@@ -1,9 +1,10 @@
 //! Attaching to a process with a preloaded but idle collector.
 
 use crate::support::stepped::{Stepped, detach, ended};
-use crate::support::trace::{ctl_ok, kill, report_on, stats};
+use crate::support::trace::{ctl_ok, kill, read_snapshot, report_on, stats};
 use crate::support::victim::{self, line_of};
 use crate::support::{programs, stdout_of};
+use heapline_shared_format::snapshot::Begun;
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -32,6 +33,7 @@ fn what_happens_after_the_attach_is_recorded() {
     ended(aggregator);
     let report = report_on(&snapshot, &[]);
     assert_eq!((report.snapshot.end.as_str(), report.snapshot.contradictions), ("detached", 0));
+    assert_eq!(read_snapshot(&snapshot).meta.begun, Begun::Attach);
     assert_eq!(report.at_line("story.c", line_of("story.c", "// LINE small")), (30_000, 1));
     victim.step(b'.');
     assert_eq!(victim.finish(), 97, "it goes on, and ends as ever");

@@ -6,7 +6,7 @@ use crate::support::report::{Process, TreeReport};
 use crate::support::trace::{ctl_ok, kill, live_sizes, printed, read_snapshot, report_on, tree_report};
 use crate::support::victim::{self, line_of, source};
 use crate::support::{Outcome, PATIENCE, Random, Trace, has, is_root, wait_for};
-use heapline_shared_format::snapshot::{Birth, End, Snapshot};
+use heapline_shared_format::snapshot::{Begun, Birth, End, Snapshot};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ fn a_storm_of_forks_leaves_an_exact_snapshot_of_each() {
     for child in &children {
         assert_exact(child);
         let origin = child.origin.as_ref().expect("a child");
-        assert_eq!((origin.parent, origin.birth), (pid, Birth::Fork));
+        assert_eq!((origin.parent, origin.birth, child.meta.begun), (pid, Birth::Fork, Begun::Fork));
         assert_eq!((child.meta.end, child.meta.untracked_frees), (End::Exited, 0));
         assert_eq!(origin.inherited.as_ref().expect("known").get("native"), Some(&INHERITED));
         let native = &child.domains[0];
@@ -196,7 +196,9 @@ fn programs_are_followed_however_they_are_started() {
         );
         assert!(child.meta.executable.ends_with("/counts"), "{}", child.meta.executable);
         let origin = child.origin.as_ref().expect("a child");
-        assert_eq!((origin.parent, origin.birth), (outcome.snapshot().meta.pid, Birth::Exec));
+        let parent = outcome.snapshot().meta;
+        assert_eq!((origin.parent, origin.birth), (parent.pid, Birth::Exec));
+        assert_eq!((parent.begun, child.meta.begun), (Begun::Start, Begun::Start));
     }
     assert_eq!(std::fs::read_dir(folder(&outcome)).expect("the folder").count(), 5, "no copy is a program of its own");
     assert_eq!(sizes(&outcome.snapshot(), &[801, 1000]), BTreeMap::from([(1000, INHERITED)]));

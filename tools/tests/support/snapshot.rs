@@ -2,7 +2,7 @@
 
 use super::{addr2line, build_id, calls, instructions};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
+    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
 };
 use heapline_tools::symbols::Location;
 use std::collections::BTreeMap;
@@ -125,6 +125,7 @@ fn meta() -> Meta {
         heapline: "0.1.0".to_string(),
         sample_interval: 0,
         nframe: 64,
+        begun: Begun::Start,
         end: End::Exited,
         exit_status: Some(0),
         lost: BTreeMap::from([("reentrant".to_string(), 0)]),
