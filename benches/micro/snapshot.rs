@@ -88,6 +88,7 @@ fn synthetic() -> Snapshot {
         threads: vec![Thread { tid: 1, name: "main".into(), alive: true }],
         domains: vec![native],
         totals: totals.collect(),
+        thread_totals: Vec::new(),
         live,
         draws: None,
     }

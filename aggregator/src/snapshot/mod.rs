@@ -4,4 +4,5 @@ pub mod build;
 pub mod cut;
 pub mod names;
 pub mod replaced;
+mod threads;
 pub mod write;

@@ -340,6 +340,7 @@ mod tests {
             domains: Vec::new(),
             live: Vec::new(),
             totals: Vec::new(),
+            thread_totals: Vec::new(),
             draws: None,
         }
     }

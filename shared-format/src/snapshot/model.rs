@@ -446,12 +446,14 @@ pub struct ThreadCalls {
     pub frees: u64,
 }
 
-/// A thread that has allocated.
+/// A thread that has allocated, or all ended threads with a name of the same pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// Thread id, as seen by the target; ids are reused.
+    /// Thread id, as seen by the target; ids are reused. 0 for ended threads that are added up by
+    /// name: threads without live blocks whose rows later threads have taken.
     pub tid: u32,
-    /// Name of the thread, as last seen.
+    /// Name of the thread, as last seen. The name of added up threads has a `*` for each run of
+    /// digits: `worker-*`.
     pub name: String,
     /// Whether the thread was alive when the snapshot was taken.
     pub alive: bool,
@@ -511,6 +513,25 @@ pub struct StackTotals {
     pub total_count: u64,
 }
 
+/// Sums of the allocations of a thread.
+///
+/// Blocks of samples count as the blocks that the samples stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadTotals {
+    /// Index of the thread.
+    pub thread: u32,
+    /// Layer of memory.
+    pub domain: Domain,
+    /// Bytes live at the domain's peak.
+    pub peak_size: u64,
+    /// Blocks live at the domain's peak.
+    pub peak_count: u64,
+    /// Bytes allocated since the start.
+    pub total_size: u64,
+    /// Blocks allocated since the start.
+    pub total_count: u64,
+}
+
 /// A consistent cut of a process's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the types say it")]
@@ -533,6 +554,9 @@ pub struct Snapshot {
     pub domains: Vec<DomainTotals>,
     pub live: Vec<LiveGroup>,
     pub totals: Vec<StackTotals>,
+    /// Sums per thread, by rising number of the domain and rising thread. Empty in snapshots of older
+    /// Heaplines.
+    pub thread_totals: Vec<ThreadTotals>,
     /// Owners of samples; only with samples, in a process that has forked or was forked.
     pub draws: Option<Draws>,
 }

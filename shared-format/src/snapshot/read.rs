@@ -11,7 +11,7 @@ use super::check::{self, BadRow};
 use super::error::ReadError;
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Node, Sampled, SharedSample,
-    Snapshot, Stack, StackTotals, Thread, ThreadCalls,
+    Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
@@ -85,8 +85,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, MIXED, ORIGIN, RESERVED, SAMPLED};
-    let optional = [ORIGIN, CODES, MIXED, SAMPLED, RESERVED, DRAWS, END];
+    use section::{CODES, DRAWS, END, MIXED, ORIGIN, RESERVED, SAMPLED, THREAD_TOTALS};
+    let optional = [ORIGIN, CODES, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, DRAWS, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -145,6 +145,7 @@ struct Tables {
     domains: Vec<DomainTotals>,
     live: Vec<LiveGroup>,
     totals: Vec<StackTotals>,
+    thread_totals: Vec<ThreadTotals>,
     draws: Option<Draws>,
 }
 
@@ -202,6 +203,11 @@ impl Tables {
                 check::totals(&self.totals, self.stacks.len())?;
                 check::none_reserved(&self.totals, |row| row.domain)?;
             }
+            section::THREAD_TOTALS => {
+                let mut columns = <[Delta; 2]>::default();
+                self.thread_totals = rows(payload, |p, _| thread_totals(p, &mut columns))?;
+                check::thread_totals(&self.thread_totals, self.threads.len())?;
+            }
             section::RESERVED => self.reserved(payload)?,
             section::DRAWS => self.draws = Some(self.draws(payload)?),
             _ => {
@@ -251,7 +257,7 @@ impl Tables {
             return Err(missing(tag));
         }
         let Tables { meta, origin, modules, codes, frames, nodes, stacks, mixed, .. } = self;
-        let Tables { sampled, calls, threads, domains, live, totals, draws, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, thread_totals, draws, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -268,6 +274,7 @@ impl Tables {
             domains,
             live,
             totals,
+            thread_totals,
             draws,
         })
     }
@@ -398,6 +405,17 @@ fn stack_totals<R: Read>(p: &mut Payload<'_, R>, [code, stack]: &mut [Delta; 2])
     Ok(StackTotals {
         domain: domain(code.value(p.number()?))?,
         stack: narrow(stack.value(p.number()?))?,
+        peak_size: p.number()?,
+        peak_count: p.number()?,
+        total_size: p.number()?,
+        total_count: p.number()?,
+    })
+}
+
+fn thread_totals<R: Read>(p: &mut Payload<'_, R>, [code, thread]: &mut [Delta; 2]) -> Result<ThreadTotals, Problem> {
+    Ok(ThreadTotals {
+        domain: domain(code.value(p.number()?))?,
+        thread: narrow(thread.value(p.number()?))?,
         peak_size: p.number()?,
         peak_count: p.number()?,
         total_size: p.number()?,

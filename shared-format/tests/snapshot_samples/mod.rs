@@ -5,7 +5,7 @@ use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
     Ancestor, Begun, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, Node,
-    Origin, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, Unseen,
+    Origin, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals, Unseen,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -107,6 +107,7 @@ pub fn sample() -> Snapshot {
                 total_count: 999_997,
             },
         ],
+        thread_totals: Vec::new(),
         draws: None,
     }
 }
@@ -256,6 +257,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     Sampled { stack, interval: u64::MAX >> stack, size: u64::from(stack) * 16 }
                 });
                 let sampled = sampled.collect();
+                let thread_totals = thread_totals(threads.len(), &totals);
                 Snapshot {
                     meta,
                     origin,
@@ -272,10 +274,21 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     draws: draws(live.len()),
                     live,
                     totals,
+                    thread_totals,
                 }
             },
         )
     })
+}
+
+/// Returns rows with the numbers of some stacks, each for another thread or domain.
+fn thread_totals(threads: usize, totals: &[StackTotals]) -> Vec<ThreadTotals> {
+    let row = |row: &StackTotals| {
+        let StackTotals { domain, stack, peak_size, peak_count, total_size, total_count } = *row;
+        let thread = stack % u32::try_from(threads).expect("few");
+        ((domain.code(), thread), ThreadTotals { thread, domain, peak_size, peak_count, total_size, total_count })
+    };
+    totals.iter().map(row).collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 /// Returns the draws of a process with a traced parent and grandparent. Every second row of live

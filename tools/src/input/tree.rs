@@ -227,6 +227,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
         domains,
         live: Vec::new(),
         totals: Vec::new(),
+        thread_totals: Vec::new(),
         draws: None,
     }
 }

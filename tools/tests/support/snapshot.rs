@@ -46,6 +46,7 @@ impl Builder {
             domains: Vec::new(),
             live: Vec::new(),
             totals: Vec::new(),
+            thread_totals: Vec::new(),
             draws: None,
         };
         Builder { snapshot }
