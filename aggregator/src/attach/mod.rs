@@ -24,6 +24,7 @@ use crate::snapshot::write::OutputError;
 use crate::tree::Tree;
 use heapline_shared_format::arena::SEGMENT_BYTES;
 use heapline_shared_format::snapshot::{Begun, End};
+use heapline_shared_format::text::size;
 use inject::InjectError;
 use presence::Presence;
 use std::io;
@@ -212,7 +213,8 @@ fn clamped(config: &AttachConfig, map: &ArenaMap) -> Option<String> {
     let is_default = config.max_target_memory == DEFAULT_TARGET_MEMORY;
     (config.max_target_memory > has && !is_default).then(|| {
         format!(
-            "the process was started with room for {has} bytes of records, so --max-target-memory has no more effect"
+            "the process was started with room for {} of records, so --max-target-memory has no more effect",
+            size(has)
         )
     })
 }

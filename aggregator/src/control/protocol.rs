@@ -1,6 +1,7 @@
 //! The protocol of the control socket: a single line of JSON in each direction.
 
 use crate::base::text::rfc3339;
+use crate::job::trace::Trace;
 use crate::process::procfs;
 use crate::questions::keeper::{FoundBlock, FoundFrame};
 use crate::snapshot::cut::Figures;
@@ -86,6 +87,9 @@ pub struct Session {
     pub mode: String,
     #[serde(default)]
     pub unseen: Vec<Unseen>,
+    /// An older aggregator says nothing of the trace.
+    #[serde(default)]
+    pub trace: Trace,
     pub sample_interval: u64,
     pub nframe: u32,
     pub lost: BTreeMap<String, u64>,
@@ -146,7 +150,7 @@ pub struct RawFrame {
 
 impl Stats {
     /// Collects the numbers of a process.
-    pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>) -> Stats {
+    pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>, trace: Trace) -> Stats {
         Stats {
             snapshot: Session {
                 pid,
@@ -154,6 +158,7 @@ impl Stats {
                 taken_at: rfc3339(figures.taken),
                 mode: mode_name(figures.sample_interval, &unseen).to_owned(),
                 unseen,
+                trace,
                 sample_interval: figures.sample_interval,
                 nframe,
                 lost: figures.lost.clone(),

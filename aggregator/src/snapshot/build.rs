@@ -12,6 +12,7 @@ use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame}
 use heapline_shared_format::snapshot::{
     Birth, Code, Draws, End, Frame, LiveGroup, Meta, Module, Node, Origin, SharedSample, Snapshot, StackTotals,
 };
+use heapline_shared_format::text::counted;
 use std::collections::HashMap;
 
 /// Facts of a snapshot besides the tables.
@@ -97,15 +98,18 @@ fn notes(figures: &Figures) -> Vec<String> {
     let notes = [
         (
             figures.waits,
-            format!("threads waited {} times for room in their rings (--max-target-memory)", figures.waits),
+            format!("threads waited {} for room in their rings (--max-target-memory)", counted(figures.waits, "time")),
         ),
         (
             figures.stacks_forgotten,
-            format!("a thread's table of stacks was full {} times, and was filled anew", figures.stacks_forgotten),
+            format!("a thread's table of stacks was filled anew {}", counted(figures.stacks_forgotten, "time")),
         ),
         (
             compared,
-            format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"),
+            format!(
+                "HEAPLINE_VERIFY: {} compared with a fresh walk, {differed} of them differed",
+                counted(compared, "stack")
+            ),
         ),
         (figures.untold, format!("{} of its child processes could not be followed", figures.untold)),
     ];

@@ -23,16 +23,18 @@ pub struct Amount {
 }
 
 impl Amount {
+    /// Adds blocks. Counts may wrap, because only invalid records get so far: a block leaves with the
+    /// weight that it came with.
     fn add(&mut self, size: u64, count: u64) {
         self.size = self.size.saturating_add(size);
-        self.count = self.count.saturating_add(count);
+        self.count = self.count.wrapping_add(count);
     }
 
-    /// Subtracts blocks, and saturates at 0. A sum saturated at the largest number has lost parts;
+    /// Subtracts blocks. Bytes saturate at 0: a sum saturated at the largest number has lost parts;
     /// only invalid records get so far.
     fn sub(&mut self, size: u64, count: u64) {
         self.size = self.size.saturating_sub(size);
-        self.count = self.count.saturating_sub(count);
+        self.count = self.count.wrapping_sub(count);
     }
 
     /// Converts a count in parts of a block to blocks, rounded.
@@ -121,7 +123,7 @@ impl Totals {
     }
 
     /// Adds an allocated block.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&mut self, stack: u32, share: Share, size: u64) {
         let (stack, thread) = (self.stacks.at(stack), self.threads.at(share.thread));
         stack.come(self.epoch, size, 1);
@@ -133,7 +135,7 @@ impl Totals {
     }
 
     /// Removes a freed block.
-    #[inline]
+    #[inline(always)]
     pub fn free(&mut self, stack: u32, share: Share, size: u64) {
         self.go(stack, share, size);
         self.frees += 1;
@@ -158,7 +160,7 @@ impl Totals {
     }
 
     /// Removes a live piece.
-    #[inline]
+    #[inline(always)]
     pub fn go(&mut self, stack: u32, share: Share, size: u64) {
         self.leave(stack, share, size);
         self.current.sub(size, 1);
@@ -172,14 +174,14 @@ impl Totals {
     }
 
     /// Removes a live block handed over to another stack and thread.
-    #[inline]
+    #[inline(always)]
     pub fn leave(&mut self, stack: u32, share: Share, size: u64) {
         self.stacks.at(stack).go(self.epoch, size, 1);
         self.threads.at(share.thread).go(self.epoch, size, share.weight);
     }
 
     /// Adds a live block to the sums of the domain.
-    #[inline]
+    #[inline(always)]
     fn gain(&mut self, size: u64) {
         self.current.add(size, 1);
         if self.current.size > self.peak {
@@ -267,13 +269,19 @@ fn in_blocks(rows: impl Iterator<Item = (u32, Amounts)>) -> impl Iterator<Item =
 }
 
 impl Rows {
-    #[inline]
+    #[inline(always)]
     fn at(&mut self, index: u32) -> &mut Row {
         let index = index as usize;
         if index >= self.0.len() {
-            self.0.resize(index + 1, Row::default());
+            self.grow(index);
         }
         &mut self.0[index]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, index: usize) {
+        self.0.resize(index + 1, Row::default());
     }
 
     fn inherited(&self) -> Rows {
@@ -286,19 +294,19 @@ impl Rows {
 }
 
 impl Row {
-    #[inline]
+    #[inline(always)]
     fn come(&mut self, epoch: u64, size: u64, count: u64) {
         self.save(epoch);
         self.current.add(size, count);
     }
 
-    #[inline]
+    #[inline(always)]
     fn go(&mut self, epoch: u64, size: u64, count: u64) {
         self.save(epoch);
         self.current.sub(size, count);
     }
 
-    #[inline]
+    #[inline(always)]
     fn save(&mut self, epoch: u64) {
         if self.saved_in != epoch {
             self.saved = self.current;

@@ -1,6 +1,6 @@
 //! Number of blocks that a sample stands for, by the stack of the sample.
 //!
-//! Sums of stacks count samples: all samples of a stack have the same weight, so a reader multiplies
+//! Sums of stacks count samples: all samples of a stack have one weight, so a reader multiplies
 //! afterwards. Sums of threads mix stacks, and add the weights.
 
 use heapline_shared_format::snapshot::weight;

@@ -379,10 +379,34 @@ fn ctl_answers_for_every_process() {
         let stats: serde_json::Value = serde_json::from_slice(&stats).expect("JSON");
         assert_eq!(stats["snapshot"]["pid"], pid);
     }
+    let said = ctl_ok(sleep, &["stats"]);
+    assert!(said.contains(" since the start\n") && !said.contains("began with"), "exec begins anew: {said}");
     let file = running.snapshot_path().with_file_name("sleep.zst");
     ctl_ok(sleep, &["snapshot", "-o", file.to_str().expect("UTF-8")]);
     assert_eq!(read_snapshot(&file).origin.expect("a child").parent, u32::try_from(shell).expect("a pid"));
     kill(sleep, libc::SIGTERM);
+    running.finish().expect_code(0);
+}
+
+#[test]
+fn a_forked_child_says_what_it_has_inherited() {
+    let mut running = tree("waiting").spawn();
+    let parent = running.target_pid();
+    let child = wait_for("the child's number", || {
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        children.split_whitespace().next()?.parse::<i32>().ok()
+    });
+    let began = format!("began with {INHERITED} native blocks of process {parent}");
+    let said = wait_for("the child's own block", || {
+        let output = crate::support::trace::ctl(child, &["stats"]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.contains("1 allocation of 77 B").then_some(said)
+    });
+    assert!(said.contains(&format!("\n{began}\n")) && said.contains(" since the fork\n"), "{said}");
+    let file = running.snapshot_path().with_file_name("child.zst");
+    let said = ctl_ok(child, &["snapshot", "-o", file.to_str().expect("UTF-8")]);
+    assert!(said.starts_with("peak since the fork ") && said.contains(&format!("; {began}; snapshot: ")), "{said}");
+    running.child.stdin.take();
     running.finish().expect_code(0);
 }
 
