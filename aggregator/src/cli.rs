@@ -1,13 +1,15 @@
 //! The command line: the typed arguments, and their meaning.
 
 use crate::attach::AttachConfig;
+use crate::base::text::shell_word;
 use crate::control::{Ask, Change};
 use crate::launch::RunConfig;
 use crate::names::worker;
+use crate::process::elf;
 use crate::session::Sampling;
-use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::ffi::OsString;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,18 +17,48 @@ const DEFAULT_NFRAME: u32 = 64;
 /// Largest number of frames, the same as tracemalloc's limit.
 const MAX_NFRAME: i64 = 65_535;
 
+const EXAMPLES: &str = "\
+Examples:
+  aggregator run -- ./app --its arguments    trace a program from start to end
+  aggregator run -o m.snap.zst -- make -j4   and all processes that it starts
+  aggregator --attach 4711 --duration 60     a running process, for a minute
+  aggregator --attach 4711 --sample 512K     by samples, for a busy process
+  aggregator ctl 4711 stats                  current and peak, by layer
+  aggregator list                            what is traced on this machine
+  report m.snap.zst --at peak                read a snapshot";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  aggregator run -- ./app --its arguments    writes heapline-app-PID.snap.zst
+  aggregator run -o m.snap.zst -- make -j4   m/ is for its children
+  aggregator run --no-follow -- ./server     the command alone
+  aggregator run --sample 512K -- ./server   one in 512 KiB of allocated bytes";
+
+const CTL_EXAMPLES: &str = "\
+Examples:
+  aggregator ctl 4711 stats --format json
+  aggregator ctl 4711 snapshot -o now.snap.zst
+  aggregator ctl 4711 lookup 0x55d0c0ffee00";
+
 /// Trace the memory of a whole process: like Python's tracemalloc, from outside.
 #[derive(Debug, Parser)]
-#[command(name = "aggregator", version, args_conflicts_with_subcommands = true, arg_required_else_help = false)]
+#[command(name = "aggregator", version, args_conflicts_with_subcommands = true, arg_required_else_help = false,
+          override_usage = "aggregator run [OPTIONS] -- COMMAND [ARGS...]\n       \
+                            aggregator --attach PID [OPTIONS]\n       \
+                            aggregator ctl PID ASK\n       \
+                            aggregator list [--format FORMAT]\n       \
+                            aggregator collector -o FILE",
+          after_help = EXAMPLES)]
 struct Typed {
-    /// Trace a process that runs already; the collector is brought into it, unless it is there
-    #[arg(long, value_name = "PID")]
+    /// Trace a process that runs already, started in any way: the collector is brought into it, and
+    /// taken out at the end
+    #[arg(long, value_name = "PID", value_parser = pid)]
     attach: Option<u32>,
-    /// Detach after so many seconds; without it Ctrl-C detaches
+    /// Detach after so many seconds; otherwise Ctrl-C detaches
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach")]
     duration: Option<Duration>,
-    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at all
-    /// threads ten times at least
+    /// Look so many seconds for a thread that can be borrowed to bring the collector in, and at
+    /// every thread ten times at least
     #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "attach", default_value = "5")]
     wait: Duration,
     /// Trace the processes that it starts from now on too, each in its own right
@@ -68,6 +100,7 @@ struct TraceOptions {
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
     /// Start COMMAND traced from its first instruction
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         #[command(flatten)]
         trace: TraceOptions,
@@ -82,8 +115,10 @@ enum TypedCommand {
         command: Vec<OsString>,
     },
     /// Ask the aggregator of a traced process
+    #[command(after_help = CTL_EXAMPLES, subcommand_value_name = "ASK", subcommand_help_heading = "What to ask")]
     Ctl {
         /// The traced process
+        #[arg(value_parser = pid)]
         pid: u32,
         #[command(subcommand)]
         ask: TypedAsk,
@@ -103,6 +138,12 @@ enum TypedCommand {
         /// A snapshot waits for the symbols
         #[arg(long)]
         urgent: bool,
+    },
+    /// Show what is traced on this machine: each process, its memory by layer, and its aggregator
+    List {
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Write the collector's library to a file, for LD_PRELOAD: it stays idle until somebody
     /// attaches
@@ -173,6 +214,7 @@ pub enum Invocation {
     Run(RunConfig),
     Attach(AttachConfig),
     Ctl { pid: u32, ask: Ask, json: bool },
+    List { json: bool },
     Collector { output: PathBuf },
     Symbols(worker::Task),
 }
@@ -188,9 +230,10 @@ pub enum Usage {
 
 /// Parses the arguments, including the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
-    let typed = Typed::try_parse_from(arguments).map_err(|error| match error.kind() {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let typed = Typed::try_parse_from(&arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Usage::Shown(error.to_string()),
-        _ => Usage::Wrong(one_line(&error.to_string())),
+        _ => Usage::Wrong(mistake(&error, arguments.get(1..).unwrap_or_default())),
     })?;
     match (typed.command, typed.attach) {
         (Some(command), _) => Ok(command.meaning()),
@@ -206,7 +249,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             follows: typed.follow,
         })),
         (None, None) => {
-            Err(Usage::Wrong("nothing to do: use run -- COMMAND, --attach PID or ctl PID; see --help".to_owned()))
+            Err(Usage::Wrong("nothing to do: use run -- COMMAND, --attach PID, ctl PID or list; see --help".to_owned()))
         }
     }
 }
@@ -227,6 +270,7 @@ impl TypedCommand {
             TypedCommand::Symbols { path, build_id, root, urgent } => {
                 Invocation::Symbols(worker::Task { path, build_id, root, urgent })
             }
+            TypedCommand::List { format } => Invocation::List { json: format == Format::Json },
             TypedCommand::Collector { output } => Invocation::Collector { output },
             TypedCommand::Ctl { pid, ask } => {
                 let (ask, format) = match ask {
@@ -242,6 +286,70 @@ impl TypedCommand {
             }
         }
     }
+}
+
+/// Describes a mistake in the arguments, in one line.
+fn mistake(error: &clap::Error, arguments: &[OsString]) -> String {
+    let is_ctl = arguments.first().is_some_and(|first| first == "ctl");
+    match error.kind() {
+        ErrorKind::InvalidSubcommand if is_ctl => unknown_ask(&of_error(error, ContextKind::InvalidSubcommand)),
+        // A word without any likeness to a known question.
+        ErrorKind::UnknownArgument if is_ctl && !of_error(error, ContextKind::InvalidArg).starts_with('-') => {
+            unknown_ask(&of_error(error, ContextKind::InvalidArg))
+        }
+        ErrorKind::InvalidSubcommand => unknown_command(error, arguments),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if is_ctl => format!(
+            "ctl wants a traced process, and what to ask: ctl PID ASK, where ASK is one of {}; aggregator list shows what is \
+             traced; see ctl --help",
+            known("ctl")
+        ),
+        ErrorKind::MissingSubcommand if is_ctl => {
+            format!("ctl wants to know what to ask: {}; see ctl --help", known("ctl"))
+        }
+        _ => one_line(&error.to_string()),
+    }
+}
+
+fn unknown_ask(asked: &str) -> String {
+    format!("ctl does not know {asked:?}: it knows {}; see ctl --help", known("ctl"))
+}
+
+/// Describes a first argument that is no command: a program, a slip, or anything else.
+fn unknown_command(error: &clap::Error, arguments: &[OsString]) -> String {
+    let word = of_error(error, ContextKind::InvalidSubcommand);
+    let similar = of_error(error, ContextKind::SuggestedSubcommand);
+    let words =
+        || arguments.iter().skip_while(|argument| **argument != *word).map(|word| shell_word(&word.to_string_lossy()));
+    if elf::resolve(OsStr::new(&word)).is_some() {
+        return format!("to trace a program use: aggregator run -- {}", words().collect::<Vec<_>>().join(" "));
+    }
+    let meant = if similar.is_empty() {
+        "a program is traced by run -- PROGRAM".to_owned()
+    } else {
+        format!("did you mean {similar}?")
+    };
+    format!("there is no command {word:?}: {meant}; the commands are {}; see --help", known(""))
+}
+
+/// Returns a fact of an error, as text; empty without the fact.
+fn of_error(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned().unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+/// Lists the commands, or what one of the commands can be asked.
+fn known(of: &str) -> String {
+    let all = Typed::command();
+    let command = all.find_subcommand(of).unwrap_or(&all);
+    command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(", ")
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    let expected = || "the number of a process is expected, as in 4711: pgrep NAME finds it, ps shows all".to_owned();
+    text.parse().ok().filter(|&pid| pid > 0).ok_or_else(expected)
 }
 
 /// Returns clap's message without its second paragraph, which shows the usage.
@@ -295,7 +403,6 @@ fn address(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parsed(line: &str) -> Result<Invocation, Usage> {
         parse(line.split(' ').map(OsString::from))
@@ -369,5 +476,50 @@ mod tests {
             assert!(!text.contains('\n') && text.ends_with("--help"), "{line}: {text}");
         }
         assert!(wrong("aggregator run --nframe 0 -- ls").contains("0 is not in 1..=65535"));
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_what_was_meant() {
+        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, detach";
+        for (line, said) in [
+            ("aggregator ./app --its x", "to trace a program use: aggregator run -- ./app --its x"),
+            ("aggregator sh -c a;b", "to trace a program use: aggregator run -- sh -c 'a;b'"),
+            (
+                "aggregator lisst",
+                "there is no command \"lisst\": did you mean list?; the commands are run, ctl, list, collector",
+            ),
+            (
+                "aggregator no-such-thing",
+                "a program is traced by run -- PROGRAM; the commands are run, ctl, list, collector",
+            ),
+            ("aggregator ctl", "ctl wants a traced process, and what to ask: ctl PID ASK, where ASK is one of stats,"),
+            ("aggregator ctl", "aggregator list shows what is traced"),
+            ("aggregator ctl 5", &format!("ctl wants to know what to ask: {asks}; see")),
+            ("aggregator ctl 5 stat", &format!("ctl does not know \"stat\": it knows {asks}; see")),
+            ("aggregator ctl 5 stats --fast", "unexpected argument '--fast'"),
+            ("aggregator ctl 5 explode", &format!("ctl does not know \"explode\": it knows {asks}; see")),
+            ("aggregator ctl abc stats", "'abc' for '<PID>': the number of a process is expected, as in 4711"),
+            ("aggregator --attach abc", "'abc' for '--attach <PID>': the number of a process is expected, as in 4711"),
+            ("aggregator --attach 0", "the number of a process is expected"),
+        ] {
+            let text = wrong(line);
+            assert!(text.contains(said) && !text.contains('\n'), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn help_has_examples_that_are_understood() {
+        for line in ["aggregator --help", "aggregator run --help", "aggregator ctl --help"] {
+            let Err(Usage::Shown(text)) = parsed(line) else { panic!("{line} shows help") };
+            let (_, examples) = text.split_once("\nExamples:\n").expect("examples");
+            assert!(!text.contains("preloaded"), "an attach needs no preparation: {text}");
+            for example in examples.lines() {
+                assert!(example.len() < 80, "{example}");
+                let command = example.trim().split("  ").next().unwrap_or_default();
+                if command.starts_with("aggregator ") {
+                    assert!(parsed(command).is_ok(), "{command}: {:?}", parsed(command));
+                }
+            }
+        }
     }
 }

@@ -58,6 +58,10 @@ fn carry_out(invocation: Invocation) -> ExitCode {
                 ExitCode::FAILURE
             }
         }
+        Invocation::List { json } => match control::list(json) {
+            Ok(text) => print(&format!("{text}\n")),
+            Err(error) => fail(&error.to_string(), 1),
+        },
         Invocation::Collector { output } => match library::write_to(&output) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), 1),

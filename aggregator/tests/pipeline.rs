@@ -16,7 +16,7 @@ use heapline_aggregator::table::contradiction::Contradiction;
 use heapline_shared_format::arena::{SEGMENT_BYTES, slot_state, state, target_flag};
 use heapline_shared_format::event;
 use heapline_shared_format::ring::Producer;
-use heapline_shared_format::snapshot::{self, End};
+use heapline_shared_format::snapshot::{self, Begun, End};
 use std::fs::File;
 use std::process;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let plan = Plan {
         settings: SETTINGS,
         launched,
+        begun: Begun::Start,
         target: None,
         replaced: Some(sender),
         member: None,
@@ -342,6 +343,7 @@ fn a_second_aggregator_is_refused_and_a_detached_arena_can_be_taken_again() {
     let plan = Plan {
         settings: SETTINGS,
         launched: Image::default(),
+        begun: Begun::Start,
         target: None,
         replaced: Some(sender),
         member: None,

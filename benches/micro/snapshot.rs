@@ -3,7 +3,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Names, Node, Snapshot, Stack, StackTotals, Thread, read, write,
+    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Names, Node, Snapshot, Stack, StackTotals, Thread, read,
+    write,
 };
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
@@ -25,6 +26,7 @@ fn meta() -> Meta {
         heapline: env!("CARGO_PKG_VERSION").into(),
         sample_interval: 0,
         nframe: 64,
+        begun: Begun::Start,
         end: End::Running,
         exit_status: None,
         lost: Default::default(),
@@ -88,6 +90,7 @@ fn synthetic() -> Snapshot {
         threads: vec![Thread { tid: 1, name: "main".into(), alive: true }],
         domains: vec![native],
         totals: totals.collect(),
+        thread_totals: Vec::new(),
         live,
         draws: None,
         names: Names::default(),

@@ -5,7 +5,7 @@
 mod snapshot_samples;
 
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, LiveGroup, MAGIC, ReadError, Snapshot, StackTotals, read, write,
+    Begun, Domain, DomainTotals, LiveGroup, MAGIC, ReadError, Snapshot, StackTotals, ThreadTotals, read, write,
 };
 use proptest::prelude::*;
 use snapshot_samples::{arbitrary, sample};
@@ -98,6 +98,17 @@ fn the_fixture_of_version_1_stays_readable() {
 #[ignore = "rewrites the fixture: only when a new version of the format gets one of its own"]
 fn write_the_fixture() {
     std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1.snap.zst"), to_file(&sample())).unwrap();
+}
+
+#[test]
+fn a_trace_without_a_recorded_begin_began_with_the_program() {
+    let mut snapshot = sample();
+    let begins = |file: &[u8]| String::from_utf8_lossy(&decompressed(file)).contains("\"begun\"");
+    assert!(!begins(&to_file(&snapshot)), "earlier files have no such field");
+    snapshot.meta.begun = Begun::Attach;
+    let file = to_file(&snapshot);
+    assert!(begins(&file));
+    assert_eq!(read(&file[..]).unwrap().meta.begun, Begun::Attach);
 }
 
 #[test]
@@ -198,6 +209,50 @@ fn reserved_ranges_are_an_unknown_section_to_earlier_readers() {
     snapshot.live.push(native);
     let error = write(&snapshot, Vec::new(), &mut |_| {}).expect_err("a row that is out of order");
     assert!(error.to_string().contains("row 4 of section LIVE stands behind reserved ranges"), "{error}");
+}
+
+/// Checks a file with sums per thread. An earlier reader, without this section, reads the file
+/// without the sums. Each thread has a single row for each domain.
+#[test]
+fn sums_per_thread_are_an_unknown_section_to_earlier_readers() {
+    let mut snapshot = sample();
+    let row = ThreadTotals {
+        thread: 0,
+        domain: Domain::Native,
+        peak_size: u64::MAX,
+        peak_count: 3,
+        total_size: 1 << 40,
+        total_count: 0,
+    };
+    snapshot.thread_totals =
+        vec![ThreadTotals { domain: Domain::Track(7), ..row }, row, ThreadTotals { thread: 1, ..row }];
+    snapshot.thread_totals.push(ThreadTotals { domain: Domain::Reserved, ..row });
+    let mut content = decompressed(&to_file(&snapshot));
+    assert_eq!(read(&compressed(&content)[..]).unwrap(), snapshot);
+    let at = start_of(&content, "THTO");
+    content[at..at + 4].copy_from_slice(b"XXXX");
+    assert_eq!(read(&compressed(&content)[..]).unwrap(), sample());
+
+    for (bad, what) in [
+        (ThreadTotals { thread: 2, domain: Domain::Reserved, ..row }, "names a thread that is not there"),
+        (ThreadTotals { domain: Domain::Reserved, ..row }, "is not behind the row before it"),
+        (row, "is not behind the row before it"),
+    ] {
+        let mut wrong = snapshot.clone();
+        wrong.thread_totals.push(bad);
+        let error = write(&wrong, Vec::new(), &mut |_| {}).expect_err("a wrong row");
+        assert!(error.to_string().contains(&format!("row 4 of section THTO {what}")), "{error}");
+    }
+    // Thread 2 of a known domain, then an unknown domain (2^32 + 3).
+    let native = [1, 0x80, 0x80, 0x80, 0x80, 0x20];
+    let unknown = [1, 0x86, 0x80, 0x80, 0x80, 0x20];
+    let content = decompressed(&to_file(&sample()));
+    for (domain, expected) in [(native, "row 0 names a thread"), (unknown, "row 0 names an unknown domain")] {
+        let payload = [&domain[..], &[4, 0, 0, 0, 0]].concat();
+        let added = [&content[..start_of(&content, "END ")], &section(b"THTO", 1, &payload)].concat();
+        let error = read_error(&compressed(&added));
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }
 
 #[test]

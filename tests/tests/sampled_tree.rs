@@ -11,7 +11,7 @@ use heapline_aggregator::table::{Ring, Table};
 use heapline_collector::sampling::sampler::Sampler;
 use heapline_shared_format::event::Event;
 use heapline_shared_format::query;
-use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Snapshot};
+use heapline_shared_format::snapshot::{Begun, Birth, Domain, DomainTotals, End, Snapshot};
 use heapline_tools::input::moment::{At, totals};
 use heapline_tools::input::tree::Subject;
 use heapline_tools::query::estimate::of_domain;
@@ -126,6 +126,7 @@ impl Process {
         };
         let figures = Figures {
             image: Image::default(),
+            begun: Begun::Start,
             taken: SystemTime::UNIX_EPOCH,
             domains: vec![native],
             contradictions: Contradictions::default(),

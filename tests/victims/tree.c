@@ -151,6 +151,17 @@ static void unreachable(void) {
     wait_all();
 }
 
+// A child takes a block, and waits for the end of standard input.
+static void waiting(void) {
+    if (fork() == 0) {
+        take(77, 1);
+        char byte;
+        while (read(0, &byte, 1) > 0) {}
+        _exit(0);
+    }
+    wait_all();
+}
+
 static void spawned(char *const argv[], int how) {
     pid_t pid = -1;
     if (how == 0) {
@@ -209,6 +220,7 @@ int main(int argc, char **argv) {
     if (strcmp(mode, "storm") == 0) storm();
     else if (strcmp(mode, "nested") == 0) nested(0);
     else if (strcmp(mode, "at-once") == 0) at_once();
+    else if (strcmp(mode, "waiting") == 0) waiting();
     else if (strcmp(mode, "threads") == 0) threads();
     else if (strcmp(mode, "server") == 0) server();
     else if (strcmp(mode, "killed") == 0) killed();

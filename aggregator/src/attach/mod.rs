@@ -24,7 +24,8 @@ use crate::snapshot::replaced::{Place, Spot};
 use crate::snapshot::write::OutputError;
 use crate::tree::Tree;
 use heapline_shared_format::arena::SEGMENT_BYTES;
-use heapline_shared_format::snapshot::End;
+use heapline_shared_format::snapshot::{Begun, End};
+use heapline_shared_format::text::size;
 use inject::InjectError;
 use presence::Presence;
 use std::io;
@@ -168,8 +169,8 @@ fn trace(
     let tree = tree.zip(folder);
     let member = tree.as_ref().map(|(tree, _)| tree.root());
     let (launched, target, replaced) = (Image::default(), Some(tasks), Some(archive.clone()));
-    let begun = Tracer::start(Arc::clone(&map), Plan { settings, launched, target, replaced, member, names });
-    let tracer = begun.map_err(|error| match error {
+    let plan = Plan { settings, launched, begun: Begun::Attach, target, replaced, member, names };
+    let tracer = Tracer::start(Arc::clone(&map), plan).map_err(|error| match error {
         TraceError::Session(error) => AttachError::Session { pid, error },
         other => AttachError::Trace(other),
     })?;
@@ -218,7 +219,8 @@ fn clamped(config: &AttachConfig, map: &ArenaMap) -> Option<String> {
     let is_default = config.max_target_memory == DEFAULT_TARGET_MEMORY;
     (config.max_target_memory > has && !is_default).then(|| {
         format!(
-            "the process was started with room for {has} bytes of records, so --max-target-memory has no more effect"
+            "the process was started with room for {} of records, so --max-target-memory has no more effect",
+            size(has)
         )
     })
 }

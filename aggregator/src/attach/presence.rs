@@ -10,6 +10,7 @@ use crate::session::SessionError;
 use crate::session::arena_map::ArenaMap;
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::inject::python;
+use heapline_shared_format::text::counted;
 use std::fs::{File, TryLockError};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -105,14 +106,14 @@ impl Presence {
         );
         if answer.foreign > 0 {
             notes.push(format!(
-                "{} places in it call an allocator other than its first one: those blocks are not seen",
-                answer.foreign
+                "an allocator other than its first one is called at {}: those blocks are not seen",
+                counted(answer.foreign, "place")
             ));
         }
         if answer.refused > 0 {
             notes.push(format!(
-                "{} places that call malloc could not be changed: those blocks are not seen",
-                answer.refused
+                "the calls of malloc could not be changed at {}: those blocks are not seen",
+                counted(answer.refused, "place")
             ));
         }
         notes.extend(injected.calls.and_then(of_own_malloc));
@@ -155,14 +156,15 @@ impl Presence {
 /// Describes the unseen calls of a program with a malloc of its own.
 fn of_own_malloc(led: Led) -> Option<String> {
     let Led { changed, left } = led;
-    let seen = format!("the program brings its own malloc: {changed} direct calls of it were led to the collector");
+    let calls = counted(changed as u64, "direct call");
+    let seen = format!("the program brings its own malloc: {calls} of it lead to the collector");
     match (changed, left) {
         (_, 0) => None,
         (0, _) => Some(
             "the program brings its own malloc: only calls from its libraries, and through its own tables, are seen"
                 .to_owned(),
         ),
-        _ => Some(format!("{seen}, {left} were not (inside of the allocator, or out of reach) and are not seen")),
+        _ => Some(format!("{seen}, {left} do not (inside of the allocator, or out of reach) and are not seen")),
     }
 }
 

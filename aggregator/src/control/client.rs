@@ -4,9 +4,11 @@ use super::places::{self, Place};
 use super::protocol::{Change, Found, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::base::{private_dir, sys};
+use crate::job::headline::{inherited, noun};
 use crate::process::procfs;
 use crate::snapshot::names::default_output;
 use heapline_shared_format::arena::MEMFD_NAME;
+use heapline_shared_format::snapshot::Domain;
 use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -68,34 +70,44 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
     }
 }
 
-fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
+pub(super) fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
     serde_json::to_string(value).map_err(|error| ControlError::Garbled(error.to_string()))
 }
 
 /// Escapes the control characters that JSON leaves unescaped. Such characters stand only inside
 /// strings, so the document means the same.
-fn plain_json(json: &str) -> String {
+pub(super) fn plain_json(json: &str) -> String {
     let plain = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     json.chars().map(plain).collect()
 }
 
 fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
-    let (mut stream, path) = connect(pid)?;
-    let system = |source: io::Error| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { pid },
-        _ => ControlError::System { path: path.clone(), source },
-    };
+    let (stream, path) = connect(pid)?;
     // Writing a snapshot takes as long as the disk needs.
     let is_long = matches!(request, Request::Snapshot { .. } | Request::Detach);
-    stream.set_read_timeout((!is_long).then_some(PATIENCE)).map_err(system)?;
-    let mut line = encoded(request)?;
+    exchange_over(stream, request, (!is_long).then_some(PATIENCE)).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { pid },
+        io::ErrorKind::InvalidData => ControlError::Garbled(source.to_string()),
+        _ => ControlError::System { path, source },
+    })
+}
+
+/// Sends a request, and waits for the answer. Fails with `InvalidData` for an answer that is not
+/// understood.
+pub(super) fn exchange_over(
+    mut stream: UnixStream,
+    request: &Request,
+    patience: Option<Duration>,
+) -> io::Result<Reply> {
+    stream.set_read_timeout(patience)?;
+    let mut line = serde_json::to_string(request)?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(system)?;
+    stream.write_all(line.as_bytes())?;
     // For root, the other end may be a program of the target's user. The length of the answer is
     // therefore limited.
     let mut line = Vec::new();
-    BufReader::new(stream.take(MAX_REPLY)).read_until(b'\n', &mut line).map_err(system)?;
-    serde_json::from_slice(&line).map_err(|error| ControlError::Garbled(error.to_string()))
+    BufReader::new(stream.take(MAX_REPLY)).read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Limit of the wait for a process with a collector, but without an answering aggregator. An
@@ -118,7 +130,8 @@ fn carries_collector(pid: u32) -> bool {
     procfs::mappings(pid).is_ok_and(|mut lines| lines.any(|line| line.contains(MEMFD_NAME)))
 }
 
-fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
+/// Connects to the aggregator of a process, without a wait for an aggregator that is just starting.
+pub(super) fn connect_now(pid: u32) -> Result<(UnixStream, PathBuf), ControlError> {
     let own = sys::geteuid();
     // root may also ask an aggregator of the target's user.
     let others = procfs::uid(pid).filter(|&uid| own == 0 && uid != 0);
@@ -170,18 +183,21 @@ fn stats_text(stats: &Stats) -> String {
     let is_sampled = session.sample_interval != 0;
     if is_sampled {
         lines.push(format!(
-            "sampled, one in {} bytes: what is live and the peak are estimates; calls are exact",
-            session.sample_interval
+            "sampled, one in {}: live memory and peak are estimates; calls are exact",
+            size(session.sample_interval)
         ));
     }
     lines.extend(session.unseen.iter().map(|cause| format!("not seen: {}", printable(&cause.sentence()))));
-    let about = if is_sampled { "about " } else { "" };
+    let (trace, since) = (&session.trace, session.trace.begun.since());
+    lines.extend(trace.inherited.as_ref().zip(trace.parent).map(|(blocks, parent)| inherited(blocks, parent)));
     lines.extend(stats.domains.iter().map(|domain| {
+        let is_estimate = is_sampled && domain.domain.parse().is_ok_and(Domain::is_sampled);
+        let about = if is_estimate { "about " } else { "" };
         format!(
-            "{}: {about}{} in {about}{} live, peak {about}{}; {} of {}, {} since the start",
+            "{}: {about}{} in {about}{} live, peak {about}{}; {} of {}, {} {since}",
             printable(&domain.domain),
             size(domain.current),
-            counted(domain.blocks, "block"),
+            counted(domain.blocks, noun(&domain.domain)),
             size(domain.peak),
             counted(domain.allocs, "allocation"),
             size(domain.allocated_bytes),

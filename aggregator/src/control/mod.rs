@@ -1,11 +1,13 @@
 //! The control socket: `aggregator ctl` on one side, a running aggregator on the other side.
 
 mod client;
+mod list;
 mod places;
 mod protocol;
 mod server;
 
 pub use client::{Ask, ask, shown};
+pub use list::list;
 pub use protocol::{Change, Request};
 pub use server::{Server, answer_apart, bind, serve};
 

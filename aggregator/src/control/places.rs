@@ -53,17 +53,17 @@ pub fn bind_without_folder(pid: u32) -> io::Result<UnixListener> {
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
+/// Middle of an abstract name, between [`NAME`] and the process.
+const CTL: &str = "-ctl-";
+
 fn prefix(pid: u32) -> String {
-    format!("{NAME}-ctl-{pid}-")
+    format!("{NAME}{CTL}{pid}-")
 }
 
 /// Returns possible places of the socket of a process traced by `uid`, except the usual place.
 pub fn others(uid: u32, pid: u32) -> Vec<Place> {
-    let Ok(list) = File::open("/proc/net/unix") else { return Vec::new() };
-    let lines = BufReader::new(list).split(b'\n').map_while(Result::ok);
     let mut places = Vec::new();
-    for line in lines {
-        let Some(place) = parse(&String::from_utf8_lossy(&line), pid) else { continue };
+    for place in listed().filter(|&(of, _)| of == pid).map(|(_, place)| place) {
         let is_trusted = match &place {
             Place::File(path) => path.parent().is_some_and(|folder| private_dir::verify(folder, uid).is_ok()),
             Place::Name(_) => sys::is_mapped_user(),
@@ -75,20 +75,47 @@ pub fn others(uid: u32, pid: u32) -> Vec<Place> {
     places
 }
 
-/// Returns the place in a line of `/proc/net/unix`. The last column is the name at the time of the
-/// bind.
-fn parse(line: &str, pid: u32) -> Option<Place> {
+/// Returns the processes with a control socket of any user, with the place of the socket. A socket
+/// in a file system is listed by the file, or by the kernel, or by both.
+pub fn all() -> impl Iterator<Item = (u32, Place)> {
+    let is_ours = |folder: &Path| folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NAME));
+    let usual = private_dir::path_for(0).parent().map(entries).unwrap_or_default();
+    let folders = usual.into_iter().filter(move |folder| is_ours(folder));
+    let in_folders = folders.flat_map(|folder| entries(&folder)).filter_map(|path| {
+        let pid = path.file_name()?.to_str()?.strip_suffix(".sock")?.parse().ok()?;
+        Some((pid, Place::File(path)))
+    });
+    in_folders.chain(listed())
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Returns the processes with a control socket in the kernel's list, with the place of the socket.
+/// All these sockets are open.
+pub fn listed() -> impl Iterator<Item = (u32, Place)> {
+    let list = File::open("/proc/net/unix").ok();
+    let lines = list.into_iter().flat_map(|list| BufReader::new(list).split(b'\n').map_while(Result::ok));
+    lines.filter_map(|line| parse(&String::from_utf8_lossy(&line)))
+}
+
+/// Returns process and place in a line of `/proc/net/unix`. The last column is the name at the time
+/// of the bind.
+fn parse(line: &str) -> Option<(u32, Place)> {
     const COLUMNS_BEFORE: usize = 7;
     let bound = line.splitn(COLUMNS_BEFORE + 1, ' ').nth(COLUMNS_BEFORE)?.trim_start();
     if let Some(name) = bound.strip_prefix('@') {
-        return name.starts_with(&prefix(pid)).then(|| Place::Name(name.to_owned()));
+        let (pid, _) = name.strip_prefix(NAME)?.strip_prefix(CTL)?.split_once('-')?;
+        return Some((pid.parse().ok()?, Place::Name(name.to_owned())));
     }
     // The socket was bound as `PID.AGGREGATOR.new`, and renamed afterwards.
     let path = Path::new(bound);
     let folder = path.parent().filter(|folder| folder.is_absolute())?;
     let is_ours = folder.file_name()?.to_str()?.starts_with(NAME);
-    let is_of_process = path.file_name()?.to_str()?.strip_prefix(&format!("{pid}."))?.ends_with("new");
-    (is_ours && is_of_process).then(|| Place::File(folder.join(format!("{pid}.sock"))))
+    let (pid, rest) = path.file_name()?.to_str()?.split_once('.')?;
+    let pid: u32 = pid.parse().ok().filter(|_| is_ours && rest.ends_with("new"))?;
+    Some((pid, Place::File(folder.join(format!("{pid}.sock")))))
 }
 
 #[cfg(test)]
@@ -98,15 +125,22 @@ mod tests {
     #[test]
     fn sockets_of_a_process_are_found_in_the_kernels_list() {
         let line = |name: &str| format!("ffff9c8e4a3c1800: 00000002 00000000 00010000 0001 01 123456 {name}");
-        let file = |path: &str| Some(Place::File(path.into()));
-        assert_eq!(parse(&line("/tmp/heapline-1f/12.7.new"), 12), file("/tmp/heapline-1f/12.sock"));
-        assert_eq!(parse(&line("/run/user/1 0/heapline/12.7.new"), 12), file("/run/user/1 0/heapline/12.sock"));
-        assert_eq!(parse(&line("@heapline-ctl-12-ab"), 12), Some(Place::Name("heapline-ctl-12-ab".to_owned())));
-        for other in ["/tmp/heapline-1f/121.7.new", "/tmp/x/12.7.new", "heapline/12.7.new", "@heapline-ctl-121-ab", ""]
-        {
-            assert_eq!(parse(&line(other), 12), None, "{other}");
+        let file = |path: &str| Some((12, Place::File(path.into())));
+        assert_eq!(parse(&line("/tmp/heapline-1f/12.7.new")), file("/tmp/heapline-1f/12.sock"));
+        assert_eq!(parse(&line("/run/user/1 0/heapline/12.7.new")), file("/run/user/1 0/heapline/12.sock"));
+        assert_eq!(parse(&line("@heapline-ctl-12-ab")), Some((12, Place::Name("heapline-ctl-12-ab".to_owned()))));
+        for other in [
+            "/tmp/heapline-1f/x.7.new",
+            "/tmp/heapline-1f/12.sock",
+            "/tmp/x/12.7.new",
+            "heapline/12.7.new",
+            "@heapline-ctl-12",
+            "@heapline-12-ab",
+            "",
+        ] {
+            assert_eq!(parse(&line(other)), None, "{other}");
         }
-        assert_eq!(parse("", 12), None);
+        assert_eq!(parse(""), None);
     }
 
     #[test]

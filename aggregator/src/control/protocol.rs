@@ -1,6 +1,7 @@
 //! The protocol of the control socket: a single line of JSON in each direction.
 
 use crate::base::text::rfc3339;
+use crate::job::trace::Trace;
 use crate::names::ProcessNames;
 use crate::process::procfs;
 use crate::questions::keeper::{FoundBlock, FoundFrame, FoundObject};
@@ -88,6 +89,9 @@ pub struct Session {
     pub mode: String,
     #[serde(default)]
     pub unseen: Vec<Unseen>,
+    /// An older aggregator says nothing of the trace.
+    #[serde(default)]
+    pub trace: Trace,
     pub sample_interval: u64,
     pub nframe: u32,
     pub lost: BTreeMap<String, u64>,
@@ -151,7 +155,7 @@ pub struct FoundAt {
 
 impl Stats {
     /// Collects the numbers of a process.
-    pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>) -> Stats {
+    pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>, trace: Trace) -> Stats {
         Stats {
             snapshot: Session {
                 pid,
@@ -159,6 +163,7 @@ impl Stats {
                 taken_at: rfc3339(figures.taken),
                 mode: mode_name(figures.sample_interval, &unseen).to_owned(),
                 unseen,
+                trace,
                 sample_interval: figures.sample_interval,
                 nframe,
                 lost: figures.lost.clone(),

@@ -10,6 +10,7 @@ use crate::questions::keeper::FoundBlock;
 use crate::snapshot::cut::Figures;
 use crate::snapshot::write::Destination;
 use heapline_shared_format::snapshot::End;
+use heapline_shared_format::text::size;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -192,7 +193,7 @@ fn stats(job: &Job, figures: &Figures) -> Stats {
     // The modules are copied for snapshots only. For a running process, the modules are seen in its
     // mappings.
     let unseen = job.causes().of_program(&figures.image.executable, &[]);
-    Stats::new(job.pid(), job.tracer().settings().nframe, figures, unseen)
+    Stats::new(job.pid(), job.tracer().settings().nframe, figures, unseen, job.trace(figures))
 }
 
 fn set(tracer: &Tracer, change: Change) -> Reply {
@@ -204,11 +205,11 @@ fn set(tracer: &Tracer, change: Change) -> Reply {
         Change::Sample(0) => return Reply::Error("one in 0 bytes cannot be: give a distance of samples".to_owned()),
         Change::Sample(bytes) => {
             tracer.set_interval(bytes);
-            format!("one in {bytes} bytes is sampled, by each thread from its next sample on")
+            format!("one in {} is sampled, by each thread from its next sample on", size(bytes))
         }
         Change::SamplesPerSecond(n) => {
             tracer.set_rate(n);
-            format!("the distance of samples is adapted to {n} a second")
+            format!("the distance of samples is adapted to {n} samples a second")
         }
     }])
 }

@@ -1,6 +1,8 @@
 //! One traced process from start to snapshot: the common part of `run`, `--attach` and the control
 //! socket.
 
+pub mod headline;
+pub mod trace;
 pub mod tracer;
 
 use crate::base::text;
@@ -10,17 +12,19 @@ use crate::process::elf;
 use crate::snapshot::build::{About, build};
 use crate::snapshot::cut::{Cut, Figures};
 use crate::snapshot::replaced;
-use crate::snapshot::replaced::{Archived, Place, Replaced};
+use crate::snapshot::replaced::{Archived, Place, Replaced, Spot};
 use crate::snapshot::write::{Destination, OutputError};
 use crate::unseen::Causes;
 use heapline_shared_format::arena::{end_cause, target_flag};
 use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
-use heapline_shared_format::text::{counted, size};
+use heapline_shared_format::text::counted;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use trace::Trace;
 
 /// Why a job did not end as it should.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -79,6 +83,8 @@ pub struct Job {
     /// Number of earlier programs of the process with their own arenas.
     earlier: u32,
     interrupted: Arc<AtomicBool>,
+    /// Begin of the tracing.
+    since: SystemTime,
     /// Reason why the collector may not have been loaded, if known at the start.
     doubt: Option<String>,
     /// Notes for every snapshot about this way of tracing.
@@ -104,6 +110,7 @@ impl Job {
             origin: None,
             earlier: 0,
             interrupted,
+            since: SystemTime::now(),
             doubt,
             notes: Vec::new(),
             causes,
@@ -133,6 +140,7 @@ impl Job {
             origin,
             earlier,
             interrupted,
+            since: SystemTime::now(),
             doubt: None,
             notes: Vec::new(),
             causes,
@@ -148,6 +156,21 @@ impl Job {
     /// Parent in the tree and kind of the birth, for a child.
     pub fn origin(&self) -> Option<(u32, Birth)> {
         self.origin
+    }
+
+    /// Begin of the trace and place of the snapshot, for clients of the control socket.
+    pub fn trace(&self, figures: &Figures) -> Trace {
+        let output = match &self.place.spot {
+            Spot::File(destination) => destination.path(),
+            Spot::In(folder) => folder.path(),
+        };
+        Trace {
+            since: text::rfc3339(self.since),
+            begun: figures.begun,
+            parent: self.origin.map(|(parent, _)| parent),
+            inherited: figures.inherited.clone(),
+            output: std::path::absolute(output).unwrap_or_else(|_| output.to_owned()).to_string_lossy().into_owned(),
+        }
     }
 
     /// Number of earlier programs of a child ([`Job::of_child`]).
@@ -180,7 +203,7 @@ impl Job {
     /// is gone. Returns a line for the user.
     pub fn snapshot(&self, destination: &Destination, has_left: impl Fn() -> bool) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
-        let line = headline(&cut.figures, destination.path());
+        let line = self.headline(&cut.figures, destination, None);
         self.causes.look();
         let is_over = || has_left() || self.interrupted.load(Ordering::Relaxed);
         let snapshot = self.build(cut, self.about(End::Running, None, Vec::new()), &is_over);
@@ -265,7 +288,7 @@ impl Job {
         let about = self.about(end, ending.exit_status, notes.clone());
         let snapshot = self.build(cut, about, &|| self.is_interrupted());
         destination.write(&snapshot, &self.interrupted)?;
-        lines.push(headline(&figures, destination.path()));
+        lines.push(self.headline(&figures, &destination, Some(ending)));
         lines.extend(notes);
         let unseen = &snapshot.meta.unseen;
         lines.extend(unseen.iter().map(|cause| format!("NOT SEEN: {}", cause.sentence())));
@@ -277,6 +300,10 @@ impl Job {
         lines.extend(archived.iter().filter_map(|program| program.error.clone()));
         lines.extend(replaced(&archived));
         Ok(Summary { lines, is_exact, is_complete: unseen.is_empty() })
+    }
+
+    fn headline(&self, figures: &Figures, destination: &Destination, ending: Option<Ending>) -> String {
+        headline::headline(figures, destination.path(), ending, self.origin.map(|(parent, _)| parent))
     }
 
     /// Adds causes of unseen memory known to the target's collector.
@@ -292,16 +319,16 @@ impl Job {
         }
         if unseen.foreign_places > 0 {
             let text = format!(
-                "{} places call an allocator that the collector cannot stand in front of: their blocks are not recorded",
-                unseen.foreign_places
+                "blocks are not recorded at {}: an allocator is called there that the collector cannot stand in front of",
+                counted(unseen.foreign_places, "place")
             );
             self.causes.add(cause("allocator", "a second allocator", &text));
         }
         if unseen.unseen_starts > 0 {
             let text = format!(
-                "{} libraries were opened past the collector (RTLD_DEEPBIND, dlmopen), or have an allocator of their own: what \
-                 their constructors allocated so is not recorded",
-                unseen.unseen_starts
+                "blocks of constructors are not recorded in {}: opened past the collector (RTLD_DEEPBIND, dlmopen), or with an \
+                 allocator in it",
+                counted(unseen.unseen_starts, "library file")
             );
             self.causes.add(cause("constructors", "constructors of such libraries", &text));
         }
@@ -358,22 +385,6 @@ const OTHER_PYTHON: &str = "a second Python library began in this process: the b
 const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
     new objects are heard of where aggregator run starts a CPython 3.9 to 3.13 and records everything";
 
-/// Returns the last line of every run.
-fn headline(figures: &Figures, path: &Path) -> String {
-    let sums = figures.shown();
-    let is_estimate = figures.sample_interval != 0 && !sums.domain.is_of_ranges();
-    let about = if is_estimate { "about " } else { "" };
-    format!(
-        "{about}{} in {about}{} live, peak {about}{}; snapshot: {}; read it with: {} {}",
-        size(sums.current),
-        counted(sums.blocks, "block"),
-        size(sums.peak),
-        shown(path),
-        shown(&report_program()),
-        shown(path),
-    )
-}
-
 /// Returns a path for pasting into a shell: relative if the path is below the current directory.
 pub fn shown(path: &Path) -> String {
     let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
@@ -423,8 +434,9 @@ fn untold(figures: &Figures) -> Option<String> {
 }
 
 fn losses(figures: &Figures) -> Option<String> {
-    let mut counts: Vec<String> = figures.lost.iter().map(|(cause, n)| format!("{n} events lost ({cause})")).collect();
+    let lost = figures.lost.iter().map(|(cause, &n)| format!("{} lost ({cause})", counted(n, "event")));
+    let mut counts: Vec<String> = lost.collect();
     let contradictions = figures.contradictions.by_name();
-    counts.extend(contradictions.iter().map(|(kind, n)| format!("{n} contradictions ({kind})")));
+    counts.extend(contradictions.iter().map(|(kind, &n)| format!("{} ({kind})", counted(n, "contradiction"))));
     (!counts.is_empty()).then(|| format!("NOT EXACT: {}", counts.join(", ")))
 }

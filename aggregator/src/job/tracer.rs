@@ -14,6 +14,7 @@ use crate::snapshot::cut::{Cut, Figures};
 use crate::snapshot::replaced::Replaced;
 use crate::table::fork_copies::TreeMember;
 use crossbeam_utils::sync::Unparker;
+use heapline_shared_format::snapshot::Begun;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -59,6 +60,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Program in the target, as far as known.
     pub launched: Image,
+    /// Begin of the trace.
+    pub begun: Begun,
     /// Threads of the target, if the target exists already.
     pub target: Option<Tasks>,
     /// Receiver of the cuts of programs replaced by exec in the same arena.
@@ -100,7 +103,7 @@ impl Drop for Tracer {
 impl Tracer {
     /// Begins a session on an arena, or continues the session begun by a child process.
     pub fn start(map: Arc<ArenaMap>, plan: Plan) -> Result<Tracer, TraceError> {
-        let Plan { settings, launched, target, replaced, member, names } = plan;
+        let Plan { settings, launched, begun, target, replaced, member, names } = plan;
         let is_adopted = member.as_ref().is_some_and(|member| member.adopted.is_some());
         let controls = Arc::new(Controls::new(Arc::clone(&map)));
         if let Some(tasks) = target {
@@ -120,8 +123,16 @@ impl Tracer {
         let resolvers = if is_adopted { 0 } else { resolvers() };
         let threads = old.as_ref().map_or(0, BTreeSet::len);
         let source = Source::new(Arc::clone(&map));
-        let plan =
-            KeeperPlan { nframe: settings.nframe, resolvers, threads, replaced, member, names: Arc::clone(&names) };
+        let names_of_process = Arc::clone(&names);
+        let plan = KeeperPlan {
+            nframe: settings.nframe,
+            resolvers,
+            begun,
+            threads,
+            replaced,
+            member,
+            names: names_of_process,
+        };
         let shared = SharedKeeper::new(Keeper::new(source.clone(), plan, to_drain), inlet, asked);
         let outlet = Outlet::new(source.clone(), sender, recycled, shared.clone());
         let drain = start_drain(source, settings, old, launched, Arc::clone(&controls), outlet)?;

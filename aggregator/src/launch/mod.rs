@@ -26,7 +26,7 @@ use crate::snapshot::replaced::{Place, Spot};
 use crate::snapshot::write::{Folder, OutputError};
 use crate::tree::Tree;
 use child::{Command, Handed};
-use heapline_shared_format::snapshot::End;
+use heapline_shared_format::snapshot::{Begun, End};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,6 +123,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let plan = Plan {
         settings,
         launched: launched(config, examined.as_ref()),
+        begun: Begun::Start,
         target: None,
         replaced: Some(archive.clone()),
         member,

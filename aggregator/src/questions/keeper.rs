@@ -21,7 +21,7 @@ use crate::table::{Ring, Table};
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::arena::SEGMENT_WORDS;
 use heapline_shared_format::event::as_python_frame;
-use heapline_shared_format::snapshot::{Code, Domain};
+use heapline_shared_format::snapshot::{Begun, Code, Domain};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
@@ -83,6 +83,8 @@ pub struct Keeper {
     table: Table,
     mailbox: Mailbox,
     image: Image,
+    /// Begin of the trace of the present program.
+    begun: Begun,
     /// Counters of the arena at the begin of the table.
     counters: Counters,
     /// Open rings by slot: index of the thread, and the calls counted in the slot before.
@@ -198,6 +200,8 @@ pub struct KeeperPlan {
     pub nframe: u32,
     /// Threads for looking up blocks.
     pub resolvers: usize,
+    /// Begin of the trace.
+    pub begun: Begun,
     /// Threads of the process.
     pub threads: usize,
     /// Receiver of the last state of programs replaced by exec.
@@ -212,14 +216,14 @@ impl Keeper {
     /// Returns a keeper of an empty table. `recycled` receives emptied buffers.
     pub fn new(source: Source, plan: KeeperPlan, recycled: rtrb::Producer<Vec<u64>>) -> Keeper {
         let Source { map, backlog } = source;
-        let KeeperPlan { nframe, resolvers, threads, replaced, member, names } = plan;
+        let KeeperPlan { nframe, resolvers, begun, threads, replaced, member, names } = plan;
         let adopted = member.as_ref().and_then(|member| Some((Arc::clone(&member.copies), member.adopted.flatten()?)));
         // An adopted session has counted from its beginning.
         let is_new = member.as_ref().is_none_or(|member| member.adopted.is_none());
         let counters = if is_new { Counters::read(&map).amid(threads) } else { Counters::default() };
         let mut table = Table::new(nframe, resolvers);
         table.set_forks(member.map(|member| Forks::new(member.copies, member.key)));
-        if threads > 0 {
+        if begun == Begun::Attach {
             table.begins_late();
         }
         let pool = map.arena().geometry().segments as usize * SEGMENT_WORDS;
@@ -232,6 +236,7 @@ impl Keeper {
             table,
             mailbox: Mailbox::default(),
             image: Image::default(),
+            begun,
             counters,
             open: HashMap::new(),
             counted: Counted::default(),
@@ -354,6 +359,7 @@ impl Keeper {
         let forks = self.table.take_forks();
         self.table = Table::new(self.nframe, self.resolvers);
         self.table.set_forks(forks);
+        self.begun = Begun::Start;
         self.counters = Counters::read(&self.map);
         self.open.clear();
         self.counted = Counted::default();
@@ -385,6 +391,7 @@ impl Keeper {
     /// Returns the sums and counters.
     pub fn figures(&self) -> Figures {
         let mut figures = Figures::of(&self.table, &self.image, &self.map, &self.counters, self.inherited.as_ref());
+        figures.begun = self.begun;
         let interval = self.map.arena().header().session.sample.load(Ordering::Relaxed);
         if interval != 0 {
             let counted = self.calls().fold(self.counted, |sum, (_, calls)| sum.and(&calls));

@@ -7,6 +7,7 @@
 use crate::base::sys;
 use crate::process::procfs;
 use heapline_shared_format::arena::{Arena, ArenaError, Geometry, MAX_SEGMENTS, MAX_SLOTS, MEMFD_NAME};
+use heapline_shared_format::text::size;
 use memmap2::{MmapOptions, MmapRaw};
 use std::ffi::CString;
 use std::fs::File;
@@ -31,8 +32,8 @@ pub enum ArenaMapError {
     },
     /// The file would exceed the file size limit, and cause a SIGXFSZ.
     #[error(
-        "the shared memory file needs {bytes} bytes, the file size limit (ulimit -f) is {limit}: \
-         raise it or lower --max-target-memory"
+        "the shared memory file needs {}, the file size limit (ulimit -f) is {}: raise it or lower --max-target-memory",
+        size(*bytes), size(*limit)
     )]
     FileSizeLimit {
         /// Bytes needed.

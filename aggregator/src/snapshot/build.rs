@@ -3,17 +3,16 @@
 
 use crate::base::text::rfc3339;
 use crate::process::procfs;
-use crate::session::counted::{Calls, Counted};
 use crate::snapshot::cut::{Cut, Figures, Layer};
+use crate::snapshot::threads::ThreadIndex;
 use crate::table::live::Block;
 use crate::table::stacks::{CodeFrame, Drawn, NONE};
-use crate::table::threads::Thread as TableThread;
 use heapline_shared_format::code::LineFormat;
-use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, domain, python_frame};
+use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Domain, Draws, End, Frame, LiveGroup, Meta, Module, Names, Node, Origin, SharedSample, Snapshot,
-    StackTotals, Thread, ThreadCalls,
+    Birth, Code, Draws, End, Frame, LiveGroup, Meta, Module, Names, Node, Origin, SharedSample, Snapshot, StackTotals,
 };
+use heapline_shared_format::text::counted;
 use std::collections::HashMap;
 
 /// Facts of a snapshot besides the tables.
@@ -43,6 +42,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         heapline: env!("CARGO_PKG_VERSION").to_owned(),
         sample_interval: figures.sample_interval,
         nframe: cut.nframe,
+        begun: figures.begun,
         end: about.end,
         exit_status: about.exit_status,
         lost: figures.lost.clone(),
@@ -57,9 +57,10 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     let inherited = figures.inherited.clone();
     let origin = about.origin.map(|(parent, birth)| Origin { parent, birth, inherited });
     let is_over = matches!(about.end, End::Exited | End::Killed);
-    let (threads, thread_index) = threads(&cut.threads, is_over);
+    let thread_index = ThreadIndex::of(&cut);
     let is_sampled = figures.sample_interval != 0;
-    let calls = if is_sampled { calls(&cut.threads, &thread_index) } else { Vec::new() };
+    let calls = if is_sampled { thread_index.calls(&cut) } else { Vec::new() };
+    let (threads, thread_totals) = (thread_index.threads(&cut, is_over), thread_index.totals(&cut));
     let (frames, codes) = frames(&cut);
     let by_frame_pointer = by_frame_pointer(&cut);
     let modules = modules(&cut);
@@ -83,6 +84,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         threads,
         domains,
         totals,
+        thread_totals,
         live: blocks.live,
         stacks: cut.tree.stacks,
         mixed: cut.tree.mixed,
@@ -99,15 +101,18 @@ fn notes(figures: &Figures) -> Vec<String> {
     let notes = [
         (
             figures.waits,
-            format!("threads waited {} times for room in their rings (--max-target-memory)", figures.waits),
+            format!("threads waited {} for room in their rings (--max-target-memory)", counted(figures.waits, "time")),
         ),
         (
             figures.stacks_forgotten,
-            format!("a thread's table of stacks was full {} times, and was filled anew", figures.stacks_forgotten),
+            format!("a thread's table of stacks was filled anew {}", counted(figures.stacks_forgotten, "time")),
         ),
         (
             compared,
-            format!("HEAPLINE_VERIFY: {compared} stacks compared with a fresh walk, {differed} of them differed"),
+            format!(
+                "HEAPLINE_VERIFY: {} compared with a fresh walk, {differed} of them differed",
+                counted(compared, "stack")
+            ),
         ),
         (figures.untold, format!("{} of its child processes could not be followed", figures.untold)),
     ];
@@ -162,31 +167,6 @@ fn nodes(cut: &Cut) -> Vec<Node> {
     cut.tree.nodes.iter().map(|node| Node { parent: parent(node.parent), frame: node.frame }).collect()
 }
 
-/// Returns the threads that are alive, own live blocks or have counted calls. Also returns, for
-/// each thread of the table, its index in the first list.
-fn threads(rows: &[TableThread], is_over: bool) -> (Vec<Thread>, Vec<u32>) {
-    let mut threads = Vec::new();
-    let mut index = vec![NONE; rows.len()];
-    let is_shown = |row: &TableThread| row.is_needed() || row.counted != Counted::default();
-    for (row, place) in rows.iter().zip(&mut index).filter(|(row, _)| is_shown(row)) {
-        *place = u32::try_from(threads.len()).unwrap_or(NONE);
-        threads.push(Thread { tid: row.tid, name: row.name.clone(), alive: row.is_alive() && !is_over });
-    }
-    (threads, index)
-}
-
-/// Returns the calls counted by the threads.
-fn calls(rows: &[TableThread], thread_index: &[u32]) -> Vec<ThreadCalls> {
-    let known = rows.iter().zip(thread_index).filter(|&(_, &index)| index != NONE);
-    let of = |(row, &thread): (&TableThread, &u32)| {
-        [(Domain::Native, domain::NATIVE), (Domain::Python, domain::PYTHON)].map(|(domain, number)| {
-            let Calls { allocs, bytes, frees } = row.counted.0[usize::from(number)];
-            ThreadCalls { thread, domain, allocs, bytes, frees }
-        })
-    };
-    known.flat_map(of).filter(|row| row.allocs + row.frees > 0).collect()
-}
-
 /// Live blocks, with equal blocks in one row.
 #[derive(Default)]
 struct Blocks {
@@ -197,7 +177,7 @@ struct Blocks {
 impl Blocks {
     /// Adds the blocks of a domain. `is_shared` tells for a stack whether other processes may have
     /// the same samples.
-    fn add(&mut self, layer: Layer, thread_index: &[u32], is_shared: impl Fn(u32) -> bool) {
+    fn add(&mut self, layer: Layer, thread_index: &ThreadIndex, is_shared: impl Fn(u32) -> bool) {
         let Layer { domain, live: mut blocks, .. } = layer;
         blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));
         for alike in blocks.chunk_by(|a, b| (a.stack, a.thread, a.size) == (b.stack, b.thread, b.size)) {
@@ -206,7 +186,7 @@ impl Blocks {
                 let live = u32::try_from(self.live.len()).unwrap_or(NONE);
                 self.shared.extend(alike.iter().map(|block| SharedSample { live, address: block.address }));
             }
-            let (thread, count) = (thread_index[thread as usize], alike.len() as u64);
+            let (thread, count) = (thread_index.row(thread), alike.len() as u64);
             self.live.push(LiveGroup { domain, stack, thread, size, count });
         }
     }

@@ -13,11 +13,11 @@ use crate::table::heap::Heap;
 use crate::table::live::Block;
 use crate::table::modules::Modules;
 use crate::table::stacks::{Drawn, Tree};
-use crate::table::threads::Thread;
-use crate::table::totals::{StackAmounts, Totals};
+use crate::table::threads::{EndedThreads, Thread};
+use crate::table::totals::{Amounts, Totals};
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::event::domain;
-use heapline_shared_format::snapshot::{Domain, DomainTotals, weight};
+use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,8 @@ use std::time::SystemTime;
 pub struct Figures {
     /// The program.
     pub image: Image,
+    /// Begin of the trace.
+    pub begun: Begun,
     /// Time of the cut.
     pub taken: SystemTime,
     /// Sums of each domain, the native domain first.
@@ -118,6 +120,9 @@ pub struct Cut {
     pub modules: Modules,
     /// Threads by index.
     pub threads: Vec<Thread>,
+    /// Ended threads whose rows were given to other threads. The first has the number behind the
+    /// last index of `threads`.
+    pub ended: Vec<EndedThreads>,
     /// Python code objects.
     pub codes: Codes,
     /// Blocks of each domain, the native domain first.
@@ -132,7 +137,9 @@ pub struct Layer {
     /// Live blocks.
     pub live: Vec<Block>,
     /// Sums per stack.
-    pub stacks: Vec<(u32, StackAmounts)>,
+    pub stacks: Vec<(u32, Amounts)>,
+    /// Sums per thread, by rising number.
+    pub threads: Vec<(u32, Amounts)>,
 }
 
 /// The target's counters in the arena. The counters go on over sessions and programs.
@@ -173,6 +180,34 @@ impl Counters {
     }
 }
 
+#[cfg(test)]
+impl Figures {
+    /// Returns the numbers of a trace without events.
+    pub fn nothing() -> Figures {
+        Figures {
+            image: Image::default(),
+            begun: Begun::Start,
+            taken: SystemTime::UNIX_EPOCH,
+            domains: Vec::new(),
+            contradictions: Contradictions::default(),
+            untracked_frees: 0,
+            in_realloc: 0,
+            records: 0,
+            queries: 0,
+            lost: BTreeMap::new(),
+            waits: 0,
+            stacks_forgotten: 0,
+            target_bytes: 0,
+            verified: (0, 0),
+            inherited: None,
+            untold: 0,
+            sample_interval: 0,
+            unseen: Unseen::default(),
+            recorded: BTreeSet::new(),
+        }
+    }
+}
+
 impl Figures {
     /// Computes the numbers of a table. `before` are the counters when the table was empty.
     pub fn of(
@@ -199,6 +234,7 @@ impl Figures {
         let in_progress = contradictions.excuse(Contradiction::DoubleFree, before.threads);
         Figures {
             image,
+            begun: Begun::Start,
             taken: SystemTime::now(),
             domains: sums(table).collect(),
             contradictions,
@@ -296,20 +332,28 @@ fn totals(domain: Domain, totals: &Totals) -> DomainTotals {
 }
 
 impl Layer {
-    fn of(domain: Domain, heap: &Heap) -> Layer {
-        Layer { domain, live: heap.live(), stacks: heap.totals().stacks().collect() }
+    fn of(domain: Domain, heap: &Heap, threads: &[Thread]) -> Layer {
+        let totals = heap.totals();
+        Layer { domain, live: heap.live(), stacks: totals.stacks().collect(), threads: by_thread(totals, threads) }
     }
 
     /// Copies the blocks of every domain, reserved ranges last.
     fn all(table: &Table) -> Vec<Layer> {
-        let ranges = table.ranges();
+        let (ranges, threads) = (table.ranges(), table.threads().rows());
         let mapped = ranges.layers().map(|(domain, layer)| {
             let mut stacks: Vec<_> = layer.stacks().collect();
             stacks.sort_unstable_by_key(|&(stack, _)| stack);
-            Layer { domain, live: ranges.live(domain), stacks }
+            Layer { domain, live: ranges.live(domain), stacks, threads: by_thread(layer.totals(), threads) }
         });
-        table.heaps().map(|(domain, heap)| Layer::of(domain, heap)).chain(mapped).collect()
+        table.heaps().map(|(domain, heap)| Layer::of(domain, heap, threads)).chain(mapped).collect()
     }
+}
+
+/// Returns the sums per thread, with the numbers of [`Cut::threads`] and [`Cut::ended`].
+fn by_thread(totals: &Totals, threads: &[Thread]) -> Vec<(u32, Amounts)> {
+    let first_ended = u32::try_from(threads.len()).unwrap_or(u32::MAX);
+    let ended = totals.ended().map(|(row, amounts)| (first_ended.saturating_add(row), amounts));
+    totals.threads().chain(ended).collect()
 }
 
 impl Cut {
@@ -327,6 +371,7 @@ impl Cut {
             drawn: table.stacks().drawn().clone(),
             modules: table.modules().clone(),
             threads: table.threads().rows().to_vec(),
+            ended: table.threads().ended().to_vec(),
             codes: table.codes().clone(),
             layers: Layer::all(table),
         }
@@ -337,6 +382,7 @@ impl Cut {
         let nothing = Heap::new(0);
         let figures = Figures {
             image,
+            begun: Begun::Start,
             domains: vec![totals(Domain::Native, nothing.totals())],
             contradictions: Contradictions::default(),
             untracked_frees: 0,
@@ -356,8 +402,9 @@ impl Cut {
             drawn: Drawn::default(),
             modules: Modules::default(),
             threads: Vec::new(),
+            ended: Vec::new(),
             codes: Codes::default(),
-            layers: vec![Layer::of(Domain::Native, &nothing)],
+            layers: vec![Layer::of(Domain::Native, &nothing, &[])],
         }
     }
 }

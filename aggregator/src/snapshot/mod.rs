@@ -4,12 +4,13 @@ pub mod build;
 pub mod cut;
 pub mod names;
 pub mod replaced;
+mod threads;
 pub mod write;
 
 /// Returns a snapshot without any row.
 #[cfg(test)]
 pub fn empty_for_tests() -> heapline_shared_format::snapshot::Snapshot {
-    use heapline_shared_format::snapshot::{End, Meta, Names, Snapshot};
+    use heapline_shared_format::snapshot::{Begun, End, Meta, Names, Snapshot};
     let meta = Meta {
         pid: 1,
         command: String::new(),
@@ -18,6 +19,7 @@ pub fn empty_for_tests() -> heapline_shared_format::snapshot::Snapshot {
         heapline: String::new(),
         sample_interval: 0,
         nframe: 1,
+        begun: Begun::Start,
         end: End::Running,
         exit_status: None,
         lost: Default::default(),
@@ -45,6 +47,7 @@ pub fn empty_for_tests() -> heapline_shared_format::snapshot::Snapshot {
         domains: Vec::new(),
         live: Vec::new(),
         totals: Vec::new(),
+        thread_totals: Vec::new(),
         draws: None,
         names: Names::default(),
     }

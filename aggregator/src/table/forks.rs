@@ -78,7 +78,7 @@ impl Table {
             stacks: self.stacks.fork(),
             codes: self.codes.clone(),
             modules: self.modules.clone(),
-            shared: Shared { threads, ..Shared::default() },
+            shared: Shared { threads, weights: shared.weights.clone(), ..Shared::default() },
             program: self.program.clone(),
             recorded: self.recorded.clone(),
             queries: 0,

@@ -211,6 +211,12 @@ impl Heap {
         self.totals.reset_peak();
     }
 
+    /// Moves the sums of an ended thread without live blocks to a row of ended threads. Waiting
+    /// events name no such thread.
+    pub fn fold(&mut self, thread: u32, ended: u32) {
+        self.totals.fold(thread, ended);
+    }
+
     /// Sums of the domain.
     pub fn totals(&self) -> &Totals {
         &self.totals
@@ -267,19 +273,19 @@ impl Heap {
 fn book(totals: &mut Totals, shared: &mut Shared, change: &Change) {
     match change {
         Change::Gain(block) => {
-            totals.alloc(block.stack, block.size);
+            totals.alloc(block.stack, shared.share(block), block.size);
             shared.gain(block);
         }
         Change::Lose(block) => {
-            totals.free(block.stack, block.size);
+            totals.free(block.stack, shared.share(block), block.size);
             shared.lose(block);
         }
         Change::Join(block) => {
-            totals.join(block.stack, block.size);
+            totals.join(block.stack, shared.share(block), block.size);
             shared.threads.gain(block.thread);
         }
         Change::Leave(block) => {
-            totals.leave(block.stack, block.size);
+            totals.leave(block.stack, shared.share(block), block.size);
             shared.threads.lose(block.thread);
         }
     }

@@ -22,6 +22,7 @@ pub mod shared;
 pub mod stacks;
 pub mod threads;
 pub mod totals;
+pub mod weights;
 
 use crate::table::contradiction::{Contradiction, Contradictions};
 use crate::table::order::{Corrupt, Sink};
@@ -39,7 +40,7 @@ use ranges::Ranges;
 use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
 use std::collections::{BTreeMap, BTreeSet};
-use threads::Threads;
+use threads::{Opened, Threads};
 
 /// Most paths kept of objects with recorded allocators.
 const MOST_RECORDED: usize = 1024;
@@ -166,8 +167,14 @@ impl Table {
 
     /// Begins a ring of the thread `tid`. `side` says whether the ring is a side ring.
     pub fn ring(&mut self, tid: u32, side: bool) -> Ring {
+        let Opened { index: thread, earlier } = self.shared.threads.open(tid, side);
+        if let Some(ended) = earlier {
+            let (heaps, _) = self.parts();
+            heaps.for_each(|heap| heap.fold(thread, ended));
+            self.ranges.fold(thread, ended);
+        }
         Ring {
-            thread: self.shared.threads.open(tid, side),
+            thread,
             hides: false,
             interval: 0,
             definitions: Definitions::default(),
@@ -299,11 +306,18 @@ impl Table {
     /// Returns the stack of a sampled block, and the bytes represented by the sample.
     #[cold]
     fn sample(&mut self, stack: u32, interval: u64, size: u64) -> (u32, u64) {
-        let sampled = self.stacks.sampled(stack, interval, size);
+        let sampled = self.sampled(stack, interval, size);
         if sampled.is_none() {
             self.contradictions.count(Contradiction::Full);
         }
         (sampled.unwrap_or(stack), weight::bytes(size, interval))
+    }
+
+    /// Returns the stack of samples with this size and interval. None if the tables are full.
+    fn sampled(&mut self, stack: u32, interval: u64, size: u64) -> Option<u32> {
+        let sampled = self.stacks.sampled(stack, interval, size)?;
+        self.shared.weights.set(sampled, size, interval);
+        Some(sampled)
     }
 
     /// Returns `block` with a sampled stack, if the block at this address is a sample now. Interval
@@ -313,7 +327,7 @@ impl Table {
         let (heap, _) = self.heap_of(domain)?;
         let before = heap.block(block.address);
         let sample = before.and_then(|before| self.stacks.sample(before.stack));
-        let stack = sample.and_then(|sample| self.stacks.sampled(block.stack, sample.interval, sample.size));
+        let stack = sample.and_then(|sample| self.sampled(block.stack, sample.interval, sample.size));
         Ok(Block { stack: stack.unwrap_or(block.stack), ..block })
     }
 

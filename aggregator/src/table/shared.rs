@@ -1,19 +1,30 @@
-//! State changed by the blocks of all heaps: threads, and the program's own trace.
+//! State common to the blocks of all heaps: threads, weights of samples, and the program's own
+//! trace.
 
 use super::live::Block;
 use super::program::ProgramTrace;
 use super::threads::Threads;
+use super::totals::Share;
+use super::weights::Weights;
 
-/// Threads and the program's own trace.
+/// Threads, weights of samples, and the program's own trace.
 #[derive(Default)]
 pub struct Shared {
     /// Threads with the number of their blocks.
     pub threads: Threads,
+    /// Number of blocks that a sample stands for, by stack.
+    pub weights: Weights,
     /// Trace seen by the program through `import tracemalloc`.
     pub program: ProgramTrace,
 }
 
 impl Shared {
+    /// Returns the part of a block's thread in the sums.
+    #[inline]
+    pub fn share(&self, block: &Block) -> Share {
+        Share { thread: block.thread, weight: self.weights.of(block.stack) }
+    }
+
     /// Adds a block.
     #[inline]
     pub fn gain(&mut self, block: &Block) {

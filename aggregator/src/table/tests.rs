@@ -730,3 +730,358 @@ fn a_child_begins_with_what_is_live() {
     assert_inherited(0);
     assert_inherited(2);
 }
+
+/// Sums per thread against a naive model, with threads that begin and end.
+mod by_thread {
+    use super::*;
+    use heapline_shared_format::mapping::{Mapping, Pages};
+    use totals::{Amount, Amounts, Totals};
+
+    /// Live, at the peak, in total: bytes and blocks.
+    type Sums = [(u64, u64); 3];
+    /// Bytes and blocks by thread.
+    type Held = BTreeMap<usize, (u64, u64)>;
+    /// Sums by domain and key of a thread.
+    type ByThread<K> = BTreeMap<(Domain, K), Sums>;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Alloc {
+            slot: usize,
+            domain: u8,
+            address: u64,
+            size: u64,
+        },
+        Free {
+            slot: usize,
+            domain: u8,
+            address: u64,
+        },
+        Realloc {
+            slot: usize,
+            from: u64,
+            to: u64,
+            size: u64,
+        },
+        Reuse {
+            slot: usize,
+            address: u64,
+        },
+        Map {
+            slot: usize,
+            at: u64,
+            pages: u64,
+        },
+        /// The thread of a ring is called so, and ends. Another thread begins.
+        Next {
+            slot: usize,
+            name: usize,
+        },
+        ResetPeak,
+        Clear,
+        /// The test goes on with the table of a forked child.
+        Fork,
+    }
+
+    const NAMES: [&str; 4] = ["worker-1", "worker-22", "io", "7"];
+    const SLOTS: usize = 3;
+    const PAGE: u64 = 4096;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let address = || (1..12u64).prop_map(|n| n * 16);
+        prop_oneof![
+            8 => (0..SLOTS, 0..2u8, address(), 0..100u64)
+                .prop_map(|(slot, domain, address, size)| Step::Alloc { slot, domain, address, size }),
+            8 => (0..SLOTS, 0..2u8, address()).prop_map(|(slot, domain, address)| Step::Free { slot, domain, address }),
+            2 => (0..SLOTS, address(), address(), 0..100u64)
+                .prop_map(|(slot, from, to, size)| Step::Realloc { slot, from, to, size }),
+            2 => (0..SLOTS, address()).prop_map(|(slot, address)| Step::Reuse { slot, address }),
+            2 => (0..SLOTS, 0..6u64, 1..4u64).prop_map(|(slot, at, pages)| Step::Map { slot, at, pages }),
+            4 => (0..SLOTS, 0..NAMES.len()).prop_map(|(slot, name)| Step::Next { slot, name }),
+            1 => Just(Step::ResetPeak),
+            1 => Just(Step::Clear),
+            1 => Just(Step::Fork),
+        ]
+    }
+
+    /// A model with threads that are never given up. All results are computed anew after each step.
+    struct Model {
+        /// Thread of each ring, as a number of a name.
+        slots: [usize; SLOTS],
+        names: Vec<&'static str>,
+        /// Live blocks by domain and address. A mapped page is a block.
+        live: BTreeMap<(Domain, u64), (u64, usize)>,
+        totals: BTreeMap<(Domain, usize), (u64, u64)>,
+        /// The peak, and the amounts of the threads at the peak.
+        peaks: BTreeMap<Domain, (u64, Held)>,
+    }
+
+    impl Model {
+        fn new() -> Model {
+            let (live, totals, peaks) = Default::default();
+            Model { slots: std::array::from_fn(|slot| slot), names: vec![""; SLOTS], live, totals, peaks }
+        }
+
+        fn current(&self, domain: Domain) -> Held {
+            let mut sums = Held::new();
+            for (_, &(size, thread)) in self.live.iter().filter(|((of, _), _)| *of == domain) {
+                let sum = sums.entry(thread).or_default();
+                *sum = (sum.0 + size, sum.1 + 1);
+            }
+            sums
+        }
+
+        fn reset_peak(&mut self, domain: Domain) {
+            let now = self.current(domain);
+            self.peaks.insert(domain, (now.values().map(|sum| sum.0).sum(), now));
+        }
+
+        fn alloc(&mut self, slot: usize, domain: Domain, address: u64, size: u64) {
+            let thread = self.slots[slot];
+            self.live.insert((domain, address), (size, thread));
+            let total = self.totals.entry((domain, thread)).or_default();
+            *total = (total.0 + size, total.1 + 1);
+            self.look(domain);
+        }
+
+        /// Notices a new peak.
+        fn look(&mut self, domain: Domain) {
+            let current: u64 = self.current(domain).values().map(|sum| sum.0).sum();
+            if current > self.peaks.get(&domain).map_or(0, |peak| peak.0) {
+                self.reset_peak(domain);
+            }
+        }
+
+        fn next(&mut self, slot: usize) {
+            self.slots[slot] = self.names.len();
+            self.names.push("");
+        }
+
+        /// Returns the sums of all threads.
+        fn rows(&self) -> ByThread<usize> {
+            let mut rows = ByThread::<usize>::new();
+            for domain in [Domain::Native, Domain::Python, Domain::Mmap] {
+                let now = self.current(domain);
+                let none = (0, Held::new());
+                let (_, peak) = self.peaks.get(&domain).unwrap_or(&none);
+                for thread in 0..self.names.len() {
+                    let of = |sums: &Held| sums.get(&thread).copied().unwrap_or_default();
+                    let total = self.totals.get(&(domain, thread)).copied().unwrap_or_default();
+                    rows.insert((domain, thread), [of(&now), of(peak), total]);
+                }
+            }
+            rows
+        }
+    }
+
+    /// Adds rows with the same key up, and leaves empty rows out. Ranges of pages are compared by
+    /// their bytes.
+    fn added<K: Ord>(rows: impl Iterator<Item = ((Domain, K), Sums)>) -> ByThread<K> {
+        let mut sums = ByThread::<K>::new();
+        for ((domain, key), row) in rows {
+            let sum = sums.entry((domain, key)).or_default();
+            for (sum, (size, count)) in sum.iter_mut().zip(row) {
+                *sum = (sum.0 + size, sum.1 + if domain == Domain::Mmap { 0 } else { count });
+            }
+        }
+        sums.retain(|_, sums| *sums != Sums::default());
+        sums
+    }
+
+    fn layers(table: &Table) -> Vec<(Domain, &Totals)> {
+        let heaps = table.heaps().map(|(domain, heap)| (domain, heap.totals()));
+        heaps.chain(table.ranges().layers().map(|(domain, layer)| (domain, layer.totals()))).collect()
+    }
+
+    fn pairs(amounts: Amounts) -> Sums {
+        [amounts.current, amounts.peak, amounts.total].map(|Amount { size, count }| (size, count))
+    }
+
+    fn pattern(name: &str) -> String {
+        name.replace("22", "*").replace(['1', '7'], "*")
+    }
+
+    /// A table with a ring for each thread that lives.
+    struct Rings {
+        table: Table,
+        rings: Vec<Ring>,
+        tid: u32,
+    }
+
+    impl Rings {
+        fn new(table: Table) -> Rings {
+            let mut rings = Rings { table, rings: Vec::new(), tid: 0 };
+            for _ in 0..SLOTS {
+                let ring = rings.begin();
+                rings.rings.push(ring);
+            }
+            rings
+        }
+
+        fn begin(&mut self) -> Ring {
+            self.tid += 1;
+            let mut ring = self.table.ring(self.tid, false);
+            for domain in 0..2u8 {
+                let id = u32::from(domain);
+                let frames = &[0x1000 + u64::from(id)];
+                let stack = Event::Stack { id, keep: 0, total: 1, truncated: false, more: false, domain, frames };
+                self.table.apply(&mut ring, stack).expect("a definition");
+            }
+            ring
+        }
+
+        fn apply(&mut self, slot: usize, event: Event<'_>) {
+            self.table.apply(&mut self.rings[slot], event).expect("a record");
+        }
+
+        /// Ends the thread of a ring, and begins another.
+        fn next(&mut self, slot: usize, name: &str) {
+            let thread = self.rings[slot].thread;
+            self.table.threads_mut().name(thread, name.to_owned());
+            let ended = self.rings.remove(slot);
+            self.table.close(ended);
+            let ring = self.begin();
+            self.rings.insert(slot, ring);
+        }
+
+        fn replay(&mut self, step: &Step) {
+            match *step {
+                Step::Alloc { slot, domain, address, size } => {
+                    self.apply(slot, Event::Alloc { stamp: 0, address, size, stack: domain.into() });
+                }
+                Step::Free { slot, domain, address } => self.apply(slot, Event::Free { stamp: 0, address, domain }),
+                Step::Realloc { slot, from, to, size } => {
+                    self.apply(slot, Event::Realloc { stamp: 0, address: from, domain: 0 });
+                    self.apply(slot, Event::Reallocated { stamp: 0, address: to, size, stack: 0 });
+                }
+                Step::Reuse { slot, address } => self.apply(slot, Event::Reuse { stamp: 0, address, stack: 1 }),
+                Step::Map { slot, at, pages } => {
+                    let pages = Pages::covering(at * PAGE, pages * PAGE).expect("whole pages");
+                    let mapping = Mapping::Map { pages, reserved: false, stack: 0 };
+                    self.apply(slot, Event::Mapping { stamp: 0, mapping });
+                }
+                Step::Next { slot, name } => self.next(slot, NAMES[name]),
+                Step::ResetPeak => self.table.reset_peak(),
+                Step::Clear => self.table.clear_traces(),
+                Step::Fork => {
+                    // The ended threads of the parent keep their names in the child.
+                    let child = self.table.inherited();
+                    let tid = self.tid;
+                    *self = Rings { tid, ..Rings::new(child) };
+                }
+            }
+        }
+    }
+
+    impl Model {
+        fn replay(&mut self, step: &Step) {
+            let of = |domain| if domain == 0 { Domain::Native } else { Domain::Python };
+            match *step {
+                Step::Alloc { slot, domain, address, size } => {
+                    self.live.remove(&(of(domain), address));
+                    self.alloc(slot, of(domain), address, size);
+                }
+                Step::Free { domain, address, .. } => drop(self.live.remove(&(of(domain), address))),
+                Step::Realloc { slot, from, to, size } => {
+                    self.live.remove(&(Domain::Native, from));
+                    self.live.remove(&(Domain::Native, to));
+                    self.alloc(slot, Domain::Native, to, size);
+                }
+                Step::Reuse { slot, address } => {
+                    let thread = self.slots[slot];
+                    if let Some(block) = self.live.get_mut(&(Domain::Python, address)) {
+                        block.1 = thread;
+                    }
+                }
+                Step::Map { slot, at, pages } => {
+                    let (domain, thread) = (Domain::Mmap, self.slots[slot]);
+                    self.live.extend((at..at + pages).map(|page| ((domain, page), (PAGE, thread))));
+                    let total = self.totals.entry((domain, thread)).or_default();
+                    *total = (total.0 + pages * PAGE, total.1 + 1);
+                    self.look(domain);
+                }
+                Step::Next { slot, name } => {
+                    let thread = self.slots[slot];
+                    self.names[thread] = NAMES[name];
+                    self.next(slot);
+                }
+                Step::ResetPeak => {
+                    [Domain::Native, Domain::Python, Domain::Mmap].into_iter().for_each(|of| self.reset_peak(of));
+                }
+                Step::Clear => {
+                    self.live.clear();
+                    self.totals.clear();
+                    self.peaks.clear();
+                }
+                Step::Fork => {
+                    self.totals.clear();
+                    self.replay(&Step::ResetPeak);
+                    (0..SLOTS).for_each(|slot| self.next(slot));
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_amount_is_lost_when_threads_end(
+            steps in prop::collection::vec((step(), prop::bool::weighted(0.1)), 0..300),
+            resolvers in 0..3usize,
+        ) {
+            let (mut rings, mut model) = (Rings::new(Table::new(64, resolvers)), Model::new());
+            for (step, looks) in steps.into_iter().chain([(Step::ResetPeak, true)]) {
+                rings.replay(&step);
+                model.replay(&step);
+                if !looks {
+                    continue;
+                }
+                rings.table.catch_up();
+                let threads = rings.table.threads();
+                let rows = layers(&rings.table).into_iter().flat_map(|(domain, totals)| {
+                    let name = |thread: u32| pattern(&threads.rows()[thread as usize].name);
+                    let own = totals.threads().map(move |(thread, amounts)| ((domain, name(thread)), pairs(amounts)));
+                    let ended = |row: u32| threads.ended()[row as usize].name.clone();
+                    own.chain(totals.ended().map(move |(row, amounts)| ((domain, ended(row)), pairs(amounts))))
+                });
+                let wanted = model.rows().into_iter();
+                let wanted = wanted.map(|((domain, thread), sums)| ((domain, pattern(model.names[thread])), sums));
+                prop_assert_eq!(added(rows), added(wanted), "by name");
+
+                // A living thread has a row of its own.
+                let slot_of = |thread: u32| rings.rings.iter().position(|ring| ring.thread == thread);
+                let living = layers(&rings.table).into_iter().flat_map(|(domain, totals)| {
+                    totals.threads().filter_map(move |(thread, sums)| Some(((domain, slot_of(thread)?), pairs(sums))))
+                });
+                let wanted = model.rows().into_iter().filter_map(|((domain, thread), sums)| {
+                    Some(((domain, model.slots.iter().position(|&of| of == thread)?), sums))
+                });
+                prop_assert_eq!(added(living), added(wanted), "by living thread");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_count_as_the_blocks_that_they_stand_for() {
+        let mut rings = Rings::new(Table::new(64, 0));
+        rings.apply(0, Event::Query { stamp: 0, number: 0, asked: query::INTERVAL, arguments: [1 << 20, 0] });
+        for (address, size) in [(0x10, 16), (0x20, 16), (0x30, 1 << 30)] {
+            rings.apply(0, Event::Alloc { stamp: 0, address, size, stack: 0 });
+        }
+        let amounts = |rings: &mut Rings| {
+            rings.table.catch_up();
+            let (_, amounts) = rings.table.heap().totals().threads().next().expect("a thread");
+            (amounts.current, amounts.peak, amounts.total)
+        };
+        // A block of 16 bytes is a sample once in 65,536.5 times, and a block of 1 GiB always.
+        let size = 2 * weight::bytes(16, 1 << 20) + (1 << 30);
+        let three = Amount { size, count: 131_074 };
+        assert_eq!(amounts(&mut rings), (three, three, three));
+        let mut child = Rings::new(rings.table.inherited());
+        rings.apply(1, Event::Free { stamp: 0, address: 0x20, domain: 0 });
+        let two = Amount { size: size - weight::bytes(16, 1 << 20), count: 65_538 };
+        assert_eq!(amounts(&mut rings), (two, three, three));
+        child.apply(0, Event::Free { stamp: 0, address: 0x30, domain: 0 });
+        let small = Amount { size: size - (1 << 30), count: 131_073 };
+        assert_eq!(amounts(&mut child), (small, three, Amount::default()));
+    }
+}

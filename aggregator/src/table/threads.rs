@@ -1,10 +1,17 @@
-//! Threads with rings or live blocks.
+//! Threads with rings or live blocks, and names of ended threads.
 //!
 //! A row is given up once the thread has ended and no block of the thread is live. So a million
-//! short threads, one after another, need little room.
+//! short threads, one after another, need little room. A later thread takes the row. The sums of
+//! the earlier thread are then added to the sums of all ended threads with a name of the same
+//! pattern: `worker-*` for `worker-1` and `worker-2`.
 
 use crate::session::counted::Counted;
 use std::collections::HashMap;
+
+/// Most patterns of names of ended threads. Ended threads with further names share [`OTHERS`].
+const MOST_NAMES: usize = 1024;
+/// Pattern for ended threads beyond [`MOST_NAMES`].
+const OTHERS: &str = "*";
 
 /// A thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,35 +39,76 @@ impl Thread {
     }
 }
 
+/// Ended threads with a name of the same pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedThreads {
+    /// The name, with a `*` for each run of digits.
+    pub name: String,
+    /// Number of calls while samples are recorded.
+    pub counted: Counted,
+}
+
+/// A thread with a new ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Index of the thread.
+    pub index: u32,
+    /// Number of the row of ended threads that takes over the sums of an earlier thread with the
+    /// index ([`Threads::ended`]).
+    pub earlier: Option<u32>,
+}
+
 /// Rows of all needed threads.
 #[derive(Clone, Default)]
 pub struct Threads {
     rows: Vec<Thread>,
     unused: Vec<u32>,
     alive: HashMap<u32, u32>,
+    ended: Vec<EndedThreads>,
+    /// Numbers of the rows in `ended`, by name.
+    ended_by_name: HashMap<String, u32>,
 }
 
 impl Threads {
-    /// Opens a ring of a new thread, or a side ring of a known thread. Returns the index of the
-    /// thread.
-    pub fn open(&mut self, tid: u32, side: bool) -> u32 {
+    /// Opens a ring of a new thread, or a side ring of a known thread.
+    pub fn open(&mut self, tid: u32, side: bool) -> Opened {
         if side && let Some(&index) = self.alive.get(&tid) {
             self.rows[index as usize].rings += 1;
-            return index;
+            return Opened { index, earlier: None };
         }
         let thread = Thread { tid, name: String::new(), rings: 1, blocks: 0, counted: Counted::default() };
-        let index = match self.unused.pop() {
+        let opened = match self.unused.pop() {
             Some(index) => {
-                self.rows[index as usize] = thread;
-                index
+                let earlier = std::mem::replace(&mut self.rows[index as usize], thread);
+                Opened { index, earlier: Some(self.end(&earlier)) }
             }
             None => {
                 self.rows.push(thread);
-                u32::try_from(self.rows.len() - 1).unwrap_or(u32::MAX)
+                Opened { index: u32::try_from(self.rows.len() - 1).unwrap_or(u32::MAX), earlier: None }
             }
         };
-        self.alive.insert(tid, index);
-        index
+        self.alive.insert(tid, opened.index);
+        opened
+    }
+
+    /// Adds a thread to the ended threads. Returns the number of the row.
+    fn end(&mut self, thread: &Thread) -> u32 {
+        let pattern = pattern(&thread.name);
+        let is_full = self.ended.len() >= MOST_NAMES && !self.ended_by_name.contains_key(&pattern);
+        let name = if is_full { OTHERS.to_owned() } else { pattern };
+        let next = u32::try_from(self.ended.len()).unwrap_or(u32::MAX);
+        let row = *self.ended_by_name.entry(name).or_insert_with_key(|name| {
+            self.ended.push(EndedThreads { name: name.clone(), counted: Counted::default() });
+            next
+        });
+        let ended = &mut self.ended[row as usize];
+        ended.counted = ended.counted.and(&thread.counted);
+        row
+    }
+
+    /// Rows of ended threads whose rows were given to other threads.
+    pub fn ended(&self) -> &[EndedThreads] {
+        &self.ended
     }
 
     /// Closes a ring of a thread.
@@ -90,10 +138,13 @@ impl Threads {
     }
 
     /// Ends all threads, and keeps the rows of threads with live blocks. A forked child has no
-    /// thread of the parent.
+    /// thread of the parent, and no calls of the parent's threads.
     pub fn end_all(&mut self) {
         self.alive.clear();
+        self.ended.clear();
+        self.ended_by_name.clear();
         for index in 0..self.rows.len() {
+            self.rows[index].counted = Counted::default();
             if std::mem::take(&mut self.rows[index].rings) > 0 {
                 self.give_up_unneeded(u32::try_from(index).unwrap_or(u32::MAX));
             }
@@ -134,15 +185,52 @@ impl Threads {
         self.rows.get(index as usize)
     }
 
-    /// All rows, by index. Rows given up have no rings and no blocks.
+    /// All rows, by index. A row that was given up shows the last thread.
     pub fn rows(&self) -> &[Thread] {
         &self.rows
     }
 
     fn give_up_unneeded(&mut self, index: u32) {
         if !self.rows[index as usize].is_needed() {
-            self.rows[index as usize].name = String::new();
             self.unused.push(index);
         }
+    }
+}
+
+/// Returns a name with a `*` for each run of digits.
+fn pattern(name: &str) -> String {
+    let mut pattern = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '0'..='9' if pattern.ends_with('*') => {}
+            '0'..='9' => pattern.push('*'),
+            c => pattern.push(c),
+        }
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_one_star() {
+        let patterns = ["worker-12", "pool-1-thread-77", "main", "", "7"].map(pattern);
+        assert_eq!(patterns, ["worker-*", "pool-*-thread-*", "main", "", "*"]);
+    }
+
+    #[test]
+    fn threads_of_any_names_take_bounded_room() {
+        let mut threads = Threads::default();
+        let letters = |n: u32| n.to_string().chars().map(|c| char::from(b'a' + c as u8 - b'0')).collect::<String>();
+        for tid in 0..10_000 {
+            let opened = threads.open(tid, false);
+            assert_eq!((opened.index, opened.earlier.is_some()), (0, tid > 0));
+            threads.name(0, letters(tid));
+            threads.close(0);
+        }
+        assert_eq!((threads.ended().len(), threads.rows().len()), (MOST_NAMES + 1, 1));
+        assert_eq!(threads.ended().last().map(|ended| &*ended.name), Some(OTHERS));
     }
 }

@@ -1,11 +1,16 @@
-//! Sums of one domain: exact current and peak sums, and for each stack the amounts now, at the
-//! peak, and since the start.
+//! Sums of one domain: exact current and peak sums, and for each stack and each thread the amounts
+//! now, at the peak, and since the start.
 //!
 //! Any allocation may set a new peak, so copying the amounts of all stacks at each peak is too
-//! slow. Instead, each peak begins an epoch, and a stack saves its amount at the first change in an
-//! epoch: constant work per event. A stack without a change since the peak has the same amount now
-//! as at the peak.
+//! slow. Instead, each peak begins an epoch, and a row saves its amount at the first change in an
+//! epoch: constant work per event. A row without a change since the peak has the same amount now as
+//! at the peak.
+//!
+//! Threads are few, so the rows of threads stay in the nearest cache. A row of an ended thread is
+//! given to another thread later. Before that, the row is added to the row of all ended threads
+//! with such a name ([`Totals::fold`]).
 
+use super::weights::WHOLE;
 use crate::base::prefetch::prefetch;
 
 /// Bytes and blocks.
@@ -18,20 +23,36 @@ pub struct Amount {
 }
 
 impl Amount {
-    fn add(&mut self, size: u64) {
+    /// Adds blocks. Counts may wrap, because only invalid records get so far: a block leaves with the
+    /// weight that it came with.
+    fn add(&mut self, size: u64, count: u64) {
         self.size = self.size.saturating_add(size);
-        self.count += 1;
+        self.count = self.count.wrapping_add(count);
     }
 
-    /// Subtracts a block, and saturates at 0. A sum saturated at the largest number has lost parts;
+    /// Subtracts blocks. Bytes saturate at 0: a sum saturated at the largest number has lost parts;
     /// only invalid records get so far.
-    fn sub(&mut self, size: u64) {
+    fn sub(&mut self, size: u64, count: u64) {
         self.size = self.size.saturating_sub(size);
-        self.count = self.count.saturating_sub(1);
+        self.count = self.count.wrapping_sub(count);
+    }
+
+    /// Converts a count in parts of a block to blocks, rounded.
+    fn in_blocks(self) -> Amount {
+        Amount { count: self.count.saturating_add(WHOLE / 2) / WHOLE, ..self }
     }
 }
 
-/// Amounts of one stack, on one cache line.
+/// The thread's part in a change of the sums.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Index of the thread.
+    pub thread: u32,
+    /// Blocks that the block stands for, in parts of [`WHOLE`].
+    pub weight: u64,
+}
+
+/// Amounts of one stack or thread, on one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 struct Row {
@@ -42,9 +63,9 @@ struct Row {
     saved_in: u64,
 }
 
-/// Amounts of one stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StackAmounts {
+/// Amounts of one stack or thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
     /// Amount live now.
     pub current: Amount,
     /// Amount live at the domain's peak.
@@ -53,10 +74,24 @@ pub struct StackAmounts {
     pub total: Amount,
 }
 
+impl Amounts {
+    fn is_some(&self) -> bool {
+        [self.current, self.peak, self.total].iter().any(|amount| amount.count > 0)
+    }
+}
+
+/// Rows by index.
+#[derive(Clone, Debug, Default)]
+struct Rows(Vec<Row>);
+
 /// Sums of one domain.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    rows: Vec<Row>,
+    stacks: Rows,
+    /// Rows of threads. Counts are in parts of [`WHOLE`].
+    threads: Rows,
+    /// Rows of ended threads, by the number of the name. Counts are in parts of [`WHOLE`].
+    ended: Rows,
     /// Number of peaks, from 1. The 0 of a new row is older than any epoch.
     epoch: u64,
     current: Amount,
@@ -67,7 +102,16 @@ pub struct Totals {
 
 impl Default for Totals {
     fn default() -> Totals {
-        Totals { rows: Vec::new(), epoch: 1, current: Amount::default(), peak: 0, total: Amount::default(), frees: 0 }
+        Totals {
+            stacks: Rows::default(),
+            threads: Rows::default(),
+            ended: Rows::default(),
+            epoch: 1,
+            current: Amount::default(),
+            peak: 0,
+            total: Amount::default(),
+            frees: 0,
+        }
     }
 }
 
@@ -75,41 +119,33 @@ impl Totals {
     /// Announces a change of a stack's row.
     #[inline]
     pub fn prefetch(&self, stack: u32) {
-        prefetch(&self.rows, stack as usize);
+        prefetch(&self.stacks.0, stack as usize);
     }
 
     /// Adds an allocated block.
-    #[inline]
-    pub fn alloc(&mut self, stack: u32, size: u64) {
-        if stack as usize >= self.rows.len() {
-            self.rows.resize(stack as usize + 1, Row::default());
-        }
-        let row = &mut self.rows[stack as usize];
-        row.save(self.epoch);
-        row.current.add(size);
-        row.total.add(size);
-        self.current.add(size);
-        self.total.add(size);
-        if self.current.size > self.peak {
-            self.peak = self.current.size;
-            self.epoch += 1;
-        }
+    #[inline(always)]
+    pub fn alloc(&mut self, stack: u32, share: Share, size: u64) {
+        let (stack, thread) = (self.stacks.at(stack), self.threads.at(share.thread));
+        stack.come(self.epoch, size, 1);
+        stack.total.add(size, 1);
+        thread.come(self.epoch, size, share.weight);
+        thread.total.add(size, share.weight);
+        self.total.add(size, 1);
+        self.gain(size);
     }
 
     /// Removes a freed block.
-    #[inline]
-    pub fn free(&mut self, stack: u32, size: u64) {
-        let row = &mut self.rows[stack as usize];
-        row.save(self.epoch);
-        row.current.sub(size);
-        self.current.sub(size);
+    #[inline(always)]
+    pub fn free(&mut self, stack: u32, share: Share, size: u64) {
+        self.go(stack, share, size);
         self.frees += 1;
     }
 
     /// Counts an allocation of `size` bytes. The pieces are added by [`Totals::come`].
-    pub fn count_alloc(&mut self, stack: u32, size: u64) {
-        self.row(stack).total.add(size);
-        self.total.add(size);
+    pub fn count_alloc(&mut self, stack: u32, share: Share, size: u64) {
+        self.stacks.at(stack).total.add(size, 1);
+        self.threads.at(share.thread).total.add(size, share.weight);
+        self.total.add(size, 1);
     }
 
     /// Counts a free. The pieces are removed by [`Totals::go`].
@@ -117,52 +153,53 @@ impl Totals {
         self.frees += 1;
     }
 
-    /// Adds a live piece of a stack.
-    pub fn come(&mut self, stack: u32, size: u64) {
-        let epoch = self.epoch;
-        let row = self.row(stack);
-        row.save(epoch);
-        row.current.add(size);
-        self.current.add(size);
+    /// Adds a live piece.
+    pub fn come(&mut self, stack: u32, share: Share, size: u64) {
+        self.join(stack, share, size);
+        self.gain(size);
+    }
+
+    /// Removes a live piece.
+    #[inline(always)]
+    pub fn go(&mut self, stack: u32, share: Share, size: u64) {
+        self.leave(stack, share, size);
+        self.current.sub(size, 1);
+    }
+
+    /// Adds a live block taken over from another stack and thread.
+    #[inline]
+    pub fn join(&mut self, stack: u32, share: Share, size: u64) {
+        self.stacks.at(stack).come(self.epoch, size, 1);
+        self.threads.at(share.thread).come(self.epoch, size, share.weight);
+    }
+
+    /// Removes a live block handed over to another stack and thread.
+    #[inline(always)]
+    pub fn leave(&mut self, stack: u32, share: Share, size: u64) {
+        self.stacks.at(stack).go(self.epoch, size, 1);
+        self.threads.at(share.thread).go(self.epoch, size, share.weight);
+    }
+
+    /// Adds a live block to the sums of the domain.
+    #[inline(always)]
+    fn gain(&mut self, size: u64) {
+        self.current.add(size, 1);
         if self.current.size > self.peak {
             self.peak = self.current.size;
             self.epoch += 1;
         }
     }
 
-    /// Removes a live piece of a stack.
-    pub fn go(&mut self, stack: u32, size: u64) {
-        let epoch = self.epoch;
-        let row = self.row(stack);
-        row.save(epoch);
-        row.current.sub(size);
-        self.current.sub(size);
-    }
-
-    fn row(&mut self, stack: u32) -> &mut Row {
-        if stack as usize >= self.rows.len() {
-            self.rows.resize(stack as usize + 1, Row::default());
+    /// Moves the sums of an ended thread without live blocks to a row of ended threads.
+    pub fn fold(&mut self, thread: u32, ended: u32) {
+        let Some(row) = self.threads.0.get_mut(thread as usize).map(std::mem::take) else { return };
+        let amounts = row.amounts(self.epoch);
+        if amounts.is_some() {
+            let into = self.ended.at(ended);
+            into.save(self.epoch);
+            into.saved.add(amounts.peak.size, amounts.peak.count);
+            into.total.add(amounts.total.size, amounts.total.count);
         }
-        &mut self.rows[stack as usize]
-    }
-
-    /// Adds a live block taken over from another stack.
-    #[inline]
-    pub fn join(&mut self, stack: u32, size: u64) {
-        if stack as usize >= self.rows.len() {
-            self.rows.resize(stack as usize + 1, Row::default());
-        }
-        let row = &mut self.rows[stack as usize];
-        row.save(self.epoch);
-        row.current.add(size);
-    }
-
-    /// Removes a live block handed over to another stack.
-    #[inline]
-    pub fn leave(&mut self, stack: u32, size: u64) {
-        let row = &mut self.rows[stack as usize];
-        row.save(self.epoch);
-        row.current.sub(size);
     }
 
     /// Sets the peak to the present live amount (tracemalloc.reset_peak).
@@ -174,8 +211,8 @@ impl Totals {
     /// Returns the sums for a forked child. Current and peak amounts are the current amounts here;
     /// totals and frees are 0.
     pub fn inherited(&self) -> Totals {
-        let rows = self.rows.iter().map(|row| Row { current: row.current, ..Row::default() }).collect();
-        Totals { rows, current: self.current, peak: self.current.size, ..Totals::default() }
+        let (stacks, threads) = (self.stacks.inherited(), self.threads.inherited());
+        Totals { stacks, threads, current: self.current, peak: self.current.size, ..Totals::default() }
     }
 
     /// Forgets everything (tracemalloc.clear_traces).
@@ -185,7 +222,7 @@ impl Totals {
 
     /// Bytes taken by the rows.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..])
+        [&self.stacks, &self.threads, &self.ended].iter().map(|rows| size_of_val(&rows.0[..])).sum()
     }
 
     /// Amount live now.
@@ -209,21 +246,76 @@ impl Totals {
     }
 
     /// Amounts of every stack, by index, if the stack ever allocated or took a block over.
-    pub fn stacks(&self) -> impl Iterator<Item = (u32, StackAmounts)> + '_ {
-        let rows = (0..).zip(&self.rows).map(|(stack, row)| {
-            let peak = if row.saved_in == self.epoch { row.saved } else { row.current };
-            (stack, StackAmounts { current: row.current, peak, total: row.total })
-        });
-        rows.filter(|(_, amounts)| [amounts.current, amounts.peak, amounts.total].iter().any(|amount| amount.count > 0))
+    pub fn stacks(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+        self.stacks.amounts(self.epoch)
+    }
+
+    /// Amounts of every thread, by index. Blocks of samples count as the blocks that the samples
+    /// stand for.
+    pub fn threads(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+        in_blocks(self.threads.amounts(self.epoch))
+    }
+
+    /// Amounts of ended threads, by the number of the name ([`Totals::fold`]).
+    pub fn ended(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+        in_blocks(self.ended.amounts(self.epoch))
+    }
+}
+
+fn in_blocks(rows: impl Iterator<Item = (u32, Amounts)>) -> impl Iterator<Item = (u32, Amounts)> {
+    rows.map(|(index, Amounts { current, peak, total })| {
+        (index, Amounts { current: current.in_blocks(), peak: peak.in_blocks(), total: total.in_blocks() })
+    })
+}
+
+impl Rows {
+    #[inline(always)]
+    fn at(&mut self, index: u32) -> &mut Row {
+        let index = index as usize;
+        if index >= self.0.len() {
+            self.grow(index);
+        }
+        &mut self.0[index]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, index: usize) {
+        self.0.resize(index + 1, Row::default());
+    }
+
+    fn inherited(&self) -> Rows {
+        Rows(self.0.iter().map(|row| Row { current: row.current, ..Row::default() }).collect())
+    }
+
+    fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+        (0..).zip(&self.0).map(move |(index, row)| (index, row.amounts(epoch))).filter(|(_, amounts)| amounts.is_some())
     }
 }
 
 impl Row {
-    #[inline]
+    #[inline(always)]
+    fn come(&mut self, epoch: u64, size: u64, count: u64) {
+        self.save(epoch);
+        self.current.add(size, count);
+    }
+
+    #[inline(always)]
+    fn go(&mut self, epoch: u64, size: u64, count: u64) {
+        self.save(epoch);
+        self.current.sub(size, count);
+    }
+
+    #[inline(always)]
     fn save(&mut self, epoch: u64) {
         if self.saved_in != epoch {
             self.saved = self.current;
             self.saved_in = epoch;
         }
+    }
+
+    fn amounts(&self, epoch: u64) -> Amounts {
+        let peak = if self.saved_in == epoch { self.saved } else { self.current };
+        Amounts { current: self.current, peak, total: self.total }
     }
 }

@@ -24,6 +24,7 @@ use crate::session::arena_map::ArenaMap;
 use crate::snapshot::write::Folder;
 use crate::table::fork_copies::{Born, ForkCopies, TreeMember};
 use heapline_shared_format::arena::Geometry;
+use heapline_shared_format::text::counted;
 use heapline_shared_format::tree::{Address, WAY_BYTES, Way};
 use pending::PendingChildren;
 use socket::Socket;
@@ -152,8 +153,8 @@ impl Tally {
         if written > 0 {
             let of = |n: u64, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
             lines.push(format!(
-                "and {written} child {}{}{}{}: {folder}/; read all of them with: {} --tree {folder}",
-                if written == 1 { "process" } else { "processes" },
+                "and {}{}{}{}: {folder}/; read all of them with: {} --tree {folder}",
+                counted(written, "child process"),
                 of(left, "of them still running, untraced from here on"),
                 of(inexact, "of them NOT EXACT"),
                 of(partial, "of them with memory that is not seen"),
@@ -162,7 +163,8 @@ impl Tally {
         }
         if refused > 0 {
             lines.push(format!(
-                "{refused} child processes were not traced: too many at one time, or of another version"
+                "not traced: {} (too many at one time, or of another version)",
+                counted(refused, "child process")
             ));
         }
         lines.extend(errors);

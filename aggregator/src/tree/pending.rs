@@ -20,6 +20,7 @@ use crate::snapshot::write::Folder;
 use crate::table::fork_copies::{Born, Fork, ForkCopies, TreeMember};
 use heapline_shared_format::arena::state;
 use heapline_shared_format::snapshot;
+use heapline_shared_format::snapshot::Begun;
 use heapline_shared_format::tree::{Birth, Hello};
 use std::collections::HashMap;
 use std::io::{PipeReader, Read};
@@ -305,6 +306,7 @@ impl PendingChildren {
         let plan = Plan {
             settings: self.common.settings,
             launched: image(hello),
+            begun: if hello.birth == Birth::Fork { Begun::Fork } else { Begun::Start },
             target: process.is_some().then(|| Tasks::of(pid)),
             replaced: None,
             member: Some(member),

@@ -6,7 +6,7 @@
 
 use super::model::{
     Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Names, Node, Sampled, Snapshot, Stack, StackTotals,
-    ThreadCalls,
+    ThreadCalls, ThreadTotals,
 };
 use super::section;
 use std::collections::HashSet;
@@ -33,6 +33,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     domains(&s.domains).map_err(in_section(section::DOMAINS))?;
     live(&s.live, s.stacks.len(), s.threads.len()).map_err(in_section(section::LIVE))?;
     totals(&s.totals, s.stacks.len()).map_err(in_section(section::TOTALS))?;
+    thread_totals(&s.thread_totals, s.threads.len()).map_err(in_section(section::THREAD_TOTALS))?;
     s.draws.as_ref().map_or(Ok(()), |rows| draws(rows, s.live.len())).map_err(in_section(section::DRAWS))?;
     names(&s.names, s.modules.len(), s.frames.len()).map_err(in_section(section::NAMES))?;
     reserved_last(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
@@ -126,6 +127,14 @@ pub(super) fn totals(rows: &[StackTotals], stacks: usize) -> Result<(), BadRow> 
     each(rows, |_, row| within(row.stack, stacks, "names a stack that is not there"))
 }
 
+/// Checks threads and order. The order allows a single row for each thread and domain.
+pub(super) fn thread_totals(rows: &[ThreadTotals], threads: usize) -> Result<(), BadRow> {
+    each(rows, |index, row| {
+        within(row.thread, threads, "names a thread that is not there")?;
+        rising(index, rows, |row| (row.domain.code(), row.thread))
+    })
+}
+
 pub(super) fn draws(draws: &Draws, live: usize) -> Result<(), BadRow> {
     each(&draws.ancestors, |index, row| in_order(index, &draws.ancestors, row.end, |row| row.end))?;
     each(&draws.shared, |index, row| {
@@ -168,7 +177,7 @@ fn each<T>(rows: &[T], mut rule: impl FnMut(usize, &T) -> Result<(), &'static st
     Ok(())
 }
 
-fn rising<T>(index: usize, rows: &[T], key: impl Fn(&T) -> u32) -> Result<(), &'static str> {
+fn rising<T, K: Ord>(index: usize, rows: &[T], key: impl Fn(&T) -> K) -> Result<(), &'static str> {
     let is_next = index == 0 || key(&rows[index - 1]) < key(&rows[index]);
     if is_next { Ok(()) } else { Err("is not behind the row before it") }
 }

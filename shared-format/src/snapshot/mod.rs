@@ -58,6 +58,8 @@ mod section {
     pub const DOMAINS: [u8; 4] = *b"DOMS";
     pub const LIVE: [u8; 4] = *b"LIVE";
     pub const TOTALS: [u8; 4] = *b"TOTS";
+    /// Sums per thread. Not in snapshots of older Heaplines, and only when there are any.
+    pub const THREAD_TOTALS: [u8; 4] = *b"THTO";
     /// Rows of DOMS, LIVE and TOTS about reserved ranges, a domain added later. Only when there are
     /// any.
     pub const RESERVED: [u8; 4] = *b"RSVD";

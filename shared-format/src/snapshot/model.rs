@@ -6,6 +6,7 @@
 
 use crate::code::LineFormat;
 use crate::event::{PYTHON_ENTRY, as_python_frame};
+use crate::text::size;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -113,6 +114,35 @@ pub enum End {
     Stalled,
 }
 
+/// Begin of the trace of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Begun {
+    /// The trace began with the program.
+    #[default]
+    Start,
+    /// An aggregator attached to the running program. Blocks from before are not known.
+    Attach,
+    /// The process was forked from a traced process. [`Origin::inherited`] counts the blocks of the
+    /// parent that the trace began with.
+    Fork,
+}
+
+impl Begun {
+    /// Returns the begin of the trace in words: "since the attach".
+    pub fn since(self) -> &'static str {
+        match self {
+            Begun::Start => "since the start",
+            Begun::Attach => "since the attach",
+            Begun::Fork => "since the fork",
+        }
+    }
+
+    fn is_start(&self) -> bool {
+        *self == Begun::Start
+    }
+}
+
 /// Where and how the snapshot was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -130,6 +160,9 @@ pub struct Meta {
     pub sample_interval: u64,
     /// Frames kept per traceback.
     pub nframe: u32,
+    /// Begin of the trace. Snapshots of older Heaplines have no such field, and read as `Start`.
+    #[serde(default, skip_serializing_if = "Begun::is_start")]
+    pub begun: Begun,
     /// State of the tracing.
     pub end: End,
     /// Exit status of the process, where known. 128 + N when signal N ended the process.
@@ -212,8 +245,8 @@ pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> O
     hides.then(|| {
         let when = if at_peak { "at the peak" } else { "now" };
         format!(
-            "Most of this process's memory is in mappings ({} MiB {when}): report --domain mmap shows them",
-            mapped >> 20
+            "Most of this process's memory is in mappings ({} {when}): report --domain mmap shows them",
+            size(mapped)
         )
     })
 }
@@ -421,12 +454,14 @@ pub struct ThreadCalls {
     pub frees: u64,
 }
 
-/// A thread that has allocated.
+/// A thread that has allocated, or all ended threads with a name of the same pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// Thread id, as seen by the target; ids are reused.
+    /// Thread id, as seen by the target; ids are reused. 0 for ended threads that are added up by
+    /// name: threads without live blocks whose rows later threads have taken.
     pub tid: u32,
-    /// Name of the thread, as last seen.
+    /// Name of the thread, as last seen. The name of added up threads has a `*` for each run of
+    /// digits: `worker-*`.
     pub name: String,
     /// Whether the thread was alive when the snapshot was taken.
     pub alive: bool,
@@ -547,6 +582,25 @@ impl Names {
     }
 }
 
+/// Sums of the allocations of a thread.
+///
+/// Blocks of samples count as the blocks that the samples stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadTotals {
+    /// Index of the thread.
+    pub thread: u32,
+    /// Layer of memory.
+    pub domain: Domain,
+    /// Bytes live at the domain's peak.
+    pub peak_size: u64,
+    /// Blocks live at the domain's peak.
+    pub peak_count: u64,
+    /// Bytes allocated since the start.
+    pub total_size: u64,
+    /// Blocks allocated since the start.
+    pub total_count: u64,
+}
+
 /// A consistent cut of a process's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the types say it")]
@@ -572,6 +626,9 @@ pub struct Snapshot {
     pub domains: Vec<DomainTotals>,
     pub live: Vec<LiveGroup>,
     pub totals: Vec<StackTotals>,
+    /// Sums per thread, by rising number of the domain and rising thread. Empty in snapshots of
+    /// older Heaplines.
+    pub thread_totals: Vec<ThreadTotals>,
     /// Owners of samples; only with samples, in a process that has forked or was forked.
     pub draws: Option<Draws>,
     /// Functions and lines of frames.

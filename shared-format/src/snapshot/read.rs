@@ -11,7 +11,7 @@ use super::check::{self, BadRow};
 use super::error::ReadError;
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Names, Node,
-    Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
+    Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
@@ -85,8 +85,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED, WALKED};
-    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, RESERVED, DRAWS, NAMES, END];
+    use section::{CODES, DRAWS, END, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED, THREAD_TOTALS, WALKED};
+    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, DRAWS, NAMES, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -146,6 +146,7 @@ struct Tables {
     domains: Vec<DomainTotals>,
     live: Vec<LiveGroup>,
     totals: Vec<StackTotals>,
+    thread_totals: Vec<ThreadTotals>,
     draws: Option<Draws>,
     names: Names,
 }
@@ -209,6 +210,11 @@ impl Tables {
                 check::totals(&self.totals, self.stacks.len())?;
                 check::none_reserved(&self.totals, |row| row.domain)?;
             }
+            section::THREAD_TOTALS => {
+                let mut columns = <[Delta; 2]>::default();
+                self.thread_totals = rows(payload, |p, _| thread_totals(p, &mut columns))?;
+                check::thread_totals(&self.thread_totals, self.threads.len())?;
+            }
             section::RESERVED => self.reserved(payload)?,
             section::NAMES => self.names = self.names(payload)?,
             section::DRAWS => self.draws = Some(self.draws(payload)?),
@@ -269,8 +275,8 @@ impl Tables {
         if let Some(&tag) = section::REQUIRED.iter().find(|tag| !seen.contains(tag)) {
             return Err(missing(tag));
         }
-        let Tables { meta, origin, modules, codes, frames, by_frame_pointer, nodes, stacks, .. } = self;
-        let Tables { mixed, sampled, calls, threads, domains, live, totals, draws, names, .. } = self;
+        let Tables { meta, origin, modules, codes, frames, by_frame_pointer, nodes, stacks, mixed, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, thread_totals, draws, names, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -288,6 +294,7 @@ impl Tables {
             domains,
             live,
             totals,
+            thread_totals,
             draws,
             names,
         })
@@ -447,4 +454,15 @@ fn named_frame<R: Read>(
         places.push(Place { function, line });
     }
     Ok(NamedFrame { frame, places })
+}
+
+fn thread_totals<R: Read>(p: &mut Payload<'_, R>, [code, thread]: &mut [Delta; 2]) -> Result<ThreadTotals, Problem> {
+    Ok(ThreadTotals {
+        domain: domain(code.value(p.number()?))?,
+        thread: narrow(thread.value(p.number()?))?,
+        peak_size: p.number()?,
+        peak_count: p.number()?,
+        total_size: p.number()?,
+        total_count: p.number()?,
+    })
 }

@@ -9,7 +9,7 @@
 
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Node, Sampled,
-    SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
+    SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
 };
 use super::varint::{Delta, put, put_bytes};
 use super::{MAGIC, VERSION, check, section};
@@ -70,6 +70,9 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
     sections.table(section::DOMAINS, domain_rows, domains)?;
     sections.table(section::LIVE, live_rows, live)?;
     sections.table(section::TOTALS, totals_rows, totals)?;
+    if !s.thread_totals.is_empty() {
+        sections.table(section::THREAD_TOTALS, &s.thread_totals, thread_totals)?;
+    }
     if reserved_domains.len() + reserved_live.len() + reserved_totals.len() > 0 {
         sections.section(section::RESERVED, |out| {
             table(out, reserved_domains, domains);
@@ -321,6 +324,17 @@ fn named_frames(out: &mut Vec<u8>, rows: &[NamedFrame]) {
             if let Some((_, line)) = place.line {
                 lineno.put(out, line.into());
             }
+        }
+    }
+}
+
+fn thread_totals(out: &mut Vec<u8>, rows: &[ThreadTotals]) {
+    let (mut domain, mut thread) = (Delta::default(), Delta::default());
+    for row in rows {
+        domain.put(out, row.domain.code());
+        thread.put(out, row.thread.into());
+        for value in [row.peak_size, row.peak_count, row.total_size, row.total_count] {
+            put(out, value);
         }
     }
 }

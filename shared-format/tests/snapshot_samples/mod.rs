@@ -4,9 +4,9 @@
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
 use heapline_shared_format::snapshot::{
-    Ancestor, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, NamedFrame,
+    Ancestor, Begun, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, NamedFrame,
     NamedModule, Names, Node, Origin, Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
-    Unseen,
+    ThreadTotals, Unseen,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -109,6 +109,7 @@ pub fn sample() -> Snapshot {
                 total_count: 999_997,
             },
         ],
+        thread_totals: Vec::new(),
         draws: None,
         names: Names::default(),
     }
@@ -124,6 +125,7 @@ fn sample_meta() -> Meta {
         heapline: "0.1.0".to_string(),
         sample_interval: 0,
         nframe: 64,
+        begun: Begun::Start,
         end: End::Killed,
         exit_status: Some(137),
         lost: counts(&[("reentrant", 1), ("slots", 0)]),
@@ -155,13 +157,14 @@ prop_compose! {
     fn meta()(
         (pid, command, executable) in (any::<u32>(), any::<String>(), any::<String>()),
         (sample_interval, nframe, exit_status) in (any::<u64>(), any::<u32>(), any::<Option<i32>>()),
+        begun in prop::sample::select(vec![Begun::Start, Begun::Attach, Begun::Fork]),
         end in prop::sample::select(vec![End::Running, End::Exited, End::Killed, End::Detached, End::Stalled]),
         (lost, contradictions, notes) in (any::<BTreeMap<String, u64>>(), any::<BTreeMap<String, u64>>(), any::<Vec<String>>()),
         (untracked_frees, in_realloc, target_bytes, aggregator_bytes) in any::<(u64, u64, u64, u64)>(),
         unseen in any::<Option<[String; 4]>>(),
     ) -> Meta {
         Meta {
-            pid, command, executable, sample_interval, nframe, exit_status, end, lost, contradictions, notes,
+            pid, command, executable, sample_interval, nframe, exit_status, begun, end, lost, contradictions, notes,
             untracked_frees, in_realloc, target_bytes, aggregator_bytes,
             taken_at: "2025-11-21T00:37:00Z".to_string(),
             heapline: "0.1.0".to_string(),
@@ -258,6 +261,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                 });
                 let sampled = sampled.collect();
                 let (modules_count, frames_count) = (modules.len(), frames.len());
+                let thread_totals = thread_totals(threads.len(), &totals);
                 Snapshot {
                     meta,
                     origin,
@@ -276,10 +280,21 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     names: names(modules_count, frames_count),
                     live,
                     totals,
+                    thread_totals,
                 }
             },
         )
     })
+}
+
+/// Returns rows with the numbers of some stacks, each for another thread or domain.
+fn thread_totals(threads: usize, totals: &[StackTotals]) -> Vec<ThreadTotals> {
+    let row = |row: &StackTotals| {
+        let StackTotals { domain, stack, peak_size, peak_count, total_size, total_count } = *row;
+        let thread = stack % u32::try_from(threads).expect("few");
+        ((domain.code(), thread), ThreadTotals { thread, domain, peak_size, peak_count, total_size, total_count })
+    };
+    totals.iter().map(row).collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 /// Returns the draws of a process with a traced parent and grandparent. Every second row of live

@@ -1,9 +1,10 @@
 //! Attaching to a process with a preloaded but idle collector.
 
 use crate::support::stepped::{Stepped, detach, ended};
-use crate::support::trace::{ctl_ok, kill, report_on, stats};
+use crate::support::trace::{ctl_ok, kill, read_snapshot, report_on, stats};
 use crate::support::victim::{self, line_of};
 use crate::support::{programs, stdout_of};
+use heapline_shared_format::snapshot::Begun;
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -28,10 +29,14 @@ fn what_happens_after_the_attach_is_recorded() {
     let after = stats(victim.pid());
     assert_eq!((after.native().allocs, after.native().current), (1, 30_000));
     assert_eq!(after.snapshot.untracked_frees, 1, "the big block is older than the attach");
-    ctl_ok(victim.pid(), &["detach"]);
-    ended(aggregator);
+    let text = ctl_ok(victim.pid(), &["stats"]);
+    assert!(text.contains("; 1 allocation of 29.3 KiB, 0 frees since the attach\n"), "{text}");
+    let said = ctl_ok(victim.pid(), &["detach"]);
+    assert!(said.starts_with("peak since the attach 29.3 KiB native; live 29.3 KiB native in 1 block; "), "{said}");
+    assert!(ended(aggregator).contains("heapline: peak since the attach 29.3 KiB native; "));
     let report = report_on(&snapshot, &[]);
     assert_eq!((report.snapshot.end.as_str(), report.snapshot.contradictions), ("detached", 0));
+    assert_eq!(read_snapshot(&snapshot).meta.begun, Begun::Attach);
     assert_eq!(report.at_line("story.c", line_of("story.c", "// LINE small")), (30_000, 1));
     victim.step(b'.');
     assert_eq!(victim.finish(), 97, "it goes on, and ends as ever");

@@ -6,7 +6,7 @@ use crate::support::report::{Process, TreeReport};
 use crate::support::trace::{ctl_ok, kill, live_sizes, printed, read_snapshot, report_on, tree_report};
 use crate::support::victim::{self, line_of, source};
 use crate::support::{Outcome, PATIENCE, Random, Trace, has, is_root, wait_for};
-use heapline_shared_format::snapshot::{Birth, End, Snapshot};
+use heapline_shared_format::snapshot::{Begun, Birth, End, Snapshot};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ fn a_storm_of_forks_leaves_an_exact_snapshot_of_each() {
     for child in &children {
         assert_exact(child);
         let origin = child.origin.as_ref().expect("a child");
-        assert_eq!((origin.parent, origin.birth), (pid, Birth::Fork));
+        assert_eq!((origin.parent, origin.birth, child.meta.begun), (pid, Birth::Fork, Begun::Fork));
         assert_eq!((child.meta.end, child.meta.untracked_frees), (End::Exited, 0));
         assert_eq!(origin.inherited.as_ref().expect("known").get("native"), Some(&INHERITED));
         let native = &child.domains[0];
@@ -196,7 +196,9 @@ fn programs_are_followed_however_they_are_started() {
         );
         assert!(child.meta.executable.ends_with("/counts"), "{}", child.meta.executable);
         let origin = child.origin.as_ref().expect("a child");
-        assert_eq!((origin.parent, origin.birth), (outcome.snapshot().meta.pid, Birth::Exec));
+        let parent = outcome.snapshot().meta;
+        assert_eq!((origin.parent, origin.birth), (parent.pid, Birth::Exec));
+        assert_eq!((parent.begun, child.meta.begun), (Begun::Start, Begun::Start));
     }
     assert_eq!(std::fs::read_dir(folder(&outcome)).expect("the folder").count(), 5, "no copy is a program of its own");
     assert_eq!(sizes(&outcome.snapshot(), &[801, 1000]), BTreeMap::from([(1000, INHERITED)]));
@@ -377,10 +379,34 @@ fn ctl_answers_for_every_process() {
         let stats: serde_json::Value = serde_json::from_slice(&stats).expect("JSON");
         assert_eq!(stats["snapshot"]["pid"], pid);
     }
+    let said = ctl_ok(sleep, &["stats"]);
+    assert!(said.contains(" since the start\n") && !said.contains("began with"), "exec begins anew: {said}");
     let file = running.snapshot_path().with_file_name("sleep.zst");
     ctl_ok(sleep, &["snapshot", "-o", file.to_str().expect("UTF-8")]);
     assert_eq!(read_snapshot(&file).origin.expect("a child").parent, u32::try_from(shell).expect("a pid"));
     kill(sleep, libc::SIGTERM);
+    running.finish().expect_code(0);
+}
+
+#[test]
+fn a_forked_child_says_what_it_has_inherited() {
+    let mut running = tree("waiting").spawn();
+    let parent = running.target_pid();
+    let child = wait_for("the child's number", || {
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        children.split_whitespace().next()?.parse::<i32>().ok()
+    });
+    let began = format!("began with {INHERITED} native blocks of process {parent}");
+    let said = wait_for("the child's own block", || {
+        let output = crate::support::trace::ctl(child, &["stats"]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.contains("1 allocation of 77 B").then_some(said)
+    });
+    assert!(said.contains(&format!("\n{began}\n")) && said.contains(" since the fork\n"), "{said}");
+    let file = running.snapshot_path().with_file_name("child.zst");
+    let said = ctl_ok(child, &["snapshot", "-o", file.to_str().expect("UTF-8")]);
+    assert!(said.starts_with("peak since the fork ") && said.contains(&format!("; {began}; snapshot: ")), "{said}");
+    running.child.stdin.take();
     running.finish().expect_code(0);
 }
 

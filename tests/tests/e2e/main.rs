@@ -30,6 +30,7 @@ mod invisible;
 mod kill;
 mod lines;
 mod linked;
+mod list;
 mod loaders;
 mod mappings;
 mod modules;

@@ -146,7 +146,7 @@ fn every_report_says_what_is_an_estimate() {
     assert!(text(&["--by", "thread"]).contains("All calls, counted exactly:"));
     assert!(text(&["--by", "traceback"]).contains("~"));
     let (said, page) = (outcome.stderr(), text(&["--format", "html"]));
-    assert!(said.contains("heapline: about ") && said.contains(" blocks live, peak about "), "{said}");
+    assert!(said.contains("heapline: peak about ") && said.contains(" native in about "), "{said}");
     assert!(page.contains(r#""sampled":true"#) && page.contains("native, live: ~"), "{page}");
 }
 

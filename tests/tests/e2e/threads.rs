@@ -92,6 +92,21 @@ fn a_tiny_pool_makes_threads_wait_and_loses_nothing() {
     assert!(report.own.target_bytes < 8 << 20, "{} bytes in the target", report.own.target_bytes);
 }
 
+/// Checks that the sums of the threads are the sums of the domain. Threads whose rows were given to
+/// other threads have one row, and there are at most as many rows as slots for threads.
+fn assert_sums(outcome: &Outcome) {
+    let snapshot = outcome.snapshot();
+    let native = &snapshot.domains[0];
+    let rows = snapshot.thread_totals.iter().filter(|row| row.domain == native.domain);
+    let sums = rows.clone().fold([0; 3], |[peak, count, size], row| {
+        [peak + row.peak_size, count + row.total_count, size + row.total_size]
+    });
+    assert_eq!(sums, [native.peak, native.allocs, native.allocated_bytes]);
+    let ended: Vec<_> = snapshot.threads.iter().filter(|thread| thread.tid == 0).collect();
+    assert!(ended.iter().all(|ended| (ended.name.as_str(), ended.alive) == ("manythreads", false)), "{ended:?}");
+    assert!(ended.len() <= 1 && snapshot.threads.len() <= 4097, "{} rows", snapshot.threads.len());
+}
+
 /// Bytes of the pool: so small that a few thousand threads have used all segments.
 const POOL: u64 = 4 << 20;
 
@@ -105,6 +120,7 @@ fn twenty_thousand_short_threads_take_no_more_memory_than_two_thousand() {
         report.assert_exact();
         assert_eq!(report.total.count, threads * 11, "blocks that the threads made");
         assert_eq!(report.total.size, threads * (61 + 10 * 83));
+        assert_sums(&outcome);
         report.own
     };
     let (few, many) = (run(2_000), run(20_000));

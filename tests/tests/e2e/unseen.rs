@@ -40,7 +40,8 @@ fn an_allocator_in_a_library_is_named_wherever_exact_is_said() {
     let output = run.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains(&format!("NOT SEEN: {NAME} in ")), "{said}");
-    assert!(said.contains("Most of this process's memory is in mappings (64 MiB"), "{said}");
+    assert!(said.contains("heapline: peak 64.") && said.contains(" MiB mmap, "), "the layer with the memory: {said}");
+    assert!(said.contains("Most of this process's memory is in mappings (64."), "{said}");
 
     let text = report(&path, &[]);
     let second = text.lines().nth(1).expect("two lines");

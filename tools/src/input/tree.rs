@@ -228,6 +228,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
         domains,
         live: Vec::new(),
         totals: Vec::new(),
+        thread_totals: Vec::new(),
         draws: None,
         names: Names::default(),
     }

@@ -2,7 +2,8 @@
 
 use super::{addr2line, build_id, calls, instructions};
 use heapline_shared_format::snapshot::{
-    Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Names, Node, Snapshot, Stack, StackTotals, Thread, write,
+    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Names, Node, Snapshot, Stack, StackTotals,
+    Thread, write,
 };
 use heapline_tools::symbols::Location;
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ impl Builder {
             domains: Vec::new(),
             live: Vec::new(),
             totals: Vec::new(),
+            thread_totals: Vec::new(),
             draws: None,
             names: Names::default(),
         };
@@ -127,6 +129,7 @@ fn meta() -> Meta {
         heapline: "0.1.0".to_string(),
         sample_interval: 0,
         nframe: 64,
+        begun: Begun::Start,
         end: End::Exited,
         exit_status: Some(0),
         lost: BTreeMap::from([("reentrant".to_string(), 0)]),

@@ -47,6 +47,7 @@ mod waits;
 pub use calls::Led;
 use calls::Survey;
 use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, RELEASE_SYMBOL, Request, python, status};
+use heapline_shared_format::text::counted;
 use loader::Loader;
 use map::Map;
 use memory::Memory;
@@ -83,8 +84,9 @@ pub enum InjectError {
     #[error("it uses a shadow stack, through which no thread can be borrowed")]
     ShadowStack,
     #[error(
-        "none of its {threads} threads was at a point where a library can be loaded, in {rounds} looks at all of them over \
-         {seconds:.1} s ({last}): try again, give it longer with --wait, or start it with aggregator run"
+        "none of {} was at a point where a library can be loaded, in {} at all of them over {seconds:.1} s \
+         ({last}): try again, give it longer with --wait, or start it with aggregator run", counted(*threads as u64, "thread"),
+        counted((*rounds).into(), "look")
     )]
     NoSafePoint { threads: usize, rounds: u32, seconds: f64, last: String },
     #[error("{what} failed in it: {reason}")]

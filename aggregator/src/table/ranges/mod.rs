@@ -24,7 +24,8 @@
 use super::intervals::{Intervals, Piece, Taken};
 use super::live::Block;
 use super::threads::Threads;
-use super::totals::{StackAmounts, Totals};
+use super::totals::{Amounts, Share, Totals};
+use super::weights::WHOLE;
 use heapline_shared_format::mapping::Pages;
 use heapline_shared_format::snapshot::Domain;
 use std::collections::HashMap;
@@ -122,7 +123,7 @@ impl Layer {
     }
 
     /// Sums of every stack with pages in the layer, now or in the past.
-    pub fn stacks(&self) -> impl Iterator<Item = (u32, StackAmounts)> + '_ {
+    pub fn stacks(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
         self.totals.stacks().map(|(row, amounts)| (self.stacks[row as usize], amounts))
     }
 
@@ -168,16 +169,17 @@ impl Edit<'_> {
     fn come(&mut self, range: &Range) {
         let layer = &mut self.layers[usize::from(range.what.reserved)];
         let row = layer.row(range.what.stack);
-        layer.totals.come(row, range.size());
+        layer.totals.come(row, share(range.what), range.size());
         self.threads.gain(range.what.thread);
     }
 
     /// Removes a range from the sums, and adds the remaining parts of the range.
     fn cut(&mut self, part: Taken<Owner>) {
-        let Owner { stack, thread, reserved } = part.whole.what;
+        let owner = part.whole.what;
+        let Owner { stack, thread, reserved } = owner;
         let layer = &mut self.layers[usize::from(reserved)];
         let row = layer.row(stack);
-        layer.totals.go(row, part.whole.size());
+        layer.totals.go(row, share(owner), part.whole.size());
         self.leavers.push(thread);
         part.rest().for_each(|rest| self.come(&rest));
     }
@@ -190,7 +192,7 @@ impl Edit<'_> {
     fn count(&mut self, owner: Owner, bytes: u64) {
         let layer = &mut self.layers[usize::from(owner.reserved)];
         let row = layer.row(owner.stack);
-        layer.totals.count_alloc(row, bytes);
+        layer.totals.count_alloc(row, share(owner), bytes);
     }
 
     fn finish(self) {
@@ -353,6 +355,11 @@ impl Ranges {
         }
     }
 
+    /// Moves the sums of an ended thread without ranges to a row of ended threads.
+    pub fn fold(&mut self, thread: u32, ended: u32) {
+        self.layers.iter_mut().for_each(|layer| layer.totals.fold(thread, ended));
+    }
+
     /// Sets the peaks to the live amounts.
     pub fn reset_peak(&mut self) {
         self.layers.iter_mut().for_each(|layer| layer.totals.reset_peak());
@@ -387,6 +394,11 @@ impl Ranges {
     fn edit<'t>(&'t mut self, threads: &'t mut Threads) -> (&'t mut Places, Edit<'t>) {
         (&mut self.places, Edit { layers: &mut self.layers, threads, leavers: Vec::new(), loses: [false; 2] })
     }
+}
+
+/// Returns the part of a range's thread in the sums. Ranges are never sampled.
+fn share(owner: Owner) -> Share {
+    Share { thread: owner.thread, weight: WHOLE }
 }
 
 fn domain_of(range: &Range) -> Domain {

@@ -171,7 +171,7 @@ type Step = (u32, u8, usize, usize, usize, u32, bool);
 impl World {
     fn new() -> World {
         let mut threads = Threads::default();
-        (0..THREADS).for_each(|tid| assert_eq!(threads.open(tid, false), tid));
+        (0..THREADS).for_each(|tid| assert_eq!(threads.open(tid, false).index, tid));
         let kernel = Kernel { pages: [None; PAGES], sums: Default::default(), untracked: 0 };
         World { kernel, ranges: Ranges::default(), threads, open: vec![None; THREADS as usize] }
     }
@@ -374,7 +374,7 @@ fn owner(stack: u32, reserved: bool) -> Owner {
 
 fn world_of(maps: &[(usize, usize, Owner)]) -> (Ranges, Threads) {
     let (mut ranges, mut threads) = (Ranges::default(), Threads::default());
-    (0..2).for_each(|tid| assert_eq!(threads.open(tid, false), tid));
+    (0..2).for_each(|tid| assert_eq!(threads.open(tid, false).index, tid));
     maps.iter().for_each(|&(from, to, owner)| ranges.map(pages(from, to), owner, &mut threads));
     (ranges, threads)
 }
