@@ -10,11 +10,12 @@
 //!
 //! | Step | Modules |
 //! | --- | --- |
+//! | read the user's settings | [`settings`] |
 //! | read a process, or a tree of processes | [`input`] |
 //! | look at a domain | [`query::view`] |
 //! | name the frames | [`symbols`], [`frames`] |
 //! | filter | [`query::filter`] |
-//! | blame, group, compare | [`query::blame`], [`query::statistics`], [`query::diff`] |
+//! | blame, group, compare | [`query::blame`], [`query::statistics`], [`query::diff`], [`query::tree`] |
 //! | show | [`render`], [`export`] |
 #![forbid(unsafe_code)]
 
@@ -27,4 +28,5 @@ pub mod input;
 pub mod output;
 pub mod query;
 pub mod render;
+pub mod settings;
 pub mod symbols;

@@ -8,6 +8,7 @@ use crate::input::copies::Part;
 use crate::input::moment::At;
 use crate::query::estimate::{Estimate, sampled};
 use crate::query::statistics::{Block, Trace};
+use crate::query::threads;
 use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
 
 /// A domain at a moment.
@@ -41,29 +42,37 @@ impl View {
     /// The blocks in the view. `resolved` has the tracebacks of the stacks in [`View::stacks`].
     pub fn traces(self, part: Part<'_>, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
         let Part { snapshot, copies } = part;
-        let trace = |stack: u32, size, count, block, copies| {
+        let trace = |stack: u32, size, count, copies| {
             let traceback = resolved[stack as usize]?;
             let estimate = Estimate::of(count, sampled(snapshot, stack), copies);
             let stack = &snapshot.stacks[stack as usize];
             let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
-            Some(Trace { traceback, blamed: traceback, size, count, estimate, total_nframe, truncated, block })
+            let (blamed, block, threads) = (traceback, None, None);
+            Some(Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads })
         };
         if self.at != At::Live {
             return self
                 .totals(snapshot)
                 .filter_map(|(row, size, count)| {
                     let copies = copies.of_stack(self.at, self.domain, row.stack, count);
-                    trace(row.stack, size, count, None, copies)
+                    trace(row.stack, size, count, copies)
                 })
                 .collect();
         }
-        let thread = |t: &heapline_shared_format::snapshot::Thread| names.string(&format!("{} ({})", t.name, t.tid));
-        let threads: Vec<_> = snapshot.threads.iter().map(thread).collect();
+        let threads: Vec<_> = snapshot
+            .threads
+            .iter()
+            .map(|thread| {
+                let own = names.string(&format!("{} ({})", thread.name, thread.tid));
+                (own, names.string(&threads::name(thread, snapshot.meta.pid)))
+            })
+            .collect();
         let live = |(index, row): (usize, &LiveGroup)| {
             let size = sampled(snapshot, row.stack).map_or(row.size, |sampled| sampled.size);
-            let block = Block { size, thread: threads[row.thread as usize] };
+            let (thread, threads) = threads[row.thread as usize];
             let copies = copies.of_live(index, row.count);
-            trace(row.stack, row.size.saturating_mul(row.count), row.count, Some(block), copies)
+            let trace = trace(row.stack, row.size.saturating_mul(row.count), row.count, copies)?;
+            Some(Trace { block: Some(Block { size, thread }), threads: Some(threads), ..trace })
         };
         self.live(snapshot).filter_map(live).collect()
     }

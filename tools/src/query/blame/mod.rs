@@ -23,6 +23,9 @@
 //! Tracebacks stay whole.
 
 mod patterns;
+mod start;
+
+pub use start::Starts;
 
 use crate::frames::{Frame, Part, TracebackId, Tracebacks};
 use crate::glob::Glob;
