@@ -82,7 +82,16 @@ pub struct Branch {
     /// Blocks of the branch.
     pub sums: Sums,
     /// Blocks of the branch that are in none of its branches.
-    pub own: Sums,
+    pub own: Own,
+}
+
+/// Blocks of a frame itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Bytes.
+    pub size: u64,
+    /// Blocks, estimated where the blocks are samples.
+    pub count: u64,
 }
 
 /// Subject of a line.
@@ -134,44 +143,75 @@ struct Found<P> {
     place: P,
 }
 
-/// The tree from the root down: the tree of tracebacks itself.
+/// The tree from the root down: the tree of tracebacks itself, as far as there are blocks.
 struct Callees<'t> {
     names: &'t Tracebacks,
-    /// Blocks of each traceback, and blocks below each traceback.
     own: HashMap<TracebackId, Sums>,
-    sums: HashMap<TracebackId, Sums>,
-    /// Tracebacks with blocks, by their caller's.
-    below: HashMap<Option<TracebackId>, Vec<TracebackId>>,
+    nodes: Vec<Node>,
+    /// The last of the branches that begin the tree.
+    last: Option<usize>,
+}
+
+/// A traceback, with the blocks of the traceback and of all longer ones.
+struct Node {
+    id: TracebackId,
+    sums: Sums,
+    /// The last branch, and the branch before this branch: indices of nodes.
+    last: Option<usize>,
+    before: Option<usize>,
 }
 
 impl<'t> Callees<'t> {
     fn new(names: &'t Tracebacks, rows: impl Iterator<Item = (TracebackId, Sums)>) -> Callees<'t> {
         let own: HashMap<TracebackId, Sums> = rows.collect();
-        let mut sums = own.clone();
-        let mut below: HashMap<Option<TracebackId>, Vec<TracebackId>> = HashMap::new();
-        // Tracebacks have greater numbers than their callers'.
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut known: HashMap<TracebackId, usize> = HashMap::new();
+        let mut last = None;
+        // Tracebacks have greater numbers than their callers', so a node is complete when met.
         for id in names.ids().rev() {
-            let Some(&whole) = sums.get(&id) else { continue };
-            let older = names.older(id);
-            below.entry(older).or_default().push(id);
-            if let Some(older) = older {
-                sums.entry(older).or_default().add(&whole);
-            }
+            let own = own.get(&id);
+            let index = match (known.get(&id), own) {
+                (Some(&index), _) => index,
+                (None, Some(_)) => push(&mut nodes, id),
+                (None, None) => continue,
+            };
+            own.into_iter().for_each(|own| nodes[index].sums.add(own));
+            let sums = nodes[index].sums;
+            let below = match names.older(id) {
+                None => &mut last,
+                Some(older) => {
+                    let caller = *known.entry(older).or_insert_with(|| push(&mut nodes, older));
+                    nodes[caller].sums.add(&sums);
+                    &mut nodes[caller].last
+                }
+            };
+            let before = below.replace(index);
+            nodes[index].before = before;
         }
-        Callees { names, own, sums, below }
+        Callees { names, own, nodes, last }
     }
 }
 
-impl Tree for Callees<'_> {
-    type Place = Option<TracebackId>;
+fn push(nodes: &mut Vec<Node>, id: TracebackId) -> usize {
+    nodes.push(Node { id, sums: Sums::default(), last: None, before: None });
+    nodes.len() - 1
+}
 
-    fn branches(&self, place: &Option<TracebackId>) -> Vec<Found<Option<TracebackId>>> {
-        let ids = self.below.get(place).into_iter().flatten();
-        ids.map(|&id| Found { frame: self.names.most_recent(id), sums: self.sums[&id], place: Some(id) }).collect()
+impl Tree for Callees<'_> {
+    type Place = Option<usize>;
+
+    fn branches(&self, place: &Option<usize>) -> Vec<Found<Option<usize>>> {
+        let last = place.map_or(self.last, |index| self.nodes[index].last);
+        let indices = std::iter::successors(last, |&index| self.nodes[index].before);
+        let found = |index: usize| {
+            let Node { id, sums, .. } = self.nodes[index];
+            Found { frame: self.names.most_recent(id), sums, place: Some(index) }
+        };
+        indices.map(found).collect()
     }
 
-    fn own(&self, place: &Option<TracebackId>) -> Sums {
-        place.and_then(|id| self.own.get(&id).copied()).unwrap_or_default()
+    fn own(&self, place: &Option<usize>) -> Sums {
+        place.and_then(|index| self.own.get(&self.nodes[index].id).copied()).unwrap_or_default()
     }
 
     fn names(&self) -> &Tracebacks {
@@ -219,9 +259,16 @@ impl Tree for Callers<'_> {
 struct Shown {
     frame: Frame,
     sums: Sums,
-    own: Sums,
+    own: Own,
     branches: Vec<usize>,
-    others: Vec<Sums>,
+    others: Others,
+}
+
+/// Branches that are not shown.
+#[derive(Default)]
+struct Others {
+    number: usize,
+    sums: Sums,
 }
 
 /// A branch that may be shown. The greater one is shown first.
@@ -260,7 +307,7 @@ impl<P> Ord for Candidate<P> {
 /// Chooses the `limit` largest chains.
 fn chosen<T: Tree>(tree: &T, root: T::Place, limit: usize) -> Vec<Branch> {
     let mut shown: Vec<Shown> = Vec::new();
-    let (mut first, mut others) = (Vec::new(), Vec::new());
+    let (mut first, mut others) = (Vec::new(), Others::default());
     let mut candidates = BinaryHeap::new();
     let mut number = 0;
     let mut offer = |candidates: &mut BinaryHeap<_>, mut found: Vec<Found<T::Place>>, parent| {
@@ -285,7 +332,9 @@ fn chosen<T: Tree>(tree: &T, root: T::Place, limit: usize) -> Vec<Branch> {
             let mut below = tree.branches(&found.place);
             let own = tree.own(&found.place);
             let Found { frame, sums, .. } = found;
-            shown.push(Shown { frame, sums, own, branches: Vec::new(), others: Vec::new() });
+            let (branches, others) = (Vec::new(), Others::default());
+            let itself = Own { size: own.size, count: own.blocks() };
+            shown.push(Shown { frame, sums, own: itself, branches, others });
             parent = Some(index);
             match below.pop_if(|_| own.is_nothing()) {
                 Some(only) if below.is_empty() => found = only,
@@ -298,43 +347,40 @@ fn chosen<T: Tree>(tree: &T, root: T::Place, limit: usize) -> Vec<Branch> {
         }
     }
     for Candidate { found, parent, .. } in candidates {
-        parent.map_or(&mut others, |parent| &mut shown[parent].others).push(found.sums);
+        let others = parent.map_or(&mut others, |parent| &mut shown[parent].others);
+        others.number += 1;
+        others.sums.add(&found.sums);
     }
-    in_order(&shown, first, &others)
+    in_order(shown, first, others)
 }
 
 /// Lists the shown branches in the order of a walk.
-fn in_order(shown: &[Shown], first: Vec<usize>, others: &[Sums]) -> Vec<Branch> {
-    struct Open<'s> {
+fn in_order(mut shown: Vec<Shown>, first: Vec<usize>, others: Others) -> Vec<Branch> {
+    struct Open {
         indices: std::vec::IntoIter<usize>,
-        others: &'s [Sums],
+        others: Others,
         is_only: bool,
         level: usize,
     }
-    let open = |indices: Vec<usize>, others, level: Option<usize>| {
-        let lines = indices.len() + usize::from(!<[Sums]>::is_empty(others));
+    let open = |indices: Vec<usize>, others: Others, level: Option<usize>| {
+        let lines = indices.len() + usize::from(others.number > 0);
         let is_only = level.is_some() && lines == 1;
         let level = level.map_or(0, |level| if is_only { level } else { level + 1 });
         Open { indices: indices.into_iter(), others, is_only, level }
     };
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(shown.len());
     let mut waiting = vec![open(first, others, None)];
-    while let Some(last) = waiting.last_mut() {
-        let (level, is_only) = (last.level, last.is_only);
-        let Some(index) = last.indices.next() else {
-            let others = last.others;
-            waiting.pop();
-            if !others.is_empty() {
-                let sums = Sums::of_all(others);
-                let what = What::Others(others.len());
-                lines.push(Branch { depth: waiting.len(), level, is_only, what, sums, own: Sums::default() });
-            }
-            continue;
-        };
-        let Shown { frame, sums, own, branches, others } = &shown[index];
-        let (what, depth) = (What::Frame(*frame), waiting.len() - 1);
-        lines.push(Branch { depth, level, is_only, what, sums: *sums, own: *own });
-        waiting.push(open(branches.clone(), others, Some(level)));
+    while let Some(Open { indices, level, is_only, .. }) = waiting.last_mut() {
+        let (level, is_only) = (*level, *is_only);
+        if let Some(index) = indices.next() {
+            let Shown { frame, sums, own, branches, others } = &mut shown[index];
+            let (what, depth) = (What::Frame(*frame), waiting.len() - 1);
+            lines.push(Branch { depth, level, is_only, what, sums: *sums, own: *own });
+            waiting.push(open(std::mem::take(branches), std::mem::take(others), Some(level)));
+        } else if let Some(Open { others: Others { number: number @ 1.., sums }, .. }) = waiting.pop() {
+            let (what, depth) = (What::Others(number), waiting.len());
+            lines.push(Branch { depth, level, is_only, what, sums, own: Own::default() });
+        }
     }
     lines
 }

@@ -88,7 +88,7 @@ fn branch_cells(report: &Report<'_>, branch: &Branch) -> Vec<String> {
     let text = |id| harmless(report.tracebacks.text(id));
     let Branch { sums, own, .. } = branch;
     let mut cells = figures(report, sums.size, sums.blocks(), &sums.estimate, sums.change);
-    cells.extend([own.size.to_string(), own.blocks().to_string(), branch.depth.to_string()]);
+    cells.extend([own.size.to_string(), own.count.to_string(), branch.depth.to_string()]);
     cells.extend(match branch.what {
         What::Others(count) => [count.to_string(), String::new(), String::new(), String::new(), String::new()],
         What::Frame(frame) => {

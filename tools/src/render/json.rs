@@ -372,7 +372,7 @@ fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
         traceback: frame.into_iter().collect(),
         blamed: None,
         total_nframe: None,
-        branch: Some(BranchFields { depth: *depth, own_size: own.size, own_count: own.blocks(), others }),
+        branch: Some(BranchFields { depth: *depth, own_size: own.size, own_count: own.count, others }),
     }
 }
 

@@ -62,7 +62,8 @@ const FUNCTIONS: &str = "
     _start __libc_start_* _IO_* _dl_* __GI_* __libc_* _nl_* __clone* clone3 start_thread
     std::* __gnu_cxx::* __cxxabiv1::* __cxa_* execute_native_thread_routine
     boost::* absl::* fmt::v* nlohmann::* Eigen::* folly::* tbb::* google::protobuf::*
-    core::* alloc::* hashbrown::* <std::* <core::* <alloc::* <hashbrown::* std_detect::* __rust_begin_short_backtrace
+    core::* alloc::* hashbrown::* <std::* <core::* <alloc::* <hashbrown::* std_detect::* __rust_begin_short_backtrace*
+    __rust_try*
     <[A-Z]_as_core::*
     <[A-Z]_as_alloc::*
     <[A-Z]_as_std::*

@@ -29,7 +29,11 @@ pub(super) fn line(
         }
         Key::Symbol(module, function) => {
             let (module, function) = (printable(names.text(module)), printable(names.text(function)));
-            (format!("{module}: {function}"), String::new())
+            let file = module.rsplit('/').next().unwrap_or_default();
+            match function.strip_prefix(file).filter(|offset| offset.starts_with("+0x")) {
+                Some(offset) => (format!("{module}{offset}"), String::new()),
+                None => (format!("{module}: {function}"), String::new()),
+            }
         }
         Key::Size(size) => (format!("blocks of {size} B"), String::new()),
         Key::Traceback(_) => (String::new(), String::new()),

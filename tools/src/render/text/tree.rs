@@ -6,7 +6,7 @@
 use super::super::source::Sources;
 use super::rows::{changed, source_line};
 use crate::query::report::Report;
-use crate::query::tree::{Branch, Sums, What, branches};
+use crate::query::tree::{Branch, Own, Sums, What, branches};
 use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, Write};
 
@@ -69,9 +69,9 @@ fn name(report: &Report<'_>, branch: &Branch) -> String {
     };
     let (function, file) = (printable(names.text(frame.function)), printable(names.text(frame.filename)));
     let place = if frame.is_unlined() { file.into_owned() } else { format!("{file}:{}", frame.lineno) };
-    let is_split = !branch.own.is_nothing() && branch.own.count != branch.sums.count;
-    let own = match is_split {
-        true => format!(", {} of these in {} itself", size(branch.own.size), counted(branch.own.blocks(), "block")),
+    let Own { size: bytes, count } = branch.own;
+    let own = match count != 0 && count != branch.sums.blocks() {
+        true => format!(", {} in {} by itself", size(bytes), counted(count, "block")),
         false => String::new(),
     };
     format!("{function} ({place}){own}")
