@@ -71,8 +71,8 @@ pub struct Arguments {
     /// interpreter's own
     #[arg(long, value_name = "WHICH", default_value = "mixed")]
     frames: Frames,
-    /// Keep the frames of allocators, of the interpreter, of Heapline, and of what starts a program or
-    /// a thread
+    /// Keep the frames of allocators, of the interpreter, of Heapline, and of what starts a program
+    /// or a thread
     #[arg(long)]
     raw_frames: bool,
     /// Rows shown (by tree: ways), 0 for all [default: 10; all in folded and html]

@@ -15,7 +15,8 @@
 //! | look at a domain | [`query::view`] |
 //! | name the frames | [`symbols`], [`frames`] |
 //! | filter | [`query::filter`] |
-//! | blame, group, compare | [`query::blame`], [`query::statistics`], [`query::diff`], [`query::tree`] |
+//! | blame, group, compare | [`query::blame`], [`query::statistics`], [`query::diff`] |
+//! | make a tree | [`query::tree`] |
 //! | show | [`render`], [`export`] |
 #![forbid(unsafe_code)]
 

@@ -69,7 +69,7 @@ impl Settings {
     }
 }
 
-/// Path of the user's file, by the XDG Base Directory Specification: a relative path counts as none.
+/// Path of the user's file, by the XDG Base Directory Specification. Relative folders do not count.
 fn path(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let absolute = |name| variable(name).filter(|path| path.is_absolute());
     let folder = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;

@@ -226,7 +226,7 @@ impl Side {
             traces.retain(|trace| matcher.keeps(tracebacks, trace));
         }
         if request.by == By::Tree && !request.start_code {
-            let mut starts = Starts::new();
+            let mut starts = Starts::default();
             traces.iter_mut().for_each(|trace| trace.traceback = starts.without(tracebacks, trace.traceback));
         }
         let whole = of_domain(subject.summed(), view.domain, view.at);

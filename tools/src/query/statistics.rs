@@ -27,8 +27,8 @@ pub struct Trace {
     pub truncated: bool,
     /// Size and thread, known for live blocks only.
     pub block: Option<Block>,
-    /// Name of the row for the thread, where known: a thread that lives has its own row, and threads
-    /// that ended and differ in digits only have a common one.
+    /// Name of the row for the thread, where known. A thread that lives has a row of its own.
+    /// Threads that ended share a row if their names differ in digits only.
     pub threads: Option<StringId>,
 }
 

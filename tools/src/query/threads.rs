@@ -1,12 +1,12 @@
-//! Rows of threads: at the snapshot from the live blocks, at the peak and in total from the sums of
-//! threads.
+//! Blocks of threads at the peak and in total: sums of each thread, without tracebacks. (Live
+//! blocks know their threads.)
 
 use crate::frames::{Tracebacks, unknown};
 use crate::input::moment::At;
 use crate::query::estimate::Estimate;
 use crate::query::statistics::Trace;
-use crate::query::view::View;
-use heapline_shared_format::snapshot::{Domain, Snapshot, Thread};
+use crate::query::view::{View, thread_row};
+use heapline_shared_format::snapshot::{Domain, Snapshot};
 
 /// Sums of a thread in a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ fn rows(
             At::Total => (row.total_size, row.total_count),
             At::Live | At::Peak => (row.peak_size, row.peak_count),
         };
-        let threads = Some(names.string(&name(&snapshot.threads[row.thread as usize], snapshot.meta.pid)));
+        let threads = Some(names.string(&thread_row(&snapshot.threads[row.thread as usize], snapshot.meta.pid)));
         let estimate = Estimate::of(count, None, 0);
         let (blamed, total_nframe, truncated, block) = (traceback, 0, false, None);
         Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads }
@@ -81,48 +81,14 @@ fn rows(
     Ok(of_domain.map(&mut trace).filter(|trace| trace.count > 0).collect())
 }
 
-/// Names the row of a thread: `name (id)` while the thread lives. Threads that ended share a row if
-/// their names differ in digits only: `worker-* (ended)`.
-pub(super) fn name(thread: &Thread, pid: u32) -> String {
-    if thread.alive {
-        return format!("{} ({})", thread.name, thread.tid);
-    }
-    // The first thread has the program's name, and a digit there is no number of a thread.
-    let name = if thread.tid == pid { thread.name.clone() } else { without_numbers(&thread.name) };
-    format!("{name} (ended)")
-}
-
-/// Replaces each number in a name by a `*`.
-fn without_numbers(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for c in name.chars() {
-        match c {
-            '0'..='9' if out.ends_with('*') => {}
-            '0'..='9' => out.push('*'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::query::statistics::{By, group, sorted};
-    use heapline_shared_format::snapshot::{End, Meta, StackTotals};
+    use heapline_shared_format::snapshot::{End, Meta, StackTotals, Thread};
 
     fn thread(tid: u32, name: &str, alive: bool) -> Thread {
         Thread { tid, name: name.to_string(), alive }
-    }
-
-    #[test]
-    fn threads_that_ended_share_a_row_by_name() {
-        let row = |tid, text: &str, alive| name(&thread(tid, text, alive), 7);
-        assert_eq!(row(12, "worker-3", true), "worker-3 (12)");
-        assert_eq!(row(12, "worker-3", false), "worker-* (ended)");
-        assert_eq!(row(13, "worker-12", false), "worker-* (ended)");
-        assert_eq!(row(14, "pool2-t10x", false), "pool*-t*x (ended)");
-        assert_eq!(row(7, "python3.11", false), "python3.11 (ended)");
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! - From the root down, a frame's branches are its callees. Inverted, the tree begins with the
 //!   blamed frames, and a frame's branches are its callers.
 //! - A recursion is a branch below itself. So each block counts once at each depth.
-//! - Frames are expanded only to be shown, the largest first. A chain (frames that pass all of their
-//!   blocks on to one branch) counts as one for the limit: it is a single way.
+//! - Frames are expanded only to be shown, the largest first. A chain (frames that pass all of
+//!   their blocks on to one branch) is a single way, and counts as one for the limit.
 //! - Nothing here calls itself, so the depth of a tree has no limit.
 
 use crate::frames::{Frame, StringId, TracebackId, Tracebacks};

@@ -8,8 +8,7 @@ use crate::input::copies::Part;
 use crate::input::moment::At;
 use crate::query::estimate::{Estimate, sampled};
 use crate::query::statistics::{Block, Trace};
-use crate::query::threads;
-use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
+use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals, Thread};
 
 /// A domain at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +63,7 @@ impl View {
             .iter()
             .map(|thread| {
                 let own = names.string(&format!("{} ({})", thread.name, thread.tid));
-                (own, names.string(&threads::name(thread, snapshot.meta.pid)))
+                (own, names.string(&thread_row(thread, snapshot.meta.pid)))
             })
             .collect();
         let live = |(index, row): (usize, &LiveGroup)| {
@@ -90,5 +89,44 @@ impl View {
             At::Live | At::Peak => (row, row.peak_size, row.peak_count),
         });
         rows.filter(|&(_, _, count)| count > 0)
+    }
+}
+
+/// Names the row of a thread: `name (id)` while the thread lives. Threads that ended share a row if
+/// their names differ in digits only: `worker-* (ended)`.
+pub(super) fn thread_row(thread: &Thread, pid: u32) -> String {
+    if thread.alive {
+        return format!("{} ({})", thread.name, thread.tid);
+    }
+    // The first thread has the program's name, and a digit there is no number of a thread.
+    let name = if thread.tid == pid { thread.name.clone() } else { without_numbers(&thread.name) };
+    format!("{name} (ended)")
+}
+
+/// Replaces each number in a name by a `*`.
+fn without_numbers(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '0'..='9' if out.ends_with('*') => {}
+            '0'..='9' => out.push('*'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_ended_share_a_row_by_name() {
+        let row = |tid, text: &str, alive| thread_row(&Thread { tid, name: text.to_string(), alive }, 7);
+        assert_eq!(row(12, "worker-3", true), "worker-3 (12)");
+        assert_eq!(row(12, "worker-3", false), "worker-* (ended)");
+        assert_eq!(row(13, "worker-12", false), "worker-* (ended)");
+        assert_eq!(row(14, "pool2-t10x", false), "pool*-t*x (ended)");
+        assert_eq!(row(7, "python3.11", false), "python3.11 (ended)");
     }
 }

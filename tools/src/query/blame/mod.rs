@@ -259,6 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn plug_ins_are_the_programs_and_drivers_are_their_librarys() {
+        let host = ("serve", "", 0, "/usr/bin/host");
+        let plugin = ("on_request", "", 0, "/usr/lib/host/modules/cache.so");
+        let library = "/usr/lib/x86_64-linux-gnu/libfoo.so.1";
+        let foo = ("foo_new", "", 0, library);
+        assert_eq!(blamed(&[host, plugin], &[]), "on_request");
+        assert_eq!(blamed(&[host, plugin, foo], &[]), "on_request");
+        assert_eq!(blamed(&[host, foo, plugin], &[]), "on_request", "a call back");
+        let gl = ("glTexImage2D", "", 0, "/usr/lib/x86_64-linux-gnu/libGL.so.1");
+        let driver = ("iris_resource_create", "", 0, "/usr/lib/x86_64-linux-gnu/dri/iris_dri.so");
+        assert_eq!(blamed(&[host, gl, driver], &[]), "serve");
+        let writer = ("main", "", 0, "/usr/lib/libreoffice/program/soffice.bin");
+        let document = ("SwDoc::SwDoc", "", 0, "/usr/lib/libreoffice/program/libswlo.so");
+        assert_eq!(blamed(&[writer, document, foo], &[]), "SwDoc::SwDoc");
+        let own = ("matrix_new", "/home/me/matrix.c", 7, "/home/me/matrix.cpython-312-x86_64-linux-gnu.so");
+        let script = ("build", "/home/me/app.py", 4, "/home/me/app.py");
+        assert_eq!(blamed(&[script, own], &[]), "matrix_new");
+    }
+
+    #[test]
     fn rusts_library_and_packages_are_not_the_programs() {
         let own = ("app::load", "src/main.rs", 30, APP);
         let json = ("serde_json::from_str", "/root/.cargo/registry/src/i/serde_json-1.0/src/de.rs", 9, APP);

@@ -26,12 +26,13 @@ pub struct Starts {
     known: HashMap<TracebackId, Walk<TracebackId>>,
 }
 
-impl Starts {
-    /// Makes a search.
-    pub fn new() -> Starts {
+impl Default for Starts {
+    fn default() -> Starts {
         Starts { blamer: Blamer::new(&[]), known: HashMap::new() }
     }
+}
 
+impl Starts {
     /// Counts the frames of start code. `frames` begins with the oldest.
     pub fn count(&mut self, tracebacks: &Tracebacks, frames: &[Frame]) -> usize {
         let mut walk = Walk::Start;

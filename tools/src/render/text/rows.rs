@@ -73,7 +73,7 @@ pub(super) struct Marks<'r> {
 
 impl<'r> Marks<'r> {
     pub(super) fn new(report: &'r Report<'_>) -> Marks<'r> {
-        Marks { blamer: report.blamer(), starts: (!report.request.start_code).then(Starts::new) }
+        Marks { blamer: report.blamer(), starts: (!report.request.start_code).then(Starts::default) }
     }
 }
 
