@@ -19,23 +19,14 @@ struct ThreadTotals {
     total_count: u64,
 }
 
-/// Reason why a snapshot has no rows of threads.
+/// Fact that a snapshot has no sums of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoThreads {
-    /// The snapshot has no sums of threads.
-    #[error("the snapshot of process {pid} has no sums of threads at --at {}: use --at live, or record it again", at.name())]
-    NotKept {
-        /// The process.
-        pid: u32,
-        /// Moment of the view.
-        at: At,
-    },
-    /// The blocks of threads are samples.
-    #[error("sums of threads at --at {} are not known of samples: --at live has the blocks, and all calls exactly", at.name())]
-    Sampled {
-        /// Moment of the view.
-        at: At,
-    },
+#[error("the snapshot of process {pid} has no sums of threads at --at {}: use --at live, or record it again", at.name())]
+pub struct NoThreads {
+    /// The process.
+    pub pid: u32,
+    /// Moment of the view.
+    pub at: At,
 }
 
 /// Sums of threads in a snapshot; empty in snapshots without such sums.
@@ -59,13 +50,10 @@ fn rows(
     names: &mut Tracebacks,
 ) -> Result<Vec<Trace>, NoThreads> {
     let has_blocks = snapshot.totals.iter().any(|row| row.domain == view.domain);
-    let is_sampled = snapshot.meta.sample_interval != 0 || !snapshot.sampled.is_empty();
-    if view.domain.is_sampled() && is_sampled {
-        return Err(NoThreads::Sampled { at: view.at });
-    }
     if has_blocks && totals.is_empty() {
-        return Err(NoThreads::NotKept { pid: snapshot.meta.pid, at: view.at });
+        return Err(NoThreads { pid: snapshot.meta.pid, at: view.at });
     }
+    let interval = if view.domain.is_sampled() { widest_interval(snapshot) } else { 0 };
     let traceback = unknown(names);
     let mut trace = |row: &ThreadTotals| {
         let (size, count) = match view.at {
@@ -73,12 +61,21 @@ fn rows(
             At::Live | At::Peak => (row.peak_size, row.peak_count),
         };
         let threads = Some(names.string(&thread_row(&snapshot.threads[row.thread as usize], snapshot.meta.pid)));
-        let estimate = Estimate::of(count, None, 0);
+        let estimate = match interval {
+            0 => Estimate::of(count, None, 0),
+            interval => Estimate::of_sum(size, count, interval),
+        };
         let (blamed, total_nframe, truncated, block) = (traceback, 0, false, None);
         Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads }
     };
     let of_domain = totals.iter().filter(|row| row.domain == view.domain);
     Ok(of_domain.map(&mut trace).filter(|trace| trace.count > 0).collect())
+}
+
+/// Greatest mean distance of samples, in bytes. 0 without samples.
+fn widest_interval(snapshot: &Snapshot) -> u64 {
+    let of_stacks = snapshot.sampled.iter().map(|row| row.interval);
+    of_stacks.chain([snapshot.meta.sample_interval]).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -114,12 +111,35 @@ mod tests {
         assert_eq!(of(&snapshot, At::Peak, &totals), Ok(expected.to_vec()));
         let expected = [row("worker-* (ended)", 1600, 16), row("main (7)", 20, 2)];
         assert_eq!(of(&snapshot, At::Total, &totals), Ok(expected.to_vec()));
-        assert_eq!(of(&snapshot, At::Peak, &[]), Err(NoThreads::NotKept { pid: 7, at: At::Peak }));
-        snapshot.meta.sample_interval = 4096;
-        assert_eq!(of(&snapshot, At::Peak, &totals), Err(NoThreads::Sampled { at: At::Peak }));
+        assert_eq!(of(&snapshot, At::Peak, &[]), Err(NoThreads { pid: 7, at: At::Peak }));
         snapshot.totals.clear();
-        snapshot.meta.sample_interval = 0;
         assert_eq!(of(&snapshot, At::Peak, &[]), Ok(Vec::new()), "no blocks, no rows");
+    }
+
+    #[test]
+    fn sums_of_samples_are_estimates() {
+        let mut snapshot = snapshot();
+        snapshot.meta.sample_interval = 1000;
+        let (size, count) = (100_000, 500);
+        let domain = Domain::Native;
+        let row = |total_size, total_count| ThreadTotals {
+            thread: 1,
+            domain,
+            peak_size: size,
+            peak_count: count,
+            total_size,
+            total_count,
+        };
+        let mut names = Tracebacks::default();
+        let view = View { domain, at: At::Peak };
+        let traces = rows(view, &snapshot, &[row(size, count)], &mut names).unwrap();
+        // A hundred draws: a tenth of the sum is the standard deviation.
+        let (low, high) = traces[0].estimate.size_interval(size).expect("an estimate");
+        assert!((75_000..85_000).contains(&low) && (115_000..130_000).contains(&high), "{low} to {high}");
+        let (low, high) = traces[0].estimate.count_interval().expect("an estimate");
+        assert!((375..425).contains(&low) && (575..650).contains(&high), "{low} to {high}");
+        let nothing = rows(view, &snapshot, &[ThreadTotals { peak_size: 0, peak_count: 0, ..row(0, 0) }], &mut names);
+        assert!(nothing.unwrap().is_empty());
     }
 
     fn snapshot() -> Snapshot {
