@@ -128,10 +128,16 @@ fn reports(c: &mut Criterion) {
             skip: Vec::new(),
             frames: Frames::Mixed,
             raw_frames: false,
+            inverted: false,
+            start_code: false,
             limit: 10,
         };
         group.bench_function(name, |b| {
-            b.iter(|| Report::new(request.clone(), &subject, None, &mut Symbolizer::new(Vec::new(), None)).total);
+            b.iter(|| {
+                Report::new(request.clone(), &subject, None, &mut Symbolizer::new(Vec::new(), None))
+                    .expect("no threads")
+                    .total
+            });
         });
     }
     group.finish();

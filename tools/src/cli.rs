@@ -28,9 +28,12 @@ pub struct Arguments {
     /// Show what changed since this older snapshot (with --tree: since this folder's processes)
     #[arg(long, value_name = "OLD")]
     diff: Option<PathBuf>,
-    /// Group blocks by this (size and thread are known of live blocks only) [default: lineno]
+    /// Group blocks by this (size is known of live blocks only) [default: lineno]
     #[arg(long, value_enum, value_name = "KEY")]
     by: Option<By>,
+    /// With --by tree: begin with the blamed frames, and go to their callers
+    #[arg(long)]
+    inverted: bool,
     /// Blocks live at the snapshot, live at the moment of the peak, or all since the start
     #[arg(long, value_enum, default_value = "live", value_name = "MOMENT")]
     at: At,
@@ -58,6 +61,9 @@ pub struct Arguments {
     /// leaf)
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
+    /// Leave the settings in heapline/report.toml (in $XDG_CONFIG_HOME or ~/.config) out
+    #[arg(long)]
+    no_config: bool,
     /// Print the source line under each frame whose file is there
     #[arg(long)]
     source: bool,
@@ -65,10 +71,11 @@ pub struct Arguments {
     /// interpreter's own
     #[arg(long, value_name = "WHICH", default_value = "mixed")]
     frames: Frames,
-    /// Keep the frames of allocators, of the interpreter and of Heapline
+    /// Keep the frames of allocators, of the interpreter, of Heapline, and of what starts a program
+    /// or a thread
     #[arg(long)]
     raw_frames: bool,
-    /// Rows shown, 0 for all [default: 10; all in folded and html]
+    /// Rows shown (by tree: ways), 0 for all [default: 10; all in folded and html]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Format of the output
@@ -116,8 +123,10 @@ pub struct Config {
     pub old: Option<PathBuf>,
     /// Whether `snapshot` and `old` are trees.
     pub is_tree: bool,
-    /// Request for the report.
+    /// Request for the report, without the user's settings.
     pub request: Request,
+    /// Whether the user's settings count.
+    pub settings: bool,
     /// Output format.
     pub format: Format,
     /// Whether source lines are shown.
@@ -138,9 +147,13 @@ impl Arguments {
     /// Fails with a sentence if arguments contradict each other.
     pub fn into_config(self) -> Result<Config, String> {
         self.check()?;
-        let (by, limit) = if self.format.is_by_traceback() { (By::Traceback, 0) } else { (By::Lineno, DEFAULT_LIMIT) };
+        // Flame graphs have functions, so functions of one line stay apart.
+        let (by, limit) = match self.format.is_by_traceback() {
+            true => (By::Tree, 0),
+            false => (self.by.unwrap_or(By::Lineno), DEFAULT_LIMIT),
+        };
         let request = Request {
-            by: self.by.unwrap_or(by),
+            by,
             at: self.at,
             domain: self.domain,
             cumulative: self.cumulative,
@@ -149,6 +162,8 @@ impl Arguments {
             skip: self.skip.iter().map(|pattern| Glob::new(pattern)).collect(),
             frames: self.frames,
             raw_frames: self.raw_frames,
+            inverted: self.inverted,
+            start_code: self.raw_frames || self.format.is_by_traceback(),
             limit: self.limit.unwrap_or(limit),
         };
         let mut debug_dirs = self.debug_dir;
@@ -157,7 +172,8 @@ impl Arguments {
         let is_tree = tree.is_some();
         // clap makes sure that either of the two is given.
         let snapshot = tree.or(snapshot).unwrap_or_default();
-        Ok(Config { snapshot, old, is_tree, request, format, source, output, debug_dirs, debuginfod })
+        let settings = !self.no_config;
+        Ok(Config { snapshot, old, is_tree, request, settings, format, source, output, debug_dirs, debuginfod })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -172,13 +188,21 @@ impl Arguments {
         refuse(
             self.at != At::Live && self.by.is_some_and(By::is_of_live_blocks),
             format!(
-                "--by {by} needs --at live: totals are kept by stack, so {by}s are known of the live blocks only, not of --at {}",
+                "--by {by} needs --at live: totals are kept by stack and thread, so {by}s are known of the live blocks only, not of --at {}",
                 self.at.name()
             ),
         )?;
         refuse(
+            self.inverted && self.by != Some(By::Tree),
+            "--inverted turns the call tree round: use it with --by tree".to_string(),
+        )?;
+        refuse(
             self.all_frames && self.filter.is_empty() && self.exclude.is_empty(),
             "--all-frames changes how --filter and --exclude work: give one of them too".to_string(),
+        )?;
+        refuse(
+            self.by == Some(By::Thread) && self.at != At::Live && !(self.filter.is_empty() && self.exclude.is_empty()),
+            format!("--filter and --exclude need tracebacks, and sums of threads at --at {} have none", self.at.name()),
         )?;
         refuse(
             self.blame == Some(Blame::Leaf) && !self.skip.is_empty(),
@@ -197,8 +221,8 @@ impl Arguments {
             format!("--format {format} has one figure per traceback: use text, json or csv with --diff"),
         )?;
         refuse(
-            self.cumulative || self.by.is_some_and(|by| by != By::Traceback),
-            format!("--format {format} is by traceback: leave --by and --cumulative out"),
+            self.cumulative || self.inverted || self.by.is_some_and(|by| !matches!(by, By::Traceback | By::Tree)),
+            format!("--format {format} is by traceback: leave --by, --cumulative and --inverted out"),
         )
     }
 }
@@ -212,6 +236,7 @@ impl By {
             By::Function => "function",
             By::Module => "module",
             By::Traceback => "traceback",
+            By::Tree => "tree",
             By::Size => "size",
             By::Thread => "thread",
         }
@@ -220,7 +245,7 @@ impl By {
 
 impl ValueEnum for By {
     fn value_variants<'a>() -> &'a [By] {
-        &[By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Size, By::Thread]
+        &[By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -258,7 +283,10 @@ mod tests {
             (&["--by", "traceback", "--cumulative"][..], "a traceback is none"),
             (&["--by", "size", "--cumulative"], "a size is none"),
             (&["--by", "size", "--at", "peak"], "live blocks only"),
-            (&["--by", "thread", "--at", "total"], "live blocks only"),
+            (&["--by", "thread", "--at", "total", "--filter", "a"], "need tracebacks"),
+            (&["--by", "tree", "--cumulative"], "a tree is none"),
+            (&["--inverted"], "--by tree"),
+            (&["--format", "html", "--by", "tree", "--inverted"], "--inverted out"),
             (&["--by", "colour"], "invalid value 'colour'"),
             (&["--format", "xml"], "invalid value 'xml'"),
             (&["--limit", "-1"], "unexpected argument"),

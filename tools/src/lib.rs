@@ -11,11 +11,13 @@
 //!
 //! | Step | Modules |
 //! | --- | --- |
+//! | read the user's settings | [`settings`] |
 //! | read a process, or a tree of processes | [`input`] |
 //! | look at a domain | [`query::view`] |
 //! | name the frames | [`symbols`], [`frames`] |
 //! | filter | [`query::filter`] |
 //! | blame, group, compare | [`query::blame`], [`query::statistics`], [`query::diff`] |
+//! | make a tree | [`query::tree`] |
 //! | show | [`render`], [`export`] |
 #![forbid(unsafe_code)]
 
@@ -28,5 +30,6 @@ pub mod input;
 pub mod output;
 pub mod query;
 pub mod render;
+pub mod settings;
 
 pub use heapline_symbols as symbols;

@@ -60,7 +60,7 @@ fn wrong_usage_is_one_line_and_status_2() {
     fails(&[path, "--by", "colour"], 2, &["colour", "lineno"]);
     fails(&[path, "--by", "traceback", "--cumulative"], 2, &["--cumulative"]);
     fails(&[path, "--by", "size", "--at", "peak"], 2, &["live"]);
-    fails(&[path, "--by", "thread", "--at", "total"], 2, &["live"]);
+    fails(&[path, "--by", "size", "--at", "total"], 2, &["live"]);
     fails(&[path, "--format", "flamegraph"], 2, &["flamegraph", "folded"]);
     fails(&[path, "--limit", "ten"], 2, &["ten"]);
     fails(&[path, "--domain", "heap"], 2, &["heap", "native"]);

@@ -1,6 +1,7 @@
 //! Compares statistics, cumulation, diffs, filters, globs and sizes with CPython's own: from equal
 //! traces, both must make equal rows in equal order.
 
+use heapline_shared_format::event::python_frame;
 use heapline_shared_format::text::format_size;
 use heapline_tools::frames::{Frame, Left, Part, Tracebacks};
 use heapline_tools::glob::Glob;
@@ -95,10 +96,12 @@ prop_compose! {
 fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
     let trace = |(size, count, stack): &(u64, u64, Stack)| {
         let mut traceback = None;
-        for (filename, lineno) in stack.iter().rev() {
+        for (index, (filename, lineno)) in stack.iter().enumerate().rev() {
             let (filename, nothing) = (tracebacks.string(filename), tracebacks.string(""));
-            let (lineno, part, left) = (*lineno, Part::Asks, Left::Tables);
-            let frame = Frame { filename, lineno, function: nothing, module: nothing, address: 0, part, left };
+            // tracemalloc knows no functions, so functions must make no difference.
+            let function = tracebacks.string(["f", "g", "h"][(index + stack.len()) % 3]);
+            let (lineno, address, part, left) = (*lineno, python_frame(1, 0), Part::Asks, Left::Tables);
+            let frame = Frame { filename, lineno, function, module: nothing, address, part, left };
             traceback = Some(tracebacks.push(traceback, frame));
         }
         let traceback = traceback.expect("every stack has a frame");
@@ -111,6 +114,7 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
             total_nframe: 0,
             truncated: false,
             block: None,
+            threads: None,
         }
     };
     blocks.iter().map(trace).collect()
@@ -156,7 +160,7 @@ fn rows(case: &Case) -> Value {
                 let frames = tracebacks.oldest_first(id);
                 frames.iter().map(|frame| json!([tracebacks.text(frame.filename), frame.lineno])).collect()
             }
-            Key::Size(_) => unreachable!("no case groups by size"),
+            Key::Symbol(..) | Key::Size(_) => unreachable!("no case has native code or groups by size"),
         };
         let diffs = change.map(|change| (i64::try_from(change.size).unwrap(), i64::try_from(change.count).unwrap()));
         json!([frames, stat.size, stat.count, diffs.map(|d| d.0), diffs.map(|d| d.1)])

@@ -47,15 +47,15 @@ fn a_limit_sums_up_the_others() {
 }
 
 #[test]
-fn a_traceback_has_the_oldest_frame_first_and_its_source() {
+fn a_traceback_has_the_most_recent_frame_first_and_its_source() {
     let scene = scene();
     let text = scene.says(&["--by", "traceback", "--limit", "1", "--source"]);
     let source = &scene.source;
     let frames = format!(
-        "  File \"{source}\", line 22, in main [inlines]\n    void *block = outer((size_t)argc);\n\
-         \x20 File \"{source}\", line 14, in outer [inlines]\n    return middle(n * 2);\n\
+        "> File \"{source}\", line 5, in innermost [inlines]\n    return malloc(n);\n\
          \x20 File \"{source}\", line 9, in middle [inlines]\n    void *first = innermost(n);\n\
-         > File \"{source}\", line 5, in innermost [inlines]\n    return malloc(n);\n"
+         \x20 File \"{source}\", line 14, in outer [inlines]\n    return middle(n * 2);\n\
+         \x20 File \"{source}\", line 22, in main [inlines]\n    void *block = outer((size_t)argc);\n"
     );
     assert!(text.contains(&frames), "{text}");
 }
@@ -98,7 +98,7 @@ fn groupings_that_are_no_frame_have_a_key() {
     let scene = scene();
     for (by, keys, figures) in [
         ("size", vec![Value::from(1000), 50.into(), 7.into()], vec![(10000, 10), (100, 2), (7, 1)]),
-        ("thread", vec!["victim (4711)".into(), "worker (4712)".into()], vec![(10007, 11), (100, 2)]),
+        ("thread", vec!["victim (4711)".into(), "worker (ended)".into()], vec![(10007, 11), (100, 2)]),
         ("function", vec!["innermost".into()], vec![(10107, 13)]),
         ("module", vec![scene.program.to_str().unwrap().into()], vec![(10107, 13)]),
     ] {
@@ -348,6 +348,8 @@ fn frames_without_lines_are_named_by_symbol_module_or_address() {
     assert_eq!(frames[2], ["<unknown>", "0xdeadbeef", ""]);
     assert_eq!(json["stats"][2]["size"], 3);
     assert_eq!(frames.len(), 3);
+    let text = scene.says(&[]);
+    assert!(text.contains(&format!("#1: {program}: outer: 8 B in 1 block\n")), "{text}");
     assert!(json["stats"].as_array().unwrap().iter().all(|row| row["traceback"][0]["lineno"] == 0));
 }
 

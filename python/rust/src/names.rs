@@ -43,8 +43,9 @@ impl Names {
     pub fn places_of_group(&mut self, py: Python<'_>, group: &Statistic) -> Vec<Place> {
         match group.key {
             Key::Traceback(id) => self.places(py, id),
-            Key::Line(..) if !group.several_functions => vec![self.place(py, group.frame)],
+            Key::Line(..) | Key::Symbol(..) if !group.several_functions => vec![self.place(py, group.frame)],
             Key::Line(filename, lineno) => vec![(self.string(py, filename), lineno, None)],
+            Key::Symbol(module, function) => vec![(self.string(py, module), 0, Some(self.string(py, function)))],
             Key::Text(filename) => vec![(self.string(py, filename), 0, None)],
             Key::Size(_) => Vec::new(),
         }
@@ -82,7 +83,11 @@ impl<'n> Translation<'n> {
         group.key = match group.key {
             Key::Text(text) => Key::Text(self.string(text)),
             Key::Line(filename, lineno) => Key::Line(self.string(filename), lineno),
-            Key::Traceback(id) => Key::Traceback(self.traceback(id)),
+            Key::Symbol(module, function) => Key::Symbol(self.string(module), self.string(function)),
+            Key::Traceback(id) => {
+                let id = self.traceback(id);
+                Key::Traceback(self.into.alike(id))
+            }
             Key::Size(size) => Key::Size(size),
         };
         group.frame = self.frame(group.frame);

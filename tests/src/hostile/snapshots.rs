@@ -70,22 +70,25 @@ pub fn report(bytes: &[u8]) {
     // Files of this machine must not influence the result: no module path exists.
     snapshot.modules.iter_mut().for_each(|module| module.path.insert(0, '?'));
     let subject = Subject::process(snapshot);
-    let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Size, By::Thread];
+    let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread];
     for by in all {
         let at = if by.is_of_live_blocks() { At::Live } else { [At::Live, At::Peak, At::Total][bytes.len() % 3] };
         let request = Request {
             by,
             at,
             domain: None,
-            cumulative: bytes.len().is_multiple_of(2) && !matches!(by, By::Traceback | By::Size | By::Thread),
+            cumulative: bytes.len().is_multiple_of(2) && by.is_of_frames(),
             filters: Filters::default(),
             blame: [None, Some(Blame::Own), Some(Blame::Leaf)][bytes.len() % 7 % 3],
             skip: Vec::new(),
             frames: [Frames::Mixed, Frames::Native, Frames::Python][bytes.len() % 3],
             raw_frames: bytes.len().is_multiple_of(5),
+            inverted: bytes.len().is_multiple_of(4),
+            start_code: bytes.len().is_multiple_of(3),
             limit: 3,
         };
         let report = Report::new(request, &subject, Some(&subject), &mut Symbolizer::new(Vec::new(), None));
+        let Ok(report) = report else { continue };
         let shown = |write: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| {
             let mut out = Vec::new();
             write(&mut out).expect("a vector takes everything");
@@ -96,7 +99,7 @@ pub fn report(bytes: &[u8]) {
         shown(&|out| text::write(&report, None, out));
         shown(&|out| csv::write(&report, out));
         shown(&|out| folded::write(&report, out));
-        if by == By::Traceback {
+        if by == By::Tree {
             shown(&|out| html::write(&report, out));
         }
         let document = shown(&|out| json::write(&report, out));

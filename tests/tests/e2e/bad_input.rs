@@ -171,7 +171,7 @@ fn wrong_options_of_report_are_wrong_usage() {
         (&["--domain", "heap"], "heap"),
         (&["--limit", "few"], "few"),
         (&["--by", "size", "--at", "peak"], "size"),
-        (&["--by", "thread", "--at", "total"], "thread"),
+        (&["--by", "size", "--at", "total"], "live blocks only"),
     ] {
         let output = report(&outcome.snapshot_path(), args);
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -15,11 +15,13 @@ use heapline_shared_format::text::printable;
 use heapline_tools::cli::{Arguments, Config, Format, one_line};
 use heapline_tools::debuginfod::Client;
 use heapline_tools::export::{folded, html};
+use heapline_tools::glob::Glob;
 use heapline_tools::input::load::load;
 use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
 use heapline_tools::query::report::Report;
 use heapline_tools::render::{Sources, csv, json, text};
+use heapline_tools::settings::Settings;
 use heapline_tools::symbols::{Symbolizer, default_cache_dir};
 use std::io::{self, Write};
 use std::path::Path;
@@ -65,8 +67,11 @@ fn main() -> ExitCode {
 }
 
 /// Makes and writes the report. Returns notes for standard error.
-fn run(config: Config) -> Result<Vec<String>, Failure> {
+fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     let client = config.debuginfod.then(|| Client::from_environment(say)).transpose().map_err(Failure::Usage)?;
+    if config.settings {
+        config.request.skip.extend(Settings::of_user()?.skip.iter().map(|pattern| Glob::new(pattern)));
+    }
     let output = Output::open(config.output.as_deref())?;
     let subject = |path: &Path| match config.is_tree {
         true => Subject::load_tree(path).map_err(Error::from),
@@ -77,7 +82,7 @@ fn run(config: Config) -> Result<Vec<String>, Failure> {
     if let Some(client) = client {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
-    let report = Report::new(config.request, &subjects.0, subjects.1.as_ref(), &mut symbolizer);
+    let report = Report::new(config.request, &subjects.0, subjects.1.as_ref(), &mut symbolizer)?;
     let mut sources = config.source.then(Sources::default);
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), out),

@@ -4,7 +4,8 @@ use crate::query::report::Report;
 use crate::query::statistics::Key;
 use std::io::{self, Write};
 
-/// Writes a report grouped by traceback. Frames are named by functions.
+/// Writes a report grouped by [`crate::query::statistics::By::Tree`]. Frames are named by
+/// functions.
 ///
 /// # Errors
 ///

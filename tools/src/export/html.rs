@@ -46,7 +46,7 @@ struct Node {
     children: HashMap<crate::frames::Frame, usize>,
 }
 
-/// Writes a report grouped by traceback.
+/// Writes a report grouped by [`crate::query::statistics::By::Tree`].
 ///
 /// # Errors
 ///

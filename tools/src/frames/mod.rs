@@ -317,6 +317,12 @@ fn offset_in(module: &Module, address: u64) -> String {
     format!("{name}+{:#x}", address.wrapping_sub(module.bias))
 }
 
+/// The traceback of blocks without a known stack.
+pub(crate) fn unknown(tracebacks: &mut Tracebacks) -> TracebackId {
+    let frame = nothing_known(tracebacks);
+    tracebacks.push(None, frame)
+}
+
 /// The frame of an empty stack, as in tracemalloc.
 fn nothing_known(tracebacks: &mut Tracebacks) -> Frame {
     let unknown = tracebacks.string(UNKNOWN);

@@ -4,12 +4,15 @@
 //! diff share a store, so equal tracebacks have equal numbers. Grouping millions of blocks compares
 //! numbers, never texts.
 //!
-//! Frames with the same file and line are equal, as in tracemalloc. If the line is unknown, the
-//! function must be equal too: otherwise a whole library without debug information would be a
+//! Two frames are one place if file and line are equal, as in tracemalloc. If the line is unknown,
+//! the function must be equal too: otherwise a whole library without debug information would be a
 //! single place.
+//!
+//! Several functions may share a place: instances of a template, functions of one line. So the tree
+//! keeps functions apart, and [`Tracebacks::alike`] says which tracebacks go through equal places.
 
 use super::plumbing::Part;
-use heapline_shared_format::event::PYTHON_FRAME;
+use heapline_shared_format::event::as_python_frame;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -61,7 +64,21 @@ pub enum Walked {
     Jit,
 }
 
-/// Number of a traceback in [`Tracebacks`]. Tracebacks through equal places have equal numbers.
+impl Frame {
+    /// Whether the frame is of a module without debug information, so only the function tells the
+    /// place. Frames of Python without a line are at line 0 of their file, as in tracemalloc.
+    pub fn is_unlined(&self) -> bool {
+        self.lineno == 0 && as_python_frame(self.address).is_none()
+    }
+
+    fn place(&self) -> Place {
+        let function = self.is_unlined().then_some(self.function);
+        Place { filename: self.filename, lineno: self.lineno, function }
+    }
+}
+
+/// Number of a traceback in [`Tracebacks`]. Tracebacks through equal places and functions have
+/// equal numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TracebackId(u32);
 
@@ -72,13 +89,23 @@ struct Place {
     function: Option<StringId>,
 }
 
+/// A traceback: the caller's traceback, and a frame.
+struct Node {
+    older: Option<TracebackId>,
+    frame: Frame,
+    /// The first stored traceback through equal places.
+    alike: TracebackId,
+}
+
 /// Store of strings, frames and tracebacks, each named by a number.
 #[derive(Default)]
 pub struct Tracebacks {
     strings: Vec<Arc<str>>,
     string_ids: HashMap<Arc<str>, StringId>,
-    nodes: Vec<(Option<TracebackId>, Frame)>,
-    node_ids: HashMap<(Option<TracebackId>, Place), TracebackId>,
+    nodes: Vec<Node>,
+    node_ids: HashMap<(Option<TracebackId>, Place, StringId), TracebackId>,
+    /// The first traceback of each path of places.
+    first_ids: HashMap<(Option<TracebackId>, Place), TracebackId>,
 }
 
 impl Tracebacks {
@@ -117,22 +144,38 @@ impl Tracebacks {
     /// Adds `frame` to the traceback `older` and returns the number of the longer traceback. Of
     /// equal frames, the first is kept.
     pub fn push(&mut self, older: Option<TracebackId>, frame: Frame) -> TracebackId {
-        let function = (frame.lineno == 0).then_some(frame.function);
-        let place = Place { filename: frame.filename, lineno: frame.lineno, function };
-        *self.node_ids.entry((older, place)).or_insert_with(|| {
-            self.nodes.push((older, frame));
-            TracebackId(number(self.nodes.len() - 1))
-        })
+        let place = frame.place();
+        let key = (older, place, frame.function);
+        if let Some(&id) = self.node_ids.get(&key) {
+            return id;
+        }
+        let id = TracebackId(number(self.nodes.len()));
+        let older_alike = older.map(|older| self.alike(older));
+        let alike = *self.first_ids.entry((older_alike, place)).or_insert(id);
+        self.nodes.push(Node { older, frame, alike });
+        self.node_ids.insert(key, id);
+        id
+    }
+
+    /// Returns the numbers of all tracebacks, each behind the number of the caller's traceback.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = TracebackId> + use<> {
+        (0..number(self.nodes.len())).map(TracebackId)
     }
 
     /// Returns the most recent frame.
     pub fn most_recent(&self, id: TracebackId) -> Frame {
-        self.nodes[id.0 as usize].1
+        self.nodes[id.0 as usize].frame
     }
 
     /// Returns the traceback without the most recent frame.
     pub fn older(&self, id: TracebackId) -> Option<TracebackId> {
-        self.nodes[id.0 as usize].0
+        self.nodes[id.0 as usize].older
+    }
+
+    /// Returns the traceback that stands for all tracebacks through equal places, whatever the
+    /// functions: equal in tracemalloc's sense.
+    pub fn alike(&self, id: TracebackId) -> TracebackId {
+        self.nodes[id.0 as usize].alike
     }
 
     /// Iterates over the frames, the most recent first.
@@ -153,7 +196,7 @@ impl Tracebacks {
         let mut by_frame_pointer = false;
         let walked = self.frames(id).map(|frame| {
             let walked = match self.text(frame.module) {
-                _ if frame.address == 0 || frame.address & PYTHON_FRAME != 0 => None,
+                _ if frame.address == 0 || as_python_frame(frame.address).is_some() => None,
                 "" => Some(Walked::Jit),
                 _ if by_frame_pointer => Some(Walked::Fp),
                 _ => Some(Walked::Cfi),
@@ -170,21 +213,23 @@ impl Tracebacks {
 
     /// Computes the rank of each traceback in tracemalloc's order:
     ///
-    /// 1. frame by frame from the oldest frame on, by file, line and function;
+    /// 1. frame by frame from the oldest frame on, by file and line, without a line by function;
     /// 2. of two tracebacks with an equal beginning, the shorter first.
     ///
-    /// A walk of the tree, with siblings in the order of their places, meets the tracebacks in this
-    /// order. After a single walk, comparing two tracebacks of any depth compares two numbers.
+    /// Tracebacks through equal places have equal ranks. A walk of the tree of places, with
+    /// siblings in the order of their places, meets the tracebacks in this order. After a single
+    /// walk, comparing two tracebacks of any depth compares two numbers.
     pub fn order(&self) -> TracebackOrder {
         let mut by_text: Vec<usize> = (0..self.strings.len()).collect();
         by_text.sort_unstable_by_key(|&index| &self.strings[index]);
         let texts = inverse(&by_text);
         let text = |id: StringId| texts[id.0 as usize];
 
-        let mut siblings: Vec<usize> = (0..self.nodes.len()).collect();
-        let parent = |index: usize| self.nodes[index].0.map_or(0, |id| id.0 as usize + 1);
+        let place = |index: usize| self.nodes[index].alike.0 as usize;
+        let mut siblings: Vec<usize> = (0..self.nodes.len()).filter(|&index| place(index) == index).collect();
+        let parent = |index: usize| self.nodes[index].older.map_or(0, |id| place(id.0 as usize) + 1);
         siblings.sort_unstable_by_key(|&index| {
-            let frame = &self.nodes[index].1;
+            let frame = &self.nodes[index].frame;
             (parent(index), text(frame.filename), frame.lineno, text(frame.function))
         });
         // End of each node's children in `siblings`. Children of the root come first.
@@ -197,13 +242,15 @@ impl Tracebacks {
         });
         let children = |slot: usize| &siblings[if slot == 0 { 0 } else { ends[slot - 1] }..ends[slot]];
 
-        let mut walk = Vec::with_capacity(self.nodes.len());
+        let mut ranks = vec![0; self.nodes.len()];
         let mut waiting: Vec<usize> = children(0).iter().rev().copied().collect();
+        let mut next = 0;
         while let Some(index) = waiting.pop() {
-            walk.push(index);
+            ranks[index] = next;
+            next += 1;
             waiting.extend(children(index + 1).iter().rev());
         }
-        TracebackOrder(inverse(&walk))
+        TracebackOrder((0..ranks.len()).map(|index| ranks[place(index)]).collect())
     }
 }
 
@@ -232,6 +279,7 @@ fn number(index: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use heapline_shared_format::event::python_frame;
 
     #[test]
     fn a_frame_was_found_as_its_callee_was_left() {
@@ -245,7 +293,7 @@ mod tests {
         let outer = push(main, "outer", "library", 2, Left::FramePointer);
         let inlined = push(outer, "inlined", "library", 2, Left::Inlined);
         let generated = push(inlined, "0x3", "", 3, Left::FramePointer);
-        let python = push(generated, "python", "file.py", PYTHON_FRAME, Left::Tables);
+        let python = push(generated, "python", "file.py", python_frame(1, 0), Left::Tables);
         let leaf = push(python, "leaf", "library", 4, Left::Tables);
         let other = push(inlined, "other", "library", 5, Left::Tables);
         let (fp, cfi) = (Some(Walked::Fp), Some(Walked::Cfi));

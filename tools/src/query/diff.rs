@@ -17,6 +17,24 @@ pub struct Change {
     pub doubt: Option<u64>,
 }
 
+impl Change {
+    /// Adds the change of another group.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an estimate"
+    )]
+    pub fn plus(&self, other: &Change) -> Change {
+        let doubt = match (self.doubt, other.doubt) {
+            // Independent, so the doubts add up as squares.
+            (Some(one), Some(other)) => Some((one as f64).hypot(other as f64).round() as u64),
+            (one, other) => one.or(other),
+        };
+        Change { size: self.size + other.size, count: self.count + other.count, doubt }
+    }
+}
+
 /// Precision of a group without samples, on each side of a diff.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nothing {

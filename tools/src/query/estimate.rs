@@ -54,6 +54,23 @@ impl Estimate {
         }
     }
 
+    /// Estimates a sum of samples when only the sum is known: `size` bytes in `count` blocks. The
+    /// intervals are those of blocks smaller than the mean distance of samples, the widest possible.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn of_sum(size: u64, count: u64, interval: u64) -> Estimate {
+        let (bytes, blocks) = (size as f64, count as f64);
+        let draws = bytes / interval.max(1) as f64;
+        // The sum of n draws is known to the part 1 / sqrt(n).
+        let variance = |value: f64| if draws > 0.0 { value * value / draws } else { 0.0 };
+        Estimate {
+            samples: whole(draws).max(u64::from(count > 0)),
+            blocks,
+            size_variance: variance(bytes),
+            count_variance: variance(blocks),
+            unmet: Unmet::default(),
+        }
+    }
+
     /// Adds the estimate of another sum.
     pub fn add(&mut self, other: &Estimate) {
         self.samples = self.samples.saturating_add(other.samples);

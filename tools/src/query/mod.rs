@@ -6,4 +6,6 @@ pub mod estimate;
 pub mod filter;
 pub mod report;
 pub mod statistics;
+pub mod threads;
+pub mod tree;
 pub mod view;

@@ -6,11 +6,12 @@ use crate::glob::Glob;
 use crate::input::copies::Part;
 use crate::input::moment::At;
 use crate::input::tree::Subject;
-use crate::query::blame::{Blame, Blamer};
+use crate::query::blame::{Blame, Blamer, Starts};
 use crate::query::diff::{Change, Nothing, compare_to};
 use crate::query::estimate::{Estimate, of_domain, of_nothing};
 use crate::query::filter::{Filters, Matcher};
 use crate::query::statistics::{By, Key, Statistic, Trace, group, sorted};
+use crate::query::threads::{self, NoThreads};
 use crate::query::view::View;
 use crate::symbols::Symbolizer;
 use heapline_shared_format::snapshot::{Domain, Snapshot};
@@ -37,6 +38,10 @@ pub struct Request {
     pub frames: Frames,
     /// Whether frames of allocators are kept.
     pub raw_frames: bool,
+    /// Whether a tree begins with the blamed frames, and leads to their callers.
+    pub inverted: bool,
+    /// Whether tracebacks for people, and trees, keep the code that starts a program or a thread.
+    pub start_code: bool,
     /// Number of rows to show; 0 for all.
     pub limit: usize,
 }
@@ -98,17 +103,21 @@ pub struct Report<'s> {
 
 impl<'s> Report<'s> {
     /// Makes the report.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the request is for threads, and the snapshot does not have them.
     pub fn new(
         request: Request,
         subject: &'s Subject,
         old: Option<&'s Subject>,
         symbolizer: &mut Symbolizer,
-    ) -> Report<'s> {
+    ) -> Result<Report<'s>, NoThreads> {
         let domain = request.domain.unwrap_or_else(|| View::default_domain(subject.first()));
         let view = View { domain, at: request.at };
         let mut tracebacks = Tracebacks::default();
         let mut side = |subject| Side::new(subject, view, &request, symbolizer, &mut tracebacks);
-        let (new, before) = (side(subject), old.map(&mut side));
+        let (new, before) = (side(subject)?, old.map(&mut side).transpose()?);
         let rows: Vec<Row> = match &before {
             None => {
                 let rows = sorted(&tracebacks, new.groups(&request, &tracebacks));
@@ -127,7 +136,7 @@ impl<'s> Report<'s> {
         let warnings = symbolizer.take_warnings();
         let old_is_sampled = old.is_some_and(Subject::is_sampled);
         let (snapshot, old) = (subject.head(), old.map(Subject::head));
-        Report {
+        Ok(Report {
             request,
             subject,
             snapshot,
@@ -139,7 +148,7 @@ impl<'s> Report<'s> {
             nothing_matched,
             tracebacks,
             warnings,
-        }
+        })
     }
 
     /// The rows within the limit.
@@ -197,9 +206,13 @@ impl Side {
         request: &Request,
         symbolizer: &mut Symbolizer,
         tracebacks: &mut Tracebacks,
-    ) -> Side {
+    ) -> Result<Side, NoThreads> {
         let mut traces = Vec::new();
         for part @ Part { snapshot, .. } in subject.summed() {
+            if request.by == By::Thread && view.at != At::Live {
+                traces.extend(threads::traces(view, snapshot, tracebacks)?);
+                continue;
+            }
             let wanted = view.stacks(snapshot);
             let resolved = resolve(snapshot, &wanted, request.frames, request.raw_frames, symbolizer, tracebacks);
             traces.extend(view.traces(part, &resolved, tracebacks));
@@ -212,9 +225,13 @@ impl Side {
             let mut matcher = Matcher::new(&request.filters);
             traces.retain(|trace| matcher.keeps(tracebacks, trace));
         }
+        if request.by == By::Tree && !request.start_code {
+            let mut starts = Starts::default();
+            traces.iter_mut().for_each(|trace| trace.traceback = starts.without(tracebacks, trace.traceback));
+        }
         let whole = of_domain(subject.summed(), view.domain, view.at);
         let nothing = of_nothing(subject.summed(), view.domain, view.at);
-        Side { dropped: traces.len() < before, traces, whole, nothing }
+        Ok(Side { dropped: traces.len() < before, traces, whole, nothing })
     }
 
     fn groups(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Statistic> {

@@ -27,6 +27,9 @@ pub struct Trace {
     pub truncated: bool,
     /// Size and thread, known for live blocks only.
     pub block: Option<Block>,
+    /// Name of the row for the thread, where known. A thread that lives has a row of its own.
+    /// Threads that ended share a row if their names differ in digits only.
+    pub threads: Option<StringId>,
 }
 
 /// Size and thread of live blocks.
@@ -47,6 +50,8 @@ pub enum By {
     Function,
     Module,
     Traceback,
+    /// By traceback too, with functions apart, to be shown as a tree.
+    Tree,
     Size,
     Thread,
 }
@@ -58,7 +63,9 @@ pub enum Key {
     Text(StringId),
     /// File name and line.
     Line(StringId, u32),
-    /// All places from the root on.
+    /// Module without lines, and function.
+    Symbol(StringId, StringId),
+    /// All places from the root on; for [`By::Tree`] with the functions.
     Traceback(TracebackId),
     /// Size of a block, in bytes.
     Size(u64),
@@ -104,7 +111,7 @@ pub fn group(
         let is_of_all = cumulative && by.is_of_frames();
         let (id, depth) = if is_of_all { (trace.traceback, usize::MAX) } else { (trace.blamed, 1) };
         for frame in tracebacks.frames(id).take(depth) {
-            if let Some(key) = by.key(&trace, frame) {
+            if let Some(key) = by.key(tracebacks, &trace, frame) {
                 add(&mut groups, key, &trace, frame);
             }
         }
@@ -121,18 +128,22 @@ impl By {
 
     /// Whether the key is known for live blocks only.
     pub fn is_of_live_blocks(self) -> bool {
-        matches!(self, By::Size | By::Thread)
+        self == By::Size
     }
 
-    fn key(self, trace: &Trace, frame: Frame) -> Option<Key> {
+    fn key(self, tracebacks: &Tracebacks, trace: &Trace, frame: Frame) -> Option<Key> {
         Some(match self {
             By::Filename => Key::Text(frame.filename),
+            By::Lineno if frame.is_unlined() && !tracebacks.text(frame.module).is_empty() => {
+                Key::Symbol(frame.filename, frame.function)
+            }
             By::Lineno => Key::Line(frame.filename, frame.lineno),
             By::Function => Key::Text(frame.function),
             By::Module => Key::Text(frame.module),
-            By::Traceback => Key::Traceback(trace.traceback),
+            By::Traceback => Key::Traceback(tracebacks.alike(trace.traceback)),
+            By::Tree => Key::Traceback(trace.traceback),
             By::Size => Key::Size(trace.block?.size),
-            By::Thread => Key::Text(trace.block?.thread),
+            By::Thread => Key::Text(trace.threads?),
         })
     }
 }
@@ -188,9 +199,15 @@ impl<'t> KeyOrder<'t> {
         match (a, b) {
             (Key::Text(a), Key::Text(b)) => text(a).cmp(text(b)),
             (Key::Line(a, x), Key::Line(b, y)) => text(a).cmp(text(b)).then(x.cmp(&y)),
+            (Key::Symbol(a, f), Key::Symbol(b, g)) => text(a).cmp(text(b)).then_with(|| text(f).cmp(text(g))),
+            // A symbol is at line 0.
+            (Key::Line(a, line), Key::Symbol(b, _)) => text(a).cmp(text(b)).then(line.cmp(&0)).then(Ordering::Less),
+            (Key::Symbol(..), Key::Line(..)) => self.compare(b, a).reverse(),
+            (Key::Traceback(a), Key::Traceback(b)) if a == b => Ordering::Equal,
             (Key::Traceback(a), Key::Traceback(b)) => {
                 let order = self.order.get_or_init(|| self.tracebacks.order());
-                order.of(a).cmp(&order.of(b))
+                let functions = |id| self.tracebacks.oldest_first(id).into_iter().map(|frame| text(frame.function));
+                order.of(a).cmp(&order.of(b)).then_with(|| functions(a).cmp(functions(b)))
             }
             (Key::Size(a), Key::Size(b)) => a.cmp(&b),
             _ => unreachable!("one report has keys of one kind"),

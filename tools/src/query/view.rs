@@ -8,7 +8,7 @@ use crate::input::copies::Part;
 use crate::input::moment::At;
 use crate::query::estimate::{Estimate, sampled};
 use crate::query::statistics::{Block, Trace};
-use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals};
+use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals, Thread};
 
 /// A domain at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,29 +41,37 @@ impl View {
     /// The blocks in the view. `resolved` has the tracebacks of the stacks in [`View::stacks`].
     pub fn traces(self, part: Part<'_>, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
         let Part { snapshot, copies } = part;
-        let trace = |stack: u32, size, count, block, copies| {
+        let trace = |stack: u32, size, count, copies| {
             let traceback = resolved[stack as usize]?;
             let estimate = Estimate::of(count, sampled(snapshot, stack), copies);
             let stack = &snapshot.stacks[stack as usize];
             let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
-            Some(Trace { traceback, blamed: traceback, size, count, estimate, total_nframe, truncated, block })
+            let (blamed, block, threads) = (traceback, None, None);
+            Some(Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads })
         };
         if self.at != At::Live {
             return self
                 .totals(snapshot)
                 .filter_map(|(row, size, count)| {
                     let copies = copies.of_stack(self.at, self.domain, row.stack, count);
-                    trace(row.stack, size, count, None, copies)
+                    trace(row.stack, size, count, copies)
                 })
                 .collect();
         }
-        let thread = |t: &heapline_shared_format::snapshot::Thread| names.string(&format!("{} ({})", t.name, t.tid));
-        let threads: Vec<_> = snapshot.threads.iter().map(thread).collect();
+        let threads: Vec<_> = snapshot
+            .threads
+            .iter()
+            .map(|thread| {
+                let own = names.string(&format!("{} ({})", thread.name, thread.tid));
+                (own, names.string(&thread_row(thread, snapshot.meta.pid)))
+            })
+            .collect();
         let live = |(index, row): (usize, &LiveGroup)| {
             let size = sampled(snapshot, row.stack).map_or(row.size, |sampled| sampled.size);
-            let block = Block { size, thread: threads[row.thread as usize] };
+            let (thread, threads) = threads[row.thread as usize];
             let copies = copies.of_live(index, row.count);
-            trace(row.stack, row.size.saturating_mul(row.count), row.count, Some(block), copies)
+            let trace = trace(row.stack, row.size.saturating_mul(row.count), row.count, copies)?;
+            Some(Trace { block: Some(Block { size, thread }), threads: Some(threads), ..trace })
         };
         self.live(snapshot).filter_map(live).collect()
     }
@@ -81,5 +89,44 @@ impl View {
             At::Live | At::Peak => (row, row.peak_size, row.peak_count),
         });
         rows.filter(|&(_, _, count)| count > 0)
+    }
+}
+
+/// Names the row of a thread: `name (id)` while the thread lives. Threads that ended share a row if
+/// their names differ in digits only: `worker-* (ended)`.
+pub(super) fn thread_row(thread: &Thread, pid: u32) -> String {
+    if thread.alive {
+        return format!("{} ({})", thread.name, thread.tid);
+    }
+    // The first thread has the program's name, and a digit there is no number of a thread.
+    let name = if thread.tid == pid { thread.name.clone() } else { without_numbers(&thread.name) };
+    format!("{name} (ended)")
+}
+
+/// Replaces each number in a name by a `*`.
+fn without_numbers(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '0'..='9' if out.ends_with('*') => {}
+            '0'..='9' => out.push('*'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_ended_share_a_row_by_name() {
+        let row = |tid, text: &str, alive| thread_row(&Thread { tid, name: text.to_string(), alive }, 7);
+        assert_eq!(row(12, "worker-3", true), "worker-3 (12)");
+        assert_eq!(row(12, "worker-3", false), "worker-* (ended)");
+        assert_eq!(row(13, "worker-12", false), "worker-* (ended)");
+        assert_eq!(row(14, "pool2-t10x", false), "pool*-t*x (ended)");
+        assert_eq!(row(7, "python3.11", false), "python3.11 (ended)");
     }
 }

@@ -1,8 +1,11 @@
 //! The report for spreadsheets: comments on memory not seen, a head row, then a row per group.
 //! Quoted as in RFC 4180, with plain newlines.
 
+use crate::query::diff::Change;
+use crate::query::estimate::Estimate;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
+use crate::query::tree::{Branch, What, branches};
 use heapline_shared_format::text::printable;
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -28,10 +31,18 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         By::Function => &["function"],
         By::Module => &["module"],
         By::Traceback => &["total_nframe", "traceback"],
+        By::Tree => &["own_size", "own_count", "depth", "others", "filename", "lineno", "function", "module"],
         By::Size => &["block_size"],
         By::Thread => &["thread"],
     });
     writeln!(out, "{}", head.join(","))?;
+    if report.request.by == By::Tree {
+        for branch in branches(report) {
+            let cells = branch_cells(report, &branch);
+            writeln!(out, "{}", cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","))?;
+        }
+        return Ok(());
+    }
     for row in report.shown() {
         let cells = cells(report, row);
         writeln!(out, "{}", cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","))?;
@@ -56,19 +67,11 @@ fn comments(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     let stat = &row.stat;
     let text = |id| harmless(report.tracebacks.text(id));
-    let mut cells = vec![stat.size.to_string(), stat.count.to_string()];
-    if report.is_sampled() {
-        let (size_from, size_to) = stat.estimate.size_interval(stat.size).unwrap_or((stat.size, stat.size));
-        let (count_from, count_to) = stat.estimate.count_interval().unwrap_or((stat.count, stat.count));
-        cells.extend([size_from, size_to, count_from, count_to].map(|n| n.to_string()));
-    }
-    if let Some(change) = row.change {
-        cells.extend([change.size.to_string(), change.count.to_string()]);
-        cells.extend(report.is_sampled().then(|| change.doubt.unwrap_or(0).to_string()));
-    }
+    let mut cells = figures(report, stat.size, stat.count, &stat.estimate, row.change);
     match stat.key {
         Key::Text(name) => cells.push(text(name)),
         Key::Size(size) => cells.push(size.to_string()),
+        Key::Symbol(module, function) => cells.extend([text(module), "0".to_string(), text(function), text(module)]),
         Key::Line(file, lineno) => {
             cells.extend([text(file), lineno.to_string(), text(stat.frame.function), text(stat.frame.module)])
         }
@@ -77,6 +80,36 @@ fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
             let places = frames.iter().map(|frame| format!("{}:{}", text(frame.filename), frame.lineno));
             cells.extend([stat.total_nframe.to_string(), places.collect::<Vec<_>>().join(";")]);
         }
+    }
+    cells
+}
+
+fn branch_cells(report: &Report<'_>, branch: &Branch) -> Vec<String> {
+    let text = |id| harmless(report.tracebacks.text(id));
+    let Branch { sums, own, .. } = branch;
+    let mut cells = figures(report, sums.size, sums.blocks(), &sums.estimate, sums.change);
+    cells.extend([own.size.to_string(), own.count.to_string(), branch.depth.to_string()]);
+    cells.extend(match branch.what {
+        What::Others(count) => [count.to_string(), String::new(), String::new(), String::new(), String::new()],
+        What::Frame(frame) => {
+            let (lineno, function) = (frame.lineno.to_string(), text(frame.function));
+            [String::new(), text(frame.filename), lineno, function, text(frame.module)]
+        }
+    });
+    cells
+}
+
+/// Cells of size and count, with intervals if samples were recorded, and with changes in a diff.
+fn figures(report: &Report<'_>, size: u64, count: u64, estimate: &Estimate, change: Option<Change>) -> Vec<String> {
+    let mut cells = vec![size.to_string(), count.to_string()];
+    if report.is_sampled() {
+        let (size_from, size_to) = estimate.size_interval(size).unwrap_or((size, size));
+        let (count_from, count_to) = estimate.count_interval().unwrap_or((count, count));
+        cells.extend([size_from, size_to, count_from, count_to].map(|n| n.to_string()));
+    }
+    if let Some(change) = change {
+        cells.extend([change.size.to_string(), change.count.to_string()]);
+        cells.extend(report.is_sampled().then(|| change.doubt.unwrap_or(0).to_string()));
     }
     cells
 }

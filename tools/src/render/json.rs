@@ -1,12 +1,13 @@
 //! The report for programs. docs/formats.md specifies each field; `heapline_report` is the version.
 
-use crate::frames::{Frame, Walked};
+use crate::frames::{Frame, Tracebacks, Walked};
 use crate::input::copies::Part;
 use crate::input::moment::{At, totals};
 use crate::query::blame::Blamer;
 use crate::query::estimate::{Estimate, of_domain};
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
+use crate::query::tree::{Branch, What, branches};
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, mode_name};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -143,6 +144,20 @@ struct Stat<'r> {
     blamed: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_nframe: Option<u16>,
+    /// Place in a tree.
+    #[serde(flatten)]
+    branch: Option<BranchFields>,
+}
+
+/// Fields of a row by tree. The rows are in the order of a walk, each behind its parent.
+#[derive(Serialize)]
+struct BranchFields {
+    depth: usize,
+    own_size: u64,
+    own_count: u64,
+    /// Number of branches summed up in the row; only in a row without a frame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    others: Option<usize>,
 }
 
 /// Key of a group that is not a frame.
@@ -191,7 +206,10 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             intervals: Intervals::of(report.total.size, &report.total.estimate),
         },
         threads: report.subject.parts().iter().flat_map(threads).collect(),
-        stats: report.shown().iter().map(|row| stat(report, row, blamer.as_mut())).collect(),
+        stats: match request.by {
+            By::Tree => branches(report).iter().map(|one| branch(report, one)).collect(),
+            _ => report.shown().iter().map(|row| stat(report, row, blamer.as_mut())).collect(),
+        },
     };
     serde_json::to_writer_pretty(Escaping { out: &mut *out, held: false }, &document)?;
     writeln!(out)
@@ -304,14 +322,7 @@ fn domain<'s>(row: &DomainTotals, parts: impl Iterator<Item = Part<'s>> + Clone)
 
 fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) -> Stat<'r> {
     let names = &report.tracebacks;
-    let frame = |frame: &Frame| FrameFields {
-        filename: names.text(frame.filename),
-        lineno: frame.lineno,
-        function: names.text(frame.function),
-        module: names.text(frame.module),
-        address: format!("{:#x}", frame.address),
-        walked: None,
-    };
+    let frame = |frame: &Frame| frame_fields(names, frame);
     let (key, traceback) = match row.stat.key {
         Key::Text(file) if report.request.by == By::Filename => {
             // A file has many lines and functions, but the frame has only those of the largest
@@ -322,7 +333,7 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         }
         Key::Text(text) => (Some(KeyValue::Name(names.text(text))), Vec::new()),
         Key::Size(size) => (Some(KeyValue::Bytes(size)), Vec::new()),
-        Key::Line(..) => (None, vec![frame(&row.stat.frame)]),
+        Key::Line(..) | Key::Symbol(..) => (None, vec![frame(&row.stat.frame)]),
         Key::Traceback(id) => {
             let frames = names.oldest_first(id).into_iter().zip(names.walked(id));
             (None, frames.map(|(found, walked)| FrameFields { walked, ..frame(&found) }).collect())
@@ -346,6 +357,39 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         traceback,
         blamed,
         total_nframe: (report.request.by == By::Traceback).then_some(row.stat.total_nframe),
+        branch: None,
+    }
+}
+
+fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
+    let Branch { sums, own, depth, .. } = branch;
+    let (others, frame) = match branch.what {
+        What::Others(count) => (Some(count), None),
+        What::Frame(frame) => (None, Some(frame_fields(&report.tracebacks, &frame))),
+    };
+    Stat {
+        size: sums.size,
+        count: sums.blocks(),
+        intervals: Intervals::of(sums.size, &sums.estimate),
+        size_diff_margin: sums.change.and_then(|change| change.doubt),
+        size_diff: sums.change.map(|change| change.size),
+        count_diff: sums.change.map(|change| change.count),
+        key: None,
+        traceback: frame.into_iter().collect(),
+        blamed: None,
+        total_nframe: None,
+        branch: Some(BranchFields { depth: *depth, own_size: own.size, own_count: own.count, others }),
+    }
+}
+
+fn frame_fields<'r>(names: &'r Tracebacks, frame: &Frame) -> FrameFields<'r> {
+    FrameFields {
+        filename: names.text(frame.filename),
+        lineno: frame.lineno,
+        function: names.text(frame.function),
+        module: names.text(frame.module),
+        address: format!("{:#x}", frame.address),
+        walked: None,
     }
 }
 

@@ -23,6 +23,9 @@
 //! Tracebacks stay whole.
 
 mod patterns;
+mod start;
+
+pub use start::Starts;
 
 use crate::frames::{Frame, Part, TracebackId, Tracebacks};
 use crate::glob::Glob;
@@ -255,6 +258,26 @@ mod tests {
         let strdup = ("strdup", "", 0, LIBC);
         assert_eq!(blamed(&[clone, worker, strdup], &[]), "g_thread_proxy");
         assert_eq!(blamed(&[clone, strdup], &[]), "strdup");
+    }
+
+    #[test]
+    fn plug_ins_are_the_programs_and_drivers_are_their_librarys() {
+        let host = ("serve", "", 0, "/usr/bin/host");
+        let plugin = ("on_request", "", 0, "/usr/lib/host/modules/cache.so");
+        let library = "/usr/lib/x86_64-linux-gnu/libfoo.so.1";
+        let foo = ("foo_new", "", 0, library);
+        assert_eq!(blamed(&[host, plugin], &[]), "on_request");
+        assert_eq!(blamed(&[host, plugin, foo], &[]), "on_request");
+        assert_eq!(blamed(&[host, foo, plugin], &[]), "on_request", "a call back");
+        let gl = ("glTexImage2D", "", 0, "/usr/lib/x86_64-linux-gnu/libGL.so.1");
+        let driver = ("iris_resource_create", "", 0, "/usr/lib/x86_64-linux-gnu/dri/iris_dri.so");
+        assert_eq!(blamed(&[host, gl, driver], &[]), "serve");
+        let writer = ("main", "", 0, "/usr/lib/libreoffice/program/soffice.bin");
+        let document = ("SwDoc::SwDoc", "", 0, "/usr/lib/libreoffice/program/libswlo.so");
+        assert_eq!(blamed(&[writer, document, foo], &[]), "SwDoc::SwDoc");
+        let own = ("matrix_new", "/home/me/matrix.c", 7, "/home/me/matrix.cpython-312-x86_64-linux-gnu.so");
+        let script = ("build", "/home/me/app.py", 4, "/home/me/app.py");
+        assert_eq!(blamed(&[script, own], &[]), "matrix_new");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod concerns;
 mod head;
 mod rows;
+mod tree;
 mod words;
 
 pub use concerns::concerns;
@@ -19,8 +20,9 @@ use crate::query::statistics::By;
 use head::head;
 use heapline_shared_format::snapshot::Domain;
 use heapline_shared_format::text::{format_size, printable, size};
-use rows::{line, traceback};
+use rows::{Marks, line, traceback};
 use std::io::{self, Write};
+use tree::tree;
 use words::estimated_size;
 
 /// Writes the report. With `sources`, each frame is followed by the source line.
@@ -31,16 +33,24 @@ use words::estimated_size;
 pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
     head(report, out)?;
     writeln!(out, "\n{}", title(report))?;
-    let mut blamer = report.blamer();
+    if report.request.by == By::Tree {
+        tree(report, sources, out)?;
+        return total(report, out);
+    }
+    let mut marks = Marks::new(report);
     for (index, row) in report.shown().iter().enumerate() {
         write!(out, "#{}: ", index + 1)?;
         match report.request.by {
-            By::Traceback => traceback(report, row, blamer.as_mut(), sources.as_deref_mut(), out)?,
+            By::Traceback => traceback(report, row, &mut marks, sources.as_deref_mut(), out)?,
             _ => line(report, row, sources.as_deref_mut(), out)?,
         }
     }
     others(report, out)?;
     calls(report, out)?;
+    total(report, out)
+}
+
+fn total(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     let total = &report.total;
     let size = estimated_size(total.size, total.estimate.size_interval(total.size));
     writeln!(out, "Total allocated size: {size}{}", total_change(report))
@@ -49,6 +59,8 @@ pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut d
 fn title(report: &Report<'_>) -> String {
     let (rows, request) = (report.shown().len() as u64, &report.request);
     let groups = match request.by {
+        By::Tree if request.inverted => return format!("Callers of the blamed frames: {}", what(report)),
+        By::Tree => return format!("Call tree: {}", what(report)),
         By::Filename => "file",
         By::Lineno => "line",
         By::Traceback => "traceback",
@@ -57,19 +69,24 @@ fn title(report: &Report<'_>) -> String {
         By::Size => "size",
         By::Thread => "thread",
     };
-    let at = match request.at {
+    let count = if rows == 1 { format!("Top {groups}") } else { format!("Top {rows} {groups}s") };
+    let counting = if request.cumulative { ", blocks counted for every frame" } else { "" };
+    format!("{count}: {}{counting}", what(report))
+}
+
+/// Describes the blocks in the view.
+fn what(report: &Report<'_>) -> String {
+    let at = match report.request.at {
         At::Live => "live at the snapshot",
         At::Peak => "live at the peak",
         At::Total => "allocated since the start",
     };
-    let count = if rows == 1 { format!("Top {groups}") } else { format!("Top {rows} {groups}s") };
-    let counting = if request.cumulative { ", blocks counted for every frame" } else { "" };
     let kind = if report.old.is_some() { "differences of " } else { "" };
     let layer = match report.view.domain {
         Domain::Native => "native memory".to_string(),
         domain => format!("{domain} memory"),
     };
-    format!("{count}: {kind}{layer} {at}{counting}")
+    format!("{kind}{layer} {at}")
 }
 
 /// Writes the exact counts of threads while samples were recorded.

@@ -3,7 +3,7 @@
 use super::super::source::Sources;
 use super::words::{estimated_count, estimated_size};
 use crate::frames::Frame;
-use crate::query::blame::Blamer;
+use crate::query::blame::{Blamer, Starts};
 use crate::query::diff::Change;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::Key;
@@ -26,6 +26,14 @@ pub(super) fn line(
             let file = printable(names.text(file)).into_owned();
             let others = if row.stat.several_functions { " and others" } else { "" };
             (format!("{file}:{lineno}"), format!(", {}{others}", printable(names.text(frame.function))))
+        }
+        Key::Symbol(module, function) => {
+            let (module, function) = (printable(names.text(module)), printable(names.text(function)));
+            let file = module.rsplit('/').next().unwrap_or_default();
+            match function.strip_prefix(file).filter(|offset| offset.starts_with("+0x")) {
+                Some(offset) => (format!("{module}{offset}"), String::new()),
+                None => (format!("{module}: {function}"), String::new()),
+            }
         }
         Key::Size(size) => (format!("blocks of {size} B"), String::new()),
         Key::Traceback(_) => (String::new(), String::new()),
@@ -57,12 +65,24 @@ pub(super) fn changed(change: &Change) -> String {
     }
 }
 
-/// Writes a traceback, the oldest frame first (tracemalloc: `Traceback.format`). A mark shows the
-/// blamed frame, unless the most recent frames are blamed.
+/// Searches for the frames of a traceback that have a mark or are left out.
+pub(super) struct Marks<'r> {
+    blamer: Option<Blamer<'r>>,
+    starts: Option<Starts>,
+}
+
+impl<'r> Marks<'r> {
+    pub(super) fn new(report: &'r Report<'_>) -> Marks<'r> {
+        Marks { blamer: report.blamer(), starts: (!report.request.start_code).then(Starts::default) }
+    }
+}
+
+/// Writes a traceback, the most recent frame first, without the code that starts a program or a
+/// thread. A mark shows the blamed frame.
 pub(super) fn traceback(
     report: &Report<'_>,
     row: &Row,
-    blamer: Option<&mut Blamer<'_>>,
+    marks: &mut Marks<'_>,
     mut sources: Option<&mut Sources>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
@@ -74,24 +94,25 @@ pub(super) fn traceback(
         None => writeln!(out, "{blocks}: {size}")?,
         Some(change) => writeln!(out, "{blocks} ({:+}): {size} ({})", change.count, changed(&change))?,
     }
+    let Key::Traceback(id) = row.stat.key else { return Ok(()) };
+    let frames = names.oldest_first(id);
+    let first = marks.starts.as_mut().map_or(0, |starts| starts.count(names, &frames));
+    let blamed = marks.blamer.as_mut().map_or(0, |blamer| blamer.depth(names, id));
+    for (index, Frame { filename, lineno, function, module, .. }) in frames[first..].iter().rev().enumerate() {
+        let mark = if index == blamed { ">" } else { " " };
+        let (file, function) = (names.text(*filename), printable(names.text(*function)));
+        let module = match Path::new(names.text(*module)).file_name() {
+            Some(name) => format!(" [{}]", printable(&name.to_string_lossy())),
+            None => String::new(),
+        };
+        writeln!(out, "{mark} File \"{}\", line {lineno}, in {function}{module}", printable(file))?;
+        source_line(sources.as_deref_mut(), file, *lineno, "    ", out)?;
+    }
     let cut = u64::from(row.stat.total_nframe).saturating_sub(report.snapshot.meta.nframe.into());
     if row.stat.truncated {
         writeln!(out, "  (older frames are unknown: the stack could not be walked further)")?;
     } else if cut > 0 {
         writeln!(out, "  ({} not kept: see --nframe)", counted(cut, "older frame"))?;
-    }
-    let Key::Traceback(id) = row.stat.key else { return Ok(()) };
-    let frames = names.oldest_first(id);
-    let blamed = blamer.and_then(|blamer| frames.len().checked_sub(1 + blamer.depth(names, id)));
-    for (index, Frame { filename, lineno, function, module, .. }) in frames.into_iter().enumerate() {
-        let mark = if Some(index) == blamed { ">" } else { " " };
-        let (file, function) = (names.text(filename), printable(names.text(function)));
-        let module = match Path::new(names.text(module)).file_name() {
-            Some(name) => format!(" [{}]", printable(&name.to_string_lossy())),
-            None => String::new(),
-        };
-        writeln!(out, "{mark} File \"{}\", line {lineno}, in {function}{module}", printable(file))?;
-        source_line(sources.as_deref_mut(), file, lineno, "    ", out)?;
     }
     Ok(())
 }
