@@ -6,6 +6,7 @@
 
 use crate::code::LineFormat;
 use crate::event::{PYTHON_ENTRY, as_python_frame};
+use crate::text::size;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -212,8 +213,8 @@ pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> O
     hides.then(|| {
         let when = if at_peak { "at the peak" } else { "now" };
         format!(
-            "Most of this process's memory is in mappings ({} MiB {when}): report --domain mmap shows them",
-            mapped >> 20
+            "Most of this process's memory is in mappings ({} {when}): report --domain mmap shows them",
+            size(mapped)
         )
     })
 }
