@@ -482,4 +482,10 @@ fn many_notes_are_shortened_and_a_verbose_report_has_all() {
     let text = scene.says(&[]);
     assert!(text.contains("Note: sentence 8.\n3 more notes: -v shows all\n"), "{text}");
     assert_eq!(scene.says(&["-v"]).matches("Note: sentence ").count(), 11);
+    // A note of both snapshots is told once, and a note of the old snapshot is named as such.
+    assert_eq!(scene.says(&["-v", "--diff", scene.path()]).matches("Note: sentence ").count(), 11);
+    builder.snapshot.meta.notes = vec!["sentence 1.".to_string()];
+    let new = builder.save(scene.dir.path(), "new.snap.zst");
+    let text = stdout(&report(&[new.to_str().unwrap(), "-v", "--diff", scene.path()]));
+    assert!(text.contains("\nNote: sentence 1.\nold snapshot: Note: sentence 2.\n"), "{text}");
 }

@@ -84,7 +84,10 @@ fn all(report: &Report<'_>) -> Vec<Concern> {
     concerns.extend(mapped.map(|text| Concern::new(Kind::Fact, text)));
     let is_told = |concern: &Concern| is_empty && reason(&concern.text).is_some();
     concerns.extend(of_side(report.snapshot).into_iter().filter(|concern| !is_told(concern)).map(noted));
-    let old = report.old.into_iter().flat_map(of_side).map(noted);
+    // A fact of both snapshots is told once.
+    let is_new = |concern: &Concern| concerns.iter().all(|other| other.text != concern.text);
+    let old: Vec<Concern> = report.old.into_iter().flat_map(of_side).map(noted).filter(is_new).collect();
+    let old = old.into_iter();
     concerns.extend(old.map(|concern| Concern { text: format!("old snapshot: {}", concern.text), ..concern }));
     concerns
 }

@@ -28,8 +28,8 @@ pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> 
     layout.say(if warned { Role::Loud } else { Role::Plain }, &first(report), out)?;
     layout.say(Role::Plain, &second(report, &command(report, layout)), out)?;
     if let Some(old) = report.old.map(|old| &old.meta) {
-        let what = if is_tree(report) { "the tree" } else { "that" };
-        layout.say(Role::Plain, &format!("Compared with {what} of process {} of {}", old.pid, old.taken_at), out)?;
+        let what = if is_tree(report) { "the tree of process" } else { "process" };
+        layout.say(Role::Plain, &format!("Compared with {what} {} at {}", old.pid, old.taken_at), out)?;
     }
     if is_tree(report) {
         processes(report, layout, out)?;
