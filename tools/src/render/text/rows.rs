@@ -149,8 +149,10 @@ const STARTS: &[&str] = &[
 /// A function of the C library without a name, between functions of [`STARTS`].
 const NAMELESS_START: &str = "libc.so.6+0x";
 
-/// Rust's own mark: this frame and older frames start the program, or a thread.
+/// Rust's own mark: this frame and older frames start the program, or a thread. The mark calls the
+/// program through [`RUST_CALL`].
 const RUST_START: &str = "::__rust_begin_short_backtrace";
+const RUST_CALL: &str = "core::ops::function::FnOnce::call_once";
 
 /// Returns the frames of a row's traceback, the most recent first. Frames that start the program
 /// are left out, but for raw frames and for a traceback with no other frame.
@@ -166,8 +168,10 @@ pub(super) fn frames(report: &Report<'_>, row: &Row) -> Vec<Frame> {
         Some(oldest) if STARTS.contains(&name(oldest)) => frames.iter().rev().take_while(is_start).count(),
         _ => 0,
     };
-    let of_rust = frames.iter().position(|frame| name(frame).ends_with(RUST_START));
-    let kept = of_rust.unwrap_or(frames.len()).min(frames.len() - starts);
+    let kept = match frames.iter().position(|frame| name(frame).ends_with(RUST_START)) {
+        Some(mark) => mark - frames[..mark].iter().rev().take_while(|frame| name(frame) == RUST_CALL).count(),
+        None => frames.len() - starts,
+    };
     frames.truncate(kept.max(1));
     frames
 }
