@@ -34,14 +34,24 @@ pub fn counted(count: u64, noun: &str) -> String {
 /// Returns `text` with control characters escaped.
 ///
 /// Names, paths and command lines come from the target, which may be hostile: no text reaches a
-/// terminal as a command, or makes two lines of one.
+/// terminal as a command, makes two lines of one, or changes the order in which other text is
+/// shown.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    if text.chars().any(is_command) {
+        let escape = |c: char| if is_command(c) { c.escape_default().to_string() } else { c.to_string() };
         text.chars().map(escape).collect::<String>().into()
     } else {
         text.into()
     }
+}
+
+/// Whether a character changes how other characters are shown: control characters, separators of
+/// lines, and marks of the direction of writing.
+fn is_command(c: char) -> bool {
+    let is_separator = matches!(c, '\u{2028}' | '\u{2029}');
+    let is_direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_separator || is_direction
 }
 
 #[cfg(test)]
@@ -80,6 +90,7 @@ mod tests {
     #[test]
     fn no_text_is_a_command_to_a_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}m"), "a\\u{1b}[2Jb\\n\\u{9b}m");
+        assert_eq!(printable("a\u{202e}b\u{2066}\u{2028}"), "a\\u{202e}b\\u{2066}\\u{2028}");
         assert_eq!(printable("plain ünïcode"), "plain ünïcode");
     }
 }

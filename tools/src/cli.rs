@@ -15,14 +15,29 @@ use std::path::PathBuf;
 
 const DEFAULT_LIMIT: usize = 10;
 
+const EXAMPLES: &str = "\
+Examples:
+  report app.snap.zst                      memory live at the end, by line
+  report app.snap.zst --at peak --source   memory live at the peak, with source
+  report app.snap.zst --by traceback       the calls that led to the memory
+  report app.snap.zst --at total --by function
+                                           functions that allocate the most
+  report app.snap.zst --domain mmap        memory mapped by the program itself
+  report new.snap.zst --diff old.snap.zst  lines that grew
+  report app.snap.zst --filter '*/parser/*' --format json
+                                           a part of the program, for a script
+  report app.snap.zst --at peak --format html -o peak.html
+                                           a flame graph for a browser
+  report --tree app                        all processes of a run";
+
 /// Statistics of a Heapline snapshot: who holds the memory, who held it at the peak, what changed
 #[derive(Debug, Parser)]
-#[command(name = "report", version, max_term_width = 100)]
+#[command(name = "report", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Arguments {
     /// Snapshot that the aggregator wrote
     #[arg(value_name = "SNAP", required_unless_present = "tree", conflicts_with = "tree")]
     snapshot: Option<PathBuf>,
-    /// Sum up all processes whose snapshots lie in this folder, and the first one's beside it
+    /// Sum up all processes with snapshots in this folder, and the first process beside the folder
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
     /// Show what changed since this older snapshot (with --tree: since this folder's processes)
@@ -37,7 +52,7 @@ pub struct Arguments {
     /// Blocks live at the snapshot, live at the moment of the peak, or all since the start
     #[arg(long, value_enum, default_value = "live", value_name = "MOMENT")]
     at: At,
-    /// Count a block for every frame of its traceback, not only for the most recent
+    /// Count a block for every frame of its traceback, not only for the blamed frame
     #[arg(long)]
     cumulative: bool,
     /// Only blocks whose blamed frame is in a file that matches (repeat it for more files)
@@ -75,9 +90,13 @@ pub struct Arguments {
     /// or a thread
     #[arg(long)]
     raw_frames: bool,
-    /// Rows shown (by tree: ways), 0 for all [default: 10; all in folded and html]
+    /// Rows shown (by tree: ways), and programs of a tree of processes, 0 for all [default: 10; all
+    /// in folded and html]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Show all facts of the snapshot, each process of a tree, and whole names on a terminal
+    #[arg(short, long)]
+    verbose: bool,
     /// Format of the output
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     format: Format,
@@ -131,6 +150,8 @@ pub struct Config {
     pub format: Format,
     /// Whether source lines are shown.
     pub source: bool,
+    /// Whether all facts and whole names are shown.
+    pub is_verbose: bool,
     /// Output file; standard output if none.
     pub output: Option<PathBuf>,
     /// Folders of separate debug files, in the order of the search.
@@ -168,12 +189,24 @@ impl Arguments {
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
-        let Arguments { snapshot, tree, diff: old, format, source, output, debuginfod, .. } = self;
+        let Arguments { snapshot, tree, diff: old, format, source, verbose: is_verbose, output, debuginfod, .. } = self;
         let is_tree = tree.is_some();
         // clap makes sure that either of the two is given.
         let snapshot = tree.or(snapshot).unwrap_or_default();
         let settings = !self.no_config;
-        Ok(Config { snapshot, old, is_tree, request, settings, format, source, output, debug_dirs, debuginfod })
+        Ok(Config {
+            snapshot,
+            old,
+            is_tree,
+            request,
+            settings,
+            format,
+            source,
+            is_verbose,
+            output,
+            debug_dirs,
+            debuginfod,
+        })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -211,6 +244,10 @@ impl Arguments {
         refuse(
             self.source && self.format != Format::Text,
             "--source is for people: use it with --format text".to_string(),
+        )?;
+        refuse(
+            self.verbose && self.format != Format::Text,
+            "--verbose is for people: use it with --format text; other formats have everything".to_string(),
         )?;
         if !self.format.is_by_traceback() {
             return Ok(());
@@ -297,6 +334,7 @@ mod tests {
             (&["--blame", "leaf", "--skip", "a"], "leave --blame leaf out"),
             (&["--blame", "mine"], "invalid value 'mine'"),
             (&["--source", "--format", "json"], "--format text"),
+            (&["-v", "--format", "csv"], "--format text"),
             (&["--format", "folded", "--diff", "b"], "one figure"),
             (&["--format", "folded", "--by", "size"], "by traceback"),
             (&["--format", "html", "--cumulative"], "html is by traceback"),
@@ -313,6 +351,21 @@ mod tests {
         assert!(tree.is_tree && tree.snapshot.ends_with("d") && tree.old.is_some_and(|old| old.ends_with("e")));
         let nothing = Arguments::try_parse_from(["report"]).expect_err("a snapshot is needed");
         assert!(one_line(&nothing).contains("<SNAP>"), "{}", one_line(&nothing));
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_accepted() {
+        let commands = super::EXAMPLES.lines().map(str::trim).filter(|line| line.starts_with("report "));
+        let commands = commands.map(|line| line.split("  ").next().unwrap_or(""));
+        let mut count = 0;
+        for command in commands {
+            let arguments = command.split(' ').map(|word| word.trim_matches('\''));
+            let arguments = Arguments::try_parse_from(arguments).unwrap_or_else(|error| panic!("{command}: {error}"));
+            arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
+            count += 1;
+        }
+        assert_eq!(count, 9);
+        assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
     }
 
     #[test]

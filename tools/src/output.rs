@@ -1,14 +1,20 @@
 //! Destination of a report: standard output, or a file. A file is replaced as a whole or not at
 //! all.
 
+use anstream::{AutoStream, ColorChoice};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::termios::tcgetwinsize;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
+
+/// Columns of a terminal that does not say how many there are.
+const USUAL_COLUMNS: usize = 80;
 
 /// An error of a file, with the path.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +61,31 @@ impl Output {
                 Ok(Output::File(path, BufWriter::new(file)))
             }
         }
+    }
+
+    /// Columns of the terminal; none if the destination is no terminal.
+    pub fn columns(&self) -> Option<usize> {
+        let size = |fd: BorrowedFd<'_>| fd.is_terminal().then(|| tcgetwinsize(fd).map_or(0, |size| size.ws_col));
+        let columns = match self {
+            Output::Stdout(out) => size(out.get_ref().as_fd()),
+            Output::Device(_, out) => size(out.get_ref().as_fd()),
+            Output::File(..) => None,
+        };
+        columns.map(|columns| match usize::from(columns) {
+            0 => USUAL_COLUMNS,
+            columns => columns,
+        })
+    }
+
+    /// Whether text may have colours: on a terminal that shows colours, as the user's NO_COLOR,
+    /// CLICOLOR and CLICOLOR_FORCE say. A file has none.
+    pub fn has_colours(&self) -> bool {
+        let choice = match self {
+            Output::Stdout(out) => AutoStream::choice(out.get_ref()),
+            Output::Device(_, out) => AutoStream::choice(out.get_ref()),
+            Output::File(..) => ColorChoice::Never,
+        };
+        choice != ColorChoice::Never
     }
 
     /// Writes the report with `write`, then moves the file to its place.

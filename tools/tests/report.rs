@@ -20,14 +20,12 @@ fn text_is_the_pretty_top_below_a_head() {
     let source = &scene.source;
     let expected = format!(
         "\
-Process 4711 (victim --grow), exited with status 0
-Snapshot of 2025-11-21T00:37:00Z, exact, up to 64 frames a traceback
+Process 4711: exact; peaks: native 29.6 KiB, mmap 12.0 KiB
+victim --grow, exited with status 0; snapshot of 2025-11-21T00:37:00Z
 native: current 10107 B in 13 blocks, peak 29.6 KiB; 52 allocated (39.5 KiB), 39 freed since the start
-mmap: current 4096 B in 1 range, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
-Heapline's own: 64.0 KiB in the target, 1024 KiB outside
 
 Top line: native memory live at the snapshot
-#1: {source}:5: 10107 B in 13 blocks, innermost
+#1: {source}:5: 10107 B in 13 blocks, 100 %, innermost
   return malloc(n);
 Total allocated size: 10107 B
 "
@@ -36,11 +34,51 @@ Total allocated size: 10107 B
 }
 
 #[test]
+fn a_verbose_head_has_every_layer() {
+    let head = "\
+Process 4711: exact; peaks: native 29.6 KiB, mmap 12.0 KiB
+victim --grow, exited with status 0; snapshot of 2025-11-21T00:37:00Z
+native: current 10107 B in 13 blocks, peak 29.6 KiB; 52 allocated (39.5 KiB), 39 freed since the start
+mmap: current 4096 B in 1 range, peak 12.0 KiB; 4 allocated (16.0 KiB), 3 freed since the start
+Up to 64 frames a traceback; Heapline's own memory: 64.0 KiB in the target, 1024 KiB outside
+
+Top line: ";
+    let text = scene().says(&["-v"]);
+    assert!(text.starts_with(head), "{text}");
+}
+
+/// The layer with the most memory comes first, whatever the view. Layers are never summed.
+#[test]
+fn the_first_line_names_the_layer_in_which_the_memory_is() {
+    let dir = tempdir().unwrap();
+    let mut builder = Builder::new(None);
+    let stack = builder.stack(&[0x1000]);
+    builder.blocks(Domain::Native, stack, 0, 4 << 20, 1);
+    builder.blocks(Domain::Mmap, stack, 0, 96 << 20, 1);
+    builder.blocks(Domain::Reserved, stack, 0, 1 << 30, 1);
+    let first = |builder: &Builder, options: &[&str]| {
+        let snapshot = builder.save(dir.path(), "a.snap.zst");
+        let text = stdout(&report(&[&[snapshot.to_str().unwrap()], options].concat()));
+        text.lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(first(&builder, &[]), "Process 4711: exact; peaks: mmap 288 MiB, native 12.0 MiB");
+    let reserved = first(&builder, &["--domain", "mmap:reserved"]);
+    assert_eq!(reserved, "Process 4711: exact; peaks: mmap:reserved 3072 MiB, mmap 288 MiB, native 12.0 MiB");
+    builder.snapshot.meta.notes.push("attached while it ran: blocks from before are not known".to_string());
+    builder.snapshot.meta.untracked_frees = 9;
+    assert!(first(&builder, &[]).starts_with("Process 4711: exact since the attach; peaks: mmap"));
+    let snapshot = builder.save(dir.path(), "a.snap.zst");
+    let text = |options: &[&str]| stdout(&report(&[&[snapshot.to_str().unwrap()], options].concat()));
+    assert!(text(&[]).contains(" freed since the attach\n") && !text(&[]).contains("9 frees of"), "{}", text(&[]));
+    assert!(text(&["-v"]).contains("\n9 frees of blocks that were not seen to come"), "{}", text(&["-v"]));
+}
+
+#[test]
 fn a_limit_sums_up_the_others() {
     let scene = scene();
     let text = scene.says(&["--by", "traceback", "--limit", "1"]);
     assert!(text.contains("Top traceback: native"), "{text}");
-    assert!(text.contains("#1: 12 memory blocks: 10100 B\n"), "{text}");
+    assert!(text.contains("#1: 12 memory blocks: 10100 B, 99.9 %\n"), "{text}");
     assert!(text.contains("\n1 other: 7 B\nTotal allocated size: 10107 B\n"), "{text}");
     assert!(!text.contains("#2"), "{text}");
     assert_eq!(scene.figures(&["--by", "traceback", "--limit", "0"]), [(10100, 12), (7, 1)]);
@@ -144,7 +182,9 @@ fn domains_are_chosen_by_name_and_never_summed() {
     assert_eq!(scene.json(&["--domain", "mmap"])["view"], "mmap");
     let output = report(&[scene.path(), "--domain", "0"]);
     assert!(output.status.success());
-    assert!(stderr(&output).contains("no blocks in domain python"), "{}", stderr(&output));
+    let note = "report: note: there are no blocks in domain python: no python memory live at the snapshot\n";
+    assert_eq!(stderr(&output), note);
+    assert!(!stdout(&output).contains("Top "), "{}", stdout(&output));
 
     let mut builder = Builder::new(None);
     let stack = builder.stack(&[0x1000]);
@@ -169,8 +209,15 @@ fn filters_look_at_the_most_recent_frame_unless_told_otherwise() {
 
     let output = report(&[scene.path(), "--filter", "*/inlines.c:10"]);
     assert!(output.status.success());
-    assert_eq!(stderr(&output), "report: note: the filters match nothing: no rows\n");
-    assert!(stdout(&output).contains("Total allocated size: 0 B"), "{}", stdout(&output));
+    assert_eq!(
+        stderr(&output),
+        "report: note: the filters match nothing of 10107 B in 13 blocks (native memory live at the snapshot): no rows\n"
+    );
+    assert!(stdout(&output).contains("\n\nTotal allocated size: 0 B"), "{}", stdout(&output));
+    for (at, amount) in [("peak", "29.6 KiB"), ("total", "39.5 KiB in 52 blocks")] {
+        let output = report(&[scene.path(), "--filter", "nowhere", "--at", at]);
+        assert!(stderr(&output).contains(&format!("match nothing of {amount} (")), "{}", stderr(&output));
+    }
 }
 
 #[test]
@@ -371,11 +418,12 @@ fn what_is_missing_is_said_before_the_figures() {
     let scene = Scene { snapshot, ..scene };
     let text = scene.says(&[]);
     for expected in [
-        "Process 4711 (evil\\u{7}), killed by signal 9\n",
+        "Process 4711: NOT EXACT (see below); peaks: ",
+        "\nevil\\u{7}, killed by signal 9; snapshot of ",
         "LOST: 3 events missing (slots 3)",
         "Contradictions: 2 events resolved by rule (double free 2)",
         "5 frees of blocks that were not seen to come: older than the tracing, cleared, or another allocator's",
-        "1 call of realloc, munmap or mremap had not returned at the end",
+        "1 call of realloc, munmap or mremap had not returned at the end: its memory is counted as before the call\n",
         "Note: A sentence\\nfor everybody \\u{1b}[31m",
     ] {
         let at = text.find(expected).unwrap_or_else(|| panic!("{expected}\n{text}"));
@@ -399,7 +447,47 @@ fn zero_records_are_said_loudly() {
     let output = report(&[snapshot.to_str().unwrap()]);
     assert!(output.status.success());
     let text = stdout(&output);
-    assert!(text.contains("NO RECORDS: ") && text.contains("Note: /usr/bin/victim is a static program."), "{text}");
+    assert!(text.starts_with("Process 4711: NO RECORDS (see below)\n"), "{text}");
+    let said = "\nNO RECORDS: nothing was recorded of this program\nNote: /usr/bin/victim is a static program.\n";
+    assert!(text.contains(said), "{text}");
     let output = report(&[snapshot.to_str().unwrap(), "--format", "csv"]);
-    assert!(stderr(&output).contains("NO RECORDS: "));
+    assert!(stderr(&output).starts_with("report: note: NO RECORDS: "), "{}", stderr(&output));
+    assert!(stderr(&output).ends_with("report: note: /usr/bin/victim is a static program.\n"), "{}", stderr(&output));
+}
+
+/// The reason is told once, and the usual reasons do not stand beside a known reason.
+#[test]
+fn a_known_reason_takes_the_place_of_the_usual_reasons() {
+    let dir = tempdir().unwrap();
+    let mut builder = Builder::new(None);
+    let said = |builder: &Builder| {
+        let snapshot = builder.save(dir.path(), "empty.snap.zst");
+        stdout(&report(&[snapshot.to_str().unwrap()]))
+    };
+    assert!(said(&builder).contains(". Usual reasons: the executable brings its own malloc"));
+    let reason = "the program made no allocation while it was traced";
+    builder.snapshot.meta.notes.push(format!("NOTHING WAS RECORDED: {reason}"));
+    let text = said(&builder);
+    assert!(text.contains(&format!("\nNO RECORDS: nothing was recorded of this program: {reason}\n")), "{text}");
+    assert_eq!(text.matches(reason).count(), 1, "{text}");
+    assert!(!text.contains("Usual reasons") && !text.contains("Note:"), "{text}");
+}
+
+#[test]
+fn many_notes_are_shortened_and_a_verbose_report_has_all() {
+    let scene = scene();
+    let mut builder = Builder::new(Some(&scene.program));
+    fill(&mut builder, &scene.program, 1);
+    builder.snapshot.meta.notes = (1..=11).map(|number| format!("sentence {number}.")).collect();
+    let snapshot = builder.save(scene.dir.path(), "notes.snap.zst");
+    let scene = Scene { snapshot, ..scene };
+    let text = scene.says(&[]);
+    assert!(text.contains("Note: sentence 8.\n3 more notes: -v shows all\n"), "{text}");
+    assert_eq!(scene.says(&["-v"]).matches("Note: sentence ").count(), 11);
+    // A note of both snapshots is told once, and a note of the old snapshot is named as such.
+    assert_eq!(scene.says(&["-v", "--diff", scene.path()]).matches("Note: sentence ").count(), 11);
+    builder.snapshot.meta.notes = vec!["sentence 1.".to_string()];
+    let new = builder.save(scene.dir.path(), "new.snap.zst");
+    let text = stdout(&report(&[new.to_str().unwrap(), "-v", "--diff", scene.path()]));
+    assert!(text.contains("\nNote: sentence 1.\nold snapshot: Note: sentence 2.\n"), "{text}");
 }

@@ -65,18 +65,78 @@ fn json(path: &Path, arguments: &[&str]) -> Value {
 #[test]
 fn each_process_stands_below_its_parent() {
     let dir = family();
-    let text = tree(&dir.path().join("run"), &[]);
+    let text = tree(&dir.path().join("run"), &["-v"]);
     let expected = "\
-Tree of 5 processes, native memory:
+Tree of 5 processes: NOT EXACT (see below); peaks together: native 3480 B
+command 10 and its children; snapshot of 2025-11-21T00:37:00Z
   10 command 10: current 110 B in 2 blocks, peak 330 B, exited with status 0
     11 command 11: current 211 B in 3 blocks, peak 633 B, started, exited with status 0
-      12 command 12: current 312 B in 4 blocks, peak 936 B, forked, exited with status 0
+      12 command 12: current 312 B in 4 blocks, peak 936 B, forked with 3 blocks inherited, exited with status 0
     13 command 13: current 413 B in 5 blocks, peak 1239 B, started, exited with status 0
   14 command 14: current 114 B in 2 blocks, peak 342 B, started, exited with status 0
 ";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.contains("native: current 1160 B in 16 blocks, peaks together 3480 B;"), "{text}");
     assert!(text.contains("LOST: 1 event missing (memory 1)"), "{text}");
+}
+
+/// 11 and 13 are children of 10 with the same program.
+#[test]
+fn processes_of_a_program_are_a_row() {
+    let dir = family();
+    let text = tree(&dir.path().join("run"), &[]);
+    let expected = "
+  10 command 10: current 110 B in 2 blocks, peak 330 B, exited with status 0
+    2 x victim: current 624 B in 8 blocks, peaks together 1872 B, the greatest 1239 B (process 13), the median 1239 B, started, exited with status 0
+      12 command 12: current 312 B in 4 blocks, peak 936 B, forked with 3 blocks inherited, exited with status 0
+  14 command 14: current 114 B in 2 blocks, peak 342 B, started, exited with status 0
+native: ";
+    assert!(text.contains(expected), "{text}");
+    let limited = tree(&dir.path().join("run"), &["--limit", "1"]);
+    let expected = "
+  10 command 10: current 110 B in 2 blocks, peak 330 B, exited with status 0
+  4 more processes are not shown: --limit 0 shows all
+native: ";
+    assert!(limited.contains(expected), "{limited}");
+}
+
+/// The workers of a server: a row with the number, the greatest and the median, and below the row
+/// the children of all workers. The heaviest sibling comes first.
+#[test]
+fn many_workers_are_a_row_with_the_greatest_and_the_median() {
+    let dir = tempdir().unwrap();
+    process(dir.path(), "a.snap.zst", 1, None, 0);
+    for pid in 10..=40 {
+        process(dir.path(), &format!("{pid}.snap.zst"), pid, Some((1, Birth::Fork, Some(u64::from(pid)))), pid.into());
+        let child = pid + 100;
+        process(dir.path(), &format!("{child}.snap.zst"), child, Some((pid, Birth::Fork, None)), 0);
+    }
+    let text = tree(dir.path(), &["--at", "peak"]);
+    // Each worker's peak is three times its blocks of 100 bytes and its own block.
+    let expected = "
+  1 command 1: current 1 B in 1 block, peak 3 B, exited with status 0
+    31 x victim: current 76.4 KiB in 806 blocks, peaks together 229 KiB, the greatest 11.8 KiB (process 40), the median 7575 B, forked with 10 to 40 blocks inherited, exited with status 0
+      31 x victim: current 3875 B in 31 blocks, peaks together 11.4 KiB, the greatest 420 B (process 140), the median 375 B, forked, exited with status 0
+native: ";
+    assert!(text.contains(expected), "{text}");
+    let each = tree(dir.path(), &["--at", "peak", "-v", "--limit", "4"]);
+    let rows: Vec<&str> = each.lines().skip(2).take(5).map(|row| row.trim().split(' ').next().unwrap()).collect();
+    assert_eq!(rows, ["1", "40", "140", "39", "59"], "{each}");
+    assert!(each.contains("\n  59 more processes are not shown: --limit 0 shows all\n"), "{each}");
+}
+
+#[test]
+fn a_note_of_many_processes_is_told_once() {
+    let dir = tempdir().unwrap();
+    for pid in 1..=9 {
+        let mut builder = Builder::new(None);
+        builder.snapshot.meta.pid = pid;
+        builder.snapshot.meta.notes.push(if pid == 7 { "another" } else { "the same" }.to_string());
+        builder.save(dir.path(), &format!("{pid}.snap.zst"));
+    }
+    let text = tree(dir.path(), &[]);
+    let notes: Vec<&str> = text.lines().filter(|line| line.starts_with("Note: ")).collect();
+    assert_eq!(notes, ["Note: processes 1, 2, 3 and 5 more: the same", "Note: process 7: another"], "{text}");
 }
 
 #[test]
@@ -114,7 +174,7 @@ fn a_circle_of_parents_and_a_file_alone_are_no_problem() {
     process(dir.path(), "c.snap.zst", 3, Some((3, Birth::Fork, None)), 1);
     let json = json(dir.path(), &[]);
     assert_eq!(json["processes"].as_array().unwrap().len(), 3);
-    assert!(tree(&dir.path().join("a.snap.zst"), &[]).starts_with("Tree of 1 process,"), "one without a folder");
+    assert!(tree(&dir.path().join("a.snap.zst"), &[]).starts_with("Tree of 1 process: "), "one without a folder");
 }
 
 #[test]

@@ -10,8 +10,10 @@ use heapline_tools::query::blame::Blame;
 use heapline_tools::query::filter::Filters;
 use heapline_tools::query::report::{Report, Request};
 use heapline_tools::query::statistics::By;
+use heapline_tools::render::text::Layout;
 use heapline_tools::render::{csv, json, text};
 use heapline_tools::symbols::Symbolizer;
+use unicode_width::UnicodeWidthStr;
 
 /// Reads the bytes as a snapshot file. Writing and reading an accepted snapshot gives an equal
 /// snapshot.
@@ -61,14 +63,28 @@ fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Looks of a text: for scripts, for terminals of several widths, and with everything.
+const LAYOUTS: [Layout; 5] = [
+    layout(None, false),
+    layout(Some(20), false),
+    layout(Some(80), false),
+    layout(Some(200), false),
+    layout(Some(80), true),
+];
+
+const fn layout(width: Option<usize>, is_verbose: bool) -> Layout {
+    Layout { width, has_colours: false, is_verbose }
+}
+
 /// Makes every kind of report about the bytes as the content of a snapshot. Each report ends and
-/// shows no control characters of a terminal.
+/// shows no control characters of a terminal. No line is wider than the terminal.
 pub fn report(bytes: &[u8]) {
     let mut content = bytes.to_vec();
     mend_checksums(&mut content);
     let Ok(mut snapshot) = snapshot::read(zstd_frame(&content).as_slice()) else { return };
     // Files of this machine must not influence the result: no module path exists.
     snapshot.modules.iter_mut().for_each(|module| module.path.insert(0, '?'));
+    let tree = Subject::tree(vec![snapshot.clone(), snapshot.clone()]);
     let subject = Subject::process(snapshot);
     let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread];
     for by in all {
@@ -87,8 +103,9 @@ pub fn report(bytes: &[u8]) {
             start_code: bytes.len().is_multiple_of(3),
             limit: 3,
         };
+        let of_tree = Report::new(request.clone(), &tree, None, &mut Symbolizer::new(Vec::new(), None));
         let report = Report::new(request, &subject, Some(&subject), &mut Symbolizer::new(Vec::new(), None));
-        let Ok(report) = report else { continue };
+        let (Ok(report), Ok(of_tree)) = (report, of_tree) else { continue };
         let shown = |write: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| {
             let mut out = Vec::new();
             write(&mut out).expect("a vector takes everything");
@@ -96,7 +113,13 @@ pub fn report(bytes: &[u8]) {
             assert_harmless(&shown);
             shown
         };
-        shown(&|out| text::write(&report, None, out));
+        for (layout, report) in LAYOUTS.into_iter().flat_map(|layout| [(layout, &report), (layout, &of_tree)]) {
+            let text = shown(&|out| text::write(report, None, layout, out));
+            if let Some(width) = layout.width.filter(|_| !layout.is_verbose) {
+                let wide = text.lines().find(|line| line.width() > width);
+                assert_eq!(wide, None, "wider than {width}");
+            }
+        }
         shown(&|out| csv::write(&report, out));
         shown(&|out| folded::write(&report, out));
         if by == By::Tree {

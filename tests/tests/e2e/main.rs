@@ -51,6 +51,7 @@ mod strangers;
 mod surroundings;
 mod suspended;
 mod symbols_exported;
+mod text;
 mod threads;
 mod traced;
 mod tracemalloc;

@@ -138,7 +138,7 @@ fn every_report_says_what_is_an_estimate() {
         stdout_of(report.arg(outcome.snapshot_path()).args(options))
     };
     let plain = text(&[]);
-    assert!(plain.contains("sampled, one in 262144 bytes") && plain.contains("native: current ~"), "{plain}");
+    assert!(plain.contains("sampled, one in 256 KiB: ~") && plain.contains("native: current ~"), "{plain}");
     assert!(plain.lines().filter(|line| line.starts_with('#')).all(|line| line.contains('~')), "{plain}");
     assert!(plain.contains("Total allocated size: ~"), "{plain}");
     let csv = text(&["--format", "csv"]);

@@ -11,15 +11,17 @@
 
 use anyhow::Error;
 use clap::Parser;
-use heapline_shared_format::text::printable;
+use heapline_shared_format::text::{counted, printable, size};
 use heapline_tools::cli::{Arguments, Config, Format, one_line};
 use heapline_tools::debuginfod::Client;
 use heapline_tools::export::{folded, html};
 use heapline_tools::glob::Glob;
 use heapline_tools::input::load::load;
+use heapline_tools::input::moment::{At, totals};
 use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
 use heapline_tools::query::report::Report;
+use heapline_tools::render::text::{Layout, blocks_of};
 use heapline_tools::render::{Sources, csv, json, text};
 use heapline_tools::settings::Settings;
 use heapline_tools::symbols::{Symbolizer, default_cache_dir};
@@ -51,7 +53,9 @@ fn main() -> ExitCode {
     let config = arguments.and_then(Arguments::into_config).map_err(Failure::Usage);
     match config.and_then(run) {
         Ok(notes) => {
-            notes.iter().for_each(|note| say(&format!("note: {note}")));
+            // Some notes name themselves.
+            let text = |note: &String| format!("note: {}", note.strip_prefix("Note: ").unwrap_or(note));
+            notes.iter().for_each(|note| say(&text(note)));
             ExitCode::SUCCESS
         }
         Err(Failure::Other(error)) if error.downcast_ref().is_some_and(WriteError::is_closed_pipe) => ExitCode::SUCCESS,
@@ -84,8 +88,9 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     }
     let report = Report::new(config.request, &subjects.0, subjects.1.as_ref(), &mut symbolizer)?;
     let mut sources = config.source.then(Sources::default);
+    let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
-        Format::Text => text::write(&report, sources.as_mut(), out),
+        Format::Text => text::write(&report, sources.as_mut(), layout, out),
         Format::Json => json::write(&report, out),
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
@@ -99,13 +104,27 @@ fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
     let has_place = matches!(format, Format::Text | Format::Html);
     let mut notes = if has_place { Vec::new() } else { text::concerns(report) };
     notes.extend(report.warnings.iter().cloned());
+    let (domain, at) = (report.view.domain, report.view.at);
     if report.nothing_matched {
-        notes.push("the filters match nothing: no rows".to_string());
+        notes.push(format!("the filters match nothing{}: no rows", unfiltered(report)));
     } else if report.rows.is_empty() && !report.has_no_records() {
-        let (domain, at) = (report.view.domain, report.view.at.name());
-        notes.push(format!("there are no blocks in domain {domain} at {at}: no rows"));
+        notes.push(format!("there are no blocks in domain {domain}: no {}", blocks_of(domain, at)));
     }
     notes
+}
+
+/// Names the memory that the filters matched against.
+fn unfiltered(report: &Report<'_>) -> String {
+    let (domain, at) = (report.view.domain, report.view.at);
+    let sums = totals(report.snapshot, domain);
+    let about = if report.is_sampled() && domain.is_sampled() { "~" } else { "" };
+    let blocks = |count| counted(count, if domain.is_of_ranges() { "range" } else { "block" });
+    let amount = match at {
+        At::Live => format!("{about}{} in {about}{}", size(sums.current), blocks(sums.blocks)),
+        At::Peak => format!("{about}{}", size(sums.peak)),
+        At::Total => format!("{} in {}", size(sums.allocated_bytes), blocks(sums.allocs)),
+    };
+    format!(" of {amount} ({})", blocks_of(domain, at))
 }
 
 /// Writes a line to standard error. A closed standard error is no failure.

@@ -209,6 +209,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
     for part in &parts[1..] {
         add(&mut meta, &part.meta);
     }
+    meta.notes = notes(parts);
     let native_first = |row: &DomainTotals| (row.domain != Domain::Native, row.domain);
     let mut domains: Vec<DomainTotals> = domains.into_values().collect();
     domains.sort_by_key(native_first);
@@ -250,9 +251,32 @@ fn add(sum: &mut Meta, other: &Meta) {
     }
     // All processes share an aggregator.
     sum.aggregator_bytes = sum.aggregator_bytes.max(other.aggregator_bytes);
-    let note = |note: &String| format!("process {}: {note}", other.pid);
-    sum.notes.extend(other.notes.iter().map(note));
     // A cause common to several processes is listed once.
     let new = other.unseen.iter().filter(|cause| !sum.unseen.contains(cause)).cloned().collect::<Vec<_>>();
     sum.unseen.extend(new);
+}
+
+/// Lists the notes of all processes. A note common to several processes is listed once.
+fn notes(parts: &[Snapshot]) -> Vec<String> {
+    /// Most processes named in front of a note.
+    const NAMED: usize = 3;
+    let mut pids: HashMap<&str, Vec<u32>> = HashMap::new();
+    let mut order = Vec::new();
+    for (meta, note) in parts.iter().flat_map(|part| part.meta.notes.iter().map(|note| (&part.meta, note))) {
+        let of_note = pids.entry(note).or_default();
+        if of_note.is_empty() {
+            order.push(note.as_str());
+        }
+        of_note.push(meta.pid);
+    }
+    let listed = |note: &str| {
+        let pids = pids.get(note).map_or(&[][..], Vec::as_slice);
+        let named: Vec<String> = pids.iter().take(NAMED).map(u32::to_string).collect();
+        match (&named[..], pids.len().saturating_sub(NAMED)) {
+            ([pid], _) => format!("process {pid}: {note}"),
+            (_, 0) => format!("processes {}: {note}", named.join(", ")),
+            (_, more) => format!("processes {} and {more} more: {note}", named.join(", ")),
+        }
+    };
+    order.into_iter().map(listed).collect()
 }

@@ -1,148 +1,160 @@
-//! The head: the process, the snapshot, the figures of each domain.
+//! The head: the process, the snapshot, the figures of the layer in view.
 
-use super::concerns::{concerns, sum};
-use super::words::{estimated_count, estimated_size};
-use crate::input::copies::Part;
-use crate::input::moment::{At, totals};
-use crate::input::tree::{Process, Subject};
+use super::concerns::{self, is_attached, sum};
+use super::fit;
+use super::layout::{Layout, Role};
+use super::processes::processes;
+use super::words::{about, end, estimated_count, estimated_size, noun};
+use crate::input::moment::At;
 use crate::query::estimate::of_domain;
-use crate::query::report::{Report, Row};
-use crate::query::statistics::By;
-use heapline_shared_format::snapshot::{Birth, DomainTotals, End, Meta, brief_unseen};
+use crate::query::report::Report;
+use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, Meta, Snapshot, brief_unseen};
 use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, Write};
 
+/// Most layers in the first line.
+const MOST_LAYERS: usize = 4;
+
 /// Describes the process and the snapshot, a line for each.
 pub fn subject(report: &Report<'_>) -> [String; 2] {
+    let command = printable(&report.snapshot.meta.command).into_owned();
+    [first(report), second(report, &command)]
+}
+
+/// Writes the head. A terminal shows the beginning of a long command.
+pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
     let meta = &report.snapshot.meta;
-    let who = match report.subject.processes().count() {
-        0 => format!("Process {} ({}), {}", meta.pid, printable(&meta.command), end(meta)),
-        count => format!("Tree of {}, {} memory:", counted(count as u64, "process"), report.view.domain),
-    };
-    [who, format!("Snapshot of {}, {}", printable(&meta.taken_at), mode(meta))]
-}
-
-pub(super) fn head(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let (snapshot, meta) = (report.snapshot, &report.snapshot.meta);
-    let [who, what] = subject(report);
-    writeln!(out, "{who}")?;
-    let count = report.subject.processes().count();
-    if count > 0 {
-        processes(report, count, out)?;
-    }
-    writeln!(out, "{what}")?;
+    let warned = is_inexact(meta) || report.has_no_records() || !meta.unseen.is_empty();
+    layout.say(if warned { Role::Loud } else { Role::Plain }, &first(report), out)?;
+    layout.say(Role::Plain, &second(report, &command(report, layout)), out)?;
     if let Some(old) = report.old.map(|old| &old.meta) {
-        let what = if report.subject.processes().count() > 0 { "the tree" } else { "that" };
-        writeln!(out, "Compared with {what} of process {}, {}", old.pid, printable(&old.taken_at))?;
+        let what = if is_tree(report) { "the tree of process" } else { "process" };
+        layout.say(Role::Plain, &format!("Compared with {what} {} at {}", old.pid, old.taken_at), out)?;
     }
-    for row in &snapshot.domains {
-        writeln!(
-            out,
-            "{}",
-            domain(row, if report.subject.processes().count() > 0 { "peaks together" } else { "peak" }, report.subject)
-        )?;
+    if is_tree(report) {
+        processes(report, layout, out)?;
     }
-    let own = |bytes: u64| size(bytes);
-    writeln!(out, "Heapline's own: {} in the target, {} outside", own(meta.target_bytes), own(meta.aggregator_bytes))?;
-    concerns(report).iter().chain(&unknown_lines(report)).try_for_each(|text| writeln!(out, "{}", printable(text)))
+    let is_shown = |row: &&DomainTotals| layout.is_verbose || row.domain == report.view.domain;
+    for row in report.snapshot.domains.iter().filter(is_shown) {
+        layout.say(Role::Plain, &domain(report, row), out)?;
+    }
+    if layout.is_verbose {
+        let frames = counted(meta.nframe.into(), "frame");
+        let (inside, outside) = (size(meta.target_bytes), size(meta.aggregator_bytes));
+        let text =
+            format!("Up to {frames} a traceback; Heapline's own memory: {inside} in the target, {outside} outside");
+        layout.say(Role::Plain, &text, out)?;
+    }
+    concerns::write(report, layout, out)
 }
 
-/// Most processes of a tree in a report with limited rows.
-const MAX_PROCESSES: usize = 40;
-
-/// Writes the processes of a tree, each below its parent.
-pub(super) fn processes(report: &Report<'_>, count: usize, out: &mut dyn Write) -> io::Result<()> {
-    let most = if report.request.limit == 0 { count } else { MAX_PROCESSES };
-    for Process { snapshot, depth } in report.subject.processes().take(most) {
-        let meta = &snapshot.meta;
-        let row = totals(snapshot, report.view.domain);
-        let interval = |at| of_domain(std::iter::once(Part::alone(snapshot)), report.view.domain, at);
-        let birth = match snapshot.origin.as_ref().map(|origin| origin.birth) {
-            None => "",
-            Some(Birth::Fork) => ", forked",
-            Some(Birth::Exec) => ", started",
-        };
-        writeln!(
-            out,
-            "{:indent$}{} {}: current {} in {}, peak {}{birth}, {}",
-            "",
-            meta.pid,
-            shortened(&printable(&meta.command)),
-            estimated_size(row.current, interval(At::Live).size_interval(row.current)),
-            estimated_count(row.blocks, "block", interval(At::Live).count_interval()),
-            estimated_size(row.peak, interval(At::Peak).size_interval(row.peak)),
-            end(meta),
-            indent = 2 + 2 * depth.min(20),
-        )?;
-    }
-    match count.saturating_sub(most) {
-        0 => Ok(()),
-        more => writeln!(out, "  and {more} more: --limit 0 shows all"),
-    }
+fn is_tree(report: &Report<'_>) -> bool {
+    report.subject.processes().next().is_some()
 }
 
-/// Returns the first words of a command.
-pub(super) fn shortened(command: &str) -> String {
-    const MOST: usize = 60;
-    match command.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &command[..end]),
-        None => command.to_string(),
-    }
+/// The first line: how exact the figures are, and in which layers the memory was.
+fn first(report: &Report<'_>) -> String {
+    let who = match report.subject.processes().count() {
+        0 => format!("Process {}", report.snapshot.meta.pid),
+        count => format!("Tree of {}", counted(count as u64, "process")),
+    };
+    let peaks = peaks(report);
+    let separator = if peaks.is_empty() { "" } else { "; " };
+    format!("{who}: {}{separator}{peaks}", mode(report))
 }
 
-/// Advice for a module without debug information: all its blocks are in a single row.
-pub(super) fn unknown_lines(report: &Report<'_>) -> Option<String> {
-    let by_place = matches!(report.request.by, By::Lineno | By::Filename);
-    let is_heap = |row: &&Row| row.stat.frame.lineno == 0 && row.stat.several_functions;
-    let row = report.shown().iter().filter(|_| by_place).find(is_heap)?;
-    let module = report.tracebacks.text(row.stat.frame.module);
-    Some(format!("No lines are known in {module}: --by function tells its blocks apart"))
+/// Lists the peaks of the layers, the greatest first. Layers are never summed. Reserved address
+/// space is no memory, and is named only if in view.
+fn peaks(report: &Report<'_>) -> String {
+    let is_memory = |row: &&DomainTotals| row.domain != Domain::Reserved || row.domain == report.view.domain;
+    let mut rows: Vec<_> = report.snapshot.domains.iter().filter(is_memory).filter(|row| row.peak > 0).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.peak));
+    let word = match rows.len() {
+        0 => return String::new(),
+        _ if is_tree(report) => "peaks together",
+        1 => "peak",
+        _ => "peaks",
+    };
+    let layer = |row: &&DomainTotals| {
+        let is_estimate = of_domain(report.subject.summed(), row.domain, At::Peak).is_estimate();
+        format!("{} {}{}", row.domain, about(is_estimate), size(row.peak))
+    };
+    let layers: Vec<String> = rows.iter().take(MOST_LAYERS).map(layer).collect();
+    format!("{word}: {}", layers.join(", "))
 }
 
-pub(super) fn end(meta: &Meta) -> String {
-    match (meta.end, meta.exit_status) {
-        (End::Running, _) => "running".to_string(),
-        (End::Exited, Some(status)) => format!("exited with status {status}"),
-        (End::Exited, None) => "exited".to_string(),
-        (End::Killed, Some(status)) if status > 128 => format!("killed by signal {}", status - 128),
-        (End::Killed, _) => "killed by a signal".to_string(),
-        (End::Detached, _) => "detached while it ran".to_string(),
-        (End::Stalled, _) => "stopped tracing before its end".to_string(),
+/// The second line: command, end and time.
+fn second(report: &Report<'_>, command: &str) -> String {
+    let meta = &report.snapshot.meta;
+    let taken_at = printable(&meta.taken_at);
+    match is_tree(report) {
+        true => format!("{command} and its children; snapshot of {taken_at}"),
+        false => format!("{command}, {}; snapshot of {taken_at}", end(meta)),
     }
 }
 
-pub(super) fn mode(meta: &Meta) -> String {
-    let frames = format!("up to {} a traceback", counted(meta.nframe.into(), "frame"));
-    let unseen = brief_unseen(&meta.unseen).map(|causes| printable(&causes).into_owned());
-    match meta.sample_interval {
-        0 if sum(&meta.lost).is_some() || sum(&meta.contradictions).is_some() => {
-            let unseen = unseen.map(|causes| format!(", and not seen: {causes};")).unwrap_or_else(|| ",".to_string());
-            format!("NOT EXACT (see below){unseen} {frames}")
+/// The command, shortened if its line would be too wide for a terminal.
+fn command(report: &Report<'_>, layout: Layout) -> String {
+    /// Least width of a command.
+    const LEAST: usize = 20;
+    let command = printable(&report.snapshot.meta.command).into_owned();
+    match layout.width.filter(|_| !layout.is_verbose) {
+        None => command,
+        Some(width) => {
+            let rest = fit::columns(&second(report, ""));
+            fit::command(&command, width.saturating_sub(rest).max(LEAST.min(width))).into_owned()
         }
-        0 => match unseen {
-            None => format!("exact, {frames}"),
-            Some(causes) => format!("exact, but for what is not seen: {causes}; {frames}"),
-        },
+    }
+}
+
+fn is_inexact(meta: &Meta) -> bool {
+    sum(&meta.lost).is_some() || sum(&meta.contradictions).is_some()
+}
+
+/// Formats how much of the memory was recorded, and how.
+fn mode(report: &Report<'_>) -> String {
+    let meta = &report.snapshot.meta;
+    let unseen = brief_unseen(&meta.unseen);
+    let since = if is_attached(report.snapshot) { " since the attach" } else { "" };
+    let not_seen = |words: &str| unseen.as_ref().map_or(String::new(), |causes| format!("{words}{causes}"));
+    match meta.sample_interval {
+        _ if report.has_no_records() => format!("NO RECORDS (see below){}", not_seen(", not seen: ")),
+        0 if is_inexact(meta) => format!("NOT EXACT (see below){}", not_seen(", and not seen: ")),
+        0 => format!("exact{since}{}", not_seen(", but for what is not seen: ")),
         interval => {
-            let unseen = unseen.map(|causes| format!("; not seen: {causes}")).unwrap_or_default();
+            let warning = if is_inexact(meta) { ", NOT EXACT (see below)" } else { "" };
             format!(
-                "sampled, one in {interval} bytes: what is marked ~ is an estimate, with its 95 % interval{unseen}; {frames}"
+                "sampled{since}, one in {}: ~ marks an estimate, with its 95 % interval{warning}{}",
+                size(interval),
+                not_seen("; not seen: ")
             )
         }
     }
 }
 
-pub(super) fn domain(row: &DomainTotals, peak: &str, subject: &Subject) -> String {
-    let of = |at| of_domain(subject.summed(), row.domain, at);
+/// Formats the sums of a layer.
+fn domain(report: &Report<'_>, row: &DomainTotals) -> String {
+    let of = |at| of_domain(report.subject.summed(), row.domain, at);
     let (live, at_peak) = (of(At::Live), of(At::Peak));
+    let peak = if is_tree(report) { "peaks together" } else { "peak" };
     format!(
-        "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed since the start",
+        "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed since the {}",
         row.domain,
         estimated_size(row.current, live.size_interval(row.current)),
-        estimated_count(row.blocks, if row.domain.is_of_ranges() { "range" } else { "block" }, live.count_interval()),
+        estimated_count(row.blocks, noun(row.domain), live.count_interval()),
         estimated_size(row.peak, at_peak.size_interval(row.peak)),
         row.allocs,
         size(row.allocated_bytes),
         row.frees,
+        beginning(report.snapshot),
     )
+}
+
+/// Names the moment from which allocations are counted.
+fn beginning(snapshot: &Snapshot) -> &'static str {
+    match snapshot.origin.as_ref().map(|origin| origin.birth) {
+        _ if is_attached(snapshot) => "attach",
+        Some(Birth::Fork) => "fork",
+        _ => "start",
+    }
 }

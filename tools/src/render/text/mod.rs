@@ -3,57 +3,85 @@
 //!
 //! The head hides nothing: anything missing, contradictory or noted in the snapshot stands above
 //! the figures.
+//!
+//! | Output | Rows |
+//! | --- | --- |
+//! | a terminal | aligned columns of one unit, with names that fit ([`screen`]) |
+//! | a file or a pipe | a stable form for scripts, with whole names ([`rows`]) |
 
 mod concerns;
+mod fit;
 mod head;
+mod layout;
+mod processes;
 mod rows;
+mod screen;
+mod table;
 mod tree;
+mod unit;
 mod words;
 
 pub use concerns::concerns;
 pub use head::subject;
+pub use layout::Layout;
+pub use words::blocks_of;
 
 use super::source::Sources;
-use crate::input::moment::At;
 use crate::query::report::Report;
-use crate::query::statistics::By;
+use crate::query::statistics::{By, Key};
 use head::head;
-use heapline_shared_format::snapshot::Domain;
-use heapline_shared_format::text::{format_size, printable, size};
+use heapline_shared_format::text::{format_size, size};
+use layout::Role;
 use rows::{Marks, line, traceback};
 use std::io::{self, Write};
 use tree::tree;
-use words::estimated_size;
+use words::{about, estimated_size};
 
 /// Writes the report. With `sources`, each frame is followed by the source line.
 ///
 /// # Errors
 ///
 /// Passes on errors of `out`.
-pub fn write(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
-    head(report, out)?;
-    writeln!(out, "\n{}", title(report))?;
+pub fn write(
+    report: &Report<'_>,
+    mut sources: Option<&mut Sources>,
+    layout: Layout,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    head(report, layout, out)?;
+    writeln!(out)?;
+    if !report.shown().is_empty() {
+        layout.say(Role::Quiet, &title(report), out)?;
+    }
     if report.request.by == By::Tree {
-        tree(report, sources, out)?;
-        return total(report, out);
+        tree(report, sources, layout, out)?;
+        return total(report, layout, out);
+    }
+    if let Some(width) = layout.width.filter(|_| !report.rows.is_empty()) {
+        screen::rows(report, sources, layout, width, out)?;
+        return calls(report, layout, out);
     }
     let mut marks = Marks::new(report);
     for (index, row) in report.shown().iter().enumerate() {
         write!(out, "#{}: ", index + 1)?;
-        match report.request.by {
-            By::Traceback => traceback(report, row, &mut marks, sources.as_deref_mut(), out)?,
-            _ => line(report, row, sources.as_deref_mut(), out)?,
+        let sources = sources.as_deref_mut();
+        match row.stat.key {
+            Key::Traceback(id) => traceback(report, row, &marks.frames(report, id), sources, layout, out)?,
+            _ => line(report, row, sources, layout, out)?,
         }
     }
     others(report, out)?;
-    calls(report, out)?;
-    total(report, out)
+    calls(report, layout, out)?;
+    total(report, layout, out)
 }
 
-fn total(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+fn total(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
     let total = &report.total;
     let size = estimated_size(total.size, total.estimate.size_interval(total.size));
-    writeln!(out, "Total allocated size: {size}{}", total_change(report))
+    if layout.width.is_some() {
+        return layout.say(Role::Plain, &format!("Total allocated size: {size}{}", total_change(report)), out);
+    }
+    writeln!(out, "Total allocated size: {}{}", layout.paint(Role::Size, size), total_change(report))
 }
 
 fn title(report: &Report<'_>) -> String {
@@ -76,21 +104,12 @@ fn title(report: &Report<'_>) -> String {
 
 /// Describes the blocks in the view.
 fn what(report: &Report<'_>) -> String {
-    let at = match report.request.at {
-        At::Live => "live at the snapshot",
-        At::Peak => "live at the peak",
-        At::Total => "allocated since the start",
-    };
     let kind = if report.old.is_some() { "differences of " } else { "" };
-    let layer = match report.view.domain {
-        Domain::Native => "native memory".to_string(),
-        domain => format!("{domain} memory"),
-    };
-    format!("{kind}{layer} {at}")
+    format!("{kind}{}", blocks_of(report.view.domain, report.request.at))
 }
 
 /// Writes the exact counts of threads while samples were recorded.
-fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+fn calls(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
     let domain = report.view.domain;
     let rows = report.subject.parts().iter().flat_map(|part| part.calls.iter().map(move |row| (part, row)));
     let mut rows: Vec<_> = rows.filter(|(_, row)| row.domain == domain).collect();
@@ -98,19 +117,13 @@ fn calls(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         return Ok(());
     }
     rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.bytes));
-    writeln!(out, "All calls, counted exactly:")?;
+    layout.say(Role::Quiet, "All calls, counted exactly:", out)?;
     let most = if report.request.limit == 0 { rows.len() } else { report.request.limit };
     for (part, row) in rows.into_iter().take(most) {
         let thread = &part.threads[row.thread as usize];
-        let bytes = size(row.bytes);
-        writeln!(
-            out,
-            "  {} ({}): {} allocated ({bytes}), {} freed",
-            printable(&thread.name),
-            thread.tid,
-            row.allocs,
-            row.frees
-        )?;
+        let (name, tid, bytes) = (&thread.name, thread.tid, size(row.bytes));
+        let text = format!("  {name} ({tid}): {} allocated ({bytes}), {} freed", row.allocs, row.frees);
+        layout.say(Role::Plain, &text, out)?;
     }
     Ok(())
 }
@@ -121,11 +134,15 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         return Ok(());
     }
     let bytes: i128 = others.iter().map(|row| i128::from(row.stat.size)).sum();
-    let change: i128 = others.iter().filter_map(|row| row.change).map(|change| change.size).sum();
-    let change = if report.old.is_some() { format!(" ({})", format_size(change, true)) } else { String::new() };
+    let changes = others.iter().filter_map(|row| row.change);
+    let is_estimate = changes.clone().any(|change| change.doubt.is_some());
+    let change: i128 = changes.map(|change| change.size).sum();
+    let change = match report.old {
+        Some(_) => format!(" ({}{})", about(is_estimate), format_size(change, true)),
+        None => String::new(),
+    };
     let is_estimate = others.iter().any(|row| row.stat.estimate.is_estimate());
-    let about = if is_estimate { "~" } else { "" };
-    writeln!(out, "{} other: {about}{}{change}", others.len(), format_size(bytes, false))
+    writeln!(out, "{} other: {}{}{change}", others.len(), about(is_estimate), format_size(bytes, false))
 }
 
 /// Formats the change of the whole view, with each block counted once. Empty for a cumulative diff,
@@ -133,8 +150,10 @@ fn others(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
 fn total_change(report: &Report<'_>) -> String {
     match report.old {
         Some(_) if !report.request.cumulative => {
-            let change = report.rows.iter().filter_map(|row| row.change).map(|change| change.size).sum();
-            format!(" ({})", format_size(change, true))
+            let changes = report.rows.iter().filter_map(|row| row.change);
+            let is_estimate = changes.clone().any(|change| change.doubt.is_some());
+            let change = changes.map(|change| change.size).sum();
+            format!(" ({}{})", about(is_estimate), format_size(change, true))
         }
         _ => String::new(),
     }

@@ -1,12 +1,15 @@
-//! Rows: a group in a line, or a traceback.
+//! Rows for scripts: a group in a line, or a traceback.
 
-use super::super::source::Sources;
-use super::words::{estimated_count, estimated_size};
-use crate::frames::Frame;
+use super::fit;
+use super::layout::{Layout, Role};
+use super::unit::share;
+use super::words::{estimated_count, estimated_size, noun};
+use crate::frames::{Frame, TracebackId};
 use crate::query::blame::{Blamer, Starts};
 use crate::query::diff::Change;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::Key;
+use crate::render::Sources;
 use heapline_shared_format::text::{counted, format_size, printable, size};
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,44 +19,80 @@ pub(super) fn line(
     report: &Report<'_>,
     row: &Row,
     sources: Option<&mut Sources>,
+    layout: Layout,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let names = &report.tracebacks;
-    let frame = &row.stat.frame;
-    let (name, detail) = match row.stat.key {
-        Key::Text(text) => (printable(names.text(text)).into_owned(), String::new()),
-        Key::Line(file, lineno) => {
-            let file = printable(names.text(file)).into_owned();
-            let others = if row.stat.several_functions { " and others" } else { "" };
-            (format!("{file}:{lineno}"), format!(", {}{others}", printable(names.text(frame.function))))
-        }
-        Key::Symbol(module, function) => {
-            let (module, function) = (printable(names.text(module)), printable(names.text(function)));
-            let file = module.rsplit('/').next().unwrap_or_default();
-            match function.strip_prefix(file).filter(|offset| offset.starts_with("+0x")) {
-                Some(offset) => (format!("{module}{offset}"), String::new()),
-                None => (format!("{module}: {function}"), String::new()),
-            }
-        }
-        Key::Size(size) => (format!("blocks of {size} B"), String::new()),
-        Key::Traceback(_) => (String::new(), String::new()),
-    };
-    writeln!(out, "{name}: {}{detail}", figures(row))?;
+    let Place { name, function, has_others } = Place::of(report, row);
+    let others = if has_others { OTHERS } else { "" };
+    let detail = function.map_or(String::new(), |name| format!(", {}{others}", layout.paint(Role::Function, name)));
+    writeln!(out, "{}: {}{detail}", layout.paint(Role::Place, name), figures(report, row, layout))?;
     match row.stat.key {
         Key::Line(file, lineno) => source_line(sources, names.text(file), lineno, "  ", out),
         _ => Ok(()),
     }
 }
 
-/// Formats `419.8 KiB in 12 blocks`, with changes in a diff.
-pub(super) fn figures(row: &Row) -> String {
+/// Words behind a function that is not the only function of a line.
+pub(super) const OTHERS: &str = " and others";
+
+/// Name of a group.
+pub(super) struct Place {
+    /// File and line, or another key.
+    pub(super) name: String,
+    /// Function of the largest part, for a line.
+    pub(super) function: Option<String>,
+    /// Whether there are other functions too.
+    pub(super) has_others: bool,
+}
+
+impl Place {
+    pub(super) fn of(report: &Report<'_>, row: &Row) -> Place {
+        let names = &report.tracebacks;
+        let has_others = row.stat.several_functions && matches!(row.stat.key, Key::Line(..));
+        let (name, function) = match row.stat.key {
+            Key::Text(text) => (printable(names.text(text)).into_owned(), None),
+            Key::Line(file, lineno) => {
+                let function = printable(names.text(row.stat.frame.function)).into_owned();
+                (format!("{}:{lineno}", printable(names.text(file))), Some(function))
+            }
+            Key::Symbol(module, function) => {
+                let (module, function) = (printable(names.text(module)), printable(names.text(function)));
+                let file = module.rsplit('/').next().unwrap_or_default();
+                match function.strip_prefix(file).filter(|offset| offset.starts_with("+0x")) {
+                    Some(offset) => (format!("{module}{offset}"), None),
+                    None => (module.into_owned(), Some(function.into_owned())),
+                }
+            }
+            Key::Size(size) => (format!("{}s of {size} B", noun(report.view.domain)), None),
+            Key::Traceback(_) => (String::new(), None),
+        };
+        Place { name, function, has_others }
+    }
+
+    /// Width of the function and of the words behind; none without a function.
+    pub(super) fn columns_of_function(&self) -> Option<usize> {
+        let others = if self.has_others { OTHERS.len() } else { 0 };
+        self.function.as_ref().map(|function| fit::columns(function) + others)
+    }
+}
+
+/// Formats `419.8 KiB in 12 blocks, 50.0 %`, with changes in a diff.
+fn figures(report: &Report<'_>, row: &Row, layout: Layout) -> String {
     let stat = &row.stat;
     let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
-    let blocks = estimated_count(stat.count, "block", stat.estimate.count_interval());
+    let size = layout.paint(Role::Size, size);
+    let blocks = estimated_count(stat.count, noun(report.view.domain), stat.estimate.count_interval());
     match row.change {
-        None => format!("{size} in {blocks}"),
+        None => format!("{size} in {blocks}{}", of_total(report, row)),
         Some(change) => format!("{size} ({}) in {blocks} ({:+})", changed(&change), change.count),
     }
+}
+
+/// Formats the share of a row in the total: `, 50.0 %`.
+pub(super) fn of_total(report: &Report<'_>, row: &Row) -> String {
+    let share = share(row.stat.size, report.total.size, row.stat.estimate.is_estimate());
+    if share.is_empty() { share } else { format!(", {share}") }
 }
 
 /// Formats the change of a size.
@@ -65,58 +104,85 @@ pub(super) fn changed(change: &Change) -> String {
     }
 }
 
-/// Searches for the frames of a traceback that have a mark or are left out.
+/// Search for the frames of a traceback that have a mark or are left out.
 pub(super) struct Marks<'r> {
     blamer: Option<Blamer<'r>>,
     starts: Option<Starts>,
+}
+
+/// The frames of a traceback for people.
+pub(super) struct Frames {
+    /// The frames, the most recent first.
+    pub(super) recent_first: Vec<Frame>,
+    /// Index of the blamed frame.
+    pub(super) blamed: usize,
 }
 
 impl<'r> Marks<'r> {
     pub(super) fn new(report: &'r Report<'_>) -> Marks<'r> {
         Marks { blamer: report.blamer(), starts: (!report.request.start_code).then(Starts::default) }
     }
+
+    /// Returns the frames of a traceback, without the code that starts a program or a thread.
+    pub(super) fn frames(&mut self, report: &Report<'_>, id: TracebackId) -> Frames {
+        let names = &report.tracebacks;
+        let mut frames = names.oldest_first(id);
+        let starts = self.starts.as_mut().map_or(0, |starts| starts.count(names, &frames));
+        frames.drain(..starts);
+        frames.reverse();
+        Frames { recent_first: frames, blamed: self.blamer.as_mut().map_or(0, |blamer| blamer.depth(names, id)) }
+    }
 }
 
-/// Writes a traceback, the most recent frame first, without the code that starts a program or a
-/// thread. A mark shows the blamed frame.
+/// Writes a traceback as tracemalloc's `Traceback.format(most_recent_first=True)` does. A mark
+/// shows the blamed frame.
 pub(super) fn traceback(
     report: &Report<'_>,
     row: &Row,
-    marks: &mut Marks<'_>,
+    Frames { recent_first, blamed }: &Frames,
     mut sources: Option<&mut Sources>,
+    layout: Layout,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let names = &report.tracebacks;
     let stat = &row.stat;
-    let blocks = estimated_count(stat.count, "memory block", stat.estimate.count_interval());
+    let noun = if report.view.domain.is_of_ranges() { "memory range" } else { "memory block" };
+    let blocks = estimated_count(stat.count, noun, stat.estimate.count_interval());
     let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
+    let size = layout.paint(Role::Size, size);
     match row.change {
-        None => writeln!(out, "{blocks}: {size}")?,
+        None => writeln!(out, "{blocks}: {size}{}", of_total(report, row))?,
         Some(change) => writeln!(out, "{blocks} ({:+}): {size} ({})", change.count, changed(&change))?,
     }
-    let Key::Traceback(id) = row.stat.key else { return Ok(()) };
-    let frames = names.oldest_first(id);
-    let first = marks.starts.as_mut().map_or(0, |starts| starts.count(names, &frames));
-    let blamed = marks.blamer.as_mut().map_or(0, |blamer| blamer.depth(names, id));
-    for (index, Frame { filename, lineno, function, module, .. }) in frames[first..].iter().rev().enumerate() {
-        let mark = if index == blamed { ">" } else { " " };
+    for (depth, Frame { filename, lineno, function, module, .. }) in recent_first.iter().enumerate() {
+        let mark = layout.paint(Role::Loud, if depth == *blamed { ">" } else { " " });
         let (file, function) = (names.text(*filename), printable(names.text(*function)));
         let module = match Path::new(names.text(*module)).file_name() {
             Some(name) => format!(" [{}]", printable(&name.to_string_lossy())),
             None => String::new(),
         };
-        writeln!(out, "{mark} File \"{}\", line {lineno}, in {function}{module}", printable(file))?;
+        let place = layout.paint(Role::Place, printable(file));
+        let function = layout.paint(Role::Function, function);
+        writeln!(out, "{mark} File \"{place}\", line {lineno}, in {function}{module}")?;
         source_line(sources.as_deref_mut(), file, *lineno, "    ", out)?;
     }
-    let cut = u64::from(row.stat.total_nframe).saturating_sub(report.snapshot.meta.nframe.into());
-    if row.stat.truncated {
-        writeln!(out, "  (older frames are unknown: the stack could not be walked further)")?;
-    } else if cut > 0 {
-        writeln!(out, "  ({} not kept: see --nframe)", counted(cut, "older frame"))?;
+    match missing(report, row) {
+        Some(text) => writeln!(out, "  ({text})"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
+/// Says which older frames are missing; none if there are all.
+pub(super) fn missing(report: &Report<'_>, row: &Row) -> Option<String> {
+    let cut = u64::from(row.stat.total_nframe).saturating_sub(report.snapshot.meta.nframe.into());
+    if row.stat.truncated {
+        Some("older frames are unknown: the stack could not be walked further".to_owned())
+    } else {
+        (cut > 0).then(|| format!("{} not kept: see --nframe", counted(cut, "older frame")))
+    }
+}
+
+/// Writes a source line, if the file is there.
 pub(super) fn source_line(
     sources: Option<&mut Sources>,
     filename: &str,
@@ -124,8 +190,8 @@ pub(super) fn source_line(
     indent: &str,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    match sources.and_then(|sources| sources.line(filename, lineno).map(|line| printable(line).into_owned())) {
-        Some(line) => writeln!(out, "{indent}{line}"),
+    match sources.and_then(|sources| sources.line(filename, lineno)) {
+        Some(line) => writeln!(out, "{indent}{}", printable(line)),
         None => Ok(()),
     }
 }

@@ -4,7 +4,14 @@
 //! indentation, are a chain: each frame is the only branch of the line above.
 
 use super::super::source::Sources;
-use super::rows::{changed, source_line};
+use super::fit;
+use super::layout::{Layout, Role};
+use super::rows::changed;
+use super::screen::{NARROWEST_FUNCTION, source_line};
+use super::table::{Column, Table};
+use super::unit::{Unit, share};
+use super::words::{about, noun};
+use crate::query::diff::Change;
 use crate::query::report::Report;
 use crate::query::tree::{Branch, Own, Sums, What, branches};
 use heapline_shared_format::text::{counted, printable, size};
@@ -14,79 +21,115 @@ use std::io::{self, Write};
 const MOST_LEVELS: usize = 24;
 
 /// Writes the tree.
-pub(super) fn tree(report: &Report<'_>, mut sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn tree(
+    report: &Report<'_>,
+    mut sources: Option<&mut Sources>,
+    layout: Layout,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let branches = branches(report);
-    let figures: Vec<[String; 3]> = branches.iter().map(|branch| figures(report, &branch.sums)).collect();
-    let head = ["size", "share", "blocks"];
-    let width = |column: usize| {
-        let cells = figures.iter().map(|cells| cells[column].chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths = [width(0), width(1), width(2)];
-    if !branches.is_empty() {
-        writeln!(out, "{:>a$} {:>b$} {:>c$}", head[0], head[1], head[2], a = widths[0], b = widths[1], c = widths[2])?;
+    if branches.is_empty() {
+        return Ok(());
     }
-    for (branch, [bytes, share, blocks]) in branches.iter().zip(&figures) {
-        let [a, b, c] = widths;
-        let indent = 2 * branch.level.min(MOST_LEVELS);
+    let width = layout.width.unwrap_or(usize::MAX);
+    let table = Table::new(layout, width, columns(report, layout, &branches));
+    table.head("call", out)?;
+    // The calls keep most of a narrow terminal.
+    let levels = MOST_LEVELS.min(table.room / 6);
+    for (index, branch) in branches.iter().enumerate() {
+        let indent = 2 * branch.level.min(levels);
         let dash = if branch.is_only { "  " } else { "- " };
-        writeln!(out, "{bytes:>a$} {share:>b$} {blocks:>c$}  {:indent$}{dash}{}", "", name(report, branch))?;
+        let room = layout.most(table.room.saturating_sub(indent + dash.len()));
+        table.row(index, &format!("{:indent$}{dash}{}", "", call(report, branch, layout, room)), out)?;
         if let What::Frame(frame) = branch.what {
-            let margin = format!("{:1$}", "", widths.iter().sum::<usize>() + indent + 8);
-            source_line(sources.as_deref_mut(), report.tracebacks.text(frame.filename), frame.lineno, &margin, out)?;
+            let indent = table.indent() + indent + 4;
+            let file = report.tracebacks.text(frame.filename);
+            source_line(sources.as_deref_mut(), file, frame.lineno, layout, indent, width, out)?;
         }
     }
     Ok(())
 }
 
-fn figures(report: &Report<'_>, sums: &Sums) -> [String; 3] {
-    let about = if sums.estimate.is_estimate() { "~" } else { "" };
-    let (bytes, blocks) = (size(sums.size), sums.blocks());
-    let (bytes, blocks) = match sums.change {
-        None => (format!("{about}{bytes}"), format!("{about}{blocks}")),
-        Some(change) => {
-            (format!("{about}{bytes} ({})", changed(&change)), format!("{about}{blocks} ({:+})", change.count))
+/// Formats the sizes of a tree: with one unit on a terminal, for scripts each with a unit.
+enum Sizes {
+    Common(Unit),
+    Each,
+}
+
+impl Sizes {
+    fn heading(&self) -> &'static str {
+        match self {
+            Sizes::Common(unit) => unit.name(),
+            Sizes::Each => "size",
         }
-    };
-    [bytes, share(sums.size, report.total.size), blocks]
-}
-
-/// Formats a share of the total: `12.3 %`.
-fn share(part: u64, total: u64) -> String {
-    if total == 0 {
-        return "-".to_string();
     }
-    let tenths = u128::from(part).saturating_mul(1000).saturating_add(u128::from(total / 2)) / u128::from(total);
-    format!("{}.{} %", tenths / 10, tenths % 10)
+
+    fn format(&self, bytes: u64) -> String {
+        match self {
+            Sizes::Common(unit) => unit.format(bytes),
+            Sizes::Each => size(bytes),
+        }
+    }
+
+    fn format_change(&self, change: &Change) -> String {
+        match (self, change.doubt) {
+            (Sizes::Each, _) => changed(change),
+            (Sizes::Common(unit), None) => unit.format_change(change.size),
+            (Sizes::Common(unit), Some(doubt)) => {
+                format!("~{} \u{b1} {}", unit.format_change(change.size), unit.format(doubt))
+            }
+        }
+    }
 }
 
-fn name(report: &Report<'_>, branch: &Branch) -> String {
+fn columns(report: &Report<'_>, layout: Layout, branches: &[Branch]) -> Vec<Column> {
+    let greatest = branches.iter().map(|branch| branch.sums.size).max().unwrap_or(0);
+    let sizes = if layout.width.is_some() { Sizes::Common(Unit::of(greatest)) } else { Sizes::Each };
+    let cells = |cell: &dyn Fn(&Sums) -> String| branches.iter().map(|branch| cell(&branch.sums)).collect::<Vec<_>>();
+    let of_change = |cell: &dyn Fn(&Change) -> String| cells(&|sums| sums.change.as_ref().map_or(String::new(), cell));
+    let mark = |sums: &Sums| about(sums.estimate.is_estimate());
+    let of_total = |sums: &Sums| share(sums.size, report.total.size, sums.estimate.is_estimate());
+    vec![
+        Column::new(
+            sizes.heading(),
+            Role::Size,
+            9,
+            cells(&|sums| format!("{}{}", mark(sums), sizes.format(sums.size))),
+        ),
+        Column::new("change", Role::Size, 8, of_change(&|change| sizes.format_change(change))),
+        Column::new("share", Role::Plain, 3, cells(&of_total)),
+        Column::new(
+            format!("{}s", noun(report.view.domain)),
+            Role::Plain,
+            5,
+            cells(&|sums| format!("{}{}", mark(sums), sums.blocks())),
+        ),
+        Column::new("change", Role::Plain, 2, of_change(&|change| format!("{:+}", change.count))),
+    ]
+}
+
+/// Names a branch in `room` columns: `parse (orders.c:17), 46.9 KiB in 2000 blocks by itself`. The
+/// function gives way first, then the place, at last the blocks of the branch itself.
+fn call(report: &Report<'_>, branch: &Branch, layout: Layout, room: usize) -> String {
     let names = &report.tracebacks;
     let frame = match branch.what {
-        What::Others(1) => return "1 other".to_string(),
-        What::Others(count) => return format!("{count} others"),
+        What::Others(count) => return fit::beginning(&counted(count as u64, "other"), room).into_owned(),
         What::Frame(frame) => frame,
     };
     let (function, file) = (printable(names.text(frame.function)), printable(names.text(frame.filename)));
     let place = if frame.is_unlined() { file.into_owned() } else { format!("{file}:{}", frame.lineno) };
     let Own { size: bytes, count } = branch.own;
     let own = match count != 0 && count != branch.sums.blocks() {
-        true => format!(", {} in {} by itself", size(bytes), counted(count, "block")),
+        true => format!(", {} in {} by itself", size(bytes), counted(count, noun(report.view.domain))),
         false => String::new(),
     };
-    format!("{function} ({place}){own}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::share;
-
-    #[test]
-    fn shares_have_a_tenth() {
-        assert_eq!(share(1, 3), "33.3 %");
-        assert_eq!(share(2, 3), "66.7 %");
-        assert_eq!(share(3, 3), "100.0 %");
-        assert_eq!(share(u64::MAX, u64::MAX), "100.0 %");
-        assert_eq!(share(0, 0), "-");
+    let own = if fit::columns(&own) <= room / 2 { own } else { String::new() };
+    let room = room - fit::columns(&own);
+    let place = fit::path(&place, room / 2);
+    let left = room.saturating_sub(fit::columns(&place) + " ()".len());
+    if left < NARROWEST_FUNCTION {
+        return format!("{}{own}", layout.paint(Role::Function, fit::function(&function, room)));
     }
+    let function = layout.paint(Role::Function, fit::function(&function, left));
+    format!("{function} ({}){own}", layout.paint(Role::Place, place))
 }

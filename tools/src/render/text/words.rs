@@ -1,5 +1,7 @@
-//! Figures in words: sizes and numbers, exact or estimated.
+//! Figures, moments and ends in words.
 
+use crate::input::moment::At;
+use heapline_shared_format::snapshot::{Domain, End, Meta};
 use heapline_shared_format::text::{counted, size};
 
 /// Formats a number of bytes; an estimate with its interval.
@@ -15,5 +17,38 @@ pub(super) fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64
     match interval {
         None => counted(count, noun),
         Some((from, to)) => format!("~{} ({from} to {to})", counted(count, noun)),
+    }
+}
+
+/// Mark in front of an estimate.
+pub(super) fn about(is_estimate: bool) -> &'static str {
+    if is_estimate { "~" } else { "" }
+}
+
+/// Word for the things in a layer.
+pub(super) fn noun(domain: Domain) -> &'static str {
+    if domain.is_of_ranges() { "range" } else { "block" }
+}
+
+/// Names the blocks at a moment: "native memory live at the peak".
+pub fn blocks_of(domain: Domain, at: At) -> String {
+    let at = match at {
+        At::Live => "live at the snapshot",
+        At::Peak => "live at the peak",
+        At::Total => "allocated since the start",
+    };
+    format!("{domain} memory {at}")
+}
+
+/// Formats how a process ended.
+pub(super) fn end(meta: &Meta) -> String {
+    match (meta.end, meta.exit_status) {
+        (End::Running, _) => "running".to_string(),
+        (End::Exited, Some(status)) => format!("exited with status {status}"),
+        (End::Exited, None) => "exited".to_string(),
+        (End::Killed, Some(status)) if status > 128 => format!("killed by signal {}", status - 128),
+        (End::Killed, _) => "killed by a signal".to_string(),
+        (End::Detached, _) => "detached while it ran".to_string(),
+        (End::Stalled, _) => "stopped tracing before its end".to_string(),
     }
 }
