@@ -23,8 +23,8 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Adds blocks. Counts may wrap, because only invalid records get so far: a block leaves with the
-    /// weight that it came with.
+    /// Adds blocks. Counts may wrap, because only invalid records get so far: a block leaves with
+    /// the weight that it came with.
     fn add(&mut self, size: u64, count: u64) {
         self.size = self.size.saturating_add(size);
         self.count = self.count.wrapping_add(count);

@@ -7,7 +7,7 @@
 //! glibc's loader itself, the program given to the loader as an argument counts.
 
 use super::{List, list};
-use crate::platform::elf::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
+use crate::platform::auxiliary::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use crate::platform::environment::{current, find};
 use crate::platform::sys;
 use core::ffi::{CStr, c_char, c_int};

@@ -3,8 +3,7 @@
 //! In a static program `_dl_find_object` knows only the code and not the ELF header before the
 //! code, or is missing (musl).
 
-use crate::platform::auxiliary;
-use crate::platform::elf::{Object, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD};
+use crate::platform::auxiliary::{self, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// First address, end address, load bias and `.eh_frame_hdr` of the program; zeros while the
@@ -35,10 +34,18 @@ pub fn look() -> bool {
     true
 }
 
+/// Place of the program: first address, end address, load bias and the address of `.eh_frame_hdr`.
+pub struct Program {
+    pub start: usize,
+    pub end: usize,
+    pub bias: usize,
+    pub eh_frame_hdr: usize,
+}
+
 /// Returns the program, if the program is alone and contains the address.
-pub fn find(address: usize) -> Option<Object> {
-    let [start, end, bias, unwind] = [0, 1, 2, 3].map(|i| PROGRAM[i].load(Ordering::Acquire));
-    (start != 0 && (start..end).contains(&address)).then(|| Object::alone(start, end, bias, unwind))
+pub fn find(address: usize) -> Option<Program> {
+    let [start, end, bias, eh_frame_hdr] = [0, 1, 2, 3].map(|i| PROGRAM[i].load(Ordering::Acquire));
+    (start != 0 && (start..end).contains(&address)).then_some(Program { start, end, bias, eh_frame_hdr })
 }
 
 /// Returns whether the process is known to have no loader.

@@ -16,6 +16,14 @@ pub(crate) struct ProgramHeader {
     align: u64,
 }
 
+// Kinds of program headers.
+pub(crate) const PT_LOAD: u32 = 1;
+pub(crate) const PT_DYNAMIC: u32 = 2;
+pub(crate) const PT_INTERP: u32 = 3;
+pub(crate) const PT_NOTE: u32 = 4;
+pub(crate) const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+pub(crate) const PT_GNU_RELRO: u32 = 0x6474_e552;
+
 unsafe extern "C" {
     fn getauxval(kind: c_ulong) -> c_ulong;
 }

@@ -4,7 +4,7 @@
 //! function may be called inside `malloc` while another thread is in `dlopen` with the loader's
 //! lock.
 
-pub(crate) use crate::platform::auxiliary::ProgramHeader;
+use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader};
 use crate::platform::{alone, auxiliary};
 use core::ffi::{CStr, c_char};
 use core::ops::Range;
@@ -196,7 +196,7 @@ pub fn find_object(address: usize) -> Option<Object> {
     if cfg!(feature = "embedded")
         && let Some(program) = alone::find(address)
     {
-        return Some(program);
+        return Some(Object::alone(program));
     }
     let look = find_object_address();
     if look == 0 {
@@ -213,13 +213,6 @@ pub fn find_object(address: usize) -> Option<Object> {
     Some(unsafe { Object::found(&found, &*found.link_map) })
 }
 
-/// Kinds of program headers.
-pub(crate) const PT_LOAD: u32 = 1;
-pub(crate) const PT_DYNAMIC: u32 = 2;
-pub(crate) const PT_INTERP: u32 = 3;
-const PT_NOTE: u32 = 4;
-pub(crate) const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
-pub(crate) const PT_GNU_RELRO: u32 = 0x6474_e552;
 /// Flags of a segment with code: readable and executable, not writable.
 const CODE: u32 = 5;
 const PAGE: usize = 4096;
@@ -305,7 +298,7 @@ impl Object {
     }
 
     /// Returns the program of a process without a loader.
-    pub(crate) fn alone(start: usize, end: usize, bias: usize, eh_frame_hdr: usize) -> Object {
+    fn alone(alone::Program { start, end, bias, eh_frame_hdr }: alone::Program) -> Object {
         let layout = Layout::of_program().unwrap_or(Layout::UNKNOWN);
         Object { start, end, bias, link_map: ptr::null(), eh_frame_hdr: eh_frame_hdr as *const u8, layout }
     }

@@ -4,8 +4,9 @@
 //! called on the program's own paths into the loader (`dlopen`, and the injected call), never
 //! inside of an allocation.
 
+use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, ProgramHeader};
 use crate::platform::elf;
-use crate::platform::elf::{Loaded, Namespace, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, ProgramHeader};
+use crate::platform::elf::{Loaded, Namespace};
 use core::ffi::{c_char, c_int, c_void};
 use core::ops::ControlFlow;
 

@@ -55,7 +55,8 @@ impl Estimate {
     }
 
     /// Estimates a sum of samples when only the sum is known: `size` bytes in `count` blocks. The
-    /// intervals are those of blocks smaller than the mean distance of samples, the widest possible.
+    /// intervals are those of blocks smaller than the mean distance of samples, the widest
+    /// possible.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn of_sum(size: u64, count: u64, interval: u64) -> Estimate {
         let (bytes, blocks) = (size as f64, count as f64);
