@@ -317,7 +317,9 @@ fn unknown_ask(asked: &str) -> String {
 /// Describes a first argument that is no command: a program, a slip, or anything else.
 fn unknown_command(error: &clap::Error, arguments: &[OsString]) -> String {
     let word = of_error(error, ContextKind::InvalidSubcommand);
+    let commands = known("");
     let similar = of_error(error, ContextKind::SuggestedSubcommand);
+    let similar = if commands.split(", ").any(|command| command == similar) { similar } else { String::new() };
     let words =
         || arguments.iter().skip_while(|argument| **argument != *word).map(|word| shell_word(&word.to_string_lossy()));
     if elf::resolve(OsStr::new(&word)).is_some() {
@@ -328,7 +330,7 @@ fn unknown_command(error: &clap::Error, arguments: &[OsString]) -> String {
     } else {
         format!("did you mean {similar}?")
     };
-    format!("there is no command {word:?}: {meant}; the commands are {}; see --help", known(""))
+    format!("there is no command {word:?}: {meant}; the commands are {commands}; see --help")
 }
 
 /// Returns a fact of an error, as text; empty without the fact.
@@ -344,7 +346,8 @@ fn of_error(error: &clap::Error, kind: ContextKind) -> String {
 fn known(of: &str) -> String {
     let all = Typed::command();
     let command = all.find_subcommand(of).unwrap_or(&all);
-    command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(", ")
+    let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.map(clap::Command::get_name).collect::<Vec<_>>().join(", ")
 }
 
 fn pid(text: &str) -> Result<u32, String> {
@@ -492,6 +495,7 @@ mod tests {
                 "aggregator no-such-thing",
                 "a program is traced by run -- PROGRAM; the commands are run, ctl, list, collector",
             ),
+            ("aggregator symbol", "there is no command \"symbol\": a program is traced by run -- PROGRAM"),
             ("aggregator ctl", "ctl wants a traced process, and what to ask: ctl PID ASK, where ASK is one of stats,"),
             ("aggregator ctl", "aggregator list shows what is traced"),
             ("aggregator ctl 5", &format!("ctl wants to know what to ask: {asks}; see")),

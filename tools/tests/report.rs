@@ -2,7 +2,7 @@
 
 mod support;
 
-use heapline_shared_format::snapshot::{Domain, End, Module};
+use heapline_shared_format::snapshot::{Begun, Domain, End, Module};
 use serde_json::Value;
 use std::process::Command;
 use support::compile;
@@ -64,7 +64,7 @@ fn the_first_line_names_the_layer_in_which_the_memory_is() {
     assert_eq!(first(&builder, &[]), "Process 4711: exact; peaks: mmap 288 MiB, native 12.0 MiB");
     let reserved = first(&builder, &["--domain", "mmap:reserved"]);
     assert_eq!(reserved, "Process 4711: exact; peaks: mmap:reserved 3072 MiB, mmap 288 MiB, native 12.0 MiB");
-    builder.snapshot.meta.notes.push("attached while it ran: blocks from before are not known".to_string());
+    builder.snapshot.meta.begun = Begun::Attach;
     builder.snapshot.meta.untracked_frees = 9;
     assert!(first(&builder, &[]).starts_with("Process 4711: exact since the attach; peaks: mmap"));
     let snapshot = builder.save(dir.path(), "a.snap.zst");
@@ -124,7 +124,7 @@ fn json_has_every_field_of_the_contract() {
     assert_eq!((&row["total_nframe"], &row["blamed"]), (&2.into(), &3.into()));
     assert_eq!(Scene::places(row), [at(22), at(14), at(9), at(5)]);
     let frame = &row["traceback"][3];
-    assert_eq!(keys(frame), "address filename function lineno module");
+    assert_eq!(keys(frame), "address filename function lineno module walked");
     assert_eq!(frame["function"], "innermost");
     assert_eq!(frame["module"], scene.program.to_str().unwrap());
     let address = u64::from_str_radix(frame["address"].as_str().unwrap().strip_prefix("0x").unwrap(), 16).unwrap();
@@ -396,7 +396,7 @@ fn frames_without_lines_are_named_by_symbol_module_or_address() {
     assert_eq!(json["stats"][2]["size"], 3);
     assert_eq!(frames.len(), 3);
     let text = scene.says(&[]);
-    assert!(text.contains(&format!("#1: {program}: outer: 8 B in 1 block\n")), "{text}");
+    assert!(text.contains(&format!("#1: {program}: 8 B in 1 block, 53.3 %, outer\n")), "{text}");
     assert!(json["stats"].as_array().unwrap().iter().all(|row| row["traceback"][0]["lineno"] == 0));
 }
 

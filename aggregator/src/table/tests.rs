@@ -272,11 +272,13 @@ fn the_mark_of_a_frame_pointer_is_no_part_of_the_address() {
     bench.apply(0, module);
     bench.apply(0, Event::Unload { stamp: 0, start: 0x5000 });
     let frames = bench.table.stacks().tree().frames.clone();
-    let found: Vec<_> = frames.iter().map(|f| (f.address, f.by_frame_pointer, f.sealed_to == stacks::NONE)).collect();
-    assert_eq!(found, [(0x1000, false, true), (0x5800, true, false)], "the frame is sealed to its module");
+    let found = |address| frames.iter().find(|f| f.address == address).map(|f| (f.by_frame_pointer, f.sealed_to));
+    assert_eq!(found(0x1000), Some((false, stacks::NONE)));
+    let (by_frame_pointer, sealed_to) = found(0x5800).expect("a frame");
+    assert!(by_frame_pointer && sealed_to != stacks::NONE, "the frame is sealed to its module");
     bench.apply(0, module);
     bench.define(0, 1, &[0x1000, marked]);
-    assert_eq!(bench.table.stacks().tree().frames.len(), 2, "the module is back, and so is the frame");
+    assert_eq!(bench.table.stacks().tree().frames.len(), frames.len(), "the module is back, and so is the frame");
 }
 
 #[test]

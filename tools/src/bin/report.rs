@@ -104,13 +104,16 @@ fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
     let has_place = matches!(format, Format::Text | Format::Html);
     let mut notes = if has_place { Vec::new() } else { text::concerns(report) };
     notes.extend(report.warnings.iter().cloned());
-    let (domain, at) = (report.view.domain, report.view.at);
     if report.nothing_matched {
         notes.push(format!("the filters match nothing{}: no rows", unfiltered(report)));
     } else if report.rows.is_empty() && !report.has_no_records() {
-        notes.push(format!("there are no blocks in domain {domain}: no {}", blocks_of(domain, at)));
+        notes.push(format!("there are no blocks in domain {}: no {}", report.view.domain, what(report)));
     }
     notes
+}
+
+fn what(report: &Report<'_>) -> String {
+    blocks_of(report.view, report.snapshot.meta.begun)
 }
 
 /// Names the memory that the filters matched against.
@@ -124,7 +127,7 @@ fn unfiltered(report: &Report<'_>) -> String {
         At::Peak => format!("{about}{}", size(sums.peak)),
         At::Total => format!("{} in {}", size(sums.allocated_bytes), blocks(sums.allocs)),
     };
-    format!(" of {amount} ({})", blocks_of(domain, at))
+    format!(" of {amount} ({})", what(report))
 }
 
 /// Writes a line to standard error. A closed standard error is no failure.

@@ -5,7 +5,7 @@ use crate::input::moment::At;
 use crate::query::estimate::of_domain;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::By;
-use heapline_shared_format::snapshot::{Snapshot, mostly_mapped};
+use heapline_shared_format::snapshot::{Begun, Snapshot, mostly_mapped};
 use heapline_shared_format::text::counted;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,9 +16,6 @@ const FEW_SAMPLES: u64 = 1000;
 
 /// Begin of the note of an aggregator that recorded nothing. The reason follows a colon.
 const NOTHING: &str = "NOTHING WAS RECORDED";
-
-/// Words in the note of an aggregator that was attached to the process.
-const ATTACHED: &str = "attached while it ran";
 
 /// Most notes of a report that is not verbose. A tree of many processes may have many notes.
 const MOST_NOTES: usize = 8;
@@ -137,7 +134,7 @@ fn of_side(snapshot: &Snapshot) -> Vec<Concern> {
     }
     if meta.untracked_frees > 0 {
         // After an attach, frees of older blocks are no surprise.
-        let kind = if is_attached(snapshot) { Kind::Detail } else { Kind::Fact };
+        let kind = if meta.begun == Begun::Attach { Kind::Detail } else { Kind::Fact };
         let frees = counted(meta.untracked_frees, "free");
         add(
             kind,
@@ -161,17 +158,11 @@ fn of_side(snapshot: &Snapshot) -> Vec<Concern> {
     concerns
 }
 
-/// Whether the recording began in the middle of the process's life. The aggregator says so in a
-/// note.
-pub(super) fn is_attached(snapshot: &Snapshot) -> bool {
-    snapshot.meta.notes.iter().any(|note| note.contains(ATTACHED))
-}
-
 /// Advice for a module without debug information: all its blocks are in a single row.
 fn unknown_lines(report: &Report<'_>) -> Option<String> {
-    let by_place = matches!(report.request.by, By::Lineno | By::Filename);
-    let is_heap = |row: &&Row| row.stat.frame.lineno == 0 && row.stat.several_functions;
-    let row = report.shown().iter().filter(|_| by_place).find(is_heap)?;
+    let by_file = report.request.by == By::Filename;
+    let is_heap = |row: &&Row| row.stat.frame.is_unlined() && row.stat.several_functions;
+    let row = report.shown().iter().filter(|_| by_file).find(is_heap)?;
     // Without lines, the file is the module.
     let module = report.tracebacks.text(row.stat.frame.filename);
     Some(format!("No lines are known in {module}: --by function tells its blocks apart"))

@@ -1,6 +1,6 @@
 //! The head: the process, the snapshot, the figures of the layer in view.
 
-use super::concerns::{self, is_attached, sum};
+use super::concerns::{self, sum};
 use super::fit;
 use super::layout::{Layout, Role};
 use super::processes::processes;
@@ -8,7 +8,7 @@ use super::words::{about, end, estimated_count, estimated_size, noun};
 use crate::input::moment::At;
 use crate::query::estimate::of_domain;
 use crate::query::report::Report;
-use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, Meta, Snapshot, brief_unseen};
+use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, Meta, brief_unseen};
 use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, Write};
 
@@ -115,7 +115,7 @@ fn is_inexact(meta: &Meta) -> bool {
 fn mode(report: &Report<'_>) -> String {
     let meta = &report.snapshot.meta;
     let unseen = brief_unseen(&meta.unseen);
-    let since = if is_attached(report.snapshot) { " since the attach" } else { "" };
+    let since = if meta.begun == Begun::Attach { format!(" {}", meta.begun.since()) } else { String::new() };
     let not_seen = |words: &str| unseen.as_ref().map_or(String::new(), |causes| format!("{words}{causes}"));
     match meta.sample_interval {
         _ if report.has_no_records() => format!("NO RECORDS (see below){}", not_seen(", not seen: ")),
@@ -138,7 +138,7 @@ fn domain(report: &Report<'_>, row: &DomainTotals) -> String {
     let (live, at_peak) = (of(At::Live), of(At::Peak));
     let peak = if is_tree(report) { "peaks together" } else { "peak" };
     format!(
-        "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed since the {}",
+        "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed {}",
         row.domain,
         estimated_size(row.current, live.size_interval(row.current)),
         estimated_count(row.blocks, noun(row.domain), live.count_interval()),
@@ -146,15 +146,6 @@ fn domain(report: &Report<'_>, row: &DomainTotals) -> String {
         row.allocs,
         size(row.allocated_bytes),
         row.frees,
-        beginning(report.snapshot),
+        report.snapshot.meta.begun.since(),
     )
-}
-
-/// Names the moment from which allocations are counted.
-fn beginning(snapshot: &Snapshot) -> &'static str {
-    match snapshot.origin.as_ref().map(|origin| origin.birth) {
-        _ if is_attached(snapshot) => "attach",
-        Some(Birth::Fork) => "fork",
-        _ => "start",
-    }
 }

@@ -105,7 +105,7 @@ fn title(report: &Report<'_>) -> String {
 /// Describes the blocks in the view.
 fn what(report: &Report<'_>) -> String {
     let kind = if report.old.is_some() { "differences of " } else { "" };
-    format!("{kind}{}", blocks_of(report.view.domain, report.request.at))
+    format!("{kind}{}", blocks_of(report.view, report.snapshot.meta.begun))
 }
 
 /// Writes the exact counts of threads while samples were recorded.

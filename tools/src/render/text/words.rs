@@ -1,7 +1,8 @@
 //! Figures, moments and ends in words.
 
 use crate::input::moment::At;
-use heapline_shared_format::snapshot::{Domain, End, Meta};
+use crate::query::view::View;
+use heapline_shared_format::snapshot::{Begun, Domain, End, Meta};
 use heapline_shared_format::text::{counted, size};
 
 /// Formats a number of bytes; an estimate with its interval.
@@ -30,14 +31,14 @@ pub(super) fn noun(domain: Domain) -> &'static str {
     if domain.is_of_ranges() { "range" } else { "block" }
 }
 
-/// Names the blocks at a moment: "native memory live at the peak".
-pub fn blocks_of(domain: Domain, at: At) -> String {
-    let at = match at {
-        At::Live => "live at the snapshot",
-        At::Peak => "live at the peak",
-        At::Total => "allocated since the start",
-    };
-    format!("{domain} memory {at}")
+/// Names the blocks of a view: "native memory live at the peak". `begun` is the begin of the trace.
+pub fn blocks_of(view: View, begun: Begun) -> String {
+    let domain = view.domain;
+    match view.at {
+        At::Live => format!("{domain} memory live at the snapshot"),
+        At::Peak => format!("{domain} memory live at the peak"),
+        At::Total => format!("{domain} memory allocated {}", begun.since()),
+    }
 }
 
 /// Formats how a process ended.
