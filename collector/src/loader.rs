@@ -1,12 +1,13 @@
 //! Hooks of calls with side effects on the collector: unloading code (`dlclose`), locking memory
-//! (`mlockall`), a new stack for signal handlers (`sigaltstack`), and switching a clock off or
-//! restricting system calls (`prctl`).
+//! (`mlockall`), a new stack for signal handlers (`sigaltstack`), switching a clock off or
+//! restricting system calls (`prctl`), and taking the last key for values of threads
+//! (`pthread_key_create`).
 
 use crate::platform::sys;
 use crate::real::Next;
 use crate::start;
 use crate::{inner, modules, process, python, thread};
-use core::ffi::{c_int, c_ulong, c_void};
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{clock, end_cause};
 
@@ -66,6 +67,23 @@ pub unsafe fn sigaltstack(new: *const c_void, old: *mut c_void) -> c_int {
         thread::forget_room();
     }
     status
+}
+
+/// `pthread_key_create`. A program that needs every key gets the collector's too.
+///
+/// # Safety
+/// The caller upholds the contract of the C function `pthread_key_create`.
+pub unsafe fn pthread_key_create(key: *mut c_uint, destructor: *const c_void) -> c_int {
+    const EAGAIN: c_int = 11;
+    static NEXT: Next = Next::new(c"pthread_key_create");
+    type Function = unsafe extern "C" fn(*mut c_uint, *const c_void) -> c_int;
+    let Some(next) = NEXT.get() else { return EAGAIN };
+    // SAFETY: `next` is the C function `pthread_key_create`, called with the caller's arguments.
+    let create = || unsafe { core::mem::transmute::<*mut (), Function>(next)(key, destructor) };
+    match create() {
+        EAGAIN if thread::give_up_key() => create(),
+        status => status,
+    }
 }
 
 /// `prctl`. Two options matter to the collector:

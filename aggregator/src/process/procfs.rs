@@ -15,12 +15,15 @@ use std::time::Duration;
 /// Returns the path of the running program. Returns none for kernel threads, zombies, and processes
 /// unreadable for this user.
 ///
-/// If the kernel has started glibc's loader, the result is the program given to the loader.
+/// If the kernel has started glibc's loader, the result is the program given to the loader. None if
+/// the process ended too soon to tell the program.
 pub fn executable(pid: u32) -> Option<PathBuf> {
     let link = PathBuf::from(format!("/proc/{pid}/exe"));
     let started = fs::read_link(&link).ok()?;
-    let loaded = elf::is_glibcs_loader(&link).then(|| loaded_program(pid)).flatten();
-    Some(loaded.unwrap_or(started))
+    if !elf::is_glibcs_loader(&link) && !elf::is_glibcs_loader(&started) {
+        return Some(started);
+    }
+    loaded_program(pid).or_else(|| (!command_line(pid).is_empty()).then_some(started))
 }
 
 /// Returns the program given to a process's loader, by the path of the program's mapping.

@@ -220,9 +220,8 @@ impl Figures {
         let now = Counters::read(map);
         let target = &map.arena().header().target;
         let mut image = image.clone();
-        // A program begun by exec that ended at once: the kernel could not be asked about the
-        // program.
-        if let Some(program) = table.program().filter(|_| image.executable.is_empty()) {
+        // A program that ended at once: the kernel could not be asked about the program.
+        if let Some(program) = table.program().filter(|_| !image.is_read) {
             image.executable = program.to_owned();
         }
         let mut lost = now.lost_since(before);

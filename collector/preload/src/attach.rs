@@ -126,11 +126,12 @@ static EXEC: [Hook; 13] = hooks![
     exec::fexecve,
 ];
 
-static LOADER: [Hook; 9] = hooks![
+static LOADER: [Hook; 10] = hooks![
     loader::fork,
     loader::dlclose,
     loader::mlockall,
     loader::prctl,
+    loader::pthread_key_create,
     loader::sigaltstack,
     loader::dlopen,
     loader::dlmopen,

@@ -1,7 +1,7 @@
 //! Hooks of calls into the loader, and of calls that change the ground under the collector.
 
 use core::arch::naked_asm;
-use core::ffi::{c_char, c_int, c_ulong, c_void};
+use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 use heapline_collector::attach::late;
 use heapline_collector::{fork as forks, loader};
 
@@ -43,6 +43,16 @@ pub unsafe extern "C" fn sigaltstack(new: *const c_void, old: *mut c_void) -> c_
 pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     // SAFETY: the caller upholds the contract of the C function `prctl`.
     unsafe { loader::prctl(option, a, b, c, d) }
+}
+
+/// Hook of `pthread_key_create`.
+///
+/// # Safety
+/// The caller upholds the contract of the C function `pthread_key_create`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pthread_key_create(key: *mut c_uint, destructor: *const c_void) -> c_int {
+    // SAFETY: the caller upholds the contract of the C function `pthread_key_create`.
+    unsafe { loader::pthread_key_create(key, destructor) }
 }
 
 /// Hook of `fork`.

@@ -23,6 +23,7 @@ pub use enter::{
     enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, out_of_allocator, stack_pointer,
     was_abandoned,
 };
+pub use name::give_up as give_up_key;
 pub use publish::Published;
 pub use room::{forget as forget_room, release as release_room, with_room};
 

@@ -10,42 +10,83 @@ use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
 use heapline_shared_format::event;
 
-unsafe extern "C" {
-    fn pthread_key_create(key: *mut c_uint, destructor: extern "C" fn(*mut c_void)) -> c_int;
-    fn pthread_key_delete(key: c_uint) -> c_int;
-    fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int;
-}
+optional!(
+    /// `pthread_key_create` by glibc's other name for it, which no hook has.
+    create_address,
+    "pthread_key_create_address",
+    "__pthread_key_create"
+);
+optional!(
+    /// `pthread_key_delete`, part of glibc's libc since 2.34.
+    delete_address,
+    "pthread_key_delete_address",
+    "pthread_key_delete"
+);
+optional!(
+    /// `pthread_setspecific`, part of glibc's libc since 2.34.
+    set_address,
+    "pthread_setspecific_address",
+    "pthread_setspecific"
+);
+
+type Ended = extern "C" fn(*mut c_void);
+type Create = unsafe extern "C" fn(*mut c_uint, Ended) -> c_int;
+type Delete = unsafe extern "C" fn(c_uint) -> c_int;
+type Set = unsafe extern "C" fn(c_uint, *const c_void) -> c_int;
 
 /// glibc allocates for the values of higher keys.
 const KEYS_WITHOUT_MEMORY: c_uint = 32;
 /// The key, plus 1; 0 before the first thread, and [`NO_KEY`] where there is none.
 static KEY: AtomicU32 = AtomicU32::new(0);
 const NO_KEY: u32 = u32::MAX;
+/// Number of threads between reading [`KEY`] and using the key.
+static USERS: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the C library call `ended` when the calling thread ends. The function is the same in every
 /// call.
-pub fn watch(ended: extern "C" fn(*mut c_void)) {
-    let Some(key) = key(ended) else { return };
-    // SAFETY: the key is the collector's, and its values are only compared with null.
-    let _ = unsafe { pthread_setspecific(key, (&raw const KEY).cast()) };
+pub fn watch(ended: Ended) {
+    USERS.fetch_add(1, Ordering::SeqCst);
+    if let Some(key) = key(ended) {
+        // SAFETY: the C library's function. The key is the collector's, and its values are only
+        // compared with null.
+        unsafe { core::mem::transmute::<usize, Set>(set_address())(key, (&raw const KEY).cast()) };
+    }
+    USERS.fetch_sub(1, Ordering::SeqCst);
 }
 
-fn key(ended: extern "C" fn(*mut c_void)) -> Option<c_uint> {
-    match KEY.load(Ordering::Relaxed) {
-        0 => {}
-        NO_KEY => return None,
-        key => return Some(key - 1),
+/// Deletes the key, for a program that needs all keys. Returns whether a key has become free. A
+/// thread that is about to use the key keeps the key from being another's.
+pub fn give_up() -> bool {
+    let Some(key) = KEY.swap(NO_KEY, Ordering::SeqCst).checked_sub(1).filter(|&key| key < KEYS_WITHOUT_MEMORY) else {
+        return false;
+    };
+    // SAFETY: the C library's function, with the collector's key.
+    USERS.load(Ordering::SeqCst) == 0 && unsafe { delete(key) }
+}
+
+/// # Safety
+/// The key is the collector's, and nothing uses the key afterwards.
+unsafe fn delete(key: c_uint) -> bool {
+    // SAFETY: the C library's function; the key exists because the library has key functions.
+    unsafe { core::mem::transmute::<usize, Delete>(delete_address())(key) == 0 }
+}
+
+fn key(ended: Ended) -> Option<c_uint> {
+    let known = |word: u32| word.checked_sub(1).filter(|&key| key < KEYS_WITHOUT_MEMORY);
+    let word = KEY.load(Ordering::SeqCst);
+    if word != 0 || [create_address(), delete_address(), set_address()].contains(&0) {
+        return known(word);
     }
     let mut key = 0;
-    // SAFETY: the function writes the key, and the destructor takes any value.
-    let is_made = unsafe { pthread_key_create(&raw mut key, ended) } == 0;
+    // SAFETY: the C library's function writes the key, and the destructor takes any value.
+    let is_made = unsafe { core::mem::transmute::<usize, Create>(create_address())(&raw mut key, ended) } == 0;
     let word = if is_made && key < KEYS_WITHOUT_MEMORY { key + 1 } else { NO_KEY };
-    let before = KEY.compare_exchange(0, word, Ordering::Relaxed, Ordering::Relaxed);
+    let before = KEY.compare_exchange(0, word, Ordering::SeqCst, Ordering::SeqCst);
     if is_made && (before.is_err() || word == NO_KEY) {
         // SAFETY: the key was made just now, and no thread uses the key.
-        unsafe { pthread_key_delete(key) };
+        unsafe { delete(key) };
     }
-    before.map_or_else(|other| other, |_| word).checked_sub(1).filter(|&key| key < KEYS_WITHOUT_MEMORY)
+    known(before.map_or_else(|other| other, |_| word))
 }
 
 impl Thread {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Exports allowed in the preload.
-const HOOKS: [&str; 44] = [
+const HOOKS: [&str; 45] = [
     "malloc",
     "calloc",
     "realloc",
@@ -52,6 +52,7 @@ const HOOKS: [&str; 44] = [
     "dlvsym",
     "mlockall",
     "prctl",
+    "pthread_key_create",
     "sigaltstack",
     // A collector built into the program finds the preloaded collector by this symbol.
     "heapline_preloaded",

@@ -73,5 +73,5 @@ fn more_stacks_than_a_thread_remembers_are_all_told_apart() {
     let of_one_block = snapshot.totals.iter().filter(|row| (row.total_count, row.total_size) == (1, 24)).count() as u64;
     assert_eq!(of_one_block, distinct, "stacks that allocated once");
     let notes = snapshot.meta.notes;
-    assert!(notes.iter().any(|note| note.contains("table of stacks was full 1 times")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("table of stacks was filled anew 1 time")), "{notes:?}");
 }

@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// File name of an unknown frame, as in tracemalloc.
-const UNKNOWN: &str = "<unknown>";
+pub(crate) const UNKNOWN: &str = "<unknown>";
 
 /// File name of code generated at run time.
 const GENERATED: &str = "[jit]";
