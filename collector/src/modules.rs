@@ -79,7 +79,7 @@ pub fn unloaded(thread: Option<&mut Thread>) {
     let is_gone = |start: u64, _| {
         #[expect(clippy::cast_possible_truncation, reason = "addresses have 64 bits here")]
         let start = start as usize;
-        elf::find_object(start).is_none_or(|object| object.start != start)
+        elf::object_start(start) != Some(start)
     };
     let mut any = false;
     let mut thread = thread;

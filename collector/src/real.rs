@@ -199,8 +199,7 @@ pub fn provider_address() -> usize {
 
 /// Returns whether a function belongs to the C library.
 fn is_c_librarys(function: usize) -> bool {
-    let object = |address| elf::find_object(address).map(|object| object.start);
-    object(function) == object(errno_location())
+    elf::object_identity(function) == elf::object_identity(errno_location())
 }
 
 /// Handles the first event: starts the collector, and redirects calls that do not reach the hooks

@@ -93,7 +93,7 @@ pub fn function_behind(entry: usize) -> Option<usize> {
 /// the collector. The collector counts because the collector calls allocators only: a function of
 /// an allocator that jumps on to another function leaves the collector as the caller.
 pub fn is_allocators(address: usize) -> bool {
-    let object = |address| elf::find_object(address).map(|object| object.start);
+    let object = elf::object_identity;
     let Some(asked) = object(address) else { return false };
     if object((entry_for as *const ()).addr()) == Some(asked) {
         return true;
@@ -109,7 +109,7 @@ pub fn is_allocators(address: usize) -> bool {
 
 /// Returns whether a function belongs to the process's own allocator.
 pub fn is_of_provider(function: usize) -> bool {
-    let object = |address| elf::find_object(address).map(|object| object.start);
+    let object = elf::object_identity;
     object(function).is_some() && object(function) == object(real::provider_address())
 }
 

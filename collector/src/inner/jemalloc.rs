@@ -186,7 +186,7 @@ impl Listener {
     pub fn forget_unloaded(&self) {
         let marked = self.start.load(Ordering::Acquire);
         let start = marked & !Listener::ENDED;
-        let is_there = || elf::find_object(start).is_some_and(|object| object.start == start);
+        let is_there = || elf::object_start(start) == Some(start);
         if start != Listener::FREE && marked & Listener::BEGINS == 0 && !is_there() {
             let _ = self.start.compare_exchange(marked, Listener::FREE, Ordering::AcqRel, Ordering::Relaxed);
         }

@@ -106,6 +106,6 @@ pub fn is_recorded(start: usize) -> bool {
 /// used again.
 pub fn unloaded() {
     HANDLES.forget(|_| true);
-    OBJECTS.forget(|address| elf::find_object(address).is_none());
+    OBJECTS.forget(|address| elf::object_start(address).is_none());
     Listener::all().for_each(Listener::forget_unloaded);
 }

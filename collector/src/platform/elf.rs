@@ -191,13 +191,36 @@ pub fn can_find_objects() -> bool {
     alone::is_alone() || find_object_address() != 0
 }
 
-/// Returns the object with a mapping around the address.
+/// Returns the object with a mapping around the address. Reads the object's memory: nobody may unload
+/// the object meanwhile.
 pub fn find_object(address: usize) -> Option<Object> {
-    if cfg!(feature = "embedded")
-        && let Some(program) = alone::find(address)
-    {
+    if let Some(program) = find_alone(address) {
         return Some(Object::alone(program));
     }
+    let found = look_up(address)?;
+    // SAFETY: the map is the loader's map of a loaded object.
+    Some(unsafe { Object::found(&found, &*found.link_map) })
+}
+
+/// Returns the first address of the object with a mapping around the address; of a program with
+/// holes between the segments, the first address of the segment. The object may be unloaded
+/// meanwhile.
+pub fn object_start(address: usize) -> Option<usize> {
+    find_alone(address).map(|program| program.start).or_else(|| look_up(address).map(|found| found.map_start))
+}
+
+/// Returns the identity of the object with a mapping around the address. The object may be unloaded
+/// meanwhile.
+pub fn object_identity(address: usize) -> Option<usize> {
+    find_alone(address).map(|program| program.start).or_else(|| look_up(address).map(|found| found.link_map.addr()))
+}
+
+fn find_alone(address: usize) -> Option<alone::Program> {
+    if cfg!(feature = "embedded") { alone::find(address) } else { None }
+}
+
+/// Asks glibc for the object with a mapping around the address.
+fn look_up(address: usize) -> Option<DlFindObject> {
     let look = find_object_address();
     if look == 0 {
         return None;
@@ -206,11 +229,7 @@ pub fn find_object(address: usize) -> Option<Object> {
     let mut found: DlFindObject = unsafe { core::mem::zeroed() };
     // SAFETY: the function has glibc's signature, takes any address and fills the result.
     let status = unsafe { core::mem::transmute::<usize, FindObject>(look)(address, &raw mut found) };
-    if status != 0 || found.link_map.is_null() {
-        return None;
-    }
-    // SAFETY: the map is the loader's map of a loaded object.
-    Some(unsafe { Object::found(&found, &*found.link_map) })
+    (status == 0 && !found.link_map.is_null()).then_some(found)
 }
 
 /// Flags of a segment with code: readable and executable, not writable.

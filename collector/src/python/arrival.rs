@@ -62,7 +62,7 @@ pub fn prepare() -> u32 {
     let Some(table) = symbols::find(TABLE) else { return 0 };
     // SAFETY: `table` is a variable of a loaded object. The first event may come before the loader
     // has relocated the variable.
-    if elf::find_object(unsafe { (table as *const usize).read() }).is_none() {
+    if elf::object_start(unsafe { (table as *const usize).read() }).is_none() {
         return 0;
     }
     IS_LASTING.store(true, Ordering::Relaxed);
@@ -307,14 +307,14 @@ pub fn closing() -> Option<Closing> {
     if IS_LASTING.load(Ordering::Relaxed) {
         return None;
     }
-    let object = elf::find_object(place(api()?))?;
-    Some(Closing { was_installed: IS_INSTALLED.swap(false, Ordering::AcqRel), object: object.start })
+    let object = elf::object_start(place(api()?))?;
+    Some(Closing { was_installed: IS_INSTALLED.swap(false, Ordering::AcqRel), object })
 }
 
 /// Ends the unloading: resumes with an interpreter still loaded, otherwise forgets the interpreter.
 pub fn closed(closing: Closing) {
-    let now = api().and_then(|api| elf::find_object(place(api)));
-    if now.is_some_and(|object| object.start == closing.object) {
+    let now = api().and_then(|api| elf::object_start(place(api)));
+    if now == Some(closing.object) {
         if closing.was_installed {
             IS_INSTALLED.store(true, Ordering::Release);
         }

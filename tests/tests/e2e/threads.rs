@@ -160,3 +160,15 @@ fn a_thread_has_the_name_that_it_ended_with() {
     found.sort_unstable();
     assert_eq!(found, ["by-itself", "in-child"]);
 }
+
+/// The collector has a key for values of threads, and gives the key up where all are needed.
+#[test]
+fn a_program_gets_every_key() {
+    let trace = Trace::of(victim::build("keys.c", &["-O1"]));
+    let alone = String::from_utf8(trace.untraced().stdout).expect("UTF-8");
+    assert!(alone.contains(" keys"), "{alone}");
+    let outcome = trace.run().expect_code(0);
+    assert_eq!(String::from_utf8_lossy(&outcome.output.stdout), alone);
+    outcome.report(&[]).assert_exact();
+    assert_eq!(live_sizes(&outcome.snapshot()).get(&700), Some(&8));
+}
