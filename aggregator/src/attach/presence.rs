@@ -135,8 +135,10 @@ impl Presence {
         let left = inject::detach(self.pid);
         let is_python_left = self.await_python();
         self.map.give_back();
-        let is_released =
-            |left: &Result<Option<Injected>, InjectError>| matches!(left, Ok(Some(Injected { is_released: true, .. })));
+        // Without an answer the collector is not there any more, as in a process that has ended.
+        let is_released = |left: &Result<Option<Injected>, InjectError>| {
+            matches!(left, Ok(None | Some(Injected { is_released: true, .. })))
+        };
         match left {
             Ok(_) if is_python_left => {
                 let is_given_back = is_released(&left) || is_released(&inject::release(self.pid));
