@@ -16,6 +16,10 @@
 //! 2. the most recent frame of a library;
 //! 3. the most recent frame.
 //!
+//! Memory that the C library keeps for itself, when a frame of the program has called the library
+//! directly, is the C library's: the buffer of `printf`, the lists of `dlopen`. Blocks that the C
+//! library hands to the caller (`strdup`, `getline`, `fopen`) are the caller's.
+//!
 //! Tracebacks stay whole.
 
 mod patterns;
@@ -56,6 +60,26 @@ enum Owner {
     Program,
 }
 
+/// Part of a traceback at a frame of the C library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InLibc {
+    /// The frame is not the C library's.
+    No,
+    /// The block is handed to the caller.
+    Hands,
+    /// The C library keeps the block.
+    Keeps,
+}
+
+/// What is known of a traceback.
+#[derive(Clone, Copy)]
+struct Found {
+    /// The traceback up to the blamed frame.
+    blamed: TracebackId,
+    owner: Owner,
+    in_libc: InLibc,
+}
+
 /// Known values by index of a name or a traceback.
 struct Table<T>(Vec<Option<T>>);
 
@@ -78,15 +102,16 @@ pub struct Blamer<'s> {
     functions: Table<Owner>,
     files: Table<Owner>,
     modules: Table<Owner>,
-    /// The traceback up to the blamed frame, and the frame's owner.
-    found: Table<(TracebackId, Owner)>,
+    /// By module: whether the module is the C library.
+    libc: Table<bool>,
+    found: Table<Found>,
 }
 
 impl<'s> Blamer<'s> {
     /// Makes a search. Functions and files with a match of `skip` count as nobody's.
     pub fn new(skip: &'s [Glob]) -> Blamer<'s> {
         let [functions, files, modules] = [const { Table(Vec::new()) }; 3];
-        Blamer { skip, functions, files, modules, found: Table(Vec::new()) }
+        Blamer { skip, functions, files, modules, libc: Table(Vec::new()), found: Table(Vec::new()) }
     }
 
     /// Returns the traceback up to the blamed frame: the blamed frame is its most recent frame.
@@ -100,12 +125,47 @@ impl<'s> Blamer<'s> {
         }
         let mut best = next.and_then(|id| self.found.get(index(id)));
         for id in unknown.into_iter().rev() {
-            let owner = self.owner(tracebacks, tracebacks.most_recent(id));
-            let found = best.filter(|(_, older)| *older > owner).unwrap_or((id, owner));
+            let found = self.look(tracebacks, id, best);
             self.found.insert(index(id), found);
             best = Some(found);
         }
-        best.map_or(id, |(blamed, _)| blamed)
+        best.map_or(id, |found| found.blamed)
+    }
+
+    /// Looks at one frame more; `older` is known of the traceback without the frame.
+    fn look(&mut self, tracebacks: &Tracebacks, id: TracebackId, older: Option<Found>) -> Found {
+        let frame = tracebacks.most_recent(id);
+        let in_libc = self.in_libc(tracebacks, id, older);
+        let owner = match in_libc {
+            InLibc::No => self.owner(tracebacks, frame),
+            InLibc::Hands => Owner::Nobody,
+            InLibc::Keeps => Owner::Program,
+        };
+        match older.filter(|older| older.owner > owner) {
+            Some(older) => Found { in_libc, ..older },
+            None => Found { blamed: id, owner, in_libc },
+        }
+    }
+
+    /// The function that was called decides for all frames of the C library below the call.
+    fn in_libc(&mut self, tracebacks: &Tracebacks, id: TracebackId, older: Option<Found>) -> InLibc {
+        let frame = tracebacks.most_recent(id);
+        let module = Tracebacks::string_index(frame.module);
+        let is_libc = self.libc.get(module).unwrap_or_else(|| {
+            let is_libc = patterns::is_c_library(tracebacks.text(frame.module));
+            self.libc.insert(module, is_libc);
+            is_libc
+        });
+        match older.map_or(InLibc::No, |older| older.in_libc) {
+            _ if !is_libc => InLibc::No,
+            InLibc::No => {
+                let is_direct = older
+                    .is_some_and(|older| older.owner == Owner::Program && Some(older.blamed) == tracebacks.older(id));
+                let hands = frame.part != Part::Asks || patterns::hands_over(tracebacks.text(frame.function));
+                if is_direct && !hands { InLibc::Keeps } else { InLibc::Hands }
+            }
+            same => same,
+        }
     }
 
     /// Counts the frames of the traceback more recent than the blamed frame.
@@ -176,14 +236,15 @@ mod tests {
         let start = ("__libc_start_main", "csu/libc-start.c", 360, LIBC);
         let buffer = ("_IO_file_doallocate", "libio/filedoalloc.c", 101, LIBC);
         let printf = ("printf", "stdio-common/printf.c", 33, LIBC);
-        assert_eq!(blamed(&[start, main, printf, buffer], &[]), "main", "the C library works for its caller");
+        assert_eq!(blamed(&[start, main, printf, buffer], &[]), "_IO_file_doallocate", "the C library keeps it");
+        assert_eq!(blamed(&[start, main, ("fopen64", "", 0, LIBC), buffer], &[]), "main", "the caller gets it");
         let xmalloc = ("xmalloc", "/home/me/lib/xmalloc.c", 12, APP);
         assert_eq!(blamed(&[main, add, xmalloc], &[]), "Cart::add");
         let qsort = ("qsort", "", 0, LIBC);
         assert_eq!(blamed(&[main, qsort, add], &[]), "Cart::add", "a call back");
         let glib = ("g_hash_table_new", "", 0, "/usr/lib/x86_64-linux-gnu/libglib-2.0.so.0");
         assert_eq!(blamed(&[main, add, glib], &[]), "Cart::add");
-        assert_eq!(blamed(&[main, add, glib, printf, buffer], &[]), "Cart::add");
+        assert_eq!(blamed(&[main, add, glib, printf, buffer], &[]), "Cart::add", "not called directly");
         let generated = ("onRequest /srv/app.js:12", "[jit]", 0, "");
         assert_eq!(blamed(&[main, generated, glib], &[]), "onRequest /srv/app.js:12");
         assert_eq!(blamed(&[main, ("0x7f00", "<unknown>", 0, ""), glib], &[]), "main");

@@ -58,10 +58,7 @@ const FUNCTIONS: &str = "
     v8::internal::Zone::Expand v8::internal::Zone::New* node::Malloc* node::UncheckedMalloc* node::Realloc*
     node::UncheckedRealloc*
     strdup __strdup strndup __strndup asprintf vasprintf __asprintf __vasprintf* getline getdelim __getdelim
-    fopen* __fopen* fdopen fmemopen open_memstream opendir fdopendir realpath getcwd regcomp getaddrinfo
-    printf fprintf vprintf vfprintf __vfprintf_internal puts fputs fwrite putchar fgets fread getc ungetc fscanf
-    setvbuf setlocale newlocale qsort qsort_r __qsort_r setenv putenv tzset tzset_internal tsearch hcreate_r
-    pthread_create __pthread_create_* allocate_stack __cxa_atexit dlopen dlsym glob scandir backtrace_symbols
+    fopen* __fopen* fdopen fmemopen open_memstream opendir fdopendir realpath getcwd
     _start __libc_start_* _IO_* _dl_* __GI_* __libc_* _nl_* __clone* clone3 start_thread
     std::* __gnu_cxx::* __cxxabiv1::* __cxa_* execute_native_thread_routine
     boost::* absl::* fmt::v* nlohmann::* Eigen::* folly::* tbb::* google::protobuf::*
@@ -132,6 +129,22 @@ const C_LIBRARY: &[&str] = &[
     "ld-2.*",
     "ld-musl*",
 ];
+
+/// Functions of the C library whose callers get the block, by all names that debug information has.
+const HANDING_OVER: &str = "
+    strdup __strdup __GI___strdup strndup __strndup __GI___strndup wcsdup __wcsdup
+    asprintf vasprintf __asprintf ___asprintf __asprintf_chk vasprintf __vasprintf* _IO_vasprintf*
+    getline __getline _IO_getline* getdelim __getdelim _IO_getdelim
+    getcwd __getcwd getwd get_current_dir_name realpath* __realpath* canonicalize_file_name
+    fopen* _IO_fopen* _IO_new_fopen* __fopen* fdopen* _IO_fdopen* _IO_new_fdopen* freopen* fmemopen*
+    __fmemopen* open_memstream* __open_memstream open_wmemstream popen _IO_popen* _IO_new_popen* tmpfile*
+    tempnam fopencookie _IO_fopencookie
+    opendir* __opendir* fdopendir* __fdopendir* scandir* __scandir* fts_open* ftw* nftw* glob glob64 glob_*
+    regcomp* __regcomp* re_compile* wordexp
+    getaddrinfo getifaddrs __getifaddrs* if_nameindex iconv_open newlocale __newlocale duplocale __duplocale
+    backtrace_symbols __backtrace_symbols obstack_* _obstack_* argz_* __argz_* envz_* hcreate* tsearch __tsearch
+    reallocarray __libc_reallocarray
+";
 
 /// Names of shared libraries that only work on request of their callers.
 const NOBODYS_LIBRARIES: &[&str] =
@@ -256,7 +269,7 @@ pub(super) fn of_module(path: &str) -> Owner {
     let is_for_all = || is_searched(folder) || has_version || PLUGINS.matches(path);
     match name {
         "[vdso]" => Owner::Nobody,
-        _ if NOBODYS.matches(name) || is_c_library(path) => Owner::Nobody,
+        _ if NOBODYS.matches(name) => Owner::Nobody,
         _ if RUNNERS.matches(name) || (is_shared && EXTENSIONS.matches(path)) => Owner::Library,
         _ if is_shared && FOLDERS.matches(path) && is_for_all() => Owner::Library,
         _ => Owner::Program,
@@ -278,6 +291,12 @@ fn is_searched(folder: &str) -> bool {
 pub(super) fn is_c_library(path: &str) -> bool {
     static LIBRARY: LazyLock<Patterns> = LazyLock::new(|| Patterns::of(C_LIBRARY));
     LIBRARY.matches(path.rsplit('/').next().unwrap_or(path))
+}
+
+/// Whether a function of the C library gives the block to the caller.
+pub(super) fn hands_over(function: &str) -> bool {
+    static FUNCTIONS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(HANDING_OVER.split_whitespace()));
+    FUNCTIONS.matches(function)
 }
 
 #[cfg(test)]
@@ -330,7 +349,6 @@ mod tests {
             ("/usr/bin/python3.11", Owner::Library),
             ("/usr/bin/git", Owner::Program),
             ("/home/me/server.py", Owner::Program),
-            ("/lib/x86_64-linux-gnu/libc.so.6", Owner::Nobody),
             ("", Owner::Program),
         ];
         modules.iter().for_each(|(path, owner)| assert_eq!(of_module(path), *owner, "{path}"));
