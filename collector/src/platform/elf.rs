@@ -191,8 +191,8 @@ pub fn can_find_objects() -> bool {
     alone::is_alone() || find_object_address() != 0
 }
 
-/// Returns the object with a mapping around the address. Reads the object's memory: nobody may unload
-/// the object meanwhile.
+/// Returns the object with a mapping around the address. Reads the object's memory: nobody may
+/// unload the object meanwhile.
 pub fn find_object(address: usize) -> Option<Object> {
     if let Some(program) = find_alone(address) {
         return Some(Object::alone(program));
