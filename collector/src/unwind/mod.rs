@@ -1,7 +1,7 @@
 //! From a call of the allocator to the return addresses on the stack of the call, root included,
 //! without frame pointers.
 //!
-//! Only frames of code without unwind tables are left by their frame pointers ([`frame_pointer`]).
+//! Only frames of code without unwind tables are left by their frame pointers (`frame_pointer`).
 //!
 //! The common case needs two registers. The parts:
 //!
@@ -10,7 +10,7 @@
 //! - [`cfi`] computes such a rule once from `.eh_frame`. Rare stacks need more (signal frames,
 //!   expressions, other registers); [`cfi`] walks them step by step.
 //! - [`kept`] holds the last stack, and unwinds only the changed part.
-//! - [`call`] and [`generated`] say whether an address may be a return address: in code, behind a
+//! - `call` and [`generated`] say whether an address may be a return address: in code, behind a
 //!   call.
 //!
 //! Nothing here trusts the contents of the stack. An address is read only on a page known to be

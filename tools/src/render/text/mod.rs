@@ -6,8 +6,8 @@
 //!
 //! | Output | Rows |
 //! | --- | --- |
-//! | a terminal | aligned columns of one unit, with names that fit ([`screen`]) |
-//! | a file or a pipe | a stable form for scripts, with whole names ([`rows`]) |
+//! | a terminal | aligned columns of one unit, with names that fit (`screen`) |
+//! | a file or a pipe | a stable form for scripts, with whole names (`rows`) |
 
 mod concerns;
 mod fit;
