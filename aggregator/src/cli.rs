@@ -311,6 +311,9 @@ fn mistake(error: &clap::Error, arguments: &[OsString]) -> String {
 }
 
 fn unknown_ask(asked: &str) -> String {
+    if is_number(asked) {
+        return format!("ctl wants the process first, then what to ask: ctl {asked} ASK; see ctl --help");
+    }
     format!("ctl does not know {asked:?}: it knows {}; see ctl --help", known("ctl"))
 }
 
@@ -322,15 +325,23 @@ fn unknown_command(error: &clap::Error, arguments: &[OsString]) -> String {
     let similar = if commands.split(", ").any(|command| command == similar) { similar } else { String::new() };
     let words =
         || arguments.iter().skip_while(|argument| **argument != *word).map(|word| shell_word(&word.to_string_lossy()));
+    let process = arguments.iter().filter_map(|argument| argument.to_str()).find(|argument| is_number(argument));
+    if word == "attach" || is_number(&word) {
+        return format!("to trace a running process use: aggregator --attach {}", process.unwrap_or("PID"));
+    }
     if elf::resolve(OsStr::new(&word)).is_some() {
         return format!("to trace a program use: aggregator run -- {}", words().collect::<Vec<_>>().join(" "));
     }
     let meant = if similar.is_empty() {
         "a program is traced by run -- PROGRAM".to_owned()
     } else {
-        format!("did you mean {similar}?")
+        format!("{similar} may be meant")
     };
     format!("there is no command {word:?}: {meant}; the commands are {commands}; see --help")
+}
+
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns a fact of an error, as text; empty without the fact.
@@ -489,13 +500,16 @@ mod tests {
             ("aggregator sh -c a;b", "to trace a program use: aggregator run -- sh -c 'a;b'"),
             (
                 "aggregator lisst",
-                "there is no command \"lisst\": did you mean list?; the commands are run, ctl, list, collector",
+                "there is no command \"lisst\": list may be meant; the commands are run, ctl, list, collector",
             ),
             (
                 "aggregator no-such-thing",
                 "a program is traced by run -- PROGRAM; the commands are run, ctl, list, collector",
             ),
             ("aggregator symbol", "there is no command \"symbol\": a program is traced by run -- PROGRAM"),
+            ("aggregator attach 12", "to trace a running process use: aggregator --attach 12"),
+            ("aggregator 1234", "to trace a running process use: aggregator --attach 1234"),
+            ("aggregator ctl stats 12", "ctl wants the process first"),
             ("aggregator ctl", "ctl wants a traced process, and what to ask: ctl PID ASK, where ASK is one of stats,"),
             ("aggregator ctl", "aggregator list shows what is traced"),
             ("aggregator ctl 5", &format!("ctl wants to know what to ask: {asks}; see")),

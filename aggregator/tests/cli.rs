@@ -93,7 +93,7 @@ fn a_signal_that_ends_the_command_is_in_the_status_and_the_snapshot() {
     let output = aggregator(&folder, &["run", "-o", "s.zst", "--", "sh", "-c", "kill -KILL $$"]);
     assert_eq!((output.status.code(), output.status.signal()), (Some(137), None));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.starts_with("heapline: ended by SIGKILL; peak ") && said.contains(" native; live "), "{said}");
+    assert!(said.starts_with("heapline: killed by SIGKILL; peak ") && said.contains(" native; live "), "{said}");
     let meta = snapshot(&folder.path().join("s.zst")).meta;
     assert_eq!((meta.end, meta.exit_status), (heapline_shared_format::snapshot::End::Killed, Some(137)));
 }

@@ -242,8 +242,8 @@ impl Arguments {
             "--skip says whose code is not the program's own: leave --blame leaf out".to_string(),
         )?;
         refuse(
-            self.source && self.format != Format::Text,
-            "--source is for people: use it with --format text".to_string(),
+            self.source && !matches!(self.format, Format::Text | Format::Json),
+            "--source adds source lines to text and JSON: use it with --format text or json".to_string(),
         )?;
         refuse(
             self.verbose && self.format != Format::Text,
@@ -333,7 +333,7 @@ mod tests {
             (&["--all-frames"], "--filter"),
             (&["--blame", "leaf", "--skip", "a"], "leave --blame leaf out"),
             (&["--blame", "mine"], "invalid value 'mine'"),
-            (&["--source", "--format", "json"], "--format text"),
+            (&["--source", "--format", "csv"], "--format text or json"),
             (&["-v", "--format", "csv"], "--format text"),
             (&["--format", "folded", "--diff", "b"], "one figure"),
             (&["--format", "folded", "--by", "size"], "by traceback"),

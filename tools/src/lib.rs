@@ -25,7 +25,6 @@ pub mod cli;
 pub mod debuginfod;
 pub mod export;
 pub mod frames;
-pub mod glob;
 pub mod input;
 pub mod output;
 pub mod query;
@@ -33,3 +32,4 @@ pub mod render;
 pub mod settings;
 
 pub use heapline_symbols as symbols;
+pub use heapline_symbols::glob;

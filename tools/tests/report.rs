@@ -419,7 +419,7 @@ fn what_is_missing_is_said_before_the_figures() {
     let text = scene.says(&[]);
     for expected in [
         "Process 4711: NOT EXACT (see below); peaks: ",
-        "\nevil\\u{7}, killed by signal 9; snapshot of ",
+        "\nevil\\u{7}, killed by SIGKILL; snapshot of ",
         "LOST: 3 events missing (slots 3)",
         "Contradictions: 2 events resolved by rule (double free 2)",
         "5 frees of blocks that were not seen to come: older than the tracing, cleared, or another allocator's",

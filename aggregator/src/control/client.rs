@@ -1,14 +1,14 @@
 //! `aggregator ctl`: sends a single request to the aggregator of a process.
 
 use super::places::{self, Place};
-use super::protocol::{Change, Found, Reply, Request, Stats};
+use super::protocol::{Change, Found, FoundAt, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::base::{private_dir, sys};
-use crate::job::headline::{inherited, noun};
+use crate::job::headline::noun;
 use crate::process::procfs;
 use crate::snapshot::names::default_output;
 use heapline_shared_format::arena::MEMFD_NAME;
-use heapline_shared_format::snapshot::Domain;
+use heapline_shared_format::snapshot::{Domain, began_with};
 use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -189,7 +189,7 @@ fn stats_text(stats: &Stats) -> String {
     }
     lines.extend(session.unseen.iter().map(|cause| format!("not seen: {}", printable(&cause.sentence()))));
     let (trace, since) = (&session.trace, session.trace.begun.since());
-    lines.extend(trace.inherited.as_ref().zip(trace.parent).map(|(blocks, parent)| inherited(blocks, parent)));
+    lines.extend(trace.inherited.as_ref().zip(trace.parent).map(|(blocks, parent)| began_with(blocks, parent)));
     lines.extend(stats.domains.iter().map(|domain| {
         let is_estimate = is_sampled && domain.domain.parse().is_ok_and(Domain::is_sampled);
         let about = if is_estimate { "about " } else { "" };
@@ -218,6 +218,12 @@ fn stats_text(stats: &Stats) -> String {
     lines.join("\n")
 }
 
+/// Whether a function of the C library begins a program or a thread.
+fn starts_a_program(function: &str) -> bool {
+    matches!(function, "_start" | "start_thread" | "clone" | "clone3" | "__clone" | "__clone3")
+        || function.starts_with("__libc_start_")
+}
+
 fn found_text(found: &Found) -> String {
     let mut lines = vec![
         format!(
@@ -228,12 +234,15 @@ fn found_text(found: &Found) -> String {
             found.tid,
             printable(&found.thread)
         ),
-        "Traceback (most recent call last):".to_owned(),
+        "Traceback (most recent call first):".to_owned(),
     ];
-    lines.extend(found.traceback.iter().map(|frame| {
+    let is_start = |frame: &&FoundAt| frame.function.as_deref().is_some_and(starts_a_program);
+    let starts = found.traceback.iter().take_while(is_start).count();
+    let shown = if starts == found.traceback.len() { &found.traceback[..] } else { &found.traceback[starts..] };
+    lines.extend(shown.iter().rev().map(|frame| {
         let module = printable(&frame.module);
         let function = frame.function.as_deref().map(printable);
-        match (frame.filename.as_deref().map_or(module, printable), frame.line.unwrap_or(0), function) {
+        match (frame.filename.as_deref().map_or(module, printable), frame.lineno.unwrap_or(0), function) {
             (file, line, Some(function)) if !file.is_empty() => {
                 format!("  File \"{file}\", line {line}, in {function}")
             }

@@ -8,6 +8,7 @@ use crate::questions::keeper::{FoundBlock, FoundFrame, FoundObject};
 use crate::snapshot::cut::Figures;
 use heapline_shared_format::snapshot::{DomainTotals, Unseen, mode_name};
 use heapline_symbols::Location;
+use heapline_symbols::plumbing::{self, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -147,7 +148,7 @@ pub struct FoundAt {
     pub filename: Option<String>,
     /// Line in the source file, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub line: Option<u32>,
+    pub lineno: Option<u32>,
     /// Function, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub function: Option<String>,
@@ -205,6 +206,7 @@ impl Found {
         };
         let addresses: Vec<_> = found.frames.iter().filter_map(address).collect();
         let mut located = names.locate(found.image, &addresses).into_iter();
+        // The most recent frame comes first.
         let mut traceback = Vec::new();
         for frame in &found.frames {
             match frame {
@@ -214,12 +216,13 @@ impl Found {
                 }
                 FoundFrame::Python(file, line, function) => traceback.push(FoundAt {
                     module: file.clone(),
-                    line: Some(*line),
+                    lineno: Some(*line),
                     function: Some(function.clone()),
                     ..FoundAt::default()
                 }),
             }
         }
+        without_plumbing(&mut traceback);
         traceback.reverse();
         let (tid, thread) = found.thread.clone();
         Found {
@@ -234,6 +237,19 @@ impl Found {
     }
 }
 
+/// Removes the frames of the collector, and the frames of allocators at the recent end, as reports
+/// do. The oldest frame always stays.
+fn without_plumbing(recent_first: &mut Vec<FoundAt>) {
+    recent_first.retain(|frame| !plumbing::is_collector(&frame.module));
+    let part = |frame: &FoundAt| match (&frame.filename, &frame.function) {
+        (Some(file), _) if plumbing::is_allocator_file(file) => Part::Carries,
+        (_, Some(function)) => plumbing::part(function),
+        (_, None) => Part::Asks,
+    };
+    let count = plumbing::count(recent_first.iter().map(|frame| (part(frame), &frame.module)));
+    recent_first.drain(..count.min(recent_first.len().saturating_sub(1)));
+}
+
 /// Describes a return address: a frame for the function, and for each function inlined there, the
 /// innermost first.
 fn native_frames(address: u64, object: Option<&FoundObject>, locations: &[Location]) -> Vec<FoundAt> {
@@ -241,8 +257,8 @@ fn native_frames(address: u64, object: Option<&FoundObject>, locations: &[Locati
     let offset = format!("{:#x}", address.wrapping_sub(bias));
     let unnamed = FoundAt { address: format!("{address:#x}"), module, offset, ..FoundAt::default() };
     let named = |location: &Location| {
-        let (filename, line) = location.line.clone().unzip();
-        FoundAt { function: location.function.clone(), filename, line, ..unnamed.clone() }
+        let (filename, lineno) = location.line.clone().unzip();
+        FoundAt { function: location.function.clone(), filename, lineno, ..unnamed.clone() }
     };
     match locations {
         [] => vec![unnamed],

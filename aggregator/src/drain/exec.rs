@@ -97,7 +97,7 @@ impl Drain {
     pub(super) fn note_untraced(&mut self, tasks: Tasks) {
         if self.image.is_read || self.is_exec_open() {
             let running = running_image(tasks, self.image.number.wrapping_add(1));
-            self.untraced = running.filter(|running| running.executable != self.image.executable);
+            self.untraced = running.filter(|running| !running.is_program_of(&self.image));
         }
     }
 }
@@ -107,5 +107,6 @@ fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
     let executable = executable.to_string_lossy();
     // The suffix of a file replaced while the program runs.
     let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
-    Some(Image { number, executable, command: procfs::command(tasks.pid()), is_read: true })
+    let (command, file) = (procfs::command(tasks.pid()), procfs::executable_file(tasks.pid()));
+    Some(Image { number, executable, command, file, is_read: true })
 }

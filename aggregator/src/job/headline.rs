@@ -2,11 +2,11 @@
 //! and the command that reads the snapshot.
 
 use super::{Ending, report_program, shown};
+use crate::base::text::shell_word;
 use crate::snapshot::cut::Figures;
-use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, End};
-use heapline_shared_format::text::{counted, printable, size};
+use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, End, began_with};
+use heapline_shared_format::text::{counted, size};
 use signal_hook::low_level::signal_name;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A layer is left out if its peak is less than this fraction of the greatest peak.
@@ -15,9 +15,21 @@ const LEAST_PART: u64 = 100;
 /// Exit status of a command ended by signal N: this number and N.
 const SIGNALLED: i32 = 128;
 
-/// Returns the line of a snapshot. `ending` is the end of the process; none for a running process.
-/// `parent` is the parent of a child process.
-pub fn headline(figures: &Figures, path: &Path, ending: Option<Ending>, parent: Option<u32>) -> String {
+/// What a headline says besides figures.
+pub struct About<'a> {
+    /// File of the snapshot.
+    pub path: &'a Path,
+    /// End of the process; none for a running process.
+    pub ending: Option<Ending>,
+    /// Parent of a child process.
+    pub parent: Option<u32>,
+    /// Whether the reader may be in another folder: then paths are absolute.
+    pub is_abroad: bool,
+}
+
+/// Returns the line of a snapshot.
+pub fn headline(figures: &Figures, About { path, ending, parent, is_abroad }: About<'_>) -> String {
+    let shown = |path: &Path| if is_abroad { shell_word(&path.to_string_lossy()) } else { shown(path) };
     let layers = layers(figures);
     let peaks = layers.iter().map(|row| format!("{}{} {}", about(figures, row), size(row.peak), row.domain));
     let lives = layers.iter().map(|row| {
@@ -29,7 +41,7 @@ pub fn headline(figures: &Figures, path: &Path, ending: Option<Ending>, parent: 
         ending.and_then(ended_by),
         Some(format!("peak {since}{}", list(peaks))),
         Some(format!("live {}", list(lives))),
-        figures.inherited.as_ref().zip(parent).map(|(blocks, parent)| inherited(blocks, parent)),
+        figures.inherited.as_ref().zip(parent).map(|(blocks, parent)| began_with(blocks, parent)),
         Some(format!("snapshot: {}", shown(path))),
         Some(format!("read it with: {} {}", shown(&report_program()), shown(path))),
     ];
@@ -65,14 +77,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
 fn ended_by(ending: Ending) -> Option<String> {
     let number = ending.exit_status? - SIGNALLED;
     let name = || signal_name(number).map_or_else(|| format!("signal {number}"), str::to_owned);
-    (ending.end == End::Killed).then(|| format!("ended by {}", name()))
-}
-
-/// Returns the blocks that a forked process began with: "began with 12 native blocks of process 7".
-pub fn inherited(inherited: &BTreeMap<String, u64>, parent: u32) -> String {
-    let blocks = inherited.iter().filter(|&(_, &n)| n > 0).map(|(domain, &n)| counted(n, &format!("{domain} block")));
-    let blocks = Some(list(blocks)).filter(|blocks| !blocks.is_empty()).unwrap_or_else(|| "no block".to_owned());
-    printable(&format!("began with {blocks} of process {parent}")).into_owned()
+    (ending.end == End::Killed).then(|| format!("killed by {}", name()))
 }
 
 #[cfg(test)]
@@ -93,7 +98,8 @@ mod tests {
     }
 
     fn line(figures: &Figures, ending: Option<Ending>) -> String {
-        let line = headline(figures, Path::new("/s.zst"), ending, Some(7));
+        let about = About { path: Path::new("/s.zst"), ending, parent: Some(7), is_abroad: false };
+        let line = headline(figures, about);
         let (line, rest) =
             line.split_once("; snapshot: /s.zst; read it with: ").expect("where it is, and how to read it");
         assert!(rest.ends_with("report /s.zst"), "{rest}");
@@ -140,8 +146,8 @@ mod tests {
         let ending = |end, exit_status| Some(Ending { end, exit_status });
         let plain = "peak 4 B native; live 4 B native in 1 block";
         assert_eq!(line(&figures, ending(End::Exited, Some(139))), plain, "a status of its own");
-        assert_eq!(line(&figures, ending(End::Killed, Some(139))), format!("ended by SIGSEGV; {plain}"));
-        assert_eq!(line(&figures, ending(End::Killed, Some(128 + 40))), format!("ended by signal 40; {plain}"));
+        assert_eq!(line(&figures, ending(End::Killed, Some(139))), format!("killed by SIGSEGV; {plain}"));
+        assert_eq!(line(&figures, ending(End::Killed, Some(128 + 40))), format!("killed by signal 40; {plain}"));
         figures.begun = Begun::Fork;
         figures.inherited = Some([("native".to_owned(), 2), ("python".to_owned(), 1)].into());
         assert_eq!(

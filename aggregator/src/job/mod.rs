@@ -203,7 +203,7 @@ impl Job {
     /// is gone. Returns a line for the user.
     pub fn snapshot(&self, destination: &Destination, has_left: impl Fn() -> bool) -> Result<String, JobError> {
         let cut = self.tracer.cut()?;
-        let line = self.headline(&cut.figures, destination, None);
+        let line = self.headline(&cut.figures, destination, None, true);
         self.causes.look();
         let is_over = || has_left() || self.interrupted.load(Ordering::Relaxed);
         let snapshot = self.build(cut, self.about(End::Running, None, Vec::new()), &is_over);
@@ -288,11 +288,11 @@ impl Job {
         let about = self.about(end, ending.exit_status, notes.clone());
         let snapshot = self.build(cut, about, &|| self.is_interrupted());
         destination.write(&snapshot, &self.interrupted)?;
-        lines.push(self.headline(&figures, &destination, Some(ending)));
+        lines.push(self.headline(&figures, &destination, Some(ending), false));
         lines.extend(notes);
         let unseen = &snapshot.meta.unseen;
         lines.extend(unseen.iter().map(|cause| format!("NOT SEEN: {}", cause.sentence())));
-        lines.extend(mostly_mapped(&figures.domains, figures.shown().domain, false));
+        lines.extend(mostly_mapped(&figures.domains, figures.shown().domain, false, "this process's memory"));
         let losses = losses(&figures);
         let is_exact = losses.is_none() && outcome.end_cause == 0;
         lines.extend(losses);
@@ -302,8 +302,15 @@ impl Job {
         Ok(Summary { lines, is_exact, is_complete: unseen.is_empty() })
     }
 
-    fn headline(&self, figures: &Figures, destination: &Destination, ending: Option<Ending>) -> String {
-        headline::headline(figures, destination.path(), ending, self.origin.map(|(parent, _)| parent))
+    fn headline(
+        &self,
+        figures: &Figures,
+        destination: &Destination,
+        ending: Option<Ending>,
+        is_abroad: bool,
+    ) -> String {
+        let parent = self.origin.map(|(parent, _)| parent);
+        headline::headline(figures, headline::About { path: destination.path(), ending, parent, is_abroad })
     }
 
     /// Adds causes of unseen memory known to the target's collector.
@@ -330,7 +337,7 @@ impl Job {
                  allocator in it",
                 counted(unseen.unseen_starts, "library file")
             );
-            self.causes.add(cause("constructors", "constructors of such libraries", &text));
+            self.causes.add(cause("constructors", "constructors of libraries opened past the collector", &text));
         }
     }
 

@@ -225,7 +225,12 @@ fn launched(config: &RunConfig, examined: Option<&Examined>) -> Image {
     let program = examined.map(|examined| examined.program.clone()).unwrap_or_default();
     let program = std::fs::canonicalize(&program).unwrap_or(program);
     let words: Vec<_> = config.command.iter().map(|word| word.to_string_lossy()).collect();
-    Image { number: 0, executable: program.to_string_lossy().into_owned(), command: words.join(" "), is_read: false }
+    Image {
+        number: 0,
+        executable: program.to_string_lossy().into_owned(),
+        command: words.join(" "),
+        ..Image::default()
+    }
 }
 
 /// Returns the name for the snapshot: the command, or the program started by the command's loader.

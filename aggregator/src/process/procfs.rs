@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -24,6 +25,14 @@ pub fn executable(pid: u32) -> Option<PathBuf> {
         return Some(started);
     }
     loaded_program(pid).or_else(|| (!command_line(pid).is_empty()).then_some(started))
+}
+
+/// Returns device and inode of the running program. None if the kernel has started glibc's loader:
+/// many programs have that file.
+pub fn executable_file(pid: u32) -> Option<(u64, u64)> {
+    let link = PathBuf::from(format!("/proc/{pid}/exe"));
+    let found = fs::metadata(&link).ok().filter(|_| !elf::is_glibcs_loader(&link))?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Returns the program given to a process's loader, by the path of the program's mapping.

@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::io::{PipeReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -305,7 +306,7 @@ impl PendingChildren {
         names.set_process((pid != 0).then_some(pid));
         let plan = Plan {
             settings: self.common.settings,
-            launched: image(hello),
+            launched: image(hello, seen),
             begun: if hello.birth == Birth::Fork { Begun::Fork } else { Begun::Start },
             target: process.is_some().then(|| Tasks::of(pid)),
             replaced: None,
@@ -345,11 +346,15 @@ fn bind(pid: u32) -> Option<(UnixListener, Server)> {
     Some(bound)
 }
 
-/// Returns the program from the process's own report.
-fn image(hello: &Hello<'_>) -> Image {
+/// Returns the program from the process's own report, and its file if the process `pid` still runs
+/// the program.
+fn image(hello: &Hello<'_>, pid: u32) -> Image {
     let words = hello.arguments.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
     let executable = String::from_utf8_lossy(hello.executable);
     let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
     let is_read = !executable.is_empty();
-    Image { number: 0, executable, command: words.join(" ").trim_end().to_owned(), is_read }
+    let command = words.join(" ").trim_end().to_owned();
+    let is_running = procfs::executable(pid).is_some_and(|running| running == Path::new(&executable));
+    let file = if is_running { procfs::executable_file(pid) } else { None };
+    Image { number: 0, executable, command, file, is_read }
 }

@@ -14,6 +14,7 @@ use cache::allocators_in;
 use heapline_shared_format::snapshot::{Module, Unseen};
 use objects::{Found, Objects, Program};
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,12 +69,20 @@ impl Causes {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recorded = |(object, finding): &Found| finding.allocator().has_listeners && recorded.contains(object);
         let is_unseen = |found: &Found| !is_recorded(found) && !is_unused(&program, &found.1);
+        // The loader and the kernel may know a file by different links.
+        let mut files = BTreeSet::new();
+        let mut is_new = |(object, finding): &Found| {
+            let file = fs::canonicalize(object).unwrap_or_else(|_| object.into());
+            files.insert((file, finding.name()))
+        };
         let mut causes = self.added.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        causes.extend(found.into_iter().filter(is_unseen).map(|(object, finding)| Unseen {
-            kind: finding.allocator().kind.to_owned(),
-            object,
-            name: finding.name(),
-            text: finding.allocator().text.to_owned(),
+        causes.extend(found.into_iter().filter(is_unseen).filter(|found| is_new(found)).map(|(object, finding)| {
+            Unseen {
+                kind: finding.allocator().kind.to_owned(),
+                object,
+                name: finding.name(),
+                text: finding.allocator().text.to_owned(),
+            }
         }));
         causes.into_iter().take(MOST_CAUSES).collect()
     }

@@ -79,6 +79,8 @@ pub struct Layout {
     owner: usize,
     /// In a frame of 3.11: whether the frame was called by C.
     is_entry: usize,
+    /// In a frame from 3.11 on: the number of words in use, and the first word.
+    values: [usize; 2],
     first_line: usize,
     /// File, name and line table.
     strings: [usize; 3],
@@ -99,7 +101,9 @@ pub enum Stands {
     Nothing,
 }
 
-/// Owners of a frame: `FRAME_OWNED_BY_GENERATOR` and `FRAME_OWNED_BY_CSTACK`.
+/// Owners of a frame: `FRAME_OWNED_BY_THREAD`, `FRAME_OWNED_BY_GENERATOR` and
+/// `FRAME_OWNED_BY_CSTACK`.
+const THREAD: u8 = 0;
 const GENERATOR: u8 = 1;
 const C_STACK: u8 = 3;
 /// Bytes of an instruction.
@@ -107,6 +111,12 @@ const CODE_UNIT: usize = 2;
 /// Longest prologue of a code object, in bytes. A frame counts only from its first traceable
 /// instruction on. A longer prologue would need hundreds of variables shared by inner functions.
 const LONGEST_PROLOGUE: usize = 1024;
+
+/// Content of the word for the result of a callee that has not returned: the address of no object.
+const MARK: usize = 0x4845_4150_4C49_4E45;
+
+/// A word that equals no kept word.
+pub const UNDECIDED: usize = usize::MAX;
 
 impl Layout {
     /// Returns the layout of a version. None for an unknown version.
@@ -120,6 +130,7 @@ impl Layout {
             instruction: 104,
             owner: 0,
             is_entry: 0,
+            values: [0; 2],
             first_line: 40,
             strings: [104, 112, 120],
             first_traceable: 0,
@@ -133,6 +144,7 @@ impl Layout {
             instruction: 56,
             owner: 69,
             is_entry: 68,
+            values: [64, 72],
             first_line: 72,
             strings: [112, 128, 136],
             first_traceable: 168,
@@ -216,6 +228,146 @@ impl Layout {
             let is_entry = self.version.0 == 11 && ((frame + self.is_entry) as *const u8).read() != 0;
             Stands::Code { code, offset: u32::try_from(offset).unwrap_or(NOT_BEGUN), is_entry }
         }
+    }
+
+    /// Returns the word that decides what a traceback shows of a frame: equal words of a frame mean
+    /// equal code, offset and caller's kind.
+    ///
+    /// | Version | Bits |
+    /// | --- | --- |
+    /// | 3.9, 3.10 | address of the code object (aligned, 47 bits), and last instruction plus 1 |
+    /// | 3.11 | address of the instruction, and whether C called the frame |
+    /// | from 3.12 on | address of the instruction |
+    ///
+    /// [`UNDECIDED`] for a frame of 3.9 or 3.10 in an extremely long function.
+    ///
+    /// # Safety
+    /// `frame` is a frame of the calling thread.
+    #[inline(always)]
+    pub unsafe fn deciding(&self, frame: usize) -> usize {
+        // SAFETY: the caller guarantees a frame of the calling thread.
+        unsafe {
+            match self.version.0 {
+                ..=10 => self.of_object(frame),
+                11 => self.of_entry(frame),
+                _ => word(frame + self.instruction),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn of_object(&self, frame: usize) -> usize {
+        const BITS: u32 = 17 + 4;
+        // SAFETY: the caller guarantees a frame of the calling thread.
+        let (code, last) = unsafe { (word(frame + self.code), ((frame + self.instruction) as *const i32).read()) };
+        match usize::try_from(last.wrapping_add(1)) {
+            Ok(next) if next >> BITS == 0 => code << 17 | next,
+            _ => UNDECIDED,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn of_entry(&self, frame: usize) -> usize {
+        // SAFETY: the caller guarantees a frame of the calling thread.
+        unsafe { word(frame + self.instruction) << 1 | usize::from(((frame + self.is_entry) as *const u8).read() != 0) }
+    }
+
+    /// Compares kept frames with the thread's frames, from the kept frame `from` to the oldest.
+    /// Returns the number of the oldest frames that are as they were: all below the oldest changed
+    /// frame. None if the chain of frames is another.
+    ///
+    /// # Safety
+    /// `addresses` and `words` have frames of the calling thread as they were, the oldest first,
+    /// with a zero in front of the addresses. The frame `from` is a frame of the thread now.
+    #[inline(always)]
+    pub unsafe fn oldest_changed(&self, addresses: *const usize, words: *const usize, from: usize) -> Option<usize> {
+        // SAFETY: the caller guarantees the frames.
+        unsafe {
+            match self.version.0 {
+                ..=10 => self.compare(addresses, words, from, |frame| self.of_object(frame)),
+                11 => self.compare(addresses, words, from, |frame| self.of_entry(frame)),
+                _ => self.compare(addresses, words, from, |frame| word(frame + self.instruction)),
+            }
+        }
+    }
+
+    /// Returns the word of a frame in which the result of its callee will be stored. None if the
+    /// frame has not called `callee` by an instruction of its own that took operands.
+    ///
+    /// # Safety
+    /// `callee` is a frame of the calling thread, and `frame` the frame of its caller.
+    #[inline(always)]
+    pub unsafe fn result(&self, frame: usize, callee: usize) -> Option<*mut usize> {
+        if self.version.0 <= 10 {
+            return None;
+        }
+        // SAFETY: the caller guarantees frames of the calling thread.
+        unsafe {
+            let byte = |address: usize| (address as *const u8).read();
+            let is_from_c = match self.version.0 {
+                11 => byte(callee + self.is_entry) != 0,
+                _ => byte(frame + self.owner) == C_STACK,
+            };
+            // A generator may be resumed without an operand.
+            if is_from_c || byte(callee + self.owner) != THREAD {
+                return None;
+            }
+            let [used, first] = self.values;
+            // The number is known while the frame waits for a callee.
+            let used = usize::try_from(((frame + used) as *const i32).read()).ok()?;
+            Some((frame + first + used * size_of::<usize>()) as *mut usize)
+        }
+    }
+
+    /// Whether `callee` has not returned to `frame` since the mark was set.
+    #[inline(always)]
+    unsafe fn is_marked(&self, frame: usize, callee: usize) -> bool {
+        // SAFETY: the callers guarantee frames of the calling thread.
+        unsafe { self.result(frame, callee).is_some_and(|result| result.read() == MARK) }
+    }
+
+    /// Marks that `callee` has not returned to `frame`.
+    ///
+    /// # Safety
+    /// As for [`Layout::result`].
+    #[inline(always)]
+    pub unsafe fn mark(&self, frame: usize, callee: usize) {
+        // SAFETY: the word has room for the callee's result, and nothing reads the word before.
+        unsafe {
+            if let Some(result) = self.result(frame, callee) {
+                result.write(MARK);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn compare(
+        &self,
+        addresses: *const usize,
+        words: *const usize,
+        from: usize,
+        deciding: impl Fn(usize) -> usize,
+    ) -> Option<usize> {
+        let (mut same, mut left) = (from + 1, from + 1);
+        while left > 0 {
+            left -= 1;
+            // SAFETY: the caller guarantees the first frame, and each frame was pointed to by the
+            // frame before it.
+            unsafe {
+                let frame = *addresses.add(left);
+                if deciding(frame) != *words.add(left) {
+                    same = left;
+                }
+                let caller = *addresses.add(left).sub(1);
+                if word(frame + self.previous) != caller {
+                    return None;
+                }
+                if caller != 0 && self.is_marked(caller, frame) {
+                    break;
+                }
+            }
+        }
+        Some(same)
     }
 
     /// Describes a code object: file, name and line table.

@@ -19,6 +19,7 @@
 //! thread walks only its own frames.
 
 mod arrival;
+mod chain;
 mod codes;
 mod join;
 mod layout;

@@ -1,38 +1,25 @@
-//! The Python traceback of a thread, as an id. All frames are read at each event; only changed
-//! frames are numbered and hashed.
-//!
-//! Reading takes two loads for each frame. The frames kept from the last event save numbering and
-//! hashing, not reading. Every kept frame is compared with the frame just read, so nothing is
-//! reused unseen.
+//! The Python traceback of a thread, as an id. Frames that have changed since the last event are
+//! read, numbered and hashed; all others are compared ([`super::chain`]).
 
+use super::chain::Chain;
 use super::layout::{Description, Layout, Stands};
 use super::{api, codes, reuse};
 use crate::platform::tls;
 use crate::stacks::mix;
 use crate::thread::{Published, Thread};
-use crate::unwind::{MAX_DEPTH, Walk};
+use crate::unwind::Walk;
 use crate::{fail, process, stacks};
 use core::ptr;
+use core::sync::atomic::Ordering;
 use heapline_shared_format::code::MAX_DESCRIPTION_BYTES;
-use heapline_shared_format::event::{self, MAX_CODE_BYTES, PYTHON_ENTRY, domain, python_frame};
+use heapline_shared_format::event::{self, MAX_CODE_BYTES, PYTHON_ENTRY, as_python_frame, domain, python_frame};
 
-/// A frame, as read from the interpreter.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
-    code: usize,
-    /// Offset of the instruction in the low half; [`ENTRY`] above.
-    offset: usize,
-}
-
-/// Bit of [`Place::offset`]: the frame was called by C.
-const ENTRY: usize = 1 << 32;
-
-/// A kept frame.
+/// A frame of the traceback.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Frame {
-    place: Place,
+    /// Address of the code object.
+    code: usize,
     /// The frame, as written into the ring.
     frame: u64,
     /// Share of the frame in the hash.
@@ -43,22 +30,21 @@ struct Frame {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PythonStack {
-    /// Kept frames, the oldest first.
+    /// The interpreter's frames.
+    chain: Chain,
+    /// Frames of the traceback, the oldest first. There is room for every link of the chain.
     frames: *mut Frame,
-    /// Frames just read, the newest first.
-    places: *mut Place,
     capacity: usize,
     len: usize,
+    /// Number of places in `frames` written in this generation.
+    written: usize,
     hash: u64,
     /// Number of frames, from the oldest, also in the last definition.
     unchanged: usize,
     /// Generation of the code objects at the time of numbering.
     generation: u64,
-    /// Older frames are missing, for lack of memory or beyond [`MAX_DEPTH`].
-    is_truncated: bool,
 }
 
-const FIRST_CAPACITY: usize = 256;
 /// Separates the keys of Python stacks from native stacks.
 const SALT: u64 = 0x5079_7468_6F6E_2E2E;
 /// Separates the keys of mixed stacks from other stacks.
@@ -67,23 +53,20 @@ const MIXED_SALT: u64 = 0x4D69_7865_642E_2E2E;
 impl PythonStack {
     /// An empty traceback, without memory.
     const EMPTY: PythonStack = PythonStack {
+        chain: Chain::EMPTY,
         frames: ptr::null_mut(),
-        places: ptr::null_mut(),
         capacity: 0,
         len: 0,
+        written: 0,
         hash: 0,
         unchanged: 0,
         generation: 0,
-        is_truncated: false,
     };
 
     /// Forgets the frames, keeps the memory.
     pub fn forget(&mut self) {
-        (self.len, self.hash, self.unchanged) = (0, 0, 0);
-    }
-
-    const fn bytes(capacity: usize) -> usize {
-        capacity * (size_of::<Frame>() + size_of::<Place>())
+        self.chain.forget();
+        (self.len, self.written, self.hash, self.unchanged) = (0, 0, 0, 0);
     }
 
     /// Gives the memory back.
@@ -91,90 +74,110 @@ impl PythonStack {
     /// # Safety
     /// The stack is not used any more.
     pub unsafe fn unmap(&mut self) {
-        if self.capacity > 0 {
-            // SAFETY: the caller guarantees no later use; `grow` mapped the same number of bytes.
-            unsafe { process::unmap_own(self.frames.cast(), PythonStack::bytes(self.capacity)) };
-            self.capacity = 0;
+        // SAFETY: the caller guarantees no later use; `make_room` mapped the same number of bytes.
+        unsafe {
+            self.chain.unmap();
+            if self.capacity > 0 {
+                process::unmap_own(self.frames.cast(), self.capacity * size_of::<Frame>());
+            }
         }
+        self.capacity = 0;
     }
 
-    fn grow(&mut self) -> bool {
-        let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
-        let Some(memory) = process::map_own(PythonStack::bytes(capacity)) else { return false };
-        // SAFETY: both arrays lie inside the new memory; the old arrays hold as many entries as are
-        // copied.
-        unsafe {
-            let frames: *mut Frame = memory.cast();
-            let places: *mut Place = frames.add(capacity).cast();
-            if self.capacity > 0 {
-                ptr::copy_nonoverlapping(self.frames, frames, self.len);
-                ptr::copy_nonoverlapping(self.places, places, self.capacity);
-                process::unmap_own(self.frames.cast(), PythonStack::bytes(self.capacity));
-            }
-            (self.frames, self.places, self.capacity) = (frames, places, capacity);
+    /// Makes room for as many frames as the chain has room for links.
+    fn make_room(&mut self) -> bool {
+        let capacity = self.chain.capacity();
+        if self.capacity >= capacity {
+            return true;
         }
+        let Some(memory) = process::map_own(capacity * size_of::<Frame>()) else { return false };
+        let frames: *mut Frame = memory.cast();
+        // SAFETY: the old frames fit into the new memory, and nobody else uses the old memory.
+        unsafe {
+            if self.capacity > 0 {
+                ptr::copy_nonoverlapping(self.frames, frames, self.written);
+                process::unmap_own(self.frames.cast(), self.capacity * size_of::<Frame>());
+            }
+        }
+        (self.frames, self.capacity) = (frames, capacity);
         true
     }
 
-    /// Reads all frames of the calling thread. Returns the number of frames.
+    /// Drops all frames but the oldest `keep`.
     #[inline(always)]
-    fn read(&mut self, layout: &Layout, thread_state: *const u8) -> usize {
-        let mut n = 0;
-        // SAFETY: the thread's own state, and frames run by the thread.
-        unsafe {
-            let mut frame = layout.newest(thread_state);
-            while frame != 0 && n < MAX_DEPTH as usize {
-                match layout.place(frame) {
-                    Stands::Code { code, offset, is_entry } => {
-                        if n == self.capacity && !self.grow() {
-                            break;
-                        }
-                        let offset = offset as usize | if is_entry { ENTRY } else { 0 };
-                        self.places.add(n).write(Place { code, offset });
-                        n += 1;
-                    }
-                    Stands::Entry if n > 0 => (*self.places.add(n - 1)).offset |= ENTRY,
-                    Stands::Entry | Stands::Nothing => {}
-                }
-                frame = layout.previous(frame);
-            }
-            self.is_truncated = frame != 0;
+    fn truncate(&mut self, keep: usize) {
+        while self.len > keep {
+            self.len -= 1;
+            // SAFETY: all frames below the old len are written.
+            self.hash = self.hash.wrapping_sub(unsafe { (*self.frames.add(self.len)).mixed });
         }
-        n
+        self.unchanged = self.unchanged.min(keep);
     }
 
-    /// Keeps the frames in common with the `n` frames just read, from the oldest. Drops all others.
+    /// Returns the number of a code object that had a frame at the place of the next frame.
     #[inline(always)]
-    fn keep_common(&mut self, n: usize) {
-        let mut common = 0;
-        // SAFETY: all frames below len and all places below n are written.
-        unsafe {
-            while common < self.len.min(n) && (*self.frames.add(common)).place == *self.places.add(n - 1 - common) {
-                common += 1;
-            }
-            while self.len > common {
-                self.len -= 1;
-                self.hash = self.hash.wrapping_sub((*self.frames.add(self.len)).mixed);
-            }
+    fn number_here(&self, code: usize) -> Option<u32> {
+        if self.len >= self.written {
+            return None;
         }
-        self.unchanged = self.unchanged.min(common);
+        // SAFETY: all frames below `written` are written.
+        let old = unsafe { *self.frames.add(self.len) };
+        if old.code == code { as_python_frame(old.frame).map(|(number, _)| number) } else { None }
     }
 
-    fn push(&mut self, place: Place, number: u32) {
-        #[expect(clippy::cast_possible_truncation, reason = "made from 32 bits")]
-        let frame =
-            python_frame(number, place.offset as u32) | if place.offset & ENTRY != 0 { PYTHON_ENTRY } else { 0 };
+    #[inline(always)]
+    fn push(&mut self, code: usize, offset: u32, is_entry: bool, number: u32) {
+        let frame = python_frame(number, offset) | if is_entry { PYTHON_ENTRY } else { 0 };
         let mixed = mix(frame, self.len as u64);
-        // SAFETY: at most as many frames are pushed as were read, and `read` made room for them.
-        unsafe { self.frames.add(self.len).write(Frame { place, frame, mixed }) };
+        // SAFETY: `make_room` made room for a frame for each link.
+        unsafe { self.frames.add(self.len).write(Frame { code, frame, mixed }) };
         self.hash = self.hash.wrapping_add(mixed);
         self.len += 1;
+        self.written = self.written.max(self.len);
     }
 
     fn frames_from(&self, from: usize) -> impl Iterator<Item = u64> {
         let frames = self.frames;
         // SAFETY: all frames below len are written.
         (from..self.len).map(move |i| unsafe { (*frames.add(i)).frame })
+    }
+
+    /// Whether the traceback is that of a fresh reading of all frames.
+    ///
+    /// # Safety
+    /// `newest` is the newest frame of the calling thread.
+    unsafe fn is_fresh(&self, layout: &Layout, newest: usize) -> bool {
+        let (mut frame, mut left, mut links) = (newest, self.len, self.chain.len());
+        // Whether the newer frame is marked as called by C, until an older frame tells.
+        let mut is_marked = None;
+        while frame != 0 && links > 0 {
+            links -= 1;
+            // SAFETY: the caller guarantees the thread's own frames, and frames below len are
+            // written.
+            unsafe {
+                match layout.place(frame) {
+                    Stands::Code { code, offset, is_entry } => {
+                        if left == 0 || is_marked == Some(true) {
+                            return false;
+                        }
+                        left -= 1;
+                        let kept = *self.frames.add(left);
+                        let has_mark = kept.frame & PYTHON_ENTRY != 0;
+                        let has_offset = as_python_frame(kept.frame).is_some_and(|(_, at)| at == offset);
+                        if kept.code != code || !has_offset || is_entry && !has_mark {
+                            return false;
+                        }
+                        is_marked = (!is_entry).then_some(has_mark);
+                    }
+                    Stands::Entry if is_marked == Some(false) => return false,
+                    Stands::Entry => is_marked = None,
+                    Stands::Nothing => {}
+                }
+                frame = layout.previous(frame);
+            }
+        }
+        let is_whole = (frame != 0) == self.chain.is_truncated();
+        left == 0 && links == 0 && is_marked != Some(true) && is_whole
     }
 }
 
@@ -259,7 +262,7 @@ impl Thread {
             return Ok(None);
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
-        let walk = Walk { stored: n, total: n as u32, truncated: kept.is_truncated };
+        let walk = Walk { stored: n, total: n as u32, truncated: kept.chain.is_truncated() };
         let key = stacks::key(kept.hash ^ SALT, walk);
         match self.stack_id(key) {
             Some(id) => Ok(Some(id)),
@@ -284,18 +287,47 @@ impl Thread {
             kept.forget();
             kept.generation = generation;
         }
-        let n = kept.read(layout, thread_state);
-        kept.keep_common(n);
-        while kept.len < n {
-            // SAFETY: all places below n are written.
-            let place = unsafe { *kept.places.add(n - 1 - kept.len) };
-            let number = match codes::known(place.code, self.session()) {
-                Some(number) => number,
-                None => self.describe_code(place.code, layout)?,
-            };
-            kept.push(place, number);
+        // SAFETY: the thread's own state, and frames run by the thread.
+        unsafe {
+            let newest = layout.newest(thread_state);
+            let mut fresh = kept.chain.renew(layout, newest);
+            kept.truncate(kept.chain.shown());
+            if !kept.make_room() {
+                kept.forget();
+                return Ok(());
+            }
+            while let Some(frame) = fresh.next(&kept.chain) {
+                let mut is_called_by_c = kept.chain.is_called_by_c();
+                match layout.place(frame) {
+                    Stands::Code { code, offset, is_entry } => {
+                        let known = kept.number_here(code).or_else(|| codes::known(code, self.session()));
+                        let number = match known {
+                            Some(number) => number,
+                            None => self.describe_code(code, layout)?,
+                        };
+                        kept.push(code, offset, is_entry || is_called_by_c, number);
+                        is_called_by_c = false;
+                    }
+                    Stands::Entry => is_called_by_c = true,
+                    Stands::Nothing => {}
+                }
+                kept.chain.push(layout, frame, kept.len, is_called_by_c);
+            }
+            if self.verifies() {
+                self.note_verified(kept.is_fresh(layout, newest));
+            }
         }
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_verified(&self, is_same: bool) {
+        let target = &self.header().target;
+        target.verified.fetch_add(1, Ordering::Relaxed);
+        if !is_same {
+            target.verify_failed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Gives a code object a number, and describes the code object.

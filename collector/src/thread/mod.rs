@@ -259,6 +259,12 @@ impl Thread {
         self.session
     }
 
+    /// Returns whether every stack is to be compared with a fresh walk.
+    #[inline(always)]
+    pub fn verifies(&self) -> bool {
+        self.verifies
+    }
+
     /// Returns whether the stack around `from` has the word at `to`, nearer the root; `None` where
     /// the extent of the stack is not known.
     pub fn stack_holds(&self, from: usize, to: usize) -> Option<bool> {
@@ -280,7 +286,7 @@ impl Thread {
     }
 
     #[inline(always)]
-    fn header(&self) -> &'static Header {
+    pub fn header(&self) -> &'static Header {
         // SAFETY: the arena of an open ring is mapped for as long as the process lives.
         unsafe { &*self.header }
     }

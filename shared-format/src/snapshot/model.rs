@@ -6,7 +6,7 @@
 
 use crate::code::LineFormat;
 use crate::event::{PYTHON_ENTRY, as_python_frame};
-use crate::text::size;
+use crate::text::{counted, printable, size};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -234,8 +234,8 @@ pub fn brief_unseen(causes: &[Unseen]) -> Option<String> {
 const MUCH_MAPPED: u64 = 16 << 20;
 
 /// Returns a hint when the viewed blocks are a small part of the memory mapped by the process.
-/// Compares present sizes or, with `at_peak`, peaks.
-pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> Option<String> {
+/// Compares present sizes or, with `at_peak`, peaks. `whose` is "this process's memory" or alike.
+pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool, whose: &str) -> Option<String> {
     let bytes = |domain| {
         let row = domains.iter().find(|row| row.domain == domain);
         row.map_or(0, |row| if at_peak { row.peak } else { row.current })
@@ -244,10 +244,7 @@ pub fn mostly_mapped(domains: &[DomainTotals], view: Domain, at_peak: bool) -> O
     let hides = view.is_sampled() && mapped >= MUCH_MAPPED && mapped >= blocks.saturating_mul(4);
     hides.then(|| {
         let when = if at_peak { "at the peak" } else { "now" };
-        format!(
-            "Most of this process's memory is in mappings ({} {when}): report --domain mmap shows them",
-            size(mapped)
-        )
+        format!("Most of {whose} is in mappings ({} {when}): report --domain mmap shows them", size(mapped))
     })
 }
 
@@ -280,6 +277,15 @@ pub struct Origin {
     /// Number of blocks live at the fork, by domain. No sum of allocations contains them. None for
     /// a program begun by exec, and when unknown.
     pub inherited: Option<std::collections::BTreeMap<String, u64>>,
+}
+
+/// Describes the blocks that a forked process began with: "began with 12 native blocks of process
+/// 7". `inherited` has the numbers by domain.
+pub fn began_with(inherited: &std::collections::BTreeMap<String, u64>, parent: u32) -> String {
+    let blocks = inherited.iter().filter(|&(_, &n)| n > 0).map(|(domain, &n)| counted(n, &format!("{domain} block")));
+    let blocks = blocks.collect::<Vec<_>>().join(", ");
+    let blocks = if blocks.is_empty() { "no block" } else { &blocks };
+    printable(&format!("began with {blocks} of process {parent}")).into_owned()
 }
 
 /// A loaded object. A library unloaded, and loaded again at another place or from another file,

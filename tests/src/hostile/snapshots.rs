@@ -125,7 +125,7 @@ pub fn report(bytes: &[u8]) {
         if by == By::Tree {
             shown(&|out| html::write(&report, out));
         }
-        let document = shown(&|out| json::write(&report, out));
+        let document = shown(&|out| json::write(&report, None, out));
         serde_json::from_str::<serde::de::IgnoredAny>(&document).expect("JSON");
     }
 }

@@ -5,7 +5,7 @@
 //! another machine.
 
 use crate::support::stepped::{Stepped, detach, ended};
-use crate::support::trace::{Trace, ctl_ok};
+use crate::support::trace::{Trace, ctl_ok, read_snapshot};
 use crate::support::victim::{self, line_of};
 use crate::support::{find_in_path, has, is_root, programs, skip, stdout_of, wait_for};
 use serde_json::Value;
@@ -210,12 +210,34 @@ fn an_earlier_image_has_the_names_of_its_removed_file() {
     let folder = TempDir::new().expect("a folder");
     let snapshot = folder.path().join("out.snap.zst");
     let program = service(folder.path(), "service", &[]);
-    let (mut traced, _) = started(&program, &[Path::new("/bin/true")], &snapshot);
+    let (mut traced, pid) = started(&program, &[Path::new("/bin/true")], &snapshot);
     traced.step(b'k');
+    // A snapshot waits for the names, so the file has been opened then.
+    ctl_ok(pid, &["snapshot", "-o", folder.path().join("before.zst").to_str().expect("UTF-8")]);
     fs::remove_file(&program).expect("removed");
     traced.ask(b'x');
     assert_eq!(traced.finish(), 0);
     assert_session(&folder.path().join("out.snap.zst.exec1"), "the image before the exec");
+}
+
+/// A file that runs is renamed, as upgrades do: the program is the program that began.
+#[test]
+fn a_renamed_program_is_no_other_program() {
+    let folder = TempDir::new().expect("a folder");
+    let snapshot = folder.path().join("out.snap.zst");
+    let place = folder.path().join("app");
+    fs::create_dir(&place).expect("a folder");
+    let program = service(&place, "service", &[]);
+    let (mut traced, pid) = started(&program, &[], &snapshot);
+    traced.step(b'k');
+    ctl_ok(pid, &["stats"]);
+    fs::rename(&program, place.join("service.old")).expect("renamed");
+    ctl_ok(pid, &["snapshot", "-o", folder.path().join("now.zst").to_str().expect("UTF-8")]);
+    fs::rename(&place, folder.path().join("app.old")).expect("renamed");
+    assert_eq!(traced.finish(), 0);
+    assert_session(&snapshot, "the renamed program");
+    assert!(!snapshot.with_extension("zst.exec1").exists(), "no program was replaced");
+    assert_eq!(Path::new(&read_snapshot(&snapshot).meta.executable), program);
 }
 
 #[test]

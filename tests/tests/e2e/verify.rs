@@ -1,7 +1,9 @@
 //! Compares incremental unwinding with gimli's full walk, event by event (`HEAPLINE_VERIFY=1` in
 //! the target).
 
-use crate::support::{Trace, has, rounds, victim};
+use crate::support::python::pythons;
+use crate::support::victim::{self, source};
+use crate::support::{Trace, has, rounds};
 use std::path::Path;
 
 /// Number of compared stacks and of different stacks, from the snapshot's notes.
@@ -74,4 +76,14 @@ fn more_stacks_than_a_thread_remembers_are_all_told_apart() {
     assert_eq!(of_one_block, distinct, "stacks that allocated once");
     let notes = snapshot.meta.notes;
     assert!(notes.iter().any(|note| note.contains("table of stacks was filled anew 1 time")), "{notes:?}");
+}
+
+/// Frames of Python are compared with a fresh reading too.
+#[test]
+fn frames_of_python_are_what_a_fresh_reading_finds() {
+    for python in pythons() {
+        let (all, different) = compared(Trace::of(&python.program).arg(source("python/frames.py")));
+        assert!(all > 100_000, "3.{}: {all} stacks were compared", python.minor);
+        assert_eq!(different, 0, "3.{}: of {all}", python.minor);
+    }
 }

@@ -91,7 +91,7 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), layout, out),
-        Format::Json => json::write(&report, out),
+        Format::Json => json::write(&report, sources.as_mut(), out),
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
         Format::Html => html::write(&report, out),

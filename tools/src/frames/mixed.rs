@@ -82,7 +82,7 @@ pub fn is_loop(function: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Left;
-    use super::super::plumbing::Part;
+    use super::super::Part;
     use super::*;
 
     /// A store of frames with different lines.

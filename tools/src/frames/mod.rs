@@ -5,15 +5,14 @@
 //! are resolved.
 
 mod mixed;
-mod plumbing;
 mod tracebacks;
 
+pub use heapline_symbols::plumbing::Part;
+pub(crate) use heapline_symbols::plumbing::without_arguments;
 pub use mixed::Frames;
-pub use plumbing::Part;
-pub(crate) use plumbing::without_arguments;
 pub use tracebacks::{Frame, Left, StringId, TracebackId, TracebackOrder, Tracebacks, Walked};
 
-use crate::symbols::{INCOMPLETE, Location, Symbolizer};
+use crate::symbols::{INCOMPLETE, Location, Symbolizer, plumbing};
 use heapline_shared_format::snapshot::{Code, Frame as Address, Module, Names, Snapshot, Stack};
 use mixed::{Native, Python};
 use std::collections::{HashMap, HashSet};

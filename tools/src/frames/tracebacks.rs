@@ -4,14 +4,12 @@
 //! diff share a store, so equal tracebacks have equal numbers. Grouping millions of blocks compares
 //! numbers, never texts.
 //!
-//! Two frames are one place if file and line are equal, as in tracemalloc. If the line is unknown,
-//! the function must be equal too: otherwise a whole library without debug information would be a
-//! single place.
-//!
-//! Several functions may share a place: instances of a template, functions of one line. So the tree
-//! keeps functions apart, and [`Tracebacks::alike`] says which tracebacks go through equal places.
+//! Two frames of Python are one place if file and line are equal, as in tracemalloc. Of native
+//! frames the functions must be equal too: several functions may share a line (instances of a
+//! template), and a library without debug information has no lines. The tree keeps all functions
+//! apart, and [`Tracebacks::alike`] says which tracebacks go through equal places.
 
-use super::plumbing::Part;
+use super::Part;
 use heapline_shared_format::event::as_python_frame;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -72,7 +70,7 @@ impl Frame {
     }
 
     fn place(&self) -> Place {
-        let function = self.is_unlined().then_some(self.function);
+        let function = as_python_frame(self.address).is_none().then_some(self.function);
         Place { filename: self.filename, lineno: self.lineno, function }
     }
 }

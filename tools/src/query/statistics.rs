@@ -2,7 +2,7 @@
 //!
 //! Compares numbers of [`Tracebacks`]. Texts are compared only if size and count are equal.
 
-use crate::frames::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks};
+use crate::frames::{Frame, StringId, TracebackId, TracebackOrder, Tracebacks, UNKNOWN};
 use crate::query::estimate::Estimate;
 use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
@@ -134,7 +134,7 @@ impl By {
     fn key(self, tracebacks: &Tracebacks, trace: &Trace, frame: Frame) -> Option<Key> {
         Some(match self {
             By::Filename => Key::Text(frame.filename),
-            By::Lineno if frame.is_unlined() && !tracebacks.text(frame.module).is_empty() => {
+            By::Lineno if frame.is_unlined() && tracebacks.text(frame.filename) != UNKNOWN => {
                 Key::Symbol(frame.filename, frame.function)
             }
             By::Lineno => Key::Line(frame.filename, frame.lineno),

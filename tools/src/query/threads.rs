@@ -5,7 +5,7 @@ use crate::frames::{Tracebacks, unknown};
 use crate::input::moment::At;
 use crate::query::estimate::Estimate;
 use crate::query::statistics::Trace;
-use crate::query::view::{View, thread_row};
+use crate::query::view::{View, thread_rows};
 use heapline_shared_format::snapshot::{Snapshot, ThreadTotals};
 
 /// Fact that a snapshot has no sums of threads.
@@ -31,12 +31,13 @@ pub(super) fn traces(view: View, snapshot: &Snapshot, names: &mut Tracebacks) ->
     }
     let interval = if view.domain.is_sampled() { widest_interval(snapshot) } else { 0 };
     let traceback = unknown(names);
+    let threads = thread_rows(&snapshot.threads);
     let mut trace = |row: &ThreadTotals| {
         let (size, count) = match view.at {
             At::Total => (row.total_size, row.total_count),
             At::Live | At::Peak => (row.peak_size, row.peak_count),
         };
-        let threads = Some(names.string(&thread_row(&snapshot.threads[row.thread as usize], snapshot.meta.pid)));
+        let threads = Some(names.string(&threads[row.thread as usize]));
         let estimate = match interval {
             0 => Estimate::of(count, None, 0),
             interval => Estimate::of_sum(size, count, interval),

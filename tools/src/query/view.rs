@@ -9,6 +9,7 @@ use crate::input::moment::At;
 use crate::query::estimate::{Estimate, sampled};
 use crate::query::statistics::{Block, Trace};
 use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals, Thread};
+use std::collections::{BTreeSet, HashMap};
 
 /// A domain at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +59,11 @@ impl View {
                 })
                 .collect();
         }
-        let threads: Vec<_> = snapshot
-            .threads
-            .iter()
-            .map(|thread| {
+        let rows = snapshot.threads.iter().zip(thread_rows(&snapshot.threads));
+        let threads: Vec<_> = rows
+            .map(|(thread, row)| {
                 let own = names.string(&format!("{} ({})", thread.name, thread.tid));
-                (own, names.string(&thread_row(thread, snapshot.meta.pid)))
+                (own, names.string(&row))
             })
             .collect();
         let live = |(index, row): (usize, &LiveGroup)| {
@@ -92,15 +92,23 @@ impl View {
     }
 }
 
-/// Names the row of a thread: `name (id)` while the thread lives. Threads that ended share a row if
+/// Names the rows of threads: `name (id)` while a thread lives. Threads that ended share a row if
 /// their names differ in digits only: `worker-* (ended)`.
-pub(super) fn thread_row(thread: &Thread, pid: u32) -> String {
-    if thread.alive {
-        return format!("{} ({})", thread.name, thread.tid);
+pub(super) fn thread_rows(threads: &[Thread]) -> Vec<String> {
+    let mut names: HashMap<String, BTreeSet<&str>> = HashMap::new();
+    for thread in threads.iter().filter(|thread| !thread.alive) {
+        names.entry(without_numbers(&thread.name)).or_default().insert(&thread.name);
     }
-    // The first thread has the program's name, and a digit there is no number of a thread.
-    let name = if thread.tid == pid { thread.name.clone() } else { without_numbers(&thread.name) };
-    format!("{name} (ended)")
+    let row = |thread: &Thread| {
+        if thread.alive {
+            return format!("{} ({})", thread.name, thread.tid);
+        }
+        let pattern = without_numbers(&thread.name);
+        // Threads of one name have this name.
+        let is_one = names.get(&pattern).is_some_and(|names| names.len() == 1);
+        format!("{} (ended)", if is_one { &thread.name } else { &pattern })
+    };
+    threads.iter().map(row).collect()
 }
 
 /// Replaces each number in a name by a `*`.
@@ -122,11 +130,20 @@ mod tests {
 
     #[test]
     fn threads_that_ended_share_a_row_by_name() {
-        let row = |tid, text: &str, alive| thread_row(&Thread { tid, name: text.to_string(), alive }, 7);
-        assert_eq!(row(12, "worker-3", true), "worker-3 (12)");
-        assert_eq!(row(12, "worker-3", false), "worker-* (ended)");
-        assert_eq!(row(13, "worker-12", false), "worker-* (ended)");
-        assert_eq!(row(14, "pool2-t10x", false), "pool*-t*x (ended)");
-        assert_eq!(row(7, "python3.11", false), "python3.11 (ended)");
+        let thread = |(tid, name, alive): (u32, &str, bool)| Thread { tid, name: name.to_string(), alive };
+        let threads = [
+            (12, "worker-3", true),
+            (13, "worker-3", false),
+            (14, "worker-12", false),
+            (15, "pool2-t10x", false),
+            (16, "pool2-t11x", false),
+            (7, "python3.11", false),
+            (17, "python3.11", false),
+            (18, "main", false),
+        ];
+        let rows = thread_rows(&threads.map(thread));
+        assert_eq!(rows[..3], ["worker-3 (12)", "worker-* (ended)", "worker-* (ended)"]);
+        assert_eq!(rows[3..5], ["pool*-t*x (ended)", "pool*-t*x (ended)"]);
+        assert_eq!(rows[5..], ["python3.11 (ended)", "python3.11 (ended)", "main (ended)"]);
     }
 }

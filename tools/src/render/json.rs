@@ -8,6 +8,7 @@ use crate::query::estimate::{Estimate, of_domain};
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
 use crate::query::tree::{Branch, What, branches};
+use crate::render::Sources;
 use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, mode_name};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -178,6 +179,9 @@ struct FrameFields<'r> {
     /// How the walk found the frame, grouped by traceback. Absent for Python's frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     walked: Option<Walked>,
+    /// The line of the source file, where asked for and there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
 }
 
 /// Writes the report as a JSON document and a newline.
@@ -185,10 +189,19 @@ struct FrameFields<'r> {
 /// # Errors
 ///
 /// Passes on errors of `out`.
-pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub fn write(report: &Report<'_>, sources: Option<&mut Sources>, out: &mut dyn Write) -> io::Result<()> {
     let request = &report.request;
     let meta = &report.snapshot.meta;
     let mut blamer = report.blamer();
+    let mut stats: Vec<Stat<'_>> = match request.by {
+        By::Tree => branches(report).iter().map(|one| branch(report, one)).collect(),
+        _ => report.shown().iter().map(|row| stat(report, row, blamer.as_mut())).collect(),
+    };
+    if let Some(sources) = sources {
+        for frame in stats.iter_mut().flat_map(|stat| &mut stat.traceback) {
+            frame.source = sources.line(frame.filename, frame.lineno).map(str::to_string);
+        }
+    }
     let document = Document {
         heapline_report: VERSION,
         snapshot: taken(meta),
@@ -206,10 +219,7 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             intervals: Intervals::of(report.total.size, &report.total.estimate),
         },
         threads: report.subject.parts().iter().flat_map(threads).collect(),
-        stats: match request.by {
-            By::Tree => branches(report).iter().map(|one| branch(report, one)).collect(),
-            _ => report.shown().iter().map(|row| stat(report, row, blamer.as_mut())).collect(),
-        },
+        stats,
     };
     serde_json::to_writer_pretty(Escaping { out: &mut *out, held: false }, &document)?;
     writeln!(out)
@@ -390,6 +400,7 @@ fn frame_fields<'r>(names: &'r Tracebacks, frame: &Frame) -> FrameFields<'r> {
         module: names.text(frame.module),
         address: format!("{:#x}", frame.address),
         walked: None,
+        source: None,
     }
 }
 

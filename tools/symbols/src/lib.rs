@@ -6,6 +6,9 @@
 //! 2. `cache` turns the debug information into a table with fast lookups, once, and keeps the table
 //!    on disk by build-id.
 //!
+//! [`plumbing`] knows the functions that only carry a request for memory, and [`glob`] is the
+//! pattern language of the names.
+//!
 //! A problem with an object costs the object's names, nothing else. Each problem is reported once.
 //! All files are untrusted: no file makes this crate panic.
 #![forbid(unsafe_code)]
@@ -15,7 +18,9 @@ mod compressed;
 mod demangle;
 mod find;
 pub mod foreign;
+pub mod glob;
 mod guard;
+pub mod plumbing;
 
 pub use cache::Table;
 pub use cache::default_dir as default_cache_dir;

@@ -78,6 +78,8 @@ struct Found {
     blamed: TracebackId,
     owner: Owner,
     in_libc: InLibc,
+    /// Whether the most recent frame is a wrapper of an allocator, or a nameless part of a wrapper.
+    wraps: bool,
 }
 
 /// Known values by index of a name or a traceback.
@@ -136,14 +138,17 @@ impl<'s> Blamer<'s> {
     fn look(&mut self, tracebacks: &Tracebacks, id: TracebackId, older: Option<Found>) -> Found {
         let frame = tracebacks.most_recent(id);
         let in_libc = self.in_libc(tracebacks, id, older);
+        let is_part = older.is_some_and(|older| older.wraps) && is_nameless_callee(tracebacks, id);
         let owner = match in_libc {
+            InLibc::No if is_part => Owner::Nobody,
             InLibc::No => self.owner(tracebacks, frame),
             InLibc::Hands => Owner::Nobody,
             InLibc::Keeps => Owner::Program,
         };
+        let wraps = is_part || self.is_wrapper(tracebacks, frame);
         match older.filter(|older| older.owner > owner) {
-            Some(older) => Found { in_libc, ..older },
-            None => Found { blamed: id, owner, in_libc },
+            Some(older) => Found { in_libc, wraps, ..older },
+            None => Found { blamed: id, owner, in_libc, wraps },
         }
     }
 
@@ -166,6 +171,12 @@ impl<'s> Blamer<'s> {
             }
             same => same,
         }
+    }
+
+    /// Whether a function of C is nobody's by its name.
+    fn is_wrapper(&self, tracebacks: &Tracebacks, frame: Frame) -> bool {
+        let owner = self.functions.get(Tracebacks::string_index(frame.function));
+        owner == Some(Owner::Nobody) && !tracebacks.text(frame.function).contains("::")
     }
 
     /// Counts the frames of the traceback more recent than the blamed frame.
@@ -196,6 +207,20 @@ impl<'s> Blamer<'s> {
         });
         owners.into_iter().min().unwrap_or(Owner::Program)
     }
+}
+
+/// Whether a frame's function has no name: `postgres+0x5c7860`.
+fn is_nameless(tracebacks: &Tracebacks, frame: &Frame) -> bool {
+    let file = tracebacks.text(frame.module).rsplit('/').next().unwrap_or_default();
+    tracebacks.text(frame.function).strip_prefix(file).is_some_and(|offset| offset.starts_with("+0x"))
+}
+
+/// Whether the most recent frame has no name, and was called from its own module: in a stripped
+/// program, a static function that a wrapper of an allocator is made of.
+fn is_nameless_callee(tracebacks: &Tracebacks, id: TracebackId) -> bool {
+    let frame = tracebacks.most_recent(id);
+    let caller = tracebacks.older(id).map(|older| tracebacks.most_recent(older));
+    is_nameless(tracebacks, &frame) && caller.is_some_and(|caller| caller.module == frame.module)
 }
 
 #[cfg(test)]
@@ -248,6 +273,11 @@ mod tests {
         let generated = ("onRequest /srv/app.js:12", "[jit]", 0, "");
         assert_eq!(blamed(&[main, generated, glib], &[]), "onRequest /srv/app.js:12");
         assert_eq!(blamed(&[main, ("0x7f00", "<unknown>", 0, ""), glib], &[]), "main");
+        const POSTGRES: &str = "/usr/lib/postgresql/15/bin/postgres";
+        let [form, palloc] = ["heap_form_tuple", "palloc0"].map(|name| (name, POSTGRES, 0, POSTGRES));
+        let nameless = ("postgres+0x5c7860", POSTGRES, 0, POSTGRES);
+        assert_eq!(blamed(&[form, palloc, nameless, nameless], &[]), "heap_form_tuple", "parts of a wrapper");
+        assert_eq!(blamed(&[form, nameless], &[]), "postgres+0x5c7860");
         let own_library = ("Engine::load", "/opt/app/lib/libengine.so.2", 0, "/opt/app/lib/libengine.so.2");
         assert_eq!(blamed(&[main, own_library, vector], &[]), "Engine::load");
         assert_eq!(blamed(&[main, add], &["Cart::*"]), "main", "what the user skips");

@@ -33,7 +33,7 @@ const FUNCTIONS: &str = "
     ArrayAllocator*::* ArenaAllocator::* CHeapBitMap::* GrowableArrayCHeapAllocator::*
     av_malloc* av_mallocz* av_calloc av_realloc* av_strdup av_memdup av_fast_malloc* av_buffer_alloc*
     emalloc ecalloc erealloc estrdup _emalloc* _ecalloc _erealloc* _estrdup _estrndup _safe_emalloc* _safe_malloc
-    _safe_realloc* __zend_malloc __zend_calloc __zend_realloc zend_mm_alloc_* zend_mm_chunk_alloc*
+    _safe_realloc* _safe_femalloc* _safe_erealloc* __zend_malloc __zend_calloc __zend_realloc zend_mm_alloc_* zend_mm_chunk_alloc*
     ruby_xmalloc* ruby_xcalloc* ruby_xrealloc* rb_xmalloc* objspace_xmalloc* objspace_xcalloc*
     objspace_xrealloc* rb_gc_impl_malloc rb_gc_impl_calloc rb_gc_impl_realloc ruby_strdup
     luaM_malloc_ luaM_realloc_ luaM_saferealloc_ luaM_growaux_ luaM_toobig l_alloc
@@ -64,6 +64,9 @@ const FUNCTIONS: &str = "
     boost::* absl::* fmt::v* nlohmann::* Eigen::* folly::* tbb::* google::protobuf::*
     core::* alloc::* hashbrown::* <std::* <core::* <alloc::* <hashbrown::* std_detect::* __rust_begin_short_backtrace*
     __rust_try*
+    *::operator_new*
+    node::NodeArrayBufferAllocator::* v8::internal::BackingStore::Allocate* Unsafe_AllocateMemory*
+    Unsafe_ReallocateMemory*
     <[A-Z]_as_core::*
     <[A-Z]_as_alloc::*
     <[A-Z]_as_std::*
@@ -150,8 +153,26 @@ const HANDING_OVER: &str = "
 const NOBODYS_LIBRARIES: &[&str] =
     &["libstdc++.so*", "libc++*.so*", "libgcc_s*.so*", "libjemalloc*.so*", "libtcmalloc*.so*", "libmimalloc*.so*"];
 
-/// Names of interpreters.
-const INTERPRETERS: &[&str] = &["python", "python[23]*", "libpython*.so*"];
+/// Names of interpreters, and of virtual machines: the program is the code that they run.
+const INTERPRETERS: &[&str] = &[
+    "python",
+    "python[23]*",
+    "libpython*.so*",
+    "node",
+    "nodejs",
+    "libnode.so*",
+    "java",
+    "libjvm.so",
+    "ruby",
+    "ruby[0-9]*",
+    "libruby*.so*",
+    "php",
+    "php[0-9]*",
+    "php-fpm*",
+    "perl",
+    "perl5*",
+    "libperl.so*",
+];
 
 /// Folders of the system's shared libraries.
 const SYSTEM_FOLDERS: &[&str] = &[
@@ -340,7 +361,9 @@ mod tests {
             ("/usr/lib/x86_64-linux-gnu/gconv/UTF-16.so", Owner::Library),
             ("/nix/store/abc-glib-2.76/lib/libglib-2.0.so.0", Owner::Library),
             ("/usr/lib/libreoffice/program/libswlo.so", Owner::Program),
-            ("/usr/lib/jvm/java-17-openjdk-amd64/lib/server/libjvm.so", Owner::Program),
+            ("/usr/lib/jvm/java-17-openjdk-amd64/lib/server/libjvm.so", Owner::Library),
+            ("/usr/bin/node", Owner::Library),
+            ("/opt/app/lib/binding.node", Owner::Program),
             ("/usr/lib/nginx/modules/ngx_stream_module.so", Owner::Program),
             ("/usr/lib/postgresql/15/lib/llvmjit.so", Owner::Program),
             ("/usr/lib/gcc/x86_64-linux-gnu/12/cc1plus", Owner::Program),

@@ -5,7 +5,7 @@
 //! nobody's, and the frames of a traceback up to the first other frame are start code. A traceback
 //! of start code only stays whole.
 
-use super::{Blamer, Owner, patterns};
+use super::{Blamer, Owner, is_nameless, patterns};
 use crate::frames::{Frame, TracebackId, Tracebacks};
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 enum Walk<T> {
     /// All frames so far are start code.
     Start,
-    /// The last frame is a `main` without a line, perhaps made by Rust's compiler.
+    /// The last frame is a `main` without a line, perhaps made by Rust's compiler, or has no name.
     Main(T),
     /// Frames of others were met.
     Others(T),
@@ -85,10 +85,10 @@ impl Starts {
         let function = tracebacks.text(frame.function);
         match walk {
             Walk::Others(kept) => Walk::Others(keep(Some(kept))),
-            Walk::Main(_) if function.starts_with(RUSTS_START) => Walk::Start,
+            Walk::Main(_) if STARTS_MAIN.iter().any(|name| function.starts_with(name)) => Walk::Start,
             Walk::Main(kept) => Walk::Others(keep(Some(kept))),
             Walk::Start if self.is_nobodys(tracebacks, frame) => Walk::Start,
-            Walk::Start if function == "main" && frame.is_unlined() => Walk::Main(keep(None)),
+            Walk::Start if is_doubtful(tracebacks, frame) => Walk::Main(keep(None)),
             Walk::Start => Walk::Others(keep(None)),
         }
     }
@@ -101,5 +101,11 @@ impl Starts {
     }
 }
 
-/// Function of Rust's library that `main` calls in a program written in Rust.
-const RUSTS_START: &str = "std::rt::lang_start";
+/// Functions called by code that starts a program: by a `main` that Rust's compiler has made, and
+/// by a `_start` without a name.
+const STARTS_MAIN: [&str; 2] = ["std::rt::lang_start", "__libc_start_"];
+
+/// Whether a frame may be start code: the next frame tells.
+fn is_doubtful(tracebacks: &Tracebacks, frame: &Frame) -> bool {
+    tracebacks.text(frame.function) == "main" && frame.is_unlined() || is_nameless(tracebacks, frame)
+}

@@ -77,7 +77,11 @@ fn all(report: &Report<'_>) -> Vec<Concern> {
             format!("The peak rests on {samples}: the greatest of many estimates, it is too high rather than too low");
         concerns.push(Concern::new(Kind::Fact, text));
     }
-    let mapped = mostly_mapped(&report.snapshot.domains, report.view.domain, report.view.at != At::Live);
+    let mapped = {
+        let is_tree = report.subject.processes().next().is_some();
+        let whose = if is_tree { "the memory of these processes" } else { "this process's memory" };
+        mostly_mapped(&report.snapshot.domains, report.view.domain, report.view.at != At::Live, whose)
+    };
     concerns.extend(mapped.map(|text| Concern::new(Kind::Fact, text)));
     let is_told = |concern: &Concern| is_empty && reason(&concern.text).is_some();
     concerns.extend(of_side(report.snapshot).into_iter().filter(|concern| !is_told(concern)).map(noted));

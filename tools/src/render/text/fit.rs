@@ -29,6 +29,14 @@ pub(super) fn beginning(text: &str, most: usize) -> Cow<'_, str> {
     format!("{word}{}", first(GAP, most)).into()
 }
 
+/// Returns `path` in at most `most` columns, or in up to `room` columns if the file name needs
+/// them.
+pub(super) fn place(path: &str, most: usize, room: usize) -> Cow<'_, str> {
+    let short = self::path(path, most);
+    let file = path.rsplit('/').next().unwrap_or(path);
+    if short.ends_with(file) { short } else { self::path(path, room) }
+}
+
 /// Returns `path` in at most `most` columns. The file name, with a line number behind the name, is
 /// cut only if the name alone is wider.
 pub(super) fn path(path: &str, most: usize) -> Cow<'_, str> {

@@ -8,7 +8,7 @@ use super::words::{about, end, estimated_count, estimated_size, noun};
 use crate::input::moment::At;
 use crate::query::estimate::of_domain;
 use crate::query::report::Report;
-use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, Meta, brief_unseen};
+use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, Meta, began_with, brief_unseen};
 use heapline_shared_format::text::{counted, printable, size};
 use std::io::{self, Write};
 
@@ -37,6 +37,10 @@ pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> 
     let is_shown = |row: &&DomainTotals| layout.is_verbose || row.domain == report.view.domain;
     for row in report.snapshot.domains.iter().filter(is_shown) {
         layout.say(Role::Plain, &domain(report, row), out)?;
+    }
+    let origin = report.snapshot.origin.as_ref();
+    if let Some((parent, blocks)) = origin.and_then(|origin| Some((origin.parent, origin.inherited.as_ref()?))) {
+        layout.say(Role::Plain, &format!("The process {}", began_with(blocks, parent)), out)?;
     }
     if layout.is_verbose {
         let frames = counted(meta.nframe.into(), "frame");

@@ -89,11 +89,7 @@ fn groups(
 fn name(report: &Report<'_>, name: &str, most: usize, room: usize) -> String {
     match report.request.by {
         By::Function => fit::function(name, room).into_owned(),
-        By::Lineno | By::Filename | By::Module => {
-            let short = fit::path(name, most);
-            let file = name.rsplit('/').next().unwrap_or(name);
-            if short.ends_with(file) { short.into_owned() } else { fit::path(name, room).into_owned() }
-        }
+        By::Lineno | By::Filename | By::Module => fit::place(name, most, room).into_owned(),
         _ => fit::beginning(name, room).into_owned(),
     }
 }
@@ -259,9 +255,7 @@ fn tracebacks(
             let file = printable(names.text(frame.filename)).into_owned();
             // Without a line the file is the module's.
             let place = if frame.lineno == 0 { file } else { format!("{file}:{}", frame.lineno) };
-            let short = fit::path(&place, most / 2).into_owned();
-            let file = place.rsplit('/').next().unwrap_or(&place);
-            if short.ends_with(file) { short } else { fit::path(&place, most).into_owned() }
+            fit::place(&place, most / 2, most).into_owned()
         };
         let places: Vec<String> = frames.iter().map(place).collect();
         let aligned = places.iter().map(|place| fit::columns(place)).filter(|&columns| columns <= room / 2).max();

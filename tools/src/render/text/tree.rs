@@ -125,7 +125,7 @@ fn call(report: &Report<'_>, branch: &Branch, layout: Layout, room: usize) -> St
     };
     let own = if fit::columns(&own) <= room / 2 { own } else { String::new() };
     let room = room - fit::columns(&own);
-    let place = fit::path(&place, room / 2);
+    let place = fit::place(&place, room / 2, room);
     let left = room.saturating_sub(fit::columns(&place) + " ()".len());
     if left < NARROWEST_FUNCTION {
         return format!("{}{own}", layout.paint(Role::Function, fit::function(&function, room)));

@@ -4,6 +4,7 @@ use crate::input::moment::At;
 use crate::query::view::View;
 use heapline_shared_format::snapshot::{Begun, Domain, End, Meta};
 use heapline_shared_format::text::{counted, size};
+use signal_hook::low_level::signal_name;
 
 /// Formats a number of bytes; an estimate with its interval.
 pub(super) fn estimated_size(bytes: u64, interval: Option<(u64, u64)>) -> String {
@@ -47,7 +48,10 @@ pub(super) fn end(meta: &Meta) -> String {
         (End::Running, _) => "running".to_string(),
         (End::Exited, Some(status)) => format!("exited with status {status}"),
         (End::Exited, None) => "exited".to_string(),
-        (End::Killed, Some(status)) if status > 128 => format!("killed by signal {}", status - 128),
+        (End::Killed, Some(status)) if status > 128 => match signal_name(status - 128) {
+            Some(name) => format!("killed by {name}"),
+            None => format!("killed by signal {}", status - 128),
+        },
         (End::Killed, _) => "killed by a signal".to_string(),
         (End::Detached, _) => "detached while it ran".to_string(),
         (End::Stalled, _) => "stopped tracing before its end".to_string(),

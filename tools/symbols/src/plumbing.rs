@@ -161,12 +161,12 @@ static FILES: LazyLock<Vec<Glob>> = LazyLock::new(|| {
 
 /// Whether a source file contains allocator code only. Line tables name an inlined function without
 /// a path, so only the file can tell.
-pub(super) fn is_allocator_file(file: &str) -> bool {
+pub fn is_allocator_file(file: &str) -> bool {
     FILES.iter().any(|glob| glob.matches(file))
 }
 
 /// Part of a frame in the demangled `function`.
-pub(super) fn part(function: &str) -> Part {
+pub fn part(function: &str) -> Part {
     let name = without_arguments(function);
     let matching = PARTS.iter().find(|(_, globs)| globs.iter().any(|glob| glob.matches(&name)));
     matching.map_or(Part::Asks, |(part, _)| *part)
@@ -177,7 +177,7 @@ pub(super) fn part(function: &str) -> Part {
 /// - preloaded;
 /// - injected by an attach as a memory file, known to the loader by a descriptor only;
 /// - injected by an attach as a file with the library's name.
-pub(super) fn is_collector(path: &str) -> bool {
+pub fn is_collector(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     name.contains("libheapline") || name.contains(LIBRARY_NAME) || path.starts_with("/proc/self/fd/")
 }
@@ -187,7 +187,7 @@ pub(super) fn is_collector(path: &str) -> bool {
 ///
 /// A `<` at the start of a path segment stays: Rust writes `<Type as Trait>`. The `<` of an
 /// operator stays too.
-pub(crate) fn without_arguments(name: &str) -> String {
+pub fn without_arguments(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut depth = 0_u32;
     for c in name.chars() {
