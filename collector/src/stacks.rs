@@ -9,9 +9,13 @@ use crate::unwind::Walk;
 use core::ptr;
 
 const FIRST_BITS: u32 = 8;
-/// A table has at most 2^20 slots (16 MiB) a thread. A fuller table is forgotten, and the loss is
-/// counted. The stacks are then defined anew: more records, but no wrong number.
-const LAST_BITS: u32 = 20;
+/// A table of up to 2^20 slots (16 MiB) is every thread's. A larger table must fit under the
+/// ceiling of the collector's memory ([`process::may_own`]). A full table that may not grow is
+/// forgotten, and the loss is counted. The stacks are then defined anew: more records, but no wrong
+/// number.
+const FREE_BITS: u32 = 20;
+/// No table has more slots (1 GiB).
+const LAST_BITS: u32 = 26;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -76,12 +80,16 @@ impl StackTable {
     }
 
     fn grow(&mut self) -> bool {
-        if self.bits == LAST_BITS {
+        let bits = match self.bits {
+            _ if self.slots.is_null() => FIRST_BITS,
+            bits if bits < FREE_BITS => bits + 2,
+            bits => bits + 1,
+        };
+        if bits > FREE_BITS && (bits > LAST_BITS || !process::may_own(size_of::<Slot>() << bits)) {
             process::count_forgotten_stacks();
             self.clear();
             return true;
         }
-        let bits = if self.slots.is_null() { FIRST_BITS } else { self.bits + 2 };
         let Some(memory) = process::map_own(size_of::<Slot>() << bits) else { return false };
         let old = StackTable { slots: self.slots, bits: self.bits, used: self.used };
         // The pointer is stored first. A signal handler that never returns may leave a table larger
@@ -183,7 +191,8 @@ mod tests {
     fn a_full_table_forgets_and_goes_on() {
         let mut table = empty();
         let key = |i: u32| mix(u64::from(i), 5) | 1 << 63;
-        let last = 1 << LAST_BITS;
+        // There is no process here, and so no ceiling to fit under.
+        let last = 1 << FREE_BITS;
         for i in 0..=last {
             assert!(table.insert(key(i), i));
         }

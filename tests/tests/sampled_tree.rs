@@ -143,6 +143,7 @@ impl Process {
             untold: 0,
             unseen: Default::default(),
             recorded: Default::default(),
+            cleared: 0,
             sample_interval: INTERVAL,
         };
         let origin = self.parent.map(|parent| (parent, Birth::Fork));

@@ -114,6 +114,13 @@ fn notes(figures: &Figures) -> Vec<String> {
                 counted(compared, "stack")
             ),
         ),
+        (
+            figures.cleared,
+            format!(
+                "the traces were cleared {} (ctl clear-traces): what was allocated before is forgotten",
+                counted(figures.cleared, "time")
+            ),
+        ),
         (figures.untold, format!("{} of its child processes could not be followed", figures.untold)),
     ];
     notes.into_iter().filter(|&(count, _)| count > 0).map(|(_, note)| note).collect()

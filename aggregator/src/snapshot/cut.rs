@@ -66,6 +66,8 @@ pub struct Figures {
     pub unseen: Unseen,
     /// Objects with recorded blocks of their own allocators.
     pub recorded: BTreeSet<String>,
+    /// Number of times that all traces were forgotten on request.
+    pub cleared: u64,
 }
 
 /// The target's counts of allocations that its collector could not see, or not fully see.
@@ -204,6 +206,7 @@ impl Figures {
             sample_interval: 0,
             unseen: Unseen::default(),
             recorded: BTreeSet::new(),
+            cleared: 0,
         }
     }
 }
@@ -251,6 +254,7 @@ impl Figures {
             untold: map.arena().header().tree.untold.load(Ordering::Relaxed).into(),
             unseen: Unseen::read(map),
             recorded: table.recorded().clone(),
+            cleared: table.cleared(),
         }
     }
 

@@ -80,6 +80,7 @@ impl Table {
             modules: self.modules.clone(),
             shared: Shared { threads, weights: shared.weights.clone(), ..Shared::default() },
             program: self.program.clone(),
+            cleared: self.cleared,
             recorded: self.recorded.clone(),
             queries: 0,
             answer: None,

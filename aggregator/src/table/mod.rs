@@ -70,6 +70,8 @@ pub struct Table {
     recorded: BTreeSet<String>,
     /// Receiver of the copies for forked children.
     forks: Option<Forks>,
+    /// Number of times that all traces were forgotten on request.
+    cleared: u64,
     /// Whether the table has seen the program from the first event on and has forgotten no block.
     is_whole: bool,
 }
@@ -150,6 +152,7 @@ impl Table {
             program: None,
             recorded: BTreeSet::new(),
             forks: None,
+            cleared: 0,
             is_whole: true,
         }
     }
@@ -190,7 +193,13 @@ impl Table {
         let (heaps, shared) = self.parts();
         heaps.for_each(|heap| heap.clear(shared));
         self.ranges.clear();
+        self.cleared += 1;
         self.is_whole = false;
+    }
+
+    /// Number of times that all traces were forgotten on request.
+    pub fn cleared(&self) -> u64 {
+        self.cleared
     }
 
     /// Notes that the program ran before tracing began.

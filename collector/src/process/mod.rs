@@ -15,7 +15,7 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use heapline_shared_format::arena::{Arena, FreeList, Header, Loss, MAX_SLOTS, end_cause, state};
+use heapline_shared_format::arena::{Arena, FreeList, Header, Loss, MAX_SLOTS, SEGMENT_BYTES, end_cause, state};
 use known::Known;
 
 /// `FUTEX_OWNER_DIED`: the kernel sets this bit in the owner word when the aggregator's thread
@@ -223,6 +223,16 @@ pub fn map_own(bytes: usize) -> Option<*mut u8> {
         process.header().target.own_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
     Some(memory)
+}
+
+/// Returns whether the collector may take `bytes` more. The ceiling of the rings' memory
+/// (`--max-target-memory`) is the ceiling of the collector's tables too.
+pub fn may_own(bytes: usize) -> bool {
+    get().is_some_and(|process| {
+        let ceiling = u64::from(process.arena().geometry().segments) * SEGMENT_BYTES as u64;
+        let own = process.header().target.own_bytes.load(Ordering::Relaxed);
+        own.saturating_add(bytes as u64) <= ceiling
+    })
 }
 
 /// Unmaps memory from [`map_own`].

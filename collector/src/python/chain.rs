@@ -106,11 +106,6 @@ impl Chain {
         self.len = 0;
     }
 
-    /// Number of kept frames.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Number of frames with room.
     pub fn capacity(&self) -> usize {
         self.capacity

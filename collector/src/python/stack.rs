@@ -7,7 +7,7 @@ use super::{api, codes, reuse};
 use crate::platform::tls;
 use crate::stacks::mix;
 use crate::thread::{Published, Thread};
-use crate::unwind::Walk;
+use crate::unwind::{MAX_DEPTH, Walk};
 use crate::{fail, process, stacks};
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -144,20 +144,23 @@ impl PythonStack {
 
     /// Whether the traceback is that of a fresh reading of all frames.
     ///
+    /// A frame that is marked as called by C may have lost the frame of C below: greenlet links
+    /// frames past the frames of C while it switches.
+    ///
     /// # Safety
     /// `newest` is the newest frame of the calling thread.
     unsafe fn is_fresh(&self, layout: &Layout, newest: usize) -> bool {
-        let (mut frame, mut left, mut links) = (newest, self.len, self.chain.len());
+        let (mut frame, mut left, mut read) = (newest, self.len, 0);
         // Whether the newer frame is marked as called by C, until an older frame tells.
         let mut is_marked = None;
-        while frame != 0 && links > 0 {
-            links -= 1;
+        while frame != 0 && read < MAX_DEPTH {
+            read += 1;
             // SAFETY: the caller guarantees the thread's own frames, and frames below len are
             // written.
             unsafe {
                 match layout.place(frame) {
                     Stands::Code { code, offset, is_entry } => {
-                        if left == 0 || is_marked == Some(true) {
+                        if left == 0 {
                             return false;
                         }
                         left -= 1;
@@ -176,8 +179,7 @@ impl PythonStack {
                 frame = layout.previous(frame);
             }
         }
-        let is_whole = (frame != 0) == self.chain.is_truncated();
-        left == 0 && links == 0 && is_marked != Some(true) && is_whole
+        left == 0 && (frame != 0) == self.chain.is_truncated()
     }
 }
 
