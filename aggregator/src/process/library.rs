@@ -5,8 +5,7 @@ use crate::base::private_dir::PrivateDirError;
 use crate::base::sys;
 use crate::base::whole_file::Temporary;
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hasher};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -14,6 +13,10 @@ use std::sync::OnceLock;
 
 /// The bytes of the library.
 pub static LIBRARY: &[u8] = include_bytes!(env!("HEAPLINE_PRELOAD"));
+
+/// Name of the library's file. The name depends on the content, so another version never replaces a
+/// version in use.
+const FILE: &str = concat!("libheapline-", env!("HEAPLINE_PRELOAD_HASH"), ".so");
 
 /// Reasons why the library could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -52,18 +55,31 @@ fn in_memory() -> io::Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd())))
 }
 
-/// Puts the library into the private folder. The name depends on the content, so another version
-/// never replaces a version in use.
+/// Puts the library into the private folder.
 fn in_folder() -> Result<PathBuf, CollectorError> {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(LIBRARY);
-    let path = private_dir::open()?.join(format!("libheapline-{:016x}.so", hasher.finish()));
-    let is_there = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file())
-        && fs::read(&path).is_ok_and(|bytes| bytes == LIBRARY);
-    if !is_there {
+    let path = private_dir::open()?.join(FILE);
+    let is_there = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
+    if !is_there || !is_library(&path).unwrap_or(false) {
         write_to(&path)?;
     }
     Ok(path)
+}
+
+/// Whether a file has the library's content.
+fn is_library(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() != LIBRARY.len() as u64 {
+        return Ok(false);
+    }
+    let mut buffer = [0; 32 << 10];
+    for part in LIBRARY.chunks(buffer.len()) {
+        let read = &mut buffer[..part.len()];
+        file.read_exact(read)?;
+        if read != part {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Writes the library to a file. Every user may read the file, whatever the umask: a program
