@@ -3,8 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
-    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Names, Node, Snapshot, Stack, StackTotals, Thread, read,
-    write,
+    Domain, DomainTotals, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
@@ -24,19 +23,8 @@ fn meta() -> Meta {
         executable: "/synthetic".into(),
         taken_at: "2026-01-01T00:00:00Z".into(),
         heapline: env!("CARGO_PKG_VERSION").into(),
-        sample_interval: 0,
         nframe: 64,
-        begun: Begun::Start,
-        end: End::Running,
-        exit_status: None,
-        lost: Default::default(),
-        contradictions: Default::default(),
-        untracked_frees: 0,
-        in_realloc: 0,
-        target_bytes: 0,
-        aggregator_bytes: 0,
-        notes: Vec::new(),
-        unseen: Vec::new(),
+        ..Meta::default()
     }
 }
 
@@ -77,23 +65,14 @@ fn synthetic() -> Snapshot {
     };
     Snapshot {
         meta: meta(),
-        origin: None,
-        modules: Vec::new(),
-        codes: Vec::new(),
         frames: (0..STACKS).map(|n| Frame { address: 0x55_0000_0000 + u64::from(mix(n)), module: None }).collect(),
-        by_frame_pointer: Vec::new(),
         nodes: (0..STACKS).map(|n| Node { parent: parent(n), frame: n }).collect(),
         stacks: (0..STACKS).map(|n| Stack { leaf: Some(n), total_nframe: 64, truncated: false }).collect(),
-        mixed: Vec::new(),
-        sampled: Vec::new(),
-        calls: Vec::new(),
         threads: vec![Thread { tid: 1, name: "main".into(), alive: true }],
         domains: vec![native],
         totals: totals.collect(),
-        thread_totals: Vec::new(),
         live,
-        draws: None,
-        names: Names::default(),
+        ..Snapshot::default()
     }
 }
 

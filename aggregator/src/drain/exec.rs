@@ -103,10 +103,9 @@ impl Drain {
 }
 
 fn running_image(tasks: Tasks, number: u32) -> Option<Image> {
-    let executable = procfs::executable(tasks.pid())?;
+    let (executable, file) = procfs::executable_and_file(tasks.pid())?;
     let executable = executable.to_string_lossy();
     // The suffix of a file replaced while the program runs.
     let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
-    let (command, file) = (procfs::command(tasks.pid()), procfs::executable_file(tasks.pid()));
-    Some(Image { number, executable, command, file, is_read: true })
+    Some(Image { number, executable, command: procfs::command(tasks.pid()), file, is_read: true })
 }

@@ -33,7 +33,7 @@ pub fn headline(figures: &Figures, About { path, ending, parent, is_abroad }: Ab
     let layers = layers(figures);
     let peaks = layers.iter().map(|row| format!("{}{} {}", about(figures, row), size(row.peak), row.domain));
     let lives = layers.iter().map(|row| {
-        let (about, blocks) = (about(figures, row), counted(row.blocks, noun(&row.domain.to_string())));
+        let (about, blocks) = (about(figures, row), counted(row.blocks, row.domain.noun()));
         format!("{about}{} {} in {about}{blocks}", size(row.current), row.domain)
     });
     let since = if figures.begun == Begun::Start { String::new() } else { format!("{} ", figures.begun.since()) };
@@ -66,7 +66,7 @@ fn about(figures: &Figures, row: &DomainTotals) -> &'static str {
 
 /// Returns the word for a block in the domain with this name.
 pub fn noun(domain: &str) -> &'static str {
-    if domain.parse().is_ok_and(Domain::is_of_ranges) { "range" } else { "block" }
+    domain.parse().unwrap_or(Domain::Native).noun()
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -259,9 +259,8 @@ mod tests {
 
         let Object { build_id, start, end, bias, .. } = object;
         let module = Module { path: "/gone".to_owned(), build_id, start, end, bias, loaded: true };
-        let mut snapshot = crate::snapshot::empty_for_tests();
-        snapshot.modules = vec![module];
-        snapshot.frames = [Some(0), None].map(|module| Frame { address, module }).to_vec();
+        let frames = [Some(0), None].map(|module| Frame { address, module }).to_vec();
+        let mut snapshot = Snapshot { modules: vec![module], frames, ..Snapshot::default() };
         names.fill(&mut snapshot, 1, &|| false);
         let stored = &snapshot.names;
         assert!(stored.of_module(0).is_some_and(|row| row.has_lines));

@@ -19,20 +19,19 @@ use std::time::Duration;
 /// If the kernel has started glibc's loader, the result is the program given to the loader. None if
 /// the process ended too soon to tell the program.
 pub fn executable(pid: u32) -> Option<PathBuf> {
+    executable_and_file(pid).map(|(path, _)| path)
+}
+
+/// Returns [`executable`], and device and inode of the file. No file where the kernel has started
+/// glibc's loader: many programs have that file.
+pub fn executable_and_file(pid: u32) -> Option<(PathBuf, Option<(u64, u64)>)> {
     let link = PathBuf::from(format!("/proc/{pid}/exe"));
     let started = fs::read_link(&link).ok()?;
     if !elf::is_glibcs_loader(&link) && !elf::is_glibcs_loader(&started) {
-        return Some(started);
+        return Some((started, fs::metadata(&link).ok().map(|found| (found.dev(), found.ino()))));
     }
-    loaded_program(pid).or_else(|| (!command_line(pid).is_empty()).then_some(started))
-}
-
-/// Returns device and inode of the running program. None if the kernel has started glibc's loader:
-/// many programs have that file.
-pub fn executable_file(pid: u32) -> Option<(u64, u64)> {
-    let link = PathBuf::from(format!("/proc/{pid}/exe"));
-    let found = fs::metadata(&link).ok().filter(|_| !elf::is_glibcs_loader(&link))?;
-    Some((found.dev(), found.ino()))
+    let program = loaded_program(pid).or_else(|| (!command_line(pid).is_empty()).then_some(started));
+    program.map(|program| (program, None))
 }
 
 /// Returns the program given to a process's loader, by the path of the program's mapping.

@@ -302,7 +302,6 @@ impl Write for Interruptible<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::empty_for_tests as empty;
 
     fn names_in(folder: &Path) -> Vec<OsString> {
         let mut names: Vec<OsString> =
@@ -318,11 +317,11 @@ mod tests {
         fs::write(&path, "old").expect("written");
         let destination = Destination::check(&path).expect("writable");
         assert_eq!(fs::read(&path).expect("there"), b"old", "checking touches nothing");
-        assert!(destination.write(&empty(), &AtomicBool::new(true)).is_err(), "interrupted");
+        assert!(destination.write(&Snapshot::default(), &AtomicBool::new(true)).is_err(), "interrupted");
         assert_eq!(fs::read(&path).expect("there"), b"old");
         assert_eq!(names_in(folder.path()), ["s"], "nothing is left behind");
-        destination.write(&empty(), &AtomicBool::new(false)).expect("written");
-        assert_eq!(snapshot::read(File::open(&path).expect("there")).expect("valid"), empty());
+        destination.write(&Snapshot::default(), &AtomicBool::new(false)).expect("written");
+        assert_eq!(snapshot::read(File::open(&path).expect("there")).expect("valid"), Snapshot::default());
         assert_eq!(names_in(folder.path()), ["s"]);
     }
 
@@ -334,7 +333,7 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).expect("linked");
         let write = |path: &Path| {
             let destination = Destination::check(path)?;
-            destination.write(&empty(), &AtomicBool::new(false))
+            destination.write(&Snapshot::default(), &AtomicBool::new(false))
         };
         write(&link).expect("written");
         assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
@@ -360,7 +359,7 @@ mod tests {
         let wanted = ["heapline-cc1-7.snap.zst", "heapline-cc1-8.snap.zst", "heapline-cc1-7-2.snap.zst"];
         assert_eq!(names, wanted.map(PathBuf::from));
         let unknown = tree.place(&Image::default(), 9).expect("writable");
-        unknown.write(&empty(), &AtomicBool::new(false)).expect("written");
+        unknown.write(&Snapshot::default(), &AtomicBool::new(false)).expect("written");
         assert_eq!(names_in(tree.path()), ["heapline-process-9.snap.zst"]);
     }
 
@@ -369,7 +368,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("s");
         let destination = Destination::check(&path).expect("writable");
-        destination.write(&empty(), &AtomicBool::new(false)).expect("written");
+        destination.write(&Snapshot::default(), &AtomicBool::new(false)).expect("written");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
     }
 
@@ -387,11 +386,11 @@ mod tests {
         std::os::unix::fs::symlink(&pipe, &link).expect("linked");
         for place in [&pipe, &link] {
             let destination = Destination::check(place).expect("a place");
-            let error = destination.write(&empty(), &AtomicBool::new(true)).expect_err("nobody reads");
+            let error = destination.write(&Snapshot::default(), &AtomicBool::new(true)).expect_err("nobody reads");
             assert!(matches!(error, OutputError::NoReader { .. }), "{error}");
             let looks = std::cell::Cell::new(0);
             let is_over = || looks.replace(looks.get() + 1) > 2;
-            assert!(destination.write_until(&empty(), is_over).is_err());
+            assert!(destination.write_until(&Snapshot::default(), is_over).is_err());
             assert!(looks.get() > 2, "a reader may come late");
         }
     }
@@ -405,7 +404,7 @@ mod tests {
         while (&filler).write(&[0; 4096]).is_ok() {}
         let looks = std::cell::Cell::new(0);
         let destination = Destination::check(&pipe).expect("a place");
-        let written = destination.write_until(&empty(), || looks.replace(looks.get() + 1) > 2);
+        let written = destination.write_until(&Snapshot::default(), || looks.replace(looks.get() + 1) > 2);
         assert!(matches!(written, Err(OutputError::Write { .. })));
         drop(reader);
     }
@@ -429,7 +428,7 @@ mod tests {
         }
         // A link put there after the check.
         let late = Destination::check(&file).expect("writable").beside(Path::new("link"));
-        assert!(late.write(&empty(), &AtomicBool::new(false)).is_err());
+        assert!(late.write(&Snapshot::default(), &AtomicBool::new(false)).is_err());
         assert_eq!(fs::read(&file).expect("there"), b"precious");
     }
 

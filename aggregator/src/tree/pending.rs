@@ -354,7 +354,7 @@ fn image(hello: &Hello<'_>, pid: u32) -> Image {
     let executable = executable.strip_suffix(" (deleted)").unwrap_or(&executable).to_owned();
     let is_read = !executable.is_empty();
     let command = words.join(" ").trim_end().to_owned();
-    let is_running = procfs::executable(pid).is_some_and(|running| running == Path::new(&executable));
-    let file = if is_running { procfs::executable_file(pid) } else { None };
+    let running = procfs::executable_and_file(pid).filter(|(running, _)| running == Path::new(&executable));
+    let file = running.and_then(|(_, file)| file);
     Image { number: 0, executable, command, file, is_read }
 }

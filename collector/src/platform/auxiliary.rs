@@ -28,13 +28,15 @@ unsafe extern "C" {
     fn getauxval(kind: c_ulong) -> c_ulong;
 }
 
-const AT_PHDR: c_ulong = 3;
+pub const AT_PHDR: c_ulong = 3;
 const AT_PHENT: c_ulong = 4;
 const AT_PHNUM: c_ulong = 5;
+pub const AT_BASE: c_ulong = 7;
 const AT_ENTRY: c_ulong = 9;
 const MOST_HEADERS: usize = 4096 / size_of::<ProgramHeader>();
 
-fn value(kind: c_ulong) -> usize {
+/// Returns an entry of the vector; 0 where there is none.
+pub fn value(kind: c_ulong) -> usize {
     // SAFETY: `getauxval` takes any number.
     usize::try_from(unsafe { getauxval(kind) }).unwrap_or(0)
 }

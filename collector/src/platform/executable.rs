@@ -1,25 +1,17 @@
 //! The path of the running program: the program started by the kernel, or the program given to
 //! glibc's loader where the kernel has started the loader.
 
+use crate::platform::auxiliary::{self, AT_BASE, AT_PHDR};
 use crate::platform::{alone, sys};
-use core::ffi::c_ulong;
-
-unsafe extern "C" {
-    fn getauxval(kind: c_ulong) -> c_ulong;
-}
-
-const AT_PHDR: c_ulong = 3;
-const AT_BASE: c_ulong = 7;
 
 /// Writes the path into the buffer, as much as fits. Returns the number of written bytes; 0 when
 /// the path is not known.
 pub fn path(buffer: &mut [u8]) -> usize {
-    // SAFETY: `getauxval` takes any number.
-    let [headers, loader] = [AT_PHDR, AT_BASE].map(|kind| unsafe { getauxval(kind) });
+    let [headers, loader] = [AT_PHDR, AT_BASE].map(auxiliary::value);
     // A loader started as a program has no loader of its own. Such a loader replaces its own
     // headers with the program's headers.
     let is_given = loader == 0 && headers != 0 && !alone::is_alone();
-    let of_map = is_given.then(|| mapped_at(headers, buffer)).flatten();
+    let of_map = is_given.then(|| mapped_at(headers as u64, buffer)).flatten();
     of_map.unwrap_or_else(|| sys::executable(buffer).unwrap_or(0))
 }
 

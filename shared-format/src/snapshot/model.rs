@@ -61,6 +61,11 @@ impl Domain {
     pub const fn is_of_ranges(self) -> bool {
         matches!(self, Domain::Mmap | Domain::Reserved)
     }
+
+    /// Word for the things in the domain.
+    pub const fn noun(self) -> &'static str {
+        if self.is_of_ranges() { "range" } else { "block" }
+    }
 }
 
 impl fmt::Display for Domain {
@@ -98,10 +103,11 @@ impl FromStr for Domain {
 }
 
 /// State of the target's tracing when the snapshot was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum End {
     /// The tracing goes on.
+    #[default]
     Running,
     /// The process ended by itself.
     Exited,
@@ -144,7 +150,7 @@ impl Begun {
 }
 
 /// Where and how the snapshot was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// Process id of the target.
     pub pid: u32,
@@ -607,8 +613,8 @@ pub struct ThreadTotals {
     pub total_count: u64,
 }
 
-/// A consistent cut of a process's memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A consistent cut of a process's memory. The default has no rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the types say it")]
 pub struct Snapshot {
     pub meta: Meta,

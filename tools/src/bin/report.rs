@@ -121,7 +121,7 @@ fn unfiltered(report: &Report<'_>) -> String {
     let (domain, at) = (report.view.domain, report.view.at);
     let sums = totals(report.snapshot, domain);
     let about = if report.is_sampled() && domain.is_sampled() { "~" } else { "" };
-    let blocks = |count| counted(count, if domain.is_of_ranges() { "range" } else { "block" });
+    let blocks = |count| counted(count, domain.noun());
     let amount = match at {
         At::Live => format!("{about}{} in {about}{}", size(sums.current), blocks(sums.blocks)),
         At::Peak => format!("{about}{}", size(sums.peak)),

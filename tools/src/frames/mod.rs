@@ -310,6 +310,13 @@ fn with_oldest_left(mut frames: Vec<Frame>, left: Left) -> Vec<Frame> {
     frames
 }
 
+/// Returns the offset in the name of a function without a symbol, as [`offset_in`] made the name;
+/// none for another function. `module` is the module's path.
+pub(crate) fn offset_of_nameless<'f>(module: &str, function: &'f str) -> Option<&'f str> {
+    let file = module.rsplit('/').next().unwrap_or(module);
+    function.strip_prefix(file).filter(|offset| offset.starts_with("+0x"))
+}
+
 /// Formats `library.so+0x1234`, with the offset in the file's own addresses.
 fn offset_in(module: &Module, address: u64) -> String {
     let name = Path::new(&module.path).file_name().map_or(module.path.as_str().into(), |name| name.to_string_lossy());

@@ -6,7 +6,7 @@
 use crate::input::copies::{Copies, Part};
 use crate::input::load::{LoadError, load};
 use crate::input::moment::totals;
-use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Names, Snapshot};
+use heapline_shared_format::snapshot::{Domain, DomainTotals, Meta, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -108,6 +108,11 @@ impl Subject {
     /// Whether some figures are estimates.
     pub fn is_sampled(&self) -> bool {
         self.parts.iter().any(|part| part.meta.sample_interval != 0 || !part.sampled.is_empty())
+    }
+
+    /// Whether the subject is a tree of processes.
+    pub fn is_tree(&self) -> bool {
+        self.processes().next().is_some()
     }
 
     /// Processes of a tree, each behind its parent; none if the subject is a single process.
@@ -213,26 +218,7 @@ fn sum(parts: &[Snapshot]) -> Snapshot {
     let native_first = |row: &DomainTotals| (row.domain != Domain::Native, row.domain);
     let mut domains: Vec<DomainTotals> = domains.into_values().collect();
     domains.sort_by_key(native_first);
-    Snapshot {
-        meta,
-        origin: None,
-        modules: Vec::new(),
-        codes: Vec::new(),
-        frames: Vec::new(),
-        by_frame_pointer: Vec::new(),
-        nodes: Vec::new(),
-        stacks: Vec::new(),
-        mixed: Vec::new(),
-        sampled: Vec::new(),
-        calls: Vec::new(),
-        threads: Vec::new(),
-        domains,
-        live: Vec::new(),
-        totals: Vec::new(),
-        thread_totals: Vec::new(),
-        draws: None,
-        names: Names::default(),
-    }
+    Snapshot { meta, domains, ..Snapshot::default() }
 }
 
 fn add(sum: &mut Meta, other: &Meta) {

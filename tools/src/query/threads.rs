@@ -59,7 +59,7 @@ fn widest_interval(snapshot: &Snapshot) -> u64 {
 mod tests {
     use super::*;
     use crate::query::statistics::{By, group, sorted};
-    use heapline_shared_format::snapshot::{Begun, Domain, End, Meta, Names, StackTotals, Thread};
+    use heapline_shared_format::snapshot::{Domain, Meta, StackTotals, Thread};
 
     fn thread(tid: u32, name: &str, alive: bool) -> Thread {
         Thread { tid, name: name.to_string(), alive }
@@ -122,52 +122,19 @@ mod tests {
     }
 
     fn snapshot() -> Snapshot {
-        let meta = Meta {
-            pid: 7,
-            command: String::new(),
-            executable: String::new(),
-            taken_at: String::new(),
-            heapline: String::new(),
-            sample_interval: 0,
-            nframe: 64,
-            begun: Begun::Start,
-            end: End::Running,
-            exit_status: None,
-            lost: Default::default(),
-            contradictions: Default::default(),
-            untracked_frees: 0,
-            in_realloc: 0,
-            target_bytes: 0,
-            aggregator_bytes: 0,
-            notes: Vec::new(),
-            unseen: Vec::new(),
-        };
+        let meta = Meta { pid: 7, nframe: 64, ..Meta::default() };
         let (peak_size, peak_count, total_size, total_count) = (810, 9, 1620, 18);
         let domain = Domain::Native;
         Snapshot {
             meta,
-            origin: None,
-            modules: Vec::new(),
-            codes: Vec::new(),
-            frames: Vec::new(),
-            by_frame_pointer: Vec::new(),
-            nodes: Vec::new(),
-            stacks: Vec::new(),
-            mixed: Vec::new(),
-            sampled: Vec::new(),
-            calls: Vec::new(),
             threads: vec![
                 thread(7, "main", true),
                 thread(8, "worker-1", false),
                 thread(9, "worker-2", false),
                 thread(10, "idle", true),
             ],
-            domains: Vec::new(),
-            live: Vec::new(),
             totals: vec![StackTotals { domain, stack: 0, peak_size, peak_count, total_size, total_count }],
-            thread_totals: Vec::new(),
-            draws: None,
-            names: Names::default(),
+            ..Snapshot::default()
         }
     }
 }

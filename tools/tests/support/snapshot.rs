@@ -2,8 +2,7 @@
 
 use super::{addr2line, build_id, calls, instructions};
 use heapline_shared_format::snapshot::{
-    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Names, Node, Snapshot, Stack, StackTotals,
-    Thread, write,
+    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
 };
 use heapline_tools::symbols::Location;
 use std::collections::BTreeMap;
@@ -32,26 +31,8 @@ impl Builder {
             Thread { tid: 4711, name: "victim".to_string(), alive: true },
             Thread { tid: 4712, name: "worker".to_string(), alive: false },
         ];
-        let snapshot = Snapshot {
-            meta: meta(),
-            origin: None,
-            modules: program.into_iter().map(module).collect(),
-            codes: Vec::new(),
-            frames: Vec::new(),
-            by_frame_pointer: Vec::new(),
-            nodes: Vec::new(),
-            stacks: Vec::new(),
-            mixed: Vec::new(),
-            sampled: Vec::new(),
-            calls: Vec::new(),
-            threads,
-            domains: Vec::new(),
-            live: Vec::new(),
-            totals: Vec::new(),
-            thread_totals: Vec::new(),
-            draws: None,
-            names: Names::default(),
-        };
+        let modules = program.into_iter().map(module).collect();
+        let snapshot = Snapshot { meta: meta(), modules, threads, ..Snapshot::default() };
         Builder { snapshot }
     }
 

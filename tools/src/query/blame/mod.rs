@@ -27,7 +27,7 @@ mod start;
 
 pub use start::Starts;
 
-use crate::frames::{Frame, Part, TracebackId, Tracebacks};
+use crate::frames::{Frame, Part, TracebackId, Tracebacks, offset_of_nameless};
 use crate::glob::Glob;
 use clap::ValueEnum;
 use heapline_shared_format::snapshot::Domain;
@@ -211,8 +211,7 @@ impl<'s> Blamer<'s> {
 
 /// Whether a frame's function has no name: `postgres+0x5c7860`.
 fn is_nameless(tracebacks: &Tracebacks, frame: &Frame) -> bool {
-    let file = tracebacks.text(frame.module).rsplit('/').next().unwrap_or_default();
-    tracebacks.text(frame.function).strip_prefix(file).is_some_and(|offset| offset.starts_with("+0x"))
+    offset_of_nameless(tracebacks.text(frame.module), tracebacks.text(frame.function)).is_some()
 }
 
 /// Whether the most recent frame has no name, and was called from its own module: in a stripped

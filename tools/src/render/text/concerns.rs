@@ -78,8 +78,7 @@ fn all(report: &Report<'_>) -> Vec<Concern> {
         concerns.push(Concern::new(Kind::Fact, text));
     }
     let mapped = {
-        let is_tree = report.subject.processes().next().is_some();
-        let whose = if is_tree { "the memory of these processes" } else { "this process's memory" };
+        let whose = if report.subject.is_tree() { "the memory of these processes" } else { "this process's memory" };
         mostly_mapped(&report.snapshot.domains, report.view.domain, report.view.at != At::Live, whose)
     };
     concerns.extend(mapped.map(|text| Concern::new(Kind::Fact, text)));

@@ -4,7 +4,7 @@ use super::concerns::{self, sum};
 use super::fit;
 use super::layout::{Layout, Role};
 use super::processes::processes;
-use super::words::{about, end, estimated_count, estimated_size, noun};
+use super::words::{about, end, estimated_count, estimated_size};
 use crate::input::moment::At;
 use crate::query::estimate::of_domain;
 use crate::query::report::Report;
@@ -28,10 +28,10 @@ pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> 
     layout.say(if warned { Role::Loud } else { Role::Plain }, &first(report), out)?;
     layout.say(Role::Plain, &second(report, &command(report, layout)), out)?;
     if let Some(old) = report.old.map(|old| &old.meta) {
-        let what = if is_tree(report) { "the tree of process" } else { "process" };
+        let what = if report.subject.is_tree() { "the tree of process" } else { "process" };
         layout.say(Role::Plain, &format!("Compared with {what} {} at {}", old.pid, old.taken_at), out)?;
     }
-    if is_tree(report) {
+    if report.subject.is_tree() {
         processes(report, layout, out)?;
     }
     let is_shown = |row: &&DomainTotals| layout.is_verbose || row.domain == report.view.domain;
@@ -50,10 +50,6 @@ pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> 
         layout.say(Role::Plain, &text, out)?;
     }
     concerns::write(report, layout, out)
-}
-
-fn is_tree(report: &Report<'_>) -> bool {
-    report.subject.processes().next().is_some()
 }
 
 /// The first line: how exact the figures are, and in which layers the memory was.
@@ -75,7 +71,7 @@ fn peaks(report: &Report<'_>) -> String {
     rows.sort_by_key(|row| std::cmp::Reverse(row.peak));
     let word = match rows.len() {
         0 => return String::new(),
-        _ if is_tree(report) => "peaks together",
+        _ if report.subject.is_tree() => "peaks together",
         1 => "peak",
         _ => "peaks",
     };
@@ -91,7 +87,7 @@ fn peaks(report: &Report<'_>) -> String {
 fn second(report: &Report<'_>, command: &str) -> String {
     let meta = &report.snapshot.meta;
     let taken_at = printable(&meta.taken_at);
-    match is_tree(report) {
+    match report.subject.is_tree() {
         true => format!("{command} and its children; snapshot of {taken_at}"),
         false => format!("{command}, {}; snapshot of {taken_at}", end(meta)),
     }
@@ -140,12 +136,12 @@ fn mode(report: &Report<'_>) -> String {
 fn domain(report: &Report<'_>, row: &DomainTotals) -> String {
     let of = |at| of_domain(report.subject.summed(), row.domain, at);
     let (live, at_peak) = (of(At::Live), of(At::Peak));
-    let peak = if is_tree(report) { "peaks together" } else { "peak" };
+    let peak = if report.subject.is_tree() { "peaks together" } else { "peak" };
     format!(
         "{}: current {} in {}, {peak} {}; {} allocated ({}), {} freed {}",
         row.domain,
         estimated_size(row.current, live.size_interval(row.current)),
-        estimated_count(row.blocks, noun(row.domain), live.count_interval()),
+        estimated_count(row.blocks, row.domain.noun(), live.count_interval()),
         estimated_size(row.peak, at_peak.size_interval(row.peak)),
         row.allocs,
         size(row.allocated_bytes),

@@ -4,7 +4,7 @@ use super::fit;
 use super::layout::{Layout, Role};
 use super::table::{Column, Table};
 use super::unit::Unit;
-use super::words::{about, end, estimated_count, estimated_size, noun};
+use super::words::{about, end, estimated_count, estimated_size};
 use crate::input::copies::Part;
 use crate::input::moment::{At, totals};
 use crate::query::estimate::of_domain;
@@ -192,7 +192,7 @@ fn line(report: &Report<'_>, row: &Row<'_>, out: &mut dyn Write) -> io::Result<(
     let domain = report.view.domain;
     let Figures { current, blocks, peak, greatest, median, inherited, is_estimate } = row.figures(domain);
     let indent = 2 + 2 * row.depth.min(20);
-    let (birth, ends) = (row.birth(inherited, noun(domain)), row.ends());
+    let (birth, ends) = (row.birth(inherited, domain.noun()), row.ends());
     match row.alone() {
         Some(snapshot) => {
             let interval = |at| of_domain(std::iter::once(Part::alone(snapshot)), domain, at);
@@ -203,7 +203,7 @@ fn line(report: &Report<'_>, row: &Row<'_>, out: &mut dyn Write) -> io::Result<(
                 snapshot.meta.pid,
                 fit::command(&row.command(), MOST_OF_COMMAND),
                 estimated_size(current, interval(At::Live).size_interval(current)),
-                estimated_count(blocks, noun(domain), interval(At::Live).count_interval()),
+                estimated_count(blocks, domain.noun(), interval(At::Live).count_interval()),
                 estimated_size(peak, interval(At::Peak).size_interval(peak)),
             )
         }
@@ -217,7 +217,7 @@ fn line(report: &Report<'_>, row: &Row<'_>, out: &mut dyn Write) -> io::Result<(
                 row.members.len(),
                 fit::command(&row.command(), MOST_OF_COMMAND),
                 size(current),
-                counted(blocks, noun(domain)),
+                counted(blocks, domain.noun()),
                 size(peak),
                 size(greatest.0),
                 greatest.1,
@@ -277,7 +277,7 @@ fn table(report: &Report<'_>, rows: &[Row<'_>], layout: Layout, width: usize, ou
         ),
     ];
     let table = Table::new(layout, width, columns);
-    let inherited = if table.has(INHERITED) { format!(", inherited {}s", noun(domain)) } else { String::new() };
+    let inherited = if table.has(INHERITED) { format!(", inherited {}s", domain.noun()) } else { String::new() };
     layout.say(Role::Quiet, &format!("Processes: {domain} memory in {}{inherited}", unit.name()), out)?;
     table.head("program", out)?;
     for (index, row) in rows.iter().enumerate() {

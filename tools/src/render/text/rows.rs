@@ -3,8 +3,8 @@
 use super::fit;
 use super::layout::{Layout, Role};
 use super::unit::share;
-use super::words::{estimated_count, estimated_size, noun};
-use crate::frames::{Frame, TracebackId};
+use super::words::{estimated_count, estimated_size};
+use crate::frames::{Frame, TracebackId, offset_of_nameless};
 use crate::query::blame::{Blamer, Starts};
 use crate::query::diff::Change;
 use crate::query::report::{Report, Row};
@@ -58,13 +58,12 @@ impl Place {
             }
             Key::Symbol(module, function) => {
                 let (module, function) = (printable(names.text(module)), printable(names.text(function)));
-                let file = module.rsplit('/').next().unwrap_or_default();
-                match function.strip_prefix(file).filter(|offset| offset.starts_with("+0x")) {
+                match offset_of_nameless(&module, &function) {
                     Some(offset) => (format!("{module}{offset}"), None),
                     None => (module.into_owned(), Some(function.into_owned())),
                 }
             }
-            Key::Size(size) => (format!("{}s of {size} B", noun(report.view.domain)), None),
+            Key::Size(size) => (format!("{}s of {size} B", report.view.domain.noun()), None),
             Key::Traceback(_) => (String::new(), None),
         };
         Place { name, function, has_others }
@@ -82,7 +81,7 @@ fn figures(report: &Report<'_>, row: &Row, layout: Layout) -> String {
     let stat = &row.stat;
     let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
     let size = layout.paint(Role::Size, size);
-    let blocks = estimated_count(stat.count, noun(report.view.domain), stat.estimate.count_interval());
+    let blocks = estimated_count(stat.count, report.view.domain.noun(), stat.estimate.count_interval());
     match row.change {
         None => format!("{size} in {blocks}{}", of_total(report, row)),
         Some(change) => format!("{size} ({}) in {blocks} ({:+})", changed(&change), change.count),
@@ -146,8 +145,8 @@ pub(super) fn traceback(
 ) -> io::Result<()> {
     let names = &report.tracebacks;
     let stat = &row.stat;
-    let noun = if report.view.domain.is_of_ranges() { "memory range" } else { "memory block" };
-    let blocks = estimated_count(stat.count, noun, stat.estimate.count_interval());
+    let noun = format!("memory {}", report.view.domain.noun());
+    let blocks = estimated_count(stat.count, &noun, stat.estimate.count_interval());
     let size = estimated_size(stat.size, stat.estimate.size_interval(stat.size));
     let size = layout.paint(Role::Size, size);
     match row.change {

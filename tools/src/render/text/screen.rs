@@ -5,7 +5,7 @@ use super::layout::{Layout, Role};
 use super::rows::{Frames, Marks, OTHERS, Place, missing, of_total};
 use super::table::{Column, Table};
 use super::unit::{Unit, share};
-use super::words::{about, noun};
+use super::words::about;
 use crate::frames::Frame;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
@@ -184,11 +184,7 @@ fn columns(report: &Report<'_>, sums: &[Sum]) -> Vec<Column> {
         ),
     ];
     if is_diff {
-        let change = |row: &Row| {
-            let Some(change) = row.change else { return String::new() };
-            let doubt = change.doubt.map_or(String::new(), |doubt| format!(" \u{b1} {}", unit.format(doubt)));
-            format!("{}{}{doubt}", about(change.doubt.is_some()), unit.format_change(change.size))
-        };
+        let change = |row: &Row| row.change.map_or(String::new(), |change| unit.format_doubtful(&change));
         let of_sum = |sum: &Sum| {
             let is_estimate = rows.iter().any(|row| row.change.is_some_and(|change| change.doubt.is_some()));
             sum.change.map_or(String::new(), |change| format!("{}{}", about(is_estimate), unit.format_change(change)))
@@ -203,7 +199,7 @@ fn columns(report: &Report<'_>, sums: &[Sum]) -> Vec<Column> {
     let blocks = all(&|row| format!("{}{}", estimate(row), row.stat.count), &|sum| {
         sum.count.map_or(String::new(), |count| format!("{}{count}", about(sum.is_estimate)))
     });
-    columns.push(Column::new(format!("{}s", noun(report.view.domain)), Role::Plain, 5, blocks));
+    columns.push(Column::new(format!("{}s", report.view.domain.noun()), Role::Plain, 5, blocks));
     if is_diff {
         let change = |row: &Row| row.change.map_or(String::new(), |change| format!("{:+}", change.count));
         columns.push(Column::new("change", Role::Plain, 2, all(&change, &|_| String::new())));
@@ -239,7 +235,7 @@ fn tracebacks(
         let change = change.map_or(String::new(), |change| format!(" ({mark}{})", unit.format_change(change)));
         let size = format!("{mark}{} {}{change}", unit.format(size), unit.name());
         let count =
-            count.map_or(String::new(), |count| format!(" in {mark}{}", counted(count, noun(report.view.domain))));
+            count.map_or(String::new(), |count| format!(" in {mark}{}", counted(count, report.view.domain.noun())));
         format!("{size}{count}")
     };
     for (index, row) in report.shown().iter().enumerate() {

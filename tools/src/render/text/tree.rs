@@ -10,7 +10,7 @@ use super::rows::changed;
 use super::screen::{NARROWEST_FUNCTION, source_line};
 use super::table::{Column, Table};
 use super::unit::{Unit, share};
-use super::words::{about, noun};
+use super::words::about;
 use crate::query::diff::Change;
 use crate::query::report::Report;
 use crate::query::tree::{Branch, Own, Sums, What, branches};
@@ -72,12 +72,9 @@ impl Sizes {
     }
 
     fn format_change(&self, change: &Change) -> String {
-        match (self, change.doubt) {
-            (Sizes::Each, _) => changed(change),
-            (Sizes::Common(unit), None) => unit.format_change(change.size),
-            (Sizes::Common(unit), Some(doubt)) => {
-                format!("~{} \u{b1} {}", unit.format_change(change.size), unit.format(doubt))
-            }
+        match self {
+            Sizes::Common(unit) => unit.format_doubtful(change),
+            Sizes::Each => changed(change),
         }
     }
 }
@@ -99,7 +96,7 @@ fn columns(report: &Report<'_>, layout: Layout, branches: &[Branch]) -> Vec<Colu
         Column::new("change", Role::Size, 8, of_change(&|change| sizes.format_change(change))),
         Column::new("share", Role::Plain, 3, cells(&of_total)),
         Column::new(
-            format!("{}s", noun(report.view.domain)),
+            format!("{}s", report.view.domain.noun()),
             Role::Plain,
             5,
             cells(&|sums| format!("{}{}", mark(sums), sums.blocks())),
@@ -120,7 +117,7 @@ fn call(report: &Report<'_>, branch: &Branch, layout: Layout, room: usize) -> St
     let place = if frame.is_unlined() { file.into_owned() } else { format!("{file}:{}", frame.lineno) };
     let Own { size: bytes, count } = branch.own;
     let own = match count != 0 && count != branch.sums.blocks() {
-        true => format!(", {} in {} by itself", size(bytes), counted(count, noun(report.view.domain))),
+        true => format!(", {} in {} by itself", size(bytes), counted(count, report.view.domain.noun())),
         false => String::new(),
     };
     let own = if fit::columns(&own) <= room / 2 { own } else { String::new() };

@@ -1,6 +1,7 @@
 //! The unit of a list: all sizes of a list have one unit, to be compared at a glance.
 
 use super::words::about;
+use crate::query::diff::Change;
 
 /// A unit of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,15 @@ impl Unit {
     pub(super) fn format_change(self, bytes: i128) -> String {
         let sign = if bytes < 0 { '-' } else { '+' };
         format!("{sign}{}", self.magnitude(bytes.unsigned_abs()))
+    }
+
+    /// Formats a change, with its doubt.
+    pub(super) fn format_doubtful(self, change: &Change) -> String {
+        let size = self.format_change(change.size);
+        match change.doubt {
+            None => size,
+            Some(doubt) => format!("~{size} \u{b1} {}", self.format(doubt)),
+        }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a decimal is shown")]

@@ -2,7 +2,7 @@
 
 use crate::input::moment::At;
 use crate::query::view::View;
-use heapline_shared_format::snapshot::{Begun, Domain, End, Meta};
+use heapline_shared_format::snapshot::{Begun, End, Meta};
 use heapline_shared_format::text::{counted, size};
 use signal_hook::low_level::signal_name;
 
@@ -25,11 +25,6 @@ pub(super) fn estimated_count(count: u64, noun: &str, interval: Option<(u64, u64
 /// Mark in front of an estimate.
 pub(super) fn about(is_estimate: bool) -> &'static str {
     if is_estimate { "~" } else { "" }
-}
-
-/// Word for the things in a layer.
-pub(super) fn noun(domain: Domain) -> &'static str {
-    if domain.is_of_ranges() { "range" } else { "block" }
 }
 
 /// Names the blocks of a view: "native memory live at the peak". `begun` is the begin of the trace.
