@@ -68,6 +68,25 @@ impl Fresh {
     fn bp_slot(&self) -> usize {
         if self.how == How::Realigned { self.bp } else { self.saved }
     }
+
+    /// Reads a frame field by field. The stores are too recent for the store buffer to serve a
+    /// wider load, and a wider load would wait for the stores.
+    ///
+    /// # Safety
+    /// The frame is written.
+    #[inline(always)]
+    unsafe fn recent(frame: *const Fresh) -> Fresh {
+        // SAFETY: the caller guarantees that the frame is written.
+        unsafe {
+            Fresh {
+                slot: (&raw const (*frame).slot).read_volatile(),
+                pc: (&raw const (*frame).pc).read_volatile(),
+                bp: (&raw const (*frame).bp).read_volatile(),
+                saved: (&raw const (*frame).saved).read_volatile(),
+                how: (&raw const (*frame).how).read_volatile(),
+            }
+        }
+    }
 }
 
 /// A kept frame.
@@ -375,7 +394,7 @@ impl Kept {
             }
             // SAFETY: `p - 1` is the index of a written pair, and each pair has an owner.
             let k = unsafe { *self.owners.add(p - 1) } as usize;
-            if !self.patch(k, p - 1, table) {
+            if !self.patch(k, p - 1, table, is_readable) {
                 return Err(k);
             }
             p -= 1;
@@ -425,28 +444,39 @@ impl Kept {
         }
     }
 
-    /// Exchanges a return address for another return address with a frame of equal size, as left by
-    /// a loop with calls from several places. All older frames stay in place. Returns whether the
-    /// exchange was possible.
+    /// Exchanges a return address for another return address whose rule leads to the same caller,
+    /// as left by a loop with calls from several places. All other frames stay in place. Returns
+    /// whether the exchange was possible.
+    ///
+    /// The rbp of a frame that starts from rbp is certain: the walk has compared the words that
+    /// gave the frame its rbp. rbp may lead to another stack, so the words there must be known to
+    /// be readable. Where the caller needs its own rbp, both rules must find the caller's rbp in
+    /// the same place. The word there is the next word to be compared.
     #[inline(always)]
-    fn patch(&mut self, k: usize, pair: usize, table: Table) -> bool {
+    fn patch(&mut self, k: usize, pair: usize, table: Table, is_readable: bool) -> bool {
         if k == 0 {
             return false;
         }
         // SAFETY: `0 < k < len`, and the walk has come as far as the slot of frame `k`.
         unsafe {
             let caller = self.frame(k - 1);
-            let (next, needs_bp) = (caller.of.slot, caller.needs_bp);
+            let (next, caller_needs_bp) = (caller.of.slot, caller.needs_bp);
             let frame = &mut *self.frames.add(k);
-            if pair + 1 != frame.pairs as usize || frame.of.how != How::Sp || needs_bp {
+            if pair + 1 != frame.pairs as usize {
                 return false;
             }
             let pc = (frame.of.slot as *const usize).read();
             let Some(rule) = table.get(pc) else { return false };
-            if rule.kind() != Kind::Sp || frame.of.slot.wrapping_add(rule.cfa_offset()) != next {
+            let leads_to = match (rule.kind(), frame.of.how) {
+                (Kind::Sp, How::Sp) => frame.of.slot.wrapping_add(rule.cfa_offset()),
+                (Kind::Bp, How::Bp) if is_readable => frame.of.bp.wrapping_add(rule.cfa_offset()).wrapping_sub(8),
+                _ => return false,
+            };
+            let saved = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
+            if leads_to != next || caller_needs_bp && saved != frame.of.saved || saved != 0 && saved < frame.of.slot {
                 return false;
             }
-            frame.of.saved = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
+            frame.of.saved = saved;
             frame.of.pc = pc;
             let mixed = mix(pc as u64, k as u64);
             self.hash = self.hash.wrapping_sub(frame.mixed).wrapping_add(mixed);
@@ -469,7 +499,7 @@ impl Kept {
             // SAFETY: `len - 1` is below `len`, and the saved rbp of a verified frame lies on the
             // present stack.
             unsafe {
-                let frame = Fresh { bp, ..self.frame(self.len - 1).of };
+                let frame = Fresh { bp, ..Fresh::recent(&raw const (*self.frames.add(self.len - 1)).of) };
                 self.push_fresh(fresh, frame);
                 if frame.bp_slot() != 0 {
                     bp = (frame.bp_slot() as *const usize).read();
@@ -497,7 +527,7 @@ impl Kept {
         unsafe {
             let (mut needs, mut pairs) = match self.len {
                 0 => {
-                    let oldest = if fresh > 0 { self.fresh(fresh - 1).slot } else { 0 };
+                    let oldest = if fresh > 0 { (*self.fresh.add(fresh - 1)).slot } else { 0 };
                     self.reach = base.map_or(oldest, |base| base.address);
                     self.pairs.write(base.unwrap_or_else(|| Pair::anchor(self.is_doubtful)));
                     self.owners.write(0);
@@ -507,7 +537,7 @@ impl Kept {
             };
             while fresh > 0 {
                 fresh -= 1;
-                let of = self.fresh(fresh);
+                let of = Fresh::recent(self.fresh.add(fresh));
                 #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
                 let owner = self.len as u32;
                 let mut add = |address: usize, value: usize| {
@@ -549,26 +579,6 @@ impl Kept {
         unsafe {
             let pairs = (*self.frames.add(caller)).pairs as usize;
             self.owners.add(pairs - 1).write(self.len as u32);
-        }
-    }
-
-    /// Reads a fresh frame field by field. The stores are too recent for the store buffer to serve
-    /// a wider load, and a wider load would wait for the stores.
-    ///
-    /// # Safety
-    /// Fresh frame `i` is written.
-    #[inline(always)]
-    unsafe fn fresh(&self, i: usize) -> Fresh {
-        // SAFETY: the caller guarantees that fresh frame `i` is written.
-        unsafe {
-            let fresh = self.fresh.add(i);
-            Fresh {
-                slot: (&raw const (*fresh).slot).read_volatile(),
-                pc: (&raw const (*fresh).pc).read_volatile(),
-                bp: (&raw const (*fresh).bp).read_volatile(),
-                saved: (&raw const (*fresh).saved).read_volatile(),
-                how: (&raw const (*fresh).how).read_volatile(),
-            }
         }
     }
 }

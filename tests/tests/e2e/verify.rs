@@ -41,6 +41,15 @@ fn random_call_trees_are_walked_as_by_gimli_with_frame_pointers() {
 }
 
 #[test]
+fn an_rbp_saved_in_another_place_is_found_as_by_gimli() {
+    for flags in [["-O1", "-fno-omit-frame-pointer"], ["-O0", "-fomit-frame-pointer"]] {
+        let (all, different) = compared(Trace::of(victim::build("moving.c", &flags)).arg("1000"));
+        assert!(all >= 2000, "{all} stacks were compared");
+        assert_eq!(different, 0, "of {all}, {flags:?}");
+    }
+}
+
+#[test]
 fn ten_thousand_frames_are_walked_as_by_gimli() {
     let (all, different) = compared(Trace::of(victim::build("deep.c", &["-O1"])).arg("10000"));
     assert!(all > 0);
