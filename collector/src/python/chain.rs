@@ -150,10 +150,29 @@ impl Chain {
         size_of::<usize>() + capacity * BYTES_PER_FRAME
     }
 
-    /// Makes room for more frames.
+    /// Forgets the frames after an update was abandoned in the middle. Drops the memory too when
+    /// the arrays are incomplete.
+    pub fn recover(&mut self) {
+        let arrays = [self.addresses.is_null(), self.words.is_null(), self.links.is_null(), self.fresh.is_null()];
+        if self.capacity == 0 || arrays.contains(&true) {
+            *self = Chain::EMPTY;
+        }
+        self.forget();
+    }
+
+    /// Makes room for more frames. Until the growth is done the thread holds no memory, so a jump
+    /// out of the growth leaves no dangling pointer.
     #[cold]
     #[inline(never)]
     fn grow(&mut self) -> bool {
+        let mut larger = core::mem::replace(self, Chain::EMPTY);
+        let has_grown = larger.enlarge();
+        *self = larger;
+        has_grown
+    }
+
+    #[cold]
+    fn enlarge(&mut self) -> bool {
         let capacity = (self.capacity * 4).max(FIRST_CAPACITY);
         let Some(memory) = process::map_own(Chain::bytes(capacity)) else { return false };
         // SAFETY: the arrays lie one behind the other in the new memory, which begins with a zero.
@@ -287,5 +306,38 @@ impl Chain {
             self.links.add(self.len).write(link);
         }
         self.len += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A growth abandoned between any two stores leaves some arrays new and the others missing.
+    #[test]
+    fn a_chain_with_a_missing_array_recovers_without_memory() {
+        let mut whole = Chain::EMPTY;
+        assert!(whole.grow() && whole.capacity() == FIRST_CAPACITY);
+        whole.len = 3;
+        let missing: [fn(&mut Chain); 5] = [
+            |chain| chain.addresses = ptr::null_mut(),
+            |chain| chain.words = ptr::null_mut(),
+            |chain| chain.links = ptr::null_mut(),
+            |chain| chain.fresh = ptr::null_mut(),
+            |chain| chain.capacity = 0,
+        ];
+        for leave_out in missing {
+            let mut chain = whole;
+            leave_out(&mut chain);
+            chain.recover();
+            assert_eq!((chain.capacity(), chain.len), (0, 0));
+            assert!(chain.grow() && chain.capacity() == FIRST_CAPACITY);
+            // SAFETY: the chain is not used any more.
+            unsafe { chain.unmap() };
+        }
+        whole.recover();
+        assert_eq!((whole.capacity(), whole.len), (FIRST_CAPACITY, 0));
+        // SAFETY: the chain is not used any more.
+        unsafe { whole.unmap() };
     }
 }

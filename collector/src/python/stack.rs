@@ -51,18 +51,6 @@ const SALT: u64 = 0x5079_7468_6F6E_2E2E;
 const MIXED_SALT: u64 = 0x4D69_7865_642E_2E2E;
 
 impl PythonStack {
-    /// An empty traceback, without memory.
-    const EMPTY: PythonStack = PythonStack {
-        chain: Chain::EMPTY,
-        frames: ptr::null_mut(),
-        capacity: 0,
-        len: 0,
-        written: 0,
-        hash: 0,
-        unchanged: 0,
-        generation: 0,
-    };
-
     /// Forgets the frames, keeps the memory.
     pub fn forget(&mut self) {
         self.chain.forget();
@@ -84,22 +72,39 @@ impl PythonStack {
         self.capacity = 0;
     }
 
+    /// Forgets the frames after an update was abandoned in the middle.
+    pub fn recover(&mut self) {
+        self.chain.recover();
+        self.forget();
+    }
+
     /// Makes room for as many frames as the chain has room for links.
+    #[inline(always)]
     fn make_room(&mut self) -> bool {
+        self.capacity >= self.chain.capacity() || self.grow()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) -> bool {
         let capacity = self.chain.capacity();
-        if self.capacity >= capacity {
-            return true;
-        }
         let Some(memory) = process::map_own(capacity * size_of::<Frame>()) else { return false };
         let frames: *mut Frame = memory.cast();
-        // SAFETY: the old frames fit into the new memory, and nobody else uses the old memory.
+        let (old, old_capacity) = (self.frames, self.capacity);
+        // The pointer is stored first. A signal handler that never returns may leave memory larger
+        // than `capacity`, but never smaller memory.
+        // SAFETY: the old frames fit into the new memory, both places are fields of `self`, and
+        // nobody uses the old memory at the end.
         unsafe {
-            if self.capacity > 0 {
-                ptr::copy_nonoverlapping(self.frames, frames, self.written);
-                process::unmap_own(self.frames.cast(), self.capacity * size_of::<Frame>());
+            if old_capacity > 0 {
+                ptr::copy_nonoverlapping(old, frames, self.written);
+            }
+            (&raw mut self.frames).write_volatile(frames);
+            (&raw mut self.capacity).write_volatile(capacity);
+            if old_capacity > 0 {
+                process::unmap_own(old.cast(), old_capacity * size_of::<Frame>());
             }
         }
-        (self.frames, self.capacity) = (frames, capacity);
         true
     }
 
@@ -250,25 +255,21 @@ impl Thread {
         let Some((api, thread_state)) = api().and_then(|api| Some((api, api.own_state()?))) else {
             return Ok(None);
         };
-        // The stack is taken out during the call: a signal handler that never returns must not
-        // leave memory with two users.
-        let mut kept = core::mem::replace(&mut self.python, PythonStack::EMPTY);
-        let renewed = self.renew_python_stack(&mut kept, &api.layout, thread_state);
-        self.python = kept;
-        if let Err(published) = renewed {
+        if let Err(published) = self.renew_python_stack(&api.layout, thread_state) {
             self.python.forget();
             return Err(published);
         }
-        let n = kept.len;
+        let n = self.python.len;
         if n == 0 {
             return Ok(None);
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_DEPTH")]
-        let walk = Walk { stored: n, total: n as u32, truncated: kept.chain.is_truncated() };
-        let key = stacks::key(kept.hash ^ SALT, walk);
+        let walk = Walk { stored: n, total: n as u32, truncated: self.python.chain.is_truncated() };
+        let key = stacks::key(self.python.hash ^ SALT, walk);
         match self.stack_id(key) {
             Some(id) => Ok(Some(id)),
             None => {
+                let kept = self.python;
                 let id = self.define_stack(walk, key, kept.unchanged, domain::PYTHON, |from| kept.frames_from(from))?;
                 self.python.unchanged = n;
                 Ok(Some(id))
@@ -276,47 +277,44 @@ impl Thread {
         }
     }
 
-    /// Updates the kept frames to the present stack.
+    /// Updates the kept frames to the present stack, in place: the stores of the last event are too
+    /// recent to be copied by wide loads.
     #[inline(always)]
-    fn renew_python_stack(
-        &mut self,
-        kept: &mut PythonStack,
-        layout: &Layout,
-        thread_state: *const u8,
-    ) -> Result<(), Published> {
+    fn renew_python_stack(&mut self, layout: &Layout, thread_state: *const u8) -> Result<(), Published> {
         let generation = codes::generation();
-        if kept.generation != generation {
-            kept.forget();
-            kept.generation = generation;
+        if self.python.generation != generation {
+            self.python.forget();
+            self.python.generation = generation;
         }
         // SAFETY: the thread's own state, and frames run by the thread.
         unsafe {
             let newest = layout.newest(thread_state);
-            let mut fresh = kept.chain.renew(layout, newest);
-            kept.truncate(kept.chain.shown());
-            if !kept.make_room() {
-                kept.forget();
+            let mut fresh = self.python.chain.renew(layout, newest);
+            self.python.truncate(self.python.chain.shown());
+            if !self.python.make_room() {
+                self.python.forget();
                 return Ok(());
             }
-            while let Some(frame) = fresh.next(&kept.chain) {
-                let mut is_called_by_c = kept.chain.is_called_by_c();
+            while let Some(frame) = fresh.next(&self.python.chain) {
+                let mut is_called_by_c = self.python.chain.is_called_by_c();
                 match layout.place(frame) {
                     Stands::Code { code, offset, is_entry } => {
-                        let known = kept.number_here(code).or_else(|| codes::known(code, self.session()));
+                        let known = self.python.number_here(code).or_else(|| codes::known(code, self.session()));
                         let number = match known {
                             Some(number) => number,
                             None => self.describe_code(code, layout)?,
                         };
-                        kept.push(code, offset, is_entry || is_called_by_c, number);
+                        self.python.push(code, offset, is_entry || is_called_by_c, number);
                         is_called_by_c = false;
                     }
                     Stands::Entry => is_called_by_c = true,
                     Stands::Nothing => {}
                 }
-                kept.chain.push(layout, frame, kept.len, is_called_by_c);
+                let shown = self.python.len;
+                self.python.chain.push(layout, frame, shown, is_called_by_c);
             }
             if self.verifies() {
-                self.note_verified(kept.is_fresh(layout, newest));
+                self.note_verified(self.python.is_fresh(layout, newest));
             }
         }
         Ok(())

@@ -389,6 +389,7 @@ impl Thread {
             self.ring.recover(process.arena())
         };
         self.kept.recover();
+        self.python.recover();
         self.stacks.clear();
         self.window = Window::default();
         // The abandoned hook may have defined the last id without storing the next id.
