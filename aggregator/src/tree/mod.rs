@@ -17,7 +17,7 @@ mod pending;
 mod socket;
 mod writers;
 
-use crate::base::text;
+use crate::base::{sys, text};
 use crate::job;
 use crate::session::Settings;
 use crate::session::arena_map::ArenaMap;
@@ -32,7 +32,7 @@ use std::io::{self, PipeWriter, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use writers::{SnapshotWriters, Tally};
 
@@ -43,10 +43,15 @@ const ROOT: u64 = 1;
 enum Order {
     /// A child has a waiting copy.
     Born(Born),
-    /// Process id of the first process, and the folder for the snapshots of its children.
-    Root(u32, Arc<Folder>),
     /// No more processes are accepted. Running processes go on untraced.
     Finish,
+}
+
+/// The first process.
+struct Root {
+    pid: u32,
+    /// Folder for the snapshots of the children.
+    folder: Arc<Folder>,
 }
 
 /// Sender of orders, with the pipe to wake the thread.
@@ -70,6 +75,7 @@ pub struct Tree {
     settings: Settings,
     copies: Arc<ForkCopies>,
     orders: Orders,
+    root: Arc<OnceLock<Root>>,
     tally: Arc<Mutex<Tally>>,
     thread: JoinHandle<()>,
 }
@@ -88,16 +94,18 @@ impl Tree {
         };
         let tally = Arc::new(Mutex::new(Tally::default()));
         let writers = SnapshotWriters::start(Arc::clone(&tally))?;
+        let root = Arc::new(OnceLock::new());
         let pending = PendingChildren::new(
             socket,
             woken,
             receiver,
+            Arc::clone(&root),
             Arc::clone(&copies),
             pending::Common { settings, interrupted },
             writers,
         );
         let thread = thread::Builder::new().name("tree".to_owned()).spawn(move || pending.run())?;
-        Ok(Tree { address, settings, copies, orders, tally, thread })
+        Ok(Tree { address, settings, copies, orders, root, tally, thread })
     }
 
     /// Lets the children of the first process report themselves, once the session of this process
@@ -128,7 +136,9 @@ impl Tree {
     /// Notes the process id of the first process, which exists and will run. Snapshots of its
     /// children go to `folder`.
     pub fn set_root(&self, pid: u32, folder: Arc<Folder>) {
-        self.orders.send(Order::Root(pid, folder));
+        sys::raise_descriptor_limit();
+        // There is one first process.
+        let _ = self.root.set(Root { pid, folder });
     }
 
     /// Ends the tree. Returns messages for the user. In order:

@@ -3,7 +3,7 @@
 
 use super::socket::{Message, Socket};
 use super::writers::{Reason, SnapshotWriters};
-use super::{Order, ROOT};
+use super::{Order, ROOT, Root};
 use crate::base::sys;
 use crate::control;
 use crate::control::Server;
@@ -27,9 +27,9 @@ use std::io::{PipeReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Limit of the processes traced at the same time or waiting to be written. Each process takes two
@@ -81,9 +81,9 @@ pub struct PendingChildren {
     writers: SnapshotWriters,
     members: Vec<Member>,
     awaited: Vec<Awaited>,
-    /// Folder for snapshots; known before there is a child.
-    folder: Option<Arc<Folder>>,
-    /// Process ids of all processes so far, by key.
+    /// The first process; known before there is a child.
+    root: Arc<OnceLock<Root>>,
+    /// Process ids of all children so far, by key.
     pids: HashMap<u64, u32>,
 }
 
@@ -93,12 +93,13 @@ impl PendingChildren {
         socket: Socket,
         woken: PipeReader,
         orders: Receiver<Order>,
+        root: Arc<OnceLock<Root>>,
         copies: Arc<ForkCopies>,
         common: Common,
         writers: SnapshotWriters,
     ) -> PendingChildren {
         let (members, awaited, pids) = (Vec::new(), Vec::new(), HashMap::new());
-        PendingChildren { socket, woken, orders, copies, common, writers, members, awaited, folder: None, pids }
+        PendingChildren { socket, woken, orders, copies, common, writers, members, awaited, root, pids }
     }
 
     /// Works until the order to finish comes.
@@ -147,17 +148,11 @@ impl PendingChildren {
     }
 
     fn take_orders(&mut self) -> bool {
-        let mut wakes = [0; 256];
         // Reads the bytes of the known orders; further bytes wake the thread again.
-        let _ = self.woken.read(&mut wakes);
+        let _ = self.woken.read(&mut [0; 256]);
         let mut is_over = false;
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Root(pid, folder) => {
-                    self.pids.insert(ROOT, pid);
-                    self.folder = Some(folder);
-                    sys::raise_descriptor_limit();
-                }
                 Order::Born(born) => self.await_claim(born),
                 Order::Finish => is_over = true,
             }
@@ -173,10 +168,10 @@ impl PendingChildren {
         if !self.copies.is_waiting(fork) {
             return;
         }
-        let parent = self.pids.get(&fork.0);
+        let parent = self.pid(fork.0);
         // A number from another namespace says nothing here. Copies for such children are dropped
         // when there are too many.
-        let is_child = parent.is_some_and(|&parent| procfs::parent(pid) == Some(parent));
+        let is_child = parent.is_some_and(|parent| procfs::parent(pid) == Some(parent));
         match sys::pidfd(pid) {
             Ok(process) if is_child => self.awaited.push(Awaited { process, fork, is_new: true }),
             // The child has ended, and its reports have been received.
@@ -255,7 +250,7 @@ impl PendingChildren {
                 return self.writers.refuse();
             }
         };
-        let is_ours = message.uid == sys::geteuid() || message.uid == 0 || self.pids.contains_key(&hello.parent);
+        let is_ours = message.uid == sys::geteuid() || message.uid == 0 || self.pid(hello.parent).is_some();
         let Some(file) = message.file.filter(|_| is_ours) else {
             tracing::warn!(pid = message.pid, uid = message.uid, "not from the tree, or without its file");
             return self.writers.refuse();
@@ -273,11 +268,8 @@ impl PendingChildren {
             session.epoch.fetch_add(1, Ordering::AcqRel);
             return self.writers.refuse();
         }
-        // The order with the folder was given before the first process ran.
-        if self.folder.is_none() {
-            self.take_orders();
-        }
-        if let Some(folder) = self.folder.clone() {
+        // The first process was known before it ran.
+        if let Some(folder) = self.root.get().map(|root| Arc::clone(&root.folder)) {
             self.welcome(&hello, message.pid, map, folder);
         }
     }
@@ -330,12 +322,17 @@ impl PendingChildren {
         self.members.push(Member { key, pid, process, job, control, is_new: true, is_gone });
     }
 
+    /// Returns the process id of a key.
+    fn pid(&self, key: u64) -> Option<u32> {
+        if key == ROOT { self.root.get().map(|root| root.pid) } else { self.pids.get(&key).copied() }
+    }
+
     fn origin(&self, hello: &Hello<'_>) -> ((u32, snapshot::Birth), u32) {
         let birth = match hello.birth {
             Birth::Fork => snapshot::Birth::Fork,
             Birth::Exec => snapshot::Birth::Exec,
         };
-        ((self.pids.get(&hello.parent).copied().unwrap_or(0), birth), 0)
+        ((self.pid(hello.parent).unwrap_or(0), birth), 0)
     }
 }
 
