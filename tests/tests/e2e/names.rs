@@ -190,12 +190,13 @@ fn an_unloaded_plugin_whose_file_was_replaced_has_its_lines() {
     let next = copied(&b, folder.path(), "next.so");
     let (mut traced, pid) = started(&victim::build("upgraded.c", &["-O1"]), &[&plugin], &snapshot);
     traced.step(b'l');
-    // The answer to any question counts all that the program did before, so the aggregator knows
-    // of the library.
-    ctl_ok(pid, &["stats"]);
+    // A snapshot waits for the names, so the file has been opened then.
+    let asked = folder.path().join("asked.snap.zst");
+    let names_are_known = || ctl_ok(pid, &["snapshot", "-o", asked.to_str().expect("UTF-8")]);
+    names_are_known();
     fs::rename(next, &plugin).expect("replaced");
     traced.step(b'l');
-    ctl_ok(pid, &["stats"]);
+    names_are_known();
     fs::remove_file(&plugin).expect("removed");
     assert_eq!(traced.finish(), 0);
     let document = document(&snapshot, &["--by", "traceback"]);
