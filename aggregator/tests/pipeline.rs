@@ -235,7 +235,7 @@ fn fill_the_pool(barrier: Barrier) {
     tracer.stop(Stop::Ended).expect("stopped");
     let cut = tracer.cut().expect("an answer");
     assert_eq!((cut.figures.native().allocs, cut.figures.native().frees), (3 * EVENTS, 3 * (EVENTS - 10)));
-    assert_eq!((cut.native().live.len(), cut.figures.native().current), (30, 300));
+    assert_eq!((cut.native().live.blocks(), cut.figures.native().current), (30, 300));
     assert_eq!(cut.figures.contradictions.total(), 0, "{barrier:?}");
     assert_eq!(cut.figures.untracked_frees, 0);
 }
@@ -275,7 +275,10 @@ fn hand_over(barrier: Barrier) {
     freeing.join().expect("no panic");
     tracer.stop(Stop::Ended).expect("stopped");
     let cut = tracer.cut().expect("an answer");
-    assert_eq!((cut.native().live.len(), cut.figures.native().allocs, cut.figures.native().frees), (0, ROUNDS, ROUNDS));
+    assert_eq!(
+        (cut.native().live.blocks(), cut.figures.native().allocs, cut.figures.native().frees),
+        (0, ROUNDS, ROUNDS)
+    );
     assert_eq!(cut.figures.contradictions.total(), 0);
 }
 
@@ -294,6 +297,7 @@ fn exec_finishes_a_program_and_begins_the_next_with_empty_tables() {
     assert_eq!((figures.image.number, figures.native().current, figures.native().allocs), (2, 7, 1));
     assert_eq!(figures.contradictions.total(), 0);
     let Ok(Replaced::Program(first)) = replaced.try_recv() else { panic!("the first program's cut") };
+    let first = first().expect("the whole table");
     assert_eq!((first.figures.image.number, first.figures.native().current), (1, 100));
     let outcome = tracer.stop(Stop::Ended).expect("stopped");
     assert_eq!((outcome.images, outcome.untraced), (2, None));
@@ -410,9 +414,10 @@ fn a_hostile_target_spoils_only_its_own_numbers() {
         stop.store(true, Ordering::Relaxed);
         scribbler.join().expect("no panic");
         tracer.stop(Stop::Ended).expect("stopped");
-        let cut = tracer.cut().expect("an answer");
-        let live: u64 = cut.native().live.iter().map(|block| block.size).sum();
-        assert_eq!(cut.figures.native().current, live);
+        let mut cut = tracer.cut().expect("an answer");
+        let live = cut.layers.swap_remove(0).live.sorted().groups;
+        let bytes: u64 = live.iter().map(|(group, count)| group.size * count).sum();
+        assert_eq!(cut.figures.native().current, bytes);
     }
 }
 

@@ -4,7 +4,7 @@
 
 use heapline_aggregator::process::image::Image;
 use heapline_aggregator::snapshot::build::{About, build};
-use heapline_aggregator::snapshot::cut::{Cut, Figures};
+use heapline_aggregator::snapshot::cut::{Figures, OpenCut};
 use heapline_aggregator::table::contradiction::Contradictions;
 use heapline_aggregator::table::order::Sink;
 use heapline_aggregator::table::{Ring, Table};
@@ -107,7 +107,9 @@ impl Process {
 
     fn fork(&mut self, pid: u32, seed: u64) -> Process {
         self.table.catch_up();
-        let child = Process::new(self.table.inherited(), seed, (pid, Some(self.pid)));
+        let inherited = self.table.inherited();
+        self.table.end_copies();
+        let child = Process::new(inherited.grow().expect("complete"), seed, (pid, Some(self.pid)));
         let (live, size) = (self.live.clone(), self.size);
         Process { live, size, peak: size, next_address: self.next_address, ..child }
     }
@@ -148,7 +150,9 @@ impl Process {
         };
         let origin = self.parent.map(|parent| (parent, Birth::Fork));
         let about = About { pid: self.pid, end: End::Exited, exit_status: Some(0), notes: Vec::new(), origin };
-        build(Cut::of(&self.table, figures, 64), about)
+        let cut = OpenCut::of(&mut self.table, figures, 64);
+        self.table.end_copies();
+        build(cut.wait().expect("complete"), about)
     }
 }
 

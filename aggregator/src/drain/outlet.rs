@@ -3,7 +3,7 @@
 
 use crate::base::queue::{Closed, Sender};
 use crate::base::sys;
-use crate::questions::backlog::{Backlog, Source};
+use crate::questions::backlog::Source;
 use crate::questions::keeper::SharedKeeper;
 use crate::session::arena_map::ArenaMap;
 use crate::table::messages::Message;
@@ -15,7 +15,7 @@ use std::time::Duration;
 const BATCH_WORDS: usize = 16 * 1024;
 /// Longest time for which waiting at a full queue counts as progress towards the target, because
 /// the table may be busy, e.g. growing. A longer wait may never end, and the target must not wait
-/// for the table; only a copy of the table is known to end.
+/// for the table.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sender of messages to the table.
@@ -25,7 +25,6 @@ pub struct Outlet {
     recycled: rtrb::Consumer<Vec<u64>>,
     batch: Vec<u64>,
     shared: SharedKeeper,
-    backlog: Arc<Backlog>,
     /// Whether the target waits for an answer, so that this thread applies the sent messages.
     is_helping: bool,
 }
@@ -38,8 +37,7 @@ impl Outlet {
         recycled: rtrb::Consumer<Vec<u64>>,
         shared: SharedKeeper,
     ) -> Outlet {
-        let Source { map, backlog } = source;
-        Outlet { map, sender, recycled, batch: Vec::new(), shared, backlog, is_helping: false }
+        Outlet { map: source.map, sender, recycled, batch: Vec::new(), shared, is_helping: false }
     }
 
     /// Sets whether this thread applies the sent messages itself, without waking the table's
@@ -60,9 +58,8 @@ impl Outlet {
     /// dropped.
     pub fn send(&mut self, message: Message) {
         let map = &self.map;
-        let backlog = &self.backlog;
         let waited = |waited| {
-            if waited < PATIENCE || backlog.is_copied() {
+            if waited < PATIENCE {
                 announce_progress(map);
             }
         };

@@ -270,7 +270,7 @@ impl Job {
             let traced = std::mem::replace(&mut cut, empty);
             match &self.archive {
                 // Fails only if the archive's thread is gone, which the report below shows.
-                Some(archive) => drop(archive.send(Replaced::Program(Box::new(traced)))),
+                Some(archive) => drop(archive.send(Replaced::Program(Box::new(|| Some(traced))))),
                 None => self.write_earlier(traced)?,
             }
         }

@@ -181,7 +181,7 @@ impl Tracer {
 
     /// Returns a copy of the whole table.
     pub fn cut(&self) -> Result<Cut, TraceError> {
-        self.ask(|keeper| keeper.cut())
+        self.ask(Keeper::cut)?.wait().ok_or(TraceError::Gone("table"))
     }
 
     /// Returns the live block at an address.

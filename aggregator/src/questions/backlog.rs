@@ -9,8 +9,7 @@
 //!
 //! With a large backlog, the records of other rings stay in the arena. Their threads soon wait for
 //! room, and leave the processors to the threads that are behind. So memory for waiting records is
-//! limited, for any number of threads. While the table is copied for a snapshot, the table takes no
-//! records at all.
+//! limited, for any number of threads.
 
 use crate::session::arena_map::ArenaMap;
 use std::sync::Arc;
@@ -22,7 +21,6 @@ pub const MANY_WORDS: usize = 1 << 23;
 /// Report of the table's backlog to the drain.
 pub struct Backlog {
     is_large: AtomicBool,
-    is_copied: AtomicBool,
     /// By slot: whether records of the ring wait in the table.
     waits: Vec<AtomicBool>,
 }
@@ -48,7 +46,7 @@ impl Backlog {
     /// Returns an empty backlog for `slots` slots.
     pub fn new(slots: u32) -> Backlog {
         let no = || AtomicBool::new(false);
-        Backlog { is_large: no(), is_copied: no(), waits: (0..slots).map(|_| no()).collect() }
+        Backlog { is_large: no(), waits: (0..slots).map(|_| no()).collect() }
     }
 
     /// Reports the number of words held back. `rings` gives for each slot whether records of the
@@ -63,24 +61,6 @@ impl Backlog {
             }
         }
         self.is_large.store(is_large, Ordering::Release);
-    }
-
-    /// Runs `copy`, which copies the table. A copy takes a second for 10^7 blocks and always ends.
-    pub fn amid_copy<T>(&self, copy: impl FnOnce() -> T) -> T {
-        struct Copied<'f>(&'f AtomicBool);
-        impl Drop for Copied<'_> {
-            fn drop(&mut self) {
-                self.0.store(false, Ordering::Relaxed);
-            }
-        }
-        self.is_copied.store(true, Ordering::Relaxed);
-        let _copied = Copied(&self.is_copied);
-        copy()
-    }
-
-    /// Whether the table is being copied.
-    pub fn is_copied(&self) -> bool {
-        self.is_copied.load(Ordering::Relaxed)
     }
 
     /// Whether the drain reads only rings that are behind.

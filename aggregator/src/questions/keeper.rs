@@ -10,7 +10,7 @@ use crate::questions::backlog::{Backlog, Source};
 use crate::questions::mailbox::Mailbox;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
-use crate::snapshot::cut::{Counters, Cut, Figures, Inherited};
+use crate::snapshot::cut::{Counters, Figures, Inherited, OpenCut};
 use crate::snapshot::replaced::Replaced;
 use crate::table::fork_copies::{Fork, ForkCopies, TreeMember};
 use crate::table::forks::Forks;
@@ -26,7 +26,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 /// A live block and its origin.
 #[derive(Clone, Debug)]
@@ -194,6 +194,10 @@ impl SharedKeeper {
 /// Most empty buffers returned to the drain. More buffers would only hold memory.
 pub const RECYCLED_BUFFERS: usize = 64;
 
+/// Time for copies of the table between two polls of the drain: about the time that the events of
+/// a poll take.
+const COPY_TIME: Duration = Duration::from_millis(1);
+
 /// What a keeper begins with.
 pub struct KeeperPlan {
     /// Frames kept of each stack.
@@ -258,8 +262,9 @@ impl Keeper {
     fn inherit(&mut self) {
         let Some((copies, fork)) = self.adopted.take() else { return };
         let Some(fork_copy) = copies.claim(fork) else { return };
+        let Some(table) = fork_copy.seed.grow() else { return };
         let forks = self.table.take_forks();
-        self.table = fork_copy.table;
+        self.table = table;
         self.table.set_forks(forks);
         self.inherited = Some(Inherited::of(&self.table, fork_copy.doubt));
     }
@@ -280,6 +285,9 @@ impl Keeper {
             worked = Worked::Busy;
         }
         self.answer_due();
+        if self.table.copy_some(COPY_TIME) {
+            worked = Worked::Busy;
+        }
         if messages.is_finished() && !self.has_ended {
             self.take(Message::End);
             worked = Worked::Busy;
@@ -318,6 +326,9 @@ impl Keeper {
                 }
                 self.recycle();
                 self.answer_due();
+                if !self.is_helped {
+                    self.table.copy_some(COPY_TIME);
+                }
             }
             Message::Replaced => self.finish_image(),
             Message::End => {
@@ -352,13 +363,18 @@ impl Keeper {
         self.show_objects();
         self.named = 0;
         let cut = self.cut();
-        let sent = self.replaced.as_ref().map(|replaced| replaced.send(Replaced::Program(Box::new(cut))));
+        let forks = self.table.take_forks();
+        let table = std::mem::replace(&mut self.table, Table::new(self.nframe, self.resolvers));
+        self.table.set_forks(forks);
+        // The copy of a large table takes long, and the next program must not wait.
+        let program = move || {
+            drop(table);
+            cut.wait()
+        };
+        let sent = self.replaced.as_ref().map(|replaced| replaced.send(Replaced::Program(Box::new(program))));
         if !matches!(sent, Some(Ok(()))) {
             tracing::warn!(image = self.image.number, "nobody writes the snapshot of a replaced program");
         }
-        let forks = self.table.take_forks();
-        self.table = Table::new(self.nframe, self.resolvers);
-        self.table.set_forks(forks);
         self.begun = Begun::Start;
         self.counters = Counters::read(&self.map);
         self.open.clear();
@@ -407,16 +423,15 @@ impl Keeper {
         })
     }
 
-    /// Returns a copy of the whole table.
-    pub fn cut(&self) -> Cut {
-        let begun = Instant::now();
-        let mut cut = self.backlog.amid_copy(|| Cut::of(&self.table, self.figures(), self.nframe));
+    /// Begins a copy of the whole table at this instant.
+    pub fn cut(&mut self) -> OpenCut {
+        let figures = self.figures();
+        let mut cut = OpenCut::of(&mut self.table, figures, self.nframe);
         for (thread, calls) in self.calls() {
-            if let Some(thread) = cut.threads.get_mut(thread as usize) {
+            if let Some(thread) = cut.threads_mut().get_mut(thread as usize) {
                 thread.counted = thread.counted.and(&calls);
             }
         }
-        tracing::info!(pause = ?begun.elapsed(), blocks = cut.layers.iter().map(|layer| layer.live.len()).sum::<usize>(), "copied the table");
         cut
     }
 

@@ -4,8 +4,8 @@
 use crate::base::text::rfc3339;
 use crate::process::procfs;
 use crate::snapshot::cut::{Cut, Figures, Layer};
+use crate::snapshot::groups::{Group, Sorted};
 use crate::snapshot::threads::ThreadIndex;
-use crate::table::live::Block;
 use crate::table::stacks::{CodeFrame, Drawn, NONE};
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame};
@@ -14,6 +14,7 @@ use heapline_shared_format::snapshot::{
 };
 use heapline_shared_format::text::counted;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Facts of a snapshot besides the tables.
 #[derive(Clone, Debug)]
@@ -67,10 +68,9 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     let nodes = nodes(&cut);
     let totals = cut.layers.iter().flat_map(totals).collect();
     let domains = cut.figures.domains.clone();
-    let is_family = !cut.drawn.ancestors.is_empty() || cut.drawn.shared_end > 0;
-    let is_shared = |stack| is_family && stack < cut.drawn.shared_end && cut.tree.is_sampled(stack);
+    let is_family = cut.is_of_family();
     let mut blocks = Blocks::default();
-    cut.layers.into_iter().for_each(|layer| blocks.add(layer, &thread_index, is_shared));
+    cut.layers.into_iter().for_each(|layer| blocks.add(layer, &thread_index));
     let Drawn { by, ancestors, shared_end } = cut.drawn;
     let draws = Draws { by, ancestors, shared_end, shared: blocks.shared };
     Snapshot {
@@ -86,9 +86,9 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         totals,
         thread_totals,
         live: blocks.live,
-        stacks: cut.tree.stacks,
-        mixed: cut.tree.mixed,
-        sampled: cut.tree.sampled,
+        stacks: cut.tree.stacks.iter().copied().collect(),
+        mixed: cut.tree.mixed.iter().copied().collect(),
+        sampled: cut.tree.sampled.iter().copied().collect(),
         calls,
         draws: (is_family && is_sampled).then_some(draws),
         names: Names::default(),
@@ -143,11 +143,12 @@ fn modules(cut: &Cut) -> Vec<Module> {
 fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
     let mut codes = Vec::new();
     let mut index = HashMap::new();
+    let described: HashMap<u32, &Arc<Code>> = cut.codes.iter().map(|(id, code)| (*id, code)).collect();
     let frame = |frame: &CodeFrame| match as_python_frame(frame.address) {
         None => Frame { address: frame.address, module: frame.module(&cut.modules) },
         Some((id, offset)) => {
             let code = *index.entry(id).or_insert_with(|| {
-                codes.push(cut.codes.get(id).map_or_else(unknown_code, |code| Code::clone(code)));
+                codes.push(described.get(&id).map_or_else(unknown_code, |code| Code::clone(code)));
                 u32::try_from(codes.len() - 1).unwrap_or(0)
             });
             Frame { address: python_frame(code, offset) | frame.address & PYTHON_ENTRY, module: None }
@@ -159,7 +160,7 @@ fn frames(cut: &Cut) -> (Vec<Frame>, Vec<Code>) {
 
 /// Returns the indexes of the frames left by frame pointers.
 fn by_frame_pointer(cut: &Cut) -> Vec<u32> {
-    let frames = (0..).zip(&cut.tree.frames);
+    let frames = (0..).zip(cut.tree.frames.iter());
     frames.filter(|(_, frame)| frame.by_frame_pointer).map(|(index, _)| index).collect()
 }
 
@@ -174,7 +175,7 @@ fn nodes(cut: &Cut) -> Vec<Node> {
     cut.tree.nodes.iter().map(|node| Node { parent: parent(node.parent), frame: node.frame }).collect()
 }
 
-/// Live blocks, with equal blocks in one row.
+/// Rows of live blocks.
 #[derive(Default)]
 struct Blocks {
     live: Vec<LiveGroup>,
@@ -182,20 +183,22 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// Adds the blocks of a domain. `is_shared` tells for a stack whether other processes may have
-    /// the same samples.
-    fn add(&mut self, layer: Layer, thread_index: &ThreadIndex, is_shared: impl Fn(u32) -> bool) {
-        let Layer { domain, live: mut blocks, .. } = layer;
-        blocks.sort_unstable_by_key(|block| (block.stack, block.thread, block.size));
-        for alike in blocks.chunk_by(|a, b| (a.stack, a.thread, a.size) == (b.stack, b.thread, b.size)) {
-            let Block { stack, thread, size, .. } = alike[0];
-            if domain.is_sampled() && is_shared(stack) {
-                let live = u32::try_from(self.live.len()).unwrap_or(NONE);
-                self.shared.extend(alike.iter().map(|block| SharedSample { live, address: block.address }));
-            }
-            let (thread, count) = (thread_index.row(thread), alike.len() as u64);
-            self.live.push(LiveGroup { domain, stack, thread, size, count });
-        }
+    /// Adds the blocks of a domain.
+    fn add(&mut self, layer: Layer, thread_index: &ThreadIndex) {
+        let (domain, before) = (layer.domain, self.live.len());
+        let Sorted { groups, shared } = layer.live.sorted();
+        self.live.extend(groups.into_iter().map(|(Group { stack, thread, size }, count)| LiveGroup {
+            domain,
+            stack,
+            thread: thread_index.row(thread),
+            size,
+            count,
+        }));
+        self.shared.extend(
+            shared
+                .into_iter()
+                .map(|(place, address)| SharedSample { live: u32::try_from(before + place).unwrap_or(NONE), address }),
+        );
     }
 }
 

@@ -1,17 +1,19 @@
-//! A cut: a copy of the tables at one instant. Every answer and every snapshot is made from a cut.
+//! A cut: a copy of the tables at one instant. Every snapshot is made from a cut.
 //!
-//! For a snapshot, the table's thread only copies. Sorting, naming and writing happen on other
-//! threads.
+//! The table's thread only copies, in steps, while it goes on with the events (`table/copy.rs`).
+//! Counting, sorting, naming and writing happen on other threads.
 
 use crate::process::image::Image;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
+use crate::snapshot::groups::Groups;
 use crate::table::Table;
-use crate::table::codes::Codes;
+use crate::table::codes::Described;
 use crate::table::contradiction::{Contradiction, Contradictions};
+use crate::table::copy::HeapCopy;
 use crate::table::heap::Heap;
-use crate::table::live::Block;
 use crate::table::modules::Modules;
+use crate::table::ranges;
 use crate::table::stacks::{Drawn, Tree};
 use crate::table::threads::{EndedThreads, Thread};
 use crate::table::totals::{Amounts, Totals};
@@ -126,9 +128,16 @@ pub struct Cut {
     /// last index of `threads`.
     pub ended: Vec<EndedThreads>,
     /// Python code objects.
-    pub codes: Codes,
+    pub codes: Described,
     /// Blocks of each domain, the native domain first.
     pub layers: Vec<Layer>,
+}
+
+/// A cut with blocks that are still being copied.
+pub struct OpenCut {
+    /// The cut, with the layers that are complete.
+    cut: Cut,
+    copies: Vec<(Domain, HeapCopy)>,
 }
 
 /// The blocks of a single domain.
@@ -137,7 +146,7 @@ pub struct Layer {
     /// The domain.
     pub domain: Domain,
     /// Live blocks.
-    pub live: Vec<Block>,
+    pub live: Groups,
     /// Sums per stack.
     pub stacks: Vec<(u32, Amounts)>,
     /// Sums per thread, by rising number.
@@ -335,26 +344,64 @@ fn totals(domain: Domain, totals: &Totals) -> DomainTotals {
 }
 
 impl Layer {
-    fn of(domain: Domain, heap: &Heap, threads: &[Thread]) -> Layer {
-        let totals = heap.totals();
-        Layer { domain, live: heap.live(), stacks: totals.stacks().collect(), threads: by_thread(totals, threads) }
+    fn of(domain: Domain, live: Groups, totals: &Totals, threads: usize) -> Layer {
+        Layer { domain, live, stacks: totals.stacks().collect(), threads: by_thread(totals, threads) }
     }
 
-    /// Copies the blocks of every domain, reserved ranges last.
-    fn all(table: &Table) -> Vec<Layer> {
-        let (ranges, threads) = (table.ranges(), table.threads().rows());
-        let mapped = ranges.layers().map(|(domain, layer)| {
+    /// Copies the ranges: memory, then reservations.
+    fn ranges(table: &Table) -> Vec<Layer> {
+        let (ranges, threads) = (table.ranges(), table.threads().rows().len());
+        let layer = |(domain, layer): (Domain, &ranges::Layer)| {
             let mut stacks: Vec<_> = layer.stacks().collect();
             stacks.sort_unstable_by_key(|&(stack, _)| stack);
-            Layer { domain, live: ranges.live(domain), stacks, threads: by_thread(layer.totals(), threads) }
-        });
-        table.heaps().map(|(domain, heap)| Layer::of(domain, heap, threads)).chain(mapped).collect()
+            let mut live = Groups::default();
+            ranges.live(domain).iter().for_each(|block| live.add(block, 1));
+            Layer { domain, live, stacks, threads: by_thread(layer.totals(), threads) }
+        };
+        ranges.layers().map(layer).collect()
+    }
+}
+
+impl OpenCut {
+    /// Begins a copy of everything.
+    pub fn of(table: &mut Table, figures: Figures, nframe: u32) -> OpenCut {
+        let cut = Cut {
+            figures,
+            nframe,
+            tree: table.stacks().tree().clone(),
+            drawn: table.stacks().drawn().clone(),
+            modules: table.modules().clone(),
+            threads: table.threads().rows().to_vec(),
+            ended: table.threads().ended().to_vec(),
+            codes: table.codes().described().clone(),
+            layers: Layer::ranges(table),
+        };
+        OpenCut { cut, copies: table.copy() }
+    }
+
+    /// Threads by index, for what the threads have counted.
+    pub fn threads_mut(&mut self) -> &mut [Thread] {
+        &mut self.cut.threads
+    }
+
+    /// Waits for the copies of the blocks. None if the table is gone before the end.
+    pub fn wait(self) -> Option<Cut> {
+        let OpenCut { mut cut, copies } = self;
+        let mut layers = Vec::with_capacity(copies.len() + cut.layers.len());
+        for (domain, copy) in copies {
+            let mut live = if domain.is_sampled() { cut.shared_samples() } else { Groups::default() };
+            let totals = copy.collect(|block, count| live.add(&block, count))?;
+            layers.push(Layer::of(domain, live, &totals, cut.threads.len()));
+        }
+        layers.append(&mut cut.layers);
+        cut.layers = layers;
+        Some(cut)
     }
 }
 
 /// Returns the sums per thread, with the numbers of [`Cut::threads`] and [`Cut::ended`].
-fn by_thread(totals: &Totals, threads: &[Thread]) -> Vec<(u32, Amounts)> {
-    let first_ended = u32::try_from(threads.len()).unwrap_or(u32::MAX);
+fn by_thread(totals: &Totals, threads: usize) -> Vec<(u32, Amounts)> {
+    let first_ended = u32::try_from(threads).unwrap_or(u32::MAX);
     let ended = totals.ended().map(|(row, amounts)| (first_ended.saturating_add(row), amounts));
     totals.threads().chain(ended).collect()
 }
@@ -365,28 +412,27 @@ impl Cut {
         &self.layers[0]
     }
 
-    /// Copies everything.
-    pub fn of(table: &Table, figures: Figures, nframe: u32) -> Cut {
-        Cut {
-            figures,
-            nframe,
-            tree: table.stacks().tree().clone(),
-            drawn: table.stacks().drawn().clone(),
-            modules: table.modules().clone(),
-            threads: table.threads().rows().to_vec(),
-            ended: table.threads().ended().to_vec(),
-            codes: table.codes().clone(),
-            layers: Layer::all(table),
+    /// Whether other processes may have the same samples.
+    pub fn is_of_family(&self) -> bool {
+        !self.drawn.ancestors.is_empty() || self.drawn.shared_end > 0
+    }
+
+    /// Returns groups without blocks, for a domain whose samples other processes may have too.
+    fn shared_samples(&self) -> Groups {
+        if self.is_of_family() {
+            Groups::with_addresses(self.tree.clone(), self.drawn.shared_end)
+        } else {
+            Groups::default()
         }
     }
 
     /// Returns an empty cut, for an untraced program of the same process.
     pub fn empty_for(&self, image: Image) -> Cut {
-        let nothing = Heap::new(0);
+        let nothing = Totals::default();
         let figures = Figures {
             image,
             begun: Begun::Start,
-            domains: vec![totals(Domain::Native, nothing.totals())],
+            domains: vec![totals(Domain::Native, &nothing)],
             contradictions: Contradictions::default(),
             untracked_frees: 0,
             in_realloc: 0,
@@ -406,8 +452,8 @@ impl Cut {
             modules: Modules::default(),
             threads: Vec::new(),
             ended: Vec::new(),
-            codes: Codes::default(),
-            layers: vec![Layer::of(Domain::Native, &nothing, &[])],
+            codes: Described::default(),
+            layers: vec![Layer::of(Domain::Native, Groups::default(), &nothing, 0)],
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cut;
+pub mod groups;
 pub mod names;
 pub mod replaced;
 mod threads;

@@ -16,8 +16,8 @@ use std::thread;
 
 /// Message to the archive.
 pub enum Replaced {
-    /// The last state of a program.
-    Program(Box<Cut>),
+    /// The last state of a program; none if the table was lost.
+    Program(Box<dyn FnOnce() -> Option<Cut> + Send>),
     /// Request for a list of the programs handled so far.
     Report(mpsc::Sender<Vec<Archived>>),
 }
@@ -74,7 +74,10 @@ pub fn start(
         let mut done = Vec::new();
         for message in replaced {
             match message {
-                Replaced::Program(cut) => done.extend(write(*cut, done.len(), &place, &names, &interrupted)),
+                Replaced::Program(cut) => {
+                    let written = cut().and_then(|cut| write(cut, done.len(), &place, &names, &interrupted));
+                    done.extend(written);
+                }
                 Replaced::Report(reply) => {
                     // The asking thread may have left.
                     let _ = reply.send(done.clone());

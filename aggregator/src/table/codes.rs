@@ -3,6 +3,7 @@
 //! The target numbers code objects and never reuses a number. So a frame names the same code object
 //! for ever, even after the object is gone and its memory is in use for another object.
 
+use crate::base::chunks::Chunks;
 use crate::table::order::Corrupt;
 use heapline_shared_format::code::{HEAD_BYTES, Head, MAX_DESCRIPTION_BYTES};
 use heapline_shared_format::snapshot::Code;
@@ -21,11 +22,31 @@ pub struct Partial {
     bytes: Vec<u8>,
 }
 
+/// Described code objects with their numbers, in the order of the descriptions. Of several
+/// descriptions with a number the last is valid.
+pub type Described = Chunks<(u32, Arc<Code>)>;
+
 /// All described code objects, by number.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Codes {
-    by_id: HashMap<u32, Arc<Code>>,
+    all: Described,
+    /// Places in `all`, by number.
+    by_id: HashMap<u32, usize>,
+    /// Bytes of all descriptions.
     bytes: usize,
+}
+
+impl From<Described> for Codes {
+    fn from(all: Described) -> Codes {
+        let by_id = all.iter().enumerate().map(|(place, &(id, _))| (id, place)).collect();
+        let bytes = all.iter().map(|(_, code)| bytes(code)).sum();
+        Codes { all, by_id, bytes }
+    }
+}
+
+/// Bytes of a description, about.
+fn bytes(code: &Code) -> usize {
+    code.filename.len() + code.name.len() + code.line_table.len() + ENTRY_BYTES
 }
 
 impl Codes {
@@ -49,14 +70,19 @@ impl Codes {
         if more {
             return Ok(true);
         }
-        let bytes = std::mem::take(&mut partial.bytes);
-        let cost = bytes.len() + ENTRY_BYTES;
-        if self.bytes + cost > MAX_ALL_BYTES {
+        let code = parse(&std::mem::take(&mut partial.bytes)).ok_or(Corrupt)?;
+        if self.bytes + bytes(&code) > MAX_ALL_BYTES {
             return Ok(false);
         }
-        self.bytes += cost;
-        self.by_id.insert(id, Arc::new(parse(&bytes).ok_or(Corrupt)?));
+        self.bytes += bytes(&code);
+        self.by_id.insert(id, self.all.len());
+        self.all.push((id, Arc::new(code)));
         Ok(true)
+    }
+
+    /// All descriptions, for a copy.
+    pub fn described(&self) -> &Described {
+        &self.all
     }
 
     /// Bytes taken by the entries, without texts: texts are shared with copies of the table.
@@ -66,7 +92,7 @@ impl Codes {
 
     /// Returns the code object with this number.
     pub fn get(&self, id: u32) -> Option<&Arc<Code>> {
-        self.by_id.get(&id)
+        Some(&self.all[*self.by_id.get(&id)?].1)
     }
 }
 

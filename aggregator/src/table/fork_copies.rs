@@ -5,7 +5,7 @@
 //! limited. Beyond the limit the oldest copies are dropped. Their children begin without inherited
 //! blocks, and their snapshots say so.
 
-use crate::table::Table;
+use crate::table::seed::Seed;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,10 @@ pub type Fork = (u64, u64);
 
 /// The inherited state of a forked child.
 pub struct ForkCopy {
-    /// The table of the child.
-    pub table: Table,
+    /// What the child's table begins with.
+    pub seed: Seed,
+    /// Bytes of the copy, about.
+    pub bytes: usize,
     /// Number of events of the parent's other threads during the fork. The count may still grow.
     pub doubt: Arc<AtomicU64>,
 }
@@ -61,7 +63,7 @@ pub struct ForkCopies {
 struct State {
     /// Parents with records still to be applied.
     parents: HashMap<u64, Passed>,
-    waiting: HashMap<Fork, (ForkCopy, usize)>,
+    waiting: HashMap<Fork, ForkCopy>,
     /// Forks with copies, the oldest first. Some copies are gone.
     order: VecDeque<Fork>,
     bytes: usize,
@@ -121,7 +123,7 @@ impl ForkCopies {
     }
 
     /// Reaches a fork in the order of events. `copy` makes the inherited state for the child.
-    pub fn reach(&self, key: u64, number: u64, copy: impl FnOnce() -> (Table, Arc<AtomicU64>)) {
+    pub fn reach(&self, key: u64, number: u64, copy: impl FnOnce() -> ForkCopy) {
         let fork = (key, number);
         {
             let mut state = self.state();
@@ -130,15 +132,14 @@ impl ForkCopies {
                 return;
             }
         }
-        let (table, doubt) = copy();
-        let bytes = table.bytes();
+        let copy = copy();
         let mut state = self.state();
         state.pass(fork);
         state.order.push_back(fork);
-        state.bytes += bytes;
-        if let Some((_, before)) = state.waiting.insert(fork, (ForkCopy { table, doubt }, bytes)) {
+        state.bytes += copy.bytes;
+        if let Some(before) = state.waiting.insert(fork, copy) {
             // The number was given twice. No collector does this.
-            state.bytes -= before;
+            state.bytes -= before.bytes;
         }
         let evicted = state.evict();
         drop(state);
@@ -211,8 +212,8 @@ impl State {
     }
 
     fn take(&mut self, fork: Fork) -> Option<ForkCopy> {
-        let (fork_copy, bytes) = self.waiting.remove(&fork)?;
-        self.bytes -= bytes;
+        let fork_copy = self.waiting.remove(&fork)?;
+        self.bytes -= fork_copy.bytes;
         Some(fork_copy)
     }
 
@@ -237,10 +238,12 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Table;
     use std::thread;
 
-    fn nothing() -> (Table, Arc<AtomicU64>) {
-        (Table::new(8, 0), Arc::default())
+    fn nothing() -> ForkCopy {
+        let mut table = Table::new(8, 0);
+        ForkCopy { bytes: table.bytes(), seed: table.inherited(), doubt: Arc::default() }
     }
 
     #[test]

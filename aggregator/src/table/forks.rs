@@ -5,9 +5,9 @@
 //! count is 0 for a process with a single thread.
 
 use super::Table;
+use super::seed::Seed;
 use super::shared::Shared;
-use crate::table::contradiction::Contradictions;
-use crate::table::fork_copies::ForkCopies;
+use crate::table::fork_copies::{ForkCopies, ForkCopy};
 use heapline_shared_format::query;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,7 @@ impl Forks {
         if self.open.len() < MAX_OPEN {
             self.open.push((number, table.records(), Arc::clone(&doubt)));
         }
-        self.copies.reach(self.key, number, || (table.inherited(), doubt));
+        self.copies.reach(self.key, number, || ForkCopy { bytes: table.bytes(), seed: table.inherited(), doubt });
     }
 
     /// Ends a fork: counts the events of other threads during the fork.
@@ -61,34 +61,24 @@ impl Forks {
 }
 
 impl Table {
-    /// Returns a table for a child forked at this moment.
-    pub fn inherited(&mut self) -> Table {
+    /// Returns the seed of the table of a child forked at this moment.
+    pub fn inherited(&mut self) -> Seed {
         let Table { heap, python, tracked, shared, .. } = self;
-        let heap = heap.inherited(shared);
-        let python = python.as_deref_mut().map(|heap| Box::new(heap.inherited(shared)));
-        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.inherited(shared))).collect();
+        let native = heap.copy(shared);
+        let python = python.as_deref_mut().map(|heap| heap.copy(shared));
+        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.copy(shared))).collect();
         let mut threads = shared.threads.clone();
         threads.end_all();
-        Table {
-            heap,
-            python,
-            tracked,
-            ranges: self.ranges.inherited(),
-            resolvers: 0,
-            stacks: self.stacks.fork(),
-            codes: self.codes.clone(),
-            modules: self.modules.clone(),
-            shared: Shared { threads, weights: shared.weights.clone(), ..Shared::default() },
-            program: self.program.clone(),
-            cleared: self.cleared,
-            recorded: self.recorded.clone(),
-            queries: 0,
-            answer: None,
-            contradictions: Contradictions::default(),
-            records: 0,
-            forks: None,
-            is_whole: self.is_whole,
-        }
+        let mut table = Table::new(0, 0);
+        table.ranges = self.ranges.inherited();
+        table.modules = self.modules.clone();
+        table.shared = Shared { threads, weights: shared.weights.clone(), ..Shared::default() };
+        table.program.clone_from(&self.program);
+        table.cleared = self.cleared;
+        table.recorded.clone_from(&self.recorded);
+        table.is_whole = self.is_whole;
+        let (stacks, codes) = (self.stacks.fork(), self.codes.described().clone());
+        Seed { table, native, python, tracked, stacks, codes }
     }
 
     /// Approximate number of bytes taken by the table.

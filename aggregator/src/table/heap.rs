@@ -7,9 +7,10 @@
 //! 2. Update the sums.
 //!
 //! [`Heap::catch_up`] applies an incomplete batch before a read. On machines with enough cores,
-//! resolver threads look up the blocks (`resolvers.rs`).
+//! resolver threads look up the blocks (`resolvers.rs`). Copies are made in steps (`copy.rs`).
 
 use super::blocks::{Blocks, Call, Change, Move};
+use super::copy::{self, Copying, HeapCopy};
 use super::live::{Block, Live};
 use super::resolvers::{self, Resolvers};
 use super::shared::Shared;
@@ -29,6 +30,8 @@ pub struct Heap {
     batch: Vec<Move>,
     /// Changes of blocks by the present batch.
     changes: Vec<Change>,
+    /// Copies that are being made, the oldest first.
+    copies: Vec<Copying>,
 }
 
 /// Owner of the blocks: the calling thread, or resolver threads.
@@ -46,28 +49,45 @@ impl Heap {
 
     fn with(place: Place, totals: Totals) -> Heap {
         let (batch, changes) = (Vec::with_capacity(BATCH), Vec::with_capacity(2 * BATCH));
-        Heap { place, totals, calls: 0, batch, changes }
+        Heap { place, totals, calls: 0, batch, changes, copies: Vec::new() }
     }
 
-    /// Returns the heap for a forked child. The calling thread alone looks up the blocks. Open
+    /// Returns the heap of a forked child. The calling thread alone looks up the blocks. Open
     /// realloc calls of other threads never end in the child, and are left out.
-    pub fn inherited(&mut self, shared: &mut Shared) -> Heap {
+    pub fn inherited(live: Live, totals: &Totals) -> Heap {
+        Heap::with(Place::Here(Blocks::of(live)), totals.inherited())
+    }
+
+    /// Begins a copy of the heap at this instant. [`Heap::copy_some`] makes the copy.
+    pub fn copy(&mut self, shared: &mut Shared) -> HeapCopy {
         self.catch_up(shared);
-        let mut live = match &self.place {
-            Place::Here(blocks) => blocks.live().clone(),
-            Place::Spread(resolvers) => {
-                let mut all = Live::default();
-                resolvers.parts().for_each(|blocks| {
-                    for block in blocks.live().iter() {
-                        all.insert(block);
-                    }
-                });
-                all
-            }
+        let (copying, heap_copy) = copy::begin(&self.totals);
+        self.copies.push(copying);
+        heap_copy
+    }
+
+    /// Goes on with a copy that is being made, by less than a few milliseconds. Returns false if
+    /// there is nothing to copy.
+    pub fn copy_some(&mut self, shared: &mut Shared) -> bool {
+        if self.copies.is_empty() {
+            return false;
+        }
+        self.catch_up(shared);
+        let oldest = self.copies.remove(0);
+        let blocks_of = |piece| {
+            let mut copied = Vec::new();
+            self.for_each_part(|blocks| copied.push(blocks.live().copy(piece)));
+            copied
         };
-        live.leave_program();
-        let place = Place::Here(Blocks::of(live));
-        Heap::with(place, self.totals.inherited())
+        if let Some(unfinished) = oldest.step(blocks_of, &self.totals) {
+            self.copies.insert(0, unfinished);
+        }
+        true
+    }
+
+    /// Completes all copies that are being made.
+    pub fn end_copies(&mut self, shared: &mut Shared) {
+        while self.copy_some(shared) {}
     }
 
     /// Bytes taken by blocks and sums.
@@ -120,7 +140,7 @@ impl Heap {
     /// Applies the batch.
     #[inline(never)]
     fn apply(&mut self, shared: &mut Shared) {
-        let Heap { place, totals, batch, changes, .. } = self;
+        let Heap { place, totals, batch, changes, copies, .. } = self;
         match place {
             Place::Here(blocks) => {
                 for event in batch.drain(..) {
@@ -131,19 +151,24 @@ impl Heap {
                         changes.push(change);
                     });
                 }
-                changes.drain(..).for_each(|change| book(totals, shared, &change));
+                let mut books = Books { totals, shared, copies };
+                changes.drain(..).for_each(|change| books.book(&change));
             }
-            Place::Spread(resolvers) => resolvers.dispatch(batch, |change| book(totals, shared, change)),
+            Place::Spread(resolvers) => {
+                let mut books = Books { totals, shared, copies };
+                resolvers.dispatch(batch, |change| books.book(change));
+            }
         }
     }
 
     /// Applies all waiting events.
     pub fn catch_up(&mut self, shared: &mut Shared) {
-        match &mut self.place {
+        let Heap { place, totals, batch, copies, .. } = self;
+        match place {
             Place::Here(_) => self.apply(shared),
             Place::Spread(resolvers) => {
-                let totals = &mut self.totals;
-                resolvers.finish(&mut self.batch, |change| book(totals, shared, change));
+                let mut books = Books { totals, shared, copies };
+                resolvers.finish(batch, |change| books.book(change));
             }
         }
     }
@@ -178,6 +203,7 @@ impl Heap {
     /// untracked.
     pub fn clear(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
+        self.end_copies(shared);
         match &mut self.place {
             Place::Here(blocks) => blocks.clear(),
             Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.clear()),
@@ -268,25 +294,46 @@ impl Heap {
     }
 }
 
-/// Applies a change to the sums.
-#[inline(always)]
-fn book(totals: &mut Totals, shared: &mut Shared, change: &Change) {
-    match change {
-        Change::Gain(block) => {
-            totals.alloc(block.stack, shared.share(block), block.size);
-            shared.gain(block);
+/// All that a change of a block changes.
+struct Books<'h> {
+    totals: &'h mut Totals,
+    shared: &'h mut Shared,
+    copies: &'h mut [Copying],
+}
+
+impl Books<'_> {
+    /// Applies a change to the sums.
+    #[inline(always)]
+    fn book(&mut self, change: &Change) {
+        if !self.copies.is_empty() {
+            self.note(change);
         }
-        Change::Lose(block) => {
-            totals.free(block.stack, shared.share(block), block.size);
-            shared.lose(block);
+        let Books { totals, shared, .. } = self;
+        match change {
+            Change::Gain(block) => {
+                totals.alloc(block.stack, shared.share(block), block.size);
+                shared.gain(block);
+            }
+            Change::Lose(block) => {
+                totals.free(block.stack, shared.share(block), block.size);
+                shared.lose(block);
+            }
+            Change::Join(block) => {
+                totals.join(block.stack, shared.share(block), block.size);
+                shared.threads.gain(block.thread);
+            }
+            Change::Leave(block) => {
+                totals.leave(block.stack, shared.share(block), block.size);
+                shared.threads.lose(block.thread);
+            }
         }
-        Change::Join(block) => {
-            totals.join(block.stack, shared.share(block), block.size);
-            shared.threads.gain(block.thread);
-        }
-        Change::Leave(block) => {
-            totals.leave(block.stack, shared.share(block), block.size);
-            shared.threads.lose(block.thread);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note(&mut self, change: &Change) {
+        for copying in &mut *self.copies {
+            copying.before(self.totals, change);
         }
     }
 }

@@ -23,6 +23,10 @@ use std::collections::HashMap;
 
 const SHARD_BITS: u32 = 8;
 const SHARDS: usize = 1 << SHARD_BITS;
+/// Pieces of a shard that are copied one after another.
+const PIECE_BITS: u32 = 2;
+/// Number of pieces of a table, with the odd blocks as one more.
+pub const PIECES: usize = (SHARDS << PIECE_BITS) + 1;
 /// Rows of a bucket.
 const ROWS: usize = 4;
 /// Buckets of the smallest shard.
@@ -46,7 +50,7 @@ const _: () = assert!(ADDRESS_BITS + STACK_BITS + PROGRAM_BITS + THREAD_BITS + S
 const IN_PROGRAM: u64 = 1 << (THREAD_BITS + SIZE_BITS);
 
 /// A live block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
     /// Address of the first byte.
     pub address: u64,
@@ -97,14 +101,43 @@ impl Row {
         self.0[0] & ADDRESS_MASK
     }
 
+    /// Clears the mark of the program's own trace.
+    #[inline]
+    fn unmarked(self) -> Row {
+        Row([self.0[0], self.0[1] & !IN_PROGRAM])
+    }
+
     #[inline]
     fn is_empty(self) -> bool {
         self.0[0] == 0
     }
 }
 
+/// Blocks in 16 bytes each, without the mark of the program's own trace.
+#[derive(Clone, Default)]
+pub struct Packed {
+    rows: Vec<Row>,
+    /// Blocks with numbers too large for a row.
+    odd: Vec<Block>,
+}
+
+impl Packed {
+    /// Adds a block.
+    pub fn push(&mut self, block: &Block) {
+        let block = Block { in_program: false, ..*block };
+        match Row::pack(&block) {
+            Some(row) => self.rows.push(row),
+            None => self.odd.push(block),
+        }
+    }
+
+    /// All blocks.
+    pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
+        self.rows.iter().map(|row| row.unpack()).chain(self.odd.iter().copied())
+    }
+}
+
 /// Hash table of live blocks by address.
-#[derive(Clone)]
 pub struct Live {
     shards: Box<[Shard]>,
     /// Blocks with numbers too large for a row.
@@ -114,16 +147,23 @@ pub struct Live {
 
 impl Default for Live {
     fn default() -> Live {
-        // The shards start with different sizes, so that no two grow at the same time.
-        Live {
-            shards: (0..SHARDS).map(|i| Shard::new(LEAST + i * LEAST / 2 / SHARDS)).collect(),
-            odd: HashMap::new(),
-            len: 0,
-        }
+        Live::with_room(0)
     }
 }
 
 impl Live {
+    /// Returns an empty table with room for some blocks.
+    ///
+    /// Room is needed by blocks that come in the order of another table: all blocks with near
+    /// hashes come together, and would crowd a part of a small shard.
+    pub fn with_room(blocks: u64) -> Live {
+        let rows = usize::try_from(blocks).unwrap_or(0) / SHARDS;
+        let least = LEAST + rows * 3 / 2 / ROWS;
+        // The shards start with different sizes, so that no two grow at the same time.
+        let shards = (0..SHARDS).map(|i| Shard::new(least + i * least / 2 / SHARDS)).collect();
+        Live { shards, odd: HashMap::new(), len: 0 }
+    }
+
     /// Announces the lookup of an address.
     #[inline]
     pub fn prefetch(&self, address: u64) {
@@ -188,6 +228,16 @@ impl Live {
         self.shards.iter().map(|shard| size_of_val(&*shard.buckets) + size_of_val(&*shard.passed)).sum()
     }
 
+    /// Copies the blocks of a piece, i.e. the blocks with this number by [`piece`].
+    pub fn copy(&self, piece: usize) -> Packed {
+        let mut copied = Packed::default();
+        match self.shards.get(piece >> PIECE_BITS) {
+            Some(shard) => shard.copy((piece & ((1 << PIECE_BITS) - 1)) as u64, &mut copied.rows),
+            None => self.odd.values().for_each(|block| copied.push(block)),
+        }
+        copied
+    }
+
     /// All blocks, in no order.
     pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
         let rows = self.shards.iter().flat_map(|shard| shard.buckets.iter().flat_map(|bucket| bucket.0));
@@ -198,7 +248,7 @@ impl Live {
     pub fn leave_program(&mut self) {
         let rows = self.shards.iter_mut().flat_map(|shard| shard.buckets.iter_mut().flat_map(|bucket| &mut bucket.0));
         // An empty row has no bit set.
-        rows.for_each(|row| row.0[1] &= !IN_PROGRAM);
+        rows.for_each(|row| *row = row.unmarked());
         self.odd.values_mut().for_each(|block| block.in_program = false);
     }
 
@@ -234,7 +284,6 @@ impl Bucket {
 
 /// A part of the blocks. A row lies in the home bucket, or in the first later bucket with room at
 /// the time of the insertion.
-#[derive(Clone)]
 struct Shard {
     buckets: Box<[Bucket]>,
     /// Number of rows passed on by each bucket. A search ends at a bucket with the count 0.
@@ -255,6 +304,23 @@ impl Shard {
     #[inline]
     fn home(&self, hash: u64) -> usize {
         (((hash & u64::from(u32::MAX)) * self.buckets.len() as u64) >> 32) as usize
+    }
+
+    /// Copies the rows of a piece. Their home buckets are next to each other.
+    fn copy(&self, piece: u64, rows: &mut Vec<Row>) {
+        let piece_of = |row: &Row| self::hash(row.address()) << 32 >> (u64::BITS - PIECE_BITS);
+        let ends = [piece << (32 - PIECE_BITS), ((piece + 1) << (32 - PIECE_BITS)) - 1];
+        let [first, last] = ends.map(|hash| self.home(hash));
+        rows.reserve_exact(self.used.div_ceil(1 << PIECE_BITS));
+        let mut bucket = first;
+        for number in first..first + self.buckets.len() {
+            let row_of_piece = |row: &Row| !row.is_empty() && piece_of(row) == piece;
+            rows.extend(self.buckets[bucket].0.into_iter().filter(row_of_piece).map(Row::unmarked));
+            if number >= last && self.passed[bucket] == 0 {
+                break;
+            }
+            bucket = self.next(bucket);
+        }
     }
 
     #[inline]
@@ -354,6 +420,16 @@ pub fn part_of(address: u64, parts: usize) -> usize {
     ((hash(address) >> 40 & 0xff) as usize * parts) >> 8
 }
 
+/// Number of the piece of a block. The number depends on the block alone.
+#[inline]
+pub fn piece(block: &Block) -> usize {
+    let hash = hash(block.address);
+    match Row::pack(block) {
+        Some(_) => shard_of(hash) << PIECE_BITS | (hash << 32 >> (u64::BITS - PIECE_BITS)) as usize,
+        None => PIECES - 1,
+    }
+}
+
 #[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> (u64::BITS - SHARD_BITS)) as usize
@@ -412,6 +488,26 @@ mod tests {
         assert!(live.is_empty() && live.bytes() < 1 << 18, "{} bytes are left", live.bytes());
     }
 
+    #[test]
+    fn the_pieces_of_a_table_are_its_blocks() {
+        for blocks in [0, 5, 3000, 100_000] {
+            let mut live = Live::default();
+            (1..=blocks).for_each(|i| _ = live.insert(block(48 * i, i)));
+            live.insert(block(16, 1 << 40));
+            let mut again = Live::with_room(blocks);
+            for number in 0..PIECES {
+                for block in live.copy(number).iter() {
+                    assert_eq!(piece(&block), number);
+                    assert_eq!(again.insert(block), None, "no block is in two pieces");
+                }
+            }
+            assert_eq!(again.len(), live.len());
+            for block in live.iter() {
+                assert_eq!(again.get(block.address), Some(Block { in_program: false, ..block }));
+            }
+        }
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Insert(u64, u64),
@@ -462,6 +558,9 @@ mod tests {
                 }
                 prop_assert_eq!(shard.used, model.len());
             }
+            let mut rows = Vec::new();
+            (0..1 << PIECE_BITS).for_each(|piece| shard.copy(piece, &mut rows));
+            prop_assert!(rows.len() == model.len() && rows.iter().all(|row| model.contains_key(&row.address())));
             for (&address, &block) in &model {
                 let (bucket, row) = shard.find(hash(address), address).expect("it is in the model");
                 prop_assert_eq!(shard.buckets[bucket].0[row].unpack(), block);

@@ -5,6 +5,7 @@
 //! From then on the same address is a new frame.
 
 use super::modules::Modules;
+use crate::base::chunks::Chunks;
 use crate::table::order::Corrupt;
 use hashbrown::{HashMap, HashTable};
 use heapline_shared_format::event::{BY_FRAME_POINTER, as_native_frame, domain};
@@ -61,25 +62,36 @@ pub struct TreeNode {
     pub frame: u32,
 }
 
-/// Tables copied by a snapshot.
+/// Tables copied by a snapshot. A copy shares nearly all rows.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     /// Frames by index.
-    pub frames: Vec<CodeFrame>,
+    pub frames: Chunks<CodeFrame>,
     /// Nodes by index; a parent comes before its children.
-    pub nodes: Vec<TreeNode>,
+    pub nodes: Chunks<TreeNode>,
     /// Tracebacks by index.
-    pub stacks: Vec<Stack>,
+    pub stacks: Chunks<Stack>,
     /// Python stacks beside native stacks, by rising native stack.
-    pub mixed: Vec<Mixed>,
+    pub mixed: Chunks<Mixed>,
     /// Stacks of samples, by rising stack.
-    pub sampled: Vec<Sampled>,
+    pub sampled: Chunks<Sampled>,
 }
 
 impl Tree {
     /// Whether the blocks of a stack are samples.
     pub fn is_sampled(&self, stack: u32) -> bool {
-        self.sampled.binary_search_by_key(&stack, |row| row.stack).is_ok()
+        self.sample(stack).is_some()
+    }
+
+    /// Returns interval and size of a stack's samples. None if the blocks of the stack are no
+    /// samples.
+    pub fn sample(&self, stack: u32) -> Option<Sampled> {
+        self.sampled.find_by_key(stack, |row| row.stack).copied()
+    }
+
+    /// Returns the Python stack beside a native stack.
+    fn python(&self, stack: u32) -> Option<u32> {
+        self.mixed.find_by_key(stack, |row| row.stack).map(|row| row.python)
     }
 
     /// The frames of a stack, the most recent first.
@@ -122,7 +134,6 @@ fn new_number() -> u64 {
 const MAX_ROTATED: usize = 1 << 18;
 
 /// All distinct tracebacks of a table, with the indexes for finding them.
-#[derive(Clone)]
 pub struct Stacks {
     tree: Tree,
     drawn: Drawn,
@@ -187,6 +198,41 @@ pub struct Definition<'a> {
     pub frames: &'a [u64],
 }
 
+/// What the stacks of a forked child begin with ([`Stacks::fork`]).
+pub struct Seed {
+    tree: Tree,
+    drawn: Drawn,
+    nframe: [usize; domain::COUNT],
+}
+
+impl Seed {
+    /// Returns the stacks, with new indexes.
+    pub fn grow(self) -> Stacks {
+        let Seed { tree, drawn, nframe } = self;
+        let (mut by_word, mut sealed) = (HashMap::new(), HashMap::<u32, Vec<u32>>::new());
+        for (index, frame) in (0..).zip(tree.frames.iter()) {
+            match frame.sealed_to {
+                NONE => drop(by_word.insert(frame.word(), index)),
+                module => sealed.entry(module).or_default().push(index),
+            }
+        }
+        let mut node_index = HashTable::with_capacity(tree.nodes.len());
+        for (index, node) in (0..).zip(tree.nodes.iter()) {
+            node_index.insert_unique(hash(node), index, |&i: &u32| hash(&tree.nodes[i as usize]));
+        }
+        let mut stack_index = HashMap::with_capacity(tree.stacks.len());
+        for (index, &Stack { leaf, total_nframe, truncated }) in (0..).zip(tree.stacks.iter()) {
+            // A stack of samples has the leaf of the walked stack.
+            if !tree.is_sampled(index) {
+                let python = tree.python(index).unwrap_or(NONE);
+                stack_index.insert((leaf.unwrap_or(NONE), total_nframe, truncated, python), index);
+            }
+        }
+        let sampled_index = HashMap::new();
+        Stacks { tree, drawn, by_word, sealed, node_index, stack_index, sampled_index, nframe, generation: 0 }
+    }
+}
+
 impl Definitions {
     /// Returns the stack for an id of the ring, and the domain of the allocated blocks.
     #[inline]
@@ -233,26 +279,24 @@ impl Stacks {
     pub fn bytes(&self) -> usize {
         let Tree { frames, nodes, stacks, mixed, sampled } = &self.tree;
         // Each of these four has an entry in a hash table too.
-        2 * (size_of_val(&frames[..]) + size_of_val(&nodes[..]) + size_of_val(&stacks[..]) + size_of_val(&sampled[..]))
-            + size_of_val(&mixed[..])
+        2 * (frames.bytes() + nodes.bytes() + stacks.bytes() + sampled.bytes()) + mixed.bytes()
     }
 
-    /// Returns the stacks for a forked child.
+    /// Returns what the stacks of a forked child begin with.
     ///
     /// From the fork on, parent and child use different stacks for samples. So a stack identifies
     /// the process that drew the samples, and the two forks around the time of drawing. No two of
     /// these samples share an address.
-    pub fn fork(&mut self) -> Stacks {
+    pub fn fork(&mut self) -> Seed {
         let end = u32::try_from(self.tree.stacks.len()).unwrap_or(NONE);
         self.drawn.shared_end = end;
         if self.tree.sampled.len() < MAX_ROTATED {
             self.sampled_index.clear();
         }
-        let mut child = self.clone();
-        child.sampled_index.clear();
-        child.drawn.ancestors.push(Ancestor { by: self.drawn.by, end });
-        child.drawn.by = new_number();
-        child
+        let mut drawn = self.drawn.clone();
+        drawn.ancestors.push(Ancestor { by: self.drawn.by, end });
+        drawn.by = new_number();
+        Seed { tree: self.tree.clone(), drawn, nframe: self.nframe }
     }
 
     /// Origin of the samples.
@@ -304,9 +348,7 @@ impl Stacks {
         let walked = self.tree.stacks[stack as usize];
         self.tree.stacks.push(walked);
         self.tree.sampled.push(Sampled { stack: index, interval, size });
-        let mixed = &self.tree.mixed;
-        if let Ok(row) = mixed.binary_search_by_key(&stack, |row| row.stack) {
-            let python = mixed[row].python;
+        if let Some(python) = self.tree.python(stack) {
             self.tree.mixed.push(Mixed { stack: index, python });
         }
         self.sampled_index.insert((stack, interval, size), index);
@@ -316,8 +358,7 @@ impl Stacks {
     /// Returns interval and size of a stack's samples. None if the blocks of the stack are no
     /// samples.
     pub fn sample(&self, stack: u32) -> Option<Sampled> {
-        let row = self.tree.sampled.binary_search_by_key(&stack, |row| row.stack).ok()?;
-        Some(self.tree.sampled[row])
+        self.tree.sample(stack)
     }
 
     /// Defines a stack of a ring. Returns false if the tables are full: the id then means the empty
@@ -348,8 +389,8 @@ impl Stacks {
         self.by_word.retain(|&word, &mut frame| {
             let (address, _) = as_native_frame(word);
             let inside = address > start && address <= end;
-            if inside {
-                frames[frame as usize].sealed_to = module;
+            if inside && let Some(entry) = frames.get_mut(frame as usize) {
+                entry.sealed_to = module;
                 sealed.push(frame);
             }
             !inside
@@ -361,9 +402,10 @@ impl Stacks {
     /// more.
     pub fn unseal(&mut self, module: u32) {
         for frame in self.sealed.remove(&module).unwrap_or_default() {
-            let entry = &mut self.tree.frames[frame as usize];
-            entry.sealed_to = NONE;
-            self.by_word.insert(entry.word(), frame);
+            if let Some(entry) = self.tree.frames.get_mut(frame as usize) {
+                entry.sealed_to = NONE;
+                self.by_word.insert(entry.word(), frame);
+            }
         }
         self.generation += 1;
     }

@@ -153,7 +153,7 @@ fn an_interpreter_seen_from_its_start_frees_blocks_of_before_unremarked() {
     assert_eq!(frees(|_| {}, domain::NATIVE), 1, "which has no such reason");
     assert_eq!(frees(Table::begins_late, domain::PYTHON), 1);
     assert_eq!(frees(Table::clear_traces, domain::PYTHON), 1);
-    assert_eq!(frees(|table| *table = table.inherited(), domain::PYTHON), 0);
+    assert_eq!(frees(|table| *table = forked(table), domain::PYTHON), 0);
 }
 
 #[test]
@@ -690,6 +690,13 @@ mod program {
     }
 }
 
+/// Returns the table of a child forked at this moment.
+fn forked(table: &mut Table) -> Table {
+    let seed = table.inherited();
+    table.end_copies();
+    seed.grow().expect("the parent's table is there")
+}
+
 /// Checks the table inherited by a child, with any number of resolvers in the parent.
 fn assert_inherited(resolvers: usize) {
     let mut bench = Bench::with_resolvers(2, resolvers);
@@ -698,7 +705,7 @@ fn assert_inherited(resolvers: usize) {
     bench.alloc(1, 0x30, 7, 2);
     bench.free(1, 0x30);
     bench.apply(1, Event::Realloc { stamp: 0, address: 0x20, domain: 0 });
-    let child = bench.table.inherited();
+    let child = forked(&mut bench.table);
     let sums = |table: &Table| {
         let totals = table.heap().totals();
         (totals.current().size, totals.peak(), totals.total().count, totals.frees())
@@ -967,7 +974,7 @@ mod by_thread {
                 Step::Clear => self.table.clear_traces(),
                 Step::Fork => {
                     // The ended threads of the parent keep their names in the child.
-                    let child = self.table.inherited();
+                    let child = forked(&mut self.table);
                     let tid = self.tid;
                     *self = Rings { tid, ..Rings::new(child) };
                 }
@@ -1078,7 +1085,7 @@ mod by_thread {
         let size = 2 * weight::bytes(16, 1 << 20) + (1 << 30);
         let three = Amount { size, count: 131_074 };
         assert_eq!(amounts(&mut rings), (three, three, three));
-        let mut child = Rings::new(rings.table.inherited());
+        let mut child = Rings::new(forked(&mut rings.table));
         rings.apply(1, Event::Free { stamp: 0, address: 0x20, domain: 0 });
         let two = Amount { size: size - weight::bytes(16, 1 << 20), count: 65_538 };
         assert_eq!(amounts(&mut rings), (two, three, three));

@@ -84,6 +84,25 @@ impl Amounts {
 #[derive(Clone, Debug, Default)]
 struct Rows(Vec<Row>);
 
+/// Rows of stacks that are copied together.
+const CHUNK: usize = 64;
+/// Chunks copied by a step: some tenths of a millisecond.
+const CHUNKS_A_STEP: usize = 128;
+
+/// A copy of the sums at one instant, made while the sums go on. Rows of stacks are copied in
+/// chunks: at the latest before the first change of a chunk.
+#[derive(Debug)]
+pub struct TotalsCopy {
+    /// The sums, without the rows of stacks.
+    rest: Totals,
+    /// Number of the rows of stacks.
+    len: usize,
+    /// None for a chunk that is not copied so far.
+    chunks: Vec<Option<Box<[Row]>>>,
+    /// All chunks before this chunk are copied.
+    next: usize,
+}
+
 /// Sums of one domain.
 #[derive(Clone, Debug)]
 pub struct Totals {
@@ -215,6 +234,14 @@ impl Totals {
         Totals { stacks, threads, current: self.current, peak: self.current.size, ..Totals::default() }
     }
 
+    /// Begins a copy.
+    pub fn copy(&self) -> TotalsCopy {
+        let (threads, ended) = (self.threads.clone(), self.ended.clone());
+        let len = self.stacks.0.len();
+        let chunks = vec![None; len.div_ceil(CHUNK)];
+        TotalsCopy { rest: Totals { stacks: Rows::default(), threads, ended, ..*self }, len, chunks, next: 0 }
+    }
+
     /// Forgets everything (tracemalloc.clear_traces).
     pub fn clear(&mut self) {
         *self = Totals::default();
@@ -266,6 +293,36 @@ fn in_blocks(rows: impl Iterator<Item = (u32, Amounts)>) -> impl Iterator<Item =
     rows.map(|(index, Amounts { current, peak, total })| {
         (index, Amounts { current: current.in_blocks(), peak: peak.in_blocks(), total: total.in_blocks() })
     })
+}
+
+impl TotalsCopy {
+    /// Copies the row of a stack, unless the row is copied already. The row is about to change.
+    #[inline]
+    pub fn before(&mut self, totals: &Totals, stack: u32) {
+        self.take(totals, stack as usize / CHUNK);
+    }
+
+    fn take(&mut self, totals: &Totals, number: usize) {
+        let (first, len) = (number * CHUNK, self.len);
+        if let Some(chunk @ None) = self.chunks.get_mut(number) {
+            *chunk = Some(totals.stacks.0[first..len.min(first + CHUNK)].into());
+        }
+    }
+
+    /// Copies some rows. Returns whether the copy is complete.
+    pub fn step(&mut self, totals: &Totals) -> bool {
+        let until = self.chunks.len().min(self.next + CHUNKS_A_STEP);
+        (self.next..until).for_each(|number| self.take(totals, number));
+        self.next = until;
+        until == self.chunks.len()
+    }
+
+    /// Returns the sums at the instant. The copy is complete.
+    pub fn finish(self) -> Totals {
+        let mut rows = Vec::with_capacity(self.len);
+        self.chunks.into_iter().flatten().for_each(|chunk| rows.extend_from_slice(&chunk));
+        Totals { stacks: Rows(rows), ..self.rest }
+    }
 }
 
 impl Rows {

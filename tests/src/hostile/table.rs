@@ -4,7 +4,7 @@ use super::to_words;
 use heapline_aggregator::process::image::Image;
 use heapline_aggregator::session::arena_map::ArenaMap;
 use heapline_aggregator::snapshot::build::{About, build};
-use heapline_aggregator::snapshot::cut::{Counters, Cut, Figures};
+use heapline_aggregator::snapshot::cut::{Counters, Figures, OpenCut};
 use heapline_aggregator::table::Table;
 use heapline_aggregator::table::codes::{Codes, Partial};
 use heapline_aggregator::table::order::{Mark, Order};
@@ -24,6 +24,8 @@ pub fn table(bytes: &[u8]) {
         order.open(slot, table.ring(10 + slot, slot == 2));
     }
     let mut rest = words.as_slice();
+    // A snapshot of an instant in the middle, copied while the records go on.
+    let mut early = None;
     // The first word of a piece holds the piece's length, the slot of the ring, and the result of
     // the poll before the piece.
     while let Some((&head, behind)) = rest.split_first() {
@@ -43,23 +45,37 @@ pub fn table(bytes: &[u8]) {
             1 => order.open(slot, table.ring(20, false)),
             2 => table.reset_peak(),
             3 => table.clear_traces(),
+            4 if early.is_none() => {
+                let figures = figures(&table);
+                early = Some(OpenCut::of(&mut table, figures, 8));
+            }
+            5 => drop(table.copy_some(Duration::from_micros(1))),
             _ => {}
         }
         let _ = table.take_answer();
         rest = behind;
     }
     order.finish(&mut table);
-    check(&table, bytes.len().is_multiple_of(64));
+    let figures = figures(&table);
+    check(&figures);
+    // A file takes a hundred times longer than all other work, so only some inputs write files.
+    if bytes.len().is_multiple_of(64) {
+        let last = OpenCut::of(&mut table, figures, 8);
+        drop(table);
+        early.into_iter().chain([last]).for_each(write);
+    }
 }
 
-/// Checks the sums of the table, and the snapshot file only if `writes`. The file takes a hundred
-/// times longer than all other work, so only some inputs write the file.
-fn check(table: &Table, writes: bool) {
+fn figures(table: &Table) -> Figures {
     thread_local!(static MAP: OnceCell<ArenaMap> = const { OnceCell::new() });
-    let figures = MAP.with(|map| {
+    MAP.with(|map| {
         let map = map.get_or_init(|| ArenaMap::create(1).expect("an arena"));
         Figures::of(table, &Image::default(), map, &Counters::read(map), None)
-    });
+    })
+}
+
+/// Checks the sums of the table.
+fn check(figures: &Figures) {
     for totals in &figures.domains {
         assert!(totals.peak >= totals.current, "{totals:?}");
         if matches!(totals.domain, Domain::Mmap | Domain::Reserved) {
@@ -70,11 +86,16 @@ fn check(table: &Table, writes: bool) {
             assert!(totals.allocs >= totals.frees && totals.allocs - totals.frees >= totals.blocks, "{totals:?}");
         }
     }
-    if !writes {
-        return;
-    }
+}
+
+/// Writes a snapshot and reads it. The blocks agree with the sums.
+fn write(cut: OpenCut) {
     let about = About { pid: 1, end: End::Exited, exit_status: None, notes: Vec::new(), origin: None };
-    let snapshot = build(Cut::of(table, figures, 8), about);
+    let snapshot = build(cut.wait().expect("the table has completed its copies"), about);
+    for totals in &snapshot.domains {
+        let live = snapshot.live.iter().filter(|group| group.domain == totals.domain);
+        assert_eq!(live.map(|group| group.count).sum::<u64>(), totals.blocks, "{totals:?}");
+    }
     let file = snapshot::write(&snapshot, Vec::new(), &mut |_| {}).expect("what the table holds is a snapshot");
     assert_eq!(snapshot::read(file.as_slice()).expect("what was just written"), snapshot);
 }

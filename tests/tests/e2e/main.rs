@@ -28,6 +28,7 @@ mod holes;
 mod hostile_target;
 mod injection;
 mod inner;
+mod instants;
 mod invisible;
 mod kill;
 mod lines;
