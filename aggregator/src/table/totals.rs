@@ -80,12 +80,19 @@ impl Amounts {
     }
 }
 
-/// Rows by index.
+/// Rows of threads, by index.
 #[derive(Clone, Debug, Default)]
 struct Rows(Vec<Row>);
 
-/// Rows of stacks that are copied together.
+/// Rows of stacks, by index, in chunks. A chunk without any change does not exist: stacks are
+/// numbered over all domains, and most stacks allocate in a single domain.
+#[derive(Clone, Debug, Default)]
+struct Chunks(Vec<Option<Box<Chunk>>>);
+
+/// Rows of a chunk: few enough for stacks in use here and there, and for a copy in a fraction of a
+/// microsecond.
 const CHUNK: usize = 64;
+type Chunk = [Row; CHUNK];
 /// Chunks copied by a step: some tenths of a millisecond.
 const CHUNKS_A_STEP: usize = 128;
 
@@ -93,12 +100,10 @@ const CHUNKS_A_STEP: usize = 128;
 /// chunks: at the latest before the first change of a chunk.
 #[derive(Debug)]
 pub struct TotalsCopy {
-    /// The sums, without the rows of stacks.
-    rest: Totals,
-    /// Number of the rows of stacks.
-    len: usize,
-    /// None for a chunk that is not copied so far.
-    chunks: Vec<Option<Box<[Row]>>>,
+    /// The sums, with the copied rows of stacks.
+    sums: Totals,
+    /// Whether a chunk is copied.
+    is_copied: Vec<bool>,
     /// All chunks before this chunk are copied.
     next: usize,
 }
@@ -106,7 +111,7 @@ pub struct TotalsCopy {
 /// Sums of one domain.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    stacks: Rows,
+    stacks: Chunks,
     /// Rows of threads. Counts are in parts of [`WHOLE`].
     threads: Rows,
     /// Rows of ended threads, by the number of the name. Counts are in parts of [`WHOLE`].
@@ -122,7 +127,7 @@ pub struct Totals {
 impl Default for Totals {
     fn default() -> Totals {
         Totals {
-            stacks: Rows::default(),
+            stacks: Chunks::default(),
             threads: Rows::default(),
             ended: Rows::default(),
             epoch: 1,
@@ -138,7 +143,7 @@ impl Totals {
     /// Announces a change of a stack's row.
     #[inline]
     pub fn prefetch(&self, stack: u32) {
-        prefetch(&self.stacks.0, stack as usize);
+        self.stacks.prefetch(stack);
     }
 
     /// Adds an allocated block.
@@ -237,9 +242,9 @@ impl Totals {
     /// Begins a copy.
     pub fn copy(&self) -> TotalsCopy {
         let (threads, ended) = (self.threads.clone(), self.ended.clone());
-        let len = self.stacks.0.len();
-        let chunks = vec![None; len.div_ceil(CHUNK)];
-        TotalsCopy { rest: Totals { stacks: Rows::default(), threads, ended, ..*self }, len, chunks, next: 0 }
+        let chunks = self.stacks.0.len();
+        let sums = Totals { stacks: Chunks(vec![None; chunks]), threads, ended, ..*self };
+        TotalsCopy { sums, is_copied: vec![false; chunks], next: 0 }
     }
 
     /// Forgets everything (tracemalloc.clear_traces).
@@ -249,7 +254,7 @@ impl Totals {
 
     /// Bytes taken by the rows.
     pub fn bytes(&self) -> usize {
-        [&self.stacks, &self.threads, &self.ended].iter().map(|rows| size_of_val(&rows.0[..])).sum()
+        self.stacks.bytes() + size_of_val(&self.threads.0[..]) + size_of_val(&self.ended.0[..])
     }
 
     /// Amount live now.
@@ -303,25 +308,69 @@ impl TotalsCopy {
     }
 
     fn take(&mut self, totals: &Totals, number: usize) {
-        let (first, len) = (number * CHUNK, self.len);
-        if let Some(chunk @ None) = self.chunks.get_mut(number) {
-            *chunk = Some(totals.stacks.0[first..len.min(first + CHUNK)].into());
+        if let Some(is_copied @ false) = self.is_copied.get_mut(number) {
+            *is_copied = true;
+            self.sums.stacks.0[number].clone_from(&totals.stacks.0[number]);
         }
     }
 
     /// Copies some rows. Returns whether the copy is complete.
     pub fn step(&mut self, totals: &Totals) -> bool {
-        let until = self.chunks.len().min(self.next + CHUNKS_A_STEP);
+        let until = self.is_copied.len().min(self.next + CHUNKS_A_STEP);
         (self.next..until).for_each(|number| self.take(totals, number));
         self.next = until;
-        until == self.chunks.len()
+        until == self.is_copied.len()
     }
 
     /// Returns the sums at the instant. The copy is complete.
     pub fn finish(self) -> Totals {
-        let mut rows = Vec::with_capacity(self.len);
-        self.chunks.into_iter().flatten().for_each(|chunk| rows.extend_from_slice(&chunk));
-        Totals { stacks: Rows(rows), ..self.rest }
+        self.sums
+    }
+}
+
+impl Chunks {
+    #[inline(always)]
+    fn at(&mut self, index: u32) -> &mut Row {
+        let index = index as usize;
+        if !matches!(self.0.get(index / CHUNK), Some(Some(_))) {
+            self.grow(index / CHUNK);
+        }
+        match &mut self.0[index / CHUNK] {
+            Some(chunk) => &mut chunk[index % CHUNK],
+            None => unreachable!("made above"),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, chunk: usize) {
+        if chunk >= self.0.len() {
+            self.0.resize(chunk + 1, None);
+        }
+        self.0[chunk] = Some(Box::new([Row::default(); CHUNK]));
+    }
+
+    #[inline]
+    fn prefetch(&self, index: u32) {
+        let index = index as usize;
+        if let Some(Some(chunk)) = self.0.get(index / CHUNK) {
+            prefetch(&chunk[..], index % CHUNK);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&self.0[..]) + self.0.iter().flatten().count() * size_of::<Chunk>()
+    }
+
+    fn inherited(&self) -> Chunks {
+        let chunk = |chunk: &Chunk| Box::new(chunk.each_ref().map(Row::inherited));
+        Chunks(self.0.iter().map(|rows| rows.as_deref().map(chunk)).collect())
+    }
+
+    fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+        let chunks = (0u32..).step_by(CHUNK).zip(&self.0);
+        let rows = chunks.flat_map(|(first, chunk)| (first..).zip(chunk.iter().flat_map(|chunk| chunk.iter())));
+        rows.map(move |(index, row)| (index, row.amounts(epoch))).filter(|(_, amounts)| amounts.is_some())
     }
 }
 
@@ -342,7 +391,7 @@ impl Rows {
     }
 
     fn inherited(&self) -> Rows {
-        Rows(self.0.iter().map(|row| Row { current: row.current, ..Row::default() }).collect())
+        Rows(self.0.iter().map(Row::inherited).collect())
     }
 
     fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
@@ -351,6 +400,11 @@ impl Rows {
 }
 
 impl Row {
+    /// Returns the row for a forked child.
+    fn inherited(&self) -> Row {
+        Row { current: self.current, ..Row::default() }
+    }
+
     #[inline(always)]
     fn come(&mut self, epoch: u64, size: u64, count: u64) {
         self.save(epoch);
