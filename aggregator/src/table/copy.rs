@@ -11,7 +11,7 @@
 //! Blocks at the instant are the copied blocks and the gone blocks, without the come blocks. The
 //! blocks are counted, in no order: a block that has come and gone is in both lists.
 //!
-//! Each piece goes at once to the receiver, who works on another thread. A receiver that has left
+//! The pieces go at once to the receiver, who works on another thread. A receiver that has left
 //! ends the copy.
 
 use super::blocks::Change;
@@ -20,9 +20,13 @@ use super::totals::{Totals, TotalsCopy};
 use hashbrown::HashMap;
 use std::sync::mpsc::{self, Receiver, Sender};
 
+/// Number of blocks that are worth a message to the receiver. Few in tests, so that copies of small
+/// heaps take many steps.
+const SOME: usize = if cfg!(test) { 4 } else { 4096 };
+
 /// A piece of a copy.
 pub enum Piece {
-    /// Blocks copied after the instant.
+    /// Blocks copied after the instant: one piece, or several small ones.
     Blocks(Packed),
     /// The last piece.
     Rest(Box<Rest>),
@@ -74,13 +78,16 @@ impl Copying {
         }
     }
 
-    /// Copies a piece. `blocks_of` copies the blocks of a piece. Returns the copy, unless the copy
-    /// is complete or nobody wants it.
-    pub fn step(mut self, blocks_of: impl FnOnce(usize) -> Vec<Packed>, totals: &Totals) -> Option<Copying> {
+    /// Copies some pieces. `copy_blocks` copies the blocks of a piece. Returns the copy, unless the
+    /// copy is complete or nobody wants it.
+    pub fn step(mut self, copy_blocks: impl Fn(usize, &mut Packed), totals: &Totals) -> Option<Copying> {
         if self.next < PIECES {
-            let mut blocks = blocks_of(self.next).into_iter();
-            self.next += 1;
-            return blocks.try_for_each(|blocks| self.to.send(Piece::Blocks(blocks))).ok().map(|()| self);
+            let mut copied = Packed::default();
+            while self.next < PIECES && copied.len() < SOME {
+                copy_blocks(self.next, &mut copied);
+                self.next += 1;
+            }
+            return self.to.send(Piece::Blocks(copied)).ok().map(|()| self);
         }
         if self.rest.totals.step(totals) {
             // The receiver may have left.

@@ -5,8 +5,6 @@
 //! count is 0 for a process with a single thread.
 
 use super::Table;
-use super::seed::Seed;
-use super::shared::Shared;
 use crate::table::fork_copies::{ForkCopies, ForkCopy};
 use heapline_shared_format::query;
 use std::sync::Arc;
@@ -61,26 +59,6 @@ impl Forks {
 }
 
 impl Table {
-    /// Returns the seed of the table of a child forked at this moment.
-    pub fn inherited(&mut self) -> Seed {
-        let Table { heap, python, tracked, shared, .. } = self;
-        let native = heap.copy(shared);
-        let python = python.as_deref_mut().map(|heap| heap.copy(shared));
-        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.copy(shared))).collect();
-        let mut threads = shared.threads.clone();
-        threads.end_all();
-        let mut table = Table::new(0, 0);
-        table.ranges = self.ranges.inherited();
-        table.modules = self.modules.clone();
-        table.shared = Shared { threads, weights: shared.weights.clone(), ..Shared::default() };
-        table.program.clone_from(&self.program);
-        table.cleared = self.cleared;
-        table.recorded.clone_from(&self.recorded);
-        table.is_whole = self.is_whole;
-        let (stacks, codes) = (self.stacks.fork(), self.codes.described().clone());
-        Seed { table, native, python, tracked, stacks, codes }
-    }
-
     /// Approximate number of bytes taken by the table.
     pub fn bytes(&self) -> usize {
         self.heaps().map(|(_, heap)| heap.bytes()).sum::<usize>() + self.stacks.bytes() + self.codes.bytes()

@@ -11,7 +11,7 @@
 
 use super::blocks::{Blocks, Call, Change, Move};
 use super::copy::{self, Copying, HeapCopy};
-use super::live::{Block, Live};
+use super::live::{Block, Live, Packed};
 use super::resolvers::{self, Resolvers};
 use super::shared::Shared;
 use super::totals::Totals;
@@ -74,12 +74,10 @@ impl Heap {
         }
         self.catch_up(shared);
         let oldest = self.copies.remove(0);
-        let blocks_of = |piece| {
-            let mut copied = Vec::new();
-            self.for_each_part(|blocks| copied.push(blocks.live().copy(piece)));
-            copied
+        let copy_blocks = |piece, copied: &mut Packed| {
+            self.for_each_part(|blocks| blocks.live().copy(piece, copied));
         };
-        if let Some(unfinished) = oldest.step(blocks_of, &self.totals) {
+        if let Some(unfinished) = oldest.step(copy_blocks, &self.totals) {
             self.copies.insert(0, unfinished);
         }
         true

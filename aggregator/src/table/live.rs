@@ -131,6 +131,16 @@ impl Packed {
         }
     }
 
+    /// Number of blocks.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.odd.len()
+    }
+
+    /// Whether there is no block.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// All blocks.
     pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
         self.rows.iter().map(|row| row.unpack()).chain(self.odd.iter().copied())
@@ -228,14 +238,12 @@ impl Live {
         self.shards.iter().map(|shard| size_of_val(&*shard.buckets) + size_of_val(&*shard.passed)).sum()
     }
 
-    /// Copies the blocks of a piece, i.e. the blocks with this number by [`piece`].
-    pub fn copy(&self, piece: usize) -> Packed {
-        let mut copied = Packed::default();
+    /// Adds the blocks of a piece to `copied`, i.e. the blocks with this number by [`piece`].
+    pub fn copy(&self, piece: usize, copied: &mut Packed) {
         match self.shards.get(piece >> PIECE_BITS) {
             Some(shard) => shard.copy((piece & ((1 << PIECE_BITS) - 1)) as u64, &mut copied.rows),
             None => self.odd.values().for_each(|block| copied.push(block)),
         }
-        copied
     }
 
     /// All blocks, in no order.
@@ -311,7 +319,10 @@ impl Shard {
         let piece_of = |row: &Row| self::hash(row.address()) << 32 >> (u64::BITS - PIECE_BITS);
         let ends = [piece << (32 - PIECE_BITS), ((piece + 1) << (32 - PIECE_BITS)) - 1];
         let [first, last] = ends.map(|hash| self.home(hash));
-        rows.reserve_exact(self.used.div_ceil(1 << PIECE_BITS));
+        if self.used == 0 {
+            return;
+        }
+        rows.reserve(self.used.div_ceil(1 << PIECE_BITS));
         let mut bucket = first;
         for number in first..first + self.buckets.len() {
             let row_of_piece = |row: &Row| !row.is_empty() && piece_of(row) == piece;
@@ -496,7 +507,9 @@ mod tests {
             live.insert(block(16, 1 << 40));
             let mut again = Live::with_room(blocks);
             for number in 0..PIECES {
-                for block in live.copy(number).iter() {
+                let mut copied = Packed::default();
+                live.copy(number, &mut copied);
+                for block in copied.iter() {
                     assert_eq!(piece(&block), number);
                     assert_eq!(again.insert(block), None, "no block is in two pieces");
                 }

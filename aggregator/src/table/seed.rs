@@ -1,42 +1,87 @@
-//! What a forked child's table begins with: an empty table, and copies of the parent's blocks and
-//! stacks that the child's own thread puts into the table.
+//! What a forked child's table begins with: copies of the parent's tables, put together by the
+//! child's own thread.
 
 use super::Table;
 use super::codes::Described;
 use super::copy::HeapCopy;
 use super::heap::Heap;
+use super::modules::Modules;
+use super::ranges::Ranges;
+use super::shared::Shared;
 use super::stacks;
-use std::collections::BTreeMap;
+use super::threads::Threads;
+use super::weights::Weights;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a forked child's table begins with. The blocks are copied after the fork ([`Seed::grow`]).
 pub struct Seed {
-    /// The table, without blocks and stacks.
-    pub(super) table: Table,
-    pub(super) native: HeapCopy,
-    pub(super) python: Option<HeapCopy>,
-    pub(super) tracked: BTreeMap<u32, HeapCopy>,
-    pub(super) stacks: stacks::Seed,
-    pub(super) codes: Described,
+    native: HeapCopy,
+    python: Option<HeapCopy>,
+    tracked: BTreeMap<u32, HeapCopy>,
+    ranges: Ranges,
+    stacks: stacks::Seed,
+    codes: Described,
+    modules: Modules,
+    threads: Threads,
+    weights: Weights,
+    program: Option<String>,
+    recorded: BTreeSet<String>,
+    cleared: u64,
+    is_whole: bool,
 }
 
 impl Seed {
     /// Waits for the copies of the blocks, and returns the table. None if the parent's table is
     /// gone.
     pub fn grow(self) -> Option<Table> {
-        let Seed { mut table, native, python, tracked, stacks, codes } = self;
         let heap = |copy: HeapCopy| {
             let (live, totals) = copy.live()?;
             Some(Heap::inherited(live, &totals))
         };
-        table.stacks = stacks.grow();
-        table.codes = codes.into();
-        table.heap = heap(native)?;
-        if let Some(python) = python {
+        let mut table = Table::new(0, 0);
+        table.heap = heap(self.native)?;
+        if let Some(python) = self.python {
             table.python = Some(Box::new(heap(python)?));
         }
-        for (number, tracked) in tracked {
+        for (number, tracked) in self.tracked {
             table.tracked.insert(number, heap(tracked)?);
         }
+        table.ranges = self.ranges;
+        table.stacks = self.stacks.grow();
+        table.codes = self.codes.into();
+        table.modules = self.modules;
+        table.shared = Shared { threads: self.threads, weights: self.weights, ..Shared::default() };
+        table.program = self.program;
+        table.recorded = self.recorded;
+        table.cleared = self.cleared;
+        table.is_whole = self.is_whole;
         Some(table)
+    }
+}
+
+impl Table {
+    /// Returns the seed of the table of a child forked at this moment.
+    pub fn inherited(&mut self) -> Seed {
+        let Table { heap, python, tracked, shared, .. } = self;
+        let native = heap.copy(shared);
+        let python = python.as_deref_mut().map(|heap| heap.copy(shared));
+        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.copy(shared))).collect();
+        let mut threads = shared.threads.clone();
+        threads.end_all();
+        Seed {
+            native,
+            python,
+            tracked,
+            ranges: self.ranges.inherited(),
+            stacks: self.stacks.fork(),
+            codes: self.codes.described().clone(),
+            modules: self.modules.clone(),
+            threads,
+            weights: self.shared.weights.clone(),
+            program: self.program.clone(),
+            recorded: self.recorded.clone(),
+            cleared: self.cleared,
+            is_whole: self.is_whole,
+        }
     }
 }
