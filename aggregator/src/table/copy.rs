@@ -34,9 +34,9 @@ pub enum Piece {
 
 /// The end of a copy.
 pub struct Rest {
-    /// Blocks that are in the pieces, but came after the instant.
+    /// Blocks that came after the instant, before their piece was copied.
     pub come: Packed,
-    /// Blocks that went after the instant, and are in no piece.
+    /// Blocks that went after the instant, before their piece was copied.
     pub gone: Packed,
     /// The sums at the instant.
     pub totals: TotalsCopy,
