@@ -81,10 +81,7 @@ impl<T> Index<usize> for Chunks<T> {
 
     #[inline]
     fn index(&self, index: usize) -> &T {
-        match self.full.get(index / CHUNK) {
-            Some(chunk) => &chunk[index % CHUNK],
-            None => &self.last[index - self.full.len() * CHUNK],
-        }
+        self.get(index).expect("an index below the length")
     }
 }
 

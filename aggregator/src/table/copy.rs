@@ -25,7 +25,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 const SOME: usize = if cfg!(test) { 4 } else { 4096 };
 
 /// A piece of a copy.
-pub enum Piece {
+enum Piece {
     /// Blocks copied after the instant: one piece, or several small ones.
     Blocks(Packed),
     /// The last piece.
@@ -33,13 +33,13 @@ pub enum Piece {
 }
 
 /// The end of a copy.
-pub struct Rest {
+struct Rest {
     /// Blocks that came after the instant, before their piece was copied.
-    pub come: Packed,
+    come: Packed,
     /// Blocks that went after the instant, before their piece was copied.
-    pub gone: Packed,
+    gone: Packed,
     /// The sums at the instant.
-    pub totals: TotalsCopy,
+    totals: TotalsCopy,
 }
 
 /// A copy being made, at the heap.

@@ -1,11 +1,12 @@
 //! The sums of all records: live blocks with threads and tracebacks, and totals.
 //!
 //! [`Table`] applies records in the order given by [`crate::table::order`]. A table can be read
-//! between any two records. The table uses no file.
+//! between any two records. The table uses no clock and no file.
 
 pub mod blocks;
 pub mod codes;
 pub mod contradiction;
+mod copies;
 pub mod copy;
 pub mod fork_copies;
 pub mod forks;
@@ -32,7 +33,6 @@ use crate::table::contradiction::{Contradiction, Contradictions};
 use crate::table::order::{Corrupt, Sink};
 use blocks::Call;
 use codes::{Codes, Partial};
-use copy::HeapCopy;
 use forks::Forks;
 use heap::Heap;
 use heapline_shared_format::event::{Event, domain};
@@ -45,8 +45,6 @@ use ranges::Ranges;
 use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread;
-use std::time::{Duration, Instant};
 use threads::{Opened, Threads};
 
 /// Most paths kept of objects with recorded allocators.
@@ -347,34 +345,6 @@ impl Table {
         Ok(Block { stack: stack.unwrap_or(block.stack), ..block })
     }
 
-    /// Begins a copy of each heap at this instant. [`Table::copy_some`] makes the copies.
-    pub fn copy(&mut self) -> Vec<(Domain, HeapCopy)> {
-        let domains: Vec<Domain> = self.heaps().map(|(domain, _)| domain).collect();
-        let (heaps, shared) = self.parts();
-        domains.into_iter().zip(heaps.map(|heap| heap.copy(shared))).collect()
-    }
-
-    /// Goes on with the copies of the heaps that are being made, for about `time`. Returns whether
-    /// any copy is left.
-    pub fn copy_some(&mut self, time: Duration) -> bool {
-        let begun = Instant::now();
-        let (mut heaps, shared) = self.parts();
-        heaps.any(|heap| {
-            while begun.elapsed() < time {
-                if !heap.copy_some(shared) {
-                    return false;
-                }
-            }
-            true
-        })
-    }
-
-    /// Completes all copies that are being made.
-    pub fn end_copies(&mut self) {
-        let (heaps, shared) = self.parts();
-        heaps.for_each(|heap| heap.end_copies(shared));
-    }
-
     /// Returns the table's stack for a stack id of a ring, and the domain of the stack's
     /// definition.
     #[inline]
@@ -522,15 +492,6 @@ impl Table {
             self.contradictions.count(Contradiction::Full);
         }
         Ok(())
-    }
-}
-
-/// Whoever waits for a copy gets the copy.
-impl Drop for Table {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            self.end_copies();
-        }
     }
 }
 

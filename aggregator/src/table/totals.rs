@@ -87,7 +87,7 @@ struct Rows(Vec<Row>);
 /// Rows of stacks, by index, in chunks. A chunk without any change does not exist: stacks are
 /// numbered over all domains, and most stacks allocate in a single domain.
 #[derive(Clone, Debug, Default)]
-struct Chunks(Vec<Option<Box<Chunk>>>);
+struct StackRows(Vec<Option<Box<Chunk>>>);
 
 /// Rows of a chunk: few enough for stacks in use here and there, and for a copy in a fraction of a
 /// microsecond.
@@ -111,7 +111,7 @@ pub struct TotalsCopy {
 /// Sums of one domain.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    stacks: Chunks,
+    stacks: StackRows,
     /// Rows of threads. Counts are in parts of [`WHOLE`].
     threads: Rows,
     /// Rows of ended threads, by the number of the name. Counts are in parts of [`WHOLE`].
@@ -127,7 +127,7 @@ pub struct Totals {
 impl Default for Totals {
     fn default() -> Totals {
         Totals {
-            stacks: Chunks::default(),
+            stacks: StackRows::default(),
             threads: Rows::default(),
             ended: Rows::default(),
             epoch: 1,
@@ -243,7 +243,7 @@ impl Totals {
     pub fn copy(&self) -> TotalsCopy {
         let (threads, ended) = (self.threads.clone(), self.ended.clone());
         let chunks = self.stacks.0.len();
-        let sums = Totals { stacks: Chunks(vec![None; chunks]), threads, ended, ..*self };
+        let sums = Totals { stacks: StackRows(vec![None; chunks]), threads, ended, ..*self };
         TotalsCopy { sums, is_copied: vec![false; chunks], next: 0 }
     }
 
@@ -300,6 +300,11 @@ fn in_blocks(rows: impl Iterator<Item = (u32, Amounts)>) -> impl Iterator<Item =
     })
 }
 
+/// Returns the amounts of rows that ever allocated or took a block over.
+fn some_amounts<'r>(rows: impl Iterator<Item = (u32, &'r Row)>, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> {
+    rows.map(move |(index, row)| (index, row.amounts(epoch))).filter(|(_, amounts)| amounts.is_some())
+}
+
 impl TotalsCopy {
     /// Copies the row of a stack, unless the row is copied already. The row is about to change.
     #[inline]
@@ -328,7 +333,7 @@ impl TotalsCopy {
     }
 }
 
-impl Chunks {
+impl StackRows {
     #[inline(always)]
     fn at(&mut self, index: u32) -> &mut Row {
         let index = index as usize;
@@ -362,15 +367,15 @@ impl Chunks {
         size_of_val(&self.0[..]) + self.0.iter().flatten().count() * size_of::<Chunk>()
     }
 
-    fn inherited(&self) -> Chunks {
+    fn inherited(&self) -> StackRows {
         let chunk = |chunk: &Chunk| Box::new(chunk.each_ref().map(Row::inherited));
-        Chunks(self.0.iter().map(|rows| rows.as_deref().map(chunk)).collect())
+        StackRows(self.0.iter().map(|rows| rows.as_deref().map(chunk)).collect())
     }
 
     fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
         let chunks = (0u32..).step_by(CHUNK).zip(&self.0);
         let rows = chunks.flat_map(|(first, chunk)| (first..).zip(chunk.iter().flat_map(|chunk| chunk.iter())));
-        rows.map(move |(index, row)| (index, row.amounts(epoch))).filter(|(_, amounts)| amounts.is_some())
+        some_amounts(rows, epoch)
     }
 }
 
@@ -395,7 +400,7 @@ impl Rows {
     }
 
     fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
-        (0..).zip(&self.0).map(move |(index, row)| (index, row.amounts(epoch))).filter(|(_, amounts)| amounts.is_some())
+        some_amounts((0..).zip(&self.0), epoch)
     }
 }
 

@@ -24,7 +24,7 @@ fn assert_one_instant(snapshot: &Snapshot) {
     let sums = stacks.fold((0, 0, 0), |(peak, bytes, count), row| {
         (peak + row.peak_size, bytes + row.total_size, count + row.total_count)
     });
-    let inherited = snapshot.origin.as_ref().map_or(0, |_| native.blocks + native.frees - native.allocs);
+    let inherited = snapshot.origin.as_ref().map_or(0, |origin| origin.inherited.as_ref().expect("known")["native"]);
     assert_eq!((sums.0, sums.1, sums.2), (native.peak, native.allocated_bytes, native.allocs));
     assert_eq!(native.allocs - native.frees + inherited, native.blocks);
     let blocks = live_sizes(snapshot)[&33];
