@@ -11,6 +11,7 @@
 //! - an interpreter already running when first seen, unless the collector came by an attach, which
 //!   hooks the interpreter ([`super::join`]).
 
+use super::published::Published;
 use super::view::{self, Comparing};
 use super::{ALLOCATORS, Layout, Teller, Version};
 use super::{
@@ -258,7 +259,7 @@ fn find_api(scope: Scope) -> Option<Api> {
             comparing: Comparing::find(scope)?,
             import: transmute::<usize, program::Import>(scope.find(b"PyImport_ImportModule")?),
             version,
-            layout: Layout::of(version)?,
+            layout: Layout::of(version, || Published::read(version, scope.find(b"_PyRuntime")?))?,
             code_type: scope.find(b"PyCode_Type")?,
             teller: Teller::find(scope),
         })

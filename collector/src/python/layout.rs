@@ -1,69 +1,32 @@
 //! Offsets in CPython's structures, by version, as needed for a traceback.
 //!
-//! Offsets are in bytes on x86-64, from the headers of 3.9 to 3.13 (`frameobject.h`,
-//! `pycore_frame.h`, `cpython/code.h`, `cpython/pystate.h`, `cpython/unicodeobject.h`). A thread
-//! reads only its own frames and the objects they refer to, which live as long as the frames run.
+//! Offsets are in bytes on x86-64. From 3.13 on the interpreter publishes nearly all
+//! ([`super::published`]). Offsets of 3.9 to 3.12, and offsets that are not published, are from the
+//! headers (`frameobject.h`, `pycore_frame.h`, `cpython/code.h`, `cpython/pystate.h`,
+//! `cpython/unicodeobject.h`). A thread reads only its own frames and the objects they refer to,
+//! which live as long as the frames run.
 
-use core::ffi::{CStr, c_char};
+use super::published::Published;
+use super::version::Version;
 use heapline_shared_format::code::{HEAD_BYTES, Head, LineFormat};
 use heapline_shared_format::event::NOT_BEGUN;
 
-/// A minor version of CPython 3.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Version(u8);
-
-impl Version {
-    /// Returns the version told by `Py_GetVersion`. None for an unknown build.
-    pub fn read(function: usize) -> Option<Version> {
-        // SAFETY: `function` is CPython's `const char *Py_GetVersion(void)`, which may be called at
-        // any time.
-        let text = unsafe {
-            let get = core::mem::transmute::<usize, unsafe extern "C" fn() -> *const c_char>(function);
-            CStr::from_ptr(get()).to_bytes()
-        };
-        // Objects of the free-threaded build have another layout.
-        let is_free_threaded = text.windows(14).any(|part| part == b"free-threading");
-        let minor = text.strip_prefix(b"3.")?.split(|&byte| !byte.is_ascii_digit()).next()?;
-        let minor = minor.iter().try_fold(0u8, |number, digit| number.checked_mul(10)?.checked_add(digit - b'0'))?;
-        (!is_free_threaded && (9..=13).contains(&minor)).then_some(Version(minor))
-    }
-
-    /// Name of the function for whether the interpreter is ending.
-    pub fn is_finalizing(self) -> &'static [u8] {
-        if self.0 < 13 { b"_Py_IsFinalizing" } else { b"Py_IsFinalizing" }
-    }
-
-    /// Name of the function for the calling thread's state.
-    pub fn thread_state(self) -> &'static [u8] {
-        match self.0 {
-            ..=11 => b"PyGILState_GetThisThreadState",
-            12 => b"_PyThreadState_UncheckedGet",
-            _ => b"PyThreadState_GetUnchecked",
-        }
-    }
+/// Offsets in an object, and words before the object that belong to the object's block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectLayout {
+    /// In an object: the type.
+    pub kind: usize,
+    /// In a type: the flags.
+    pub flags: usize,
+    /// Bytes before an object known to the garbage collector.
+    pub gc_head: usize,
+    /// Type flags with two words before the object, in addition to the garbage collector's words.
+    pub pre_header: usize,
 }
 
-/// Type flags with two words of CPython before the object: for a managed dict, and from 3.12 on for
-/// weak references too.
+/// Type flags for a managed dict, and from 3.12 on for weak references too.
 const MANAGED_DICT: usize = 1 << 4;
 const MANAGED_WEAKREF: usize = 1 << 3;
-
-impl Version {
-    /// Type flags with two words before the object, in addition to the words of the garbage
-    /// collector.
-    pub fn pre_header(self) -> usize {
-        match self.0 {
-            ..=10 => 0,
-            11 => MANAGED_DICT,
-            _ => MANAGED_DICT | MANAGED_WEAKREF,
-        }
-    }
-
-    /// Offset of `PyConfig.tracemalloc`.
-    pub fn configured_nframe(self) -> usize {
-        if self.0 == 9 { 40 } else { 36 }
-    }
-}
 
 /// Offsets of a version.
 #[derive(Clone, Copy)]
@@ -79,13 +42,46 @@ pub struct Layout {
     owner: usize,
     /// In a frame of 3.11: whether the frame was called by C.
     is_entry: usize,
-    /// In a frame from 3.11 on: the number of words in use, and the first word.
-    values: [usize; 2],
+    result: ResultWord,
+    copies: Option<Copies>,
+    object: ObjectLayout,
     first_line: usize,
     /// File, name and line table.
     strings: [usize; 3],
     first_traceable: usize,
     start: usize,
+    text: Text,
+    /// In a `bytes`: length, and first byte.
+    bytes: [usize; 2],
+}
+
+/// Place of the word of a frame that takes the result of the callee.
+#[derive(Clone, Copy)]
+enum ResultWord {
+    /// The place is not known, or the word may be read before.
+    None,
+    /// The number of words in use, and the first word (3.11 to 3.13).
+    Behind { used: usize, first: usize },
+    /// A pointer to the word (from 3.14 on).
+    At(usize),
+}
+
+/// A code object's copies of its instructions, one for each thread (free-threaded 3.14 and later).
+#[derive(Clone, Copy)]
+struct Copies {
+    /// In a frame: the number of the copy.
+    number: usize,
+    /// In a code object: the table of copies.
+    table: usize,
+}
+
+/// Offsets in a `str`.
+#[derive(Clone, Copy)]
+struct Text {
+    length: usize,
+    state: usize,
+    /// Bits of the state below the bits of the kind.
+    kind_shift: u32,
     /// Start of the characters of an ASCII string, and of other strings.
     characters: [usize; 2],
 }
@@ -101,11 +97,13 @@ pub enum Stands {
     Nothing,
 }
 
-/// Owners of a frame: `FRAME_OWNED_BY_THREAD`, `FRAME_OWNED_BY_GENERATOR` and
-/// `FRAME_OWNED_BY_CSTACK`.
+/// Owners of a frame: `FRAME_OWNED_BY_THREAD`, `FRAME_OWNED_BY_GENERATOR`, and the first owner of
+/// frames that are not Python's (`FRAME_OWNED_BY_CSTACK`, later `FRAME_OWNED_BY_INTERPRETER`).
 const THREAD: u8 = 0;
 const GENERATOR: u8 = 1;
 const C_STACK: u8 = 3;
+/// Bits of the word with a frame's code object that are no part of the address.
+const TAGS: usize = 3;
 /// Bytes of an instruction.
 const CODE_UNIT: usize = 2;
 /// Longest prologue of a code object, in bytes. A frame counts only from its first traceable
@@ -119,9 +117,20 @@ const MARK: usize = 0x4845_4150_4C49_4E45;
 pub const UNDECIDED: usize = usize::MAX;
 
 impl Layout {
-    /// Returns the layout of a version. None for an unknown version.
-    pub fn of(version: Version) -> Option<Layout> {
-        let of_9 = Layout {
+    /// Returns the layout of a version. `published` has the offsets published by the interpreter.
+    /// None for an unknown layout.
+    pub fn of(version: Version, published: impl FnOnce() -> Option<Published>) -> Option<Layout> {
+        match version.minor() {
+            9 => Some(Layout::of_9(version)),
+            10 => Some(Layout { instruction: 96, ..Layout::of_9(version) }),
+            11 => Some(Layout::of_11(version)),
+            12 => Some(Layout::of_12(version)),
+            _ => published().map(|published| Layout::of_published(version, published)),
+        }
+    }
+
+    fn of_9(version: Version) -> Layout {
+        Layout {
             version,
             newest: 24,
             indirect: None,
@@ -130,46 +139,100 @@ impl Layout {
             instruction: 104,
             owner: 0,
             is_entry: 0,
-            values: [0; 2],
+            result: ResultWord::None,
+            copies: None,
+            object: ObjectLayout { kind: 8, flags: 168, gc_head: 16, pre_header: 0 },
             first_line: 40,
             strings: [104, 112, 120],
             first_traceable: 0,
             start: 0,
-            characters: [48, 72],
-        };
-        let of_11 = Layout {
+            text: Text { length: 16, state: 32, kind_shift: 2, characters: [48, 72] },
+            bytes: [16, 32],
+        }
+    }
+
+    fn of_11(version: Version) -> Layout {
+        let of_9 = Layout::of_9(version);
+        Layout {
             newest: 56,
             indirect: Some(8),
             previous: 48,
             instruction: 56,
             owner: 69,
             is_entry: 68,
-            values: [64, 72],
+            result: ResultWord::Behind { used: 64, first: 72 },
+            object: ObjectLayout { pre_header: MANAGED_DICT, ..of_9.object },
             first_line: 72,
             strings: [112, 128, 136],
             first_traceable: 168,
             start: 184,
             ..of_9
-        };
-        let of_12 = Layout {
+        }
+    }
+
+    fn of_12(version: Version) -> Layout {
+        let of_11 = Layout::of_11(version);
+        Layout {
             indirect: Some(0),
             previous: 8,
             code: 0,
             owner: 70,
+            object: ObjectLayout { pre_header: MANAGED_DICT | MANAGED_WEAKREF, ..of_11.object },
             first_line: 68,
             first_traceable: 176,
             start: 192,
-            characters: [40, 56],
+            text: Text { characters: [40, 56], ..of_11.text },
             ..of_11
+        }
+    }
+
+    fn of_published(version: Version, published: Published) -> Layout {
+        let of_12 = Layout::of_12(version);
+        let Published { newest, frame, code, object, bytes, text } = published;
+        let is_free = version.is_free_threaded();
+        let has_copies = is_free && version.minor() >= 14;
+        let result = match version.minor() {
+            // The garbage collector of these builds reads all words of a frame, also words behind
+            // the words in use.
+            _ if is_free => ResultWord::None,
+            13 => of_12.result,
+            _ => ResultWord::At(frame.stack_pointer),
         };
-        Some(match version.0 {
-            9 => of_9,
-            10 => Layout { instruction: 96, ..of_9 },
-            11 => of_11,
-            12 => of_12,
-            13 => Layout { newest: 72, indirect: None, first_traceable: 184, start: 200, ..of_12 },
-            _ => return None,
-        })
+        Layout {
+            newest,
+            indirect: None,
+            previous: frame.previous,
+            code: frame.code,
+            instruction: frame.instruction,
+            owner: frame.owner,
+            result,
+            copies: has_copies.then_some(Copies { number: frame.copy, table: code.copies }),
+            object: ObjectLayout {
+                kind: object.kind,
+                flags: object.flags,
+                gc_head: if is_free { 0 } else { of_12.object.gc_head },
+                ..of_12.object
+            },
+            first_line: code.first_line,
+            strings: code.strings,
+            // Between the two stand a pointer for tools and, if any, the pointer to the copies.
+            first_traceable: code.start - if has_copies { 24 } else { 16 },
+            start: code.start,
+            text: Text {
+                length: text.length,
+                state: text.state,
+                kind_shift: if is_free { 8 } else { 2 },
+                // A string of other characters has two more words before them.
+                characters: [text.characters, text.characters + 16],
+            },
+            bytes,
+            ..of_12
+        }
+    }
+
+    /// Offsets in an object.
+    pub fn object(&self) -> ObjectLayout {
+        self.object
     }
 
     /// Returns the newest frame of a thread; 0 if the thread runs no Python.
@@ -206,27 +269,41 @@ impl Layout {
     pub unsafe fn place(&self, frame: usize) -> Stands {
         // SAFETY: the caller guarantees a frame of the calling thread.
         unsafe {
-            if self.version.0 <= 10 {
+            if self.version.minor() <= 10 {
                 let last = ((frame + self.instruction) as *const i32).read();
-                let unit = if self.version.0 == 10 { 2 } else { 1 };
+                let unit = if self.version.minor() == 10 { 2 } else { 1 };
                 let offset = u32::try_from(last).map_or(NOT_BEGUN, |last| last * unit);
                 return Stands::Code { code: word(frame + self.code), offset, is_entry: true };
             }
             let owner = ((frame + self.owner) as *const u8).read();
-            if self.version.0 >= 12 && owner == C_STACK {
+            if self.version.minor() >= 12 && owner >= C_STACK {
                 return Stands::Entry;
             }
-            let code = word(frame + self.code);
+            let code = word(frame + self.code) & !TAGS;
             // Before the first instruction the difference wraps to a large number.
-            let offset = word(frame + self.instruction).wrapping_sub(code + self.start);
+            let offset = word(frame + self.instruction).wrapping_sub(self.instructions(frame, code));
             if offset.wrapping_add(CODE_UNIT) <= LONGEST_PROLOGUE && owner != GENERATOR {
                 let first = ((code + self.first_traceable) as *const u32).read() as usize;
                 if offset.wrapping_add(CODE_UNIT) < CODE_UNIT * first + CODE_UNIT {
                     return Stands::Nothing;
                 }
             }
-            let is_entry = self.version.0 == 11 && ((frame + self.is_entry) as *const u8).read() != 0;
+            let is_entry = self.version.minor() == 11 && ((frame + self.is_entry) as *const u8).read() != 0;
             Stands::Code { code, offset: u32::try_from(offset).unwrap_or(NOT_BEGUN), is_entry }
+        }
+    }
+
+    /// Returns the address of the instructions run by a frame.
+    #[inline(always)]
+    unsafe fn instructions(&self, frame: usize, code: usize) -> usize {
+        /// Offset of the first entry in the table of copies.
+        const ENTRIES: usize = 8;
+        let Some(Copies { number, table }) = self.copies else { return code + self.start };
+        // SAFETY: the callers guarantee a frame of the calling thread. The table has an entry for
+        // the number of a running frame.
+        unsafe {
+            let number = usize::try_from(((frame + number) as *const i32).read()).unwrap_or(0);
+            word(word(code + table) + ENTRIES + number * size_of::<usize>())
         }
     }
 
@@ -247,7 +324,7 @@ impl Layout {
     pub unsafe fn deciding(&self, frame: usize) -> usize {
         // SAFETY: the caller guarantees a frame of the calling thread.
         unsafe {
-            match self.version.0 {
+            match self.version.minor() {
                 ..=10 => self.of_object(frame),
                 11 => self.of_entry(frame),
                 _ => word(frame + self.instruction),
@@ -283,7 +360,7 @@ impl Layout {
     pub unsafe fn oldest_changed(&self, addresses: *const usize, words: *const usize, from: usize) -> Option<usize> {
         // SAFETY: the caller guarantees the frames.
         unsafe {
-            match self.version.0 {
+            match self.version.minor() {
                 ..=10 => self.compare(addresses, words, from, |frame| self.of_object(frame)),
                 11 => self.compare(addresses, words, from, |frame| self.of_entry(frame)),
                 _ => self.compare(addresses, words, from, |frame| word(frame + self.instruction)),
@@ -298,24 +375,28 @@ impl Layout {
     /// `callee` is a frame of the calling thread, and `frame` the frame of its caller.
     #[inline(always)]
     pub unsafe fn result(&self, frame: usize, callee: usize) -> Option<*mut usize> {
-        if self.version.0 <= 10 {
-            return None;
-        }
         // SAFETY: the caller guarantees frames of the calling thread.
         unsafe {
             let byte = |address: usize| (address as *const u8).read();
-            let is_from_c = match self.version.0 {
-                11 => byte(callee + self.is_entry) != 0,
-                _ => byte(frame + self.owner) == C_STACK,
+            let is_called = || {
+                let is_from_c = match self.version.minor() {
+                    11 => byte(callee + self.is_entry) != 0,
+                    _ => byte(frame + self.owner) >= C_STACK,
+                };
+                // A generator may be resumed without an operand.
+                !is_from_c && byte(callee + self.owner) == THREAD
             };
-            // A generator may be resumed without an operand.
-            if is_from_c || byte(callee + self.owner) != THREAD {
-                return None;
-            }
-            let [used, first] = self.values;
-            // The number is known while the frame waits for a callee.
-            let used = usize::try_from(((frame + used) as *const i32).read()).ok()?;
-            Some((frame + first + used * size_of::<usize>()) as *mut usize)
+            // The place is known while the frame waits for a callee.
+            let place = match self.result {
+                ResultWord::Behind { used, first } if is_called() => {
+                    let used = usize::try_from(((frame + used) as *const i32).read()).ok()?;
+                    frame + first + used * size_of::<usize>()
+                }
+                ResultWord::At(pointer) if is_called() => word(frame + pointer),
+                _ => return None,
+            };
+            // A debug build holds no pointer while the frame itself runs.
+            (place != 0).then_some(place as *mut usize)
         }
     }
 
@@ -380,8 +461,8 @@ impl Layout {
         unsafe {
             let (file, file_kind) = self.text(word(code + self.strings[0]));
             let (name, name_kind) = self.text(word(code + self.strings[1]));
-            let table = bytes(word(code + self.strings[2]));
-            let lines = match self.version.0 {
+            let table = self.bytes(word(code + self.strings[2]));
+            let lines = match self.version.minor() {
                 9 => LineFormat::Lnotab,
                 10 => LineFormat::LineTable,
                 _ => LineFormat::Locations,
@@ -399,27 +480,28 @@ impl Layout {
             if object == 0 {
                 return (&[], 1);
             }
-            let length = word(object + 16);
-            let state = ((object + 32) as *const u32).read();
-            let [low, ..] = state.to_le_bytes();
-            let (kind, is_compact, is_ascii) = (low >> 2 & 7, low >> 5 & 1 == 1, low >> 6 & 1 == 1);
-            if !matches!(kind, 1 | 2 | 4) || !is_compact {
-                return (&[], 1);
-            }
-            let start = object + self.characters[usize::from(!is_ascii)];
-            (core::slice::from_raw_parts(start as *const u8, length * usize::from(kind)), kind)
+            let Text { length, state, kind_shift, characters } = self.text;
+            let state = ((object + state) as *const u32).read() >> kind_shift;
+            let (kind, is_compact, is_ascii) = (state & 7, state >> 3 & 1 == 1, state >> 4 & 1 == 1);
+            let bytes_each = match kind {
+                1 | 2 | 4 if is_compact => kind.to_le_bytes()[0],
+                _ => return (&[], 1),
+            };
+            let start = object + characters[usize::from(!is_ascii)];
+            let length = word(object + length) * usize::from(bytes_each);
+            (core::slice::from_raw_parts(start as *const u8, length), bytes_each)
         }
     }
-}
 
-/// Returns the contents of a `bytes`.
-unsafe fn bytes<'a>(object: usize) -> &'a [u8] {
-    if object == 0 {
-        return &[];
+    /// Returns the contents of a `bytes`.
+    unsafe fn bytes<'a>(&self, object: usize) -> &'a [u8] {
+        let [length, first] = self.bytes;
+        if object == 0 {
+            return &[];
+        }
+        // SAFETY: the callers guarantee a live `bytes`.
+        unsafe { core::slice::from_raw_parts((object + first) as *const u8, word(object + length)) }
     }
-    // SAFETY: the caller guarantees a live `bytes`: the length follows the head, the contents
-    // follow length and hash.
-    unsafe { core::slice::from_raw_parts((object + 32) as *const u8, word(object + 16)) }
 }
 
 #[inline(always)]

@@ -25,8 +25,10 @@ mod join;
 mod layout;
 mod patch;
 mod program;
+mod published;
 mod reuse;
 mod stack;
+mod version;
 mod view;
 
 pub use arrival::{called_from, closed, closing, expect, look_again, prepare};
@@ -42,8 +44,9 @@ use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use heapline_shared_format::arena::target_flag;
 use heapline_shared_format::event::{self, domain};
-use layout::{Layout, Version};
+use layout::Layout;
 use reuse::Teller;
+use version::Version;
 use view::Comparing;
 
 /// `PyMemAllocatorEx`.
@@ -249,9 +252,8 @@ fn unnote(flag: u32) {
 /// # Safety
 /// `object` is the address of a Python object.
 unsafe fn is_code(object: usize) -> bool {
-    const TYPE: usize = 8;
-    // SAFETY: the caller guarantees an object; an object begins with reference count and type.
-    api().is_some_and(|api| unsafe { ((object + TYPE) as *const usize).read() } == api.code_type)
+    // SAFETY: the caller guarantees an object, which has its type at the known place.
+    api().is_some_and(|api| unsafe { ((object + api.layout.object().kind) as *const usize).read() } == api.code_type)
 }
 
 /// Heapline's functions for one of CPython's allocators.
@@ -289,7 +291,7 @@ enum Leads {
 /// moment (RAW needs no lock) and read the five words one by one: every mixture of old and new
 /// words is a working call.
 fn install(api: &Api) {
-    reuse::set_pre_header(api.version.pre_header());
+    reuse::set_layout(api.layout.object());
     let now = [0, 1, 2].map(|place| allocator(api, place));
     let leads = [0, 1, 2].map(|place| leads(&now[place], place));
     if leads.iter().all(|&leads| leads == Leads::Not) {

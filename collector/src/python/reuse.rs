@@ -12,6 +12,7 @@
 //! If neither is found, a reused block stays with the line that requested the memory, and reports
 //! say so.
 
+use super::layout::ObjectLayout;
 use super::patch::{self, Purpose};
 use crate::platform::symbols::Scope;
 use crate::platform::tls;
@@ -37,14 +38,12 @@ type Tracer = unsafe extern "C" fn(*mut u8, c_int, *mut c_void) -> c_int;
 
 /// `PyRefTracer_CREATE`.
 const CREATE: c_int = 0;
-const OBJECT_TYPE: usize = 8;
-const TYPE_FLAGS: usize = 168;
 const HAS_GC: usize = 1 << 14;
-const GC_HEAD_BYTES: usize = 16;
 const PRE_HEADER_BYTES: usize = 16;
 
-/// Type flags with two words before the object, in addition to the words of the garbage collector.
-static PRE_HEADER: AtomicUsize = AtomicUsize::new(0);
+/// Layout of the interpreter's objects: kind, flags, head of the garbage collector, and flags for
+/// the words before the object.
+static LAYOUT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 static FLAG: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
 
 impl Teller {
@@ -124,9 +123,19 @@ pub fn forget() {
     FLAG.store(ptr::null_mut(), Ordering::Release);
 }
 
-/// Sets the type flags with two words before the object.
-pub fn set_pre_header(flags: usize) {
-    PRE_HEADER.store(flags, Ordering::Relaxed);
+/// Sets the layout of the interpreter's objects.
+pub fn set_layout(layout: ObjectLayout) {
+    let ObjectLayout { kind, flags, gc_head, pre_header } = layout;
+    LAYOUT
+        .iter()
+        .zip([kind, flags, gc_head, pre_header])
+        .for_each(|(kept, offset)| kept.store(offset, Ordering::Relaxed));
+}
+
+#[inline(always)]
+fn layout() -> ObjectLayout {
+    let [kind, flags, gc_head, pre_header] = LAYOUT.each_ref().map(|kept| kept.load(Ordering::Relaxed));
+    ObjectLayout { kind, flags, gc_head, pre_header }
 }
 
 /// Raises the flag again, after a time without tracing.
@@ -186,20 +195,15 @@ unsafe fn record_object(object: *mut u8) {
 /// `object` is a Python object.
 #[inline(always)]
 pub unsafe fn block_of(object: *const u8) -> usize {
-    // SAFETY: the caller guarantees an object. An object begins with reference count and type, and
-    // a type has the flags at the same place in all versions.
-    unsafe {
-        let kind = (object.add(OBJECT_TYPE) as *const *const u8).read();
-        let flags = (kind.add(TYPE_FLAGS) as *const usize).read();
-        let mut before = 0;
-        if flags & HAS_GC != 0 {
-            before += GC_HEAD_BYTES;
-        }
-        if flags & PRE_HEADER.load(Ordering::Relaxed) != 0 {
-            before += PRE_HEADER_BYTES;
-        }
-        object.addr() - before
-    }
+    let ObjectLayout { kind, flags, gc_head, pre_header } = layout();
+    // SAFETY: the caller guarantees an object, with its type at the known place.
+    let flags = unsafe {
+        let kind = (object.add(kind) as *const *const u8).read();
+        (kind.add(flags) as *const usize).read()
+    };
+    let of_gc = if flags & HAS_GC != 0 { gc_head } else { 0 };
+    let of_type = if flags & pre_header != 0 { PRE_HEADER_BYTES } else { 0 };
+    object.addr() - of_gc - of_type
 }
 
 /// The flag checked by `_Py_NewReference`, and the function called.
