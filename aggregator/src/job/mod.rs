@@ -321,7 +321,13 @@ impl Job {
             name: name.to_owned(),
             text: text.to_owned(),
         };
-        for (_, text) in UNSEEN_PYTHONS.iter().filter(|(flag, _)| flags & flag != 0) {
+        let unknown = unknown_python(flags);
+        let pythons = [
+            (target_flag::UNKNOWN_PYTHON, unknown.as_str()),
+            (target_flag::LATE_PYTHON, LATE_PYTHON),
+            (target_flag::OTHER_PYTHON, OTHER_PYTHON),
+        ];
+        for (_, text) in pythons.iter().filter(|(flag, _)| flags & flag != 0) {
             self.causes.add(cause("python", "Python's objects", text));
         }
         if unseen.foreign_places > 0 {
@@ -373,15 +379,14 @@ impl Job {
     }
 }
 
-/// Messages for flags of the target about unseen Python interpreters.
-const UNSEEN_PYTHONS: [(u32, &str); 3] = [
-    (target_flag::UNKNOWN_PYTHON, UNKNOWN_PYTHON),
-    (target_flag::LATE_PYTHON, LATE_PYTHON),
-    (target_flag::OTHER_PYTHON, OTHER_PYTHON),
-];
-
-const UNKNOWN_PYTHON: &str = "Python's own blocks were not recorded: this interpreter is no CPython 3.9 to 3.13, or its \
-    free-threaded build; its native memory was (--domain native)";
+/// Message about an interpreter that the collector does not know.
+fn unknown_python(flags: u32) -> String {
+    let which = match flags >> target_flag::UNKNOWN_MINOR {
+        minor @ (..9 | 16..) if minor > 0 => format!("the interpreter is CPython 3.{minor}, and 3.9 to 3.15 are known"),
+        _ => "the interpreter's structures are not those of CPython 3.9 to 3.15".to_owned(),
+    };
+    format!("Python's own blocks were not recorded: {which}; its native memory was (--domain native)")
+}
 
 const LATE_PYTHON: &str = "Python's own blocks were not recorded: it was brought in by a dlopen that the collector did not see, and \
     ran when it was found; its native memory was (--domain native), and aggregator --attach PID sees the rest";
@@ -390,7 +395,7 @@ const OTHER_PYTHON: &str = "a second Python library began in this process: the b
     native memory (--domain native)";
 
 const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are blamed on the line that asked for the block: \
-    new objects are heard of where aggregator run starts a CPython 3.9 to 3.13 and records everything";
+    new objects are heard of where aggregator run starts a CPython 3.9 to 3.15 and records everything";
 
 /// Returns a path for pasting into a shell: relative if the path is below the current directory.
 pub fn shown(path: &Path) -> String {

@@ -11,12 +11,12 @@ global_asm!(
     concat!(".globl ", symbol!("tls")),
     concat!(".hidden ", symbol!("tls")),
     concat!(".type ", symbol!("tls"), ",@object"),
-    concat!(".size ", symbol!("tls"), ",80"),
-    concat!(symbol!("tls"), ": .zero 80"),
+    concat!(".size ", symbol!("tls"), ",88"),
+    concat!(symbol!("tls"), ": .zero 88"),
     ".popsection",
 );
 
-const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 80);
+const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 88);
 
 /// Returns the distance of a thread's words from the thread pointer (wrapping).
 pub fn offset() -> u64 {
@@ -44,6 +44,7 @@ pub fn clear() {
     set_read_stack(0);
     set_fork(0);
     set_own_stack(0);
+    set_hides(0);
 }
 
 macro_rules! word {
@@ -116,3 +117,4 @@ word!(
 );
 word!("64", fork, set_fork, u64, "The fork that the thread makes or was made by, else 0.");
 word!("72", own_stack, set_own_stack, usize, "Address of the collector's stack that the thread is on, else 0.");
+word!("80", hides, set_hides, usize, "1 while the thread makes objects that the program has not asked for, else 0.");

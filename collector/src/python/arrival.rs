@@ -193,8 +193,11 @@ unsafe fn arrive(variable: usize, scope: Scope) -> u32 {
     }
     let Some((api, first_init)) = find_api(scope).zip(first_init) else {
         note_other(variable);
-        IS_UNKNOWN_MET.store(true, Ordering::Relaxed);
-        return target_flag::UNKNOWN_PYTHON;
+        if IS_UNKNOWN_MET.swap(true, Ordering::Relaxed) {
+            return target_flag::UNKNOWN_PYTHON;
+        }
+        let minor = scope.find(b"Py_GetVersion").and_then(Version::read).map_or(0, Version::minor);
+        return target_flag::UNKNOWN_PYTHON | u32::from(minor) << target_flag::UNKNOWN_MINOR;
     };
     let is_late = api.runs();
     let reuse = if api.teller.is_none() { target_flag::UNSEEN_REUSE } else { 0 };

@@ -42,10 +42,7 @@ type Sigmask = unsafe extern "C" fn(c_int, *const u64, *mut u64) -> c_int;
 pub fn join() -> u64 {
     arrival::seek();
     match api() {
-        Some(api) if api.runs() => {
-            note_unseen_reuse();
-            in_a_thread(hook)
-        }
+        Some(api) if api.runs() => in_a_thread(hook),
         None if arrival::met_unknown() => python::UNKNOWN,
         _ => python::NONE,
     }
@@ -98,6 +95,11 @@ unsafe extern "C" fn hook(_: *mut c_void) -> *mut c_void {
     with_lock(|api| {
         install(api);
         IS_INSTALLED.store(true, Ordering::Release);
+        // SAFETY: the thread holds the interpreter's lock.
+        let hears = !process::is_sampling() && api.teller.is_some_and(|teller| unsafe { teller.join() });
+        if !hears {
+            note_unseen_reuse();
+        }
         set_flags(target_flag::PYTHON_HOOKED, target_flag::PYTHON_WAITS);
     });
     core::ptr::null_mut()
@@ -106,6 +108,10 @@ unsafe extern "C" fn hook(_: *mut c_void) -> *mut c_void {
 unsafe extern "C" fn unhook(_: *mut c_void) -> *mut c_void {
     with_lock(|api| {
         IS_INSTALLED.store(false, Ordering::Release);
+        if let Some(teller) = api.teller {
+            // SAFETY: the thread holds the interpreter's lock.
+            unsafe { teller.part() };
+        }
         uninstall(api);
         set_flags(0, target_flag::PYTHON_HOOKED | target_flag::PYTHON_WAITS);
     });

@@ -125,7 +125,8 @@ impl Layout {
             10 => Some(Layout { instruction: 96, ..Layout::of_9(version) }),
             11 => Some(Layout::of_11(version)),
             12 => Some(Layout::of_12(version)),
-            _ => published().map(|published| Layout::of_published(version, published)),
+            13..=15 => published().map(|published| Layout::of_published(version, published)),
+            _ => None,
         }
     }
 
@@ -221,7 +222,7 @@ impl Layout {
             text: Text {
                 length: text.length,
                 state: text.state,
-                kind_shift: if is_free { 8 } else { 2 },
+                kind_shift: if has_copies { 8 } else { 2 },
                 // A string of other characters has two more words before them.
                 characters: [text.characters, text.characters + 16],
             },

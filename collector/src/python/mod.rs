@@ -224,6 +224,22 @@ unsafe fn take_part(api: &Api) {
     }
 }
 
+/// Listens for new objects again, after a tracer of the program's own. While the program listens,
+/// reused blocks are not seen, and reports say so.
+#[cold]
+fn listen_again() {
+    if !reuse::hears() {
+        return;
+    }
+    let Some((api, teller)) = api().and_then(|api| Some((api, api.teller?))) else { return };
+    // SAFETY: CPython's function may be called at any time. A thread with a current state has the
+    // interpreter's lock.
+    let hears = unsafe { (api.thread_state)().is_null() || teller.join() };
+    if !hears {
+        note_unseen_reuse();
+    }
+}
+
 /// Tells a later aggregator that reused blocks were not seen.
 fn note_unseen_reuse() {
     note(target_flag::UNSEEN_REUSE);

@@ -21,7 +21,7 @@ use crate::thread::stack_pointer;
 use crate::{process, sampling};
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use heapline_shared_format::event::{self, domain};
 
 /// Source of news about new objects.
@@ -29,11 +29,12 @@ use heapline_shared_format::event::{self, domain};
 pub enum Teller {
     /// Flag of tracemalloc, and the function called while the flag is set.
     Flag { flag: usize, function: usize },
-    /// `PyRefTracer_SetTracer`.
-    Tracer(SetTracer),
+    /// `PyRefTracer_SetTracer` and `PyRefTracer_GetTracer`.
+    Tracer(SetTracer, GetTracer),
 }
 
 type SetTracer = unsafe extern "C" fn(Option<Tracer>, *mut c_void) -> c_int;
+type GetTracer = unsafe extern "C" fn(*mut *mut c_void) -> Option<Tracer>;
 type Tracer = unsafe extern "C" fn(*mut u8, c_int, *mut c_void) -> c_int;
 
 /// `PyRefTracer_CREATE`.
@@ -45,14 +46,21 @@ const PRE_HEADER_BYTES: usize = 16;
 /// the words before the object.
 static LAYOUT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 static FLAG: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
+/// Whether the collector listens by the interface. The program may have taken the interface over.
+static HEARS: AtomicBool = AtomicBool::new(false);
 
 impl Teller {
     /// Looks for a source, before the interpreter begins. None without a source, or if the flag is
     /// already set.
     pub fn find(scope: Scope) -> Option<Teller> {
-        if let Some(set) = scope.find(b"PyRefTracer_SetTracer") {
-            // SAFETY: a function of CPython's C API, by its documented signature.
-            return Some(Teller::Tracer(unsafe { core::mem::transmute::<usize, SetTracer>(set) }));
+        if let Some((set, get)) = scope.find(b"PyRefTracer_SetTracer").zip(scope.find(b"PyRefTracer_GetTracer")) {
+            // SAFETY: functions of CPython's C API, by their documented signatures.
+            return Some(unsafe {
+                Teller::Tracer(
+                    core::mem::transmute::<usize, SetTracer>(set),
+                    core::mem::transmute::<usize, GetTracer>(get),
+                )
+            });
         }
         let entry = scope.find(b"_Py_NewReference")?;
         // SAFETY: code of a function, readable for `LOOKED_AT` bytes: the function is longer, or
@@ -96,8 +104,43 @@ impl Teller {
                 unsafe { (*flag).store(1, Ordering::Relaxed) };
                 true
             }
-            // SAFETY: CPython's documented function; the caller holds the lock.
-            Teller::Tracer(set) => unsafe { set(Some(told_by_tracer), ptr::null_mut()) == 0 },
+            // SAFETY: the caller holds the lock.
+            Teller::Tracer(..) => unsafe { self.join() },
+        }
+    }
+
+    /// Starts listening in a running interpreter. False if that is impossible, or if the program
+    /// itself listens.
+    ///
+    /// # Safety
+    /// The calling thread holds the interpreter's lock.
+    pub unsafe fn join(self) -> bool {
+        let Teller::Tracer(set, get) = self else { return false };
+        // SAFETY: CPython's documented functions; the caller holds the lock.
+        let hears = unsafe {
+            match get(ptr::null_mut()) {
+                None => set(Some(told_by_tracer), ptr::null_mut()) == 0,
+                Some(tracer) => is_ours(tracer),
+            }
+        };
+        HEARS.fetch_or(hears, Ordering::Relaxed);
+        hears
+    }
+
+    /// Stops listening by the interface, if listening. A patched function finds out by itself.
+    ///
+    /// # Safety
+    /// The calling thread holds the interpreter's lock.
+    pub unsafe fn part(self) {
+        if let Teller::Tracer(set, get) = self
+            && HEARS.swap(false, Ordering::Relaxed)
+        {
+            // SAFETY: CPython's documented functions; the caller holds the lock.
+            unsafe {
+                if get(ptr::null_mut()).is_some_and(is_ours) {
+                    set(None, ptr::null_mut());
+                }
+            }
         }
     }
 
@@ -112,15 +155,20 @@ impl Teller {
                 // The flag belongs to CPython from here on.
                 FLAG.store(ptr::null_mut(), Ordering::Release);
             }
-            // SAFETY: CPython's documented function; the caller holds the lock.
-            Teller::Tracer(set) => drop(unsafe { set(None, ptr::null_mut()) }),
+            // SAFETY: the caller holds the lock.
+            Teller::Tracer(..) => unsafe { self.part() },
         }
     }
 }
 
-/// Forgets the flag after the interpreter's code was unloaded.
+fn is_ours(tracer: Tracer) -> bool {
+    ptr::fn_addr_eq(tracer, told_by_tracer as Tracer)
+}
+
+/// Forgets the sources after the interpreter's code was unloaded.
 pub fn forget() {
     FLAG.store(ptr::null_mut(), Ordering::Release);
+    HEARS.store(false, Ordering::Relaxed);
 }
 
 /// Sets the layout of the interpreter's objects.
@@ -136,6 +184,11 @@ pub fn set_layout(layout: ObjectLayout) {
 fn layout() -> ObjectLayout {
     let [kind, flags, gc_head, pre_header] = LAYOUT.each_ref().map(|kept| kept.load(Ordering::Relaxed));
     ObjectLayout { kind, flags, gc_head, pre_header }
+}
+
+/// Whether the collector listens by the interface.
+pub fn hears() -> bool {
+    HEARS.load(Ordering::Relaxed)
 }
 
 /// Raises the flag again, after a time without tracing.
@@ -180,6 +233,9 @@ unsafe fn record_object(object: *mut u8) {
     if tls::new_block() == block {
         // The block was allocated for this object just now.
         tls::set_new_block(0);
+        return;
+    }
+    if tls::hides() != 0 {
         return;
     }
     if process::is_sampling() && !sampling::has(core::ptr::without_provenance_mut(block), domain::PYTHON) {

@@ -355,6 +355,7 @@ impl Thread {
         described.unwrap_or_else(|| Err(self.renew()))?;
         codes::remember(code, number, session);
         reuse::resume();
+        super::listen_again();
         Ok(number)
     }
 

@@ -79,9 +79,20 @@ fn name() -> Option<&'static [u8]> {
 
 /// Replaces the comparing functions after Heapline's allocators were installed.
 ///
+/// A free-threaded interpreter always takes its allocator for mimalloc, without comparing, and asks
+/// for the name only: there the name is replaced, before other threads can run the function.
+///
 /// # Safety
 /// The calling thread holds the interpreter's lock.
 pub unsafe fn serve(api: &Api) {
+    if api.version.is_free_threaded() {
+        if !api.runs() {
+            // SAFETY: the interpreter is beginning, so no other thread runs Python. The function is
+            // longer than a jump.
+            unsafe { patch::jump(Purpose::View, api.comparing.name as usize, current_name as GetName as usize) };
+        }
+        return;
+    }
     // SAFETY: the caller holds the lock. Both functions are longer than a jump, and called with the
     // lock only.
     unsafe {
@@ -100,6 +111,10 @@ unsafe extern "C" fn current_name() -> *const c_char {
         return NAME.load(Ordering::Relaxed);
     }
     let own = api.comparing.name;
+    if api.version.is_free_threaded() {
+        // Another thread may run the function: its first bytes must stay.
+        return ptr::null();
+    }
     // SAFETY: called with the lock, like the interpreter's own function.
     unsafe { patch::lifted(own as usize, || own()) }.unwrap_or(ptr::null())
 }

@@ -28,8 +28,8 @@ def unsupported() -> Optional[str]:
         return f"it traces 64-bit programs on Linux on x86-64, and this is {system} on {machine}"
     if sys.implementation.name != "cpython":
         return f"it traces CPython, and this is {sys.implementation.name}"
-    if not (3, 9) <= sys.version_info[:2] <= (3, 13):
-        return f"it knows CPython 3.9 to 3.13, and this is {platform.python_version()}"
+    if not (3, 9) <= sys.version_info[:2] <= (3, 15):
+        return f"it knows CPython 3.9 to 3.15, and this is {platform.python_version()}"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "it does not trace the free-threaded CPython's objects"
     libc, _version = platform.libc_ver()

@@ -65,6 +65,8 @@ pub mod target_flag {
     /// A second CPython has begun beside the recorded interpreter: blocks of the second are not
     /// recorded.
     pub const OTHER_PYTHON: u32 = 128;
+    /// Place of the unknown CPython's minor version, a byte; 0 if the version could not be read.
+    pub const UNKNOWN_MINOR: u32 = 24;
 }
 
 /// Why an event is missing. Used as the index into [`Header::lost`].

@@ -121,6 +121,21 @@ fn a_stripped_program_still_has_modules_and_offsets() {
     assert_eq!(depths(&report), depths(&symbolized), "unwinding needs no symbols");
 }
 
+/// The block is asked for in a part of `exported` that the compiler put before all functions. The
+/// symbol table of the stripped program has the exported functions only.
+#[test]
+fn a_part_put_elsewhere_has_the_name_of_its_function() {
+    for level in ["-O1", "-O2", "-O3"] {
+        let flags = [level, "-rdynamic", "-freorder-blocks-and-partition"];
+        let program = victim::stripped(&victim::build("cold.c", &flags));
+        let report = with_own_cache(Trace::of(&program)).run().expect_code(0).report(&["--by", "traceback"]);
+        report.assert_exact();
+        let block = report.stats.iter().find(|stat| stat.size == 50_000).expect("the block");
+        let names: Vec<_> = block.traceback.iter().rev().map(|frame| frame.function.as_deref()).collect();
+        assert_eq!(names[1..3], [Some("exported"), Some("main")], "{level}: {names:?}");
+    }
+}
+
 /// Both files have the same build-id. The result for the stripped file must not be used for the
 /// other file.
 #[test]

@@ -2,7 +2,7 @@
 //! unloaded.
 
 use crate::support::python::libraries;
-use crate::support::victim::build;
+use crate::support::victim::{build, line_of};
 use crate::support::{Outcome, Trace};
 
 /// Checks for three thousand objects of 1033 bytes and the list of these objects.
@@ -66,4 +66,15 @@ fn a_second_library_is_said_to_be_missing() {
     assert!(outcome.stderr().contains("a second Python library began in this process"), "{}", outcome.stderr());
     let (size, _) = outcome.report(&["--domain", "python"]).at_line("<string>", 1);
     assert!(size > 700_000, "the first is traced: {size}");
+}
+
+#[test]
+fn an_interpreter_of_an_unknown_version_is_said_by_its_version() {
+    let outcome = Trace::of(&build("future.c", &["-rdynamic"])).run().expect_code(0);
+    assert_eq!(outcome.stdout(), "done\n");
+    let said = "Python's own blocks were not recorded: the interpreter is CPython 3.99, and 3.9 to 3.15 are known";
+    assert!(outcome.stderr().contains(said), "{}", outcome.stderr());
+    let (size, _) =
+        outcome.report(&["--domain", "native"]).at_line("future.c", line_of("future.c", "/* LINE block */"));
+    assert_eq!(size, 100_000, "the native memory is recorded");
 }

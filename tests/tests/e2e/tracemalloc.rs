@@ -127,6 +127,29 @@ fn difference(ours: &((u64, u64), Sums), theirs: &((u64, u64), Sums)) -> Option<
     (ours != theirs).then(|| format!("{:?} {:?} {rows:#?}", ours.0, theirs.0))
 }
 
+/// The second list of traces comes from the free list, filled by the program and by the objects
+/// made for the first answer.
+#[test]
+fn objects_made_for_an_answer_leave_no_block_to_the_program() {
+    let script = "import gc, tracemalloc\n\
+        def lines(traces): return sorted((size, frames[0][1]) for _, size, frames, _ in traces)\n\
+        gc.collect()\n\
+        tracemalloc.start()\n\
+        hold = [[] for _ in range(200)]\n\
+        hold.extend([(i, i) for i in range(4000)])\n\
+        traces = tracemalloc._get_traces()\n\
+        print(tracemalloc._get_object_traceback(traces))\n\
+        a, b = [], []\n\
+        del a, b\n\
+        traces = tracemalloc._get_traces()\n\
+        print([row for row in lines(traces) if row[1] in (7, 9, 11)], tracemalloc._get_object_traceback(traces))\n";
+    for python in pythons() {
+        let theirs = stdout_of(Command::new(&python.program).args(["-c", script]));
+        let ours = Trace::of(&python.program).args(["-c", script]).run().expect_code(0).stdout();
+        assert_eq!(ours, theirs, "3.{}", python.minor);
+    }
+}
+
 #[test]
 fn the_documentations_examples_run_as_they_are_written() {
     for python in pythons() {

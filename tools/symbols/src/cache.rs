@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! offset  bytes  field
-//! 0       8      "HLSYMC01"
+//! 0       8      "HLSYMC02"
 //! 8       8      load address of the file
 //! 16      4      flags
 //! 20      4      CRC-32 of the symcache
@@ -18,17 +18,19 @@ use crate::Location;
 use crate::compressed;
 use crate::demangle::demangle;
 use crate::find::{Object, Origin, Source};
+use crate::fragments;
+use std::borrow::Cow;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use symbolic_common::ByteView;
-use symbolic_debuginfo::SymbolMap;
 use symbolic_debuginfo::dwarf::DwarfDebugSession;
 use symbolic_debuginfo::elf::ElfObject;
+use symbolic_debuginfo::{Symbol, SymbolMap};
 use symbolic_symcache::{SourceLocation, SymCache, SymCacheConverter};
 
-const MAGIC: [u8; 8] = *b"HLSYMC01";
+const MAGIC: [u8; 8] = *b"HLSYMC02";
 /// Bytes of the head: a multiple of symcache's alignment.
 const HEAD_BYTES: usize = 32;
 /// Most functions at an address. A handmade table may contain a cycle.
@@ -134,6 +136,9 @@ pub(crate) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
         Err(_) => flags = INCOMPLETE,
     }
     elf.symbols().for_each(|symbol| converter.process_symbolic_symbol(&symbol));
+    if flags & HAS_LINES == 0 {
+        name_fragments(file, &elf, &mut converter);
+    }
 
     let mut entry = vec![0; HEAD_BYTES];
     converter.serialize(&mut entry).map_err(|error| error.to_string())?;
@@ -141,6 +146,18 @@ pub(crate) fn convert(file: &[u8]) -> Result<Vec<u8>, String> {
     entry[16..20].copy_from_slice(&flags.to_le_bytes());
     mend_entry(&mut entry);
     Ok(entry)
+}
+
+/// Names parts of functions that the symbol table does not name, as a compiler would: `f.cold`.
+fn name_fragments(file: &[u8], elf: &ElfObject<'_>, converter: &mut SymCacheConverter<'_>) {
+    let load_address = elf.load_address();
+    let symbols: Vec<_> = elf.symbols().collect();
+    let named = symbols.iter().filter_map(|symbol| Some((symbol.address + load_address, symbol.name()?)));
+    for fragment in fragments::of(file, &named.collect()) {
+        let Some(address) = fragment.address.checked_sub(load_address) else { continue };
+        let name = Some(Cow::Owned(format!("{}.cold", fragment.function)));
+        converter.process_symbolic_symbol(&Symbol { name, address, size: fragment.size });
+    }
 }
 
 /// Sets the magic, checksum and length of an entry to match its content.

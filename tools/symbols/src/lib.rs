@@ -18,6 +18,7 @@ mod compressed;
 mod demangle;
 mod find;
 pub mod foreign;
+mod fragments;
 pub mod glob;
 mod guard;
 pub mod plumbing;

@@ -7,12 +7,17 @@ use core::ptr;
 /// `PyObject *`.
 pub type Object = *mut c_void;
 
+/// `PyUnstable_Module_SetGIL`, only in free-threaded builds: whether a module needs the
+/// interpreter's lock.
+pub type SetNeedOfLock = unsafe extern "C" fn(Object, *const c_void) -> c_int;
+
 macro_rules! api {
     ($($name:ident: $symbol:literal, $type:ty;)*) => {
         /// The functions and objects, by their documented names and signatures.
         #[derive(Clone, Copy)]
         pub struct Api {
             $(pub $name: $type,)*
+            pub set_need_of_lock: Option<SetNeedOfLock>,
         }
 
         impl Api {
@@ -20,7 +25,11 @@ macro_rules! api {
             pub fn find(scope: Scope) -> Option<Api> {
                 // SAFETY: each symbol is CPython's, of the documented type.
                 unsafe {
-                    Some(Api { $($name: core::mem::transmute::<*const u8, $type>(scope.find($symbol)? as *const u8),)* })
+                    let set_need_of_lock = scope.find(b"PyUnstable_Module_SetGIL");
+                    Some(Api {
+                        $($name: core::mem::transmute::<*const u8, $type>(scope.find($symbol)? as *const u8),)*
+                        set_need_of_lock: set_need_of_lock.map(|found| core::mem::transmute::<usize, SetNeedOfLock>(found)),
+                    })
                 }
             }
         }
@@ -39,10 +48,9 @@ api! {
     text: b"PyUnicode_FromKindAndData", unsafe extern "C" fn(c_int, *const c_void, isize) -> Object;
     tuple: b"PyTuple_New", unsafe extern "C" fn(isize) -> Object;
     set_in_tuple: b"PyTuple_SetItem", unsafe extern "C" fn(Object, isize, Object) -> c_int;
+    in_tuple: b"PyTuple_GetItem", unsafe extern "C" fn(Object, isize) -> Object;
     list: b"PyList_New", unsafe extern "C" fn(isize) -> Object;
     append: b"PyList_Append", unsafe extern "C" fn(Object, Object) -> c_int;
-    set_in_list: b"PyList_SetItem", unsafe extern "C" fn(Object, isize, Object) -> c_int;
-    in_list: b"PyList_GetItem", unsafe extern "C" fn(Object, isize) -> Object;
     retain: b"Py_IncRef", unsafe extern "C" fn(Object);
     release: b"Py_DecRef", unsafe extern "C" fn(Object);
     fail: b"PyErr_SetString", unsafe extern "C" fn(Object, *const c_char);

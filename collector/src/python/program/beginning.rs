@@ -19,9 +19,15 @@ use heapline_shared_format::query::MAX_NFRAME;
 /// `PyImport_ImportModule`.
 pub type Import = unsafe extern "C" fn(*const c_char) -> Object;
 
-/// Names of the first module imported for the standard streams: by 3.9, and by later versions.
-/// Earlier only Python code imports the modules, without `PyImport_ImportModule`.
-const OF_STREAMS: [&CStr; 2] = [c"encodings.utf_8", c"io"];
+/// Returns the name of the first module imported for the standard streams. Earlier only Python code
+/// imports the module, without `PyImport_ImportModule`.
+fn of_streams() -> &'static CStr {
+    match crate::python::api().map_or(0, |api| api.version.minor()) {
+        ..=9 => c"encodings.utf_8",
+        10..=13 => c"io",
+        _ => c"_io",
+    }
+}
 
 /// Frames of a traceback, as configured, until the trace begins; 0 if nothing was configured.
 static NFRAME: AtomicI32 = AtomicI32::new(0);
@@ -80,7 +86,7 @@ pub fn forget() {
 /// Replaces `PyImport_ImportModule` until the trace begins.
 unsafe extern "C" fn imported(name: *const c_char) -> Object {
     // SAFETY: the caller passes a C string.
-    if OF_STREAMS.contains(&unsafe { CStr::from_ptr(name) }) {
+    if unsafe { CStr::from_ptr(name) } == of_streams() {
         now();
     }
     // SAFETY: `IMPORT` holds CPython's function; this function is called with the lock, like

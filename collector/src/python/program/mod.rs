@@ -14,7 +14,9 @@
 //!
 //! When the aggregator goes away, the module says that nothing is traced.
 //!
-//! All functions here run with the interpreter's lock, except those of [`track`].
+//! All functions here run with the interpreter's lock, except those of [`track`]. A free-threaded
+//! interpreter calls the module's functions on several threads at the same time: they share only
+//! words that are read and written as a whole, and the place for answers, which has a turn.
 
 mod api;
 mod ask;
@@ -60,11 +62,10 @@ const FAST: c_int = 0x80;
 const WITHOUT_ARGUMENTS: c_int = 4;
 const WITH_ONE: c_int = 8;
 
-/// `PyModuleDef`.
+/// `PyModuleDef`, with an object's head of a number of words.
 #[repr(C)]
-struct Definition {
-    references: usize,
-    kind: usize,
+struct Definition<const HEAD: usize> {
+    head: [usize; HEAD],
     base: [usize; 3],
     name: *const c_char,
     doc: *const c_char,
@@ -81,16 +82,25 @@ struct Shared<T>(UnsafeCell<T>);
 // SAFETY: used with the interpreter's lock only.
 unsafe impl<T> Sync for Shared<T> {}
 
-static DEFINITION: Shared<Definition> = Shared(UnsafeCell::new(Definition {
-    references: 1,
-    kind: 0,
-    base: [0; 3],
-    name: c"_tracemalloc".as_ptr(),
-    doc: c"The native half of tracemalloc, served by Heapline from outside of the process.".as_ptr(),
-    state_bytes: 0,
-    methods: METHODS.0.get().cast_const().cast(),
-    rest: [0; 4],
-}));
+impl<const HEAD: usize> Definition<HEAD> {
+    const fn of(head: [usize; HEAD]) -> Shared<Definition<HEAD>> {
+        Shared(UnsafeCell::new(Definition {
+            head,
+            base: [0; 3],
+            name: c"_tracemalloc".as_ptr(),
+            doc: c"The native half of tracemalloc, served by Heapline from outside of the process.".as_ptr(),
+            state_bytes: 0,
+            methods: METHODS.0.get().cast_const().cast(),
+            rest: [0; 4],
+        }))
+    }
+}
+
+/// The module's definition: a reference count of 1, and the type, which CPython fills in.
+static DEFINITION: Shared<Definition<2>> = Definition::of([1, 0]);
+/// The module's definition for a free-threaded build: the owner's count of references stands in the
+/// upper half of the second word, and the count of an object that lives for ever is all ones.
+static FREE_DEFINITION: Shared<Definition<4>> = Definition::of([0, 0xffff_ffff << 32, 0, 0]);
 
 macro_rules! methods {
     ($($name:literal, $kind:ident $function:ident, $flags:ident, $doc:literal;)*) => {
@@ -208,9 +218,25 @@ pub unsafe extern "C" fn init() -> *mut c_void {
     // Samples cannot answer for every object.
     let is_ours = IS_SERVED.load(Ordering::Acquire) || !(process::is_quiet() || process::is_sampling());
     match program().filter(|_| is_ours && !process::is_forked()) {
-        // SAFETY: the definition is a static, so it lives for ever, as CPython requires.
-        Some(program) => unsafe { (program.api.create_module)(DEFINITION.0.get().cast(), API_VERSION) },
+        Some(program) => create(&program.api),
         None => own_init(),
+    }
+}
+
+/// Makes Heapline's module.
+fn create(api: &Api) -> Object {
+    /// `Py_MOD_GIL_NOT_USED`.
+    const NOT_NEEDED: *const c_void = ptr::without_provenance(1);
+    let is_free = super::api().is_some_and(|api| api.version.is_free_threaded());
+    let definition: *mut c_void = if is_free { FREE_DEFINITION.0.get().cast() } else { DEFINITION.0.get().cast() };
+    // SAFETY: the definition is a static, so it lives for ever, as CPython requires. A module that
+    // does not say so makes a free-threaded interpreter take its lock.
+    unsafe {
+        let module = (api.create_module)(definition, API_VERSION);
+        if let Some(set) = api.set_need_of_lock.filter(|_| !module.is_null()) {
+            set(module, NOT_NEEDED);
+        }
+        module
     }
 }
 
@@ -451,10 +477,12 @@ fn numbers(asked: u32, answers: Option<Answers>) -> Option<[u64; 2]> {
 
 unsafe extern "C" fn get_traces(_: Object, _: Object) -> Object {
     without_arguments(c"_get_traces", |api| {
-        // The list itself belongs to the program, and exists before the traces do, as in CPython's
-        // own module.
+        // The list exists before the traces do, as in CPython's own module. Up to 3.13 the list
+        // itself belongs to the program.
         // SAFETY: the calling thread holds the interpreter's lock.
-        let Some(list) = api.own(unsafe { (api.list)(0) }) else { return ptr::null_mut() };
+        let make = || api.own(unsafe { (api.list)(0) });
+        let is_hidden = super::api().is_some_and(|api| api.version.minor() >= 14);
+        let Some(list) = (if is_hidden { hidden(make) } else { make() }) else { return ptr::null_mut() };
         let Some(mut answers) = answers() else { return list.into_object() };
         let text = answers.ask(query::TRACES, [0; 2]).and_then(|()| answers.text());
         drop(answers);

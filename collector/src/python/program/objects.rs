@@ -67,6 +67,10 @@ pub fn traceback(api: &Api, text: &[u32]) -> Option<Object> {
     Some(tracebacks.frames(0)?.into_object())
 }
 
+/// Least number of places in a table of objects. Smaller tuples, and lists, go to a free list when
+/// they end. From there the program would get blocks that it never asked for.
+const LEAST: isize = 32;
+
 /// Tracebacks as tuples of (filename, lineno), each made once.
 struct Tracebacks<'a> {
     api: &'a Api,
@@ -77,39 +81,39 @@ struct Tracebacks<'a> {
 impl<'a> Tracebacks<'a> {
     fn read(api: &'a Api, words: &mut Words<'_>, files: u32, tracebacks: u32) -> Option<Tracebacks<'a>> {
         // SAFETY: a function of the C API, with the interpreter's lock; any size is allowed.
-        let list = |n: u32| unsafe { api.own((api.list)(isize::try_from(n).ok()?)) };
-        let names = list(files)?;
+        let table = |n: u32| unsafe { api.own((api.tuple)(isize::try_from(n).ok()?.max(LEAST))) };
+        let names = table(files)?;
         for i in 0..isize::try_from(files).ok()? {
             let length = words.one()?;
             let characters = words.some(length)?;
             // SAFETY: functions of the C API, with the lock. `characters` has `length` words; `i`
-            // is below the list's size.
+            // is below the table's size.
             unsafe {
                 let length = isize::try_from(length).ok()?;
                 let name = api.own((api.text)(FOUR_BYTES, characters.as_ptr().cast(), length))?;
-                (api.set_in_list)(names.get(), i, name.into_object());
+                (api.set_in_tuple)(names.get(), i, name.into_object());
             }
         }
-        let (frames, totals) = (list(tracebacks)?, list(tracebacks)?);
+        let (frames, totals) = (table(tracebacks)?, table(tracebacks)?);
         for i in 0..isize::try_from(tracebacks).ok()? {
             let (total, length) = (words.one()?, words.one()?);
             // SAFETY: functions of the C API, with the lock. `i` and `k` are below the sizes of the
-            // list and the tuple.
+            // table and the tuple.
             unsafe {
                 let tuple = api.own((api.tuple)(isize::try_from(length).ok()?))?;
                 for k in 0..isize::try_from(length).ok()? {
                     let (file, line) = (words.one()?, words.one()?);
                     // A borrowed reference; null with an error for a number beyond the end.
-                    let name = (api.in_list)(names.get(), isize::try_from(file).ok()?);
+                    let name = (api.in_tuple)(names.get(), isize::try_from(file).ok()?);
                     if name.is_null() {
                         return None;
                     }
                     let frame = api.own((api.build)(c"(OI)".as_ptr(), name, line))?;
                     (api.set_in_tuple)(tuple.get(), k, frame.into_object());
                 }
-                (api.set_in_list)(frames.get(), i, tuple.into_object());
+                (api.set_in_tuple)(frames.get(), i, tuple.into_object());
                 let total = api.own((api.number)(total.into()))?;
-                (api.set_in_list)(totals.get(), i, total.into_object());
+                (api.set_in_tuple)(totals.get(), i, total.into_object());
             }
         }
         Some(Tracebacks { api, frames, totals })
@@ -119,10 +123,10 @@ impl<'a> Tracebacks<'a> {
         self.of(&self.frames, number)
     }
 
-    fn of(&self, list: &Owned<'_>, number: u32) -> Option<Owned<'a>> {
+    fn of(&self, table: &Owned<'_>, number: u32) -> Option<Owned<'a>> {
         // SAFETY: functions of the C API, with the lock. The item is borrowed, so it is retained.
         unsafe {
-            let item = (self.api.in_list)(list.get(), isize::try_from(number).ok()?);
+            let item = (self.api.in_tuple)(table.get(), isize::try_from(number).ok()?);
             if !item.is_null() {
                 (self.api.retain)(item);
             }

@@ -18,6 +18,11 @@ impl Python {
         stdout_of(Command::new(&self.program).args(["-c", question])).trim().to_owned()
     }
 
+    /// Bytes of a `bytearray` of some length. From 3.15 on a second object has the contents.
+    pub fn bytearray(&self, length: u64) -> u64 {
+        length + if self.minor >= 15 { 97 } else { 57 }
+    }
+
     /// Path of the shared library, and the folder where the library finds Python modules. `None` if
     /// the interpreter has no shared library.
     pub fn library(&self) -> Option<(PathBuf, PathBuf)> {
@@ -48,19 +53,23 @@ pub fn libraries() -> Vec<(Python, PathBuf, PathBuf)> {
     });
     let found: Vec<_> = found.collect();
     if found.is_empty() {
-        skip("no CPython 3.9 to 3.13 has a library of its own");
+        skip("no CPython 3.9 to 3.15 has a library of its own");
     }
     found
 }
 
-/// Debian's interpreter, and interpreters 3.9 to 3.13 of pyenv or the PATH.
+/// The known minor versions of CPython 3.
+const MINORS: std::ops::RangeInclusive<u32> = 9..=15;
+
+/// Debian's interpreter, and interpreters of pyenv, of the PATH and of `tests/pythons`.
 pub fn pythons() -> Vec<Python> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let root = std::env::var_os("PYENV_ROOT").map_or_else(|| home.join(".pyenv"), PathBuf::from);
-    let installed = std::fs::read_dir(root.join("versions")).into_iter().flatten().flatten();
-    let mut programs: Vec<PathBuf> = installed.map(|version| version.path().join("bin/python3")).collect();
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pythons");
+    let folders = [root.join("versions"), made].into_iter().flat_map(std::fs::read_dir).flatten().flatten();
+    let mut programs: Vec<PathBuf> = folders.map(|version| version.path().join("bin/python3")).collect();
     programs.push("/usr/bin/python3".into());
-    programs.extend((9..=13).filter_map(|minor| find_in_path(&format!("python3.{minor}"))));
+    programs.extend(MINORS.filter_map(|minor| find_in_path(&format!("python3.{minor}"))));
     let mut pythons: BTreeMap<(u32, PathBuf), Python> = BTreeMap::new();
     for program in programs {
         // A pyenv shim fails if the shim's version is not selected.
@@ -70,13 +79,13 @@ pub fn pythons() -> Vec<Python> {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let Some((minor, path)) = said.trim().split_once(' ') else { continue };
         let minor: u32 = minor.parse().expect("a number");
-        let Some(program) = PathBuf::from(path).canonicalize().ok().filter(|_| (9..=13).contains(&minor)) else {
+        let Some(program) = PathBuf::from(path).canonicalize().ok().filter(|_| MINORS.contains(&minor)) else {
             continue;
         };
         pythons.insert((minor, program.clone()), Python { program, minor });
     }
     if pythons.is_empty() {
-        skip("no CPython 3.9 to 3.13 is installed");
+        skip("no CPython 3.9 to 3.15 is installed");
     }
     pythons.into_values().collect()
 }
