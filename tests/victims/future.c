@@ -1,4 +1,4 @@
-/* A program with the functions by which a CPython is known, of a version that does not exist yet. */
+/* A program with the functions by which a CPython is known, of a version that is not there yet. */
 #include <stdio.h>
 #include <stdlib.h>
 

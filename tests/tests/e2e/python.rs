@@ -284,8 +284,8 @@ fn an_idle_interpreter_is_attached_to_and_let_go() {
     );
 }
 
-/// Lists end and leave their blocks in a free list, and other lists take the blocks. From 3.13 on an
-/// attached collector hears of them.
+/// Lists end and leave their blocks in a free list, and other lists take the blocks. From 3.13 on
+/// an attached collector hears of them.
 #[test]
 fn objects_from_free_lists_are_seen_after_an_attach() {
     let script = "import sys\n\

@@ -70,7 +70,7 @@ fn a_second_library_is_said_to_be_missing() {
 
 #[test]
 fn an_interpreter_of_an_unknown_version_is_said_by_its_version() {
-    let outcome = Trace::of(&build("future.c", &["-rdynamic"])).run().expect_code(0);
+    let outcome = Trace::of(build("future.c", &["-rdynamic"])).run().expect_code(0);
     assert_eq!(outcome.stdout(), "done\n");
     let said = "Python's own blocks were not recorded: the interpreter is CPython 3.99, and 3.9 to 3.15 are known";
     assert!(outcome.stderr().contains(said), "{}", outcome.stderr());

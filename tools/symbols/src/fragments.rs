@@ -1,5 +1,5 @@
-//! Parts of functions that a compiler put elsewhere (`f.cold`), in files whose symbol table does not
-//! name such parts.
+//! Parts of functions that a compiler put elsewhere (`f.cold`), in files whose symbol table does
+//! not name such parts.
 //!
 //! A stripped program keeps the names of exported functions only. The interpreter's loop of a
 //! Debian CPython 3.14 has 1 KB where its name is, and 80 KB elsewhere. Two facts tell the owner:
@@ -23,8 +23,8 @@ pub struct Fragment<'a> {
     pub function: &'a str,
 }
 
-/// Returns the parts of functions that no symbol names. `symbols` has the names of functions by file
-/// address. Empty for a file without readable unwinding information.
+/// Returns the parts of functions that no symbol names. `symbols` has the names of functions by
+/// file address. Empty for a file without readable unwinding information.
 pub fn of<'a>(file: &[u8], symbols: &BTreeMap<u64, &'a str>) -> Vec<Fragment<'a>> {
     found(file, symbols).unwrap_or_default()
 }
