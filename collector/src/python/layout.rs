@@ -8,6 +8,7 @@
 
 use super::published::Published;
 use super::version::Version;
+use core::sync::atomic::{AtomicBool, Ordering};
 use heapline_shared_format::code::{HEAD_BYTES, Head, LineFormat};
 use heapline_shared_format::event::NOT_BEGUN;
 
@@ -43,6 +44,7 @@ pub struct Layout {
     /// In a frame of 3.11: whether the frame was called by C.
     is_entry: usize,
     result: ResultWord,
+    jit: Option<JitFlag>,
     copies: Option<Copies>,
     object: ObjectLayout,
     first_line: usize,
@@ -65,6 +67,32 @@ enum ResultWord {
     /// A pointer to the word (from 3.14 on).
     At(usize),
 }
+
+/// Place of the flag for whether the interpreter compiles functions at run time.
+#[derive(Clone, Copy)]
+struct JitFlag {
+    /// In a thread state: the interpreter's state.
+    interpreter: usize,
+    /// In the interpreter's state: the flag, a byte.
+    flag: usize,
+}
+
+impl JitFlag {
+    /// Returns the place. None in versions that compile nothing, and where the interpreter's state
+    /// has another size than in the headers known.
+    fn of(version: Version, published: &Published) -> Option<JitFlag> {
+        let flag = match (version.minor(), published.interpreter_bytes) {
+            (14, 225_864) => 223_184,
+            (15, 226_232) => 223_408,
+            _ => return None,
+        };
+        Some(JitFlag { interpreter: published.interpreter, flag })
+    }
+}
+
+/// Set where compiled functions may run: they keep results in registers, and a frame's word for the
+/// result stays as it was.
+static HAS_JIT: AtomicBool = AtomicBool::new(false);
 
 /// A code object's copies of its instructions, one for each thread (free-threaded 3.14 and later).
 #[derive(Clone, Copy)]
@@ -141,6 +169,7 @@ impl Layout {
             owner: 0,
             is_entry: 0,
             result: ResultWord::None,
+            jit: None,
             copies: None,
             object: ObjectLayout { kind: 8, flags: 168, gc_head: 16, pre_header: 0 },
             first_line: 40,
@@ -189,14 +218,16 @@ impl Layout {
 
     fn of_published(version: Version, published: Published) -> Layout {
         let of_12 = Layout::of_12(version);
-        let Published { newest, frame, code, object, bytes, text } = published;
+        let Published { newest, frame, code, object, bytes, text, .. } = published;
         let is_free = version.is_free_threaded();
+        let jit = JitFlag::of(version, &published);
         let has_copies = is_free && version.minor() >= 14;
         let result = match version.minor() {
             // The garbage collector of these builds reads all words of a frame, also words behind
             // the words in use.
             _ if is_free => ResultWord::None,
             13 => of_12.result,
+            _ if jit.is_none() => ResultWord::None,
             _ => ResultWord::At(frame.stack_pointer),
         };
         Layout {
@@ -207,6 +238,7 @@ impl Layout {
             instruction: frame.instruction,
             owner: frame.owner,
             result,
+            jit,
             copies: has_copies.then_some(Copies { number: frame.copy, table: code.copies }),
             object: ObjectLayout {
                 kind: object.kind,
@@ -393,12 +425,25 @@ impl Layout {
                     let used = usize::try_from(((frame + used) as *const i32).read()).ok()?;
                     frame + first + used * size_of::<usize>()
                 }
-                ResultWord::At(pointer) if is_called() => word(frame + pointer),
+                ResultWord::At(pointer) if !HAS_JIT.load(Ordering::Relaxed) && is_called() => word(frame + pointer),
                 _ => return None,
             };
             // A debug build holds no pointer while the frame itself runs.
             (place != 0).then_some(place as *mut usize)
         }
+    }
+
+    /// Notes whether the interpreter compiles functions. The flag is set after the interpreter's
+    /// first modules, and before its first hot function.
+    ///
+    /// # Safety
+    /// `thread_state` is the calling thread's own state.
+    pub unsafe fn note_jit(&self, thread_state: *const u8) {
+        let Some(JitFlag { interpreter, flag }) = self.jit else { return };
+        // SAFETY: the caller guarantees a thread state, which points to its interpreter's state. The
+        // flag is inside of the state, whose size is known.
+        let is_set = unsafe { ((word(thread_state.addr() + interpreter) + flag) as *const u8).read() != 0 };
+        HAS_JIT.fetch_or(is_set, Ordering::Relaxed);
     }
 
     /// Whether `callee` has not returned to `frame` since the mark was set.

@@ -224,19 +224,26 @@ unsafe fn take_part(api: &Api) {
     }
 }
 
-/// Listens for new objects again, after a tracer of the program's own. While the program listens,
-/// reused blocks are not seen, and reports say so.
+/// Looks at what the interpreter may have changed since a code object was last described.
+///
+/// - The interpreter may compile functions.
+/// - A tracer of the program's own may have replaced the listener for new objects. Heapline listens
+///   again once the program listens no more. Reused blocks in between are not seen, and reports say
+///   so.
 #[cold]
-fn listen_again() {
-    if !reuse::hears() {
+fn look_at_interpreter() {
+    let Some(api) = api() else { return };
+    // SAFETY: CPython's function may be called at any time.
+    let state = unsafe { (api.thread_state)() };
+    if state.is_null() {
         return;
     }
-    let Some((api, teller)) = api().and_then(|api| Some((api, api.teller?))) else { return };
-    // SAFETY: CPython's function may be called at any time. A thread with a current state has the
-    // interpreter's lock.
-    let hears = unsafe { (api.thread_state)().is_null() || teller.join() };
-    if !hears {
-        note_unseen_reuse();
+    // SAFETY: a thread with a current state has the interpreter's lock, and the state is its own.
+    unsafe {
+        api.layout.note_jit(state);
+        if reuse::hears() && !api.teller.is_some_and(|teller| teller.join()) {
+            note_unseen_reuse();
+        }
     }
 }
 

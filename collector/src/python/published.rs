@@ -22,6 +22,7 @@ const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
 /// Place of the interpreter's version, as in `PY_VERSION_HEX`.
 const VERSION: usize = 1;
 const IS_FREE_THREADED: usize = 2;
+const INTERPRETER_BYTES: usize = 6;
 /// No offset of a structure is larger.
 const LARGEST: u64 = 4096;
 
@@ -51,7 +52,10 @@ impl Groups {
 /// The published offsets, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// In a thread state: the newest frame.
+    /// Bytes of an interpreter's state.
+    pub interpreter_bytes: u64,
+    /// In a thread state: the interpreter's state, and the newest frame.
+    pub interpreter: usize,
     pub newest: usize,
     pub frame: Frame,
     pub code: Code,
@@ -125,6 +129,8 @@ impl Published {
         // of later versions than 3.13, and of another group there.
         let later = |place: usize| if version.minor() > 13 { offset(place) } else { Some(0) };
         Some(Published {
+            interpreter_bytes: word(INTERPRETER_BYTES),
+            interpreter: offset(thread + 3)?,
             newest: offset(thread + 4)?,
             frame: Frame {
                 previous: offset(frame + 1)?,
@@ -157,7 +163,8 @@ mod tests {
     fn of_3_15() -> [u64; 93] {
         let mut words = [0; 93];
         (words[0], words[1]) = (COOKIE, 0x030f_00f0);
-        words[22 + 4] = 72;
+        words[INTERPRETER_BYTES] = 226_232;
+        words[22 + 3..22 + 5].copy_from_slice(&[16, 72]);
         words[39 + 1..39 + 7].copy_from_slice(&[8, 0, 56, 80, 74, 64]);
         words[47 + 1..47 + 6].copy_from_slice(&[112, 120, 128, 136, 68]);
         words[47 + 9] = 208;
@@ -172,6 +179,8 @@ mod tests {
         let version = Version::of(GIL_3_15).unwrap();
         let words = of_3_15();
         let expected = Published {
+            interpreter_bytes: 226_232,
+            interpreter: 16,
             newest: 72,
             frame: Frame { previous: 8, code: 0, instruction: 56, owner: 74, stack_pointer: 64, copy: 0 },
             code: Code { strings: [112, 128, 136], first_line: 68, start: 208, copies: 0 },

@@ -355,7 +355,7 @@ impl Thread {
         described.unwrap_or_else(|| Err(self.renew()))?;
         codes::remember(code, number, session);
         reuse::resume();
-        super::listen_again();
+        super::look_at_interpreter();
         Ok(number)
     }
 

@@ -100,3 +100,14 @@ fn frames_of_python_are_what_a_fresh_reading_finds() {
         assert_eq!(different, 0, "3.{}: of {all}", python.minor);
     }
 }
+
+/// Compiled functions keep results in registers, where the collector does not see them come.
+#[test]
+fn frames_of_compiled_python_are_what_a_fresh_reading_finds() {
+    for python in pythons() {
+        let trace = Trace::of(&python.program).arg(source("python/hot.py")).env("PYTHON_JIT", "1");
+        let (all, different) = compared(trace);
+        assert!(all > 300_000, "3.{}: {all} stacks were compared", python.minor);
+        assert_eq!(different, 0, "3.{}: of {all}", python.minor);
+    }
+}
