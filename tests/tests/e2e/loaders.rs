@@ -106,7 +106,8 @@ fn the_collector_asks_for_nothing_that_an_old_c_library_lacks() {
     assert_eq!(names, ["__errno_location", "clock_gettime", "dl_iterate_phdr", "environ", "getauxval"]);
 }
 
-/// Simulates a glibc before 2.34: libc lacks `dlsym`, `_dl_find_object` and other late symbols.
+/// Simulates a glibc before 2.34: libc lacks `dlsym`, `_dl_find_object` and other late symbols. The
+/// aggregator of the tree is gone.
 #[test]
 fn a_program_with_an_old_c_library_runs_and_knows_nothing_of_us() {
     let folder = tempfile::TempDir::new().expect("a folder");

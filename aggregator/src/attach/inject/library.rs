@@ -1,7 +1,7 @@
 //! Brings the collector's library into a process. The carrier is a memory file, which leaves no
 //! trace. In a process without /proc, the carrier is a file in the root of the process.
 
-use super::loader::Loader;
+use super::loader::{Loader, Opener};
 use super::step::{self, Step};
 use super::thread::{Borrowed, CallError};
 use super::{failed, map};
@@ -15,7 +15,6 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 const MFD_CLOEXEC: u64 = 1;
 const MFD_EXEC: u64 = 0x10;
-const RTLD_NOW: u64 = 2;
 /// Folders writable by programs on nearly every system.
 const FOLDERS: [&str; 4] = ["dev/shm", "tmp", "var/tmp", "."];
 
@@ -111,10 +110,12 @@ fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Option<
 /// Calls `dlopen`. The inner error is the message of the loader.
 fn open(thread: &mut Borrowed<'_>, loader: &Loader, path: &str) -> Result<Result<(), String>, CallError> {
     let path = thread.place(format!("{path}\0").as_bytes())?;
-    if thread.call("dlopen", loader.dlopen, [path, RTLD_NOW, 0])? != 0 {
+    let Opener { function, mode, message } = loader.opener;
+    if thread.call("dlopen", function, [path, mode, 0])? != 0 {
         return Ok(Ok(()));
     }
-    let text = thread.call("dlerror", loader.dlerror, [0, 0, 0])?;
+    let Some(message) = message else { return Ok(Err("its loader gives no reason".to_owned())) };
+    let text = thread.call("dlerror", message, [0, 0, 0])?;
     Ok(Err(thread.text(text)))
 }
 

@@ -77,7 +77,7 @@ pub enum InjectError {
     Ptrace(io::Error),
     #[error("cannot read its memory: {0}{hint}", hint = ptrace_hint(.0))]
     Memory(io::Error),
-    #[error("it has no glibc 2.35 or newer, which the collector needs ({0})")]
+    #[error("it has no glibc 2.17 or newer, which the collector needs ({0})")]
     NoGlibc(&'static str),
     #[error("its seccomp filter would not let the collector work: {0}")]
     Seccomp(String),
@@ -207,8 +207,6 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         return Err(InjectError::ShadowStack);
     }
     point::check(pid)?;
-    seccomp::check(pid)?;
-    apart::rest();
     let begun = Instant::now();
     let memory = Memory::open(pid).map_err(InjectError::Memory)?;
     let (map, mut loader) = loop {
@@ -220,6 +218,8 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
             Err(error) => return Err(error),
         }
     };
+    seccomp::check(pid, loader.finds_objects)?;
+    apart::rest();
     let survey = Survey::of(&map, &memory);
     let begun = Instant::now();
     let mut last;
@@ -329,7 +329,7 @@ fn refusal(answer: u64) -> Option<&'static str> {
     match answer {
         status::DONE => None,
         status::DISABLED => Some("HEAPLINE_DISABLE=1 is in its environment"),
-        status::OLD_GLIBC => Some("its C library is older than glibc 2.35"),
+        status::NO_OBJECTS => Some("its C library does not say where its objects are"),
         status::NO_MEMORY => {
             Some("the system gives it no shared memory file (ulimit -f, -n, -v, seccomp or its cgroup)")
         }
