@@ -31,7 +31,7 @@
 //!   `traced`, on by default). For programs without preloading, or programs with an allocator other
 //!   than `malloc`.
 //!
-//! Limits: Linux on x86-64 with glibc 2.35 or newer (`_dl_find_object`).
+//! Limits: Linux on x86-64 with glibc 2.17 or newer.
 #![cfg_attr(not(test), no_std)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 

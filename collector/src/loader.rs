@@ -3,11 +3,12 @@
 //! restricting system calls (`prctl`), and taking the last key for values of threads
 //! (`pthread_key_create`).
 
-use crate::platform::sys;
+use crate::platform::{objects, sys};
 use crate::real::Next;
 use crate::start;
 use crate::{inner, modules, process, python, thread};
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
+use core::ptr;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{clock, end_cause};
 
@@ -24,6 +25,7 @@ pub unsafe fn dlclose(handle: *mut c_void) -> c_int {
     if let Some(closing) = closing {
         python::closed(closing);
     }
+    objects::renew(ptr::null());
     inner::unloaded();
     if process::get().is_some_and(|p| p.is_traced()) {
         let mut thread = thread::enter(thread::stack_pointer());

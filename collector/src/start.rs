@@ -103,7 +103,7 @@ fn start(origin: Origin) -> Option<*mut Process> {
     if process.image == 0 {
         process.image = target.images.fetch_add(1, Ordering::Release) + 1;
     }
-    if flags & target_flag::OLD_GLIBC != 0 {
+    if flags & target_flag::NO_OBJECTS != 0 {
         return None;
     }
     process.is_running.store(1, Ordering::Release);
@@ -180,8 +180,8 @@ impl Process {
         self.pid = sys::getpid();
         self.fd = -1;
         let membarrier = if sys::register_membarrier() { target_flag::MEMBARRIER } else { 0 };
-        let glibc = if elf::can_find_objects() { 0 } else { target_flag::OLD_GLIBC };
-        membarrier | glibc
+        let objects = if elf::can_find_objects() { 0 } else { target_flag::NO_OBJECTS };
+        membarrier | objects
     }
 
     fn begin_again(&mut self, way: Way, session: u32) -> Option<()> {
@@ -260,7 +260,7 @@ impl Beginning {
     /// Makes the arena, begins the session and reports the process. None if there is no memory or
     /// nobody to report to; nothing is left then.
     fn make(&self, process: &mut Process, flags: u32) -> Option<Arena> {
-        if flags & target_flag::OLD_GLIBC != 0 {
+        if flags & target_flag::NO_OBJECTS != 0 {
             return None;
         }
         let pool_bytes = u64::from(self.way.segments.clamp(MIN_SEGMENTS, MAX_SEGMENTS)) * SEGMENT_BYTES as u64;
@@ -351,6 +351,7 @@ pub fn before_sandbox(slot: usize) {
     if is_forked() {
         let _ = get_or_start(slot);
     }
+    elf::ask_no_more();
     IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
 

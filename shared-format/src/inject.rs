@@ -42,8 +42,8 @@ pub mod status {
     pub const DONE: u64 = 1;
     /// The environment of the process contains `HEAPLINE_DISABLE=1`.
     pub const DISABLED: u64 = 2;
-    /// The C library has no `_dl_find_object` (glibc before 2.35).
-    pub const OLD_GLIBC: u64 = 3;
+    /// The C library does not say where its objects are (no glibc).
+    pub const NO_OBJECTS: u64 = 3;
     /// The system gave no shared memory file, or no memory.
     pub const NO_MEMORY: u64 = 4;
     /// The collector failed.

@@ -359,8 +359,8 @@ impl Job {
         let obstacle = |path: &str| elf::examine(Path::new(path)).map(|found| format!("{path} {}", found.reason()));
         let reason = if env::var_os("HEAPLINE_DISABLE").is_some_and(|value| value == "1") {
             "HEAPLINE_DISABLE=1 is set".to_owned()
-        } else if outcome.flags & target_flag::OLD_GLIBC != 0 {
-            "the program's C library is older than glibc 2.35".to_owned()
+        } else if outcome.flags & target_flag::NO_OBJECTS != 0 {
+            "the program's C library does not say where its objects are".to_owned()
         } else if let Some(untraced) = &outcome.untraced {
             let known = obstacle(&untraced.executable);
             known.unwrap_or_else(|| "the program that exec began last did not load the collector".to_owned())

@@ -263,6 +263,7 @@ pub unsafe extern "C" fn dlmopen(namespace: isize, file: *const c_char, mode: c_
 fn look_at_loaded(handle: *mut c_void) {
     if !handle.is_null() && is_leading() {
         let errno = real::errno();
+        objects::renew(handle);
         look_again();
         inner::look_at(handle);
         real::set_errno(errno);

@@ -199,7 +199,7 @@ pub fn attach(request: &mut Request, hooks: &'static Hooks) {
         return;
     }
     if !elf::can_find_objects() {
-        request.status = status::OLD_GLIBC;
+        request.status = status::NO_OBJECTS;
         return;
     }
     late::begin(hooks);

@@ -7,7 +7,7 @@
 //! counted as untold.
 
 use super::{List, Passage, Program, Started, list, with_following};
-use crate::platform::environment;
+use crate::platform::{environment, sys};
 use crate::real::Next;
 use crate::{process, real};
 use core::cell::Cell;
@@ -120,9 +120,12 @@ optional!(
     "__libc_single_threaded"
 );
 
-/// Whether libc is certain that no other thread runs.
+/// Whether it is certain that no other thread runs: by libc's word, or else by the kernel's.
 fn has_one_thread() -> bool {
     let flag = single_threaded_address();
+    if flag == 0 {
+        return !process::is_sandboxed() && sys::thread_count() == Some(1);
+    }
     // SAFETY: the address of libc's byte, checked not to be 0.
-    flag != 0 && unsafe { (flag as *const u8).read_volatile() } != 0
+    unsafe { (flag as *const u8).read_volatile() != 0 }
 }

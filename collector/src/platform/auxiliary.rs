@@ -1,6 +1,7 @@
 //! The kernel's auxiliary vector: facts about the program, handed to the process at the start.
 
 use core::ffi::c_ulong;
+use core::ops::Range;
 
 /// A program header, `Elf64_Phdr`.
 #[repr(C)]
@@ -14,6 +15,26 @@ pub(crate) struct ProgramHeader {
     pub file_bytes: u64,
     pub memory_bytes: u64,
     align: u64,
+}
+
+impl ProgramHeader {
+    /// A header of no kind.
+    pub(crate) const NONE: ProgramHeader = ProgramHeader {
+        kind: 0,
+        flags: 0,
+        offset: 0,
+        address: 0,
+        physical: 0,
+        file_bytes: 0,
+        memory_bytes: 0,
+        align: 0,
+    };
+
+    /// Returns the range of addresses, in an object with this load bias.
+    pub(crate) fn range(&self, bias: usize) -> Range<usize> {
+        let start = bias.wrapping_add(usize::try_from(self.address).unwrap_or(0));
+        start..start.wrapping_add(usize::try_from(self.memory_bytes).unwrap_or(0))
+    }
 }
 
 // Kinds of program headers.

@@ -2,13 +2,15 @@
 //!
 //! `_dl_find_object` is glibc's lock-free lookup for unwinders. Unlike `dl_iterate_phdr`, the
 //! function may be called inside `malloc` while another thread is in `dlopen` with the loader's
-//! lock.
+//! lock. Where the C library lacks the function, the table of [`link_maps`] answers.
 
 use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader};
-use crate::platform::{alone, auxiliary};
-use core::ffi::{CStr, c_char};
+use crate::platform::link_maps::{self, LinkMap};
+use crate::platform::{alone, auxiliary, environment};
+use core::ffi::CStr;
 use core::ops::Range;
 use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 optional!(
     /// `_dl_find_object`, of glibc 2.35 and later.
@@ -28,16 +30,6 @@ struct DlFindObject {
     link_map: *const LinkMap,
     eh_frame_hdr: *const u8,
     reserved: [u64; 7],
-}
-
-/// The public head of `struct link_map` of `<link.h>`.
-#[repr(C)]
-struct LinkMap {
-    bias: usize,
-    name: *const c_char,
-    dynamic: *const [u64; 2],
-    next: *const LinkMap,
-    previous: *const LinkMap,
 }
 
 /// An object in the loader's list.
@@ -93,15 +85,7 @@ impl Loaded {
 /// Returns all loaded objects in the loader's order, the program first. The list must not change
 /// meanwhile.
 pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
-    let here = find_object(loaded as fn() -> Option<_> as usize).filter(|object| !object.link_map.is_null())?;
-    let mut first = here.link_map;
-    // SAFETY: the list is the loader's, and the caller knows the list to be at rest.
-    unsafe {
-        while !(*first).previous.is_null() {
-            first = (*first).previous;
-        }
-    }
-    Some(Namespace(first).objects())
+    Namespace::program().map(Namespace::objects)
 }
 
 /// A list of objects bound only to each other: the program's list, or a list made by `dlmopen`.
@@ -123,7 +107,17 @@ impl Namespace {
 
     /// Returns the program's namespace.
     pub fn program() -> Option<Namespace> {
-        Namespace::all().next()
+        if keeps_table() {
+            return link_maps::first().map(Namespace);
+        }
+        let mut first = look_up(Namespace::program as fn() -> Option<_> as usize)?.map;
+        // SAFETY: the list is the loader's, and the caller knows the list to be at rest.
+        unsafe {
+            while !(*first).previous.is_null() {
+                first = (*first).previous;
+            }
+        }
+        Some(Namespace(first))
     }
 
     /// Returns the object with this handle of `dlopen`.
@@ -131,8 +125,9 @@ impl Namespace {
         self.maps().find(|map| ptr::from_ref(*map).addr() == handle.addr()).map(Loaded::of)
     }
 
-    /// Returns all namespaces, the program's first. Namespaces of `dlmopen` are known since glibc
-    /// 2.35.
+    /// Returns all namespaces, the program's first. Namespaces of `dlmopen` are described by glibc
+    /// since 2.35; before, those of handles
+    /// ([`crate::platform::objects::renew`]) are known.
     pub fn all() -> impl Iterator<Item = Namespace> {
         /// `struct r_debug_extended` of `<link.h>`.
         #[repr(C)]
@@ -146,7 +141,7 @@ impl Namespace {
         }
         const DT_DEBUG: u64 = 21;
         const EXTENDED: i32 = 2;
-        let program = loaded().and_then(|mut objects| objects.next());
+        let program = Namespace::program().and_then(|program| program.objects().next());
         let first = program.map_or(0, |program| program.dynamic([DT_DEBUG])[0]) as *const Debug;
         let next = |debug: &*const Debug| {
             // SAFETY: the loader's description of its namespaces has the field `next` from this
@@ -156,7 +151,9 @@ impl Namespace {
         };
         let all = core::iter::successors(Some(first).filter(|first| !first.is_null()), next);
         // SAFETY: the pointer leads to the loader's own description of a namespace.
-        all.map(|debug| Namespace(unsafe { (*debug).map }))
+        let described = all.map(|debug| unsafe { (*debug).map });
+        let noted = keeps_table().then(link_maps::other_lists).into_iter().flatten();
+        described.chain(noted).map(Namespace)
     }
 }
 
@@ -186,9 +183,44 @@ struct Layout {
     entry: usize,
 }
 
-/// Returns whether objects can be found at all (glibc 2.35, or a program without a loader).
+/// Returns whether objects can be found at all.
 pub fn can_find_objects() -> bool {
-    alone::is_alone() || find_object_address() != 0
+    alone::is_alone() || !keeps_table() || link_maps::first().is_some()
+}
+
+/// Returns whether objects are found by the collector's own table: glibc has no `_dl_find_object`
+/// (before 2.35), or a test wants the table.
+pub fn keeps_table() -> bool {
+    find_object_function() == 0
+}
+
+/// Brings the collector's own table up to date, with the namespace of a handle of the loader's, or
+/// null. The lists of objects must not change meanwhile.
+pub(super) fn renew(handle: *const core::ffi::c_void) {
+    if !handle.is_null() {
+        link_maps::note_list(handle.cast());
+    }
+    link_maps::renew();
+}
+
+/// Ends the questions to the kernel about objects: a sandbox may forbid them.
+pub fn ask_no_more() {
+    link_maps::ask_no_more();
+}
+
+/// Returns the address of glibc's function; 0 where the table is used instead.
+fn find_object_function() -> usize {
+    const UNDECIDED: usize = usize::MAX;
+    static FUNCTION: AtomicUsize = AtomicUsize::new(UNDECIDED);
+    let known = FUNCTION.load(Ordering::Relaxed);
+    if known != UNDECIDED {
+        return known;
+    }
+    let function = if environment::wants_table() { 0 } else { find_object_address() };
+    if environment::is_up() {
+        FUNCTION.store(function, Ordering::Relaxed);
+    }
+    function
 }
 
 /// Returns the object with a mapping around the address. Reads the object's memory: nobody may
@@ -199,37 +231,49 @@ pub fn find_object(address: usize) -> Option<Object> {
     }
     let found = look_up(address)?;
     // SAFETY: the map is the loader's map of a loaded object.
-    Some(unsafe { Object::found(&found, &*found.link_map) })
+    Some(unsafe { Object::found(&found, &*found.map) })
 }
 
 /// Returns the first address of the object with a mapping around the address; of a program with
 /// holes between the segments, the first address of the segment. The object may be unloaded
 /// meanwhile.
 pub fn object_start(address: usize) -> Option<usize> {
-    find_alone(address).map(|program| program.start).or_else(|| look_up(address).map(|found| found.map_start))
+    find_alone(address).map(|program| program.start).or_else(|| look_up(address).map(|found| found.start))
 }
 
 /// Returns the identity of the object with a mapping around the address. The object may be unloaded
 /// meanwhile.
 pub fn object_identity(address: usize) -> Option<usize> {
-    find_alone(address).map(|program| program.start).or_else(|| look_up(address).map(|found| found.link_map.addr()))
+    find_alone(address).map(|program| program.start).or_else(|| look_up(address).map(|found| found.map.addr()))
 }
 
 fn find_alone(address: usize) -> Option<alone::Program> {
     if cfg!(feature = "embedded") { alone::find(address) } else { None }
 }
 
-/// Asks glibc for the object with a mapping around the address.
-fn look_up(address: usize) -> Option<DlFindObject> {
-    let look = find_object_address();
+/// An object found by an address. The object may be unloaded meanwhile.
+struct Found {
+    /// First address of the object; of a program with holes, perhaps of the segment.
+    start: usize,
+    end: usize,
+    map: *const LinkMap,
+    eh_frame_hdr: *const u8,
+}
+
+/// Finds the object with a mapping around the address: asks glibc, or the table.
+fn look_up(address: usize) -> Option<Found> {
+    let look = find_object_function();
     if look == 0 {
-        return None;
+        let link_maps::Record { start, end, map, eh_frame_hdr, .. } = link_maps::find(address)?;
+        let (map, eh_frame_hdr) = (ptr::with_exposed_provenance(map), ptr::with_exposed_provenance(eh_frame_hdr));
+        return Some(Found { start, end, map, eh_frame_hdr });
     }
     // SAFETY: zeros are a valid DlFindObject.
     let mut found: DlFindObject = unsafe { core::mem::zeroed() };
     // SAFETY: the function has glibc's signature, takes any address and fills the result.
     let status = unsafe { core::mem::transmute::<usize, FindObject>(look)(address, &raw mut found) };
-    (status == 0 && !found.link_map.is_null()).then_some(found)
+    let DlFindObject { map_start: start, map_end: end, link_map: map, eh_frame_hdr, .. } = found;
+    (status == 0 && !map.is_null()).then_some(Found { start, end, map, eh_frame_hdr })
 }
 
 /// Flags of a segment with code: readable and executable, not writable.
@@ -238,10 +282,7 @@ const PAGE: usize = 4096;
 
 /// Returns the ranges of addresses of all program headers of a kind.
 pub(crate) fn ranges(headers: &[ProgramHeader], bias: usize, kind: u32) -> impl Iterator<Item = Range<usize>> {
-    headers.iter().filter(move |header| header.kind == kind).map(move |header| {
-        let start = bias.wrapping_add(usize::try_from(header.address).unwrap_or(0));
-        start..start.wrapping_add(usize::try_from(header.memory_bytes).unwrap_or(0))
-    })
+    headers.iter().filter(move |header| header.kind == kind).map(move |header| header.range(bias))
 }
 
 impl Layout {
@@ -283,24 +324,24 @@ impl Layout {
 }
 
 impl Object {
-    /// Returns the object of glibc's answer.
+    /// Returns the object of an answer.
     ///
     /// The answer has the range of the whole object, which begins with the ELF header. One object
-    /// is different: a program with holes between the segments. The answer then has the range of a
-    /// single segment, and the kernel knows the program headers.
+    /// is different: a program with holes between the segments. glibc's answer then has the range
+    /// of a single segment, and the kernel knows the program headers.
     ///
     /// # Safety
-    /// `found` is glibc's answer for a loaded object, and `map` is the object's map.
-    unsafe fn found(found: &DlFindObject, map: &LinkMap) -> Object {
+    /// `found` is the answer for a loaded object, and `map` is the object's map.
+    unsafe fn found(found: &Found, map: &LinkMap) -> Object {
         let (bias, dynamic) = (map.bias, map.dynamic.addr());
         let is_here = |layout: &Layout| ranges(layout.headers, bias, PT_DYNAMIC).any(|range| range.start == dynamic);
         // SAFETY: the caller guarantees a loaded object, so the range begins with mapped pages.
-        let whole = unsafe { Layout::at(found.map_start, found.map_end, bias) }.filter(is_here);
+        let whole = unsafe { Layout::at(found.start, found.end, bias) }.filter(is_here);
         let mut object = Object {
-            start: found.map_start,
-            end: found.map_end,
+            start: found.start,
+            end: found.end,
             bias,
-            link_map: found.link_map,
+            link_map: found.map,
             eh_frame_hdr: found.eh_frame_hdr,
             layout: whole.unwrap_or(Layout::UNKNOWN),
         };

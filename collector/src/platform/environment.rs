@@ -14,6 +14,9 @@ pub const ENV_VERIFY: &str = "HEAPLINE_VERIFY";
 /// Variable that switches off the recording of CPython's own layer when set to `0`: only native
 /// blocks and stacks remain.
 pub const ENV_PYTHON: &str = "HEAPLINE_PYTHON";
+/// Variable with which objects are found as with a C library without `_dl_find_object` when set to
+/// `table`.
+pub const ENV_OBJECTS: &str = "HEAPLINE_OBJECTS";
 /// The loader's variable that brings the collector in.
 pub const ENV_PRELOAD: &str = "LD_PRELOAD";
 
@@ -133,6 +136,11 @@ pub fn verifies() -> bool {
 /// Returns whether a CPython's own layer is to be recorded.
 pub fn sees_python() -> bool {
     value(ENV_PYTHON).is_none_or(|(_, v)| v != c"0")
+}
+
+/// Returns whether objects are to be found by the collector's own table.
+pub fn wants_table() -> bool {
+    value(ENV_OBJECTS).is_some_and(|(_, v)| v == c"table")
 }
 
 /// Returns the fault requested by a test.

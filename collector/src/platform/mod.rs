@@ -7,6 +7,7 @@ pub mod clock;
 pub mod elf;
 pub mod environment;
 pub mod executable;
+mod link_maps;
 pub mod objects;
 pub mod symbols;
 pub mod sys;

@@ -111,6 +111,14 @@ pub fn all(mut look: impl FnMut(&Objects)) {
     });
 }
 
+/// Brings the collector's own table of objects up to date, if there is one. `handle` is null or a
+/// handle just returned by the loader. To be called after `dlopen` and `dlclose`.
+pub fn renew(handle: *const c_void) {
+    if elf::keeps_table() {
+        all(|_| elf::renew(handle));
+    }
+}
+
 /// Calls `look` for each loaded object of all namespaces, in the loader's order. The collector's
 /// own object is left out. The loader's lock is held over all calls, so only one thread at a time
 /// runs this function.

@@ -46,8 +46,8 @@ pub const TICK_PENDING: u64 = 1;
 pub mod target_flag {
     /// The target has registered for `MEMBARRIER_CMD_GLOBAL_EXPEDITED`.
     pub const MEMBARRIER: u32 = 1;
-    /// The C library has no `_dl_find_object` (glibc before 2.35): the collector stays passive.
-    pub const OLD_GLIBC: u32 = 2;
+    /// The C library does not say where its objects are (no glibc): the collector stays passive.
+    pub const NO_OBJECTS: u32 = 2;
     /// The collector does not know the structures of this CPython: CPython's own blocks are not
     /// recorded.
     pub const UNKNOWN_PYTHON: u32 = 4;

@@ -104,9 +104,15 @@ fn the_collector_asks_for_nothing_that_an_old_c_library_lacks() {
     names.sort_unstable();
     // Both glibc 2.17 and musl have all of these symbols.
     assert_eq!(names, ["__errno_location", "clock_gettime", "dl_iterate_phdr", "environ", "getauxval"]);
+    // Both know this kind of hash table, and only newer loaders know packed relocations.
+    let dynamic = stdout_of(Command::new("readelf").args(["-W", "-d"]).arg(&library));
+    assert!(dynamic.contains("(GNU_HASH)") && !dynamic.contains("RELR"), "{dynamic}");
+    let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert!(needed.len() == 1 && needed[0].ends_with("[libc.so.6]"), "{needed:?}");
 }
 
-/// Simulates a glibc before 2.34: libc lacks `dlsym`, `_dl_find_object` and other late symbols.
+/// Simulates a glibc before 2.34: libc lacks `dlsym`, `_dl_find_object` and other late symbols. The
+/// aggregator of the tree is gone.
 #[test]
 fn a_program_with_an_old_c_library_runs_and_knows_nothing_of_us() {
     let folder = tempfile::TempDir::new().expect("a folder");

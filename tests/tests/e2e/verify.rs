@@ -17,10 +17,14 @@ fn compared(trace: Trace) -> (u64, u64) {
 }
 
 fn trees(flags: &[&str], threads: &str) {
+    trees_in(&|trace| trace, flags, threads);
+}
+
+fn trees_in(setting: &dyn Fn(Trace) -> Trace, flags: &[&str], threads: &str) {
     let events = rounds("HEAPLINE_EVENTS", 20_000).to_string();
     let plugin = victim::build("plugin.c", &["-O2", "-shared", "-fPIC"]);
     let trace = Trace::of(victim::build("trees.cpp", flags)).args([&events, threads]).arg(&plugin);
-    let (all, different) = compared(trace);
+    let (all, different) = compared(setting(trace));
     assert!(all > 9_000, "{all} stacks were compared");
     assert_eq!(different, 0, "of {all}, {flags:?}, {threads} threads");
 }
@@ -38,6 +42,12 @@ fn random_call_trees_are_walked_as_by_gimli_without_frame_pointers() {
 #[test]
 fn random_call_trees_are_walked_as_by_gimli_with_frame_pointers() {
     trees(&["-O2", "-fno-omit-frame-pointer"], "1");
+}
+
+/// Threads open and close a library while others walk their stacks.
+#[test]
+fn random_call_trees_are_walked_as_by_gimli_with_the_table_of_objects() {
+    trees_in(&|trace| trace.env("HEAPLINE_OBJECTS", "table"), &["-O2"], "3");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The C library of a process, as far as an injection uses the library: functions, and two pieces
 //! of code with system calls.
+//!
+//! glibc before 2.34 has several libraries: threads, `dlopen` and some waits are not in
+//! `libc.so.6`.
 
 use super::InjectError;
 use super::entries::{Candidates, Jumps};
@@ -22,12 +25,25 @@ pub struct Gadgets {
     pub errno_location: u64,
 }
 
+/// A function of the C library that loads a library.
+#[derive(Clone, Copy, Debug)]
+pub struct Opener {
+    pub function: u64,
+    /// The `mode` of the call.
+    pub mode: u64,
+    /// Function that returns the loader's message, if there is one.
+    pub message: Option<u64>,
+}
+
 /// Facts about the C library and the dynamic loader of the process.
 pub struct Loader {
-    pub dlopen: u64,
-    pub dlerror: u64,
+    pub opener: Opener,
+    /// Whether the C library finds objects without a lock. Otherwise the collector does, by further
+    /// system calls.
+    pub finds_objects: bool,
     pub gadgets: Gadgets,
-    pub libc: Range,
+    /// The libraries of the C library, `libc.so.6` first.
+    parts: Vec<Part>,
     /// The dynamic loader.
     pub interpreter: Range,
     /// Objects with a definition of `malloc`, other than the C library.
@@ -35,10 +51,25 @@ pub struct Loader {
     /// Whether the program itself defines `malloc`. Only some functions of such a program belong to
     /// the allocator.
     pub has_own_malloc: bool,
-    pub functions: Functions,
-    /// Jumps in the C library; read when a thread stands in a function without a name.
-    jumps: Option<Jumps>,
+    /// The exported functions of all parts.
+    functions: Functions,
     pub stacks: Stacks,
+}
+
+/// A library of the C library.
+struct Part {
+    range: Range,
+    /// Jumps in the code; read when a thread stands in a function without a name.
+    jumps: Option<Jumps>,
+}
+
+/// Beginnings of the names of the other libraries that come with the C library.
+const OTHER_PARTS: [&str; 4] = ["libpthread", "librt", "libdl", "libanl"];
+
+/// Whether a file of this name is `LIBRARY.so.N` or `LIBRARY-2.N.so`, the two names of glibc's
+/// files.
+fn is_part(file_name: &str, library: &str) -> bool {
+    file_name.strip_prefix(library).is_some_and(|rest| rest.starts_with(".so.") || rest.starts_with("-2."))
 }
 
 impl Loader {
@@ -46,41 +77,55 @@ impl Loader {
     pub fn find(map: &Map, memory: &Memory) -> Result<Loader, InjectError> {
         let named =
             |test: fn(&str) -> bool| map.files().find(|object| test(object.file_name())).map(|found| found.range);
-        let Some(libc) = named(|name| name.starts_with("libc.so.6") || name.starts_with("libc-2.")) else {
+        let Some(libc) = named(|name| is_part(name, "libc")) else {
             let is_musl = map.mappings.iter().any(|mapping| mapping.path.contains("/ld-musl-"));
             return Err(InjectError::NoGlibc(if is_musl { "its C library is musl" } else { "no libc.so.6 is loaded" }));
         };
         let Some(interpreter) = named(is_interpreter) else {
             return Err(InjectError::NoGlibc("no dynamic loader is there"));
         };
-        let image = Image::read(memory, libc.start).map_err(InjectError::Memory)?;
-        let functions = Functions::of(memory, &image).map_err(InjectError::Memory)?;
-        let too_old = || InjectError::NoGlibc("its version is older");
-        let (Some(dlopen), Some(dlerror)) = (functions.address("dlopen"), functions.address("dlerror")) else {
-            return Err(too_old());
+        let is_other = |name: &str| OTHER_PARTS.iter().any(|part| is_part(name, part));
+        let others = map.files().filter(|object| is_other(object.file_name())).map(|object| object.range);
+        let parts: Vec<Part> = [libc].into_iter().chain(others).map(|range| Part { range, jumps: None }).collect();
+        let functions_of = |part: &Part| Functions::of(memory, &Image::read(memory, part.range.start)?);
+        let functions: Vec<Functions> =
+            parts.iter().map(functions_of).collect::<Result<_, _>>().map_err(InjectError::Memory)?;
+        let Some(opener) = functions.first().and_then(Opener::find) else {
+            return Err(InjectError::NoGlibc("its version is older"));
         };
-        if functions.address("_dl_find_object").is_none() {
-            return Err(too_old());
-        }
-        let errno_location = functions.address("__errno_location").ok_or_else(too_old)?;
+        let functions = Functions::all(functions);
+        let finds_objects = functions.address("_dl_find_object").is_some();
+        let errno_location = functions.address("__errno_location");
+        let errno_location = errno_location.ok_or(InjectError::NoGlibc("it has no errno"))?;
         let gadgets = Gadgets::find(map, memory, libc, errno_location)?;
         let program = map.program();
         let brings_malloc =
             |range: &Range| Image::read(memory, range.start).is_ok_and(|image| image.defines(memory, "malloc"));
-        let others = map.files().map(|object| object.range).filter(|range| *range != libc && *range != interpreter);
+        let is_own = |range: Range| range == interpreter || parts.iter().any(|part| part.range == range);
+        let others = map.files().map(|object| object.range).filter(|&range| !is_own(range));
         let allocators: Vec<Range> = others.filter(brings_malloc).collect();
         let has_own_malloc = program.is_some_and(|program| allocators.contains(&program));
         let allocators = allocators.into_iter().filter(|range| Some(*range) != program).collect();
         let stacks = Stacks::default();
         map.files().for_each(|object| stacks.prepare(memory, object.range.start));
-        let jumps = None;
-        Ok(Loader { dlopen, dlerror, gadgets, libc, interpreter, allocators, has_own_malloc, functions, jumps, stacks })
+        Ok(Loader { opener, finds_objects, gadgets, parts, interpreter, allocators, has_own_malloc, functions, stacks })
+    }
+
+    /// Whether an address belongs to the C library.
+    pub fn is_in_c_library(&self, address: u64) -> bool {
+        self.part_at(address).is_some()
+    }
+
+    fn part_at(&self, address: u64) -> Option<&Part> {
+        self.parts.iter().find(|part| part.range.contains(address))
     }
 
     /// Reads the code of the C library, for [`Loader::candidates`].
     pub fn study(&mut self, map: &Map, memory: &Memory) {
-        let functions = self.stacks.functions(memory, self.libc.start);
-        self.jumps = Some(Jumps::read(map, memory, self.libc, functions));
+        for part in &mut self.parts {
+            let functions = self.stacks.functions(memory, part.range.start);
+            part.jumps = Some(Jumps::read(map, memory, part.range, functions));
+        }
     }
 
     /// Returns the called functions of a thread at an address of the C library. Returns none when
@@ -88,8 +133,23 @@ impl Loader {
     pub fn candidates(&self, address: u64) -> Option<Candidates> {
         match self.functions.names_at(address) {
             names if !names.is_empty() => Some(Candidates::one(names)),
-            _ => self.jumps.as_ref().map(|jumps| jumps.candidates(address, &self.functions)),
+            _ => Some(self.part_at(address)?.jumps.as_ref()?.candidates(address, &self.functions)),
         }
+    }
+}
+
+impl Opener {
+    /// Finds the function in `libc.so.6`. Before glibc 2.34 `dlopen` is in another library, which
+    /// need not be loaded. The C library then has a function of its own.
+    fn find(libc: &Functions) -> Option<Opener> {
+        const RTLD_NOW: u64 = 2;
+        /// Mark of a call on behalf of the program, in the C library's own function.
+        const RTLD_DLOPEN: u64 = 0x8000_0000;
+        if let Some(function) = libc.address("dlopen") {
+            return Some(Opener { function, mode: RTLD_NOW, message: libc.address("dlerror") });
+        }
+        let function = libc.address("__libc_dlopen_mode")?;
+        Some(Opener { function, mode: RTLD_NOW | RTLD_DLOPEN, message: None })
     }
 }
 
@@ -124,10 +184,29 @@ mod tests {
         let memory = Memory::open(pid).expect("its own memory");
         let map = Map::read(pid, &memory).expect("its own map");
         let loader = Loader::find(&map, &memory).expect("a glibc");
-        assert!(loader.libc.contains(loader.dlopen) && loader.libc.contains(loader.gadgets.sigreturn));
-        assert_eq!(loader.dlopen, (libc::dlopen as *const ()).addr() as u64);
+        assert!(loader.is_in_c_library(loader.opener.function) && loader.is_in_c_library(loader.gadgets.sigreturn));
+        assert_eq!(loader.opener.function, (libc::dlopen as *const ()).addr() as u64);
         assert!(!loader.has_own_malloc && loader.allocators.is_empty());
         let names = loader.functions.names_at((libc::poll as *const ()).addr() as u64);
         assert!(names.contains(&"poll".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn the_files_of_the_c_library_are_told_by_their_names() {
+        let parts = ["libc.so.6", "libc-2.31.so"].map(|name| is_part(name, "libc"));
+        assert_eq!(parts, [true, true]);
+        assert!(is_part("libpthread-2.17.so", "libpthread") && is_part("libdl.so.2", "libdl"));
+        assert!(
+            !is_part("libc++.so.1", "libc") && !is_part("libcap.so.2", "libc") && !is_part("librtmp.so.1", "librt")
+        );
+    }
+
+    #[test]
+    fn an_old_c_library_has_a_function_of_its_own() {
+        let new = Opener::find(&Functions::named(&[(10, 1, "dlopen"), (20, 1, "dlerror")])).expect("there");
+        assert_eq!((new.function, new.mode, new.message), (10, 2, Some(20)));
+        let old = Opener::find(&Functions::named(&[(30, 1, "__libc_dlopen_mode")])).expect("there");
+        assert_eq!((old.function, old.mode, old.message), (30, 0x8000_0002, None));
+        assert!(Opener::find(&Functions::named(&[(30, 1, "malloc")])).is_none());
     }
 }

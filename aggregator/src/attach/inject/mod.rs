@@ -37,6 +37,7 @@ mod memory;
 mod point;
 mod ptrace;
 mod release;
+mod rights;
 mod seccomp;
 mod stack;
 mod step;
@@ -73,11 +74,11 @@ const TO_LOAD: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message says what each means")]
 pub enum InjectError {
-    #[error("cannot trace it by ptrace: {0}{hint}", hint = ptrace_hint(.0))]
+    #[error("cannot trace it by ptrace: {0}{hint}", hint = rights::hint(.0))]
     Ptrace(io::Error),
-    #[error("cannot read its memory: {0}{hint}", hint = ptrace_hint(.0))]
+    #[error("cannot read its memory: {0}{hint}", hint = rights::hint(.0))]
     Memory(io::Error),
-    #[error("it has no glibc 2.35 or newer, which the collector needs ({0})")]
+    #[error("it has no glibc 2.17 or newer, which the collector needs ({0})")]
     NoGlibc(&'static str),
     #[error("its seccomp filter would not let the collector work: {0}")]
     Seccomp(String),
@@ -103,22 +104,6 @@ pub enum InjectError {
     Ended,
     #[error("{0}")]
     Told(String),
-}
-
-fn ptrace_hint(error: &io::Error) -> String {
-    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    match (error.raw_os_error(), scope.trim()) {
-        (Some(libc::EPERM | libc::EACCES), "1" | "2") => {
-            "; kernel.yama.ptrace_scope allows it to root only: attach as root".to_owned()
-        }
-        (Some(libc::EPERM | libc::EACCES), "3") => {
-            "; kernel.yama.ptrace_scope=3 forbids it to everybody until reboot".to_owned()
-        }
-        (Some(libc::EPERM | libc::EACCES), _) => {
-            "; it may be another user's, or have changed its user: attach as root with CAP_SYS_PTRACE".to_owned()
-        }
-        _ => String::new(),
-    }
 }
 
 /// Result of an injection.
@@ -207,8 +192,6 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         return Err(InjectError::ShadowStack);
     }
     point::check(pid)?;
-    seccomp::check(pid)?;
-    apart::rest();
     let begun = Instant::now();
     let memory = Memory::open(pid).map_err(InjectError::Memory)?;
     let (map, mut loader) = loop {
@@ -220,6 +203,8 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
             Err(error) => return Err(error),
         }
     };
+    seccomp::check(pid, loader.finds_objects)?;
+    apart::rest();
     let survey = Survey::of(&map, &memory);
     let begun = Instant::now();
     let mut last;
@@ -329,7 +314,7 @@ fn refusal(answer: u64) -> Option<&'static str> {
     match answer {
         status::DONE => None,
         status::DISABLED => Some("HEAPLINE_DISABLE=1 is in its environment"),
-        status::OLD_GLIBC => Some("its C library is older than glibc 2.35"),
+        status::NO_OBJECTS => Some("its C library does not say where its objects are"),
         status::NO_MEMORY => {
             Some("the system gives it no shared memory file (ulimit -f, -n, -v, seccomp or its cgroup)")
         }

@@ -138,7 +138,7 @@ pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
     if stack.iter().any(|&address| is_in_allocator(address)) {
         return Err("it is in the allocator".to_owned());
     }
-    let is_libc: Vec<bool> = stack.iter().map(|&address| loader.libc.contains(address)).collect();
+    let is_libc: Vec<bool> = stack.iter().map(|&address| loader.is_in_c_library(address)).collect();
     let functions = |range: Range<usize>| -> Vec<Option<Candidates>> {
         stack[range].iter().map(|&address| loader.candidates(address)).collect()
     };

@@ -38,11 +38,15 @@ const CALLS: &[(i64, &str)] = &[
     (libc::SYS_restart_syscall, "restart_syscall"),
 ];
 
+/// Calls of the collector where the C library does not find objects without a lock.
+const CALLS_FOR_OBJECTS: &[(i64, &str)] = &[(libc::SYS_process_vm_readv, "process_vm_readv")];
+
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const TO_STOP: Duration = Duration::from_secs(1);
 
-/// Fails for a process with a filter that forbids a needed call or cannot be read.
-pub fn check(pid: u32) -> Result<(), InjectError> {
+/// Fails for a process with a filter that forbids a needed call or cannot be read. `finds_objects`
+/// is that of the process's [`super::loader::Loader`].
+pub fn check(pid: u32, finds_objects: bool) -> Result<(), InjectError> {
     let refused = |why: &str| Err(InjectError::Seccomp(why.to_owned()));
     match crate::process::procfs::status(pid, "Seccomp").as_deref() {
         Some("1") => return refused("it is in strict mode"),
@@ -53,17 +57,17 @@ pub fn check(pid: u32) -> Result<(), InjectError> {
         Ok(filters) => filters,
         Err(error) => return refused(&format!("the filter cannot be read ({error}): attach as root")),
     };
-    let forbidden = forbidden(&filters);
+    let forbidden = forbidden(&filters, if finds_objects { &[] } else { CALLS_FOR_OBJECTS });
     if forbidden.is_empty() {
         return Ok(());
     }
     refused(&format!("it forbids {}; allow these calls, or start it with aggregator run", forbidden.join(", ")))
 }
 
-/// Lists the calls stopped by at least one filter.
-fn forbidden(filters: &[Filter]) -> Vec<&'static str> {
+/// Lists the calls stopped by at least one filter: the usual calls, and `more`.
+fn forbidden(filters: &[Filter], more: &[(i64, &'static str)]) -> Vec<&'static str> {
     let is_allowed = |number| filters.iter().all(|filter| filter.allows(number));
-    CALLS.iter().filter(|(number, _)| !is_allowed(*number)).map(|(_, name)| *name).collect()
+    CALLS.iter().chain(more).filter(|(number, _)| !is_allowed(*number)).map(|(_, name)| *name).collect()
 }
 
 /// Counts the calls forbidden by a filter's program, given in the kernel's layout.
@@ -74,7 +78,7 @@ pub fn forbidden_by(program: &[u8]) -> usize {
         jf: bytes[3],
         k: u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
     };
-    forbidden(&[Filter(program.as_chunks().0.iter().map(instruction).collect())]).len()
+    forbidden(&[Filter(program.as_chunks().0.iter().map(instruction).collect())], CALLS_FOR_OBJECTS).len()
 }
 
 /// Reads all filters of the process's first thread. The thread is stopped to read the filters.

@@ -298,6 +298,13 @@ impl Functions {
         Ok(Functions(functions))
     }
 
+    /// Returns the functions of several objects.
+    pub fn all(objects: Vec<Functions>) -> Functions {
+        let mut functions: Vec<Function> = objects.into_iter().flat_map(|object| object.0).collect();
+        functions.sort_by_key(|function| function.start);
+        Functions(functions)
+    }
+
     /// Returns functions with these addresses, sizes and names.
     #[cfg(test)]
     pub fn named(functions: &[(u64, u64, &str)]) -> Functions {

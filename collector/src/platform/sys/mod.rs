@@ -5,7 +5,7 @@
 mod files;
 mod socket;
 
-pub use files::{File, Program, fill_from_file, open, open_again, open_program, read_at};
+pub use files::{File, Program, fill_from_file, open, open_again, open_program, read_at, thread_count};
 pub use socket::send_with_file;
 
 use core::arch::asm;
@@ -60,6 +60,7 @@ mod nr {
     pub const FUTEX: usize = 202;
     pub const CLOCK_GETTIME: usize = 228;
     pub const GETRANDOM: usize = 318;
+    pub const PROCESS_VM_READV: usize = 310;
     pub const MEMFD_CREATE: usize = 319;
     pub const MEMBARRIER: usize = 324;
     pub const PRLIMIT: usize = 302;
@@ -209,6 +210,24 @@ pub fn is_readable(address: usize) -> bool {
     // SAFETY: the request is invalid, so no mask changes; the kernel checks the address.
     let result = unsafe { call(nr::RT_SIGPROCMASK, [usize::MAX >> 33, address & !7, 0, 8, 0, 0]) };
     result != Err(EFAULT)
+}
+
+/// Copies values out of memory of the process that may be unmapped at any time, at most sixteen.
+/// Returns the number of values before the first value that is not mapped; 0 where the kernel does
+/// not copy.
+///
+/// # Safety
+/// Any bytes are a valid `T`.
+pub unsafe fn copy_mapped<T: Copy>(places: &[usize], into: &mut [T]) -> usize {
+    const MOST: usize = 16;
+    let count = places.len().min(into.len()).min(MOST);
+    let mut pieces = [[0usize, size_of::<T>()]; MOST];
+    pieces.iter_mut().zip(places).for_each(|(piece, &place)| piece[0] = place);
+    let whole = [into.as_mut_ptr() as usize, count * size_of::<T>()];
+    let (from, to) = (pieces.as_ptr() as usize, whole.as_ptr() as usize);
+    // SAFETY: the kernel reads mapped memory only, and writes the values, which may be any bytes.
+    let copied = unsafe { call(nr::PROCESS_VM_READV, [getpid() as usize, to, 1, from, count, 0]) };
+    copied.map_or(0, |bytes| bytes / size_of::<T>())
 }
 
 /// Returns whether a stack address lies on the thread's alternate signal stack.
