@@ -1,7 +1,8 @@
 //! A nested cargo, for build scripts: the collector is one object with a profile of its own.
 //!
 //! The nested cargo has a target folder of its own, since the outer cargo holds the lock of the
-//! usual folder. The outer cargo's flags and wrappers are left out.
+//! usual folder. The outer cargo's flags, wrappers and linker are left out: the collector is linked
+//! by the machine's C compiler, whatever links the program that carries the collector.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,14 @@ pub fn build(manifest: &Path, name: &str, options: &[&str]) -> PathBuf {
     let mut cargo = Command::new(variable("CARGO"));
     cargo.args(["build", "--release", "--locked", "--manifest-path"]).arg(manifest);
     cargo.arg("--target-dir").arg(&target).args(options);
-    for outer in
-        ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"]
-    {
-        cargo.env_remove(outer);
+    let flags_and_wrappers =
+        ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
+    for (name, _) in env::vars_os() {
+        // CARGO_TARGET_<TRIPLE>_LINKER, _RUSTFLAGS, _RUNNER
+        let is_of_target = name.to_string_lossy().starts_with("CARGO_TARGET_");
+        if is_of_target || flags_and_wrappers.iter().any(|outer| name == *outer) {
+            cargo.env_remove(name);
+        }
     }
     let status = cargo.status().expect("cargo, which runs this, can be run");
     assert!(status.success(), "the collector was not built; the lines above say why");
