@@ -94,7 +94,8 @@ impl Recorder {
     /// Ends the present step at the time `now`, which is a watermark.
     pub fn end_step(&mut self, now: Duration, table: &mut Table) {
         let begun = Instant::now();
-        let end = self.millis(now);
+        // The first step ends at the begin, and no other step does.
+        let end = self.millis(now).max(u64::from(self.rungs.steps().next().is_some()));
         let mut taken = Taken {
             apart: self.rungs.apart(),
             told: &mut self.told,

@@ -171,12 +171,13 @@ impl Bench {
     }
 
     fn end_step(&mut self, after: u64) {
-        self.now += after;
+        self.now = (self.now + after).max(1);
         self.recorder.end_step(Duration::from_millis(self.now), &mut self.table);
         self.note();
     }
 
     fn clear(&mut self) {
+        self.now = self.now.max(1);
         self.recorder.before_clear(Duration::from_millis(self.now), &mut self.table);
         self.note();
         self.table.clear_traces();
@@ -186,11 +187,13 @@ impl Bench {
     }
 
     fn mark(&mut self, text: &str) {
+        self.now = self.now.max(1);
         self.recorder.mark(Duration::from_millis(self.now), USER_MARK, text, &mut self.table);
         self.note();
     }
 
     fn history(&mut self) -> History {
+        self.now = self.now.max(1);
         let taken = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000) + Duration::from_millis(self.now);
         let history = self.recorder.history(Duration::from_millis(self.now), taken, 3600, &mut self.table);
         self.note();

@@ -121,6 +121,8 @@ fn the_memory_at_a_mark_is_known() {
         assert_eq!(deploy.total.size, 50_001_000);
         let since = report_on(&path, &["--since", "mark:before", "--until", "mark:deploy"]);
         assert_eq!((since.stats[0].change.as_deref(), since.stats[0].size_diff), (Some("new"), Some(50_000_000)));
+        let (from, to) = (since.since.expect("an instant"), since.instant.expect("an instant"));
+        assert!(from.time != to.time && from.step_begin != from.time && to.step_milliseconds > 0, "{from:?} {to:?}");
     }
     let snapshot = outcome.snapshot();
     let kinds: Vec<&str> = history(&snapshot).marks.iter().map(|mark| mark.kind.as_str()).collect();
