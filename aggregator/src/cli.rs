@@ -3,6 +3,7 @@
 use crate::attach::AttachConfig;
 use crate::base::text::shell_word;
 use crate::control::{Ask, Change};
+use crate::history::DEFAULT_MEMORY;
 use crate::launch::RunConfig;
 use crate::names::worker;
 use crate::process::elf;
@@ -38,7 +39,8 @@ const CTL_EXAMPLES: &str = "\
 Examples:
   aggregator ctl 4711 stats --format json
   aggregator ctl 4711 snapshot -o now.snap.zst
-  aggregator ctl 4711 lookup 0x55d0c0ffee00";
+  aggregator ctl 4711 lookup 0x55d0c0ffee00
+  aggregator ctl 4711 mark deploy-42         report --at mark:deploy-42";
 
 /// Trace the memory of a whole process: like Python's tracemalloc, from outside.
 #[derive(Debug, Parser)]
@@ -92,6 +94,12 @@ struct TraceOptions {
     /// Adapt the distance of samples to so many a second; begins with --sample, or 512K
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     samples_per_second: Option<u32>,
+    /// Memory of the aggregator for the history of each process, in bytes; K, M and G as above
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MEMORY, value_parser = bytes, conflicts_with = "no_history")]
+    history_memory: u64,
+    /// Record no history: report then knows the memory at the snapshot and at the peak only
+    #[arg(long)]
+    no_history: bool,
     /// Do not look up functions and lines for the snapshot: report does, while the files are there
     #[arg(long)]
     no_names: bool,
@@ -187,6 +195,12 @@ enum TypedAsk {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Put a mark into the history: report --at mark:TEXT shows the memory at this moment
+    Mark {
+        /// A few words, as in \"deploy 42\"
+        #[arg(value_name = "TEXT")]
+        text: String,
+    },
     /// End tracing and write the last snapshot; the process goes on
     Detach,
 }
@@ -204,6 +218,10 @@ impl TraceOptions {
     fn sampling(&self) -> Option<Sampling> {
         let interval = self.sample.or(self.samples_per_second.map(|_| DEFAULT_DISTANCE))?;
         Some(Sampling { interval, per_second: self.samples_per_second })
+    }
+
+    fn history(&self) -> Option<usize> {
+        (!self.no_history).then(|| usize::try_from(self.history_memory).unwrap_or(usize::MAX))
     }
 }
 
@@ -240,6 +258,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         (None, Some(pid)) => Ok(Invocation::Attach(AttachConfig {
             pid,
             sampling: typed.trace.sampling(),
+            history: typed.trace.history(),
             output: typed.trace.output,
             nframe: typed.trace.nframe,
             names: !typed.trace.no_names,
@@ -261,6 +280,7 @@ impl TypedCommand {
             TypedCommand::Run { trace, follow, no_follow, command } => Invocation::Run(RunConfig {
                 command,
                 sampling: trace.sampling(),
+                history: trace.history(),
                 output: trace.output,
                 nframe: trace.nframe,
                 names: !trace.no_names,
@@ -280,6 +300,7 @@ impl TypedCommand {
                     TypedAsk::Set { change } => (Ask::Set(change), Format::Text),
                     TypedAsk::ClearTraces => (Ask::ClearTraces, Format::Text),
                     TypedAsk::Lookup { address, format } => (Ask::Lookup(address), format),
+                    TypedAsk::Mark { text } => (Ask::Mark(text), Format::Text),
                     TypedAsk::Detach => (Ask::Detach, Format::Text),
                 };
                 Invocation::Ctl { pid, ask, json: format == Format::Json }
@@ -494,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_answered_with_what_was_meant() {
-        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, detach";
+        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, mark, detach";
         for (line, said) in [
             ("aggregator ./app --its x", "to trace a program use: aggregator run -- ./app --its x"),
             ("aggregator sh -c a;b", "to trace a program use: aggregator run -- sh -c 'a;b'"),

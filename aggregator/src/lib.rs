@@ -21,6 +21,7 @@ pub mod base;
 pub mod cli;
 pub mod control;
 pub mod drain;
+pub mod history;
 pub mod job;
 pub mod launch;
 pub mod names;

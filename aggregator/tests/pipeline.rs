@@ -25,8 +25,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const SETTINGS: Settings =
-    Settings { nframe: 64, max_target_memory: 1 << 20, clock: Clock::Monotonic, sampling: None, names: false };
+const SETTINGS: Settings = Settings {
+    nframe: 64,
+    max_target_memory: 1 << 20,
+    clock: Clock::Monotonic,
+    sampling: None,
+    names: false,
+    history: Some(16 << 20),
+};
 
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {
     let (sender, replaced) = sync_channel(16);

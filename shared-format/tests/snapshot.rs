@@ -181,13 +181,13 @@ fn a_newer_version_is_named_with_the_one_that_is_read() {
 fn an_unknown_section_is_skipped_and_checked() {
     let content = decompressed(&to_file(&sample()));
     let (live, end) = (start_of(&content, "LIVE"), start_of(&content, "END "));
-    let added = section(b"HIST", 3, b"what a later Heapline knows");
+    let added = section(b"LATE", 3, b"what a later Heapline knows");
     let count = section(b"END ", 1, &[10]);
     let mut newer = [&content[..live], &added, &content[live..end], &count].concat();
     assert_eq!(read(&compressed(&newer)[..]).unwrap(), sample());
     newer[live + 20] ^= 1;
     let error = read_error(&compressed(&newer));
-    assert!(matches!(&error, ReadError::Checksum { section } if section.contains("HIST")), "{error:?}");
+    assert!(matches!(&error, ReadError::Checksum { section } if section.contains("LATE")), "{error:?}");
 }
 
 /// Checks a file with reserved ranges. An earlier reader, without this section, reads the file
@@ -339,6 +339,59 @@ fn impossible_rows_are_named() {
         let error = read_error(&with_payload(tag, payload));
         assert!(matches!(&error, ReadError::Corrupt { section, .. } if section.contains(tag)), "{tag}: {error:?}");
         assert!(error.to_string().contains(expected), "{tag}: {error}");
+    }
+}
+
+#[test]
+fn a_history_is_an_unknown_section_to_earlier_readers_and_no_history_is_impossible() {
+    let content = decompressed(&to_file(&sample()));
+    let end = start_of(&content, "END ");
+    let with = |tag: &[u8; 4], payload: &[u8]| {
+        let history = section(tag, 1, payload);
+        read(&compressed(&[&content[..end], &history, &section(b"END ", 1, &[10])].concat())[..])
+    };
+    // Begin, time zone, part, a step (Python: six figures; no process; four bytes of changes), and
+    // two marks. Numbers are differences: 14 is 7, 2 is 1.
+    let good = [
+        &[5, 0xa0, 0x38, 16, 1, 40, 1, 0, 14, 18, 2, 2, 0, 14, 0, 7][..],
+        &[0, 1, 2, 14, 2, 7, 1][..],
+        &[2, 80, 1, b'x', 0, 2, 4, b'm', b'a', b'r', b'k', 1, b'a'][..],
+    ]
+    .concat();
+    let history = with(b"HIST", &good).expect("a valid history").history.expect("a history");
+    assert_eq!((history.begun, history.utc_offset, history.apart), (5, 3600, 16));
+    let step = &history.steps[0];
+    let row = step.domain(Domain::Python).expect("a row");
+    assert_eq!((step.end, row.current, row.greatest, row.blocks, row.allocated_bytes), (20, 7, 9, 1, 7));
+    let change = step.changes.iter().next().expect("a change");
+    assert_eq!((change.stack, change.size, change.count, change.allocated_bytes), (Some(1), 7, 1, 7));
+    assert_eq!(
+        history.marks.iter().map(|mark| (mark.at, mark.text.as_str())).collect::<Vec<_>>(),
+        [(40, ""), (41, "a")]
+    );
+    assert_eq!(with(b"HISX", &good).expect("skipped"), sample());
+
+    let steps = |steps: &[u8]| [&[0, 0, 1], steps, &[0]].concat();
+    let changes = |changes: &[u8]| {
+        let length = u8::try_from(changes.len()).expect("short");
+        steps(&[&[1, 2, 0, 0, length], changes].concat())
+    };
+    for (payload, expected) in [
+        (steps(&[2, 2, 0, 0, 0, 0, 0, 0, 0]), "row 1 is not behind the row before it"),
+        (steps(&[1, 2, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "row 0 has domains in another order"),
+        (steps(&[1, 2, 1, 0x86, 0x80, 0x80, 0x80, 0x20]), "row 0 names an unknown domain"),
+        (steps(&[1, 2, 0xff, 0x7f]), "row 0 has more than 1024 domains"),
+        (steps(&[1, 2, 0, 2]), "row 0 has a flag"),
+        (changes(&[0]), "row 0 has changes that are cut short"),
+        (changes(&[0, 0]), "row 0 has a domain without changes"),
+        (changes(&[0, 1, 4, 0, 0, 0, 1]), "row 0 names a stack that is not there"),
+        (changes(&[0, 2, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1]), "row 0 has changes in another order"),
+        (changes(&[1, 1, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1]), "row 0 has changes in another order"),
+        (vec![0, 0xfe, 0xff, 0xff, 0xff, 0xff, 0x0f, 1, 0, 0], "its time zone is none"),
+        (vec![0, 0, 1, 0, 2, 8, 0, 0, 1, 0, 0], "marks in another order"),
+    ] {
+        let error = with(b"HIST", &payload).expect_err("impossible");
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
 }
 

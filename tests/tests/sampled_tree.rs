@@ -150,7 +150,7 @@ impl Process {
         };
         let origin = self.parent.map(|parent| (parent, Birth::Fork));
         let about = About { pid: self.pid, end: End::Exited, exit_status: Some(0), notes: Vec::new(), origin };
-        let cut = OpenCut::of(&mut self.table, figures, 64);
+        let cut = OpenCut::of(&mut self.table, figures, None, 64);
         self.table.end_copies();
         build(cut.wait().expect("complete"), about)
     }

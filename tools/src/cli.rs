@@ -2,7 +2,8 @@
 
 use crate::frames::Frames;
 use crate::glob::Glob;
-use crate::input::moment::At;
+use crate::input::moment::{At, Moment};
+use crate::input::time::Time;
 use crate::query::blame::Blame;
 use crate::query::filter::{Filters, Pattern};
 use crate::query::report::Request;
@@ -24,6 +25,8 @@ Examples:
                                            functions that allocate the most
   report app.snap.zst --domain mmap        memory mapped by the program itself
   report new.snap.zst --diff old.snap.zst  lines that grew
+  report app.snap.zst --at 03:00           memory live at that time
+  report app.snap.zst --since -1h          lines that grew in the last hour
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
   report app.snap.zst --at peak --format html -o peak.html
@@ -49,9 +52,17 @@ pub struct Arguments {
     /// With --by tree: begin with the blamed frames, and go to their callers
     #[arg(long)]
     inverted: bool,
-    /// Blocks live at the snapshot, live at the moment of the peak, or all since the start
-    #[arg(long, value_enum, default_value = "live", value_name = "MOMENT")]
-    at: At,
+    /// Blocks live at the snapshot (live), at the peak (peak), all since the start (total), or live
+    /// at a time: 03:00, 2026-11-28T03:00 (with Z: UTC), -10m (before the snapshot), +90s (after
+    /// the start), mark:NAME
+    #[arg(long, default_value = "live", value_name = "MOMENT", allow_hyphen_values = true)]
+    at: Moment,
+    /// Show what changed since this time: grown, shrunk, new, gone
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with_all = ["diff", "at"])]
+    since: Option<Time>,
+    /// With --since: up to this time [default: the snapshot]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "since")]
+    until: Option<Time>,
     /// Count a block for every frame of its traceback, not only for the blamed frame
     #[arg(long)]
     cumulative: bool,
@@ -133,6 +144,15 @@ impl Format {
     }
 }
 
+/// A time or a range of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WantedPast {
+    /// The memory at a time.
+    At(Time),
+    /// The changes from a time to a later time, or to the snapshot.
+    Range(Time, Option<Time>),
+}
+
 /// Task of `report`. All options are compatible with each other.
 #[derive(Debug)]
 pub struct Config {
@@ -142,8 +162,10 @@ pub struct Config {
     pub old: Option<PathBuf>,
     /// Whether `snapshot` and `old` are trees.
     pub is_tree: bool,
-    /// Request for the report, without the user's settings.
+    /// Request for the report, without the user's settings. The moment is live where `past` is set.
     pub request: Request,
+    /// The time of the history that is asked for.
+    pub past: Option<WantedPast>,
     /// Whether the user's settings count.
     pub settings: bool,
     /// Output format.
@@ -175,7 +197,7 @@ impl Arguments {
         };
         let request = Request {
             by,
-            at: self.at,
+            at: if let Moment::At(at) = self.at { at } else { At::Live },
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
@@ -186,6 +208,11 @@ impl Arguments {
             inverted: self.inverted,
             start_code: self.raw_frames || self.format.is_by_traceback(),
             limit: self.limit.unwrap_or(limit),
+        };
+        let past = match (self.at, self.since) {
+            (_, Some(since)) => Some(WantedPast::Range(since, self.until)),
+            (Moment::Time(time), None) => Some(WantedPast::At(time)),
+            (Moment::At(_), None) => None,
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
@@ -199,6 +226,7 @@ impl Arguments {
             old,
             is_tree,
             request,
+            past,
             settings,
             format,
             source,
@@ -218,11 +246,21 @@ impl Arguments {
                 "--cumulative counts single frames, and a {by} is none: use --by lineno, filename, function or module"
             ),
         )?;
+        let is_past = self.since.is_some() || matches!(self.at, Moment::Time(_));
         refuse(
-            self.at != At::Live && self.by.is_some_and(By::is_of_live_blocks),
+            is_past && matches!(self.by, Some(By::Size | By::Thread)),
+            format!("--by {by} is not known of the past: the history is kept by stack"),
+        )?;
+        refuse(
+            is_past && self.diff.is_some(),
+            "--at with a time looks into a single snapshot: use --since, or leave --diff out".to_string(),
+        )?;
+        let at = if let Moment::At(at) = self.at { at } else { At::Live };
+        refuse(
+            at != At::Live && self.by.is_some_and(By::is_of_live_blocks),
             format!(
                 "--by {by} needs --at live: totals are kept by stack and thread, so {by}s are known of the live blocks only, not of --at {}",
-                self.at.name()
+                at.name()
             ),
         )?;
         refuse(
@@ -234,8 +272,8 @@ impl Arguments {
             "--all-frames changes how --filter and --exclude work: give one of them too".to_string(),
         )?;
         refuse(
-            self.by == Some(By::Thread) && self.at != At::Live && !(self.filter.is_empty() && self.exclude.is_empty()),
-            format!("--filter and --exclude need tracebacks, and sums of threads at --at {} have none", self.at.name()),
+            self.by == Some(By::Thread) && at != At::Live && !(self.filter.is_empty() && self.exclude.is_empty()),
+            format!("--filter and --exclude need tracebacks, and sums of threads at --at {} have none", at.name()),
         )?;
         refuse(
             self.blame == Some(Blame::Leaf) && !self.skip.is_empty(),
@@ -254,8 +292,8 @@ impl Arguments {
         }
         let format = self.format.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
         refuse(
-            self.diff.is_some(),
-            format!("--format {format} has one figure per traceback: use text, json or csv with --diff"),
+            self.diff.is_some() || self.since.is_some(),
+            format!("--format {format} has one figure per traceback: use text, json or csv with --diff or --since"),
         )?;
         refuse(
             self.cumulative || self.inverted || self.by.is_some_and(|by| !matches!(by, By::Traceback | By::Tree)),
@@ -320,6 +358,15 @@ mod tests {
             (&["--by", "traceback", "--cumulative"][..], "a traceback is none"),
             (&["--by", "size", "--cumulative"], "a size is none"),
             (&["--by", "size", "--at", "peak"], "live blocks only"),
+            (&["--by", "size", "--at", "-10m"], "not known of the past"),
+            (&["--by", "thread", "--since", "03:00"], "not known of the past"),
+            (&["--at", "3 o'clock"], "use live, peak, total, or a time"),
+            (&["--since", "yesterday"], "mark:NAME are times"),
+            (&["--until", "-1m"], "--since"),
+            (&["--since", "-1m", "--diff", "b"], "cannot be used with"),
+            (&["--at", "-1m", "--diff", "b"], "use --since, or leave --diff out"),
+            (&["--since", "-1m", "--at", "peak"], "cannot be used with"),
+            (&["--since", "-1m", "--format", "html"], "with --diff or --since"),
             (&["--by", "thread", "--at", "total", "--filter", "a"], "need tracebacks"),
             (&["--by", "tree", "--cumulative"], "a tree is none"),
             (&["--inverted"], "--by tree"),
@@ -364,7 +411,7 @@ mod tests {
             arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 9);
+        assert_eq!(count, 11);
         assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
     }
 

@@ -54,6 +54,8 @@ pub struct AttachConfig {
     pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
+    /// Bound of the history in memory, in bytes; none for no history.
+    pub history: Option<usize>,
     /// Time until the aggregator detaches; none to stay attached.
     pub duration: Option<Duration>,
     /// Limit of the search for a thread to borrow. The borrowed thread brings the collector in.
@@ -162,6 +164,7 @@ fn trace(
         clock: Clock::of_this_machine(),
         sampling: config.sampling,
         names: config.names,
+        history: config.history,
     };
     let follows = config.follows && outputs.can_follow();
     let (destination, folder) = outputs.settle(pid)?;

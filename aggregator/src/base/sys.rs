@@ -4,12 +4,13 @@ use heapline_shared_format::event::STAMP_BITS;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Returns the thread id of the caller.
 pub fn gettid() -> u32 {
@@ -161,11 +162,36 @@ pub fn tsc() -> u64 {
 
 /// Reads `CLOCK_MONOTONIC` in nanoseconds, as a stamp.
 pub fn monotonic() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on every Linux, and `now` is valid for the write.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    let now = clock(libc::CLOCK_MONOTONIC);
     let nanos = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
     nanos & ((1 << STAMP_BITS) - 1)
+}
+
+/// Returns the processor time of this process, all threads together.
+pub fn processor_time() -> Duration {
+    let time = clock(libc::CLOCK_PROCESS_CPUTIME_ID);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(time.tv_sec.unsigned_abs(), nanos)
+}
+
+fn clock(number: libc::clockid_t) -> libc::timespec {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the callers' clocks exist on every Linux, and `now` is valid for the write.
+    unsafe { libc::clock_gettime(number, &mut now) };
+    now
+}
+
+/// Returns local time less UTC at a time, in seconds.
+pub fn utc_offset(time: SystemTime) -> i32 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = libc::time_t::try_from(since.as_secs()).unwrap_or(0);
+    let mut local = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both places are valid, and all zeros are a valid `tm`.
+    let local = unsafe {
+        libc::localtime_r(&seconds, local.as_mut_ptr());
+        local.assume_init()
+    };
+    i32::try_from(local.tm_gmtoff).unwrap_or(0)
 }
 
 /// Returns the process and user id of the other end of a socket. The process is 0 when it is not

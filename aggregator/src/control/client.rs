@@ -38,6 +38,8 @@ pub enum Ask {
     ClearTraces,
     /// See tracemalloc.get_object_traceback.
     Lookup(u64),
+    /// A mark in the history.
+    Mark(String),
     /// The end of the session.
     Detach,
 }
@@ -56,6 +58,7 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
         Ask::Set(change) => Request::Set(change),
         Ask::ClearTraces => Request::ClearTraces,
         Ask::Lookup(address) => Request::Lookup { address },
+        Ask::Mark(text) => Request::Mark { text },
         Ask::Detach => Request::Detach,
     };
     let address = if let Request::Lookup { address } = request { address } else { 0 };

@@ -38,6 +38,11 @@ pub enum Request {
         /// The address.
         address: u64,
     },
+    /// Puts a mark into the history.
+    Mark {
+        /// Text of the mark.
+        text: String,
+    },
     /// Ends the tracing, and writes the last snapshot.
     Detach,
 }

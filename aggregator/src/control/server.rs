@@ -178,6 +178,7 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
         Request::ClearTraces => {
             tracer.clear_traces().map(|()| done("all traces are forgotten")).map_err(JobError::from)
         }
+        Request::Mark { text } => mark(tracer, text),
         Request::Snapshot { output } => snapshot(job, output, has_left),
         Request::Detach => {
             let ending = Ending { end: End::Detached, exit_status: None };
@@ -204,14 +205,32 @@ fn set(tracer: &Tracer, change: Change) -> Reply {
     Reply::Done(vec![match change {
         Change::Sample(0) => return Reply::Error("one in 0 bytes cannot be: give a distance of samples".to_owned()),
         Change::Sample(bytes) => {
-            tracer.set_interval(bytes);
+            if let Err(error) = tracer.set_interval(bytes) {
+                return Reply::Error(error.to_string());
+            }
             format!("one in {} is sampled, by each thread from its next sample on", size(bytes))
         }
         Change::SamplesPerSecond(n) => {
-            tracer.set_rate(n);
+            if let Err(error) = tracer.set_rate(n) {
+                return Reply::Error(error.to_string());
+            }
             format!("the distance of samples is adapted to {n} samples a second")
         }
     }])
+}
+
+fn mark(tracer: &Tracer, text: &str) -> Result<Reply, JobError> {
+    if tracer.settings().history.is_none() {
+        return Ok(Reply::Error(
+            "no history is recorded, and a mark has no place: trace without --no-history".to_owned(),
+        ));
+    }
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(Reply::Error("a mark needs a text: ctl PID mark \"deploy 42\"".to_owned()));
+    }
+    tracer.mark(text.to_owned())?;
+    Ok(Reply::Done(vec!["the mark is in the history".to_owned()]))
 }
 
 fn snapshot(job: &Job, output: &Path, has_left: impl Fn() -> bool) -> Result<Reply, JobError> {

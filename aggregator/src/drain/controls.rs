@@ -20,13 +20,13 @@ pub enum Stop {
 pub struct Controls {
     map: Arc<ArenaMap>,
     stop: AtomicU32,
-    tasks: OnceLock<Tasks>,
+    tasks: Arc<OnceLock<Tasks>>,
 }
 
 impl Controls {
     /// Returns the controls for the drain of an arena.
     pub fn new(map: Arc<ArenaMap>) -> Controls {
-        Controls { map, stop: AtomicU32::new(0), tasks: OnceLock::new() }
+        Controls { map, stop: AtomicU32::new(0), tasks: Arc::default() }
     }
 
     /// Sets the target process, once the process id is known.
@@ -55,6 +55,11 @@ impl Controls {
             n if n == Stop::Ended as u32 => Some(Stop::Ended),
             _ => Some(Stop::Detach),
         }
+    }
+
+    /// Place of the target's threads, for a reader that may come before the target is known.
+    pub fn place_of_tasks(&self) -> Arc<OnceLock<Tasks>> {
+        Arc::clone(&self.tasks)
     }
 
     /// Threads of the target, once the target is known.

@@ -15,6 +15,7 @@ use crate::snapshot::replaced::Replaced;
 use crate::table::fork_copies::TreeMember;
 use crossbeam_utils::sync::Unparker;
 use heapline_shared_format::snapshot::Begun;
+use heapline_shared_format::snapshot::history::USER_MARK;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -132,6 +133,8 @@ impl Tracer {
             replaced,
             member,
             names: names_of_process,
+            history: settings.history,
+            tasks: controls.place_of_tasks(),
         };
         let shared = SharedKeeper::new(Keeper::new(source.clone(), plan, to_drain), inlet, asked);
         let outlet = Outlet::new(source.clone(), sender, recycled, shared.clone());
@@ -200,14 +203,21 @@ impl Tracer {
     }
 
     /// Fixes the mean distance of samples, in bytes.
-    pub fn set_interval(&self, bytes: u64) {
+    pub fn set_interval(&self, bytes: u64) -> Result<(), TraceError> {
         self.rate.store(0, Ordering::Relaxed);
         self.map.arena().header().session.sample.store(bytes, Ordering::Relaxed);
+        self.ask(move |keeper| keeper.mark("sampling", &format!("one in {bytes} bytes")))
     }
 
     /// Adapts the distance to this many samples a second; 0 keeps the present distance.
-    pub fn set_rate(&self, per_second: u32) {
+    pub fn set_rate(&self, per_second: u32) -> Result<(), TraceError> {
         self.rate.store(per_second, Ordering::Relaxed);
+        self.ask(move |keeper| keeper.mark("sampling", &format!("{per_second} samples a second")))
+    }
+
+    /// Puts a mark of the user into the history.
+    pub fn mark(&self, text: String) -> Result<(), TraceError> {
+        self.ask(move |keeper| keeper.mark(USER_MARK, &text))
     }
 
     /// Forgets all traces.

@@ -49,6 +49,8 @@ pub struct RunConfig {
     pub sampling: Option<Sampling>,
     /// Ceiling for the rings, in bytes.
     pub max_target_memory: u64,
+    /// Bound of the history in memory, in bytes; none for no history.
+    pub history: Option<usize>,
     /// Whether to trace also the processes started by the command.
     pub follows: bool,
 }
@@ -118,6 +120,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
         clock: Clock::of_this_machine(),
         sampling: config.sampling,
         names: config.names,
+        history: config.history,
     };
     let follows = config.follows && outputs.can_follow();
     let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();

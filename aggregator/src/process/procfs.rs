@@ -140,6 +140,15 @@ pub fn parse_stat_flags(stat: &[u8]) -> Option<u64> {
     fields.split_whitespace().nth(6)?.parse().ok()
 }
 
+/// Returns the page faults of the process in `/proc/PID/stat`: without reading from a device, and
+/// with it.
+pub fn parse_stat_faults(stat: &[u8]) -> Option<(u64, u64)> {
+    let stat = String::from_utf8_lossy(stat);
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(7);
+    Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
+}
+
 /// Returns the start time of the process, in ticks since the start of the machine. Returns none
 /// when there is no such process. A process under a reused number has another start time.
 pub fn began(pid: u32) -> Option<u64> {
@@ -201,6 +210,7 @@ mod tests {
         assert_eq!(parse_status(status, "Uid").as_deref(), Some("1000\t1000"));
         assert_eq!(parse_status(status, "State").as_deref(), Some("S (sleeping)"));
         assert_eq!(parse_status(status, "PPid"), None);
-        assert_eq!(parse_stat_flags(b"7 (a) R 1 \xff) S 1 2 3 4 5 2129984 8"), Some(2_129_984));
+        let stat = b"7 (a) R 1 \xff) S 1 2 3 4 5 2129984 8 9 10 11";
+        assert_eq!((parse_stat_flags(stat), parse_stat_faults(stat)), (Some(2_129_984), Some((8, 10))));
     }
 }

@@ -4,8 +4,12 @@
 //! consistent cut, with all events before the question.
 
 use crate::base::queue::Inlet;
+use crate::base::sys;
+use crate::history::Recorder;
+use crate::history::gauges::Gauges;
 use crate::names::ProcessNames;
 use crate::process::image::Image;
+use crate::process::tasks::Tasks;
 use crate::questions::backlog::{Backlog, Source};
 use crate::questions::mailbox::Mailbox;
 use crate::session::arena_map::ArenaMap;
@@ -21,12 +25,12 @@ use crate::table::{Ring, Table};
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::arena::SEGMENT_WORDS;
 use heapline_shared_format::event::as_python_frame;
-use heapline_shared_format::snapshot::{Begun, Code, Domain};
+use heapline_shared_format::snapshot::{Begun, Code, Domain, History};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// A live block and its origin.
 #[derive(Clone, Debug)]
@@ -104,6 +108,14 @@ pub struct Keeper {
     names: Arc<ProcessNames>,
     /// Number of objects that `names` has seen.
     named: usize,
+    /// Bound of the history, in bytes; none for no history.
+    history_memory: Option<usize>,
+    /// The process, once it is known.
+    tasks: Arc<OnceLock<Tasks>>,
+    /// Memory of the present program over time; none before the first watermark.
+    history: Option<Recorder>,
+    /// Time of the last watermark, on the drain's clock.
+    wall: Duration,
 }
 
 /// Result of a look at the messages.
@@ -214,13 +226,17 @@ pub struct KeeperPlan {
     pub member: Option<TreeMember>,
     /// Names of the process's frames.
     pub names: Arc<ProcessNames>,
+    /// Bound of the history, in bytes; none for no history.
+    pub history: Option<usize>,
+    /// The process, once it is known.
+    pub tasks: Arc<OnceLock<Tasks>>,
 }
 
 impl Keeper {
     /// Returns a keeper of an empty table. `recycled` receives emptied buffers.
     pub fn new(source: Source, plan: KeeperPlan, recycled: rtrb::Producer<Vec<u64>>) -> Keeper {
         let Source { map, backlog } = source;
-        let KeeperPlan { nframe, resolvers, begun, threads, replaced, member, names } = plan;
+        let KeeperPlan { nframe, resolvers, begun, threads, replaced, member, names, history, tasks } = plan;
         let adopted = member.as_ref().and_then(|member| Some((Arc::clone(&member.copies), member.adopted.flatten()?)));
         // An adopted session has counted from its beginning.
         let is_new = member.as_ref().is_none_or(|member| member.adopted.is_none());
@@ -254,6 +270,10 @@ impl Keeper {
             inherited: None,
             names,
             named: 0,
+            history_memory: history,
+            tasks,
+            history: None,
+            wall: Duration::ZERO,
         }
     }
 
@@ -318,7 +338,12 @@ impl Keeper {
                 self.order.close(slot);
             }
             Message::Mark(mark) => {
+                self.wall = mark.wall;
+                self.begin_history();
                 self.watermark = self.order.advance(&mark, &mut self.table);
+                if let Some(history) = &mut self.history {
+                    history.tick(mark.wall, &mut self.table);
+                }
                 self.show_objects();
                 self.backlog.tell(self.order.waiting_words(), self.order.waiting());
                 if let Some(answered) = self.table.take_answer() {
@@ -366,6 +391,7 @@ impl Keeper {
         let forks = self.table.take_forks();
         let table = std::mem::replace(&mut self.table, Table::new(self.nframe, self.resolvers));
         self.table.set_forks(forks);
+        self.history = None;
         // The copy of a large table takes long, and the next program must not wait.
         let program = move || {
             drop(table);
@@ -396,12 +422,50 @@ impl Keeper {
 
     /// Makes the live amount the peak.
     pub fn reset_peak(&mut self) {
+        self.mark("reset-peak", "");
         self.table.reset_peak();
     }
 
     /// Forgets all traces.
     pub fn clear_traces(&mut self) {
+        self.mark("clear-traces", "");
+        if let Some(history) = &mut self.history {
+            history.before_clear(self.wall, &mut self.table);
+        }
         self.table.clear_traces();
+    }
+
+    /// Begins the history of the present program, unless it has begun.
+    fn begin_history(&mut self) {
+        let Some(most) = self.history_memory.filter(|_| self.history.is_none()) else { return };
+        let gauges = Gauges::new(Arc::clone(&self.map), Arc::clone(&self.tasks));
+        let mut history = Recorder::begin(self.wall, most, gauges, &mut self.table);
+        let kind = match self.begun {
+            Begun::Attach => "attach",
+            Begun::Fork => "fork",
+            Begun::Start if self.image.number > 1 => "exec",
+            Begun::Start => "start",
+        };
+        history.mark(self.wall, kind, "", &mut self.table);
+        self.history = Some(history);
+    }
+
+    /// Puts a mark into the history.
+    pub fn mark(&mut self, kind: &str, text: &str) {
+        self.begin_history();
+        if let Some(history) = &mut self.history {
+            history.mark(self.wall, kind, text, &mut self.table);
+        }
+    }
+
+    /// Returns the history up to the last watermark. `taken` is the time of day of the watermark.
+    fn history_at(&mut self, taken: SystemTime) -> Option<History> {
+        self.begin_history();
+        if !self.has_ended {
+            self.mark("snapshot", "");
+        }
+        let history = self.history.as_mut()?;
+        Some(history.history(self.wall, taken, sys::utc_offset(taken), &mut self.table))
     }
 
     /// Returns the sums and counters.
@@ -426,7 +490,8 @@ impl Keeper {
     /// Begins a copy of the whole table at this instant.
     pub fn cut(&mut self) -> OpenCut {
         let figures = self.figures();
-        let mut cut = OpenCut::of(&mut self.table, figures, self.nframe);
+        let history = self.history_at(figures.taken);
+        let mut cut = OpenCut::of(&mut self.table, figures, history, self.nframe);
         for (thread, calls) in self.calls() {
             if let Some(thread) = cut.threads_mut().get_mut(thread as usize) {
                 thread.counted = thread.counted.and(&calls);

@@ -46,6 +46,8 @@ pub struct Settings {
     pub sampling: Option<Sampling>,
     /// Whether functions and lines of frames are looked up.
     pub names: bool,
+    /// Bound of the history in memory, in bytes. None: no history is recorded.
+    pub history: Option<usize>,
 }
 
 /// Parameters of sampling.

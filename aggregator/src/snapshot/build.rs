@@ -92,6 +92,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         calls,
         draws: (is_family && is_sampled).then_some(draws),
         names: Names::default(),
+        history: cut.history,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::table::threads::{EndedThreads, Thread};
 use crate::table::totals::{Amounts, Totals};
 use heapline_shared_format::arena::Loss;
 use heapline_shared_format::event::domain;
-use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, weight};
+use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, History, weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -131,6 +131,8 @@ pub struct Cut {
     pub codes: Described,
     /// Blocks of each domain, the native domain first.
     pub layers: Vec<Layer>,
+    /// Memory over time up to the instant of the cut; none without a history.
+    pub history: Option<History>,
 }
 
 /// A cut with blocks that are still being copied.
@@ -364,7 +366,7 @@ impl Layer {
 
 impl OpenCut {
     /// Begins a copy of everything.
-    pub fn of(table: &mut Table, figures: Figures, nframe: u32) -> OpenCut {
+    pub fn of(table: &mut Table, figures: Figures, history: Option<History>, nframe: u32) -> OpenCut {
         let cut = Cut {
             figures,
             nframe,
@@ -375,6 +377,7 @@ impl OpenCut {
             ended: table.threads().ended().to_vec(),
             codes: table.codes().described().clone(),
             layers: Layer::ranges(table),
+            history,
         };
         OpenCut { cut, copies: table.copy() }
     }
@@ -454,6 +457,7 @@ impl Cut {
             ended: Vec::new(),
             codes: Described::default(),
             layers: vec![Layer::of(Domain::Native, Groups::default(), &nothing, 0)],
+            history: None,
         }
     }
 }

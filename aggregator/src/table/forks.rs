@@ -10,6 +10,8 @@ use heapline_shared_format::query;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Most children remembered between two looks ([`Table::take_born`]).
+const MAX_BORN: usize = 64;
 /// Most open forks. Events during further forks are not counted.
 const MAX_OPEN: usize = 64;
 
@@ -64,10 +66,18 @@ impl Table {
         self.heaps().map(|(_, heap)| heap.bytes()).sum::<usize>() + self.stacks.bytes() + self.codes.bytes()
     }
 
+    /// Removes and returns the process ids of the first children forked since the last look.
+    pub fn take_born(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.born)
+    }
+
     /// Applies a record about a fork.
     pub(super) fn forked(&mut self, what: u32, arguments: [u64; 2]) {
-        let Some(mut forks) = self.forks.take() else { return };
         let [number, second] = arguments;
+        if what == query::CHILD && second != 0 && self.born.len() < MAX_BORN {
+            self.born.push(second);
+        }
+        let Some(mut forks) = self.forks.take() else { return };
         match what {
             query::FORK => forks.begin(number, self),
             query::FORKED => forks.end(number, self.records),

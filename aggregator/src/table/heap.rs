@@ -14,7 +14,7 @@ use super::copy::{self, Copying, HeapCopy};
 use super::live::{Block, Live, Packed};
 use super::resolvers::{self, Resolvers};
 use super::shared::Shared;
-use super::totals::Totals;
+use super::totals::{EndedStep, Totals};
 use crate::table::contradiction::Contradictions;
 
 /// Events of a batch: enough to hide the latency of memory, few enough to stay in the nearest
@@ -233,6 +233,12 @@ impl Heap {
     pub fn reset_peak(&mut self, shared: &mut Shared) {
         self.catch_up(shared);
         self.totals.reset_peak();
+    }
+
+    /// Ends a step of the sums ([`Totals::end_step`]).
+    pub fn end_step(&mut self, spent: EndedStep, shared: &mut Shared) -> EndedStep {
+        self.catch_up(shared);
+        self.totals.end_step(spent)
     }
 
     /// Moves the sums of an ended thread without live blocks to a row of ended threads. Waiting

@@ -23,6 +23,7 @@ mod resolvers;
 pub mod seed;
 pub mod shared;
 pub mod stacks;
+pub mod steps;
 #[cfg(test)]
 mod stream;
 pub mod threads;
@@ -75,6 +76,8 @@ pub struct Table {
     recorded: BTreeSet<String>,
     /// Receiver of the copies for forked children.
     forks: Option<Forks>,
+    /// Children forked since the last look.
+    born: Vec<u64>,
     /// Number of times that all traces were forgotten on request.
     cleared: u64,
     /// Whether the table has seen the program from the first event on and has forgotten no block.
@@ -157,6 +160,7 @@ impl Table {
             program: None,
             recorded: BTreeSet::new(),
             forks: None,
+            born: Vec::new(),
             cleared: 0,
             is_whole: true,
         }

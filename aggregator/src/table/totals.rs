@@ -6,6 +6,11 @@
 //! epoch: constant work per event. A row without a change since the peak has the same amount now as
 //! at the peak.
 //!
+//! Steps of the history begin epochs too ([`Totals::end_step`]). At the first change of a stack's
+//! row in a step, the row as it was at the end of the last step is put on a list. So an event costs
+//! the same one comparison with steps and without, and the end of a step looks at changed rows
+//! only.
+//!
 //! Threads are few, so the rows of threads stay in the nearest cache. A row of an ended thread is
 //! given to another thread later. Before that, the row is added to the row of all ended threads
 //! with such a name ([`Totals::fold`]).
@@ -37,6 +42,11 @@ impl Amount {
         self.count = self.count.wrapping_sub(count);
     }
 
+    /// Subtracts an earlier amount of a sum that only rises.
+    fn since(self, earlier: Amount) -> Amount {
+        Amount { size: self.size.wrapping_sub(earlier.size), count: self.count.wrapping_sub(earlier.count) }
+    }
+
     /// Converts a count in parts of a block to blocks, rounded.
     fn in_blocks(self) -> Amount {
         Amount { count: self.count.saturating_add(WHOLE / 2) / WHOLE, ..self }
@@ -58,9 +68,67 @@ pub struct Share {
 struct Row {
     current: Amount,
     total: Amount,
-    /// `current` at the end of epoch `saved_in - 1`, i.e. at the peak which began epoch `saved_in`.
+    /// `current` at the last peak before epoch `saved_in`.
     saved: Amount,
+    /// Epoch of the last change.
     saved_in: u64,
+}
+
+/// Numbers of epochs. An epoch begins at each peak and at the end of each step.
+#[derive(Clone, Copy, Debug)]
+struct Epochs {
+    /// The present epoch, from 1. The 0 of a new row is older than any epoch.
+    now: u64,
+    /// Epoch begun by the last peak.
+    peak: u64,
+    /// Epoch begun by the last end of a step; 0 if no step has ended.
+    step: u64,
+}
+
+impl Epochs {
+    const FIRST: Epochs = Epochs { now: 1, peak: 1, step: 0 };
+
+    fn begin_at_peak(&mut self) {
+        self.now += 1;
+        self.peak = self.now;
+    }
+
+    fn begin_at_step(&mut self) {
+        self.now += 1;
+        self.step = self.now;
+    }
+}
+
+/// The row of a stack at the end of the last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Before {
+    /// Index of the row.
+    row: u32,
+    current: Amount,
+    total: Amount,
+}
+
+/// A change of a stack's row in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowChange {
+    /// Index of the stack.
+    pub stack: u32,
+    /// Amount live at the begin of the step.
+    pub before: Amount,
+    /// Amount live at the end of the step.
+    pub after: Amount,
+    /// Amount allocated in the step.
+    pub allocated: Amount,
+}
+
+/// An ended step of a domain's sums.
+#[derive(Debug, Default)]
+pub struct EndedStep {
+    /// Greatest number of live bytes in the step.
+    pub greatest: u64,
+    /// Whether no step has ended before. All rows then count as changed, from nothing.
+    pub is_first: bool,
+    changed: Vec<Before>,
 }
 
 /// Amounts of one stack or thread.
@@ -116,10 +184,16 @@ pub struct Totals {
     threads: Rows,
     /// Rows of ended threads, by the number of the name. Counts are in parts of [`WHOLE`].
     ended: Rows,
-    /// Number of peaks, from 1. The 0 of a new row is older than any epoch.
-    epoch: u64,
+    epochs: Epochs,
+    /// Rows of stacks changed in the present step. Empty until a step has ended.
+    changed: Vec<Before>,
     current: Amount,
     peak: u64,
+    /// Greatest value of `current` since the end of the last step and since the last reset of the
+    /// peak. Never above `peak`, so an event below `highest` sets no peak.
+    highest: u64,
+    /// Greatest value of `current` in the present step before the last reset of the peak.
+    highest_before_reset: u64,
     total: Amount,
     frees: u64,
 }
@@ -130,9 +204,12 @@ impl Default for Totals {
             stacks: StackRows::default(),
             threads: Rows::default(),
             ended: Rows::default(),
-            epoch: 1,
+            epochs: Epochs::FIRST,
+            changed: Vec::new(),
             current: Amount::default(),
             peak: 0,
+            highest: 0,
+            highest_before_reset: 0,
             total: Amount::default(),
             frees: 0,
         }
@@ -149,10 +226,10 @@ impl Totals {
     /// Adds an allocated block.
     #[inline(always)]
     pub fn alloc(&mut self, stack: u32, share: Share, size: u64) {
-        let (stack, thread) = (self.stacks.at(stack), self.threads.at(share.thread));
-        stack.come(self.epoch, size, 1);
-        stack.total.add(size, 1);
-        thread.come(self.epoch, size, share.weight);
+        let (row, thread) = (self.stacks.at(stack), self.threads.at(share.thread));
+        row.come(self.epochs, size, 1, |before| note(&mut self.changed, stack, before));
+        row.total.add(size, 1);
+        thread.come(self.epochs, size, share.weight, |_| ());
         thread.total.add(size, share.weight);
         self.total.add(size, 1);
         self.gain(size);
@@ -167,7 +244,9 @@ impl Totals {
 
     /// Counts an allocation of `size` bytes. The pieces are added by [`Totals::come`].
     pub fn count_alloc(&mut self, stack: u32, share: Share, size: u64) {
-        self.stacks.at(stack).total.add(size, 1);
+        let row = self.stacks.at(stack);
+        row.save(self.epochs, |before| note(&mut self.changed, stack, before));
+        row.total.add(size, 1);
         self.threads.at(share.thread).total.add(size, share.weight);
         self.total.add(size, 1);
     }
@@ -193,34 +272,70 @@ impl Totals {
     /// Adds a live block taken over from another stack and thread.
     #[inline]
     pub fn join(&mut self, stack: u32, share: Share, size: u64) {
-        self.stacks.at(stack).come(self.epoch, size, 1);
-        self.threads.at(share.thread).come(self.epoch, size, share.weight);
+        self.stacks.at(stack).come(self.epochs, size, 1, |before| note(&mut self.changed, stack, before));
+        self.threads.at(share.thread).come(self.epochs, size, share.weight, |_| ());
     }
 
     /// Removes a live block handed over to another stack and thread.
     #[inline(always)]
     pub fn leave(&mut self, stack: u32, share: Share, size: u64) {
-        self.stacks.at(stack).go(self.epoch, size, 1);
-        self.threads.at(share.thread).go(self.epoch, size, share.weight);
+        self.stacks.at(stack).go(self.epochs, size, 1, |before| note(&mut self.changed, stack, before));
+        self.threads.at(share.thread).go(self.epochs, size, share.weight, |_| ());
     }
 
     /// Adds a live block to the sums of the domain.
     #[inline(always)]
     fn gain(&mut self, size: u64) {
         self.current.add(size, 1);
-        if self.current.size > self.peak {
-            self.peak = self.current.size;
-            self.epoch += 1;
+        if self.current.size > self.highest {
+            self.highest = self.current.size;
+            if self.current.size > self.peak {
+                self.peak = self.current.size;
+                self.epochs.begin_at_peak();
+            }
         }
+    }
+
+    /// Ends a step, and begins the next step. Returns the greatest amount in the step and the
+    /// changed rows, for [`Totals::changes`]. `spent` is an earlier step, whose memory is used
+    /// again.
+    pub fn end_step(&mut self, spent: EndedStep) -> EndedStep {
+        let mut changed = spent.changed;
+        changed.clear();
+        std::mem::swap(&mut changed, &mut self.changed);
+        let greatest = self.highest.max(self.highest_before_reset);
+        (self.highest, self.highest_before_reset) = (self.current.size, 0);
+        let is_first = self.epochs.step == 0;
+        self.epochs.begin_at_step();
+        EndedStep { greatest, is_first, changed }
+    }
+
+    /// Changes of stacks in a step that has just ended, in no order. A row may have changed forth
+    /// and back.
+    pub fn changes<'t>(&'t self, step: &'t EndedStep) -> impl Iterator<Item = RowChange> + 't {
+        let change = |Before { row, current: before, total }: &Before| {
+            let now = self.stacks.get(*row);
+            RowChange { stack: *row, before: *before, after: now.current, allocated: now.total.since(*total) }
+        };
+        let first = step.is_first.then(|| {
+            let nothing = Amount::default();
+            self.stacks().map(move |(stack, amounts)| RowChange {
+                stack,
+                before: nothing,
+                after: amounts.current,
+                allocated: amounts.total,
+            })
+        });
+        first.into_iter().flatten().chain(step.changed.iter().map(change))
     }
 
     /// Moves the sums of an ended thread without live blocks to a row of ended threads.
     pub fn fold(&mut self, thread: u32, ended: u32) {
         let Some(row) = self.threads.0.get_mut(thread as usize).map(std::mem::take) else { return };
-        let amounts = row.amounts(self.epoch);
+        let amounts = row.amounts(self.epochs.peak);
         if amounts.is_some() {
             let into = self.ended.at(ended);
-            into.save(self.epoch);
+            into.save(self.epochs, |_| ());
             into.saved.add(amounts.peak.size, amounts.peak.count);
             into.total.add(amounts.total.size, amounts.total.count);
         }
@@ -228,22 +343,25 @@ impl Totals {
 
     /// Sets the peak to the present live amount (tracemalloc.reset_peak).
     pub fn reset_peak(&mut self) {
-        self.peak = self.current.size;
-        self.epoch += 1;
+        self.highest_before_reset = self.highest_before_reset.max(self.highest);
+        (self.peak, self.highest) = (self.current.size, self.current.size);
+        self.epochs.begin_at_peak();
     }
 
     /// Returns the sums for a forked child. Current and peak amounts are the current amounts here;
     /// totals and frees are 0.
     pub fn inherited(&self) -> Totals {
         let (stacks, threads) = (self.stacks.inherited(), self.threads.inherited());
-        Totals { stacks, threads, current: self.current, peak: self.current.size, ..Totals::default() }
+        let (current, size) = (self.current, self.current.size);
+        Totals { stacks, threads, current, peak: size, highest: size, ..Totals::default() }
     }
 
     /// Begins a copy.
     pub fn copy(&self) -> TotalsCopy {
         let (threads, ended) = (self.threads.clone(), self.ended.clone());
         let chunks = self.stacks.0.len();
-        let sums = Totals { stacks: StackRows(vec![None; chunks]), threads, ended, ..*self };
+        let stacks = StackRows(vec![None; chunks]);
+        let sums = Totals { stacks, threads, ended, changed: Vec::new(), ..*self };
         TotalsCopy { sums, is_copied: vec![false; chunks], next: 0 }
     }
 
@@ -279,18 +397,18 @@ impl Totals {
 
     /// Amounts of every stack, by index, if the stack ever allocated or took a block over.
     pub fn stacks(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
-        self.stacks.amounts(self.epoch)
+        self.stacks.amounts(self.epochs.peak)
     }
 
     /// Amounts of every thread, by index. Blocks of samples count as the blocks that the samples
     /// stand for.
     pub fn threads(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
-        in_blocks(self.threads.amounts(self.epoch))
+        in_blocks(self.threads.amounts(self.epochs.peak))
     }
 
     /// Amounts of ended threads, by the number of the name ([`Totals::fold`]).
     pub fn ended(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
-        in_blocks(self.ended.amounts(self.epoch))
+        in_blocks(self.ended.amounts(self.epochs.peak))
     }
 }
 
@@ -301,8 +419,8 @@ fn in_blocks(rows: impl Iterator<Item = (u32, Amounts)>) -> impl Iterator<Item =
 }
 
 /// Returns the amounts of rows that ever allocated or took a block over.
-fn some_amounts<'r>(rows: impl Iterator<Item = (u32, &'r Row)>, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> {
-    rows.map(move |(index, row)| (index, row.amounts(epoch))).filter(|(_, amounts)| amounts.is_some())
+fn some_amounts<'r>(rows: impl Iterator<Item = (u32, &'r Row)>, peak: u64) -> impl Iterator<Item = (u32, Amounts)> {
+    rows.map(move |(index, row)| (index, row.amounts(peak))).filter(|(_, amounts)| amounts.is_some())
 }
 
 impl TotalsCopy {
@@ -372,10 +490,17 @@ impl StackRows {
         StackRows(self.0.iter().map(|rows| rows.as_deref().map(chunk)).collect())
     }
 
-    fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+    /// The row of a stack that has changed before.
+    fn get(&self, index: u32) -> Row {
+        let index = index as usize;
+        let chunk = self.0.get(index / CHUNK).and_then(Option::as_deref);
+        chunk.map_or_else(Row::default, |chunk| chunk[index % CHUNK])
+    }
+
+    fn amounts(&self, peak: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
         let chunks = (0u32..).step_by(CHUNK).zip(&self.0);
         let rows = chunks.flat_map(|(first, chunk)| (first..).zip(chunk.iter().flat_map(|chunk| chunk.iter())));
-        some_amounts(rows, epoch)
+        some_amounts(rows, peak)
     }
 }
 
@@ -399,8 +524,8 @@ impl Rows {
         Rows(self.0.iter().map(Row::inherited).collect())
     }
 
-    fn amounts(&self, epoch: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
-        some_amounts((0..).zip(&self.0), epoch)
+    fn amounts(&self, peak: u64) -> impl Iterator<Item = (u32, Amounts)> + '_ {
+        some_amounts((0..).zip(&self.0), peak)
     }
 }
 
@@ -410,28 +535,43 @@ impl Row {
         Row { current: self.current, ..Row::default() }
     }
 
+    /// Adds blocks. `note` receives the row at the first change in a step, as the row was before.
     #[inline(always)]
-    fn come(&mut self, epoch: u64, size: u64, count: u64) {
-        self.save(epoch);
+    fn come(&mut self, epochs: Epochs, size: u64, count: u64, note: impl FnOnce(&Row)) {
+        self.save(epochs, note);
         self.current.add(size, count);
     }
 
+    /// Removes blocks. `note` as for [`Row::come`].
     #[inline(always)]
-    fn go(&mut self, epoch: u64, size: u64, count: u64) {
-        self.save(epoch);
+    fn go(&mut self, epochs: Epochs, size: u64, count: u64, note: impl FnOnce(&Row)) {
+        self.save(epochs, note);
         self.current.sub(size, count);
     }
 
     #[inline(always)]
-    fn save(&mut self, epoch: u64) {
-        if self.saved_in != epoch {
-            self.saved = self.current;
-            self.saved_in = epoch;
+    fn save(&mut self, epochs: Epochs, note: impl FnOnce(&Row)) {
+        if self.saved_in != epochs.now {
+            if self.saved_in < epochs.peak {
+                self.saved = self.current;
+            }
+            if self.saved_in < epochs.step {
+                note(self);
+            }
+            self.saved_in = epochs.now;
         }
     }
 
-    fn amounts(&self, epoch: u64) -> Amounts {
-        let peak = if self.saved_in == epoch { self.saved } else { self.current };
-        Amounts { current: self.current, peak, total: self.total }
+    /// Returns the amounts. `peak` is the epoch begun by the last peak.
+    fn amounts(&self, peak: u64) -> Amounts {
+        let at_peak = if self.saved_in >= peak { self.saved } else { self.current };
+        Amounts { current: self.current, peak: at_peak, total: self.total }
     }
+}
+
+/// Puts the row of a stack on the list of changed rows.
+#[cold]
+#[inline(never)]
+fn note(changed: &mut Vec<Before>, row: u32, before: &Row) {
+    changed.push(Before { row, current: before.current, total: before.total });
 }

@@ -4,6 +4,7 @@
 //! - The writer checks before writing, so every written snapshot can be read.
 //! - The reader checks after each table, so users of a snapshot may index without a check.
 
+use super::history::History;
 use super::model::{
     Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Names, Node, Sampled, Snapshot, Stack, StackTotals,
     ThreadCalls, ThreadTotals,
@@ -36,6 +37,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     thread_totals(&s.thread_totals, s.threads.len()).map_err(in_section(section::THREAD_TOTALS))?;
     s.draws.as_ref().map_or(Ok(()), |rows| draws(rows, s.live.len())).map_err(in_section(section::DRAWS))?;
     names(&s.names, s.modules.len(), s.frames.len()).map_err(in_section(section::NAMES))?;
+    s.history.as_ref().map_or(Ok(()), history).map_err(in_section(section::HISTORY))?;
     reserved_last(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
     reserved_last(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
     reserved_last(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
@@ -163,6 +165,22 @@ pub(super) fn names(names: &Names, modules: usize, frames: usize) -> Result<(), 
             optional(place.line.map(|(file, _)| file), names.texts.len(), "names a text that is not there")
         })
     })
+}
+
+/// Checks the order of steps, domains and marks. The changes of stacks are checked where the bytes
+/// are read ([`super::history::Changes`]).
+pub(super) fn history(history: &History) -> Result<(), BadRow> {
+    each(&history.steps, |index, row| {
+        rising(index, &history.steps, |row| row.end)?;
+        let is_sorted = row.domains.is_sorted_by(|one, other| one.domain < other.domain);
+        if is_sorted { Ok(()) } else { Err("has domains in another order") }
+    })?;
+    let in_order = history.marks.is_sorted_by_key(|mark| mark.at);
+    if in_order {
+        Ok(())
+    } else {
+        Err(BadRow { row: history.steps.len() as u64, what: "is before marks in another order" })
+    }
 }
 
 fn in_order<T>(index: usize, rows: &[T], number: u32, of: impl Fn(&T) -> u32) -> Result<(), &'static str> {

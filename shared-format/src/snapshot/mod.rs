@@ -15,7 +15,9 @@
 //! `docs/formats.md` draws the tables.
 
 mod check;
+mod domain;
 mod error;
+pub mod history;
 mod lines;
 pub mod model;
 mod payload;
@@ -26,6 +28,7 @@ pub mod weight;
 mod write;
 
 pub use error::ReadError;
+pub use history::History;
 pub use model::*;
 pub use read::read;
 pub use write::write;
@@ -68,6 +71,9 @@ mod section {
     pub const DRAWS: [u8; 4] = *b"DRAW";
     /// Three tables: texts, modules and frames with names. Only when names were looked up.
     pub const NAMES: [u8; 4] = *b"NAME";
+    /// Memory over time: head, steps and marks. Not in snapshots of older Heaplines, and only when
+    /// a history was recorded.
+    pub const HISTORY: [u8; 4] = *b"HIST";
     pub const END: [u8; 4] = *b"END ";
 
     /// The sections of every snapshot, between head and end.

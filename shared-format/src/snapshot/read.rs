@@ -9,15 +9,17 @@
 
 use super::check::{self, BadRow};
 use super::error::ReadError;
+use super::history::{Changes, DomainStep, History, Mark, ProcessStep, Step};
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Names, Node,
     Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
-use super::varint::Delta;
+use super::varint::{Delta, unzigzag};
 use super::{MAGIC, VERSION, section};
 use crate::code::LineFormat;
+use std::collections::BTreeMap;
 use std::io::Read;
 
 /// Reads a snapshot from the start of `input` to the end.
@@ -85,8 +87,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED, THREAD_TOTALS, WALKED};
-    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, DRAWS, NAMES, END];
+    use section::{CODES, DRAWS, END, HISTORY, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED, THREAD_TOTALS, WALKED};
+    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, DRAWS, NAMES, HISTORY, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -149,6 +151,7 @@ struct Tables {
     thread_totals: Vec<ThreadTotals>,
     draws: Option<Draws>,
     names: Names,
+    history: Option<History>,
 }
 
 impl Tables {
@@ -218,6 +221,7 @@ impl Tables {
             section::RESERVED => self.reserved(payload)?,
             section::NAMES => self.names = self.names(payload)?,
             section::DRAWS => self.draws = Some(self.draws(payload)?),
+            section::HISTORY => self.history = Some(self.history(payload)?),
             _ => {
                 let stored = payload.number().map_err(outside_rows)?;
                 if stored != count {
@@ -267,6 +271,20 @@ impl Tables {
         Ok(names)
     }
 
+    fn history<R: Read>(&self, payload: &mut Payload<'_, R>) -> Result<History, Failure> {
+        let begun = payload.number().map_err(outside_rows)?;
+        let utc_offset = unzigzag(payload.number().map_err(outside_rows)?);
+        let utc_offset = i32::try_from(utc_offset).map_err(|_| Failure::Content("its time zone is none".to_owned()))?;
+        let apart = payload.number().map_err(outside_rows)?;
+        let mut columns = StepColumns::default();
+        let steps = rows(payload, |p, _| step(p, &mut columns, self.stacks.len()))?;
+        let mut at = Delta::default();
+        let marks = rows(payload, |p, _| Ok(Mark { at: at.value(p.number()?), kind: p.text()?, text: p.text()? }))?;
+        let history = History { begun, utc_offset, apart, steps, marks };
+        check::history(&history)?;
+        Ok(history)
+    }
+
     fn into_snapshot(self, seen: &[[u8; 4]]) -> Result<Snapshot, ReadError> {
         let missing = |tag: [u8; 4]| ReadError::Corrupt {
             section: format!("section {}", tag.escape_ascii()),
@@ -276,7 +294,7 @@ impl Tables {
             return Err(missing(tag));
         }
         let Tables { meta, origin, modules, codes, frames, by_frame_pointer, nodes, stacks, mixed, .. } = self;
-        let Tables { sampled, calls, threads, domains, live, totals, thread_totals, draws, names, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, thread_totals, draws, names, history, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -297,6 +315,7 @@ impl Tables {
             thread_totals,
             draws,
             names,
+            history,
         })
     }
 }
@@ -454,6 +473,40 @@ fn named_frame<R: Read>(
         places.push(Place { function, line });
     }
     Ok(NamedFrame { frame, places })
+}
+
+/// Columns of the steps of a history.
+#[derive(Default)]
+struct StepColumns {
+    end: Delta,
+    domains: BTreeMap<Domain, [Delta; DomainStep::COLUMNS]>,
+    process: [Delta; ProcessStep::COLUMNS],
+}
+
+/// Most domains of a step. A handmade file could make each step expensive.
+const MOST_DOMAINS: u64 = 1024;
+
+fn step<R: Read>(p: &mut Payload<'_, R>, columns: &mut StepColumns, stacks: usize) -> Result<Step, Problem> {
+    let end = columns.end.value(p.number()?);
+    let mut domains = Vec::new();
+    let count = p.number()?;
+    if count > MOST_DOMAINS {
+        return Err("has more than 1024 domains".into());
+    }
+    for _ in 0..count {
+        let domain = domain(p.number()?)?;
+        domains.push(DomainStep::of(domain, values(p, columns.domains.entry(domain).or_default())?));
+    }
+    let process = if p.flag()? { Some(ProcessStep::of(values(p, &mut columns.process)?)) } else { None };
+    Ok(Step { end, domains, process, changes: Changes::check(p.bytes()?, stacks)? })
+}
+
+fn values<R: Read, const N: usize>(p: &mut Payload<'_, R>, columns: &mut [Delta; N]) -> Result<[u64; N], Problem> {
+    let mut values = [0; N];
+    for (value, column) in values.iter_mut().zip(columns) {
+        *value = column.value(p.number()?);
+    }
+    Ok(values)
 }
 
 fn thread_totals<R: Read>(p: &mut Payload<'_, R>, [code, thread]: &mut [Delta; 2]) -> Result<ThreadTotals, Problem> {

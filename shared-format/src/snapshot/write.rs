@@ -7,12 +7,14 @@
 //! The order of rows is kept. Sorted tables (live by domain, stack, thread, size; totals by domain,
 //! stack) make the smallest files.
 
+use super::history::{DomainStep, History, Mark, ProcessStep, Step};
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Node, Sampled,
     SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
 };
-use super::varint::{Delta, put, put_bytes};
+use super::varint::{Delta, put, put_bytes, zigzag};
 use super::{MAGIC, VERSION, check, section};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// A fast level: on these tables the size is within some per cent of the slow levels.
@@ -95,6 +97,12 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
             table(out, &s.names.texts, texts);
             table(out, &s.names.modules, named_modules);
             table(out, &s.names.frames, named_frames);
+            Ok(())
+        })?;
+    }
+    if let Some(history) = &s.history {
+        sections.section(section::HISTORY, |out| {
+            put_history(out, history);
             Ok(())
         })?;
     }
@@ -325,6 +333,43 @@ fn named_frames(out: &mut Vec<u8>, rows: &[NamedFrame]) {
                 lineno.put(out, line.into());
             }
         }
+    }
+}
+
+fn put_history(out: &mut Vec<u8>, history: &History) {
+    put(out, history.begun);
+    put(out, zigzag(history.utc_offset.into()));
+    put(out, history.apart);
+    table(out, &history.steps, steps);
+    table(out, &history.marks, marks);
+}
+
+fn steps(out: &mut Vec<u8>, rows: &[Step]) {
+    let mut end = Delta::default();
+    let mut domains: BTreeMap<Domain, [Delta; DomainStep::COLUMNS]> = BTreeMap::new();
+    let mut process = <[Delta; ProcessStep::COLUMNS]>::default();
+    for row in rows {
+        end.put(out, row.end);
+        put(out, row.domains.len() as u64);
+        for row in &row.domains {
+            put(out, row.domain.code());
+            let columns = domains.entry(row.domain).or_default();
+            columns.iter_mut().zip(row.columns()).for_each(|(column, value)| column.put(out, value));
+        }
+        put(out, row.process.is_some().into());
+        if let Some(row) = &row.process {
+            process.iter_mut().zip(row.columns()).for_each(|(column, value)| column.put(out, value));
+        }
+        put_bytes(out, row.changes.as_bytes());
+    }
+}
+
+fn marks(out: &mut Vec<u8>, rows: &[Mark]) {
+    let mut at = Delta::default();
+    for row in rows {
+        at.put(out, row.at);
+        put_bytes(out, row.kind.as_bytes());
+        put_bytes(out, row.text.as_bytes());
     }
 }
 

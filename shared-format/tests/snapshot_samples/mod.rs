@@ -3,6 +3,9 @@
 
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_FRAME, python_frame};
+use heapline_shared_format::snapshot::history::{
+    Change, Changes, DomainStep, History, Mark, ProcessStep, Step, USER_MARK,
+};
 use heapline_shared_format::snapshot::{
     Ancestor, Begun, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, NamedFrame,
     NamedModule, Names, Node, Origin, Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
@@ -112,6 +115,7 @@ pub fn sample() -> Snapshot {
         thread_totals: Vec::new(),
         draws: None,
         names: Names::default(),
+        history: None,
     }
 }
 
@@ -260,7 +264,8 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     Sampled { stack, interval: u64::MAX >> stack, size: u64::from(stack) * 16 }
                 });
                 let sampled = sampled.collect();
-                let (modules_count, frames_count) = (modules.len(), frames.len());
+                let (modules_count, frames_count, stacks_count) = (modules.len(), frames.len(), stacks.len());
+                let history = history(stacks_count, &domains);
                 let thread_totals = thread_totals(threads.len(), &totals);
                 Snapshot {
                     meta,
@@ -276,6 +281,7 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     calls,
                     threads,
                     domains,
+                    history,
                     draws: draws(live.len()),
                     names: names(modules_count, frames_count),
                     live,
@@ -328,6 +334,49 @@ fn names(modules: usize, frames: usize) -> Names {
         modules: (0..modules).step_by(2).map(module).collect(),
         frames: (0..frames).step_by(3).map(frame).collect(),
     }
+}
+
+/// Returns a history with a step for each domain, by rising numbers; none without domains.
+fn history(stacks: usize, domains: &[DomainTotals]) -> Option<History> {
+    let mut rows: Vec<DomainStep> = Vec::new();
+    let step = |(index, totals): (usize, &DomainTotals)| {
+        rows.push(DomainStep {
+            domain: totals.domain,
+            current: totals.current,
+            blocks: totals.blocks,
+            greatest: totals.peak,
+            allocs: totals.allocs,
+            frees: totals.frees,
+            allocated_bytes: totals.allocated_bytes,
+        });
+        let change = |stack: u32| Change {
+            domain: totals.domain,
+            stack: stack.checked_sub(1),
+            size: (totals.current >> stack).cast_signed(),
+            count: -i64::from(stack),
+            allocated_bytes: totals.allocated_bytes,
+            allocs: 1,
+        };
+        let last = u32::try_from(stacks.min(60)).expect("few");
+        let changes: Vec<Change> = (0..=last).step_by(1 + index).map(change).collect();
+        let process = ProcessStep {
+            resident: totals.current,
+            cgroup_current: (index > 0).then_some(7),
+            own_cpu: totals.frees,
+            ..ProcessStep::default()
+        };
+        Step {
+            end: u64::MAX >> (60 - 20 * index),
+            domains: rows.clone(),
+            process: index.is_multiple_of(2).then_some(process),
+            changes: Changes::encode(&changes),
+        }
+    };
+    let steps: Vec<Step> = domains.iter().enumerate().map(step).collect();
+    let mark = |(at, text): (u64, &str)| Mark { at, kind: USER_MARK.to_string(), text: text.to_string() };
+    let marks = [(3, "deploy \u{2603}"), (3, ""), (u64::MAX, "end")].map(mark).to_vec();
+    let history = History { begun: u64::MAX / 3, utc_offset: -16_200, apart: 4096, steps, marks };
+    (!domains.is_empty()).then_some(history)
 }
 
 fn mixed(rows: Vec<Option<u32>>) -> Vec<Mixed> {

@@ -5,6 +5,8 @@ use heapline_shared_format::snapshot;
 use heapline_tools::export::{folded, html};
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
+use heapline_tools::input::past::Past;
+use heapline_tools::input::time::Time;
 use heapline_tools::input::tree::Subject;
 use heapline_tools::query::blame::Blame;
 use heapline_tools::query::filter::Filters;
@@ -63,6 +65,23 @@ fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Makes reports of the first and of the last instant of a history.
+fn past(subject: &Subject, request: Request) {
+    let (Ok(before), Ok(now)) = (Past::of(subject, &Time::AfterBegin(0)), Past::last(subject)) else { return };
+    let request = Request { at: now.moment(), ..request };
+    let made = Report::new(request, &now.subject, Some(&before.subject), &mut Symbolizer::new(Vec::new(), None));
+    let Ok(mut report) = made else { return };
+    report.since = Some(before.instant);
+    for layout in LAYOUTS {
+        let mut out = Vec::new();
+        text::write(&report, None, layout, &mut out).expect("a vector takes everything");
+        assert_harmless(&String::from_utf8(out).expect("reports are text"));
+    }
+    let mut out = Vec::new();
+    json::write(&report, None, &mut out).expect("a vector takes everything");
+    serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
+}
+
 /// Looks of a text: for scripts, for terminals of several widths, and with everything.
 const LAYOUTS: [Layout; 5] = [
     layout(None, false),
@@ -103,6 +122,9 @@ pub fn report(bytes: &[u8]) {
             start_code: bytes.len().is_multiple_of(3),
             limit: 3,
         };
+        for whole in [&subject, &tree] {
+            past(whole, request.clone());
+        }
         let of_tree = Report::new(request.clone(), &tree, None, &mut Symbolizer::new(Vec::new(), None));
         let report = Report::new(request, &subject, Some(&subject), &mut Symbolizer::new(Vec::new(), None));
         let (Ok(report), Ok(of_tree)) = (report, of_tree) else { continue };

@@ -47,7 +47,7 @@ pub fn table(bytes: &[u8]) {
             3 => table.clear_traces(),
             4 if early.is_none() => {
                 let figures = figures(&table);
-                early = Some(OpenCut::of(&mut table, figures, 8));
+                early = Some(OpenCut::of(&mut table, figures, None, 8));
             }
             5 => drop(table.copy_some(Duration::from_micros(1))),
             _ => {}
@@ -60,7 +60,7 @@ pub fn table(bytes: &[u8]) {
     check(&figures);
     // A file takes a hundred times longer than all other work, so only some inputs write files.
     if bytes.len().is_multiple_of(64) {
-        let last = OpenCut::of(&mut table, figures, 8);
+        let last = OpenCut::of(&mut table, figures, None, 8);
         drop(table);
         early.into_iter().chain([last]).for_each(write);
     }

@@ -1,12 +1,13 @@
 //! `--follow` traces every process started by the command separately. No record is in another
 //! process's ring.
 
+use crate::history::{assert_sums, history};
 use crate::support::python::pythons;
 use crate::support::report::{Process, TreeReport};
 use crate::support::trace::{ctl_ok, kill, live_sizes, printed, read_snapshot, report_on, tree_report};
 use crate::support::victim::{self, line_of, source};
 use crate::support::{Outcome, PATIENCE, Random, Trace, has, is_root, wait_for};
-use heapline_shared_format::snapshot::{Begun, Birth, End, Snapshot};
+use heapline_shared_format::snapshot::{Begun, Birth, Domain, End, Snapshot};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,6 +75,9 @@ fn a_storm_of_forks_leaves_an_exact_snapshot_of_each() {
         assert_eq!((origin.parent, origin.birth, child.meta.begun), (pid, Birth::Fork, Begun::Fork));
         assert_eq!((child.meta.end, child.meta.untracked_frees), (End::Exited, 0));
         assert_eq!(origin.inherited.as_ref().expect("known").get("native"), Some(&INHERITED));
+        assert_sums(child);
+        let first = history(child).steps[0].domain(Domain::Native).map(|row| row.blocks);
+        assert_eq!((first, history(child).marks[0].kind.as_str()), (Some(INHERITED), "fork"));
         let native = &child.domains[0];
         let of_the_first = u64::from(native.frees == 0) * 77;
         assert_eq!(

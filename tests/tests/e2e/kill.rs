@@ -1,6 +1,7 @@
 //! `kill -9` at a random instant. The snapshot is a state of the process, not older than the last
 //! published state.
 
+use crate::history::assert_sums;
 use crate::support::trace::{kill, live_sizes};
 use crate::support::{Random, Trace, rounds, victim, wait_for};
 use heapline_shared_format::snapshot::End;
@@ -69,6 +70,8 @@ fn one_kill(program: &Path, random: &mut Random) -> u64 {
     let outcome = running.finish().expect_code(128 + 9);
     let snapshot = outcome.snapshot();
     assert_eq!(snapshot.meta.end, End::Killed);
+    // The history ends at the kill.
+    assert_sums(&snapshot);
     assert_eq!(snapshot.meta.lost.values().sum::<u64>(), 0, "{:?}", snapshot.meta.lost);
     assert_eq!(snapshot.meta.contradictions.values().sum::<u64>(), 0, "{:?}", snapshot.meta.contradictions);
 

@@ -25,6 +25,7 @@ mod fork;
 mod frame_pointers;
 mod gdb;
 mod groups;
+mod history;
 mod holes;
 mod hostile_target;
 mod injection;

@@ -12,12 +12,13 @@
 use anyhow::Error;
 use clap::Parser;
 use heapline_shared_format::text::{counted, printable, size};
-use heapline_tools::cli::{Arguments, Config, Format, one_line};
+use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
 use heapline_tools::export::{folded, html};
 use heapline_tools::glob::Glob;
 use heapline_tools::input::load::load;
 use heapline_tools::input::moment::{At, totals};
+use heapline_tools::input::past::{NoPast, Past};
 use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
 use heapline_tools::query::report::Report;
@@ -86,7 +87,16 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     if let Some(client) = client {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
-    let report = Report::new(config.request, &subjects.0, subjects.1.as_ref(), &mut symbolizer)?;
+    let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
+    if let Some(wanted) = config.past {
+        let (now, before) = past(&subject, &wanted)?;
+        config.request.at = now.moment();
+        subject = now.subject;
+        since = before.as_ref().map(|before| before.instant);
+        old = before.map(|before| before.subject);
+    }
+    let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
+    report.since = since;
     let mut sources = config.source.then(Sources::default);
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
@@ -97,6 +107,19 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
         Format::Html => html::write(&report, out),
     })?;
     Ok(notes(&report, config.format))
+}
+
+/// Returns the subject at the wanted time and, for a range, at its begin.
+fn past(subject: &Subject, wanted: &WantedPast) -> Result<(Past, Option<Past>), NoPast> {
+    match wanted {
+        WantedPast::At(time) => Ok((Past::of(subject, time)?, None)),
+        WantedPast::Range(since, until) => {
+            let now = until.as_ref().map_or_else(|| Past::last(subject), |until| Past::of(subject, until))?;
+            let before = Past::of(subject, since)?;
+            before.must_be_before(&now)?;
+            Ok((now, Some(before)))
+        }
+    }
 }
 
 fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
@@ -123,7 +146,9 @@ fn unfiltered(report: &Report<'_>) -> String {
     let about = if report.is_sampled() && domain.is_sampled() { "~" } else { "" };
     let blocks = |count| counted(count, domain.noun());
     let amount = match at {
-        At::Live => format!("{about}{} in {about}{}", size(sums.current), blocks(sums.blocks)),
+        At::Live | At::Instant(_) => {
+            format!("{about}{} in {about}{}", size(sums.current), blocks(sums.blocks))
+        }
         At::Peak => format!("{about}{}", size(sums.peak)),
         At::Total => format!("{} in {}", size(sums.allocated_bytes), blocks(sums.allocs)),
     };

@@ -47,7 +47,7 @@ impl Copies {
     /// the process itself.
     pub fn of_stack(&self, at: At, domain: Domain, stack: u32, count: u64) -> u64 {
         match at {
-            At::Peak => self.peak.get(&(domain, stack)).copied().unwrap_or(count),
+            At::Peak | At::Instant(_) => self.peak.get(&(domain, stack)).copied().unwrap_or(count),
             At::Live | At::Total => count,
         }
     }
@@ -153,7 +153,7 @@ pub fn widest(part: Part<'_>, domain: Domain, at: At) -> HashMap<u64, u64> {
             let rows = part.snapshot.live.iter().enumerate().filter(|(_, row)| row.domain == domain);
             rows.for_each(|(index, row)| met(draws, row.stack, row.count, part.copies.of_live(index, row.count)));
         }
-        At::Peak => {
+        At::Peak | At::Instant(_) => {
             let rows = part.snapshot.totals.iter().filter(|row| row.domain == domain);
             rows.for_each(|row| {
                 met(draws, row.stack, row.peak_count, part.copies.of_stack(at, domain, row.stack, row.peak_count))

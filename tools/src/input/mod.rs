@@ -3,4 +3,6 @@
 pub mod copies;
 pub mod load;
 pub mod moment;
+pub mod past;
+pub mod time;
 pub mod tree;

@@ -17,7 +17,48 @@ pub struct Change {
     pub doubt: Option<u64>,
 }
 
+/// Kind of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the words of the output")]
+pub enum Kind {
+    New,
+    Gone,
+    Grown,
+    Shrunk,
+    Same,
+}
+
+impl Kind {
+    /// All kinds that are a change, in the order of the output.
+    pub const CHANGES: [Kind; 4] = [Kind::Grown, Kind::Shrunk, Kind::New, Kind::Gone];
+
+    /// The word of the output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::New => "new",
+            Kind::Gone => "gone",
+            Kind::Grown => "grown",
+            Kind::Shrunk => "shrunk",
+            Kind::Same => "same",
+        }
+    }
+}
+
 impl Change {
+    /// Kind of the change of a group that has `size` bytes in `count` blocks now.
+    pub fn kind(&self, size: u64, count: u64) -> Kind {
+        let is_nothing = |size: i128, count: i128| size == 0 && count == 0;
+        let (size, count) = (i128::from(size), i128::from(count));
+        match (is_nothing(size - self.size, count - self.count), is_nothing(size, count)) {
+            (true, false) => Kind::New,
+            (false, true) => Kind::Gone,
+            _ if self.size > 0 => Kind::Grown,
+            _ if self.size < 0 => Kind::Shrunk,
+            _ => Kind::Same,
+        }
+    }
+
     /// Adds the change of another group.
     #[expect(
         clippy::cast_possible_truncation,

@@ -157,9 +157,9 @@ pub fn of_domain<'s>(parts: impl Iterator<Item = Part<'s>> + Clone, domain: Doma
                     all.add(&Estimate::of(row.count, sampled(snapshot, row.stack), copies));
                 });
             }
-            At::Peak | At::Total => {
+            At::Peak | At::Total | At::Instant(_) => {
                 for row in snapshot.totals.iter().filter(|row| row.domain == domain) {
-                    let count = if at == At::Peak { row.peak_count } else { row.total_count };
+                    let count = if at == At::Total { row.total_count } else { row.peak_count };
                     let copies = copies.of_stack(at, domain, row.stack, count);
                     all.add(&Estimate::of(count, sampled(snapshot, row.stack), copies));
                 }

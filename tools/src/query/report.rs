@@ -4,7 +4,7 @@
 use crate::frames::{Frames, Tracebacks, resolve};
 use crate::glob::Glob;
 use crate::input::copies::Part;
-use crate::input::moment::At;
+use crate::input::moment::{At, Instant};
 use crate::input::tree::Subject;
 use crate::query::blame::{Blame, Blamer, Starts};
 use crate::query::diff::{Change, Nothing, compare_to};
@@ -87,6 +87,8 @@ pub struct Report<'s> {
     /// Snapshot of the old subject, in a diff.
     pub old: Option<&'s Snapshot>,
     old_is_sampled: bool,
+    /// Instant of the old subject, if it is the subject of the report at an earlier time.
+    pub since: Option<Instant>,
     /// View of the report.
     pub view: View,
     /// All rows, in order. [`Report::shown`] returns the rows within the limit.
@@ -142,6 +144,7 @@ impl<'s> Report<'s> {
             snapshot,
             old,
             old_is_sampled,
+            since: None,
             view,
             rows,
             total,
@@ -182,6 +185,10 @@ impl<'s> Report<'s> {
     /// view. Other domains of ranges do not count: even a program with an unknown allocator maps
     /// memory.
     pub fn has_no_records(&self) -> bool {
+        if matches!(self.view.at, At::Instant(_)) {
+            // There may be nothing yet, or no longer.
+            return false;
+        }
         let counts = |domain: Domain| !domain.is_of_ranges() || domain == self.view.domain;
         let mut domains = self.snapshot.domains.iter().filter(|row| counts(row.domain));
         let is_empty = |part: &Snapshot| !part.live.iter().any(|row| counts(row.domain));

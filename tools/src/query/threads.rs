@@ -35,7 +35,7 @@ pub(super) fn traces(view: View, snapshot: &Snapshot, names: &mut Tracebacks) ->
     let mut trace = |row: &ThreadTotals| {
         let (size, count) = match view.at {
             At::Total => (row.total_size, row.total_count),
-            At::Live | At::Peak => (row.peak_size, row.peak_count),
+            At::Live | At::Peak | At::Instant(_) => (row.peak_size, row.peak_count),
         };
         let threads = Some(names.string(&threads[row.thread as usize]));
         let estimate = match interval {

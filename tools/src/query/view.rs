@@ -34,7 +34,9 @@ impl View {
         let mut used = vec![false; snapshot.stacks.len()];
         match self.at {
             At::Live => self.live(snapshot).for_each(|(_, row)| used[row.stack as usize] = true),
-            At::Peak | At::Total => self.totals(snapshot).for_each(|(row, ..)| used[row.stack as usize] = true),
+            At::Peak | At::Total | At::Instant(_) => {
+                self.totals(snapshot).for_each(|(row, ..)| used[row.stack as usize] = true)
+            }
         }
         used
     }
@@ -86,7 +88,7 @@ impl View {
         let rows = snapshot.totals.iter().filter(move |row| row.domain == self.domain);
         let rows = rows.map(move |row| match self.at {
             At::Total => (row, row.total_size, row.total_count),
-            At::Live | At::Peak => (row, row.peak_size, row.peak_count),
+            At::Live | At::Peak | At::Instant(_) => (row, row.peak_size, row.peak_count),
         });
         rows.filter(|&(_, _, count)| count > 0)
     }

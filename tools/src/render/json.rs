@@ -2,8 +2,10 @@
 
 use crate::frames::{Frame, Tracebacks, Walked};
 use crate::input::copies::Part;
-use crate::input::moment::{At, totals};
+use crate::input::moment::{At, Instant, totals};
+use crate::input::time::local;
 use crate::query::blame::Blamer;
+use crate::query::diff::Kind;
 use crate::query::estimate::{Estimate, of_domain};
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
@@ -27,11 +29,35 @@ struct Document<'r> {
     view: String,
     by: &'static str,
     at: &'static str,
+    /// The instant of a view of the past.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instant: Option<InstantFields>,
+    /// The instant that the view is compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<InstantFields>,
     cumulative: bool,
     total: Sums,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     threads: Vec<ThreadFields<'r>>,
     stats: Vec<Stat<'r>>,
+}
+
+/// An instant of the history, and the step that ends with it.
+#[derive(Serialize)]
+struct InstantFields {
+    time: String,
+    step_begin: String,
+    step_milliseconds: u64,
+}
+
+impl InstantFields {
+    fn of(instant: Instant) -> InstantFields {
+        InstantFields {
+            time: instant.time(),
+            step_begin: local(instant.begin, instant.utc_offset),
+            step_milliseconds: instant.end.saturating_sub(instant.begin),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -135,6 +161,9 @@ struct Stat<'r> {
     size_diff: Option<i128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count_diff: Option<i128>,
+    /// Kind of the change since an earlier instant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<Kind>,
     /// Half of the 95 % interval of `size_diff`.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_diff_margin: Option<u64>,
@@ -211,6 +240,8 @@ pub fn write(report: &Report<'_>, sources: Option<&mut Sources>, out: &mut dyn W
         view: report.view.domain.to_string(),
         by: request.by.name(),
         at: request.at.name(),
+        instant: if let At::Instant(instant) = request.at { Some(InstantFields::of(instant)) } else { None },
+        since: report.since.map(InstantFields::of),
         cumulative: request.cumulative,
         total: Sums {
             groups: report.total.groups,
@@ -363,6 +394,7 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         size_diff_margin: row.change.and_then(|change| change.doubt),
         size_diff: row.change.map(|change| change.size),
         count_diff: row.change.map(|change| change.count),
+        change: report.since.and(row.change).map(|change| change.kind(row.stat.size, row.stat.count)),
         key,
         traceback,
         blamed,
@@ -384,6 +416,7 @@ fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
         size_diff_margin: sums.change.and_then(|change| change.doubt),
         size_diff: sums.change.map(|change| change.size),
         count_diff: sums.change.map(|change| change.count),
+        change: report.since.and(sums.change).map(|change| change.kind(sums.size, sums.blocks())),
         key: None,
         traceback: frame.into_iter().collect(),
         blamed: None,

@@ -24,7 +24,7 @@
 use super::intervals::{Intervals, Piece, Taken};
 use super::live::Block;
 use super::threads::Threads;
-use super::totals::{Amounts, Share, Totals};
+use super::totals::{Amounts, EndedStep, RowChange, Share, Totals};
 use super::weights::WHOLE;
 use heapline_shared_format::mapping::Pages;
 use heapline_shared_format::snapshot::Domain;
@@ -125,6 +125,16 @@ impl Layer {
     /// Sums of every stack with pages in the layer, now or in the past.
     pub fn stacks(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
         self.totals.stacks().map(|(row, amounts)| (self.stacks[row as usize], amounts))
+    }
+
+    /// Ends a step of the sums ([`Totals::end_step`]).
+    pub fn end_step(&mut self, spent: EndedStep) -> EndedStep {
+        self.totals.end_step(spent)
+    }
+
+    /// Changes of stacks in a step that has just ended.
+    pub fn changes<'t>(&'t self, step: &'t EndedStep) -> impl Iterator<Item = RowChange> + 't {
+        self.totals.changes(step).map(|change| RowChange { stack: self.stacks[change.stack as usize], ..change })
     }
 
     fn row(&mut self, stack: u32) -> u32 {
@@ -368,6 +378,11 @@ impl Ranges {
     /// Layers with ranges now or in the past.
     pub fn layers(&self) -> impl Iterator<Item = (Domain, &Layer)> {
         [Domain::Mmap, Domain::Reserved].into_iter().zip(&self.layers).filter(|(_, layer)| layer.is_used)
+    }
+
+    /// Layers with ranges now or in the past, for steps of their sums.
+    pub fn layers_mut(&mut self) -> impl Iterator<Item = (Domain, &mut Layer)> {
+        [Domain::Mmap, Domain::Reserved].into_iter().zip(&mut self.layers).filter(|(_, layer)| layer.is_used)
     }
 
     /// Ranges of a layer, as blocks.

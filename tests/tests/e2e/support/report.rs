@@ -15,9 +15,20 @@ pub struct Report {
     pub view: String,
     pub by: String,
     pub at: String,
+    pub instant: Option<Instant>,
+    pub since: Option<Instant>,
     pub cumulative: bool,
     pub total: Total,
     pub stats: Vec<Stat>,
+}
+
+/// An instant of the history, and the step that ends with it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instant {
+    pub time: String,
+    pub step_begin: String,
+    pub step_milliseconds: u64,
 }
 
 /// A report of several processes: `report --tree --format json`.
@@ -125,6 +136,7 @@ pub struct Stat {
     pub count: u64,
     pub size_diff: Option<i64>,
     pub count_diff: Option<i64>,
+    pub change: Option<String>,
     #[serde(default)]
     pub key: serde_json::Value,
     #[serde(default)]

@@ -79,7 +79,7 @@ fn all(report: &Report<'_>) -> Vec<Concern> {
     }
     let mapped = {
         let whose = if report.subject.is_tree() { "the memory of these processes" } else { "this process's memory" };
-        mostly_mapped(&report.snapshot.domains, report.view.domain, report.view.at != At::Live, whose)
+        mostly_mapped(&report.snapshot.domains, report.view.domain, !report.view.at.is_now(), whose)
     };
     concerns.extend(mapped.map(|text| Concern::new(Kind::Fact, text)));
     let is_told = |concern: &Concern| is_empty && reason(&concern.text).is_some();

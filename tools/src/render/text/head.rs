@@ -27,7 +27,12 @@ pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> 
     let warned = is_inexact(meta) || report.has_no_records() || !meta.unseen.is_empty();
     layout.say(if warned { Role::Loud } else { Role::Plain }, &first(report), out)?;
     layout.say(Role::Plain, &second(report, &command(report, layout)), out)?;
-    if let Some(old) = report.old.map(|old| &old.meta) {
+    if let At::Instant(instant) = report.view.at {
+        layout.say(Role::Plain, &format!("As of {}", instant.described()), out)?;
+    }
+    if let Some(since) = report.since {
+        layout.say(Role::Plain, &format!("Compared with {}", since.described()), out)?;
+    } else if let Some(old) = report.old.map(|old| &old.meta) {
         let what = if report.subject.is_tree() { "the tree of process" } else { "process" };
         layout.say(Role::Plain, &format!("Compared with {what} {} at {}", old.pid, old.taken_at), out)?;
     }

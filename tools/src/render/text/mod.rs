@@ -27,7 +27,8 @@ pub use layout::Layout;
 pub use words::blocks_of;
 
 use super::source::Sources;
-use crate::query::report::Report;
+use crate::query::diff::Kind;
+use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
 use head::head;
 use heapline_shared_format::text::{format_size, size};
@@ -76,12 +77,23 @@ pub fn write(
 }
 
 fn total(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
+    if report.since.is_some() {
+        layout.say(Role::Quiet, &kinds(report), out)?;
+    }
     let total = &report.total;
     let size = estimated_size(total.size, total.estimate.size_interval(total.size));
     if layout.width.is_some() {
         return layout.say(Role::Plain, &format!("Total allocated size: {size}{}", total_change(report)), out);
     }
     writeln!(out, "Total allocated size: {}{}", layout.paint(Role::Size, size), total_change(report))
+}
+
+/// Counts the groups by the kind of their change: "3 grown, 1 shrunk, 2 new, 0 gone".
+fn kinds(report: &Report<'_>) -> String {
+    let kind = |row: &Row| row.change.map(|change| change.kind(row.stat.size, row.stat.count));
+    let count = |of: Kind| report.rows.iter().filter(|row| kind(row) == Some(of)).count();
+    let counts = Kind::CHANGES.map(|of| format!("{} {}", count(of), of.name()));
+    counts.join(", ")
 }
 
 fn title(report: &Report<'_>) -> String {

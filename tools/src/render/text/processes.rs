@@ -48,7 +48,7 @@ pub(super) fn processes(report: &Report<'_>, layout: Layout, out: &mut dyn Write
 fn rows<'s>(report: &Report<'s>, is_each: bool) -> Vec<Row<'s>> {
     let weight = |snapshot| {
         let sums = totals(snapshot, report.view.domain);
-        if report.view.at == At::Live { sums.current } else { sums.peak }
+        if report.view.at.is_now() { sums.current } else { sums.peak }
     };
     let mut rows: Vec<Row<'s>> = Vec::new();
     let mut known = HashMap::new();
@@ -259,7 +259,7 @@ fn table(report: &Report<'_>, rows: &[Row<'_>], layout: Layout, width: usize, ou
         Column::new(
             "live",
             Role::Size,
-            if report.view.at == At::Live { 8 } else { 5 },
+            if report.view.at.is_now() { 8 } else { 5 },
             cells(&|_, figures| marked(figures, figures.current)),
         ),
         Column::new("peak", Role::Size, 7, cells(&|_, figures| marked(figures, figures.peak))),

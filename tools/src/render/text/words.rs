@@ -34,6 +34,7 @@ pub fn blocks_of(view: View, begun: Begun) -> String {
         At::Live => format!("{domain} memory live at the snapshot"),
         At::Peak => format!("{domain} memory live at the peak"),
         At::Total => format!("{domain} memory allocated {}", begun.since()),
+        At::Instant(instant) => format!("{domain} memory live at {}", instant.time()),
     }
 }
 
