@@ -329,3 +329,16 @@ fn objects_from_free_lists_are_seen_after_an_attach() {
         assert!((75..80).contains(&count), "3.{}: {count} lists", python.minor);
     }
 }
+
+#[test]
+fn interpreters_with_locks_of_their_own_are_recorded_at_the_same_time() {
+    for python in pythons().into_iter().filter(|python| python.minor >= 14) {
+        let outcome = Trace::of(&python.program).arg(source("python/interpreters.py")).run().expect_code(0);
+        let report = outcome.report(&["--at", "total", "--domain", "python"]);
+        assert_exact(&report);
+        let (size, count) = report.at_line("<script>", 3);
+        let blocks = 4 * 20 * 500;
+        assert!((2 * blocks..2 * blocks + 4000).contains(&count), "3.{}: {count} blocks", python.minor);
+        assert!(size >= blocks * python.bytearray(200), "3.{}: {size} bytes", python.minor);
+    }
+}
