@@ -440,8 +440,8 @@ impl Layout {
     /// `thread_state` is the calling thread's own state.
     pub unsafe fn note_jit(&self, thread_state: *const u8) {
         let Some(JitFlag { interpreter, flag }) = self.jit else { return };
-        // SAFETY: the caller guarantees a thread state, which points to its interpreter's state. The
-        // flag is inside of the state, whose size is known.
+        // SAFETY: the caller guarantees a thread state, which points to its interpreter's state.
+        // The flag is inside of the state, whose size is known.
         let is_set = unsafe { ((word(thread_state.addr() + interpreter) + flag) as *const u8).read() != 0 };
         HAS_JIT.fetch_or(is_set, Ordering::Relaxed);
     }
