@@ -105,10 +105,21 @@ pub(super) fn first() -> Option<*const LinkMap> {
     unsafe { debug.as_ref() }.map(|debug| debug.first).filter(|first| !first.is_null())
 }
 
-/// Returns the first link maps of the other known namespaces.
+/// Returns the first link maps of the other known namespaces. The lists must not change meanwhile.
+/// Any of the namespaces may have ended before, so the kernel is asked.
 pub(super) fn other_lists() -> impl Iterator<Item = *const LinkMap> {
     let firsts = OTHER_LISTS.iter().map(|place| place.load(Ordering::Acquire));
-    firsts.filter(|&first| first != 0).map(ptr::with_exposed_provenance)
+    let asks = ASKS_KERNEL.load(Ordering::Relaxed);
+    firsts.filter(move |&first| asks && begins_list(first)).map(ptr::with_exposed_provenance)
+}
+
+/// Returns whether an object of this link map is there, and is the first of a list.
+fn begins_list(first: usize) -> bool {
+    let mut head = [LinkMap::NONE];
+    // SAFETY: any bytes are a link map's head.
+    let is_read = first != 0 && unsafe { Reading::ByKernel.copy(&[first], &mut head) } == 1;
+    let [head] = head;
+    is_read && head.previous.is_null() && Record::of(first, &head, List::Other, Reading::ByKernel).is_some()
 }
 
 /// Notes the list of a link map, found by a handle of the program. The list must not change
@@ -122,7 +133,8 @@ pub(super) fn note_list(of: *const LinkMap) {
             head = (*head).previous;
         }
     }
-    let is_known = first() == Some(head) || other_lists().any(|list| list == head);
+    let is_head = |place: &AtomicUsize| place.load(Ordering::Relaxed) == head.addr();
+    let is_known = first() == Some(head) || OTHER_LISTS.iter().any(is_head);
     let free = |place: &&AtomicUsize| {
         place.compare_exchange(0, head.expose_provenance(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
     };
@@ -254,14 +266,11 @@ impl Lists {
         let others = if reading == Reading::ByKernel { &OTHER_LISTS[..] } else { &[] };
         for place in others {
             let first = place.load(Ordering::Acquire);
-            if first == 0 {
-                continue;
-            }
-            let head = heads.read(first, 0).filter(|head| head.previous.is_null());
-            match head.and_then(|head| Record::of(first, &head, List::Other, reading)) {
-                Some(_) => lists.follow(&mut heads, [0, first], List::Other, wanted)?,
+            if begins_list(first) {
+                lists.follow(&mut heads, [0, first], List::Other, wanted)?;
+            } else if first != 0 {
                 // The first object of the namespace is gone.
-                None => drop(place.compare_exchange(first, 0, Ordering::AcqRel, Ordering::Relaxed)),
+                let _ = place.compare_exchange(first, 0, Ordering::AcqRel, Ordering::Relaxed);
             }
         }
         Some(lists)
