@@ -284,27 +284,38 @@ fn decode(code: &[u8; LOOKED_AT], at: usize) -> Option<Told> {
         let bytes: [u8; 4] = code.get(i..i + 4)?.try_into().ok()?;
         Some((at + i + 4).wrapping_add_signed(i32::from_le_bytes(bytes) as isize))
     };
+    let (flag, jump) = flag(code, relative)?;
+    // The jump taken while the flag is set, and the first call at the jump's target.
+    let distance = i8::from_le_bytes([*code.get(jump + 1)?]);
+    let target = (jump + 2).checked_add_signed(isize::from(distance))?;
+    let call = target + code.get(target..)?.iter().take(24).position(|&byte| byte == 0xe8)?;
+    Some(Told { flag, function: relative(call + 1)? })
+}
+
+/// Reads the flag's place, and the place of the jump behind the flag's test. `relative` returns the
+/// address meant by four bytes that end an instruction.
+fn flag(code: &[u8; LOOKED_AT], relative: impl Fn(usize) -> Option<usize>) -> Option<(Flag, usize)> {
+    const JUMP: u8 = 0x75;
+    // The flag compared in place: behind the four bytes comes the 0 of the comparison.
+    let in_place = |&i: &usize| code[i..].starts_with(&[0x83, 0x3d]) && code[i + 6..].starts_with(&[0, JUMP]);
+    if let Some(compare) = (0..32).find(in_place) {
+        return Some((Flag::At(relative(compare + 2)? + 1), compare + 7));
+    }
     // The load of the flag, from the flag's own address or through a pointer.
-    let test = (0..32).find(|&i| code[i..].starts_with(&[0x85, 0xc0, 0x75]))?;
+    let test = (0..32).find(|&i| code[i..].starts_with(&[0x85, 0xc0, JUMP]))?;
     let before = &code[..test];
-    let flag = if let Some(load) = position(before, &[0x48, 0x8b, 0x05]) {
+    if let Some(load) = position(before, &[0x48, 0x8b, 0x05]) {
         let slot = relative(load + 3)?;
         let offset = match before.get(load + 7..)? {
             [.., 0x8b, 0x40, offset] => usize::from(*offset),
             [.., 0x8b, 0x80, a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]) as usize,
             _ => return None,
         };
-        Flag::Behind { slot, offset }
-    } else {
-        let load = position(before, &[0x8b, 0x05])?;
-        (load + 6 == test).then_some(())?;
-        Flag::At(relative(load + 2)?)
-    };
-    // The jump taken while the flag is set, and the first call at the jump's target.
-    let distance = i8::from_le_bytes([*code.get(test + 3)?]);
-    let target = (test + 4).checked_add_signed(isize::from(distance))?;
-    let call = target + code.get(target..)?.iter().take(24).position(|&byte| byte == 0xe8)?;
-    Some(Told { flag, function: relative(call + 1)? })
+        return Some((Flag::Behind { slot, offset }, test + 2));
+    }
+    let load = position(before, &[0x8b, 0x05])?;
+    (load + 6 == test).then_some(())?;
+    Some((Flag::At(relative(load + 2)?), test + 2))
 }
 
 fn position(code: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -351,9 +362,19 @@ mod tests {
     }
 
     #[test]
+    fn the_flag_compared_in_place_of_debian_11() {
+        let code = padded(&[
+            0x83, 0x3d, 0xd5, 0x8e, 0x41, 0x00, 0x00, 0x75, 0x08, 0x48, 0xc7, 0x07, 0x01, 0x00, 0x00, 0x00, 0xc3, 0x48,
+            0x83, 0xec, 0x18, 0x48, 0x89, 0x7c, 0x24, 0x08, 0xe8, 0x41, 0xd6, 0x08, 0x00,
+        ]);
+        assert_eq!(decode(&code, 0x4f_21e0), Some(Told { flag: Flag::At(0x90_b0bc), function: 0x57_f840 }));
+    }
+
+    #[test]
     fn other_code_is_nothing() {
         assert_eq!(decode(&padded(&[]), 0x1000), None);
         assert_eq!(decode(&padded(&[0x85, 0xc0, 0x75, 0x7f]), 0x1000), None);
+        assert_eq!(decode(&padded(&[0x83, 0x3d, 1, 0, 0, 0, 0, 0x75, 0x7f]), 0x1000), None);
         assert_eq!(decode(&padded(&[0x8b, 0x05, 1, 0, 0, 0, 0x85, 0xc0, 0x75, 0x80]), 0x1000), None);
     }
 }
