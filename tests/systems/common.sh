@@ -111,7 +111,7 @@ mkdir -p "$HEAPLINE_SYSTEMS"
 exec {lock}>"$root.lock"
 flock "$lock"
 [[ $(cat "$root/packages" 2>/dev/null) == "${packages[*]}" ]] || make_root
-target=${CARGO_TARGET_DIR:-$checkout/target}
+target=$(realpath -m "${CARGO_TARGET_DIR:-$checkout/target}")
 fill_root
 
 echo "glibc $(clean ldd --version | awk 'NR == 1 { print $NF }')"
