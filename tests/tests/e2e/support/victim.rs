@@ -29,10 +29,9 @@ pub fn line_of(name: &str, marker: &str) -> u64 {
 /// Compiles `name` with `flags` into a program, or with `-shared` into a library.
 ///
 /// Debug information is on. `malloc` is no builtin, because a compiler with a builtin `malloc`
-/// removes unused blocks. `HEAPLINE_CC` names another compiler of C (`musl-gcc`).
+/// removes unused blocks.
 pub fn build(name: &str, flags: &[&str]) -> PathBuf {
-    let compiler_of_c = std::env::var("HEAPLINE_CC").unwrap_or_else(|_| "gcc".to_owned());
-    let compiler = if name.ends_with(".cpp") { "g++" } else { &compiler_of_c };
+    let compiler = if name.ends_with(".cpp") { "g++" } else { "gcc" };
     let source = source(name);
     let text = std::fs::read(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     once(name, (&text, flags, compiler, "-fno-builtin"), |program| {
