@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,20 @@ def test_figures_are_exact():
     assert heapline.get_traced_memory()[1] - before < 10_000
     assert heapline.get_traced_memory("python")[1] == heapline.get_traced_memory(heapline.PYTHON)[1]
     assert heapline.get_traced_memory("track:5") == (0, 0)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_mark_is_in_the_history(tmp_path):
+    block = bytearray(7_000_000)
+    heapline.mark("deploy 42")
+    del block
+    snapshot = tmp_path / "marked.snap.zst"
+    heapline.take_snapshot().dump(snapshot)
+    with pytest.raises(ValueError, match="a mark needs a text"):
+        heapline.mark(" ")
+    report = [sys.executable, "-m", "heapline", "report", str(snapshot), "--at", "mark:deploy", "--format", "json"]
+    told = json.loads(subprocess.run(report, check=True, capture_output=True).stdout)
+    assert told["at"] == "instant" and told["total"]["size"] > 7_000_000
 
 
 @pytest.mark.usefixtures("traced")

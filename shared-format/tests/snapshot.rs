@@ -449,6 +449,21 @@ fn a_file_that_expands_enormously_is_refused() {
     }
 }
 
+/// Steps and marks of a few bytes take more bytes in memory, so their number has a limit.
+#[test]
+fn a_history_of_ten_years_is_the_longest() {
+    let content = decompressed(&to_file(&sample()));
+    let refused = |payload: &[u8], expected: &str| {
+        let added = [&content[..start_of(&content, "END ")], &section(b"HIST", 1, payload)].concat();
+        let error = read_error(&compressed(&added)).to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let steps = [&[0, 0, 1, 0xff, 0xff, 0x7f][..], &[2, 0, 0, 0].repeat(300_000)].concat();
+    refused(&steps, "row 262144 is beyond 262144 steps");
+    let marks = [&[0, 0, 1, 0, 0xff, 0xff, 0x7f][..], &[2, 0, 0].repeat(100_000)].concat();
+    refused(&marks, "row 65536 is beyond 65536 marks");
+}
+
 #[test]
 fn a_length_without_bytes_allocates_nothing() {
     let huge = [&[1][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat();

@@ -2,6 +2,8 @@
 //! (default 2). A failing input is kept in a file that `fuzz/` can minimise.
 
 use heapline_shared_format::mapping::{self, Pages};
+use heapline_shared_format::snapshot::history::{Change, Changes, DomainStep, Mark, ProcessStep, Step, USER_MARK};
+use heapline_shared_format::snapshot::{self, Domain, History};
 use heapline_shared_format::{code, event};
 use heapline_tests::hostile;
 use heapline_tools::symbols;
@@ -127,16 +129,50 @@ fn snapshot_reader() {
     run("snapshot_reader", hostile::snapshot_reader, |r| r.mutate(SNAPSHOT));
 }
 
+/// Returns the content of the fixture with a history: two stacks, one of them leaks.
+fn with_history() -> Vec<u8> {
+    let mut snapshot = snapshot::read(SNAPSHOT).expect("the fixture");
+    let change = |stack, size| Change {
+        domain: Domain::Native,
+        stack,
+        size,
+        count: 1,
+        allocated_bytes: size.unsigned_abs(),
+        allocs: 1,
+    };
+    let step = |index: u64| Step {
+        end: index * 1000,
+        domains: vec![DomainStep {
+            domain: Domain::Native,
+            current: 150 * index,
+            blocks: 3 * index,
+            greatest: 200 * index,
+            allocs: 3,
+            frees: 0,
+            allocated_bytes: 150,
+        }],
+        process: index.is_multiple_of(3).then(ProcessStep::default),
+        changes: Changes::encode(&[change(None, 7), change(Some(0), 100), change(Some(1), 43)]),
+    };
+    let mark = Mark { at: 7000, kind: USER_MARK.to_owned(), text: "deploy".to_owned() };
+    let steps = (1..40).map(step).collect();
+    snapshot.history = Some(History { begun: 1 << 40, utc_offset: 3600, apart: 4096, steps, marks: vec![mark] });
+    let file = snapshot::write(&snapshot, Vec::new(), &mut |_| {}).expect("a vector takes everything");
+    zstd::decode_all(&file[..]).expect("a zstd file")
+}
+
 #[test]
 fn snapshot_payload() {
     let content = zstd::decode_all(SNAPSHOT).expect("the fixture is a zstd file");
     run("snapshot_payload", hostile::snapshot_payload, |r| r.mutate(&content));
+    run("snapshot_payload", hostile::snapshot_payload, |r| r.mutate(&with_history()));
 }
 
 #[test]
 fn report() {
     let content = zstd::decode_all(SNAPSHOT).expect("the fixture is a zstd file");
     run("report", hostile::report, |r| r.mutate(&content));
+    run("report", hostile::report, |r| r.mutate(&with_history()));
 }
 
 #[test]

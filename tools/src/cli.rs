@@ -27,6 +27,7 @@ Examples:
   report new.snap.zst --diff old.snap.zst  lines that grew
   report app.snap.zst --at 03:00           memory live at that time
   report app.snap.zst --since -1h          lines that grew in the last hour
+  report app.snap.zst --leaks              lines that grow whatever the load
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
   report app.snap.zst --at peak --format html -o peak.html
@@ -63,6 +64,9 @@ pub struct Arguments {
     /// With --since: up to this time [default: the snapshot]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "since")]
     until: Option<Time>,
+    /// Show what grows: a trend in the second half of the history, whatever the load
+    #[arg(long, conflicts_with_all = ["at", "since", "diff", "tree", "cumulative"])]
+    leaks: bool,
     /// Count a block for every frame of its traceback, not only for the blamed frame
     #[arg(long)]
     cumulative: bool,
@@ -151,6 +155,8 @@ pub enum WantedPast {
     At(Time),
     /// The changes from a time to a later time, or to the snapshot.
     Range(Time, Option<Time>),
+    /// What grows.
+    Leaks,
 }
 
 /// Task of `report`. All options are compatible with each other.
@@ -210,6 +216,7 @@ impl Arguments {
             limit: self.limit.unwrap_or(limit),
         };
         let past = match (self.at, self.since) {
+            _ if self.leaks => Some(WantedPast::Leaks),
             (_, Some(since)) => Some(WantedPast::Range(since, self.until)),
             (Moment::Time(time), None) => Some(WantedPast::At(time)),
             (Moment::At(_), None) => None,
@@ -246,7 +253,12 @@ impl Arguments {
                 "--cumulative counts single frames, and a {by} is none: use --by lineno, filename, function or module"
             ),
         )?;
-        let is_past = self.since.is_some() || matches!(self.at, Moment::Time(_));
+        refuse(
+            self.leaks && (self.by == Some(By::Tree) || self.format.is_by_traceback()),
+            "--leaks has a row for each group: use --by lineno, function, traceback or the like, and text, json or csv"
+                .to_string(),
+        )?;
+        let is_past = self.leaks || self.since.is_some() || matches!(self.at, Moment::Time(_));
         refuse(
             is_past && matches!(self.by, Some(By::Size | By::Thread)),
             format!("--by {by} is not known of the past: the history is kept by stack"),
@@ -367,6 +379,9 @@ mod tests {
             (&["--at", "-1m", "--diff", "b"], "use --since, or leave --diff out"),
             (&["--since", "-1m", "--at", "peak"], "cannot be used with"),
             (&["--since", "-1m", "--format", "html"], "with --diff or --since"),
+            (&["--leaks", "--by", "tree"], "a row for each group"),
+            (&["--leaks", "--by", "size"], "not known of the past"),
+            (&["--leaks", "--at", "peak"], "cannot be used with"),
             (&["--by", "thread", "--at", "total", "--filter", "a"], "need tracebacks"),
             (&["--by", "tree", "--cumulative"], "a tree is none"),
             (&["--inverted"], "--by tree"),
@@ -411,7 +426,7 @@ mod tests {
             arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 11);
+        assert_eq!(count, 12);
         assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
     }
 

@@ -206,6 +206,45 @@ fn a_tree_is_summed_up_at_one_instant() {
     assert_eq!(size("03:03"), 990 + 1570, "the second has ended");
 }
 
+/// A history of two hours in steps of a minute: one stack leaks, and the memory of another swings.
+#[test]
+fn what_grows_whatever_the_load_is_named_with_its_speed() {
+    let dir = tempdir().unwrap();
+    let mut builder = Builder::new(None);
+    let [leak, load, _] = [0xa000, 0xb000, 0xc000].map(|address| builder.stack(&[0x1000, address]));
+    builder.blocks(Domain::Native, leak, 0, 1000, 120);
+    let mut before = 0;
+    let of_minute = |minute: u64| {
+        let swing = (minute * 7919 % 13).cast_signed() * 1_000_000;
+        let changes =
+            [change(Some(leak), 1000, 1), change(Some(load), swing - std::mem::replace(&mut before, swing), 0)];
+        step(minute * MINUTE, 0, 0, 0, &changes)
+    };
+    let steps: Vec<Step> = (0..=120).map(of_minute).collect();
+    builder.snapshot.history = Some(History { steps, ..history([0, 1, 2]) });
+    let path = builder.save(dir.path(), "leak.snap.zst");
+    let path = path.to_str().unwrap();
+    let report = json(path, &["--leaks", "--by", "traceback"]);
+    assert_eq!(rows(&report), [("0xa000".to_string(), 121_000, 121)]);
+    let growth = &report["stats"][0]["growth"];
+    assert_eq!(growth["bytes_per_hour"], 60_000.0);
+    assert!(growth["certainty"].as_f64().unwrap() > 0.999);
+    assert_eq!(growth["series"].as_array().unwrap().len(), 24);
+    let text = shown(path, &["--leaks", "--by", "function"]);
+    assert!(text.contains("\n1 function grows: native memory live at 2026-11-28T05:00:00+01:00\n"), "{text}");
+    assert!(text.contains("\n#1: 0xa000: 118 KiB in 121 blocks"), "{text}");
+    assert!(text.contains("\n    +58.6 KiB an hour, 99.9 % sure  |\u{2581}"), "{text}");
+    let csv = shown(path, &["--leaks", "--by", "function", "--format", "csv"]);
+    assert!(csv.starts_with("size,count,bytes_per_hour,certainty,function\n121000,121,60000,1.0000,0xa000\n"), "{csv}");
+    let (_dir, quiet) = scene();
+    let nothing = report_of(&quiet, &["--leaks"]);
+    assert!(nothing.status.success() && stderr(&nothing).contains("nothing grows for sure"), "{}", stderr(&nothing));
+}
+
+fn report_of(path: &str, arguments: &[&str]) -> std::process::Output {
+    report(&[&[path], arguments].concat())
+}
+
 #[test]
 fn a_history_of_samples_has_intervals() {
     let dir = tempdir().unwrap();

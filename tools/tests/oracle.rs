@@ -115,6 +115,7 @@ fn traces(blocks: &Blocks, tracebacks: &mut Tracebacks) -> Vec<Trace> {
             truncated: false,
             block: None,
             threads: None,
+            stack: None,
         }
     };
     blocks.iter().map(trace).collect()

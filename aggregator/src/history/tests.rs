@@ -8,7 +8,7 @@ use crate::table::{Ring, Table};
 use heapline_shared_format::event::{Event, domain};
 use heapline_shared_format::mapping::{Mapping, Pages};
 use heapline_shared_format::snapshot::history::{Held, Step, USER_MARK};
-use heapline_shared_format::snapshot::{Domain, History};
+use heapline_shared_format::snapshot::{Domain, History, Snapshot, write};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -359,6 +359,9 @@ fn a_day_of_a_thousand_stacks_fits_with_room() {
     assert_eq!([MINUTE, HOUR, 20 * HOUR].map(|age| width(&history, age)), [1_000, 10_000, 2 * MINUTE]);
     let apart = history.held_at(history.steps.len() - 1).keys().filter(|(_, stack)| stack.is_some()).count();
     assert!(apart > 990, "{apart} stacks have rows of their own");
+    let snapshot = Snapshot { history: Some(history), ..Snapshot::default() };
+    let file = write(&snapshot, Vec::new(), &mut |_| {}).expect("written").len();
+    assert!(file < 6 << 20, "{file} bytes in the file, {bytes} in memory");
 }
 
 #[test]

@@ -51,15 +51,16 @@ pub fn figures(py: Python<'_>, pid: u32) -> PyResult<(u32, Vec<Figures>)> {
     Ok((stats.snapshot.nframe, stats.domains.into_iter().map(row).collect()))
 }
 
-/// Asks the aggregator of process `pid` for an action: "snapshot" (to `output`), "reset-peak",
-/// "clear-traces" or "detach".
+/// Asks the aggregator of process `pid` for an action: "snapshot" (to `output`), "mark" (with
+/// `text`), "reset-peak", "clear-traces" or "detach".
 ///
 /// RuntimeError with the reason when the aggregator does not act.
 #[pyfunction]
-#[pyo3(signature = (pid, what, output=None))]
-pub fn ask(py: Python<'_>, pid: u32, what: &str, output: Option<PathBuf>) -> PyResult<()> {
+#[pyo3(signature = (pid, what, output=None, text=None))]
+pub fn ask(py: Python<'_>, pid: u32, what: &str, output: Option<PathBuf>, text: Option<String>) -> PyResult<()> {
     let what = match what {
         "snapshot" => Ask::Snapshot(output),
+        "mark" => Ask::Mark(text.unwrap_or_default()),
         "reset-peak" => Ask::ResetPeak,
         "clear-traces" => Ask::ClearTraces,
         "detach" => Ask::Detach,

@@ -25,7 +25,7 @@ report  statistics of a snapshot, by line, file or traceback
 """
 
 # Options of `aggregator run` that take the next argument, unless they have a "=".
-_VALUED = {"-o", "--output", "--nframe", "--max-target-memory", "--sample", "--samples-per-second"}
+_VALUED = {"-o", "--output", "--nframe", "--max-target-memory", "--sample", "--samples-per-second", "--history-memory"}
 
 
 def command_line(arguments: list[str]) -> Optional[list[str]]:

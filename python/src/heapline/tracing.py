@@ -27,6 +27,7 @@ __all__ = [
     "get_traceback_limit",
     "get_traced_memory",
     "is_tracing",
+    "mark",
     "reset_peak",
     "start",
     "stop",
@@ -113,6 +114,18 @@ def reset_peak() -> None:
     """The peak becomes what is live now, in all domains; without effect where the process is not traced."""
     if is_tracing():
         _ask("reset-peak")
+
+
+def mark(text: str) -> None:
+    """Puts a mark into the history: `report SNAP --at mark:TEXT` shows the memory at this moment. Without effect where the process
+    is not traced.
+
+    ValueError for a text without a letter. RuntimeError where no history is recorded.
+    """
+    if not text.strip():
+        raise ValueError("a mark needs a text")
+    if is_tracing():
+        _ask("mark", text=text)
 
 
 def clear_traces() -> None:
@@ -227,10 +240,10 @@ def _figures() -> tuple[int, list[tuple[str, int, int, int, int, int, int]]]:
     return _native.figures(os.getpid())
 
 
-def _ask(what: str, output: Optional[str] = None) -> None:
+def _ask(what: str, output: Optional[str] = None, text: Optional[str] = None) -> None:
     from heapline import _native
 
-    _native.ask(os.getpid(), what, output)
+    _native.ask(os.getpid(), what, output, text)
 
 
 def _take() -> str:

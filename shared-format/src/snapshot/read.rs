@@ -277,9 +277,15 @@ impl Tables {
         let utc_offset = i32::try_from(utc_offset).map_err(|_| Failure::Content("its time zone is none".to_owned()))?;
         let apart = payload.number().map_err(outside_rows)?;
         let mut columns = StepColumns::default();
-        let steps = rows(payload, |p, _| step(p, &mut columns, self.stacks.len()))?;
+        let steps = rows(payload, |p, index| {
+            bounded(index, MOST_STEPS, "is beyond 262144 steps")?;
+            step(p, &mut columns, self.stacks.len())
+        })?;
         let mut at = Delta::default();
-        let marks = rows(payload, |p, _| Ok(Mark { at: at.value(p.number()?), kind: p.text()?, text: p.text()? }))?;
+        let marks = rows(payload, |p, index| {
+            bounded(index, MOST_MARKS, "is beyond 65536 marks")?;
+            Ok(Mark { at: at.value(p.number()?), kind: p.text()?, text: p.text()? })
+        })?;
         let history = History { begun, utc_offset, apart, steps, marks };
         check::history(&history)?;
         Ok(history)
@@ -481,6 +487,15 @@ struct StepColumns {
     end: Delta,
     domains: BTreeMap<Domain, [Delta; DomainStep::COLUMNS]>,
     process: [Delta; ProcessStep::COLUMNS],
+}
+
+/// Most steps: those of ten years. A row of four bytes takes some 200 bytes in memory.
+const MOST_STEPS: u64 = 1 << 18;
+/// Most marks. A recorder keeps 2048.
+const MOST_MARKS: u64 = 1 << 16;
+
+fn bounded(index: u64, most: u64, what: &'static str) -> Result<(), Problem> {
+    if index < most { Ok(()) } else { Err(what.into()) }
 }
 
 /// Most domains of a step. A handmade file could make each step expensive.

@@ -72,7 +72,14 @@ fn past(subject: &Subject, request: Request) {
     let made = Report::new(request, &now.subject, Some(&before.subject), &mut Symbolizer::new(Vec::new(), None));
     let Ok(mut report) = made else { return };
     report.since = Some(before.instant);
-    for layout in LAYOUTS {
+    if let Some(history) = &subject.first().history {
+        let mut out = Vec::new();
+        text::write(&report, None, LAYOUTS[0], &mut out).expect("a vector takes everything");
+        report.keep_growing(history);
+        csv::write(&report, &mut out).expect("a vector takes everything");
+        assert_harmless(&String::from_utf8(out).expect("reports are text"));
+    }
+    for layout in [LAYOUTS[0], LAYOUTS[4]] {
         let mut out = Vec::new();
         text::write(&report, None, layout, &mut out).expect("a vector takes everything");
         assert_harmless(&String::from_utf8(out).expect("reports are text"));

@@ -86,6 +86,20 @@ fn a_leak_under_a_swinging_load_has_grown_by_what_it_leaked() {
     );
 }
 
+#[test]
+fn a_leak_is_named_from_one_snapshot() {
+    let victim = victim::build("swing.c", &["-O1", "-g"]);
+    let outcome = Trace::of(victim).arg("300").run().expect_code(0);
+    let report = outcome.report(&["--leaks", "--by", "lineno"]);
+    let leak = line_of("swing.c", "// LINE leak");
+    let row = report.stats.iter().find(|row| row.most_recent().lineno == leak).expect("the leak grows");
+    let growth = row.growth.as_ref().expect("a growth");
+    // 1000 bytes in each turn of 10 ms and more.
+    assert!(growth.bytes_per_hour > 0.0 && growth.bytes_per_hour < 360_000_000.0 * 1.1, "{growth:?}");
+    assert!(growth.certainty > 0.99, "{growth:?}");
+    assert!(growth.series.is_sorted() && growth.series.last() == Some(&300_000), "{growth:?}");
+}
+
 /// A victim that takes a step per byte of input and answers when ready for the next step.
 fn step(victim: &mut Running, is_first: bool) {
     if !is_first {

@@ -88,6 +88,8 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
     let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
+    let is_of_leaks = config.past == Some(WantedPast::Leaks);
+    let history = if is_of_leaks { subject.first().history.clone() } else { None };
     if let Some(wanted) = config.past {
         let (now, before) = past(&subject, &wanted)?;
         config.request.at = now.moment();
@@ -97,6 +99,7 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     }
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
     report.since = since;
+    history.iter().for_each(|history| report.keep_growing(history));
     let mut sources = config.source.then(Sources::default);
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
@@ -113,6 +116,7 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
 fn past(subject: &Subject, wanted: &WantedPast) -> Result<(Past, Option<Past>), NoPast> {
     match wanted {
         WantedPast::At(time) => Ok((Past::of(subject, time)?, None)),
+        WantedPast::Leaks => Ok((Past::last(subject)?, None)),
         WantedPast::Range(since, until) => {
             let now = until.as_ref().map_or_else(|| Past::last(subject), |until| Past::of(subject, until))?;
             let before = Past::of(subject, since)?;
@@ -129,6 +133,8 @@ fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
     notes.extend(report.warnings.iter().cloned());
     if report.nothing_matched {
         notes.push(format!("the filters match nothing{}: no rows", unfiltered(report)));
+    } else if report.rows.is_empty() && report.growth.is_some() {
+        notes.push("nothing grows for sure in the second half of the history: no rows".to_owned());
     } else if report.rows.is_empty() && !report.has_no_records() {
         notes.push(format!("there are no blocks in domain {}: no {}", report.view.domain, what(report)));
     }

@@ -1,6 +1,8 @@
 //! Moments of a snapshot, and the row of a domain.
 
 use crate::input::time::{Time, local};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use heapline_shared_format::snapshot::{Domain, DomainTotals, Snapshot};
 use std::str::FromStr;
 
@@ -73,6 +75,17 @@ impl At {
     }
 }
 
+/// The moments that every snapshot has.
+impl ValueEnum for At {
+    fn value_variants<'a>() -> &'a [At] {
+        &[At::Live, At::Peak, At::Total]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
 /// A moment as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -86,7 +99,7 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Moment, String> {
-        let known = [At::Live, At::Peak, At::Total].into_iter().find(|at| at.name() == text);
+        let known = At::value_variants().iter().copied().find(|at| at.name() == text);
         known.map_or_else(
             || text.parse().map(Moment::Time).map_err(|error| format!("use live, peak, total, or a time: {error}")),
             |at| Ok(Moment::At(at)),

@@ -4,6 +4,7 @@ pub mod blame;
 pub mod diff;
 pub mod estimate;
 pub mod filter;
+pub mod growth;
 pub mod report;
 pub mod statistics;
 pub mod threads;

@@ -10,11 +10,12 @@ use crate::query::blame::{Blame, Blamer, Starts};
 use crate::query::diff::{Change, Nothing, compare_to};
 use crate::query::estimate::{Estimate, of_domain, of_nothing};
 use crate::query::filter::{Filters, Matcher};
+use crate::query::growth::{Growth, growing};
 use crate::query::statistics::{By, Key, Statistic, Trace, group, sorted};
 use crate::query::threads::{self, NoThreads};
 use crate::query::view::View;
 use crate::symbols::Symbolizer;
-use heapline_shared_format::snapshot::{Domain, Snapshot};
+use heapline_shared_format::snapshot::{Domain, History, Snapshot};
 use std::collections::HashMap;
 
 /// Contents of a report. The output format is not part of a request.
@@ -87,6 +88,10 @@ pub struct Report<'s> {
     /// Snapshot of the old subject, in a diff.
     pub old: Option<&'s Snapshot>,
     old_is_sampled: bool,
+    /// Stacks of each group, in a view of the past of a single process.
+    stacks: HashMap<Key, Vec<u32>>,
+    /// Growth of the rows, in a report on leaks ([`Report::keep_growing`]).
+    pub growth: Option<HashMap<Key, Growth>>,
     /// Instant of the old subject, if it is the subject of the report at an earlier time.
     pub since: Option<Instant>,
     /// View of the report.
@@ -120,6 +125,8 @@ impl<'s> Report<'s> {
         let mut tracebacks = Tracebacks::default();
         let mut side = |subject| Side::new(subject, view, &request, symbolizer, &mut tracebacks);
         let (new, before) = (side(subject)?, old.map(&mut side).transpose()?);
+        let is_past = matches!(view.at, At::Instant(_)) && !subject.is_tree();
+        let stacks = if is_past { new.stacks(&request, &tracebacks) } else { HashMap::new() };
         let rows: Vec<Row> = match &before {
             None => {
                 let rows = sorted(&tracebacks, new.groups(&request, &tracebacks));
@@ -145,6 +152,8 @@ impl<'s> Report<'s> {
             old,
             old_is_sampled,
             since: None,
+            stacks,
+            growth: None,
             view,
             rows,
             total,
@@ -152,6 +161,21 @@ impl<'s> Report<'s> {
             tracebacks,
             warnings,
         })
+    }
+
+    /// Keeps the rows that grow, the fastest first: a report on leaks. The report is of the last
+    /// instant of `history`.
+    pub fn keep_growing(&mut self, history: &History) {
+        let growth = growing(history, self.view.domain, &self.stacks);
+        let speed = |row: &Row| growth.get(&row.stat.key).map_or(0.0, |growth| growth.per_hour);
+        self.rows.retain(|row| growth.contains_key(&row.stat.key));
+        self.rows.sort_by(|one, other| speed(other).total_cmp(&speed(one)));
+        self.growth = Some(growth);
+    }
+
+    /// Growth of a row, in a report on leaks.
+    pub fn growth_of(&self, row: &Row) -> Option<&Growth> {
+        self.growth.as_ref()?.get(&row.stat.key)
     }
 
     /// The rows within the limit.
@@ -243,6 +267,19 @@ impl Side {
 
     fn groups(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Statistic> {
         group(tracebacks, self.traces.iter().copied(), request.by, request.cumulative)
+    }
+
+    /// The stacks of each group, with each stack in a single group.
+    fn stacks(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Vec<u32>> {
+        let mut stacks: HashMap<Key, Vec<u32>> = HashMap::new();
+        for trace in &self.traces {
+            let frame = tracebacks.frames(trace.blamed).next();
+            let key = frame.and_then(|frame| request.by.key(tracebacks, trace, frame));
+            if let (Some(key), Some(stack)) = (key, trace.stack) {
+                stacks.entry(key).or_default().push(stack);
+            }
+        }
+        stacks
     }
 
     fn total(&self, groups: usize) -> Total {

@@ -30,6 +30,8 @@ pub struct Trace {
     /// Name of the row for the thread, where known. A thread that lives has a row of its own.
     /// Threads that ended share a row if their names differ in digits only.
     pub threads: Option<StringId>,
+    /// Index of the stack in the process; none for sums of threads.
+    pub stack: Option<u32>,
 }
 
 /// Size and thread of live blocks.
@@ -131,7 +133,8 @@ impl By {
         self == By::Size
     }
 
-    fn key(self, tracebacks: &Tracebacks, trace: &Trace, frame: Frame) -> Option<Key> {
+    /// Key of a trace's group, for a frame of the trace.
+    pub fn key(self, tracebacks: &Tracebacks, trace: &Trace, frame: Frame) -> Option<Key> {
         Some(match self {
             By::Filename => Key::Text(frame.filename),
             By::Lineno if frame.is_unlined() && tracebacks.text(frame.filename) != UNKNOWN => {

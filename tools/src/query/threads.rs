@@ -43,7 +43,7 @@ pub(super) fn traces(view: View, snapshot: &Snapshot, names: &mut Tracebacks) ->
             interval => Estimate::of_sum(size, count, interval),
         };
         let (blamed, total_nframe, truncated, block) = (traceback, 0, false, None);
-        Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads }
+        Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads, stack: None }
     };
     let of_domain = totals.iter().filter(|row| row.domain == view.domain);
     Ok(of_domain.map(&mut trace).filter(|trace| trace.count > 0).collect())

@@ -8,7 +8,7 @@ use crate::input::copies::Part;
 use crate::input::moment::At;
 use crate::query::estimate::{Estimate, sampled};
 use crate::query::statistics::{Block, Trace};
-use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, StackTotals, Thread};
+use heapline_shared_format::snapshot::{Domain, LiveGroup, Snapshot, Stack, StackTotals, Thread};
 use std::collections::{BTreeSet, HashMap};
 
 /// A domain at a moment.
@@ -47,10 +47,9 @@ impl View {
         let trace = |stack: u32, size, count, copies| {
             let traceback = resolved[stack as usize]?;
             let estimate = Estimate::of(count, sampled(snapshot, stack), copies);
-            let stack = &snapshot.stacks[stack as usize];
-            let (total_nframe, truncated) = (stack.total_nframe, stack.truncated);
-            let (blamed, block, threads) = (traceback, None, None);
-            Some(Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads })
+            let Stack { total_nframe, truncated, .. } = snapshot.stacks[stack as usize];
+            let (blamed, block, threads, stack) = (traceback, None, None, Some(stack));
+            Some(Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads, stack })
         };
         if self.at != At::Live {
             return self

@@ -25,6 +25,9 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         head.extend(["size_diff", "count_diff"]);
         head.extend(report.is_sampled().then_some("size_diff_margin"));
     }
+    if report.growth.is_some() {
+        head.extend(["bytes_per_hour", "certainty"]);
+    }
     head.extend(match report.request.by {
         By::Filename => &["filename"][..],
         By::Lineno => &["filename", "lineno", "function", "module"],
@@ -68,6 +71,9 @@ fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     let stat = &row.stat;
     let text = |id| harmless(report.tracebacks.text(id));
     let mut cells = figures(report, stat.size, stat.count, &stat.estimate, row.change);
+    if let Some(growth) = report.growth_of(row) {
+        cells.extend([format!("{:.0}", growth.per_hour), format!("{:.4}", growth.certainty)]);
+    }
     match stat.key {
         Key::Text(name) => cells.push(text(name)),
         Key::Size(size) => cells.push(size.to_string()),

@@ -164,6 +164,8 @@ struct Stat<'r> {
     /// Kind of the change since an earlier instant.
     #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<Kind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth: Option<GrowthFields<'r>>,
     /// Half of the 95 % interval of `size_diff`.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_diff_margin: Option<u64>,
@@ -177,6 +179,14 @@ struct Stat<'r> {
     /// Place in a tree.
     #[serde(flatten)]
     branch: Option<BranchFields>,
+}
+
+/// Growth of a group, in a report on leaks.
+#[derive(Serialize)]
+struct GrowthFields<'r> {
+    bytes_per_hour: f64,
+    certainty: f64,
+    series: &'r [u64],
 }
 
 /// Fields of a row by tree. The rows are in the order of a walk, each behind its parent.
@@ -395,6 +405,11 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         size_diff: row.change.map(|change| change.size),
         count_diff: row.change.map(|change| change.count),
         change: report.since.and(row.change).map(|change| change.kind(row.stat.size, row.stat.count)),
+        growth: report.growth_of(row).map(|growth| GrowthFields {
+            bytes_per_hour: growth.per_hour.round(),
+            certainty: growth.certainty,
+            series: &growth.series,
+        }),
         key,
         traceback,
         blamed,
@@ -417,6 +432,7 @@ fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
         size_diff: sums.change.map(|change| change.size),
         count_diff: sums.change.map(|change| change.count),
         change: report.since.and(sums.change).map(|change| change.kind(sums.size, sums.blocks())),
+        growth: None,
         key: None,
         traceback: frame.into_iter().collect(),
         blamed: None,

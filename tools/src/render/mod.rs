@@ -3,6 +3,7 @@
 pub mod csv;
 pub mod json;
 mod source;
+pub mod sparkline;
 pub mod text;
 
 pub use source::Sources;

@@ -137,12 +137,22 @@ pub struct Stat {
     pub size_diff: Option<i64>,
     pub count_diff: Option<i64>,
     pub change: Option<String>,
+    pub growth: Option<Growth>,
     #[serde(default)]
     pub key: serde_json::Value,
     #[serde(default)]
     pub traceback: Vec<Frame>,
     pub blamed: Option<usize>,
     pub total_nframe: Option<u64>,
+}
+
+/// Growth of a group: `--leaks`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Growth {
+    pub bytes_per_hour: f64,
+    pub certainty: f64,
+    pub series: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

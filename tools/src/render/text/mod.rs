@@ -28,8 +28,10 @@ pub use words::blocks_of;
 
 use super::source::Sources;
 use crate::query::diff::Kind;
+use crate::query::growth::{COLUMNS, Growth};
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
+use crate::render::sparkline::{Span, sparkline};
 use head::head;
 use heapline_shared_format::text::{format_size, size};
 use layout::Role;
@@ -58,7 +60,8 @@ pub fn write(
         tree(report, sources, layout, out)?;
         return total(report, layout, out);
     }
-    if let Some(width) = layout.width.filter(|_| !report.rows.is_empty()) {
+    let is_table = !report.rows.is_empty() && report.growth.is_none();
+    if let Some(width) = layout.width.filter(|_| is_table) {
         screen::rows(report, sources, layout, width, out)?;
         return calls(report, layout, out);
     }
@@ -69,6 +72,9 @@ pub fn write(
         match row.stat.key {
             Key::Traceback(id) => traceback(report, row, &marks.frames(report, id), sources, layout, out)?,
             _ => line(report, row, sources, layout, out)?,
+        }
+        if let Some(growth) = report.growth_of(row) {
+            writeln!(out, "    {}", grows(growth))?;
         }
     }
     others(report, out)?;
@@ -86,6 +92,16 @@ fn total(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result
         return layout.say(Role::Plain, &format!("Total allocated size: {size}{}", total_change(report)), out);
     }
     writeln!(out, "Total allocated size: {}{}", layout.paint(Role::Size, size), total_change(report))
+}
+
+/// Describes a growth: "+3.4 MiB an hour, 99.9 % sure  |memory over the whole history|".
+#[expect(clippy::cast_possible_truncation, reason = "an estimate, which saturates")]
+fn grows(growth: &Growth) -> String {
+    let spans = (0..).zip(&growth.series).map(|(begin, &value)| Span { begin, end: begin + 1, value });
+    let line = sparkline(&spans.collect::<Vec<_>>(), COLUMNS);
+    // Never quite sure.
+    let sure = (growth.certainty * 1000.0).floor().min(999.0) / 10.0;
+    format!("{} an hour, {sure:.1} % sure  |{line}|", format_size(growth.per_hour.round() as i128, true))
 }
 
 /// Counts the groups by the kind of their change: "3 grown, 1 shrunk, 2 new, 0 gone".
@@ -109,7 +125,12 @@ fn title(report: &Report<'_>) -> String {
         By::Size => "size",
         By::Thread => "thread",
     };
-    let count = if rows == 1 { format!("Top {groups}") } else { format!("Top {rows} {groups}s") };
+    let count = match (rows, report.growth.is_some()) {
+        (1, true) => format!("1 {groups} grows"),
+        (_, true) => format!("{} {groups}s grow", report.rows.len()),
+        (1, false) => format!("Top {groups}"),
+        (_, false) => format!("Top {rows} {groups}s"),
+    };
     let counting = if request.cumulative { ", blocks counted for every frame" } else { "" };
     format!("{count}: {}{counting}", what(report))
 }
