@@ -7,7 +7,7 @@
 //! counted as untold.
 
 use super::{List, Passage, Program, Started, list, with_following};
-use crate::platform::environment;
+use crate::platform::{environment, sys};
 use crate::real::Next;
 use crate::{process, real};
 use core::cell::Cell;
@@ -120,9 +120,11 @@ optional!(
     "__libc_single_threaded"
 );
 
-/// Whether libc is certain that no other thread runs.
+/// Whether no other thread runs: by the word of libc, or else of the kernel.
 fn has_one_thread() -> bool {
-    let flag = single_threaded_address();
-    // SAFETY: the address of libc's byte, checked not to be 0.
-    flag != 0 && unsafe { (flag as *const u8).read_volatile() } != 0
+    match single_threaded_address() {
+        0 => sys::thread_count() == Some(1),
+        // SAFETY: the address of libc's byte.
+        flag => unsafe { (flag as *const u8).read_volatile() != 0 },
+    }
 }

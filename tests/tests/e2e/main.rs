@@ -37,6 +37,7 @@ mod list;
 mod loaders;
 mod mappings;
 mod modules;
+mod musl;
 mod names;
 mod own_heap;
 mod pipes;

@@ -100,6 +100,18 @@ impl File {
     }
 }
 
+/// Returns the number of threads of the process; `None` where the kernel does not tell.
+pub fn thread_count() -> Option<u64> {
+    /// The links of a folder without folders in it.
+    const OWN_LINKS: u64 = 2;
+    let folder = open(c"/proc/self/task")?;
+    let mut stat = [0u64; 18];
+    let fd = folder.0.cast_unsigned() as usize;
+    // SAFETY: the kernel writes a struct stat of 144 bytes.
+    unsafe { call(nr::FSTAT, [fd, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
+    stat[2].checked_sub(OWN_LINKS)
+}
+
 /// Opens the file of a descriptor once more.
 pub fn open_again(fd: i32) -> Option<Program> {
     const FOLDER: &[u8] = b"/proc/self/fd/";

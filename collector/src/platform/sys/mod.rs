@@ -5,7 +5,7 @@
 mod files;
 mod socket;
 
-pub use files::{File, Program, fill_from_file, open, open_again, open_program, read_at};
+pub use files::{File, Program, fill_from_file, open, open_again, open_program, read_at, thread_count};
 pub use socket::send_with_file;
 
 use core::arch::asm;
