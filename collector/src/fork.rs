@@ -22,7 +22,7 @@ use crate::platform::{elf, sys, tls};
 use crate::real::Next;
 use crate::start;
 use crate::thread::record::record;
-use crate::thread::{Published, stack_pointer};
+use crate::thread::{self, Published, stack_pointer};
 use core::cell::Cell;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -42,6 +42,14 @@ optional!(
     "__register_atfork"
 );
 
+optional!(
+    /// Address of `pthread_atfork`, of musl. glibc puts the function into each library with a call
+    /// of it.
+    pub(crate) atfork_address,
+    "pthread_atfork_address",
+    "pthread_atfork"
+);
+
 type Handler = unsafe extern "C" fn();
 
 /// Registers the fork handlers with libc, once. Must run before the program can register handlers
@@ -53,13 +61,21 @@ pub fn watch() {
         /// libc's key for removing the handlers of a library when the library is unloaded.
         static __dso_handle: u8;
     }
-    let register = register_address();
+    // musl takes no key: nothing is ever unloaded there. A fourth argument goes unnoticed.
+    let register = match register_address() {
+        0 => atfork_address(),
+        address => address,
+    };
     if register == 0 || !elf::can_find_objects() || IS_WATCHING.swap(true, Ordering::Relaxed) {
         return;
     }
-    // SAFETY: glibc's function, with handlers of a library, which is never unloaded. Without memory
+    // SAFETY: libc's function, with handlers of a library, which is never unloaded. Without memory
     // for the registration, children begin without copies.
-    unsafe { core::mem::transmute::<usize, Register>(register)(prepare, in_parent, in_child, &raw const __dso_handle) };
+    let register = || unsafe {
+        core::mem::transmute::<usize, Register>(register)(prepare, in_parent, in_child, &raw const __dso_handle)
+    };
+    // musl's function allocates by a hook. The block is not the program's.
+    thread::in_allocator(register);
 }
 
 /// Returns the word of the fork by which the parent made this process; 0 if unknown.

@@ -57,7 +57,7 @@ macro_rules! symbol {
 /// the collector all the same, and the collector stays passive there. Rust assumes that the address
 /// of a declared function is not null, so assembly reads the address.
 macro_rules! optional {
-    ($(#[$doc:meta])* $address:ident, $own:literal, $name:literal) => {
+    ($(#[$doc:meta])* $visible:vis $address:ident, $own:literal, $name:literal) => {
         core::arch::global_asm!(
             concat!(".weak ", $name),
             concat!(".pushsection .text.", symbol!($own), ",\"ax\",@progbits"),
@@ -72,7 +72,7 @@ macro_rules! optional {
         );
 
         $(#[$doc])*
-        fn $address() -> usize {
+        $visible fn $address() -> usize {
             unsafe extern "C" {
                 #[link_name = symbol!($own)]
                 fn address() -> usize;

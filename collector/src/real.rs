@@ -5,13 +5,13 @@
 //! jump without a check. Where nothing can be looked up yet, blocks come from a small static area.
 //! Blocks of the area are never handed to the real allocator.
 //!
-//! An allocator other than the C library's may consist of hooked functions too (a `malloc` that
-//! calls `calloc`). The thread is marked during calls of such an allocator, so that nested calls
-//! are not recorded a second time.
+//! An allocator other than glibc's may consist of hooked functions too (a `malloc` that calls
+//! `calloc`). The thread is marked during calls of such an allocator, so that nested calls are not
+//! recorded a second time.
 
-use crate::platform::{elf, objects, symbols, tls};
+use crate::platform::{elf, libc, objects, symbols, tls};
 use crate::start;
-use crate::{attach, mappings, thread};
+use crate::{attach, fork, mappings, thread};
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
 use core::ptr;
@@ -119,14 +119,15 @@ macro_rules! functions {
             }
 
             fn set(&self, found: [*mut (); COUNT], boot_was_used: bool) {
-                let is_marked = found.iter().any(|real| !real.is_null() && !is_c_librarys(real.addr()));
+                let is_others = found.iter().any(|real| !real.is_null() && !is_c_librarys(real.addr()));
+                let is_musls = !is_others && libc::is_musl();
                 let mut found = found.into_iter();
                 $(
                     let real = found.next().unwrap_or(ptr::null_mut());
                     PROVIDER.$name.store(real, Ordering::Relaxed);
                     let real = match real.is_null() {
                         true => fallback::$name as *mut (),
-                        false if is_marked => marked::$name as *mut (),
+                        false if is_others || is_musls && MADE_OF_OTHERS.contains(&$symbol) => marked::$name as *mut (),
                         false => real,
                     };
                     self.$name.store(real, Ordering::Release);
@@ -182,6 +183,21 @@ functions! {
     memalign(align: usize, size: usize) -> *mut u8, c"memalign";
     valloc(size: usize) -> *mut u8, c"valloc";
     pvalloc(size: usize) -> *mut u8, c"pvalloc";
+}
+
+/// Functions of musl's allocator that call others of its functions by their names.
+const MADE_OF_OTHERS: [&core::ffi::CStr; 4] = [c"calloc", c"posix_memalign", c"memalign", c"valloc"];
+
+/// Returns whether a return address lies in a function of musl that allocates for the collector: in
+/// one made of other functions of the allocator, or in `pthread_atfork`. The rest of musl calls the
+/// program's allocator.
+pub fn is_in_musls_allocator(address: usize) -> bool {
+    /// Longer than any of these functions, and shorter than the way to a function that allocates.
+    const LONGEST: usize = 256;
+    let made = [&PROVIDER.calloc, &PROVIDER.posix_memalign, &PROVIDER.memalign, &PROVIDER.valloc];
+    let made = made.into_iter().map(|function| function.load(Ordering::Relaxed).addr());
+    let mut own = made.chain([fork::atfork_address()]);
+    libc::is_musl() && own.any(|function| address.wrapping_sub(function) < LONGEST)
 }
 
 /// Returns the real functions.

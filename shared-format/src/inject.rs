@@ -48,6 +48,8 @@ pub mod status {
     pub const NO_MEMORY: u64 = 4;
     /// The collector failed.
     pub const FAILED: u64 = 5;
+    /// The C library gives no thread-local storage to the running threads (musl before 1.1.22).
+    pub const NO_THREAD_WORDS: u64 = 6;
 }
 
 /// Values of [`Request::python`].
@@ -89,7 +91,9 @@ pub struct Request {
     pub refused: u64,
     /// Answered: a value of [`python`].
     pub python: u64,
-    /// Answered: distance of the collector's data of a thread from the thread pointer (wrapping).
+    /// Answered: where a thread has the collector's words. A negative number is the distance from
+    /// the thread pointer. A positive number is the index in the table of the thread, and the
+    /// second word of the thread is the address of the table (musl).
     pub thread_words: u64,
 }
 

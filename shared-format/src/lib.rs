@@ -26,6 +26,7 @@
 
 pub mod arena;
 pub mod code;
+pub mod epilogue;
 pub mod event;
 pub mod inject;
 pub mod loader;

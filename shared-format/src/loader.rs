@@ -1,14 +1,31 @@
-//! glibc's loader as a command: `ld-linux-x86-64.so.2 [OPTION]... PROGRAM [ARGUMENT]...`.
+//! The loaders of programs: glibc's and musl's, also as commands:
+//! `ld-linux-x86-64.so.2 [OPTION]... PROGRAM [ARGUMENT]...`.
 //!
 //! Bundles with a private C library (AppImage, Nix, Bazel, relocated toolchains) start programs in
 //! this way. The collector and the aggregator both judge the given program, not the loader.
 
-/// The loader's own name (`DT_SONAME`), independent of the name and folder of the loader's file.
+/// A loader that brings the collector into a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// glibc's.
+    Glibc,
+    /// musl's, which is musl's C library too.
+    Musl,
+}
+
+/// The own name of glibc's loader (`DT_SONAME`), independent of the name and folder of the loader's
+/// file.
 pub const LOADER_NAME: &[u8] = b"ld-linux-x86-64.so.2";
-/// Environment variable that makes the loader list a program's libraries and run nothing (`ldd`).
+/// The usual beginning of the name of the file of musl's loader. The loader has no own name.
+const MUSL_NAME: &[u8] = b"ld-musl-x86_64.so.";
+/// A name among the strings of musl's loader, and of no other. The loader finds its own last stage
+/// by the name.
+pub const MUSL_MARK: &[u8] = b"\0__dls3\0";
+/// Environment variable that makes glibc's loader list a program's libraries and run nothing
+/// (`ldd`).
 pub const ENV_LIST: &str = "LD_TRACE_LOADED_OBJECTS";
 
-/// Options of the loader followed by an argument (glibc 2.36 and later).
+/// Options of glibc's loader followed by an argument (glibc 2.36 and later).
 const WITH_ARGUMENT: [&[u8]; 7] = [
     b"--library-path",
     b"--inhibit-rpath",
@@ -19,12 +36,34 @@ const WITH_ARGUMENT: [&[u8]; 7] = [
     b"--glibc-hwcaps-mask",
 ];
 
-/// Returns the index of the program among the words of a loader's command line. The first word is
-/// the loader's own name.
-///
-/// None where the loader runs no program: the loader was asked to list or to verify something, was
-/// asked for help, or does not understand a word.
-pub fn program_index<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+impl Loader {
+    /// Returns the loader with the usual file name.
+    pub fn by_file_name(path: &[u8]) -> Option<Loader> {
+        match path.rsplit(|&byte| byte == b'/').next() {
+            Some(LOADER_NAME) => Some(Loader::Glibc),
+            Some(name) if name.starts_with(MUSL_NAME) => Some(Loader::Musl),
+            _ => None,
+        }
+    }
+
+    /// Returns the index of the program among the words of a loader's command line. The first word
+    /// is the loader's own name.
+    ///
+    /// None where the loader does not load the collector:
+    ///
+    /// - The loader runs no program: it was asked to list or to verify something, was asked for
+    ///   help, or does not understand a word.
+    /// - musl's loader was given a list of preloaded libraries, which takes the place of the
+    ///   variable.
+    pub fn program_index<'a>(self, words: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+        match self {
+            Loader::Glibc => of_glibc(words),
+            Loader::Musl => of_musl(words),
+        }
+    }
+}
+
+fn of_glibc<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
     let mut is_argument = false;
     for (index, word) in words.enumerate().skip(1) {
         if is_argument {
@@ -40,12 +79,39 @@ pub fn program_index<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<usize>
     None
 }
 
+fn of_musl<'a>(words: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+    let (mut is_argument, mut is_last) = (false, false);
+    for (index, word) in words.enumerate() {
+        if index == 0 {
+            // `ldd` is a link to the loader.
+            if word.ends_with(b"ldd") {
+                return None;
+            }
+        } else if is_argument {
+            is_argument = false;
+        } else if is_last || !word.starts_with(b"--") {
+            return Some(index);
+        } else if word == b"--" {
+            is_last = true;
+        } else if word == b"--library-path" || word == b"--argv0" {
+            is_argument = true;
+        } else if !word.starts_with(b"--library-path=") && !word.starts_with(b"--argv0=") {
+            return None;
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn index(line: &str) -> Option<usize> {
-        program_index(line.split(' ').map(str::as_bytes))
+        Loader::Glibc.program_index(line.split(' ').map(str::as_bytes))
+    }
+
+    fn musls(line: &str) -> Option<usize> {
+        Loader::Musl.program_index(line.split(' ').map(str::as_bytes))
     }
 
     #[test]
@@ -55,6 +121,8 @@ mod tests {
         let all = "ld.so --inhibit-rpath x --audit x --preload x --glibc-hwcaps-prepend x --glibc-hwcaps-mask x prog";
         assert_eq!(index(all), Some(11));
         assert_eq!(index("ld.so -x"), Some(1), "one dash is a file's name");
+        assert_eq!(musls("ld.so ./prog --list"), Some(1));
+        assert_eq!(musls("ld.so --library-path /a --argv0=x -- --prog"), Some(5));
     }
 
     #[test]
@@ -65,5 +133,16 @@ mod tests {
         assert_eq!(index("ld.so --list-diagnostics"), None);
         assert_eq!(index("ld.so --library-path"), None);
         assert_eq!(index("ld.so --unknown ./prog"), None);
+        for line in ["/bin/musl-ldd ./prog", "ld.so --list ./prog", "ld.so --preload x ./prog", "ld.so --", "ld.so"] {
+            assert_eq!(musls(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_loader_is_known_by_the_name_of_its_file() {
+        assert_eq!(Loader::by_file_name(b"/nix/store/x/ld-linux-x86-64.so.2"), Some(Loader::Glibc));
+        assert_eq!(Loader::by_file_name(b"/lib/ld-musl-x86_64.so.1"), Some(Loader::Musl));
+        assert_eq!(Loader::by_file_name(b"/system/bin/linker64"), None);
+        assert_eq!(Loader::by_file_name(b"/lib/ld-musl-i386.so.1"), None);
     }
 }

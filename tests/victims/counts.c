@@ -101,10 +101,12 @@ static void aligned(void) {
 }
 
 static void pages(void) {
+#ifdef __GLIBC__
     void *p = got(pvalloc(5000), 5000);
     pvallocs++, pvalloc_bytes += 5000;
     check(malloc_usable_size(p) >= 8192, "pvalloc rounds up to pages");
     drop(p, 5000);
+#endif
 }
 
 // What this C library may lack, and Heapline's hooks offer all the same.

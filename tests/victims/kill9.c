@@ -56,7 +56,9 @@ static void *work(void *argument) {
 int main(int argc, char **argv) {
     check(argc == 3, "usage: kill9 PROGRESS_FILE THREADS");
     // Growing is to copy, not to remap: a kill then often falls inside of realloc.
+#ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 1 << 30);
+#endif
     int file = open(argv[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
     size_t bytes = sizeof(struct progress) * MOST_THREADS;
     check(file >= 0 && ftruncate(file, (off_t)bytes) == 0, "the progress file");

@@ -1,4 +1,4 @@
-// A program of a C library other than glibc, built by musl-gcc. The program allocates in threads
+// A program for musl, and for a glibc that lacks late symbols. The program allocates in threads
 // and children, starts programs in all ways, prints the findings, and replaces itself by echo.
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -30,7 +30,7 @@ int main(void) {
     munmap(mremap(pages, 8192, 16384, MREMAP_MAYMOVE), 16384);
     printf("break %d\n", sbrk(0) != (void *)-1);
     for (char **entry = environ; *entry != NULL; entry++)
-        if (strstr(*entry, "HEAPLINE") || !strncmp(*entry, "LD_PRELOAD", 10))
+        if (!strncmp(*entry, "HEAPLINE_ARENA", 14) || !strncmp(*entry, "HEAPLINE_TREE", 13) || !strncmp(*entry, "LD_PRELOAD", 10))
             puts(*entry);
     fflush(stdout);
     if (fork() == 0) {

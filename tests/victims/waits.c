@@ -107,10 +107,12 @@ static int in_sem_timedwait(void) {
     struct timespec end = in_an_hour(CLOCK_REALTIME);
     return AGAIN(sem_timedwait(&shared->semaphore, &end)) == 0;
 }
+#ifdef __GLIBC__
 static int in_sem_clockwait(void) {
     struct timespec end = in_an_hour(CLOCK_MONOTONIC);
     return AGAIN(sem_clockwait(&shared->semaphore, CLOCK_MONOTONIC, &end)) == 0;
 }
+#endif
 static void post(void) { sem_post(&shared->semaphore); }
 static void lock(void) { pthread_mutex_lock(&shared->mutex); }
 static void unlock(void) { pthread_mutex_unlock(&shared->mutex); }
@@ -232,6 +234,7 @@ static int in_fopen(void) { return fopen(fifo, "r") != NULL; }
 static int in_read(void) { char byte; return read(0, &byte, 1) == 0; }
 static int in_eventfd(void) { eventfd_t value; return eventfd_read(event, &value) == 0; }
 static void signal_event(void) { eventfd_write(event, 1); }
+#ifdef __GLIBC__
 static int in_aio(void) {
     static char byte;
     struct aiocb request = {.aio_fildes = event, .aio_buf = &byte, .aio_nbytes = 8};
@@ -240,6 +243,7 @@ static int in_aio(void) {
     request.aio_buf = room;
     return aio_read(&request) == 0 && AGAIN(aio_suspend(list, 1, NULL)) == 0;
 }
+#endif
 
 // Sockets, and waits for several.
 static int in_accept(void) {
@@ -302,7 +306,10 @@ static const struct kind KINDS[] = {
     {"wscanf", in_wscanf}, {"fflush", in_fflush, drain}, {"fprintf", in_fprintf, drain}, {"fputs", in_fputs, drain},
     {"fclose", in_fclose, drain}, {"dprintf", in_dprintf, drain}, {"cookie", in_cookie}, {"system", in_system},
     {"pclose", in_pclose}, {"popen", in_popen_read}, {"waitpid", in_waitpid}, {"waitid", in_waitid},
-    {"sem_wait", in_sem_wait, post}, {"sem_timedwait", in_sem_timedwait, post}, {"sem_clockwait", in_sem_clockwait, post},
+    {"sem_wait", in_sem_wait, post}, {"sem_timedwait", in_sem_timedwait, post},
+#ifdef __GLIBC__
+    {"sem_clockwait", in_sem_clockwait, post},
+#endif
     {"mutex", in_mutex, unlock, lock}, {"mutex-timed", in_mutex_timed, unlock, lock},
     {"mutex-inheriting", in_mutex_inheriting, unlock_other, lock_other}, {"rdlock", in_rdlock, unlock_rwlock, write_lock},
     {"wrlock", in_wrlock, unlock_rwlock, write_lock}, {"rdlock-timed", in_rdlock_timed, unlock_rwlock, write_lock},
@@ -312,7 +319,10 @@ static const struct kind KINDS[] = {
     {"once-itself", in_once_itself, post}, {"qsort", in_qsort, post}, {"bsearch", in_bsearch, post}, {"nftw", in_nftw, post},
     {"setlkw", in_setlkw, release_file, hold_file}, {"ofd-setlkw", in_ofd_setlkw, release_file, hold_file},
     {"lockf", in_lockf, release_file, hold_file}, {"flock", in_flock, release_flock, hold_flock}, {"open", in_open, open_fifo},
-    {"fopen", in_fopen, open_fifo}, {"read", in_read}, {"eventfd", in_eventfd, signal_event}, {"aio", in_aio, signal_event},
+    {"fopen", in_fopen, open_fifo}, {"read", in_read}, {"eventfd", in_eventfd, signal_event},
+#ifdef __GLIBC__
+    {"aio", in_aio, signal_event},
+#endif
     {"accept", in_accept, call_up}, {"recv", in_recv, say_byte}, {"recvmsg", in_recvmsg, say_byte}, {"poll", in_poll},
     {"ppoll", in_ppoll}, {"select", in_select}, {"epoll", in_epoll}, {"sigwait", in_sigwait, send_signal},
     {"sigwaitinfo", in_sigwaitinfo, send_signal}, {"pause", in_pause, send_signal}, {"sigsuspend", in_sigsuspend, send_signal},

@@ -367,7 +367,8 @@ impl Job {
         } else if let Some(doubt) = &self.doubt {
             doubt.clone()
         } else if outcome.images == 0 {
-            "the loader did not load the collector (no glibc, or LD_PRELOAD was ignored), or the program ended first"
+            "the loader did not load the collector (neither glibc's nor musl's, or LD_PRELOAD was ignored), or the \
+             program ended first"
                 .to_owned()
         } else {
             obstacle(program).unwrap_or_else(|| "the program made no allocation while it was traced".to_owned())

@@ -251,7 +251,7 @@ fn command_name(config: &RunConfig, examined: Option<&Examined>) -> String {
     let command = config.command.first().map(Path::new);
     let loaded = examined.map(|examined| &*examined.program);
     let is_loader =
-        command.and_then(|name| elf::resolve(name.as_os_str())).is_some_and(|path| elf::is_glibcs_loader(&path));
+        command.and_then(|name| elf::resolve(name.as_os_str())).is_some_and(|path| elf::as_loader(&path).is_some());
     let name = if is_loader { loaded } else { command }.and_then(Path::file_name);
     name.map_or_else(|| "command".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -1,11 +1,11 @@
 //! Examines a program before it runs: whether the loader will bring the collector in.
 //!
-//! The judged program of a script is the interpreter. The judged program of glibc's loader is the
-//! program given to the loader.
+//! The judged program of a script is the interpreter. The judged program of a loader is the program
+//! given to the loader.
 
 use super::blocks::Blocks;
 use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME};
-use heapline_shared_format::loader::{LOADER_NAME, program_index};
+use heapline_shared_format::loader::{LOADER_NAME, Loader, MUSL_MARK};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::{Endianness, ReadCache, ReadCacheOps, ReadRef, elf};
 use std::cell::Cell;
@@ -33,7 +33,7 @@ pub enum Obstacle {
     Sanitizer,
     /// A program with an own malloc. This malloc comes before any preloaded malloc.
     OwnMalloc,
-    /// A program of another loader than glibc's, such as musl's or Android's.
+    /// A program of another loader than glibc's and musl's, such as Android's.
     OtherLoader,
     /// No program runs at all: the loader is only asked for information.
     NotRun,
@@ -72,10 +72,13 @@ impl Obstacle {
                 "brings its own malloc, which takes precedence over the collector's (attach to it while it runs: aggregator --attach PID)"
             }
             Obstacle::OtherLoader => {
-                "was not traced: it asks for another loader than glibc's, so it has another C library (musl, say), and \
-                 Heapline traces programs of glibc"
+                "was not traced: it asks for another loader than glibc's or musl's, so it has another C library \
+                 (Android's, say), and Heapline traces programs of glibc and of musl"
             }
-            Obstacle::NotRun => "was not run: its loader was only asked for something (--list, --verify, --help ...)",
+            Obstacle::NotRun => {
+                "was not traced: its loader was only asked for something (--list, --verify, --help ...), or given other \
+                 libraries to preload"
+            }
         }
     }
 }
@@ -121,8 +124,8 @@ pub fn examine_command(command: &[OsString]) -> Option<Examined> {
         program = PathBuf::from(&words[0]);
     }
     let mut obstacle = examine_file(&program);
-    if is_glibcs_loader(&program) {
-        match program_index(words.iter().map(|word| word.as_bytes())) {
+    if let Some(loader) = as_loader(&program) {
+        match loader.program_index(words.iter().map(|word| word.as_bytes())) {
             None => obstacle = Some(Obstacle::NotRun),
             Some(index) => {
                 program = PathBuf::from(&words[index]);
@@ -173,28 +176,29 @@ fn first_line(script: &Path) -> Option<Vec<OsString>> {
 /// Returns the obstacle to tracing a binary started by exec.
 fn examine_file(path: &Path) -> Option<Obstacle> {
     let of_loader = match open(path).and_then(examine_content) {
-        Some(Judged::Dynamic { loader, .. }) => !is_glibcs_loader(&loader),
+        Some(Judged::Dynamic { loader, .. }) => as_loader(&loader).is_none(),
         _ => false,
     };
     if of_loader { Some(Obstacle::OtherLoader) } else { examine_binary(path) }
 }
 
-/// Returns the obstacle to tracing a binary given to glibc's loader. Such a program gets no set-id
+/// Returns the obstacle to tracing a binary given to a loader. Such a program gets no set-id
 /// rights from its file, and no loader of its own.
 fn examine_given(path: &Path) -> Option<Obstacle> {
     match open(path).and_then(examine_content)? {
-        Judged::Obstacle(Obstacle::Static) | Judged::CarriesCollector | Judged::Loader => None,
+        Judged::Obstacle(Obstacle::Static) | Judged::CarriesCollector | Judged::Loader(_) => None,
         Judged::Obstacle(obstacle) => Some(obstacle),
         Judged::Dynamic { obstacle, .. } => obstacle,
     }
 }
 
-/// Whether a file is glibc's loader. The test is the name in the file's content, or the name of an
-/// unreadable file.
-pub fn is_glibcs_loader(path: &Path) -> bool {
-    match open(path) {
-        Some(file) => matches!(examine_content(file), Some(Judged::Loader)),
-        None => path.file_name().is_some_and(|name| name.as_bytes() == LOADER_NAME),
+/// Returns the loader that a file is. The test is the file's content, or the name of an unreadable
+/// file.
+pub fn as_loader(path: &Path) -> Option<Loader> {
+    let Some(file) = open(path) else { return Loader::by_file_name(path.as_os_str().as_bytes()) };
+    match examine_content(file) {
+        Some(Judged::Loader(loader)) => Some(loader),
+        _ => None,
     }
 }
 
@@ -232,7 +236,7 @@ pub fn examine_binary(path: &Path) -> Option<Obstacle> {
     let obstacle = match judged {
         Judged::Obstacle(obstacle) => Some(obstacle),
         Judged::Dynamic { obstacle, .. } => obstacle,
-        Judged::Loader | Judged::CarriesCollector => None,
+        Judged::Loader(_) | Judged::CarriesCollector => None,
     };
     match obstacle {
         Some(obstacle) if obstacle.is_certain() => Some(obstacle),
@@ -249,11 +253,11 @@ pub enum Judged {
     Dynamic {
         /// Path of the wanted loader.
         loader: PathBuf,
-        /// Obstacle to tracing the program with glibc's loader.
+        /// Obstacle to tracing the program with a known loader.
         obstacle: Option<Obstacle>,
     },
-    /// The file is glibc's loader.
-    Loader,
+    /// The file is a loader that brings the collector in.
+    Loader(Loader),
     /// The program cannot be traced.
     Obstacle(Obstacle),
     /// The program contains the collector, so nothing must be loaded
@@ -292,10 +296,13 @@ pub fn examine_content(file: impl ReadCacheOps) -> Option<Judged> {
     let entries = segments.iter().find_map(|segment| segment.dynamic(endian, data).ok().flatten()).unwrap_or_default();
     let value = |tag| entries.iter().find(|entry| entry.d_tag.get(endian) == tag).map(|entry| entry.d_val.get(endian));
     let is_program = value(elf::DT_FLAGS_1).is_some_and(|flags| flags & DF_1_PIE != 0);
-    Some(if own_name(segments, endian, data, value) == Some(LOADER_NAME) {
-        Judged::Loader
+    let names = Names::find(segments, endian, value);
+    Some(if names.as_ref().and_then(|names| names.own(data)) == Some(LOADER_NAME) {
+        Judged::Loader(Loader::Glibc)
+    } else if names.is_some_and(|names| names.contain(data, MUSL_MARK)) {
+        Judged::Loader(Loader::Musl)
     } else if header.e_type(endian) == elf::ET_DYN && !entries.is_empty() && !is_program {
-        // A runnable library, such as musl's loader.
+        // A runnable library, such as another loader.
         Judged::Obstacle(Obstacle::OtherLoader)
     } else {
         Judged::Obstacle(Obstacle::Static)
@@ -305,20 +312,43 @@ pub fn examine_content(file: impl ReadCacheOps) -> Option<Judged> {
 /// Flag of a position-independent program in `DT_FLAGS_1`.
 const DF_1_PIE: u64 = 0x0800_0000;
 
-/// Returns the name in a library's content (`DT_SONAME`). `value` reads the dynamic section.
-fn own_name<'a>(
-    segments: &[elf::ProgramHeader64<Endianness>],
-    endian: Endianness,
-    data: impl ReadRef<'a>,
-    value: impl Fn(elf::DynamicTag) -> Option<u64>,
-) -> Option<&'a [u8]> {
-    const LONGEST: u64 = 256;
-    let address = value(elf::DT_STRTAB)?.checked_add(value(elf::DT_SONAME)?)?;
-    let offset = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(|segment| {
-        let into = address.checked_sub(segment.p_vaddr(endian)).filter(|&into| into < segment.p_filesz(endian))?;
-        segment.p_offset(endian).checked_add(into)
-    })?;
-    data.read_bytes_at_until(offset..offset.checked_add(LONGEST)?, 0).ok()
+/// Places of the names in a file.
+struct Names {
+    /// Place and size of all names.
+    offset: u64,
+    bytes: u64,
+    /// Offset among the names of `DT_SONAME`.
+    own: Option<u64>,
+}
+
+impl Names {
+    /// Finds the names. `value` reads the dynamic section.
+    fn find(
+        segments: &[elf::ProgramHeader64<Endianness>],
+        endian: Endianness,
+        value: impl Fn(elf::DynamicTag) -> Option<u64>,
+    ) -> Option<Names> {
+        let address = value(elf::DT_STRTAB)?;
+        let offset = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(|segment| {
+            let into = address.checked_sub(segment.p_vaddr(endian)).filter(|&into| into < segment.p_filesz(endian))?;
+            segment.p_offset(endian).checked_add(into)
+        })?;
+        Some(Names { offset, bytes: value(elf::DT_STRSZ).unwrap_or(0), own: value(elf::DT_SONAME) })
+    }
+
+    /// Returns the name in a library's content.
+    fn own<'a>(&self, data: impl ReadRef<'a>) -> Option<&'a [u8]> {
+        const LONGEST: u64 = 256;
+        let offset = self.offset.checked_add(self.own?)?;
+        data.read_bytes_at_until(offset..offset.checked_add(LONGEST)?, 0).ok()
+    }
+
+    /// Whether the names contain the bytes.
+    fn contain<'a>(&self, data: impl ReadRef<'a>, wanted: &[u8]) -> bool {
+        const MOST: u64 = 64 << 10;
+        let names = data.read_bytes_at(self.offset, self.bytes.min(MOST));
+        names.is_ok_and(|names| names.windows(wanted.len()).any(|bytes| bytes == wanted))
+    }
 }
 
 /// Most bytes read of a program: headers, notes and dynamic symbols. A larger program is not
@@ -480,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn only_glibcs_loader_takes_the_collector() {
+    fn only_a_known_loader_takes_the_collector() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut program = fs::read("/proc/self/exe").expect("readable")[..16384].to_vec();
         let before = b"/lib64/ld-linux-x86-64.so.2";
@@ -492,9 +522,27 @@ mod tests {
             fs::write(&path, &program).expect("written");
             examine(&path)
         };
-        assert_eq!(asking_for(b"/lib/ld-musl-x86_64.so.1"), Some(Obstacle::OtherLoader));
+        assert_eq!(asking_for(b"/x/ld-musl-x86_64.so.1"), None, "by its file's name");
         assert_eq!(asking_for(b"/system/bin/linker64"), Some(Obstacle::OtherLoader));
         assert_eq!(asking_for(b"/nix/ld-linux-x86-64.so.2"), None);
+    }
+
+    /// musl's own loader is not on every machine.
+    #[test]
+    fn musls_loader_is_known_by_its_content() {
+        const MUSLS: &str = "/lib/ld-musl-x86_64.so.1";
+        if !Path::new(MUSLS).exists() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let renamed = folder.path().join("start");
+        fs::copy(MUSLS, &renamed).expect("a copy");
+        assert_eq!(as_loader(&renamed), Some(Loader::Musl));
+        let own = env::current_exe().expect("this test");
+        let (own, loader) = (own.to_str().expect("UTF-8"), renamed.to_str().expect("UTF-8"));
+        let found = examined(&[loader, "--library-path=/x", own]);
+        assert_eq!(found, Examined { program: own.into(), obstacle: None, is_launcher: false });
+        assert_eq!(examined(&[loader, "--list", own]).obstacle, Some(Obstacle::NotRun));
     }
 
     #[test]

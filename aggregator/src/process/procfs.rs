@@ -1,7 +1,7 @@
 //! Reads facts about a process from `/proc`.
 
 use crate::process::elf;
-use heapline_shared_format::loader::program_index;
+use heapline_shared_format::loader::Loader;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,29 +16,29 @@ use std::time::Duration;
 /// Returns the path of the running program. Returns none for kernel threads, zombies, and processes
 /// unreadable for this user.
 ///
-/// If the kernel has started glibc's loader, the result is the program given to the loader. None if
-/// the process ended too soon to tell the program.
+/// If the kernel has started a loader, the result is the program given to the loader. None if the
+/// process ended too soon to tell the program.
 pub fn executable(pid: u32) -> Option<PathBuf> {
     executable_and_file(pid).map(|(path, _)| path)
 }
 
-/// Returns [`executable`], and device and inode of the file. No file where the kernel has started
-/// glibc's loader: many programs have that file.
+/// Returns [`executable`], and device and inode of the file. No file where the kernel has started a
+/// loader: many programs have that file.
 pub fn executable_and_file(pid: u32) -> Option<(PathBuf, Option<(u64, u64)>)> {
     let link = PathBuf::from(format!("/proc/{pid}/exe"));
     let started = fs::read_link(&link).ok()?;
-    if !elf::is_glibcs_loader(&link) && !elf::is_glibcs_loader(&started) {
+    let Some(loader) = elf::as_loader(&link).or_else(|| elf::as_loader(&started)) else {
         return Some((started, fs::metadata(&link).ok().map(|found| (found.dev(), found.ino()))));
-    }
-    let program = loaded_program(pid).or_else(|| (!command_line(pid).is_empty()).then_some(started));
+    };
+    let program = loaded_program(pid, loader).or_else(|| (!command_line(pid).is_empty()).then_some(started));
     program.map(|program| (program, None))
 }
 
 /// Returns the program given to a process's loader, by the path of the program's mapping.
-fn loaded_program(pid: u32) -> Option<PathBuf> {
+fn loaded_program(pid: u32, loader: Loader) -> Option<PathBuf> {
     let line = command_line(pid);
     let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
-    let word = Path::new(OsStr::from_bytes(words.get(program_index(words.iter().copied())?)?));
+    let word = Path::new(OsStr::from_bytes(words.get(loader.program_index(words.iter().copied())?)?));
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
     let given = fs::canonicalize(folder.join(word)).ok();
     let mapped: Vec<PathBuf> =

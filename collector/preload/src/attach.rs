@@ -5,6 +5,7 @@ use crate::{exec, loader, malloc, mappings};
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use heapline_collector::attach::{Hook, Hooks};
+use heapline_collector::platform::tls;
 use heapline_collector::{attach, fail};
 use heapline_shared_format::inject::{Request, origin, status};
 
@@ -31,7 +32,12 @@ pub fn is_injected() -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heapline_attach(request: *mut Request) {
     // SAFETY: the caller guarantees a valid request, used by this call alone.
-    call(unsafe { &mut *request }, attach::attach);
+    let request = unsafe { &mut *request };
+    if tls::is_there() {
+        call(request, attach::attach);
+    } else {
+        request.status = status::NO_THREAD_WORDS;
+    }
 }
 
 /// Detaches the collector, for an aggregator.

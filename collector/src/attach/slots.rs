@@ -261,9 +261,8 @@ pub fn undo(object: &LoadedObject, hooks: &Hooks, counts: &mut Counts) {
 }
 
 fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>)) {
-    let tags = [DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_RELACOUNT, DT_JMPREL, DT_PLTRELSZ];
-    let [strings, symbols, rela, rela_bytes, relative, plt, plt_bytes] = object.loaded.dynamic(tags);
-    // The tables of the vdso are not relocated, and the vdso calls no function.
+    let [strings, symbols, rela, plt] = object.loaded.addresses([DT_STRTAB, DT_SYMTAB, DT_RELA, DT_JMPREL]);
+    let [rela_bytes, relative, plt_bytes] = object.loaded.dynamic([DT_RELASZ, DT_RELACOUNT, DT_PLTRELSZ]);
     if !object.extent.contains(strings) || !object.extent.contains(symbols) {
         return;
     }

@@ -98,10 +98,9 @@ pub fn is_allocators(address: usize) -> bool {
     if object((entry_for as *const ()).addr()) == Some(asked) {
         return true;
     }
-    // The C library's allocator calls nobody; the rest of the C library calls the program's
-    // allocator.
+    // glibc's allocator calls nobody; the rest of the C library calls the program's allocator.
     if object(real::errno_location()) == Some(asked) {
-        return false;
+        return real::is_in_musls_allocator(address);
     }
     let others = DOORS[..USED.load(Ordering::Acquire)].iter().map(|door| door.function.load(Ordering::Relaxed));
     [real::provider_address()].into_iter().chain(others).any(|function| object(function) == Some(asked))

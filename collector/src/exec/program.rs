@@ -2,16 +2,16 @@
 //! programs get no variables: the variables would stay in the environment, or the program's loader
 //! would complain.
 //!
-//! The file tells: a script names an interpreter, a binary a loader (`PT_INTERP`), and a loader its
-//! own name (`DT_SONAME`). Only programs of glibc's loader get the preload. If the program is
-//! glibc's loader itself, the program given to the loader as an argument counts.
+//! The file tells: a script names an interpreter, a binary a loader (`PT_INTERP`), and the content
+//! of a loader tells which loader. Only programs of glibc's loader and of musl's get the preload.
+//! If the program is such a loader itself, the program given to the loader as an argument counts.
 
 use super::{List, list};
 use crate::platform::auxiliary::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use crate::platform::environment::{current, find};
 use crate::platform::sys;
 use core::ffi::{CStr, c_char, c_int};
-use heapline_shared_format::loader::{ENV_LIST, LOADER_NAME, program_index};
+use heapline_shared_format::loader::{ENV_LIST, LOADER_NAME, Loader, MUSL_MARK};
 
 /// A program, as named by the arguments of a call.
 #[derive(Clone, Copy)]
@@ -180,8 +180,8 @@ unsafe fn judge_binary(program: &sys::Program, start: &[u8], arguments: List) ->
     unsafe {
         match binary.kind() {
             Kind::Foreign => Fit::Refuses,
-            Kind::OfGlibc => Fit::Loads,
-            Kind::GlibcsLoader => Fit::from(loads_through_loader(arguments)),
+            Kind::Dynamic => Fit::Loads,
+            Kind::Loader(loader) => Fit::from(loads_through(loader, arguments)),
             Kind::Static => {
                 let is_one = list::entries(arguments).skip(1).take(MAX_ARGUMENTS).any(|word| would_load(word));
                 if is_one { Fit::Launches } else { Fit::Refuses }
@@ -190,14 +190,14 @@ unsafe fn judge_binary(program: &sys::Program, start: &[u8], arguments: List) ->
     }
 }
 
-/// Whether glibc's loader can load the program given to the loader as an argument.
+/// Whether the loader can load the program given to the loader as an argument.
 ///
 /// # Safety
 /// The obligations of [`judge`].
-unsafe fn loads_through_loader(arguments: List) -> bool {
+unsafe fn loads_through(loader: Loader, arguments: List) -> bool {
     // SAFETY: the caller guarantees that `arguments` is a valid list, or null.
     unsafe {
-        let Some(index) = program_index(list::entries(arguments).map(CStr::to_bytes)) else { return false };
+        let Some(index) = loader.program_index(list::entries(arguments).map(CStr::to_bytes)) else { return false };
         let path = list::entries(arguments).nth(index).filter(|path| path.to_bytes().contains(&b'/'));
         // The loader searches the libraries for a plain name, so the result is not known here.
         let Some(program) = path.and_then(|path| sys::open_program(path.as_ptr())) else { return true };
@@ -220,7 +220,7 @@ unsafe fn would_load(word: &CStr) -> bool {
     let mut start = [0u8; START_BYTES];
     let n = sys::read_at(&program, &mut start, 0);
     let is_script = start[..n].starts_with(b"#!");
-    is_script || Binary::parse(&program, &start[..n]).is_some_and(|binary| binary.kind() == Kind::OfGlibc)
+    is_script || Binary::parse(&program, &start[..n]).is_some_and(|binary| binary.kind() == Kind::Dynamic)
 }
 
 /// A file with the first bytes of an ELF file.
@@ -231,10 +231,10 @@ struct Binary<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A program that asks for glibc's loader.
-    OfGlibc,
-    /// glibc's loader itself.
-    GlibcsLoader,
+    /// A program that asks for a known loader.
+    Dynamic,
+    /// A known loader itself.
+    Loader(Loader),
     /// A static program: nothing loads anything.
     Static,
     /// For another processor, or of another C library.
@@ -243,6 +243,7 @@ enum Kind {
 
 const HEADER_BYTES: usize = 64;
 const DT_STRTAB: usize = 5;
+const DT_STRSZ: usize = 10;
 const DT_SONAME: usize = 14;
 
 /// A segment: place in the file, and address in memory.
@@ -275,18 +276,17 @@ impl<'a> Binary<'a> {
             return Kind::Foreign;
         }
         let Some(interpreter) = self.segments(PT_INTERP).next() else {
-            let mut name = [0u8; LOADER_NAME.len() + 1];
-            return match self.own_name(&mut name) {
-                None => Kind::Static,
-                Some(name) if name == LOADER_NAME => Kind::GlibcsLoader,
-                Some(_) => Kind::Foreign,
+            return match (self.loader(), self.names().and_then(|names| names.own)) {
+                (Some(loader), _) => Kind::Loader(loader),
+                (None, None) => Kind::Static,
+                (None, Some(_)) => Kind::Foreign,
             };
         };
         let mut path = [0u8; 256];
         let bytes = interpreter.bytes.min(path.len());
         let n = sys::read_at(self.file, &mut path[..bytes], interpreter.offset);
         let path = path[..n].split(|&byte| byte == 0).next().unwrap_or_default();
-        if is_glibcs_loader(path) { Kind::OfGlibc } else { Kind::Foreign }
+        if loader_at(path).is_some() { Kind::Dynamic } else { Kind::Foreign }
     }
 
     fn segments(&self, kind: u32) -> impl Iterator<Item = Segment> {
@@ -305,11 +305,33 @@ impl<'a> Binary<'a> {
         })
     }
 
-    /// Returns `DT_SONAME`, cut off at the length of the buffer.
-    fn own_name<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    /// Returns the known loader that the file is.
+    fn loader(&self) -> Option<Loader> {
+        let names = self.names()?;
+        let mut name = [0u8; LOADER_NAME.len() + 1];
+        let has_name = names.own.is_some_and(|at| sys::read_at(self.file, &mut name, at) == name.len());
+        if has_name && name.strip_suffix(b"\0") == Some(LOADER_NAME) {
+            return Some(Loader::Glibc);
+        }
+        self.has_string(&names, MUSL_MARK).then_some(Loader::Musl)
+    }
+
+    /// Returns whether the strings contain the bytes.
+    fn has_string(&self, names: &Names, wanted: &[u8]) -> bool {
+        const MOST: usize = 64 << 10;
+        let mut chunk = [0u8; START_BYTES];
+        let step = chunk.len() - wanted.len();
+        (names.offset..names.offset + names.bytes.min(MOST)).step_by(step).any(|at| {
+            let n = sys::read_at(self.file, &mut chunk, at);
+            chunk[..n].windows(wanted.len()).any(|bytes| bytes == wanted)
+        })
+    }
+
+    /// Returns the places of the names in the file; `None` in a file without any.
+    fn names(&self) -> Option<Names> {
         const MOST: usize = 128;
         let dynamic = self.segments(PT_DYNAMIC).next()?;
-        let (mut strings, mut name) = (None, None);
+        let (mut strings, mut bytes, mut name) = (None, 0, None);
         for i in 0..MOST {
             let mut entry = [0u8; 16];
             if sys::read_at(self.file, &mut entry, dynamic.offset.checked_add(i * 16)?) < entry.len() {
@@ -318,31 +340,39 @@ impl<'a> Binary<'a> {
             match number(&entry[..8]) {
                 0 => break,
                 DT_STRTAB => strings = Some(number(&entry[8..])),
+                DT_STRSZ => bytes = number(&entry[8..]),
                 DT_SONAME => name = Some(number(&entry[8..])),
                 _ => {}
             }
         }
-        let address = strings?.checked_add(name?)?;
+        let address = strings?;
         let offset = self.segments(PT_LOAD).find_map(|segment| {
             let into = address.checked_sub(segment.address).filter(|&into| into < segment.bytes)?;
             segment.offset.checked_add(into)
         })?;
-        let n = sys::read_at(self.file, buffer, offset);
-        buffer[..n].split(|&byte| byte == 0).next()
+        // Beyond every file: the sum cannot overflow.
+        let is_sound = offset < usize::MAX / 4 && bytes < usize::MAX / 4;
+        let own = name.filter(|&name| name < bytes).map(|name| offset + name);
+        is_sound.then_some(Names { offset, bytes, own })
     }
 }
 
-/// Whether the loader requested by a program is glibc's. Decided by `DT_SONAME` of the loader,
-/// since the file may have any name. Decided by the name of the file if the file cannot be read.
-fn is_glibcs_loader(path: &[u8]) -> bool {
-    let Some(file) = open_bytes(path) else {
-        return path.rsplit(|&byte| byte == b'/').next() == Some(LOADER_NAME);
-    };
+/// Places of the names in a file.
+struct Names {
+    /// Place and size of all names.
+    offset: usize,
+    bytes: usize,
+    /// Place of `DT_SONAME`.
+    own: Option<usize>,
+}
+
+/// Returns the known loader requested by a program. Decided by the content of the loader, since the
+/// file may have any name. Decided by the name of the file if the file cannot be read.
+fn loader_at(path: &[u8]) -> Option<Loader> {
+    let Some(file) = open_bytes(path) else { return Loader::by_file_name(path) };
     let mut start = [0u8; HEADER_BYTES];
     let n = sys::read_at(&file, &mut start, 0);
-    let mut name = [0u8; LOADER_NAME.len() + 1];
-    let binary = Binary::parse(&file, &start[..n]).filter(Binary::is_of_this_machine);
-    binary.and_then(|binary| binary.own_name(&mut name)).is_some_and(|name| name == LOADER_NAME)
+    Binary::parse(&file, &start[..n]).filter(Binary::is_of_this_machine)?.loader()
 }
 
 #[cfg(test)]
@@ -409,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_glibcs_loader_starts_is_preloaded() {
+    fn only_what_a_known_loader_starts_is_preloaded() {
         let folder = Folder::new("loaders");
         let check = |name: &str, bytes: &[u8]| fit_of(&folder.file(name, bytes), &[], &[]);
         assert_eq!(check("own", &own_with(0, 0x7f)), Fit::Loads);
@@ -420,7 +450,7 @@ mod tests {
         let script = std::format!("#! {}\n", folder.0.join("static").display());
         assert_eq!(check("of-static", script.as_bytes()), Fit::Refuses, "by its interpreter");
         assert_eq!(check("text", b"echo a shell's matter\n"), Fit::Loads);
-        assert_eq!(check("musl", &own_with_loader(b"/x/ld-musl-x86_64.so.1")), Fit::Refuses);
+        assert_eq!(check("musl", &own_with_loader(b"/x/ld-musl-x86_64.so.1")), Fit::Loads, "by its file's name");
         assert_eq!(check("android", &own_with_loader(b"/system/bin/linker64")), Fit::Refuses);
         assert_eq!(check("not-there", &own_with_loader(b"/x/ld-linux-x86-64.so.2")), Fit::Loads, "by its file's name");
         // A short path, because the path must fit into the place of the other loader's path.
@@ -446,6 +476,21 @@ mod tests {
         assert_eq!(fit(&[]), Fit::Refuses);
         let listed = fit_of(&own, &[&own], &[c"LD_TRACE_LOADED_OBJECTS=1"]);
         assert_eq!(listed, Fit::Refuses, "the list of its libraries has none of ours");
+    }
+
+    /// musl's own loader is not on every machine.
+    #[test]
+    fn musls_loader_is_known_by_its_content() {
+        const MUSLS: &str = "/lib/ld-musl-x86_64.so.1";
+        if !std::path::Path::new(MUSLS).exists() {
+            return;
+        }
+        let folder = Folder::new("musls");
+        let loader = folder.file("start", &std::fs::read(MUSLS).expect("readable"));
+        let own = folder.file("own", &own_with(0, 0x7f));
+        assert_eq!(fit_of(&loader, &[c"start", &own], &[]), Fit::Loads);
+        assert_eq!(fit_of(&loader, &[c"start", c"--preload", c"x", &own], &[]), Fit::Refuses, "no variable counts");
+        assert_eq!(fit_of(&loader, &[c"ldd", &own], &[]), Fit::Refuses, "nothing runs");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader};
 use crate::platform::link_maps::{self, LinkMap};
-use crate::platform::{alone, auxiliary, environment};
+use crate::platform::{alone, auxiliary, environment, libc};
 use core::ffi::CStr;
 use core::ops::Range;
 use core::ptr;
@@ -82,10 +82,27 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// Returns the addresses in entries of the dynamic section; 0 for missing entries. glibc
+    /// relocates most of these entries in place, but never the vdso's; musl relocates none.
+    pub fn addresses<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
+        self.dynamic(tags).map(|value| if value != 0 && value < self.bias { value + self.bias } else { value })
+    }
+}
+
 /// Returns all loaded objects in the loader's order, the program first. The list must not change
 /// meanwhile.
 pub fn loaded() -> Option<impl Iterator<Item = Loaded>> {
     Namespace::program().map(Namespace::objects)
+}
+
+/// Number of objects of musl's list that no failed `dlopen` takes back; the greatest number with
+/// glibc, whose lists are looked at under the loader's lock.
+static COMMITTED: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Sets the number of objects that musl's loader has for ever.
+pub(super) fn set_committed(count: usize) {
+    COMMITTED.store(count, Ordering::Relaxed);
 }
 
 /// A list of objects bound only to each other: the program's list, or a list made by `dlmopen`.
@@ -102,7 +119,7 @@ impl Namespace {
     fn maps(self) -> impl Iterator<Item = &'static LinkMap> {
         // SAFETY: the list is the loader's, and the caller knows the list to be at rest.
         let at = |map: *const LinkMap| unsafe { map.as_ref() };
-        core::iter::successors(at(self.0), move |map| at(map.next))
+        core::iter::successors(at(self.0), move |map| at(map.next)).take(COMMITTED.load(Ordering::Relaxed))
     }
 
     /// Returns the program's namespace.
@@ -375,9 +392,16 @@ impl Object {
             return &[];
         }
         // SAFETY: the loader keeps the name for as long as the object is loaded.
-        unsafe {
-            let name = (*self.link_map).name;
-            if name.is_null() { &[] } else { CStr::from_ptr(name).to_bytes() }
+        let (name, is_first) = unsafe {
+            let map = &*self.link_map;
+            let name = if map.name.is_null() { &[] } else { CStr::from_ptr(map.name).to_bytes() };
+            (name, map.previous.is_null())
+        };
+        match (libc::is_musl(), name) {
+            // musl names the program, and has no name for the vdso.
+            (true, _) if is_first => &[],
+            (true, b"") => b"linux-vdso.so.1",
+            _ => name,
         }
     }
 
@@ -404,6 +428,23 @@ impl Object {
             code.get(end.saturating_sub(most)..end).filter(|bytes| !bytes.is_empty())
         });
         before.unwrap_or(&[])
+    }
+
+    /// Returns whether the object has an `.eh_frame_hdr`.
+    pub fn has_unwind_table(&self) -> bool {
+        !self.eh_frame_hdr.is_null()
+    }
+
+    /// Returns whether the object's mapping is around the address.
+    pub fn contains(&self, address: usize) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
+    /// Returns all code around an address: the segment.
+    pub(crate) fn code_around(&self, address: usize) -> Option<&[u8]> {
+        let code = self.program_headers().iter().filter(|header| header.kind == PT_LOAD && header.flags & CODE == CODE);
+        let mut code = code.filter_map(|header| self.memory(header.address, header.file_bytes));
+        code.find(|code| code.as_ptr_range().contains(&ptr::with_exposed_provenance(address)))
     }
 
     fn memory(&self, address: u64, bytes: u64) -> Option<&[u8]> {

@@ -1,17 +1,20 @@
-//! The path of the running program: the program started by the kernel, or the program given to
-//! glibc's loader where the kernel has started the loader.
+//! The path of the running program: the program started by the kernel, or the program given to a
+//! loader where the kernel has started the loader.
 
 use crate::platform::auxiliary::{self, AT_BASE, AT_PHDR};
-use crate::platform::{alone, sys};
+use crate::platform::elf::Namespace;
+use crate::platform::{alone, libc, sys};
 
 /// Writes the path into the buffer, as much as fits. Returns the number of written bytes; 0 when
 /// the path is not known.
 pub fn path(buffer: &mut [u8]) -> usize {
     let [headers, loader] = [AT_PHDR, AT_BASE].map(auxiliary::value);
-    // A loader started as a program has no loader of its own. Such a loader replaces its own
-    // headers with the program's headers.
+    // A loader started as a program has no loader of its own. glibc's replaces its own headers with
+    // the program's headers. musl's leaves them, and has the program first in its list.
     let is_given = loader == 0 && headers != 0 && !alone::is_alone();
-    let of_map = is_given.then(|| mapped_at(headers as u64, buffer)).flatten();
+    let first = || Some(Namespace::program()?.objects().next()?.dynamic_section());
+    let in_program = if libc::is_musl() { first().unwrap_or(headers) } else { headers };
+    let of_map = is_given.then(|| mapped_at(in_program as u64, buffer)).flatten();
     of_map.unwrap_or_else(|| sys::executable(buffer).unwrap_or(0))
 }
 

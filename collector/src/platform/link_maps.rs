@@ -1,5 +1,5 @@
-//! The objects of a loader without `_dl_find_object` (glibc before 2.35), in a table of the
-//! collector's own.
+//! The objects of a loader without `_dl_find_object` (glibc before 2.35, and musl), in a table of
+//! the collector's own.
 //!
 //! The loader has its objects in lists of link maps. Only the loader's lock keeps a link map in
 //! place, and a hook takes no lock. The table is brought up to date in three ways:
@@ -16,7 +16,7 @@
 //! written. A record lost or written twice is found again in the lists by the next look-up.
 
 use crate::platform::auxiliary::{self, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
-use crate::platform::sys;
+use crate::platform::{libc, sys};
 use core::ffi::c_char;
 use core::ops::Range;
 use core::ptr;
@@ -100,9 +100,17 @@ static ASKS_KERNEL: AtomicBool = AtomicBool::new(true);
 
 /// Returns the first link map of the program's list, if the loader has said where the list is.
 pub(super) fn first() -> Option<*const LinkMap> {
-    let debug: *const Debug = ptr::with_exposed_provenance(debug_address());
-    // SAFETY: the pointer is null, or the loader's own description, which is never unmapped.
-    unsafe { debug.as_ref() }.map(|debug| debug.first).filter(|first| !first.is_null())
+    debug().map(|debug| debug.first).filter(|first| !first.is_null())
+}
+
+/// Returns the loader's description of the program's list.
+fn debug() -> Option<&'static Debug> {
+    let address = match debug_address() {
+        0 => libc::musl_debug(),
+        address => address,
+    };
+    // SAFETY: the address is 0, or that of the loader's own description, which is never unmapped.
+    unsafe { ptr::with_exposed_provenance::<Debug>(address).as_ref() }
 }
 
 /// Returns the first link maps of the other known namespaces. The lists must not change meanwhile.
@@ -187,8 +195,7 @@ fn begin() -> bool {
         return true;
     }
     let Some(first) = first() else { return false };
-    // SAFETY: `first` has found the loader's description.
-    let loader = unsafe { (*ptr::with_exposed_provenance::<Debug>(debug_address())).loader };
+    let loader = debug().map_or(0, |debug| debug.loader);
     // SAFETY: the loader puts the objects of the start into the list before any code of theirs
     // runs, and takes none of them out.
     let at = |map: *const LinkMap| unsafe { map.as_ref() };
@@ -380,10 +387,13 @@ impl Record {
                 _ => {}
             }
         };
-        if first().is_some_and(|first| first.addr() == map) {
-            auxiliary::program_headers()?.iter().for_each(&mut take);
-        } else {
-            each_header(bias, reading, &mut take)?;
+        let is_first = first().is_some_and(|first| first.addr() == map);
+        let of_program = if is_first { auxiliary::program_headers() } else { None };
+        let is_own = |header: &ProgramHeader| header.kind == PT_DYNAMIC && header.range(bias).start == dynamic;
+        match of_program.filter(|headers| headers.iter().any(is_own)) {
+            Some(headers) => headers.iter().for_each(&mut take),
+            // Of a program given to musl's loader, the kernel knows the headers of the loader.
+            None => each_header(bias, reading, &mut take)?,
         }
         (is_here && record.start < record.end).then_some(record)
     }

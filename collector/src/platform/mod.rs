@@ -7,6 +7,7 @@ pub mod clock;
 pub mod elf;
 pub mod environment;
 pub mod executable;
+pub mod libc;
 mod link_maps;
 pub mod objects;
 pub mod symbols;

@@ -1,14 +1,20 @@
 //! The objects loaded by the loader, while the loader cannot change them.
 //!
-//! `dl_iterate_phdr` holds the lock under which objects are loaded and unloaded. The function is
-//! called on the program's own paths into the loader (`dlopen`, and the injected call), never
-//! inside of an allocation.
+//! glibc's `dl_iterate_phdr` holds the lock under which objects are loaded and unloaded. The
+//! function is called on the program's own paths into the loader (`dlopen`, and the injected call),
+//! never inside of an allocation.
+//!
+//! musl's `dl_iterate_phdr` holds no lock while it calls back, but reports only objects that are
+//! there for ever: nothing is unloaded, and an object of a `dlopen` in progress is not reported. So
+//! the number of reported objects bounds the lists, and threads take turns by a word of the
+//! collector ([`Turn`]).
 
 use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, ProgramHeader};
-use crate::platform::elf;
 use crate::platform::elf::{Loaded, Namespace};
+use crate::platform::{elf, libc, sys};
 use core::ffi::{c_char, c_int, c_void};
 use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// `struct dl_phdr_info` of `<link.h>`.
 #[repr(C)]
@@ -132,6 +138,11 @@ pub fn each(mut look: impl FnMut(&LoadedObject)) {
 /// Calls `look` as [`each`] does, until `look` breaks off. Returns false when an object of another
 /// namespace was left out, because the loader is still at work on the object.
 pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) -> bool {
+    let _turn = libc::is_musl().then(|| {
+        let turn = Turn::take();
+        count_committed();
+        turn
+    });
     let mut is_whole = true;
     let own = elf::own_bias();
     let mut look = |object: LoadedObject| match Some(object.loaded.bias) == own {
@@ -154,6 +165,55 @@ pub fn until(mut look: impl FnMut(&LoadedObject) -> ControlFlow<()>) -> bool {
         describe(info).map_or(ControlFlow::Continue(()), &mut look)
     });
     is_whole
+}
+
+/// Counts the objects that musl's loader has for ever.
+fn count_committed() {
+    let mut count = 0;
+    iterate(|_| {
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    elf::set_committed(count);
+}
+
+/// The turn of a thread to look at the objects of musl's loader. A signal handler of the thread may
+/// take the turn once more.
+struct Turn {
+    is_outermost: bool,
+}
+
+/// Process and thread of the present turn; 0 for none.
+static TURN: AtomicU64 = AtomicU64::new(0);
+
+impl Turn {
+    /// Waits until no other thread has the turn. The other thread runs code of the collector only.
+    fn take() -> Turn {
+        const NAP_NANOSECONDS: u64 = 50_000;
+        static NOBODY: AtomicU32 = AtomicU32::new(0);
+        let own = u64::from(sys::getpid()) << 32 | u64::from(sys::gettid());
+        let mut free = 0;
+        loop {
+            match TURN.compare_exchange(free, own, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Turn { is_outermost: true },
+                Err(holder) if holder == own => return Turn { is_outermost: false },
+                // The thread was in the process that made this process.
+                Err(holder) if holder >> 32 != own >> 32 => free = holder,
+                Err(_) => {
+                    free = 0;
+                    sys::futex_wait(&NOBODY, 0, NAP_NANOSECONDS);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_outermost {
+            TURN.store(0, Ordering::Release);
+        }
+    }
 }
 
 /// Returns the definition of a name in the objects behind the collector, in the loader's order.
@@ -195,10 +255,14 @@ fn describe(info: &Info) -> Option<LoadedObject> {
     // SAFETY: the headers are the loader's copy of the object's program headers.
     let headers = unsafe { core::slice::from_raw_parts(info.headers, info.count as usize) };
     let dynamic = ranges(headers, info.bias, PT_DYNAMIC).next()?.start as *const [u64; 2];
-    // SAFETY: the loader's name of the object is a C string or null. The name of the program is
-    // empty.
-    let is_program = info.name.is_null() || unsafe { *info.name } == 0;
     let loaded = Loaded::new(info.bias, dynamic);
+    let is_first = || Namespace::program().and_then(|program| program.objects().next());
+    let is_program = match libc::is_musl() {
+        true => is_first().is_some_and(|first| first.dynamic_section() == loaded.dynamic_section()),
+        // SAFETY: glibc's name of the object is a C string or null. The name of the program is
+        // empty.
+        false => info.name.is_null() || unsafe { *info.name } == 0,
+    };
     LoadedObject::new(loaded, headers, is_program, info, None)
 }
 

@@ -171,9 +171,7 @@ impl Loaded {
 
     fn tables(&self) -> Option<Tables> {
         let tags = [DT_STRTAB, DT_SYMTAB, DT_GNU_HASH, DT_HASH, DT_VERSYM, DT_VERDEF];
-        // The loader relocates most of these entries in place, but not all, and never the vdso's.
-        let [strings, symbols, gnu_hash, sysv_hash, versions, definitions] =
-            self.dynamic(tags).map(|value| if value != 0 && value < self.bias { value + self.bias } else { value });
+        let [strings, symbols, gnu_hash, sysv_hash, versions, definitions] = self.addresses(tags);
         let is_whole = strings != 0 && symbols != 0 && (gnu_hash != 0 || sysv_hash != 0);
         is_whole.then_some(Tables { bias: self.bias, strings, symbols, gnu_hash, sysv_hash, versions, definitions })
     }

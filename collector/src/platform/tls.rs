@@ -2,6 +2,18 @@
 //!
 //! The words are initial-exec and written in assembly. `thread_local!` would call `__tls_get_addr`
 //! in a shared library, and Rust's destructors would allocate.
+//!
+//! musl gives no place at a fixed distance from the thread pointer to a library of a running
+//! program. An aggregator that injects the library there asks for the number of the library among
+//! the objects with thread-local storage instead, by another kind of the one relocation. The
+//! threads find the words in a table then:
+//!
+//! ```text
+//! relocation  its word            place of a thread's words
+//! TPOFF64     a negative distance thread pointer + distance
+//! DTPMOD64    a number n > 0      word n of the table, whose address is the second word of the
+//!                                 thread: musl fills the tables of all threads inside dlopen
+//! ```
 
 use core::arch::{asm, global_asm};
 
@@ -18,7 +30,8 @@ global_asm!(
 
 const _: () = assert!(heapline_shared_format::inject::THREAD_WORDS_BYTES == 88);
 
-/// Returns the distance of a thread's words from the thread pointer (wrapping).
+/// Returns where a thread has its words: a negative distance from the thread pointer, or the number
+/// of the library in the table of the thread.
 pub fn offset() -> u64 {
     let offset: u64;
     // SAFETY: the instruction only reads a word filled in by the loader.
@@ -30,6 +43,26 @@ pub fn offset() -> u64 {
         );
     }
     offset
+}
+
+/// Returns whether the calling thread has its words. In a running program with a musl before 1.1.22
+/// only later threads have them.
+pub fn is_there() -> bool {
+    let number = offset().cast_signed();
+    if number < 0 {
+        return true;
+    }
+    let count: i64;
+    // SAFETY: the table of a thread of musl begins with the number of its entries.
+    unsafe {
+        asm!(
+            "mov {v}, qword ptr fs:[8]",
+            "mov {v}, qword ptr [{v}]",
+            v = out(reg) count,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    (1..=count).contains(&number)
 }
 
 /// Clears all words of the calling thread.
@@ -47,6 +80,32 @@ pub fn clear() {
     set_hides(0);
 }
 
+/// Instructions that jump to `2` with a distance, and turn a number in the register into the place
+/// of the words.
+macro_rules! in_table {
+    ($register:literal) => {
+        concat!(
+            "test ",
+            $register,
+            ", ",
+            $register,
+            "\n",
+            "js 2f\n",
+            "shl ",
+            $register,
+            ", 3\n",
+            "add ",
+            $register,
+            ", qword ptr fs:[8]\n",
+            "mov ",
+            $register,
+            ", qword ptr [",
+            $register,
+            "]",
+        )
+    };
+}
+
 macro_rules! word {
     ($offset:literal, $get:ident, $set:ident, $type:ty, $doc:literal) => {
         #[doc = $doc]
@@ -57,9 +116,14 @@ macro_rules! word {
             unsafe {
                 asm!(
                     concat!("mov {v}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
+                    in_table!("{v}"),
+                    concat!("mov {v}, qword ptr [{v} + ", $offset, "]"),
+                    "jmp 3f",
+                    "2:",
                     concat!("mov {v}, qword ptr fs:[{v} + ", $offset, "]"),
+                    "3:",
                     v = out(reg) value,
-                    options(nostack, preserves_flags, readonly)
+                    options(nostack, readonly)
                 );
             }
             value
@@ -73,10 +137,15 @@ macro_rules! word {
             unsafe {
                 asm!(
                     concat!("mov {t}, qword ptr [rip + ", symbol!("tls"), "@GOTTPOFF]"),
+                    in_table!("{t}"),
+                    concat!("mov qword ptr [{t} + ", $offset, "], {v}"),
+                    "jmp 3f",
+                    "2:",
                     concat!("mov qword ptr fs:[{t} + ", $offset, "], {v}"),
+                    "3:",
                     t = out(reg) _,
                     v = in(reg) value,
-                    options(nostack, preserves_flags)
+                    options(nostack)
                 );
             }
         }

@@ -6,12 +6,14 @@
 
 use super::Thread;
 use crate::platform::sys;
+use crate::real;
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
 use heapline_shared_format::event;
 
 optional!(
-    /// `pthread_key_create` by glibc's other name for it, which no hook has.
+    /// `pthread_key_create` by glibc's other name for the function, which no hook has. musl has
+    /// only the one name.
     create_address,
     "pthread_key_create_address",
     "__pthread_key_create"
@@ -74,12 +76,19 @@ unsafe fn delete(key: c_uint) -> bool {
 fn key(ended: Ended) -> Option<c_uint> {
     let known = |word: u32| word.checked_sub(1).filter(|&key| key < KEYS_WITHOUT_MEMORY);
     let word = KEY.load(Ordering::SeqCst);
-    if word != 0 || [create_address(), delete_address(), set_address()].contains(&0) {
+    if word != 0 || [delete_address(), set_address()].contains(&0) {
         return known(word);
+    }
+    let create = match create_address() {
+        0 => real::next(c"pthread_key_create").addr(),
+        address => address,
+    };
+    if create == 0 {
+        return None;
     }
     let mut key = 0;
     // SAFETY: the C library's function writes the key, and the destructor takes any value.
-    let is_made = unsafe { core::mem::transmute::<usize, Create>(create_address())(&raw mut key, ended) } == 0;
+    let is_made = unsafe { core::mem::transmute::<usize, Create>(create)(&raw mut key, ended) } == 0;
     let word = if is_made && key < KEYS_WITHOUT_MEMORY { key + 1 } else { NO_KEY };
     let before = KEY.compare_exchange(0, word, Ordering::SeqCst, Ordering::SeqCst);
     if is_made && (before.is_err() || word == NO_KEY) {

@@ -1,21 +1,26 @@
 //! `.eh_frame`, read with gimli: once per return address for the rule table, and step by step for
 //! stacks outside the reach of the table.
 //!
+//! musl's C library has no tables, nor have programs by `musl-gcc`. In a process with musl, frames
+//! of such objects are left by what their machine code does on the way to the end of the function
+//! ([`epilogue`]).
+//!
 //! The code runs under [`crate::fail::guard`]. The scratch memory lies in the thread's state, not
 //! on the stack: the thread may be in a signal handler with two kilobytes of stack.
 
 use super::{Entry, NO_CODE, Sink, Walk, call, frame_pointer, generated, memory};
-use crate::platform::elf;
 use crate::platform::elf::Object;
+use crate::platform::{elf, libc};
 use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
-use crate::{modules, process};
+use crate::{modules, process, real};
 use core::arch::asm;
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, Evaluation, EvaluationResult, EvaluationStorage,
     Expression, FrameDescriptionEntry, LittleEndian, Location, Operation, Register, RegisterRule, UnwindContext,
     UnwindContextStorage, UnwindSection, UnwindTableRow, Value, X86_64,
 };
+use heapline_shared_format::epilogue::{self, Base, NEVER, SIGNAL_RETURN, Way};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Row = UnwindTableRow<usize, Storage>;
@@ -98,10 +103,10 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
 
 /// Returns the rule of a return address by the unwind tables; `None` without unwind information.
 fn rule_by_tables(thread: &mut Thread, object: &Object, pc: usize) -> Option<Rule> {
-    let sections = Sections::of(object)?;
+    let Some(sections) = Sections::of(object) else { return rule_by_code(object, pc) };
     let address = pc as u64 - 1;
     let Some(description) = sections.description(address) else {
-        return is_root(object, &sections, pc).then_some(Rule::ROOT);
+        return if is_root(object, &sections, pc) { Some(Rule::ROOT) } else { rule_by_code(object, pc) };
     };
     if description.is_signal_trampoline() {
         // The kernel has called the handler.
@@ -109,6 +114,54 @@ fn rule_by_tables(thread: &mut Thread, object: &Object, pc: usize) -> Option<Rul
     }
     let row = sections.row(&description, thread.unwind_context(), address);
     Some(row.map_or(Rule::UNKNOWN, |row| rule_of(&sections, row)))
+}
+
+/// Returns the rule of a return address by the machine code; `None` where the code is not asked.
+fn rule_by_code(object: &Object, pc: usize) -> Option<Rule> {
+    /// At the return address of a call, the stack pointer is a multiple of 16.
+    const AT_CALL: i32 = 8;
+    if is_signal_return(object, pc) {
+        return Some(Rule::COMPLEX.at_call());
+    }
+    let rule = match way_by_code(object, pc, AT_CALL)? {
+        None => Rule::UNKNOWN,
+        // The C library calls the program's first functions, and ends with them. Elsewhere a loop
+        // without an end hides the callers.
+        Some(Way::Never) if object.contains(real::errno_location()) => Rule::ROOT,
+        Some(Way::Never) => Rule::UNKNOWN,
+        Some(Way::Returns { slot, rbp }) => {
+            let cfa_offset = i64::from(slot.distance) + 8;
+            match (slot.base, rbp) {
+                (Base::Rsp, None) => Rule::sp(cfa_offset, 0),
+                (Base::Rsp, Some(rbp)) if rbp.base == Base::Rsp => {
+                    Rule::sp(cfa_offset, cfa_offset - i64::from(rbp.distance))
+                }
+                (Base::Rbp, Some(rbp)) if rbp.base == Base::Rbp => {
+                    Rule::bp(cfa_offset, cfa_offset - i64::from(rbp.distance))
+                }
+                _ => Rule::COMPLEX,
+            }
+        }
+    };
+    Some(rule)
+}
+
+/// Returns whether a signal handler returns to an address, of musl's C library.
+fn is_signal_return(object: &Object, pc: usize) -> bool {
+    let is_asked = libc::is_musl() && object.contains(real::errno_location());
+    let code = if is_asked { object.code_around(pc) } else { None };
+    code.is_some_and(|code| code[pc - code.as_ptr().addr()..].starts_with(&SIGNAL_RETURN))
+}
+
+/// Returns what the machine code at an address tells of the way to the caller. The outer `None`
+/// means that the code is not asked: with glibc, and in an object with tables.
+#[expect(clippy::option_option, reason = "no answer, and no question")]
+fn way_by_code(object: &Object, pc: usize, remainder: i32) -> Option<Option<Way>> {
+    let is_asked = libc::is_musl() && (!object.has_unwind_table() || object.contains(real::errno_location()));
+    let code = is_asked.then(|| object.code_around(pc))??;
+    let start = code.as_ptr().addr();
+    let never = NEVER.map(|name| object.loaded().symbol(name).map_or(usize::MAX, |at| at.wrapping_sub(start)));
+    Some(epilogue::way(code, pc - start, remainder, &never))
 }
 
 /// Returns whether a return address left by no call is the end of the stack. Two cases:
@@ -233,7 +286,8 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
             return sink.done(true);
         }
         let address = if exact { pc } else { pc - 1 };
-        let Some((caller, slot, is_signal_frame)) = step(thread, &registers, address) else {
+        let stepped = step(thread, &registers, address).or_else(|| step_by_code(&registers, pc));
+        let Some((caller, slot, is_signal_frame)) = stepped else {
             if reached_entry
                 && !exact
                 && let Some(caller) = step_by_frame_pointer(thread, &registers, pc)
@@ -256,6 +310,55 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         registers = caller;
         exact = is_signal_frame;
     }
+}
+
+/// Returns the registers of the caller of a frame by the machine code, as [`step`] does. A root has
+/// a caller without a return address.
+fn step_by_code(registers: &Registers, pc: usize) -> Option<(Registers, Option<usize>, bool)> {
+    let (sp, bp) = (registers.0[RSP]?, registers.0[RBP]);
+    // A signal handler returns to the first instruction of a function, and so may the interrupted
+    // address be.
+    let object = elf::find_object(pc)?;
+    if is_signal_return(&object, pc) {
+        return interrupted(sp).map(|registers| (registers, None, true));
+    }
+    // The return address of a frame lies at an odd multiple of 8.
+    let remainder = i32::try_from(8usize.wrapping_sub(sp) & 15).ok()?;
+    let way = way_by_code(&object, pc, remainder)??;
+    let mut caller = Registers([None; 17]);
+    let Way::Returns { slot, rbp } = way else {
+        if !object.contains(real::errno_location()) {
+            return None;
+        }
+        caller.0[RSP] = Some(usize::MAX);
+        return Some((caller, None, false));
+    };
+    let at = |place: epilogue::Place| {
+        let base = if place.base == Base::Rsp { Some(sp) } else { bp };
+        Some(base?.wrapping_add_signed(isize::try_from(place.distance).ok()?))
+    };
+    let slot = at(slot)?;
+    caller.0[RSP] = Some(slot + 8);
+    caller.0[RA] = Some(memory::read(slot)?);
+    caller.0[RBP] = match rbp {
+        None => bp,
+        Some(place) => Some(memory::read(at(place)?)?),
+    };
+    Some((caller, Some(slot), false))
+}
+
+/// Returns the registers of the function interrupted by a signal. The kernel has put them on the
+/// stack, where the handler has left the stack pointer (`struct ucontext`).
+fn interrupted(sp: usize) -> Option<Registers> {
+    /// Offset of the registers, which begin with r8.
+    const FIRST: usize = 40;
+    /// DWARF numbers in the kernel's order: r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
+    const ORDER: [usize; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, RBP, RBX, 1, 0, 2, RSP, RA];
+    let mut registers = Registers([None; 17]);
+    for (i, number) in ORDER.into_iter().enumerate() {
+        registers.0[number] = Some(memory::read(sp + FIRST + i * 8)?);
+    }
+    Some(registers)
 }
 
 /// Returns the registers of the caller of a frame without unwind information, found by the frame

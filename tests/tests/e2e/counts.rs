@@ -3,6 +3,7 @@
 
 use crate::support::trace::live_sizes;
 use crate::support::{Trace, has, victim};
+use std::path::Path;
 use std::process::Command;
 
 /// Allocations, frees and allocated bytes; blocks and bytes in use at exit.
@@ -58,16 +59,21 @@ fn valgrind() -> Command {
 #[test]
 fn every_function_and_case_counts_as_the_victim_says() {
     for (flags, mode) in [("-O0", "strict"), ("-O2", "strict"), ("-O2", "others")] {
-        let (usage, said) = traced(Trace::of(victim::build("counts.c", &[flags])).arg(mode));
-        let wanted = Usage {
-            allocs: said("allocs"),
-            frees: said("frees"),
-            bytes: said("bytes"),
-            live_blocks: said("live_blocks"),
-            live_bytes: said("live_bytes"),
-        };
-        assert_eq!(usage, wanted, "{flags} {mode}");
+        assert_counts_of(&victim::build("counts.c", &[flags]), mode);
     }
+}
+
+/// Checks the counts of a build of `counts.c`.
+pub fn assert_counts_of(program: &Path, mode: &str) {
+    let (usage, said) = traced(Trace::of(program).arg(mode));
+    let wanted = Usage {
+        allocs: said("allocs"),
+        frees: said("frees"),
+        bytes: said("bytes"),
+        live_blocks: said("live_blocks"),
+        live_bytes: said("live_bytes"),
+    };
+    assert_eq!(usage, wanted, "{} {mode}", program.display());
 }
 
 /// The sizes are worked out from `counts.c` by hand, because the victim's own account could have

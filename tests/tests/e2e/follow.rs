@@ -30,16 +30,16 @@ fn snapshots_in(folder: &Path) -> Vec<Snapshot> {
     files.filter(|path| path.to_string_lossy().ends_with(".snap.zst")).map(|path| read_snapshot(&path)).collect()
 }
 
-fn children(outcome: &Outcome) -> Vec<Snapshot> {
+pub fn children(outcome: &Outcome) -> Vec<Snapshot> {
     snapshots_in(&folder(outcome))
 }
 
 /// Number of live blocks for each of the victim's sizes. Blocks of libc are left out.
-fn sizes(snapshot: &Snapshot, wanted: &[u64]) -> BTreeMap<u64, u64> {
+pub fn sizes(snapshot: &Snapshot, wanted: &[u64]) -> BTreeMap<u64, u64> {
     live_sizes(snapshot).into_iter().filter(|(size, _)| wanted.contains(size)).collect()
 }
 
-fn assert_exact(snapshot: &Snapshot) {
+pub fn assert_exact(snapshot: &Snapshot) {
     let meta = &snapshot.meta;
     assert_eq!(meta.lost.values().sum::<u64>(), 0, "{}: {:?}", meta.command, meta.lost);
     assert_eq!(meta.contradictions.values().sum::<u64>(), 0, "{}: {:?}", meta.command, meta.contradictions);

@@ -2,10 +2,16 @@
 
 use crate::support::trace::live_sizes;
 use crate::support::{Trace, victim};
+use std::path::Path;
 
 /// Checks the parent's totals under `mode`. The victim itself checks that no child was harmed.
 fn assert_parent_is_exact(mode: &str) {
-    let outcome = Trace::of(victim::build("fork.c", &["-O1"])).arg(mode).run().expect_code(0);
+    assert_exact_in(&victim::build("fork.c", &["-O1"]), mode);
+}
+
+/// Checks the parent's totals of a build of `fork.c`.
+pub fn assert_exact_in(program: &Path, mode: &str) {
+    let outcome = Trace::of(program).arg(mode).run().expect_code(0);
     let said = outcome.printed();
     let report = outcome.report(&["--at", "total", "--filter", "*/fork.c"]);
     report.assert_exact();

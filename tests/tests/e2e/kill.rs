@@ -55,7 +55,7 @@ fn read_progress(file: &Path, threads: u64) -> Vec<(u64, u64)> {
 }
 
 /// Runs and kills the victim once. Returns how many blocks were inside realloc at the kill.
-fn one_kill(program: &Path, random: &mut Random) -> u64 {
+pub fn one_kill(program: &Path, random: &mut Random) -> u64 {
     let threads = 4 + random.below(3);
     let trace = Trace::of(program);
     let progress = trace.directory().join("progress");

@@ -1,9 +1,8 @@
-//! Programs started through glibc's loader, programs of another C library, and static launchers.
+//! Programs started through glibc's loader, programs of an older C library, and static launchers.
 
 use crate::support::trace::{live_sizes, read_snapshot, report_on};
 use crate::support::victim::{self, line_of};
-use crate::support::{Outcome, Trace, has, programs, stdout_of};
-use std::os::unix::fs::PermissionsExt;
+use crate::support::{Outcome, Trace, programs, stdout_of};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -133,56 +132,8 @@ fn a_program_with_an_old_c_library_runs_and_knows_nothing_of_us() {
     }
 }
 
-const MUSL_SAYS: &str = "break 1\nforked\nsystem\npopen\nexec\n";
-
-/// Builds a program of musl. Returns `None` if no compiler for musl is installed.
-fn of_musl() -> Option<PathBuf> {
-    if !has("musl-gcc") {
-        return None;
-    }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("musl");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let own = tempfile::TempDir::new_in(&folder).expect("a folder within it").keep();
-    let program = own.join("musl");
-    stdout_of(Command::new("musl-gcc").args(["-O1", "-o"]).arg(&program).arg(victim::source("musl.c")));
-    Some(program)
-}
-
-#[test]
-fn a_program_of_musl_runs_as_alone() {
-    let Some(program) = of_musl() else { return };
-    let path = program.to_str().expect("UTF-8");
-    let outcome = Trace::of(&program).run().expect_code(0);
-    assert_eq!(outcome.stdout(), MUSL_SAYS);
-    let said = outcome.stderr();
-    assert!(said.lines().count() == 2 && said.contains("NOTHING WAS RECORDED") && said.contains("musl"), "{said}");
-    // Ways to start the program: as a shell's child, as a script's interpreter, after exec; below
-    // through musl's own loader.
-    let script = program.with_file_name("script");
-    std::fs::write(&script, format!("#!{path}\n")).expect("written");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("our file");
-    let script = script.to_str().expect("UTF-8");
-    for command in [path, script, &format!("/bin/sh -c '{path}; true'"), &format!("/bin/sh -c 'exec {script}'")] {
-        let outcome = Trace::of("/bin/sh").args(["-c", command]).run().expect_code(0);
-        assert_eq!(outcome.stdout(), MUSL_SAYS, "{command}");
-        assert!(!outcome.stderr().contains("Error relocating"), "{}", outcome.stderr());
-    }
-    let loader = "/lib/ld-musl-x86_64.so.1";
-    if Path::new(loader).exists() {
-        assert_eq!(Trace::of(loader).arg(path).run().expect_code(0).stdout(), MUSL_SAYS);
-    }
-}
-
-/// A static launcher passes all variables on, also to programs of musl.
-#[test]
-fn the_collector_is_passive_in_a_program_of_musl() {
-    let Some(program) = of_musl() else { return };
-    let library = program.with_file_name("collector.so");
-    stdout_of(Command::new(&programs().aggregator).args(["collector", "-o"]).arg(&library));
-    let mut command = Command::new(&program);
-    command.env("LD_PRELOAD", &library).env("HEAPLINE_TREE", "1:2:3:4:5:6:7:8:9:0");
-    assert_eq!(stdout_of(&mut command), MUSL_SAYS);
-}
+/// The output of `musl.c`.
+pub const MUSL_SAYS: &str = "break 1\nforked\nsystem\npopen\nexec\n";
 
 #[test]
 fn what_a_static_launcher_starts_is_traced() {

@@ -39,6 +39,7 @@ mod list;
 mod loaders;
 mod mappings;
 mod modules;
+mod musl;
 mod names;
 mod own_heap;
 mod pipes;

@@ -8,7 +8,7 @@ use heapline_shared_format::snapshot::{Domain, Snapshot};
 const SIZES: [u64; 4] = [17, 33, 49, 65];
 
 /// Checks that live blocks and blocks ever made agree with the victim's numbers.
-fn assert_exact(outcome: &Outcome, what: &str) {
+pub fn assert_exact(outcome: &Outcome, what: &str) {
     let report = outcome.report(&["--by", "size"]);
     report.assert_exact();
     let said = outcome.printed();

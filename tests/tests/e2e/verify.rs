@@ -7,7 +7,7 @@ use crate::support::{Trace, has, rounds};
 use std::path::Path;
 
 /// Number of compared stacks and of different stacks, from the snapshot's notes.
-fn compared(trace: Trace) -> (u64, u64) {
+pub fn compared(trace: Trace) -> (u64, u64) {
     let outcome = trace.env("HEAPLINE_VERIFY", "1").run().expect_code(0);
     outcome.report(&[]).assert_exact();
     let notes = outcome.snapshot().meta.notes;

@@ -3,6 +3,7 @@
 use crate::support::stepped::{Stepped, attach_command, ended};
 use crate::support::trace::report_on;
 use crate::support::{stdout_of, victim, wait_for};
+use std::path::Path;
 use std::process::Command;
 
 /// Whether all threads of a process sleep.
@@ -16,12 +17,16 @@ fn sleeps(pid: i32) -> bool {
 /// can be loaded. The victim goes on waiting and ends as usual.
 #[test]
 fn a_process_that_waits_is_attached_to_whatever_it_waits_for() {
-    let program = victim::build("waits.c", &["-O1"]);
-    let kinds = stdout_of(Command::new(&program).arg("list"));
+    assert_all_are_attached_to(&victim::build("waits.c", &["-O1"]));
+}
+
+/// Checks that an aggregator attaches to a build of `waits.c`, whatever it waits for.
+pub fn assert_all_are_attached_to(program: &Path) {
+    let kinds = stdout_of(Command::new(program).arg("list"));
     assert!(kinds.lines().count() >= 60, "{kinds}");
     let mut refused = Vec::new();
     for kind in kinds.lines() {
-        let victim = Stepped::start(Command::new(&program).arg(kind));
+        let victim = Stepped::start(Command::new(program).arg(kind));
         wait_for(kind, || sleeps(victim.pid()).then_some(()));
         let snapshot = victim.snapshot_path("a.snap.zst");
         let attached = attach_command(victim.pid(), &snapshot).args(["--duration", "0.01"]).output().expect("it runs");

@@ -1,6 +1,10 @@
 //! Brings the collector's library into a process. The carrier is a memory file, which leaves no
 //! trace. The loader of the process opens the file by its path in /proc. In a process without /proc
 //! the system call that opens the path is replaced by one that duplicates the descriptor.
+//!
+//! The library finds the words of a thread at a fixed distance from the thread pointer. musl has no
+//! such place in a running program, and tells the number of the library instead, if one relocation
+//! is of another kind (`collector/src/platform/tls.rs`).
 
 use super::loader::{Loader, Opener};
 use super::step::{self, Step};
@@ -8,7 +12,8 @@ use super::thread::{Borrowed, CallError, Handed};
 use super::{failed, map};
 use crate::process::library::LIBRARY;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
-use object::{Object, ObjectSegment, ObjectSymbol};
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, elf};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -45,7 +50,7 @@ fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> 
     let fd = create(MFD_CLOEXEC | MFD_EXEC).or_else(|_| create(MFD_CLOEXEC))?;
     let fd = moved_out_of_the_way(thread, fd)?;
     step::pass(Step::Opened);
-    let loaded = write_to_memory_file(pid, fd).and_then(|()| {
+    let loaded = write_to_memory_file(pid, fd, loader).and_then(|()| {
         step::pass(Step::Written);
         let path = format!("/proc/self/fd/{fd}");
         match open(thread, loader, &path, None)? {
@@ -107,21 +112,36 @@ fn open(
 }
 
 /// Fills the memory file of the process.
-fn write_to_memory_file(pid: u32, fd: u64) -> Result<(), CallError> {
+fn write_to_memory_file(pid: u32, fd: u64, loader: &Loader) -> Result<(), CallError> {
     let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
     let mut file = OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
-    file.write_all(&injected_library()).map_err(refused)
+    file.write_all(&injected_library(loader.is_musl())).map_err(refused)
 }
 
-/// Returns the library, marked as injected.
-fn injected_library() -> Vec<u8> {
+/// Returns the library, marked as injected, for a process of glibc or of musl.
+fn injected_library(is_musl: bool) -> Vec<u8> {
     let mut bytes = LIBRARY.to_vec();
     if let Some(at) = exported(LIBRARY, ORIGIN_SYMBOL).and_then(|address| file_offset(LIBRARY, address))
         && let Some(word) = bytes.get_mut(at..at + 4)
     {
         word.copy_from_slice(&origin::INJECTED.to_le_bytes());
     }
+    if is_musl && let Some(kind) = place_of_words(LIBRARY).and_then(|at| bytes.get_mut(at..at + 4)) {
+        kind.copy_from_slice(&elf::R_X86_64_DTPMOD64.0.to_le_bytes());
+    }
     bytes
+}
+
+/// Returns the place in the file of the kind of the relocation for the words of a thread.
+fn place_of_words(library: &[u8]) -> Option<usize> {
+    const ENTRY_BYTES: u64 = 24;
+    const KIND_AT: u64 = 8;
+    let file = ElfFile64::<Endianness>::parse(library).ok()?;
+    let section = file.section_by_name(".rela.dyn")?;
+    let (offset, bytes) = section.file_range()?;
+    let kinds = (offset + KIND_AT..offset + bytes).step_by(usize::try_from(ENTRY_BYTES).ok()?);
+    let is_of_words = |at: &usize| library.get(*at..at + 4) == Some(&elf::R_X86_64_TPOFF64.0.to_le_bytes()[..]);
+    kinds.filter_map(|at| usize::try_from(at).ok()).find(is_of_words)
 }
 
 /// Returns the offset of an exported symbol from the base of the library.
@@ -145,18 +165,38 @@ fn file_offset(library: &[u8], address: u64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object::RelocationFlags;
 
     #[test]
     fn the_library_that_is_sent_knows_how_it_came() {
-        let differing: Vec<usize> = injected_library()
-            .iter()
-            .zip(LIBRARY)
-            .enumerate()
-            .filter_map(|(at, (sent, carried))| (sent != carried).then_some(at))
-            .collect();
+        let sent = injected_library(false);
+        let differing = differing(LIBRARY, &sent);
         assert_eq!(differing.len(), 1, "one byte of one word");
         let at = differing[0];
-        assert_eq!((LIBRARY[at], injected_library()[at]), (1, 2));
+        assert_eq!((LIBRARY[at], sent[at]), (1, 2));
+    }
+
+    fn differing(one: &[u8], other: &[u8]) -> Vec<usize> {
+        let pairs = one.iter().zip(other).enumerate();
+        pairs.filter_map(|(at, (one, other))| (one != other).then_some(at)).collect()
+    }
+
+    /// One relocation leads to the words of a thread, and the words begin the library's
+    /// thread-local storage: the number of the library is all that musl has to tell.
+    #[test]
+    fn musl_is_asked_for_the_number_of_the_library() {
+        let (glibcs, musls) = (injected_library(false), injected_library(true));
+        let differing = differing(&glibcs, &musls);
+        assert_eq!(differing.len(), 1, "the kind of one relocation");
+        assert_eq!((glibcs[differing[0]], musls[differing[0]]), (18, 16));
+        let addend = &musls[differing[0] + 8..differing[0] + 16];
+        assert_eq!(addend, [0; 8]);
+        let file = ElfFile64::<Endianness>::parse(&*musls).expect("the library");
+        let relocations = file.dynamic_relocations().expect("it has some");
+        let left = relocations.filter(|(_, relocation)| {
+            matches!(relocation.flags(), RelocationFlags::Elf { r_type } if r_type == elf::R_X86_64_TPOFF64)
+        });
+        assert_eq!(left.count(), 0);
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! of code with system calls.
 //!
 //! glibc before 2.34 has several libraries: threads, `dlopen` and some waits are not in
-//! `libc.so.6`.
+//! `libc.so.6`. musl is one object together with its loader, has no unwind tables, and may have any
+//! name: the object started by the kernel as the loader is musl if it has `dlopen`.
 
 use super::InjectError;
+use super::code::Code;
 use super::entries::{Candidates, Jumps};
-use super::map::{Map, Range, is_interpreter};
+use super::map::{Map, Range, is_interpreter, is_musls_file};
 use super::memory::Memory;
-use super::stack::Stacks;
+use super::stack::{Musl, Stacks};
 use super::symbols::{Functions, Image};
+use heapline_shared_format::epilogue::SIGNAL_RETURN;
 
 /// Limit of the code read from the C library. No C library has more code.
 const MOST_CODE_BYTES: u64 = 64 << 20;
@@ -23,7 +26,14 @@ pub struct Gadgets {
     pub sigreturn: u64,
     /// `__errno_location`.
     pub errno_location: u64,
+    /// Mask of the signals by which the C library waits for an answer of every thread.
+    pub open_signals: u64,
 }
+
+/// SIGSETXID of glibc: a thread changes the user of the process.
+const SETXID: u64 = 1 << 32;
+/// SIGSYNCCALL of musl, for the same purpose.
+const SYNCCALL: u64 = 1 << 33;
 
 /// A function of the C library that loads a library.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +54,8 @@ pub struct Loader {
     pub gadgets: Gadgets,
     /// The libraries of the C library, `libc.so.6` first.
     parts: Vec<Part>,
-    /// The dynamic loader.
-    pub interpreter: Range,
+    /// The dynamic loader; none where the C library is the loader (musl).
+    pub interpreter: Option<Range>,
     /// Objects with a definition of `malloc`, other than the C library.
     pub allocators: Vec<Range>,
     /// Whether the program itself defines `malloc`. Only some functions of such a program belong to
@@ -77,13 +87,15 @@ impl Loader {
     pub fn find(map: &Map, memory: &Memory) -> Result<Loader, InjectError> {
         let named =
             |test: fn(&str) -> bool| map.files().find(|object| test(object.file_name())).map(|found| found.range);
-        let Some(libc) = named(|name| is_part(name, "libc")) else {
-            let is_musl = map.mappings.iter().any(|mapping| mapping.path.contains("/ld-musl-"));
-            return Err(InjectError::NoGlibc(if is_musl { "its C library is musl" } else { "no libc.so.6 is loaded" }));
+        let glibc = named(|name| is_part(name, "libc"));
+        let musl = if glibc.is_none() { musl(map, memory) } else { None };
+        let Some(libc) = glibc.or(musl) else {
+            return Err(InjectError::NoLibrary("neither libc.so.6 nor musl's loader is loaded"));
         };
-        let Some(interpreter) = named(is_interpreter) else {
-            return Err(InjectError::NoGlibc("no dynamic loader is there"));
-        };
+        let interpreter = if musl.is_some() { None } else { named(is_interpreter) };
+        if musl.is_none() && interpreter.is_none() {
+            return Err(InjectError::NoLibrary("no dynamic loader is there"));
+        }
         let is_other = |name: &str| OTHER_PARTS.iter().any(|part| is_part(name, part));
         let others = map.files().filter(|object| is_other(object.file_name())).map(|object| object.range);
         let parts: Vec<Part> = [libc].into_iter().chain(others).map(|range| Part { range, jumps: None }).collect();
@@ -91,24 +103,30 @@ impl Loader {
         let functions: Vec<Functions> =
             parts.iter().map(functions_of).collect::<Result<_, _>>().map_err(InjectError::Memory)?;
         let Some(opener) = functions.first().and_then(Opener::find) else {
-            return Err(InjectError::NoGlibc("its version is older"));
+            return Err(InjectError::NoLibrary("its version is older"));
         };
         let functions = Functions::all(functions);
         let finds_objects = functions.address("_dl_find_object").is_some();
         let errno_location = functions.address("__errno_location");
-        let errno_location = errno_location.ok_or(InjectError::NoGlibc("it has no errno"))?;
-        let gadgets = Gadgets::find(map, memory, libc, errno_location)?;
+        let errno_location = errno_location.ok_or(InjectError::NoLibrary("it has no errno"))?;
+        let open_signals = if musl.is_some() { SYNCCALL } else { SETXID };
+        let gadgets = Gadgets { open_signals, ..Gadgets::find(map, memory, libc, errno_location)? };
         let program = map.program();
         let brings_malloc =
             |range: &Range| Image::read(memory, range.start).is_ok_and(|image| image.defines(memory, "malloc"));
-        let is_own = |range: Range| range == interpreter || parts.iter().any(|part| part.range == range);
+        let is_own = |range: Range| Some(range) == interpreter || parts.iter().any(|part| part.range == range);
         let others = map.files().map(|object| object.range).filter(|&range| !is_own(range));
         let allocators: Vec<Range> = others.filter(brings_malloc).collect();
         let has_own_malloc = program.is_some_and(|program| allocators.contains(&program));
         let allocators = allocators.into_iter().filter(|range| Some(*range) != program).collect();
-        let stacks = Stacks::default();
+        let stacks = Stacks::new(musl.map(|musl| Musl::new(musl, &functions)));
         map.files().for_each(|object| stacks.prepare(memory, object.range.start));
         Ok(Loader { opener, finds_objects, gadgets, parts, interpreter, allocators, has_own_malloc, functions, stacks })
+    }
+
+    /// Whether the C library is musl.
+    pub fn is_musl(&self) -> bool {
+        self.interpreter.is_none()
     }
 
     /// Whether an address belongs to the C library.
@@ -122,8 +140,12 @@ impl Loader {
 
     /// Reads the code of the C library, for [`Loader::candidates`].
     pub fn study(&mut self, map: &Map, memory: &Memory) {
+        let is_musl = self.is_musl();
         for part in &mut self.parts {
-            let functions = self.stacks.functions(memory, part.range.start);
+            let functions = match is_musl {
+                true => functions_by_calls(map, memory, part.range, &self.functions),
+                false => self.stacks.functions(memory, part.range.start),
+            };
             part.jumps = Some(Jumps::read(map, memory, part.range, functions));
         }
     }
@@ -153,10 +175,52 @@ impl Opener {
     }
 }
 
+/// Splits the ranges of an object's functions where calls and jumps lead to. The ranges between the
+/// exported functions have functions without names.
+fn functions_by_calls(map: &Map, memory: &Memory, object: Range, functions: &Functions) -> Vec<Range> {
+    /// Each time, calls within a range split before become visible.
+    const TIMES: usize = 4;
+    let ranges = functions.ranges().into_iter();
+    let mut ranges: Vec<Range> = ranges.map(|range| Range { start: range.start, end: range.end }).collect();
+    for _ in 0..TIMES {
+        let code = Code::read(map, memory, object, ranges);
+        let mut starts: Vec<u64> = code.branches.iter().map(|branch| branch.target).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let before = code.functions.len();
+        ranges = code.functions.iter().flat_map(|function| split(*function, &starts)).collect();
+        if ranges.len() == before {
+            break;
+        }
+    }
+    ranges
+}
+
+/// Splits a range at the addresses within it, which are in order.
+fn split(range: Range, starts: &[u64]) -> Vec<Range> {
+    let first = starts.partition_point(|&start| start <= range.start);
+    let within = starts[first..].iter().copied().take_while(|&start| start < range.end);
+    let starts: Vec<u64> = [range.start].into_iter().chain(within).collect();
+    let ends = starts.iter().copied().skip(1).chain([range.end]);
+    starts.iter().zip(ends).map(|(&start, end)| Range { start, end }).collect()
+}
+
+/// Returns musl's C library: the loader started by the kernel, if the loader opens libraries by
+/// itself. Where the kernel has started musl's loader as a program, the loader is known by the name
+/// of its file.
+fn musl(map: &Map, memory: &Memory) -> Option<Range> {
+    let is_musl = |range: &Range| {
+        let image = Image::read(memory, range.start);
+        image.is_ok_and(|image| ["dlopen", "__libc_start_main"].iter().all(|name| image.defines(memory, name)))
+    };
+    let named = || map.files().filter(|object| is_musls_file(object.file_name())).map(|object| object.range);
+    let by_name = || named().find(is_musl);
+    map.loader().filter(is_musl).or_else(by_name)
+}
+
 impl Gadgets {
     fn find(map: &Map, memory: &Memory, libc: Range, errno_location: u64) -> Result<Gadgets, InjectError> {
         const SYSTEM_CALL: [u8; 3] = [0x0f, 0x05, 0xc3];
-        const SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
         let mut found = (None, None);
         for mapping in map.mappings.iter().filter(|mapping| mapping.is_code && libc.contains(mapping.start)) {
             let length = usize::try_from((mapping.end - mapping.start).min(MOST_CODE_BYTES)).unwrap_or(0);
@@ -165,11 +229,13 @@ impl Gadgets {
                 let at = code.windows(pattern.len()).position(|window| window == pattern)?;
                 Some(mapping.start + at as u64)
             };
-            found = (found.0.or_else(|| find(&SYSTEM_CALL)), found.1.or_else(|| find(&SIGRETURN)));
+            found = (found.0.or_else(|| find(&SYSTEM_CALL)), found.1.or_else(|| find(&SIGNAL_RETURN)));
         }
         match found {
-            (Some(system_call), Some(sigreturn)) => Ok(Gadgets { system_call, sigreturn, errno_location }),
-            _ => Err(InjectError::NoGlibc("its code is not as glibc's is")),
+            (Some(system_call), Some(sigreturn)) => {
+                Ok(Gadgets { system_call, sigreturn, errno_location, open_signals: 0 })
+            }
+            _ => Err(InjectError::NoLibrary("its code is not as glibc's or musl's is")),
         }
     }
 }
@@ -198,6 +264,15 @@ mod tests {
         assert!(is_part("libpthread-2.17.so", "libpthread") && is_part("libdl.so.2", "libdl"));
         assert!(
             !is_part("libc++.so.1", "libc") && !is_part("libcap.so.2", "libc") && !is_part("librtmp.so.1", "librt")
+        );
+    }
+
+    #[test]
+    fn a_range_is_split_at_what_is_called_in_it() {
+        let ranges = split(Range { start: 10, end: 40 }, &[5, 10, 20, 30, 40, 50]);
+        assert_eq!(
+            ranges.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(),
+            [(10, 20), (20, 30), (30, 40)]
         );
     }
 

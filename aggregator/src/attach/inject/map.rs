@@ -33,6 +33,8 @@ pub struct Map {
     objects: Vec<Object>,
     /// An address in the program itself, when the kernel tells such an address.
     in_program: Option<u64>,
+    /// First address of the loader started by the kernel.
+    loader: Option<u64>,
 }
 
 /// A loaded program or library.
@@ -59,14 +61,16 @@ impl Map {
     /// Reads the current map of a process.
     pub fn read(pid: u32, memory: &Memory) -> io::Result<Map> {
         let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-        Ok(Map { in_program: address_of_headers(pid), ..Map::parse(pid, &text, memory) })
+        let of_kernel = |kind| word_of_kernel(pid, kind);
+        let (in_program, loader) = (of_kernel(libc::AT_PHDR), of_kernel(libc::AT_BASE));
+        Ok(Map { in_program, loader, ..Map::parse(pid, &text, memory) })
     }
 
     /// Parses the text of `/proc/PID/maps`.
     pub fn parse(pid: u32, text: &str, memory: &Memory) -> Map {
         let mappings: Vec<Mapping> = text.lines().filter_map(mapping).collect();
         let objects = mappings.iter().filter_map(|first| object(&mappings, first, memory)).collect();
-        Map { pid, mappings, objects, in_program: None }
+        Map { pid, mappings, objects, in_program: None, loader: None }
     }
 
     /// Returns the address of an injected collector.
@@ -80,11 +84,17 @@ impl Map {
         self.objects.iter().rev().map(|object| object.range).find(|range| range.contains(address))
     }
 
+    /// Returns the loader started by the kernel.
+    pub fn loader(&self) -> Option<Range> {
+        self.loader.filter(|&address| address != 0).and_then(|address| self.object_at(address))
+    }
+
     /// Returns the program itself.
     pub fn program(&self) -> Option<Range> {
         let of_kernel = self.in_program.and_then(|address| self.files().find(|object| object.range.contains(address)));
         // The kernel does not know a program run by an explicit call of the dynamic loader.
-        let program = of_kernel.filter(|object| !is_interpreter(object.file_name())).or_else(|| self.files().next());
+        let is_program = |object: &&Object| !is_interpreter(object.file_name()) && !is_musls_file(object.file_name());
+        let program = of_kernel.filter(is_program).or_else(|| self.files().find(is_program));
         program.map(|object| object.range)
     }
 
@@ -110,6 +120,11 @@ impl Object {
 /// Whether a file of this name is a dynamic loader.
 pub fn is_interpreter(file_name: &str) -> bool {
     file_name.starts_with("ld-linux") || file_name.starts_with("ld-2.")
+}
+
+/// Whether a file of this name is musl's loader, which is the C library too.
+pub fn is_musls_file(file_name: &str) -> bool {
+    file_name.starts_with("ld-musl-") || file_name == "libc.so"
 }
 
 /// Returns the address of an injected collector. The memory of the process need not be readable.
@@ -154,11 +169,11 @@ fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
     mappings.get(behind.checked_sub(1)?).filter(|mapping| address < mapping.end)
 }
 
-/// Returns the address of the program headers, from the kernel.
-fn address_of_headers(pid: u32) -> Option<u64> {
+/// Returns a word of the kernel about the program.
+fn word_of_kernel(pid: u32, wanted: u64) -> Option<u64> {
     let words = fs::read(format!("/proc/{pid}/auxv")).ok()?;
     let words: Vec<u64> = words.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
-    words.as_chunks().0.iter().find(|[kind, _]| *kind == libc::AT_PHDR).map(|[_, address]| *address)
+    words.as_chunks().0.iter().find(|[kind, _]| *kind == wanted).map(|[_, address]| *address)
 }
 
 fn mapping(line: &str) -> Option<Mapping> {

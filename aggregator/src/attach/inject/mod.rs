@@ -78,8 +78,8 @@ pub enum InjectError {
     Ptrace(io::Error),
     #[error("cannot read its memory: {0}{hint}", hint = rights::hint(.0))]
     Memory(io::Error),
-    #[error("it has no glibc 2.17 or newer, which the collector needs ({0})")]
-    NoGlibc(&'static str),
+    #[error("it has neither glibc 2.17 or newer nor musl, one of which the collector needs ({0})")]
+    NoLibrary(&'static str),
     #[error("its seccomp filter would not let the collector work: {0}")]
     Seccomp(String),
     #[error("it uses a shadow stack, through which no thread can be borrowed")]
@@ -199,7 +199,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         match Loader::find(&map, &memory) {
             Ok(loader) => break (map, loader),
             // A program that was just started may not have loaded its libraries.
-            Err(InjectError::NoGlibc(_)) if begun.elapsed() < TO_LOAD => std::thread::sleep(Duration::from_millis(1)),
+            Err(InjectError::NoLibrary(_)) if begun.elapsed() < TO_LOAD => std::thread::sleep(Duration::from_millis(1)),
             Err(error) => return Err(error),
         }
     };
@@ -318,6 +318,7 @@ fn refusal(answer: u64) -> Option<&'static str> {
         status::NO_MEMORY => {
             Some("the system gives it no shared memory file (ulimit -f, -n, -v, seccomp or its cgroup)")
         }
+        status::NO_THREAD_WORDS => Some("its C library is a musl older than 1.1.22"),
         _ => Some("the collector has failed (please report this)"),
     }
 }

@@ -132,7 +132,7 @@ pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
         let is_library = loader.allocators.iter().chain(&collector).any(|range| range.contains(address));
         is_library || survey.is_some_and(|survey| survey.is_in_allocator(address))
     };
-    if stack.iter().any(|&address| loader.interpreter.contains(address)) {
+    if stack.iter().any(|&address| loader.interpreter.is_some_and(|range| range.contains(address))) {
         return Err("it is in the loader".to_owned());
     }
     if stack.iter().any(|&address| is_in_allocator(address)) {

@@ -46,7 +46,8 @@ pub fn release(thread: &mut Borrowed<'_>, place: &Place<'_>, base: u64) -> Resul
             let registers = registers?;
             if registers.iter().all(|registers| is_outside(registers, &map, place, code)) {
                 for registers in &registers {
-                    place.memory.write(registers.fs_base.wrapping_add(words), &[0; THREAD_WORDS_BYTES])?;
+                    let words = words_of(registers, words, place)?;
+                    place.memory.write(words, &[0; THREAD_WORDS_BYTES])?;
                 }
                 ask(thread, place, function, true)?;
                 return Ok(true);
@@ -55,6 +56,15 @@ pub fn release(thread: &mut Borrowed<'_>, place: &Place<'_>, base: u64) -> Resul
         thread::sleep(PAUSE);
     }
     Ok(false)
+}
+
+/// Returns the address of the collector's words of a thread ([`Request::thread_words`]).
+fn words_of(registers: &Registers, words: u64, place: &Place<'_>) -> Result<u64, CallError> {
+    if words.cast_signed() < 0 {
+        return Ok(registers.fs_base.wrapping_add(words));
+    }
+    let table = place.memory.word(registers.fs_base.wrapping_add(8))?;
+    Ok(place.memory.word(table.wrapping_add(words.wrapping_mul(8)))?)
 }
 
 /// Calls the collector's function, either for its answers alone or to release the memory.

@@ -2,16 +2,18 @@
 //!
 //! The walk is strict, because the decision to borrow a thread depends on the result. The walk
 //! fails at a frame without unwind information, and at a frame with rules beyond "a register plus
-//! an offset".
+//! an offset". musl's C library has no unwind information, nor have programs by `musl-gcc`. In a
+//! process with musl, the machine code of such objects tells the way to the caller ([`epilogue`]).
 
 use super::map::{Map, Range};
 use super::memory::Memory;
 use super::ptrace::Registers;
-use super::symbols::Image;
+use super::symbols::{Functions, Image};
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry, LittleEndian, Register,
     RegisterRule, UnwindContext, UnwindSection, X86_64,
 };
+use heapline_shared_format::epilogue::{self, Base, NEVER, SIGNAL_RETURN, Way};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
@@ -22,6 +24,7 @@ const MOST_BYTES: u64 = 512 << 20;
 /// Reason why the stack of a thread in a signal handler is not walked.
 pub const IN_SIGNAL_HANDLER: &str = "it is in a signal handler";
 const REGISTERS: usize = 17;
+const RBP: usize = 6;
 const RSP: usize = 7;
 const RETURN: usize = 16;
 
@@ -32,6 +35,17 @@ type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 pub struct Stacks {
     taken: Cell<u64>,
     tables: RefCell<HashMap<u64, Option<Tables>>>,
+    musl: Option<Musl>,
+}
+
+/// What a walk needs to know of musl, and the machine code of objects without tables.
+pub struct Musl {
+    /// The C library.
+    pub libc: Range,
+    /// Addresses of the functions that never return.
+    pub never: Vec<u64>,
+    /// Machine code, by the address of its mapping; each is read once.
+    pub code: RefCell<HashMap<u64, Vec<u8>>>,
 }
 
 struct Tables {
@@ -48,7 +62,80 @@ enum Step {
     Root,
 }
 
+impl Musl {
+    /// Limit of the code of an object.
+    const MOST_BYTES: u64 = 64 << 20;
+
+    /// Returns the facts about the C library at `libc` with these functions.
+    pub fn new(libc: Range, functions: &Functions) -> Musl {
+        let never = NEVER.iter().filter_map(|name| functions.address(std::str::from_utf8(name).ok()?));
+        Musl { libc, never: never.collect(), code: RefCell::default() }
+    }
+
+    /// Finds the caller of a frame by the machine code. Returns none where the code tells no
+    /// caller.
+    fn step(&self, map: &Map, memory: &Memory, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
+        let address = now[RETURN];
+        let mapping = map.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
+        let Some(mapping) = mapping.filter(|mapping| mapping.is_code) else { return Ok(None) };
+        let mut code = self.code.borrow_mut();
+        let code = code.entry(mapping.start).or_insert_with(|| {
+            let length = (mapping.end - mapping.start).min(Musl::MOST_BYTES);
+            memory.bytes(mapping.start, usize::try_from(length).unwrap_or(0)).unwrap_or_default()
+        });
+        let offset = |address: u64| usize::try_from(address.wrapping_sub(mapping.start)).unwrap_or(usize::MAX);
+        if is_signal_return(memory, address) {
+            return Err(IN_SIGNAL_HANDLER.to_owned());
+        }
+        let never: Vec<usize> = self.never.iter().map(|&address| offset(address)).collect();
+        // The return address of a frame lies at an odd multiple of 8.
+        let remainder = i32::try_from(8u64.wrapping_sub(now[RSP]) & 15).unwrap_or(0);
+        let (slot, rbp) = match epilogue::way(code, offset(address), remainder, &never) {
+            None => return Ok(None),
+            Some(Way::Never) => return Ok(Some(Step::Root)),
+            Some(Way::Returns { slot, rbp }) => (slot, rbp),
+        };
+        let at = |place: epilogue::Place| {
+            now[if place.base == Base::Rsp { RSP } else { RBP }].wrapping_add_signed(i64::from(place.distance))
+        };
+        let word = |address| memory.word(address).map_err(|error| format!("its stack: {error}"));
+        let mut then = *now;
+        then[RETURN] = word(at(slot))?;
+        then[RSP] = at(slot).wrapping_add(8);
+        if let Some(place) = rbp {
+            then[RBP] = word(at(place))?;
+        }
+        if !is_behind_call(memory, then[RETURN]) && !is_signal_return(memory, then[RETURN]) {
+            return Err("its stack does not lead through calls".to_owned());
+        }
+        Ok(Some(Step::Caller(then)))
+    }
+}
+
+/// Whether a signal handler returns to an address.
+fn is_signal_return(memory: &Memory, address: u64) -> bool {
+    let mut code = [0; SIGNAL_RETURN.len()];
+    memory.read(address, &mut code).is_ok() && code == SIGNAL_RETURN
+}
+
+/// Whether the code in front of an address may be a call.
+fn is_behind_call(memory: &Memory, address: u64) -> bool {
+    const LONGEST: usize = 7;
+    let mut code = [0; LONGEST];
+    if memory.read(address.wrapping_sub(LONGEST as u64), &mut code).is_err() {
+        return false;
+    }
+    // call rel32; call r/m64
+    let is_direct = code[LONGEST - 5] == 0xe8;
+    is_direct || (2..=LONGEST).any(|n| code[LONGEST - n] == 0xff && code[LONGEST - n + 1] >> 3 & 7 == 2)
+}
+
 impl Stacks {
+    /// Returns stacks of a process with this musl, if any.
+    pub fn new(musl: Option<Musl>) -> Stacks {
+        Stacks { musl, ..Stacks::default() }
+    }
+
     /// Reads the tables of an object ahead of time, before a thread is stopped.
     pub fn prepare(&self, memory: &Memory, base: u64) {
         self.tables.borrow_mut().entry(base).or_insert_with(|| self.read(memory, base));
@@ -97,8 +184,12 @@ impl Stacks {
         let object = map.object_at(address).ok_or_else(unknown)?;
         let mut tables = self.tables.borrow_mut();
         let tables = tables.entry(object.start).or_insert_with(|| self.read(memory, object.start));
-        let tables = tables.as_ref().ok_or_else(unknown)?;
-        tables.step(memory, address, now)?.ok_or_else(unknown)
+        let by_tables = tables.as_ref().map_or(Ok(None), |tables| tables.step(memory, address, now))?;
+        let is_asked = |musl: &&Musl| tables.is_none() || musl.libc == object;
+        match self.musl.as_ref().filter(is_asked) {
+            Some(musl) if by_tables.is_none() => musl.step(map, memory, now)?.ok_or_else(unknown),
+            _ => by_tables.ok_or_else(unknown),
+        }
     }
 }
 
@@ -214,4 +305,68 @@ fn caller(row: &gimli::UnwindTableRow<usize>, memory: &Memory, now: &[u64; REGIS
         }
     }
     Ok(Step::Caller(then))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+
+    /// Every return address of a call in the C library of this process, with the distance from the
+    /// stack pointer to the return address of the frame by the tables; and the code.
+    fn by_tables() -> (Vec<(usize, i64)>, Vec<u8>) {
+        let pid = std::process::id();
+        let memory = Memory::open(pid).expect("its own memory");
+        let map = Map::read(pid, &memory).expect("its own map");
+        let libc = map.object_at((libc::poll as *const ()).addr() as u64).expect("the C library");
+        let code = map.mappings.iter().find(|m| m.is_code && libc.contains(m.start)).expect("it has code");
+        let bytes = memory.bytes(code.start, usize::try_from(code.end - code.start).expect("small")).expect("read");
+        let tables = Tables::read(&memory, libc.start, MOST_BYTES).expect("it has tables");
+        let frames = EhFrame::new(&tables.frames, LittleEndian);
+        let mut found = Vec::new();
+        for row in tables.rows().expect("rows") {
+            let description = tables.offset(row).and_then(|at| tables.description(at)).expect("a description");
+            let (start, length) = (description.initial_address(), description.len());
+            let Some(at) = start.checked_sub(code.start).and_then(|at| usize::try_from(at).ok()) else { continue };
+            let Some(function) = bytes.get(at..at + usize::try_from(length).expect("small")) else { continue };
+            let mut decoder = Decoder::with_ip(64, function, start, DecoderOptions::NONE);
+            let mut context = UnwindContext::new();
+            while decoder.can_decode() {
+                let instruction = decoder.decode();
+                let offset = usize::try_from(instruction.ip() - code.start).expect("in the code");
+                if !instruction.is_invalid() {
+                    let own = epilogue::instruction_bytes(&bytes[offset..]);
+                    assert_eq!(own, Some(instruction.len()), "{:x?}", &bytes[offset..offset + instruction.len()]);
+                }
+                if instruction.mnemonic() != Mnemonic::Call {
+                    continue;
+                }
+                let row = description.unwind_info_for_address(&frames, &tables.bases(), &mut context, instruction.ip());
+                if let Ok(CfaRule::RegisterAndOffset { register, offset: cfa }) = row.map(|row| row.cfa().clone())
+                    && usize::from(register.0) == RSP
+                {
+                    found.push((offset + instruction.len(), cfa - 8));
+                }
+            }
+        }
+        (found, bytes)
+    }
+
+    /// glibc has tables, by which the answers of the machine code are compared.
+    #[test]
+    fn the_machine_code_tells_what_the_tables_tell() {
+        let (calls, code) = by_tables();
+        let (mut same, mut other) = (0, 0);
+        for (at, distance) in &calls {
+            if let Some(Way::Returns { slot: epilogue::Place { base: Base::Rsp, distance: found }, .. }) =
+                epilogue::way(&code, *at, 8, &[])
+            {
+                if i64::from(found) == *distance { same += 1 } else { other += 1 }
+            }
+        }
+        // Without the names of functions that never return, some answers are those of the function
+        // behind such a call.
+        assert!(calls.len() > 5000 && same * 4 > calls.len() * 3, "{same} of {}", calls.len());
+        assert!(other * 100 < same, "{other} other answers");
+    }
 }

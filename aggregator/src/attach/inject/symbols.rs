@@ -4,6 +4,7 @@
 
 use super::memory::Memory;
 use std::io;
+use std::ops::Range;
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
@@ -311,6 +312,24 @@ impl Functions {
         Functions(
             functions.iter().map(|&(start, size, name)| Function { start, size, name: name.to_owned() }).collect(),
         )
+    }
+
+    /// Returns the ranges of the functions, and the ranges in between, each with any number of
+    /// functions that are not exported.
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        let mut ranges = Vec::new();
+        let mut end = self.0.first().map_or(0, |function| function.start);
+        for function in &self.0 {
+            if function.start > end {
+                ranges.push(end..function.start);
+            }
+            let start = function.start.max(end);
+            end = end.max(function.start.saturating_add(function.size));
+            if start < end {
+                ranges.push(start..end);
+            }
+        }
+        ranges
     }
 
     /// Returns the address of the function with this name.

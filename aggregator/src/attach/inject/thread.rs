@@ -18,9 +18,6 @@ const DATA_END: u64 = 64 << 10;
 /// Limit of a call. `dlopen` waits for other threads inside `dlopen`.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 const TO_STOP: Duration = Duration::from_millis(100);
-/// SIGSETXID of the C library. A thread that changes the user of the process waits for an answer
-/// from all other threads.
-const OPEN_SIGNALS: u64 = 1 << 32;
 const PLAIN_FLAGS: u64 = 0x202;
 /// Marks a thread outside of a system call: the kernel shall not restart a system call.
 const NO_SYSTEM_CALL: u64 = u64::MAX;
@@ -178,7 +175,7 @@ impl<'a> Borrowed<'a> {
         let arguments = [0, AREA_BYTES, protection, flags, u64::MAX, 0];
         ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_mmap, arguments, self.own_frame))?;
         step::pass(Step::Sent);
-        ptrace::set_signal_mask(self.tid, !OPEN_SIGNALS)?;
+        ptrace::set_signal_mask(self.tid, !self.gadgets.open_signals)?;
         step::pass(Step::Masked);
         self.area = self.system_call_result("mmap")?;
         step::pass(Step::Mapped);

@@ -1,7 +1,7 @@
 //! Victims: tiny programs in C, C++ and Rust under `tests/victims`, compiled when a test first
 //! needs them.
 
-use super::{programs, stdout_of};
+use super::{has, programs, stdout_of};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,15 @@ pub fn line_of(name: &str, marker: &str) -> u64 {
 /// Debug information is on. `malloc` is no builtin, because a compiler with a builtin `malloc`
 /// removes unused blocks.
 pub fn build(name: &str, flags: &[&str]) -> PathBuf {
-    let compiler = if name.ends_with(".cpp") { "g++" } else { "gcc" };
+    build_by(if name.ends_with(".cpp") { "g++" } else { "gcc" }, name, flags)
+}
+
+/// Compiles `name` with `flags` for musl. `None` where no compiler for musl is installed.
+pub fn build_for_musl(name: &str, flags: &[&str]) -> Option<PathBuf> {
+    has("musl-gcc").then(|| build_by("musl-gcc", name, flags))
+}
+
+fn build_by(compiler: &str, name: &str, flags: &[&str]) -> PathBuf {
     let source = source(name);
     let text = std::fs::read(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     once(name, (&text, flags, compiler, "-fno-builtin"), |program| {
