@@ -9,7 +9,7 @@
 //! `calloc`). The thread is marked during calls of such an allocator, so that nested calls are not
 //! recorded a second time.
 
-use crate::platform::{elf, libc, symbols, tls};
+use crate::platform::{elf, libc, objects, symbols, tls};
 use crate::start;
 use crate::{attach, fork, mappings, thread};
 use core::cell::UnsafeCell;
@@ -35,14 +35,17 @@ pub fn came_later() -> bool {
 }
 
 /// Returns the function with this name that follows the collector in the search order, or null. The
-/// list of objects must not change meanwhile, unless `name` is one of the hooked functions and the
-/// collector has begun.
+/// list of objects must not change meanwhile, unless the collector has begun.
+///
+/// Before glibc 2.34 a function may come later, with a library of threads or of the loader.
 pub fn next(name: &core::ffi::CStr) -> *mut () {
     let known = attach::original(name);
     if !known.is_null() || came_later() {
         return known;
     }
-    ptr::with_exposed_provenance_mut(symbols::next(name.to_bytes()).unwrap_or(0))
+    let name = name.to_bytes();
+    let found = if attach::is_leading() { objects::behind(name) } else { symbols::next(name) };
+    ptr::with_exposed_provenance_mut(found.unwrap_or(0))
 }
 
 /// A function further down the search order, looked up at the first call.

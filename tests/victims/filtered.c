@@ -1,4 +1,5 @@
-// FILTER: limits itself, says that it has by a byte, and waits for the end of its standard input.
+// FILTER [COMMAND...]: limits itself, and becomes the command. Without a command, says that it has
+// limited itself by a byte, and waits for the end of its standard input.
 #define _GNU_SOURCE
 #include "say.h"
 #include <linux/audit.h>
@@ -26,18 +27,20 @@ static void forbid(int call, unsigned action) {
 }
 
 int main(int argc, char **argv) {
-    check(argc == 2, "usage: filtered FILTER");
+    check(argc >= 2, "usage: filtered FILTER [COMMAND...]");
     const char *filter = argv[1];
     if (strcmp(filter, "none") == 0) forbid(SYS_personality, SECCOMP_RET_KILL_PROCESS);
     if (strcmp(filter, "futex") == 0) forbid(SYS_futex, SECCOMP_RET_KILL_PROCESS);
     if (strcmp(filter, "memfd") == 0) forbid(SYS_memfd_create, SECCOMP_RET_TRAP);
     if (strcmp(filter, "nomemfd") == 0) forbid(SYS_memfd_create, SECCOMP_RET_ERRNO | 1);
+    if (strcmp(filter, "noptrace") == 0) forbid(SYS_ptrace, SECCOMP_RET_ERRNO | 1);
     if (strcmp(filter, "nommap") == 0) forbid(SYS_mmap, SECCOMP_RET_ERRNO | 12);
     if (strcmp(filter, "fsize") == 0) {
         struct rlimit limit = {1 << 20, 1 << 20};
         check(setrlimit(RLIMIT_FSIZE, &limit) == 0, "setrlimit");
     }
     if (strcmp(filter, "strict") == 0) check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) == 0, "strict");
+    if (argc > 2) execvp(argv[2], argv + 2);
     if (write(1, ".", 1) != 1) return 1;
     char byte;
     while (read(0, &byte, 1) > 0) continue;

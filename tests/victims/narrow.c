@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -74,7 +75,10 @@ static void busy(void) {
 static void *thread(void *argument) { (void)argument; work(); return NULL; }
 
 /* The smallest alternate stack on which a signal can be taken, and what malloc needs. */
-static size_t smallest(void) { return (size_t)sysconf(_SC_MINSIGSTKSZ) + 3072; }
+static size_t smallest(void) {
+    unsigned long of_kernel = getauxval(51); // AT_MINSIGSTKSZ
+    return (of_kernel ? of_kernel : 2048) + 3072;
+}
 
 int main(int argument_count, char **arguments) {
     const char *way = arguments[argument_count - 1];

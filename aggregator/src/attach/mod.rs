@@ -66,7 +66,7 @@ pub struct AttachConfig {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message says what each means")]
 pub enum AttachError {
-    #[error("there is no process {pid}: check the number")]
+    #[error("there is no process {pid}: check the number (a container sees the host's processes only with --pid=host)")]
     NoProcess { pid: u32 },
     #[error("process {pid} belongs to user {owner}: attach as that user or as root")]
     OtherUser { pid: u32, owner: u32 },

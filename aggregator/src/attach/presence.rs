@@ -49,7 +49,7 @@ impl Presence {
             // The process was started with the collector.
             Ok(_) if !inject::is_there(pid) => None,
             Ok(_) | Err(AttachError::NoArena { .. }) => {
-                let path = library::install().ok().filter(|path| is_readable_in(pid, path));
+                let path = library::install(None).ok().filter(|path| is_readable_in(pid, path));
                 let injected = inject::attach(pid, config.max_target_memory, path.as_deref(), config.wait);
                 Some(injected.map_err(|error| AttachError::Inject { pid, error })?)
             }

@@ -72,6 +72,14 @@ pub fn open() -> Result<PathBuf, PrivateDirError> {
     Ok(own.insert(found).path.clone())
 }
 
+/// Makes a folder for this process in `base`, removed at the end. To be called when [`open`] has
+/// failed.
+pub fn open_in(base: &Path) -> Result<PathBuf, PrivateDirError> {
+    let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = temporary_in(base)?;
+    Ok(own.insert(found).path.clone())
+}
+
 /// Removes the folder of this process if no other process can use the folder.
 pub fn leave() {
     let own = OWN.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -104,16 +112,21 @@ fn temporary() -> Result<Own, PrivateDirError> {
     let bases = [std::env::temp_dir(), "/tmp".into(), "/dev/shm".into(), "/var/tmp".into()];
     let mut result = Err(PrivateDirError::System { path: PathBuf::new(), source: io::ErrorKind::NotFound.into() });
     for base in bases.iter().filter(|base| base.is_absolute()) {
-        let system = |source| PrivateDirError::System { path: base.clone(), source };
-        let path = base.join(format!("{NAME}-{:016x}", sys::random().map_err(system)?));
-        result = make(path.clone()).map(|own| Own { is_temporary: true, ..own });
+        result = temporary_in(base);
         if result.is_ok() {
             break;
         }
-        // No other process knows the name.
-        let _ = fs::remove_dir(path);
     }
     result
+}
+
+fn temporary_in(base: &Path) -> Result<Own, PrivateDirError> {
+    let system = |source| PrivateDirError::System { path: base.to_owned(), source };
+    let path = base.join(format!("{NAME}-{:016x}", sys::random().map_err(system)?));
+    make(path.clone()).map(|own| Own { is_temporary: true, ..own }).inspect_err(|_| {
+        // No other process knows the name.
+        let _ = fs::remove_dir(path);
+    })
 }
 
 /// Makes a folder if needed, and checks the folder.

@@ -101,7 +101,10 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
     let start = Start::of(examined.as_ref(), config.follows && outputs.can_follow())?;
     let doubt = examined.as_ref().and_then(doubt);
-    let library = if start == Start::Untraced { None } else { Some(library::install()?) };
+    let library = match start {
+        Start::Untraced => None,
+        _ => Some(library::install(folder_of_output(config).as_deref())?),
+    };
     let map = Arc::new(ArenaMap::create(config.max_target_memory)?);
     let interrupted = Arc::new(AtomicBool::new(false));
     let place = Arc::new(OnceLock::new());
@@ -231,6 +234,13 @@ fn launched(config: &RunConfig, examined: Option<&Examined>) -> Image {
         command: words.join(" "),
         ..Image::default()
     }
+}
+
+/// Returns the folder of the snapshot, which this process can write to.
+fn folder_of_output(config: &RunConfig) -> Option<PathBuf> {
+    let output = config.output.as_deref().unwrap_or(Path::new("."));
+    let output = std::path::absolute(output).ok()?;
+    Some(if output.is_dir() { output } else { output.parent()?.to_owned() })
 }
 
 /// Returns the name for the snapshot: the command, or the program started by the command's loader.

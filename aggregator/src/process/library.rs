@@ -24,6 +24,9 @@ pub enum CollectorError {
     /// The folder is not usable.
     #[error(transparent)]
     Folder(#[from] PrivateDirError),
+    /// No place was found.
+    #[error("there is no place for the collector: {0}; set TMPDIR to a folder that can be written")]
+    NoPlace(Box<CollectorError>),
     /// The library could not be written.
     #[error("cannot write the collector to {}: {source}", path.display())]
     Write {
@@ -34,14 +37,22 @@ pub enum CollectorError {
     },
 }
 
-/// The library in memory, for a machine without a usable folder. The memory file is open until this
-/// process ends.
+/// The library in memory, for a machine without a usable folder but with /proc. The memory file is
+/// open until this process ends.
 static IN_MEMORY: OnceLock<File> = OnceLock::new();
 
-/// Puts the library where the loader of a program finds it. Without a folder, the library is a
-/// memory file of this process. Programs of the same user can open this memory file.
-pub fn install() -> Result<PathBuf, CollectorError> {
-    in_folder().or_else(|error| in_memory().map_err(|_| error))
+/// Puts the library where the loader of a program finds it.
+///
+/// Without a folder, the library is a memory file of this process. Programs of the same user can
+/// open this memory file by /proc. A root without /proc (a container's image as it is) is left with
+/// a folder in `last`, removed at the end.
+pub fn install(last: Option<&Path>) -> Result<PathBuf, CollectorError> {
+    let in_last = || in_folder_of(&private_dir::open_in(last?).ok()?).ok();
+    let in_folder = private_dir::open().map_err(CollectorError::from).and_then(|folder| in_folder_of(&folder));
+    in_folder.or_else(|error| {
+        let elsewhere = in_memory().ok().or_else(in_last);
+        elsewhere.ok_or_else(|| CollectorError::NoPlace(Box::new(error)))
+    })
 }
 
 fn in_memory() -> io::Result<PathBuf> {
@@ -52,12 +63,13 @@ fn in_memory() -> io::Result<PathBuf> {
             IN_MEMORY.get_or_init(|| file)
         }
     };
-    Ok(PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd())))
+    let path = PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()));
+    File::open(&path).map(|_| path)
 }
 
-/// Puts the library into the private folder.
-fn in_folder() -> Result<PathBuf, CollectorError> {
-    let path = private_dir::open()?.join(FILE);
+/// Puts the library into a folder.
+fn in_folder_of(folder: &Path) -> Result<PathBuf, CollectorError> {
+    let path = folder.join(FILE);
     let is_there = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
     if !is_there || !is_library(&path).unwrap_or(false) {
         write_to(&path)?;

@@ -120,11 +120,12 @@ optional!(
     "__libc_single_threaded"
 );
 
-/// Whether no other thread runs: by the word of libc, or else of the kernel.
+/// Whether it is certain that no other thread runs: by libc's word, or else by the kernel's.
 fn has_one_thread() -> bool {
-    match single_threaded_address() {
-        0 => sys::thread_count() == Some(1),
-        // SAFETY: the address of libc's byte.
-        flag => unsafe { (flag as *const u8).read_volatile() != 0 },
+    let flag = single_threaded_address();
+    if flag == 0 {
+        return !process::is_sandboxed() && sys::thread_count() == Some(1);
     }
+    // SAFETY: the address of libc's byte, checked not to be 0.
+    unsafe { (flag as *const u8).read_volatile() != 0 }
 }

@@ -109,7 +109,7 @@ fn cxx_operators_count_as_in_valgrind() {
         return;
     }
     for flags in ["-O0", "-O2"] {
-        let program = victim::build("operators.cpp", &[flags]);
+        let program = victim::build("operators.cpp", &["-std=c++17", flags]);
         let (ours, said) = traced(Trace::of(&program).arg("valgrind"));
         assert_eq!(said("caught"), 50);
         let theirs = under_valgrind(valgrind().arg(&program).arg("valgrind"));
@@ -121,7 +121,7 @@ fn cxx_operators_count_as_in_valgrind() {
 /// throws inside.)
 #[test]
 fn a_failed_operator_new_counts_nothing() {
-    let program = victim::build("operators.cpp", &["-O2"]);
+    let program = victim::build("operators.cpp", &["-std=c++17", "-O2"]);
     let (all, said) = traced(Trace::of(&program));
     assert_eq!(said("caught"), 51);
     let (without, _) = traced(Trace::of(&program).arg("valgrind"));

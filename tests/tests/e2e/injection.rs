@@ -403,21 +403,16 @@ fn walls_around_a_process_do_not_matter() {
     }
     let program = victim::build("attached.c", &["-O1"]);
     let root = tempfile::TempDir::new().expect("a folder");
-    let put = |from: &str| {
-        let to = root.path().join(from.trim_start_matches('/'));
-        std::fs::create_dir_all(to.parent().expect("a folder")).expect("made");
-        std::fs::copy(from, to).expect("copied");
-    };
-    put("/lib64/ld-linux-x86-64.so.2");
-    put("/lib/x86_64-linux-gnu/libc.so.6");
-    std::fs::copy(&program, root.path().join("attached")).expect("copied");
-    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    victim::copy_with_libraries(&program, root.path());
+    let entries = || std::fs::read_dir(root.path()).expect("it is there").count();
+    let before = entries();
     let path = program.to_str().expect("text");
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let walls = [
         words(&format!("unshare --mount {path}")),
         words(&format!("unshare --user --map-root-user {path}")),
         words(&format!("unshare --pid --fork --mount-proc {path}")),
-        words(&format!("chroot {} /attached", root.path().display())),
+        words(&format!("chroot {} {path}", root.path().display())),
     ];
     for wall in walls {
         let mut victim = Stepped::start(Command::new(&wall[0]).args(&wall[1..]));
@@ -439,8 +434,7 @@ fn walls_around_a_process_do_not_matter() {
         assert_eq!((report.native().allocs, report.native().frees), (2, 2), "{wall:?}");
         assert_eq!(victim.finish(), 0, "{wall:?}");
     }
-    let left: Vec<_> = std::fs::read_dir(root.path()).expect("it is there").flatten().map(|e| e.file_name()).collect();
-    assert_eq!(left.len(), 3, "nothing is left behind: {left:?}");
+    assert_eq!(entries(), before, "nothing is left behind");
 }
 
 /// CPython's allocators are hooked under the interpreter's lock, while other threads hold the lock,

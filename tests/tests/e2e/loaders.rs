@@ -103,6 +103,11 @@ fn the_collector_asks_for_nothing_that_an_old_c_library_lacks() {
     names.sort_unstable();
     // Both glibc 2.17 and musl have all of these symbols.
     assert_eq!(names, ["__errno_location", "clock_gettime", "dl_iterate_phdr", "environ", "getauxval"]);
+    // Both know this kind of hash table, and only newer loaders know packed relocations.
+    let dynamic = stdout_of(Command::new("readelf").args(["-W", "-d"]).arg(&library));
+    assert!(dynamic.contains("(GNU_HASH)") && !dynamic.contains("RELR"), "{dynamic}");
+    let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert!(needed.len() == 1 && needed[0].ends_with("[libc.so.6]"), "{needed:?}");
 }
 
 /// Simulates a glibc before 2.34: libc lacks `dlsym`, `_dl_find_object` and other late symbols. The

@@ -15,6 +15,7 @@ mod attach;
 mod bad_input;
 mod blame;
 mod collector_faults;
+mod containers;
 mod contract;
 mod counts;
 mod documents;

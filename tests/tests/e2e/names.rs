@@ -6,7 +6,7 @@
 
 use crate::support::stepped::{Stepped, detach, ended};
 use crate::support::trace::{Trace, ctl_ok, read_snapshot};
-use crate::support::victim::{self, line_of};
+use crate::support::victim::{self, copy_with_libraries, line_of};
 use crate::support::{find_in_path, has, is_root, programs, skip, stdout_of, wait_for};
 use serde_json::Value;
 use std::fs;
@@ -322,18 +322,6 @@ fn assert_same(found: &Value, wanted: &Value, view: &[&str]) {
         assert_eq!(found, wanted, "{view:?}");
     }
     assert_eq!(found, wanted, "{view:?}");
-}
-
-/// Copies a program and its libraries to the same paths below `root`.
-fn copy_with_libraries(program: &Path, root: &Path) {
-    let listed = stdout_of(Command::new("ldd").arg(program));
-    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
-    for file in libraries.chain([program]) {
-        let copy = root.join(file.strip_prefix("/").expect("an absolute path"));
-        let (folder, name) = (copy.parent().expect("a folder"), copy.file_name().expect("a name"));
-        fs::create_dir_all(folder).expect("a folder");
-        copied(file, folder, name.to_str().expect("UTF-8"));
-    }
 }
 
 /// The C library of the chroot is found by its path, but nothing else of the program: neither the

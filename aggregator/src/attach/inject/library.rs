@@ -1,5 +1,6 @@
 //! Brings the collector's library into a process. The carrier is a memory file, which leaves no
-//! trace. In a process without /proc, the carrier is a file in the root of the process.
+//! trace. The loader of the process opens the file by its path in /proc. In a process without /proc
+//! the system call that opens the path is replaced by one that duplicates the descriptor.
 //!
 //! The library finds the words of a thread at a fixed distance from the thread pointer. musl has no
 //! such place in a running program, and tells the number of the library instead, if one relocation
@@ -7,21 +8,18 @@
 
 use super::loader::{Loader, Opener};
 use super::step::{self, Step};
-use super::thread::{Borrowed, CallError};
+use super::thread::{Borrowed, CallError, Handed};
 use super::{failed, map};
 use crate::process::library::LIBRARY;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, elf};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
 
 const MFD_CLOEXEC: u64 = 1;
 const MFD_EXEC: u64 = 0x10;
-/// Folders writable by programs on nearly every system.
-const FOLDERS: [&str; 4] = ["dev/shm", "tmp", "var/tmp", "."];
 
 /// Returns the offset of a function in the library.
 pub fn function(name: &str) -> Option<u64> {
@@ -37,16 +35,12 @@ pub fn functions() -> BTreeMap<String, u64> {
 
 /// Has the process load the library. Returns the address of the library.
 pub fn load(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<u64, CallError> {
-    match load_by_memory_file(thread, pid, loader)? {
-        Ok(()) => {}
-        Err(reason) => load_by_root(thread, pid, loader).ok_or(CallError::Failed { what: "dlopen", reason })??,
-    }
+    load_by_memory_file(thread, pid, loader)?;
     let base = map::collector_of(pid).map_err(CallError::Ptrace)?;
     base.ok_or_else(|| failed("dlopen", "the library is not there afterwards"))
 }
 
-/// Loads the library from a memory file. The inner error is the message of the loader.
-fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<Result<(), String>, CallError> {
+fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Result<(), CallError> {
     for fd in left_descriptors(pid) {
         thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
     }
@@ -58,12 +52,14 @@ fn load_by_memory_file(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> 
     step::pass(Step::Opened);
     let loaded = write_to_memory_file(pid, fd, loader).and_then(|()| {
         step::pass(Step::Written);
-        open(thread, loader, &format!("/proc/self/fd/{fd}"))
+        let path = format!("/proc/self/fd/{fd}");
+        match open(thread, loader, &path, None)? {
+            Ok(()) => Ok(()),
+            Err(_) => open(thread, loader, &path, Some(fd))?.map_err(|reason| failed("dlopen", &reason)),
+        }
     });
     let closed = thread.system_call("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
-    let loaded = loaded?;
-    closed?;
-    Ok(loaded)
+    loaded.and(closed.map(drop))
 }
 
 /// Lists the descriptors of memory files left by unfinished injections.
@@ -92,32 +88,22 @@ fn moved_out_of_the_way(thread: &mut Borrowed<'_>, fd: u64) -> Result<u64, CallE
     moved
 }
 
-/// Loads the library from a file in the root of the process. Returns none when no file can be
-/// written there.
-fn load_by_root(thread: &mut Borrowed<'_>, pid: u32, loader: &Loader) -> Option<Result<(), CallError>> {
-    let root = File::open(format!("/proc/{pid}/root")).ok()?;
-    let name = format!(".{LIBRARY_NAME}-{:016x}", crate::base::sys::random().ok()?);
-    let (path, mut file) = FOLDERS.iter().find_map(|folder| {
-        let path = format!("{folder}/{name}");
-        Some((path.clone(), create_below(&root, &path).ok()?))
-    })?;
-    let written = file
-        .write_all(&injected_library(loader.is_musl()))
-        .map_err(|error| failed("writing the library", &error.to_string()));
-    drop(file);
-    let loaded = written.and_then(|()| {
-        step::pass(Step::Written);
-        open(thread, loader, &format!("/{path}"))?.map_err(|reason| CallError::Failed { what: "dlopen", reason })
-    });
-    remove_below(&root, &path);
-    Some(loaded)
-}
-
-/// Calls `dlopen`. The inner error is the message of the loader.
-fn open(thread: &mut Borrowed<'_>, loader: &Loader, path: &str) -> Result<Result<(), String>, CallError> {
-    let path = thread.place(format!("{path}\0").as_bytes())?;
+/// Calls `dlopen`. With a descriptor, the path need not exist: the loader is handed a duplicate of
+/// the descriptor when it opens the path. The inner error is the message of the loader.
+fn open(
+    thread: &mut Borrowed<'_>,
+    loader: &Loader,
+    path: &str,
+    instead: Option<u64>,
+) -> Result<Result<(), String>, CallError> {
+    let placed = thread.place(format!("{path}\0").as_bytes())?;
     let Opener { function, mode, message } = loader.opener;
-    if thread.call("dlopen", function, [path, mode, 0])? != 0 {
+    let arguments = [placed, mode, 0];
+    let handle = match instead {
+        None => thread.call("dlopen", function, arguments)?,
+        Some(fd) => thread.call_with_file("dlopen", function, arguments, Handed { path, fd })?,
+    };
+    if handle != 0 {
         return Ok(Ok(()));
     }
     let Some(message) = message else { return Ok(Err("its loader gives no reason".to_owned())) };
@@ -130,40 +116,6 @@ fn write_to_memory_file(pid: u32, fd: u64, loader: &Loader) -> Result<(), CallEr
     let refused = |error: io::Error| CallError::Failed { what: "writing the library", reason: error.to_string() };
     let mut file = OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/{fd}")).map_err(refused)?;
     file.write_all(&injected_library(loader.is_musl())).map_err(refused)
-}
-
-/// Creates a file below a folder. The process may be hostile: a link made by the process cannot
-/// lead out of the folder.
-fn create_below(root: &File, path: &str) -> io::Result<File> {
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    // The process may run as another user, who must be able to read the file.
-    let fd = open_in_root(root, path, flags, 0o644)?;
-    // SAFETY: the descriptor was just opened and has no other owner.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-fn open_in_root(root: &File, path: &str, flags: libc::c_int, mode: u64) -> io::Result<libc::c_int> {
-    let path = std::ffi::CString::new(path)?;
-    // SAFETY: zeros are a valid open_how.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = u64::from(flags.unsigned_abs());
-    how.mode = mode;
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-    let bytes = size_of::<libc::open_how>();
-    // SAFETY: the path is a C string, `bytes` is the size of `how`, and both outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, bytes) };
-    crate::base::sys::check(i32::try_from(fd).map_err(io::Error::other)?)
-}
-
-fn remove_below(root: &File, path: &str) {
-    let Some((folder, name)) = path.rsplit_once('/') else { return };
-    let Ok(fd) = open_in_root(root, folder, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0) else { return };
-    // SAFETY: the descriptor was just opened and has no other owner.
-    let folder = unsafe { File::from_raw_fd(fd) };
-    if let Ok(name) = std::ffi::CString::new(name) {
-        // SAFETY: the name is a C string that outlives the call.
-        unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) };
-    }
 }
 
 /// Returns the library, marked as injected, for a process of glibc or of musl.

@@ -134,10 +134,8 @@ pub fn collector_of(pid: u32) -> io::Result<Option<u64>> {
 }
 
 fn collector(mappings: &[Mapping]) -> Option<u64> {
-    let by_memory = format!("/memfd:{LIBRARY_NAME} (deleted)");
-    let by_root = format!("/.{LIBRARY_NAME}-");
-    let is_ours = |path: &str| path == by_memory || path.contains(&by_root);
-    mappings.iter().find(|mapping| mapping.offset == 0 && is_ours(&mapping.path)).map(|mapping| mapping.start)
+    let ours = format!("/memfd:{LIBRARY_NAME} (deleted)");
+    mappings.iter().find(|mapping| mapping.offset == 0 && mapping.path == ours).map(|mapping| mapping.start)
 }
 
 /// Returns the object with this first mapping. Returns none for a file that is only mapped as data.

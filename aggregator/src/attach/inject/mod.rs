@@ -37,6 +37,7 @@ mod memory;
 mod point;
 mod ptrace;
 mod release;
+mod rights;
 mod seccomp;
 mod stack;
 mod step;
@@ -73,9 +74,9 @@ const TO_LOAD: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message says what each means")]
 pub enum InjectError {
-    #[error("cannot trace it by ptrace: {0}{hint}", hint = ptrace_hint(.0))]
+    #[error("cannot trace it by ptrace: {0}{hint}", hint = rights::hint(.0))]
     Ptrace(io::Error),
-    #[error("cannot read its memory: {0}{hint}", hint = ptrace_hint(.0))]
+    #[error("cannot read its memory: {0}{hint}", hint = rights::hint(.0))]
     Memory(io::Error),
     #[error("it has neither glibc 2.17 or newer nor musl, one of which the collector needs ({0})")]
     NoLibrary(&'static str),
@@ -103,22 +104,6 @@ pub enum InjectError {
     Ended,
     #[error("{0}")]
     Told(String),
-}
-
-fn ptrace_hint(error: &io::Error) -> String {
-    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    match (error.raw_os_error(), scope.trim()) {
-        (Some(libc::EPERM | libc::EACCES), "1" | "2") => {
-            "; kernel.yama.ptrace_scope allows it to root only: attach as root".to_owned()
-        }
-        (Some(libc::EPERM | libc::EACCES), "3") => {
-            "; kernel.yama.ptrace_scope=3 forbids it to everybody until reboot".to_owned()
-        }
-        (Some(libc::EPERM | libc::EACCES), _) => {
-            "; it may be another user's, or have changed its user: attach as root with CAP_SYS_PTRACE".to_owned()
-        }
-        _ => String::new(),
-    }
 }
 
 /// Result of an injection.

@@ -57,9 +57,12 @@ pub fn seize(tid: u32) -> io::Result<()> {
 }
 
 /// Makes a thread stop, or makes a stopped thread stop again before the thread next runs its own
-/// code.
+/// code. A thread that is ending is gone.
 pub fn interrupt(tid: u32) -> io::Result<()> {
-    request(libc::PTRACE_INTERRUPT, tid, 0, 0)
+    request(libc::PTRACE_INTERRUPT, tid, 0, 0).map_err(|error| match error.raw_os_error() {
+        Some(libc::EIO) => io::Error::from_raw_os_error(libc::ESRCH),
+        _ => error,
+    })
 }
 
 /// Lets a stopped thread run until its next stop, and delivers a signal.

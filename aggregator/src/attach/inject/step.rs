@@ -25,6 +25,8 @@ pub enum Step {
     Opened,
     /// The file contains the library.
     Written,
+    /// The thread is about to get the memory file in place of a path.
+    Handed,
     /// The library is loaded.
     Loaded,
     /// The collector has done its part.

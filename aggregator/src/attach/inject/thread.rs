@@ -92,6 +92,15 @@ impl From<io::Error> for CallError {
     }
 }
 
+/// A file handed to a called function that opens a path.
+#[derive(Clone, Copy)]
+pub struct Handed<'p> {
+    /// The path opened by the function.
+    pub path: &'p str,
+    /// Descriptor of the file. The function gets a duplicate.
+    pub fd: u64,
+}
+
 /// A stopped thread that makes calls for the aggregator.
 pub struct Borrowed<'a> {
     tid: u32,
@@ -219,6 +228,27 @@ impl<'a> Borrowed<'a> {
 
     /// Has the thread call a C function.
     pub fn call(&mut self, what: &'static str, function: u64, arguments: [u64; 3]) -> Result<u64, CallError> {
+        self.call_function(what, function, arguments, None)
+    }
+
+    /// Has the thread call a C function that opens a path, and hands the function another file.
+    pub fn call_with_file(
+        &mut self,
+        what: &'static str,
+        function: u64,
+        arguments: [u64; 3],
+        handed: Handed<'_>,
+    ) -> Result<u64, CallError> {
+        self.call_function(what, function, arguments, Some(handed))
+    }
+
+    fn call_function(
+        &mut self,
+        what: &'static str,
+        function: u64,
+        arguments: [u64; 3],
+        handed: Option<Handed<'_>>,
+    ) -> Result<u64, CallError> {
         // In order: the result, the mark of a finished call, the time to wait afterwards (two
         // words), and the arguments.
         let [first, second, third] = arguments;
@@ -237,18 +267,22 @@ impl<'a> Borrowed<'a> {
             ..self.original
         };
         ptrace::set_registers(self.tid, &registers)?;
-        self.run_freely(what, result + 8)?;
+        self.run_until(what, result + 8, handed)?;
         Ok(self.memory.word(result)?)
     }
 
-    /// Lets the thread run without stops at system calls until the mark of a finished call appears.
-    /// Stops the thread then.
-    fn run_freely(&mut self, what: &'static str, done_at: u64) -> Result<(), CallError> {
+    /// Lets the thread run until the mark of a finished call appears. Stops the thread then. Only
+    /// for a handed file the thread stops at system calls.
+    fn run_until(&mut self, what: &'static str, done_at: u64, handed: Option<Handed<'_>>) -> Result<(), CallError> {
         let begun = Instant::now();
+        let mut replaced = None;
         let mut signal = 0;
         let mut is_asked = false;
         loop {
-            ptrace::resume(self.tid, signal)?;
+            match handed {
+                Some(_) => ptrace::resume_to_system_call(self.tid, signal)?,
+                None => ptrace::resume(self.tid, signal)?,
+            }
             let stop = loop {
                 if let Some(stop) = ptrace::wait(self.tid, Duration::ZERO)? {
                     break stop;
@@ -265,9 +299,53 @@ impl<'a> Borrowed<'a> {
             };
             match stop {
                 Stop::Event { .. } if is_asked => return self.is_here(what),
+                // A stop at a system call takes the place of the stop asked for.
+                Stop::SystemCall if is_asked && !ptrace::enters_system_call(self.tid)? => return self.is_here(what),
+                Stop::SystemCall => {
+                    (signal, is_asked) = (0, false);
+                    replaced = match (replaced, handed) {
+                        (Some(before), _) => {
+                            self.put_arguments_back(&before)?;
+                            None
+                        }
+                        (None, Some(handed)) => self.replace_open(handed)?,
+                        (None, None) => None,
+                    };
+                }
                 stop => signal = self.pass(what, stop)?,
             }
         }
+    }
+
+    /// Replaces the system call about to be entered, if the call opens the path of the handed file.
+    /// Returns the registers before the change.
+    fn replace_open(&self, handed: Handed<'_>) -> Result<Option<Registers>, CallError> {
+        let before = ptrace::registers(self.tid)?;
+        let path = match before.orig_rax.cast_signed() {
+            libc::SYS_open => before.rdi,
+            libc::SYS_openat => before.rsi,
+            _ => return Ok(None),
+        };
+        if !ptrace::enters_system_call(self.tid)? || self.memory.text(path) != handed.path {
+            return Ok(None);
+        }
+        let duplicate = Registers {
+            orig_rax: libc::SYS_fcntl.cast_unsigned(),
+            rdi: handed.fd,
+            rsi: libc::F_DUPFD_CLOEXEC.unsigned_abs().into(),
+            rdx: handed.fd,
+            ..before
+        };
+        ptrace::set_registers(self.tid, &duplicate)?;
+        step::pass(Step::Handed);
+        Ok(Some(before))
+    }
+
+    /// Puts the arguments of a replaced system call back, when the call is left.
+    fn put_arguments_back(&self, before: &Registers) -> Result<(), CallError> {
+        let now = ptrace::registers(self.tid)?;
+        let back = Registers { rdi: before.rdi, rsi: before.rsi, rdx: before.rdx, ..now };
+        Ok(ptrace::set_registers(self.tid, &back)?)
     }
 
     fn at_system_call(&self, number: i64, arguments: [u64; 6], stack_pointer: u64) -> Registers {

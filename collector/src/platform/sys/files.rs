@@ -100,16 +100,16 @@ impl File {
     }
 }
 
-/// Returns the number of threads of the process; `None` where the kernel does not tell.
+/// Returns the number of threads of the process; `None` without /proc.
 pub fn thread_count() -> Option<u64> {
-    /// The links of a folder without folders in it.
-    const OWN_LINKS: u64 = 2;
+    const LINKS: usize = 2;
+    /// Links of a folder without threads in it.
+    const OF_FOLDER: u64 = 2;
     let folder = open(c"/proc/self/task")?;
     let mut stat = [0u64; 18];
-    let fd = folder.0.cast_unsigned() as usize;
     // SAFETY: the kernel writes a struct stat of 144 bytes.
-    unsafe { call(nr::FSTAT, [fd, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
-    stat[2].checked_sub(OWN_LINKS)
+    unsafe { call(nr::FSTAT, [folder.0.cast_unsigned() as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) }.ok()?;
+    stat[LINKS].checked_sub(OF_FOLDER)
 }
 
 /// Opens the file of a descriptor once more.
@@ -144,5 +144,30 @@ pub fn fill_from_file(path: &CStr, buffer: &mut [u8]) -> usize {
         let n = call(nr::READ, [fd, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]).unwrap_or(0);
         let _ = call(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
         n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_counted_by_the_kernel() {
+        const MORE: usize = 40;
+        let barrier = std::sync::Barrier::new(MORE + 1);
+        let before = thread_count().expect("there is /proc");
+        std::thread::scope(|scope| {
+            for _ in 0..MORE {
+                scope.spawn(|| {
+                    barrier.wait();
+                    barrier.wait();
+                });
+            }
+            barrier.wait();
+            let now = thread_count().expect("there is /proc");
+            // Threads of other tests come and go.
+            assert!(before < MORE as u64 && (MORE as u64..2 * MORE as u64).contains(&now), "{before}, then {now}");
+            barrier.wait();
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Victims: tiny programs in C, C++ and Rust under `tests/victims`, compiled when a test first
 //! needs them.
 
-use super::{has, programs};
+use super::{has, programs, stdout_of};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -94,4 +94,16 @@ pub fn stripped(program: &Path) -> PathBuf {
     let status = Command::new("strip").arg("-o").arg(&stripped).arg(program).status().expect("strip runs");
     assert!(status.success());
     stripped
+}
+
+/// Copies a program and its libraries to the same paths below `root`.
+pub fn copy_with_libraries(program: &Path, root: &Path) {
+    let listed = stdout_of(Command::new("ldd").arg(program));
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
+    for file in libraries.chain([program]) {
+        let copy = root.join(file.strip_prefix("/").expect("an absolute path"));
+        std::fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
+        // By another process: a program that this process has open for writing cannot be run.
+        stdout_of(Command::new("cp").arg(file).arg(copy));
+    }
 }
