@@ -122,9 +122,11 @@ static void newer_and_older(void) {
         free_aligned_sized(got(aligned_alloc(32, 64), 64), 32, 64);
         gone(64);
     }
-#if defined __GLIBC__ && !__GLIBC_PREREQ(2, 34)
+#ifdef __GLIBC__
+#if !__GLIBC_PREREQ(2, 34)
     // The first call of dlsym allocates the thread's place for messages.
     allocs++, bytes += 32, live_blocks++, live_bytes += 32;
+#endif
 #endif
     void (*cfree)(void *) = (void (*)(void *))dlsym(RTLD_DEFAULT, "cfree");
     if (cfree) {
