@@ -2,11 +2,15 @@
 //! the sums.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use heapline_aggregator::history::Recorder;
+use heapline_aggregator::history::gauges::Gauges;
+use heapline_aggregator::session::arena_map::ArenaMap;
 use heapline_aggregator::table::live::{Block, Live};
 use heapline_aggregator::table::order::{Mark, Order};
 use heapline_aggregator::table::{Ring, Table};
 use heapline_shared_format::event;
 use std::hint::black_box;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Number of words of a message from the drain.
@@ -160,6 +164,40 @@ fn table(c: &mut Criterion) {
     group.finish();
 }
 
+/// Ends of steps of the history, and events between them.
+fn history(c: &mut Criterion) {
+    let mut group = c.benchmark_group("history");
+    group.sample_size(10);
+    for stacks in [1_000, 100_000] {
+        let mut churn = Churn::new(200_000, 1, stacks, 0);
+        let map = Arc::new(ArenaMap::create(1 << 20).expect("an arena"));
+        let gauges = Gauges::new(map, Arc::new(OnceLock::new()));
+        let mut recorder = Recorder::begin(Duration::ZERO, 16 << 20, gauges, &mut churn.table);
+        let mut now = Duration::ZERO;
+        // Each stack changes twice, on average.
+        let pairs = stacks as usize;
+        group.bench_function(BenchmarkId::new("end of a step", format!("{stacks} stacks")), |b| {
+            b.iter_custom(|times| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..times {
+                    for (thread, words) in churn.messages(pairs, stacks) {
+                        churn.push(thread, words);
+                    }
+                    churn.advance();
+                    churn.order.spent().for_each(drop);
+                    now += Duration::from_secs(1);
+                    let begun = std::time::Instant::now();
+                    recorder.end_step(now, &mut churn.table);
+                    spent += begun.elapsed();
+                }
+                spent
+            });
+        });
+        eprintln!("{stacks} stacks: {} bytes of history for {} s", recorder.bytes(), now.as_secs());
+    }
+    group.finish();
+}
+
 fn live(c: &mut Criterion) {
     const EVENTS: usize = 100_000;
     let mut group = c.benchmark_group("live");
@@ -188,5 +226,5 @@ fn live(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, table, live);
+criterion_group!(benches, table, history, live);
 criterion_main!(benches);
