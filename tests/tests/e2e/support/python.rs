@@ -10,6 +10,8 @@ pub struct Python {
     pub program: PathBuf,
     /// Minor version: 11 for Python 3.11.
     pub minor: u32,
+    /// Whether the threads of the interpreter run without a lock.
+    pub is_free_threaded: bool,
 }
 
 impl Python {
@@ -73,16 +75,17 @@ pub fn pythons() -> Vec<Python> {
     let mut pythons: BTreeMap<(u32, PathBuf), Python> = BTreeMap::new();
     for program in programs {
         // A pyenv shim fails if the shim's version is not selected.
-        let asked =
-            Command::new(&program).args(["-c", "import sys; print(sys.version_info[1], sys.executable)"]).output();
+        let asked = Command::new(&program)
+            .args(["-c", "import sys; print(sys.version_info[1], 'free' in sys.version, sys.executable)"])
+            .output();
         let Ok(output) = asked else { continue };
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let Some((minor, path)) = said.trim().split_once(' ') else { continue };
-        let minor: u32 = minor.parse().expect("a number");
+        let [minor, is_free, path] = said.trim().splitn(3, ' ').collect::<Vec<_>>()[..] else { continue };
+        let (minor, is_free_threaded): (u32, bool) = (minor.parse().expect("a number"), is_free == "True");
         let Some(program) = PathBuf::from(path).canonicalize().ok().filter(|_| MINORS.contains(&minor)) else {
             continue;
         };
-        pythons.insert((minor, program.clone()), Python { program, minor });
+        pythons.insert((minor, program.clone()), Python { program, minor, is_free_threaded });
     }
     if pythons.is_empty() {
         skip("no CPython 3.9 to 3.15 is installed");
