@@ -114,6 +114,23 @@ def test_a_forked_child_is_not_traced():
     assert heapline.is_tracing()
 
 
+def test_the_socket_of_a_killed_aggregator_is_no_trace():
+    """A process may have the number of a process whose aggregator was killed."""
+    script = """
+import os, socket, heapline
+folder = f"/tmp/heapline-{os.geteuid()}"
+os.makedirs(folder, mode=0o700, exist_ok=True)
+left = f"{folder}/{os.getpid()}.sock"
+socket.socket(socket.AF_UNIX).bind(left)
+assert not heapline.is_tracing() and heapline.get_traced_memory() == (0, 0)
+heapline.start()
+assert heapline.is_tracing() and heapline.get_traced_memory()[1] > 0
+heapline.stop()
+assert not heapline.is_tracing()
+"""
+    python("-c", script)
+
+
 def test_tracker(tmp_path):
     with heapline.Tracker(tmp_path / "out.snap.zst", nframe=3):
         assert heapline.is_tracing()

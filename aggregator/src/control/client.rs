@@ -73,6 +73,11 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
     }
 }
 
+/// Whether an aggregator answers for process `pid` now.
+pub fn is_answered(pid: u32) -> bool {
+    connect_now(pid).is_ok()
+}
+
 pub(super) fn encoded(value: &impl serde::Serialize) -> Result<String, ControlError> {
     serde_json::to_string(value).map_err(|error| ControlError::Garbled(error.to_string()))
 }

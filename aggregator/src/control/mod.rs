@@ -6,7 +6,7 @@ mod places;
 mod protocol;
 mod server;
 
-pub use client::{Ask, ask, shown};
+pub use client::{Ask, ask, is_answered, shown};
 pub use list::list;
 pub use protocol::{Change, Request};
 pub use server::{Server, answer_apart, bind, serve};

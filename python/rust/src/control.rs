@@ -51,6 +51,12 @@ pub fn figures(py: Python<'_>, pid: u32) -> PyResult<(u32, Vec<Figures>)> {
     Ok((stats.snapshot.nframe, stats.domains.into_iter().map(row).collect()))
 }
 
+/// Whether an aggregator answers for process `pid` now.
+#[pyfunction]
+pub fn is_answered(py: Python<'_>, pid: u32) -> bool {
+    py.detach(|| control::is_answered(pid))
+}
+
 /// Asks the aggregator of process `pid` for an action: "snapshot" (to `output`), "mark" (with
 /// `text`), "reset-peak", "clear-traces" or "detach".
 ///

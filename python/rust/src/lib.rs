@@ -23,7 +23,7 @@ use pyo3::prelude::*;
 #[pyo3(name = "_native")]
 mod native {
     #[pymodule_export]
-    use crate::control::{allow_tracing_by, ask, figures};
+    use crate::control::{allow_tracing_by, ask, figures, is_answered};
     #[pymodule_export]
     use crate::rows::{Statistics, Traces};
     #[pymodule_export]

@@ -226,11 +226,20 @@ def _traced() -> Optional[_Session]:
     session = _own()
     if session is not None and session.aggregator is not None and session.aggregator.poll() is None:
         return session
-    if os.path.exists(f"/tmp/heapline-{os.geteuid()}/{os.getpid()}.sock"):
+    if _is_answered():
         _session = _Session(None)
         return _session
     _session = None
     return None
+
+
+def _is_answered() -> bool:
+    """Whether an aggregator answers for this process. A socket alone says nothing: that of a killed aggregator stays."""
+    try:
+        from heapline import _native
+    except ImportError:
+        return False
+    return _native.is_answered(os.getpid())
 
 
 def _figures() -> tuple[int, list[tuple[str, int, int, int, int, int, int]]]:
