@@ -114,7 +114,7 @@ def test_a_forked_child_is_not_traced():
     assert heapline.is_tracing()
 
 
-def test_the_socket_of_a_killed_aggregator_is_no_trace():
+def test_the_socket_of_a_killed_aggregator_is_no_trace(tmp_path):
     """A process may have the number of a process whose aggregator was killed."""
     script = """
 import os, socket, heapline
@@ -128,7 +128,7 @@ assert heapline.is_tracing() and heapline.get_traced_memory()[1] > 0
 heapline.stop()
 assert not heapline.is_tracing()
 """
-    python("-c", script)
+    python("-c", script, cwd=tmp_path)
 
 
 def test_tracker(tmp_path):
