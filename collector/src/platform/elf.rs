@@ -2,7 +2,7 @@
 //!
 //! `_dl_find_object` is glibc's lock-free lookup for unwinders. Unlike `dl_iterate_phdr`, the
 //! function may be called inside `malloc` while another thread is in `dlopen` with the loader's
-//! lock. Where the C library lacks the function, the table of [`link_maps`] answers.
+//! lock. Where the C library lacks the function, the table of `link_maps` answers.
 
 use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader};
 use crate::platform::link_maps::{self, LinkMap};

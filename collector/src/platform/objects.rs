@@ -7,7 +7,7 @@
 //! musl's `dl_iterate_phdr` holds no lock while it calls back, but reports only objects that are
 //! there for ever: nothing is unloaded, and an object of a `dlopen` in progress is not reported. So
 //! the number of reported objects bounds the lists, and threads take turns by a word of the
-//! collector ([`Turn`]).
+//! collector (`Turn`).
 
 use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, ProgramHeader};
 use crate::platform::elf::{Loaded, Namespace};

@@ -10,7 +10,7 @@
 //! 4. up to the end: the slope of the last third is no small part of the whole slope. A cache that
 //!    has reached its bound grows no more.
 //!
-//! A trend counts if the test of Mann and Kendall calls it sure to [`LEAST_SURE`], and if the group
+//! A trend counts if the test of Mann and Kendall calls it sure to `LEAST_SURE`, and if the group
 //! has grown by more than a small part of itself.
 
 use crate::query::statistics::Key;
