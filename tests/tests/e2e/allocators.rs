@@ -85,7 +85,7 @@ fn functions_that_only_one_allocator_has_are_seen() {
             report.assert_exact();
             let ever = outcome.report(&["--at", "total", "--filter", "*/owndoors.c"]);
             assert!(ever.total.count > 100, "{library}: {} blocks", ever.total.count);
-            // With an interval of 1 byte each block is a sample.
+            // With an interval of 1 byte each block of the victim is a sample.
             let sampled = Trace::of(&program).option("--sample").option("1").run().expect_code(0);
             assert_eq!(live_count(&sampled), live_count(&outcome), "{library} {binding}: sampled");
         }

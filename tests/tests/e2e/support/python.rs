@@ -25,6 +25,12 @@ impl Python {
         length + if self.minor >= 15 { 97 } else { 57 }
     }
 
+    /// Bytes of a `bytes` of some length. Without the interpreter's lock an object has two more
+    /// words.
+    pub fn bytes(&self, length: u64) -> u64 {
+        length + if self.is_free_threaded { 49 } else { 33 }
+    }
+
     /// Path of the shared library, and the folder where the library finds Python modules. `None` if
     /// the interpreter has no shared library.
     pub fn library(&self) -> Option<(PathBuf, PathBuf)> {
