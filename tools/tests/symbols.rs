@@ -196,8 +196,9 @@ fn a_stripped_file_has_the_names_of_its_dynamic_symbols() {
         |locations: &Vec<Location>| *locations == [Location { function: Some("outer".to_string()), line: None }];
     // malloc is called once by a tail call, which is a jump, and once by a call.
     assert_eq!(found.iter().filter(|locations| in_outer(locations)).count(), 1, "{found:?}");
+    // The rare call is in a part of main that the compiler has put elsewhere.
     let main = found.iter().flatten().filter(|location| location.function.as_deref() == Some("main"));
-    assert_eq!(main.count(), 1);
+    assert_eq!(main.count(), 2, "{found:?}");
 }
 
 #[test]

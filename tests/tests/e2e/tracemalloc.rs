@@ -152,21 +152,27 @@ fn objects_made_for_an_answer_leave_no_block_to_the_program() {
 
 #[test]
 fn the_documentations_examples_run_as_they_are_written() {
+    let run = |command: &mut Command| stdout_of(command.current_dir(tempfile::tempdir().expect("a folder").keep()));
+    // The sums and the biggest lines are equal to the byte. Other memory kept by the interpreter
+    // depends on addresses.
+    let told = |text: &str| -> Vec<String> {
+        let is_told = |line: &&str| line.contains("_size=") || line.contains("examples.py");
+        text.lines().filter(is_told).map(str::to_owned).collect()
+    };
     for python in pythons() {
-        let run = |command: &mut Command| stdout_of(command.current_dir(tempfile::tempdir().expect("a folder").keep()));
-        let theirs = run(Command::new(&python.program).arg(source("python/examples.py")));
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut command = Command::new(&programs().aggregator);
-        command.args(["run", "-o"]).arg(folder.path().join("s.snap")).arg("--").arg(&python.program);
-        let ours = run(command.arg(source("python/examples.py")));
-        // The sums and the biggest lines are equal to the byte. Other memory kept by the
-        // interpreter depends on addresses.
-        let told = |text: &str| -> Vec<String> {
-            let is_told = |line: &&str| line.contains("_size=") || line.contains("examples.py");
-            text.lines().filter(is_told).map(str::to_owned).collect()
-        };
-        assert_eq!(told(&ours), told(&theirs), "{ours}");
-        assert!(told(&ours).len() == 5 && ours.contains("[ Top 1 difference ]"), "{ours}");
+        // A few runs of the interpreter keep some bytes more, most often on a busy machine.
+        let differences = (0..3).map_while(|_| {
+            let theirs = told(&run(Command::new(&python.program).arg(source("python/examples.py"))));
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut command = Command::new(&programs().aggregator);
+            command.args(["run", "-o"]).arg(folder.path().join("s.snap")).arg("--").arg(&python.program);
+            let ours = run(command.arg(source("python/examples.py")));
+            assert!(told(&ours).len() == 5 && ours.contains("[ Top 1 difference ]"), "{ours}");
+            let ours = told(&ours);
+            (ours != theirs).then_some((ours, theirs))
+        });
+        let differences: Vec<_> = differences.collect();
+        assert!(differences.len() < 3, "{}: {differences:#?}", python.program.display());
     }
 }
 

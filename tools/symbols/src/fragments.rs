@@ -9,7 +9,7 @@
 //!    not: the function has saved registers before.
 //!
 //! A part that is jumped to before any register was saved is not told from a function, and stays
-//! without a name.
+//! without a name. The linker describes its tables of jumps like parts, in sections of their own.
 
 use gimli::{BaseAddresses, CfaRule, CieOrFde, EhFrame, NativeEndian, UnwindContext, UnwindSection, X86_64};
 use object::{Object, ObjectSection};
@@ -31,6 +31,12 @@ pub fn of<'a>(file: &[u8], symbols: &BTreeMap<u64, &'a str>) -> Vec<Fragment<'a>
 
 fn found<'a>(file: &[u8], symbols: &BTreeMap<u64, &'a str>) -> Option<Vec<Fragment<'a>>> {
     let file = object::File::parse(file).ok()?;
+    let of_functions = |section: &object::Section<'_, '_>| section.name().is_ok_and(|name| name.starts_with(".text"));
+    let texts: Vec<_> = file
+        .sections()
+        .filter(of_functions)
+        .map(|section| section.address()..section.address() + section.size())
+        .collect();
     let section = file.section_by_name(".eh_frame")?;
     let content = section.uncompressed_data().ok()?;
     let frames = EhFrame::new(&content, NativeEndian);
@@ -51,7 +57,9 @@ fn found<'a>(file: &[u8], symbols: &BTreeMap<u64, &'a str>) -> Option<Vec<Fragme
         let named = symbols.get(&address).copied();
         if is_whole || named.is_some() {
             function = named;
-        } else if let Some(function) = function {
+        } else if let Some(function) = function
+            && texts.iter().any(|text| text.contains(&address))
+        {
             fragments.push(Fragment { address, size, function });
         }
     }
