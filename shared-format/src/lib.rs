@@ -9,7 +9,8 @@
 //! - [`inject`]: calls between the aggregator and a collector injected into a running process.
 //! - [`event`]: the records in a ring. Parts of records: [`code`] describes a Python code object,
 //!   [`query`] a question of the target, [`mapping`] a change of the address space.
-//! - [`loader`]: the command line of glibc's loader, for a program started through the loader.
+//! - [`loader`]: the known loaders, and the command line of a program started through a loader.
+//! - [`epilogue`]: the way from a frame to its caller, read from the machine code.
 //! - [`tree`]: the message with which a child process reports to the aggregator.
 //! - `snapshot` (feature `snapshot`): the file read by `report`.
 //!

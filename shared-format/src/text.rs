@@ -1,4 +1,4 @@
-//! Text for people: sizes, and names from a process that may be hostile.
+//! Text for people: sizes, dates, and names from a process that may be hostile.
 
 use std::borrow::Cow;
 
@@ -52,6 +52,19 @@ fn is_command(c: char) -> bool {
     let is_direction =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || is_separator || is_direction
+}
+
+/// Returns the year, month and day of a day since 1970 (Howard Hinnant's civil_from_days, for years
+/// from 1970 on).
+pub fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Text for people: times, and words for a shell.
 
+use heapline_shared_format::text::civil;
 use std::time::{Duration, SystemTime};
 
 /// Formats a time as RFC 3339 in UTC with milliseconds.
@@ -9,19 +10,6 @@ pub fn rfc3339(time: SystemTime) -> String {
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
-}
-
-/// Returns the year, month and day of a day since 1970 (Howard Hinnant's civil_from_days, for years
-/// from 1970 on).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// Quotes a text as one word for a shell.

@@ -13,7 +13,7 @@
 
 use heapline_shared_format::snapshot::History;
 use heapline_shared_format::snapshot::history::USER_MARK;
-use heapline_shared_format::text::printable;
+use heapline_shared_format::text::{civil, printable};
 use std::str::FromStr;
 
 const SECOND: u64 = 1000;
@@ -191,18 +191,6 @@ fn days_of(year: u64, month: u64, day: u64) -> u64 {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * 146_097 + day_of_era - 719_468
-}
-
-/// Returns the year, month and day of a day since 1970 (Howard Hinnant's civil_from_days).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// Formats milliseconds since 1970 in a time zone, as RFC 3339; with milliseconds where they are
