@@ -279,7 +279,7 @@ fn a_domain_stands_in_its_own_section_only() {
     // A count, and the first column of a row: 2^32 + `added`, as LEB128.
     let row = |added: u8| [[1, 0x80 | added, 0x80, 0x80, 0x80, 0x10].as_slice(), &[0; 6]].concat();
     let error = read_error(&with_payload("DOMS", &row(2)));
-    assert!(error.to_string().contains("row 0 names an unknown domain"), "{error}");
+    assert!(error.to_string().contains("row 0 names a domain of other tables"), "{error}");
     let content = decompressed(&to_file(&sample()));
     let (end, native) = (start_of(&content, "END "), [row(0), vec![0, 0]].concat());
     let strayed = [&content[..end], &section(b"RSVD", 1, &native), &section(b"END ", 1, &[10])].concat();
