@@ -1,7 +1,7 @@
 //! The functions offered to the program: marks, pools of its own, pauses (`api/heapline.h`).
 //!
 //! An object with calls of the functions has a word, null at first, and a note that names the word.
-//! The collector stores the address of [`FUNCTIONS`] in the words of all objects: of the objects
+//! The collector stores the address of `FUNCTIONS` in the words of all objects: of the objects
 //! loaded at the start or at the attach, and of later objects when the program calls the loader
 //! next ([`crate::attach::late`]). A detach makes the words null again.
 //!
