@@ -93,8 +93,8 @@ enum Effect {
 
 /// Returns the way from the code at `code[at]` to the caller. `code` is the whole code around the
 /// address. `remainder` is the distance from the stack pointer to the return address, modulo 16: 8
-/// at the return address of a call. `never` has the offsets of the functions of [`NEVER`]. `None`
-/// where the code is not understood.
+/// at the return address of a call. `never` has the offsets of the functions of
+/// [`way::NEVER`](crate::arch::way::NEVER). `None` where the code is not understood.
 pub fn way(code: &[u8], at: usize, remainder: i32, never: &[usize]) -> Option<Way> {
     let rsp = Some(Place { base: Base::StackPointer, distance: 0 });
     let first = State { at, rsp, rbp: Rbp::Same, pushed: None };
