@@ -1,7 +1,6 @@
 //! The command line: the typed arguments, and their meaning.
 
 use crate::attach::AttachConfig;
-use crate::base::text::shell_word;
 use crate::control::{Ask, Change};
 use crate::history::DEFAULT_MEMORY;
 use crate::launch::RunConfig;
@@ -10,6 +9,7 @@ use crate::process::elf;
 use crate::session::Sampling;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use heapline_shared_format::text::shell_word;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;

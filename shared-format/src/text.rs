@@ -1,4 +1,4 @@
-//! Text for people: sizes, dates, and names from a process that may be hostile.
+//! Text for people: sizes, dates, words for a shell, and names from a process that may be hostile.
 
 use std::borrow::Cow;
 
@@ -54,6 +54,15 @@ fn is_command(c: char) -> bool {
     c.is_control() || is_separator || is_direction
 }
 
+/// Quotes a text as one word for a shell.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Returns the year, month and day of a day since 1970 (Howard Hinnant's civil_from_days, for years
 /// from 1970 on).
 pub fn civil(days: u64) -> (u64, u64, u64) {
@@ -105,5 +114,11 @@ mod tests {
         assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}m"), "a\\u{1b}[2Jb\\n\\u{9b}m");
         assert_eq!(printable("a\u{202e}b\u{2066}\u{2028}"), "a\\u{202e}b\\u{2066}\\u{2028}");
         assert_eq!(printable("plain ünïcode"), "plain ünïcode");
+    }
+
+    #[test]
+    fn a_shell_reads_the_word_as_it_is() {
+        assert_eq!(shell_word("/tmp/a-b.snap.zst"), "/tmp/a-b.snap.zst");
+        assert_eq!(shell_word("it's $HOME"), r"'it'\''s $HOME'");
     }
 }

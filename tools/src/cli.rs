@@ -10,15 +10,18 @@ use crate::query::report::Request;
 use crate::query::statistics::By;
 use crate::symbols::DEBUG_DIR;
 use clap::builder::PossibleValue;
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use heapline_shared_format::snapshot::Domain;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 const DEFAULT_LIMIT: usize = 10;
 
 const EXAMPLES: &str = "\
 Examples:
-  report app.snap.zst                      memory live at the end, by line
+  report app.snap.zst                      what it is of, its peak, and when
+  report app.snap.zst --by lineno          memory live at the end, by line
   report app.snap.zst --at peak --source   memory live at the peak, with source
   report app.snap.zst --by traceback       the calls that led to the memory
   report app.snap.zst --at total --by function
@@ -34,10 +37,19 @@ Examples:
                                            a flame graph for a browser
   report --tree app                        all processes of a run";
 
+/// Words of the command line that choose nothing of what a report shows: an overview stays an
+/// overview. The first word is the group of all arguments.
+const NEUTRAL: [&str; 6] = ["Arguments", "snapshot", "output", "debug_dir", "debuginfod", "no_config"];
+
 /// Statistics of a Heapline snapshot: who holds the memory, who held it at the peak, what changed
+///
+/// Without an option that chooses something, a report is an overview for a screen of 80 x 24.
 #[derive(Debug, Parser)]
 #[command(name = "report", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Arguments {
+    /// Whether nothing was chosen, so that an overview is wanted.
+    #[arg(skip)]
+    is_plain: bool,
     /// Snapshot that the aggregator wrote
     #[arg(value_name = "SNAP", required_unless_present = "tree", conflicts_with = "tree")]
     snapshot: Option<PathBuf>,
@@ -174,6 +186,8 @@ pub struct Config {
     pub past: Option<WantedPast>,
     /// Whether the user's settings count.
     pub settings: bool,
+    /// Whether an overview is wanted, in place of the request's rows.
+    pub is_overview: bool,
     /// Output format.
     pub format: Format,
     /// Whether source lines are shown.
@@ -189,6 +203,18 @@ pub struct Config {
 }
 
 impl Arguments {
+    /// Parses the words of a command line, the program's name first.
+    ///
+    /// # Errors
+    ///
+    /// Fails with clap's error, which may be a request for help.
+    pub fn of<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Arguments, clap::Error> {
+        let matches = Arguments::command().try_get_matches_from(words)?;
+        let mut typed = matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine));
+        let is_plain = typed.all(|id| NEUTRAL.contains(&id.as_str()));
+        Ok(Arguments { is_plain, ..Arguments::from_arg_matches(&matches)? })
+    }
+
     /// Checks and combines the arguments.
     ///
     /// # Errors
@@ -223,6 +249,7 @@ impl Arguments {
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
+        let is_overview = self.is_plain;
         let Arguments { snapshot, tree, diff: old, format, source, verbose: is_verbose, output, debuginfod, .. } = self;
         let is_tree = tree.is_some();
         // clap makes sure that either of the two is given.
@@ -235,6 +262,7 @@ impl Arguments {
             request,
             past,
             settings,
+            is_overview,
             format,
             source,
             is_verbose,
@@ -352,11 +380,11 @@ pub fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Arguments, one_line};
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
 
     fn config(arguments: &[&str]) -> Result<super::Config, String> {
         let arguments = ["report", "a.snap.zst"].iter().chain(arguments);
-        Arguments::try_parse_from(arguments).map_err(|error| one_line(&error))?.into_config()
+        Arguments::of(arguments).map_err(|error| one_line(&error))?.into_config()
     }
 
     #[test]
@@ -408,10 +436,10 @@ mod tests {
             assert!(error.contains(reason), "{arguments:?}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
-        let tree = Arguments::try_parse_from(["report", "--tree", "d", "--diff", "e"]).expect("two trees");
+        let tree = Arguments::of(["report", "--tree", "d", "--diff", "e"]).expect("two trees");
         let tree = tree.into_config().expect("compared");
         assert!(tree.is_tree && tree.snapshot.ends_with("d") && tree.old.is_some_and(|old| old.ends_with("e")));
-        let nothing = Arguments::try_parse_from(["report"]).expect_err("a snapshot is needed");
+        let nothing = Arguments::of(["report"]).expect_err("a snapshot is needed");
         assert!(one_line(&nothing).contains("<SNAP>"), "{}", one_line(&nothing));
     }
 
@@ -422,17 +450,41 @@ mod tests {
         let mut count = 0;
         for command in commands {
             let arguments = command.split(' ').map(|word| word.trim_matches('\''));
-            let arguments = Arguments::try_parse_from(arguments).unwrap_or_else(|error| panic!("{command}: {error}"));
+            let arguments = Arguments::of(arguments).unwrap_or_else(|error| panic!("{command}: {error}"));
             arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 13);
         assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
+    }
+
+    #[test]
+    fn whatever_chooses_something_is_no_overview() {
+        let is_overview = |arguments: &[&str]| config(arguments).expect("accepted").is_overview;
+        for chosen in [
+            &["--at", "live"][..],
+            &["--by", "lineno"],
+            &["--limit", "10"],
+            &["--format", "text"],
+            &["--source"],
+            &["-v"],
+            &["--blame", "own"],
+            &["--skip", "a"],
+            &["--frames", "mixed"],
+            &["--diff", "b"],
+        ] {
+            assert!(!is_overview(chosen), "{chosen:?}");
+        }
+        for neutral in [&["-o", "file"][..], &["--debug-dir", "d"], &["--debuginfod"], &["--no-config"]] {
+            assert!(is_overview(neutral), "{neutral:?}");
+        }
+        assert!(!Arguments::of(["report", "--tree", "d"]).expect("a tree").into_config().expect("one").is_overview);
     }
 
     #[test]
     fn defaults_are_those_of_the_contract() {
         let config = config(&[]).unwrap();
+        assert!(config.is_overview);
         assert_eq!(config.request.by.name(), "lineno");
         assert_eq!(config.request.at.name(), "live");
         assert_eq!(config.request.limit, 10);

@@ -156,7 +156,8 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
         command.arg(scene.path()).args(arguments).envs(variables.iter().copied()).env_remove("HOME");
         stdout(&command.output().unwrap())
     };
-    let forced = piped(&[("CLICOLOR_FORCE", "1")], &[]);
+    assert!(is_coloured(&piped(&[("CLICOLOR_FORCE", "1")], &[])));
+    let forced = piped(&[("CLICOLOR_FORCE", "1")], &["--by", "lineno"]);
     assert!(is_coloured(&forced));
     assert!(!is_coloured(&piped(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], &[])));
     assert!(!is_coloured(&piped(&[("CLICOLOR_FORCE", "1")], &["--format", "json"])));

@@ -10,11 +10,13 @@ use heapline_tools::input::time::Time;
 use heapline_tools::input::tree::Subject;
 use heapline_tools::query::blame::Blame;
 use heapline_tools::query::filter::Filters;
+use heapline_tools::query::overview::Overview;
 use heapline_tools::query::report::{Report, Request};
 use heapline_tools::query::statistics::By;
 use heapline_tools::render::text::Layout;
 use heapline_tools::render::{csv, json, text};
 use heapline_tools::symbols::Symbolizer;
+use std::path::Path;
 use unicode_width::UnicodeWidthStr;
 
 /// Reads the bytes as a snapshot file. Writing and reading an accepted snapshot gives an equal
@@ -89,6 +91,36 @@ fn past(subject: &Subject, request: Request) {
     serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
 }
 
+/// Makes the overview of a process, of any width.
+fn first_look(subject: &Subject) {
+    let plan = Overview::of(subject);
+    let request = Request {
+        by: By::Lineno,
+        at: At::Live,
+        domain: None,
+        cumulative: false,
+        filters: Filters::default(),
+        blame: None,
+        skip: Vec::new(),
+        frames: Frames::Mixed,
+        raw_frames: false,
+        inverted: false,
+        start_code: false,
+        limit: 10,
+    };
+    let parts = plan.parts(&request, subject, &mut Symbolizer::new(Vec::new(), None)).expect("it is by line");
+    for layout in LAYOUTS {
+        let mut out = Vec::new();
+        let path = Path::new("a.snap.zst");
+        text::overview(&parts, path, layout, &mut out).expect("a vector takes everything");
+        let shown = String::from_utf8(out).expect("reports are text");
+        assert_harmless(&shown);
+        let width = layout.width.unwrap_or(80);
+        let wide = shown.lines().find(|line| line.width() > width && !line.starts_with("report "));
+        assert_eq!(wide, None, "wider than {width}");
+    }
+}
+
 /// Looks of a text: for scripts, for terminals of several widths, and with everything.
 const LAYOUTS: [Layout; 5] = [
     layout(None, false),
@@ -112,6 +144,7 @@ pub fn report(bytes: &[u8]) {
     snapshot.modules.iter_mut().for_each(|module| module.path.insert(0, '?'));
     let tree = Subject::tree(vec![snapshot.clone(), snapshot.clone()]);
     let subject = Subject::process(snapshot);
+    first_look(&subject);
     let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread];
     for by in all {
         let at = if by.is_of_live_blocks() { At::Live } else { [At::Live, At::Peak, At::Total][bytes.len() % 3] };

@@ -10,7 +10,6 @@
 //! | 2 | wrong usage |
 
 use anyhow::Error;
-use clap::Parser;
 use heapline_shared_format::text::{counted, printable, size};
 use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
@@ -21,6 +20,7 @@ use heapline_tools::input::moment::{At, totals};
 use heapline_tools::input::past::{NoPast, Past};
 use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
+use heapline_tools::query::overview::Overview;
 use heapline_tools::query::report::Report;
 use heapline_tools::render::text::{Layout, blocks_of};
 use heapline_tools::render::{Sources, csv, json, text};
@@ -42,7 +42,7 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::of(std::env::args_os()) {
         Ok(arguments) => Ok(arguments),
         Err(help) if !help.use_stderr() => {
             // If even the help cannot be printed, no message can be.
@@ -87,7 +87,14 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     if let Some(client) = client {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
+    let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
+    if config.is_overview {
+        let overview = Overview::of(&subject);
+        let parts = overview.parts(&config.request, &subject, &mut symbolizer)?;
+        output.write(|out| text::overview(&parts, &config.snapshot, layout, out))?;
+        return Ok(notes(&parts.main, config.format));
+    }
     let is_of_leaks = config.past == Some(WantedPast::Leaks);
     let history = if is_of_leaks { subject.first().history.clone() } else { None };
     if let Some(wanted) = config.past {
@@ -101,7 +108,6 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     report.since = since;
     history.iter().for_each(|history| report.keep_growing(history));
     let mut sources = config.source.then(Sources::default);
-    let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), layout, out),
         Format::Json => json::write(&report, sources.as_mut(), out),

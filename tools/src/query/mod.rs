@@ -5,6 +5,7 @@ pub mod diff;
 pub mod estimate;
 pub mod filter;
 pub mod growth;
+pub mod overview;
 pub mod report;
 pub mod statistics;
 pub mod threads;

@@ -8,11 +8,14 @@
 //! | --- | --- |
 //! | a terminal | aligned columns of one unit, with names that fit (`screen`) |
 //! | a file or a pipe | a stable form for scripts, with whole names (`rows`) |
+//!
+//! A report without a choice is an `overview` of a screen, wherever it goes.
 
 mod concerns;
 mod fit;
 mod head;
 mod layout;
+mod overview;
 mod processes;
 mod rows;
 mod screen;
@@ -24,6 +27,7 @@ mod words;
 pub use concerns::concerns;
 pub use head::subject;
 pub use layout::Layout;
+pub use overview::overview;
 pub use words::blocks_of;
 
 use super::source::Sources;
