@@ -6,8 +6,10 @@ use crate::input::moment::{At, Moment};
 use crate::input::time::Time;
 use crate::query::blame::Blame;
 use crate::query::filter::{Filters, Pattern};
+use crate::query::focus::Focus;
 use crate::query::report::Request;
 use crate::query::statistics::By;
+use crate::query::template::Template;
 use crate::symbols::DEBUG_DIR;
 use clap::builder::PossibleValue;
 use clap::parser::ValueSource;
@@ -15,8 +17,6 @@ use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use heapline_shared_format::snapshot::Domain;
 use std::ffi::OsString;
 use std::path::PathBuf;
-
-const DEFAULT_LIMIT: usize = 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,6 +79,9 @@ pub struct Arguments {
     /// Show what grows: a trend in the second half of the history, whatever the load
     #[arg(long, conflicts_with_all = ["at", "since", "diff", "tree", "cumulative"])]
     leaks: bool,
+    /// With --leaks: leave out known leaks, by lines of leak:PATTERN as in LeakSanitizer's files
+    #[arg(long, value_name = "FILE", requires = "leaks")]
+    suppressions: Option<PathBuf>,
     /// Count a block for every frame of its traceback, not only for the blamed frame
     #[arg(long)]
     cumulative: bool,
@@ -91,6 +94,17 @@ pub struct Arguments {
     /// Let --filter and --exclude look at every frame
     #[arg(long)]
     all_frames: bool,
+    /// Only stacks with a frame whose function, file or module matches: a part of the name, with *
+    /// for any text, ^ for the begin and $ for the end (repeat it for alternatives)
+    #[arg(long, value_name = "PATTERN")]
+    focus: Vec<Template>,
+    /// No stacks with a frame that matches (repeat it for more)
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<Template>,
+    /// Begin each stack with the oldest frame that matches; no stacks without one (repeat it for
+    /// alternatives)
+    #[arg(long, value_name = "PATTERN")]
+    trim: Vec<Template>,
     /// Layer: python, native, mmap, mmap:reserved, track:N or tracemalloc's number [default: python
     /// in a CPython process, else native]
     #[arg(long, value_name = "DOMAIN")]
@@ -117,6 +131,9 @@ pub struct Arguments {
     /// or a thread
     #[arg(long)]
     raw_frames: bool,
+    /// In trees and flame graphs: show each cycle of a recursion once, with the number of passes
+    #[arg(long)]
+    fold_recursion: bool,
     /// Rows shown (by tree: ways), and programs of a tree of processes, 0 for all [default: 10; all
     /// in folded and html]
     #[arg(long, value_name = "N")]
@@ -184,6 +201,8 @@ pub struct Config {
     pub request: Request,
     /// The time of the history that is asked for.
     pub past: Option<WantedPast>,
+    /// The file with suppressions of leaks.
+    pub suppressions: Option<PathBuf>,
     /// Whether the user's settings count.
     pub settings: bool,
     /// Whether an overview is wanted, in place of the request's rows.
@@ -225,7 +244,7 @@ impl Arguments {
         // Flame graphs have functions, so functions of one line stay apart.
         let (by, limit) = match self.format.is_by_traceback() {
             true => (By::Tree, 0),
-            false => (self.by.unwrap_or(By::Lineno), DEFAULT_LIMIT),
+            false => (self.by.unwrap_or(By::Lineno), Request::LIMIT),
         };
         let request = Request {
             by,
@@ -233,13 +252,16 @@ impl Arguments {
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
+            focus: Focus { focus: self.focus, ignore: self.ignore, trim: self.trim },
             blame: self.blame,
             skip: self.skip.iter().map(|pattern| Glob::new(pattern)).collect(),
             frames: self.frames,
             raw_frames: self.raw_frames,
             inverted: self.inverted,
+            fold: self.fold_recursion,
             start_code: self.raw_frames || self.format.is_by_traceback(),
             limit: self.limit.unwrap_or(limit),
+            ..Request::default()
         };
         let past = match (self.at, self.since) {
             _ if self.leaks => Some(WantedPast::Leaks),
@@ -250,7 +272,18 @@ impl Arguments {
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
         let is_overview = self.is_plain;
-        let Arguments { snapshot, tree, diff: old, format, source, verbose: is_verbose, output, debuginfod, .. } = self;
+        let Arguments {
+            snapshot,
+            tree,
+            diff: old,
+            suppressions,
+            format,
+            source,
+            verbose: is_verbose,
+            output,
+            debuginfod,
+            ..
+        } = self;
         let is_tree = tree.is_some();
         // clap makes sure that either of the two is given.
         let snapshot = tree.or(snapshot).unwrap_or_default();
@@ -261,6 +294,7 @@ impl Arguments {
             is_tree,
             request,
             past,
+            suppressions,
             settings,
             is_overview,
             format,
@@ -311,9 +345,19 @@ impl Arguments {
             self.all_frames && self.filter.is_empty() && self.exclude.is_empty(),
             "--all-frames changes how --filter and --exclude work: give one of them too".to_string(),
         )?;
+        let are_of_files = [&self.filter, &self.exclude].into_iter().any(|patterns| !patterns.is_empty());
+        let are_of_frames = [&self.focus, &self.ignore, &self.trim].into_iter().any(|patterns| !patterns.is_empty());
         refuse(
-            self.by == Some(By::Thread) && at != At::Live && !(self.filter.is_empty() && self.exclude.is_empty()),
-            format!("--filter and --exclude need tracebacks, and sums of threads at --at {} have none", at.name()),
+            self.by == Some(By::Thread) && at != At::Live && (are_of_files || are_of_frames),
+            format!(
+                "--filter, --exclude, --focus, --ignore and --trim need tracebacks, and sums of threads at --at {} have \
+                 none",
+                at.name()
+            ),
+        )?;
+        refuse(
+            self.fold_recursion && self.by != Some(By::Tree) && !self.format.is_by_traceback(),
+            "--fold-recursion is for trees: use it with --by tree, or --format folded or html".to_string(),
         )?;
         refuse(
             self.blame == Some(Blame::Leaf) && !self.skip.is_empty(),
@@ -411,7 +455,11 @@ mod tests {
             (&["--leaks", "--by", "size"], "not known of the past"),
             (&["--leaks", "--at", "peak"], "cannot be used with"),
             (&["--by", "thread", "--at", "total", "--filter", "a"], "need tracebacks"),
+            (&["--by", "thread", "--at", "peak", "--focus", "a"], "need tracebacks"),
             (&["--by", "tree", "--cumulative"], "a tree is none"),
+            (&["--fold-recursion"], "for trees"),
+            (&["--focus", ""], "the pattern is empty"),
+            (&["--suppressions", "a"], "--leaks"),
             (&["--inverted"], "--by tree"),
             (&["--format", "html", "--by", "tree", "--inverted"], "--inverted out"),
             (&["--by", "colour"], "invalid value 'colour'"),

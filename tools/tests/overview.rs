@@ -2,17 +2,11 @@
 
 mod support;
 
-use heapline_shared_format::code::LineFormat;
-use heapline_shared_format::event::python_frame;
 use heapline_shared_format::snapshot::history::{Change, Changes, DomainStep, Mark, Step};
-use heapline_shared_format::snapshot::{Begun, Code, Domain, End, History, Sampled, Snapshot, Unseen};
-use heapline_tools::frames::Frames;
-use heapline_tools::input::moment::At;
+use heapline_shared_format::snapshot::{Begun, Domain, End, History, Sampled, Snapshot, Unseen};
 use heapline_tools::input::tree::Subject;
-use heapline_tools::query::filter::Filters;
 use heapline_tools::query::overview::Overview;
 use heapline_tools::query::report::Request;
-use heapline_tools::query::statistics::By;
 use heapline_tools::render::text::{Layout, overview};
 use heapline_tools::symbols::Symbolizer;
 use proptest::prelude::*;
@@ -35,22 +29,8 @@ fn step(end: u64, domain: Domain, current: u64, greatest: u64, changes: &[(Optio
 
 fn shown(snapshot: Snapshot, path: &str, width: Option<usize>) -> String {
     let subject = Subject::process(snapshot);
-    let request = Request {
-        by: By::Lineno,
-        at: At::Live,
-        domain: None,
-        cumulative: false,
-        filters: Filters::default(),
-        blame: None,
-        skip: Vec::new(),
-        frames: Frames::Mixed,
-        raw_frames: false,
-        inverted: false,
-        start_code: false,
-        limit: 10,
-    };
     let plan = Overview::of(&subject);
-    let parts = plan.parts(&request, &subject, &mut Symbolizer::new(Vec::new(), None)).expect("no threads");
+    let parts = plan.parts(&Request::default(), &subject, &mut Symbolizer::new(Vec::new(), None)).expect("no threads");
     let mut out = Vec::new();
     let layout = Layout { width, has_colours: false, is_verbose: false };
     overview(&parts, Path::new(path), layout, &mut out).expect("a vector takes everything");
@@ -58,14 +38,8 @@ fn shown(snapshot: Snapshot, path: &str, width: Option<usize>) -> String {
 }
 
 /// Adds a stack of one frame, at a line of a file.
-fn line(builder: &mut Builder, filename: &str, first_line: u32) -> u32 {
-    let index = u32::try_from(builder.snapshot.codes.len()).expect("few codes");
-    let (filename, name) = (filename.to_string(), format!("function{first_line}"));
-    let lines = LineFormat::Lnotab;
-    builder.snapshot.codes.push(Code { filename, name, first_line, lines, line_table: Vec::new() });
-    let stack = builder.stack(&[python_frame(index, 0)]);
-    builder.snapshot.frames.last_mut().expect("pushed").module = None;
-    stack
+fn line(builder: &mut Builder, filename: &str, line: u32) -> u32 {
+    builder.calls(&[(filename, &format!("function{line}"), line)])
 }
 
 /// Two lines with 900 and 100 blocks, and a history of 100 minutes.

@@ -94,21 +94,8 @@ fn past(subject: &Subject, request: Request) {
 /// Makes the overview of a process, of any width.
 fn first_look(subject: &Subject) {
     let plan = Overview::of(subject);
-    let request = Request {
-        by: By::Lineno,
-        at: At::Live,
-        domain: None,
-        cumulative: false,
-        filters: Filters::default(),
-        blame: None,
-        skip: Vec::new(),
-        frames: Frames::Mixed,
-        raw_frames: false,
-        inverted: false,
-        start_code: false,
-        limit: 10,
-    };
-    let parts = plan.parts(&request, subject, &mut Symbolizer::new(Vec::new(), None)).expect("it is by line");
+    let parts =
+        plan.parts(&Request::default(), subject, &mut Symbolizer::new(Vec::new(), None)).expect("it is by line");
     for layout in LAYOUTS {
         let mut out = Vec::new();
         let path = Path::new("a.snap.zst");
@@ -159,8 +146,10 @@ pub fn report(bytes: &[u8]) {
             frames: [Frames::Mixed, Frames::Native, Frames::Python][bytes.len() % 3],
             raw_frames: bytes.len().is_multiple_of(5),
             inverted: bytes.len().is_multiple_of(4),
+            fold: bytes.len().is_multiple_of(2),
             start_code: bytes.len().is_multiple_of(3),
             limit: 3,
+            ..Request::default()
         };
         for whole in [&subject, &tree] {
             past(whole, request.clone());

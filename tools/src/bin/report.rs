@@ -22,6 +22,7 @@ use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
 use heapline_tools::query::overview::Overview;
 use heapline_tools::query::report::Report;
+use heapline_tools::query::suppress::Suppressions;
 use heapline_tools::render::text::{Layout, blocks_of};
 use heapline_tools::render::{Sources, csv, json, text};
 use heapline_tools::settings::Settings;
@@ -76,6 +77,9 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     let client = config.debuginfod.then(|| Client::from_environment(say)).transpose().map_err(Failure::Usage)?;
     if config.settings {
         config.request.skip.extend(Settings::of_user()?.skip.iter().map(|pattern| Glob::new(pattern)));
+    }
+    if let Some(path) = &config.suppressions {
+        config.request.suppressions = Suppressions::read(path)?;
     }
     let output = Output::open(config.output.as_deref())?;
     let subject = |path: &Path| match config.is_tree {
