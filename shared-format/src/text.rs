@@ -25,6 +25,29 @@ pub fn format_size(bytes: i128, signed: bool) -> String {
     if signed { format!("{value:+.digits$} {unit}") } else { format!("{value:.digits$} {unit}") }
 }
 
+/// Parses a number of bytes: `67108864`, `64M`, `64MB`, `64MiB`. All units are powers of 1024.
+///
+/// # Errors
+///
+/// Fails with a sentence.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits);
+    let unit = unit.strip_suffix("iB").or_else(|| unit.strip_suffix('B')).unwrap_or(unit);
+    let shift = match unit {
+        "" => Some(0),
+        "K" | "k" => Some(10),
+        "M" | "m" => Some(20),
+        "G" | "g" => Some(30),
+        "T" | "t" => Some(40),
+        _ => None,
+    };
+    let expected = || "a number of bytes is expected, as in 67108864 or 64M".to_owned();
+    let number: u64 = digits.parse().map_err(|_| expected())?;
+    let shift = shift.ok_or_else(expected)?;
+    number.checked_mul(1 << shift).ok_or_else(|| "out of range".to_owned())
+}
+
 /// Formats a number of things: `1 block`, `2 blocks`, `2 processes`.
 pub fn counted(count: u64, noun: &str) -> String {
     let ending = if noun.ends_with('s') { "es" } else { "s" };
@@ -101,6 +124,24 @@ mod tests {
         assert_eq!(format_size(0, true), "+0 B");
         assert_eq!(format_size(12_288, true), "+12.0 KiB");
         assert_eq!(format_size(-12_288, true), "-12.0 KiB");
+    }
+
+    #[test]
+    fn sizes_are_read_in_powers_of_1024() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512B", 512),
+            ("3k", 3 << 10),
+            ("64M", 64 << 20),
+            ("5MB", 5 << 20),
+            ("1GiB", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "M", "-1", "1.5M", "1X", "1 M", "1BB", "99999999T", "99999999999999999999"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

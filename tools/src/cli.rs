@@ -15,6 +15,7 @@ use clap::builder::PossibleValue;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use heapline_shared_format::snapshot::Domain;
+use heapline_shared_format::text::parse_size;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -59,6 +60,9 @@ pub struct Arguments {
     /// Show what changed since this older snapshot (with --tree: since this folder's processes)
     #[arg(long, value_name = "OLD")]
     diff: Option<PathBuf>,
+    /// With --diff or --since: end with status 3 if the memory in view has grown by more (5M, say)
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    fail_above: Option<u64>,
     /// Group blocks by this (size is known of live blocks only) [default: lineno]
     #[arg(long, value_enum, value_name = "KEY")]
     by: Option<By>,
@@ -168,6 +172,8 @@ pub enum Format {
     Folded,
     /// A flame graph, in one file for a browser.
     Html,
+    /// A table for a comment on a change.
+    Markdown,
 }
 
 impl Format {
@@ -207,6 +213,8 @@ pub struct Config {
     pub settings: bool,
     /// Whether an overview is wanted, in place of the request's rows.
     pub is_overview: bool,
+    /// Growth, in bytes, above which the report ends with a status of its own.
+    pub fail_above: Option<u64>,
     /// Output format.
     pub format: Format,
     /// Whether source lines are shown.
@@ -271,7 +279,7 @@ impl Arguments {
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
-        let is_overview = self.is_plain;
+        let (is_overview, fail_above) = (self.is_plain, self.fail_above);
         let Arguments {
             snapshot,
             tree,
@@ -297,6 +305,7 @@ impl Arguments {
             suppressions,
             settings,
             is_overview,
+            fail_above,
             format,
             source,
             is_verbose,
@@ -336,6 +345,10 @@ impl Arguments {
                 "--by {by} needs --at live: totals are kept by stack and thread, so {by}s are known of the live blocks only, not of --at {}",
                 at.name()
             ),
+        )?;
+        refuse(
+            self.fail_above.is_some() && self.diff.is_none() && self.since.is_none(),
+            "--fail-above is a bound of growth: use it with --diff or --since".to_string(),
         )?;
         refuse(
             self.inverted && self.by != Some(By::Tree),
@@ -458,6 +471,9 @@ mod tests {
             (&["--by", "thread", "--at", "peak", "--focus", "a"], "need tracebacks"),
             (&["--by", "tree", "--cumulative"], "a tree is none"),
             (&["--fold-recursion"], "for trees"),
+            (&["--fail-above", "5M"], "with --diff or --since"),
+            (&["--fail-above", "much", "--diff", "b"], "a number of bytes is expected"),
+            (&["--format", "markdown", "--source"], "--format text or json"),
             (&["--focus", ""], "the pattern is empty"),
             (&["--suppressions", "a"], "--leaks"),
             (&["--inverted"], "--by tree"),

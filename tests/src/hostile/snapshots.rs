@@ -172,6 +172,8 @@ pub fn report(bytes: &[u8]) {
             }
         }
         shown(&|out| csv::write(&report, out));
+        shown(&|out| text::markdown(&report, out));
+        shown(&|out| text::markdown(&of_tree, out));
         shown(&|out| folded::write(&report, out));
         if by == By::Tree {
             shown(&|out| html::write(&report, out));

@@ -15,6 +15,7 @@ mod concerns;
 mod fit;
 mod head;
 mod layout;
+mod markdown;
 mod overview;
 mod processes;
 mod rows;
@@ -27,6 +28,7 @@ mod words;
 pub use concerns::concerns;
 pub use head::subject;
 pub use layout::Layout;
+pub use markdown::markdown;
 pub use overview::overview;
 pub use words::blocks_of;
 
