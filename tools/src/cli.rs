@@ -1,5 +1,6 @@
 //! The command line of `report`: the words as typed ([`Arguments`]) and their meaning ([`Config`]).
 
+use crate::export::massif;
 use crate::frames::Frames;
 use crate::glob::Glob;
 use crate::input::moment::{At, Moment};
@@ -72,8 +73,9 @@ pub struct Arguments {
     /// Blocks live at the snapshot (live), at the peak (peak), all since the start (total), or live
     /// at a time: 03:00, 2026-11-28T03:00 (with Z: UTC), -10m (before the snapshot), +90s (after
     /// the start), mark:NAME
-    #[arg(long, default_value = "live", value_name = "MOMENT", allow_hyphen_values = true)]
-    at: Moment,
+    /// [default: live]
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
+    at: Option<Moment>,
     /// Show what changed since this time: grown, shrunk, new, gone
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with_all = ["diff", "at"])]
     since: Option<Time>,
@@ -174,12 +176,14 @@ pub enum Format {
     Html,
     /// A table for a comment on a change.
     Markdown,
+    /// Memory over time, for massif's viewers.
+    Massif,
 }
 
 impl Format {
     /// Whether the format shows tracebacks and nothing else.
     fn is_by_traceback(self) -> bool {
-        matches!(self, Format::Folded | Format::Html)
+        matches!(self, Format::Folded | Format::Html | Format::Massif)
     }
 }
 
@@ -251,12 +255,13 @@ impl Arguments {
         self.check()?;
         // Flame graphs have functions, so functions of one line stay apart.
         let (by, limit) = match self.format.is_by_traceback() {
+            true if self.format == Format::Massif => (By::Tree, massif::LIMIT),
             true => (By::Tree, 0),
             false => (self.by.unwrap_or(By::Lineno), Request::LIMIT),
         };
         let request = Request {
             by,
-            at: if let Moment::At(at) = self.at { at } else { At::Live },
+            at: if let Some(Moment::At(at)) = self.at { at } else { At::Live },
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
@@ -265,17 +270,17 @@ impl Arguments {
             skip: self.skip.iter().map(|pattern| Glob::new(pattern)).collect(),
             frames: self.frames,
             raw_frames: self.raw_frames,
-            inverted: self.inverted,
+            inverted: self.inverted || self.format == Format::Massif,
             fold: self.fold_recursion,
-            start_code: self.raw_frames || self.format.is_by_traceback(),
+            start_code: self.raw_frames || matches!(self.format, Format::Folded | Format::Html),
             limit: self.limit.unwrap_or(limit),
             ..Request::default()
         };
         let past = match (self.at, self.since) {
             _ if self.leaks => Some(WantedPast::Leaks),
             (_, Some(since)) => Some(WantedPast::Range(since, self.until)),
-            (Moment::Time(time), None) => Some(WantedPast::At(time)),
-            (Moment::At(_), None) => None,
+            (Some(Moment::Time(time)), None) => Some(WantedPast::At(time)),
+            (_, None) => None,
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
@@ -329,7 +334,7 @@ impl Arguments {
             "--leaks has a row for each group: use --by lineno, function, traceback or the like, and text, json or csv"
                 .to_string(),
         )?;
-        let is_past = self.leaks || self.since.is_some() || matches!(self.at, Moment::Time(_));
+        let is_past = self.leaks || self.since.is_some() || matches!(self.at, Some(Moment::Time(_)));
         refuse(
             is_past && matches!(self.by, Some(By::Size | By::Thread)),
             format!("--by {by} is not known of the past: the history is kept by stack"),
@@ -338,7 +343,7 @@ impl Arguments {
             is_past && self.diff.is_some(),
             "--at with a time looks into a single snapshot: use --since, or leave --diff out".to_string(),
         )?;
-        let at = if let Moment::At(at) = self.at { at } else { At::Live };
+        let at = if let Some(Moment::At(at)) = self.at { at } else { At::Live };
         refuse(
             at != At::Live && self.by.is_some_and(By::is_of_live_blocks),
             format!(
@@ -387,6 +392,16 @@ impl Arguments {
         if !self.format.is_by_traceback() {
             return Ok(());
         }
+        refuse(
+            self.format == Format::Massif && self.at.is_some(),
+            "--format massif has the whole run, with the peak and the end: leave --at out".to_string(),
+        )?;
+        refuse(
+            self.format == Format::Massif && (self.tree.is_some() || are_of_files || are_of_frames),
+            "--format massif has all memory of a process over time: leave --tree, --filter, --exclude, --focus, --ignore \
+             and --trim out"
+                .to_string(),
+        )?;
         let format = self.format.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
         refuse(
             self.diff.is_some() || self.since.is_some(),
@@ -471,6 +486,9 @@ mod tests {
             (&["--by", "thread", "--at", "peak", "--focus", "a"], "need tracebacks"),
             (&["--by", "tree", "--cumulative"], "a tree is none"),
             (&["--fold-recursion"], "for trees"),
+            (&["--format", "massif", "--at", "peak"], "the whole run"),
+            (&["--format", "massif", "--focus", "a"], "leave --tree"),
+            (&["--format", "massif", "--diff", "b"], "one figure"),
             (&["--fail-above", "5M"], "with --diff or --since"),
             (&["--fail-above", "much", "--diff", "b"], "a number of bytes is expected"),
             (&["--format", "markdown", "--source"], "--format text or json"),

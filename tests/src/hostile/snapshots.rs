@@ -2,7 +2,7 @@
 
 use super::texts::assert_harmless;
 use heapline_shared_format::snapshot;
-use heapline_tools::export::{folded, html};
+use heapline_tools::export::{folded, html, massif};
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
 use heapline_tools::input::past::Past;
@@ -96,6 +96,15 @@ fn first_look(subject: &Subject) {
     let plan = Overview::of(subject);
     let parts =
         plan.parts(&Request::default(), subject, &mut Symbolizer::new(Vec::new(), None)).expect("it is by line");
+    if let Some(history) = &subject.first().history {
+        let tree = |at| {
+            let request = Request { by: By::Tree, at, inverted: true, limit: 5, ..Request::default() };
+            Report::new(request, subject, None, &mut Symbolizer::new(Vec::new(), None)).expect("it is a tree")
+        };
+        let mut out = Vec::new();
+        massif::write(history, &tree(At::Live), &tree(At::Peak), &mut out).expect("a vector takes everything");
+        assert_harmless(&String::from_utf8(out).expect("reports are text"));
+    }
     for layout in LAYOUTS {
         let mut out = Vec::new();
         let path = Path::new("a.snap.zst");

@@ -14,15 +14,15 @@ use anyhow::Error;
 use heapline_shared_format::text::{counted, format_size, printable, size};
 use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
-use heapline_tools::export::{folded, html};
+use heapline_tools::export::{folded, html, massif};
 use heapline_tools::glob::Glob;
 use heapline_tools::input::load::load;
 use heapline_tools::input::moment::{At, totals};
-use heapline_tools::input::past::{NoPast, Past};
+use heapline_tools::input::past::{NoPast, Past, history_of};
 use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
 use heapline_tools::query::overview::Overview;
-use heapline_tools::query::report::Report;
+use heapline_tools::query::report::{Report, Request};
 use heapline_tools::query::suppress::Suppressions;
 use heapline_tools::render::text::{Layout, blocks_of};
 use heapline_tools::render::{Sources, csv, json, text};
@@ -118,9 +118,15 @@ fn run(mut config: Config) -> Result<Done, Failure> {
         since = before.as_ref().map(|before| before.instant);
         old = before.map(|before| before.subject);
     }
+    let request = config.request.clone();
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
     report.since = since;
     history.iter().for_each(|history| report.keep_growing(history));
+    let mut over_time = None;
+    if config.format == Format::Massif {
+        let peak = Request { at: At::Peak, ..request };
+        over_time = Some((history_of(subject.first())?, Report::new(peak, &subject, None, &mut symbolizer)?));
+    }
     let mut sources = config.source.then(Sources::default);
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), layout, out),
@@ -128,6 +134,7 @@ fn run(mut config: Config) -> Result<Done, Failure> {
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
         Format::Html => html::write(&report, out),
+        Format::Massif => over_time.iter().try_for_each(|(history, peak)| massif::write(history, &report, peak, out)),
         Format::Markdown => text::markdown(&report, out),
     })?;
     let excess = config.fail_above.and_then(|most| excess(&report, most));

@@ -161,7 +161,7 @@ impl Course {
 }
 
 /// Finds the step with the peak. An older step may have had more before a reset of the peak.
-fn peak_step(history: &History, domain: Domain, peak: u64) -> Option<(u64, u64)> {
+pub fn peak_step(history: &History, domain: Domain, peak: u64) -> Option<(u64, u64)> {
     let anew = history.marks.iter().filter(|mark| NEW_PEAK.contains(&mark.kind.as_str()));
     let since = anew.map(|mark| mark.at).max().unwrap_or(0);
     let mut steps = history.steps.iter().enumerate().filter(|(_, step)| step.end >= since);
