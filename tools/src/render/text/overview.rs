@@ -16,7 +16,7 @@ use super::layout::{Layout, Role};
 use super::rows::Place;
 use super::table::{Column, Table};
 use super::unit::{Unit, share};
-use super::words::{about, blocks_of, estimated_count, estimated_size};
+use super::words::{about, blocks_of, estimated_size};
 use super::{concerns, head};
 use crate::input::moment::{At, span, totals};
 use crate::input::time::local;
@@ -156,8 +156,12 @@ fn figures(parts: &Parts<'_>, layout: Layout, out: &mut Lines) -> io::Result<()>
         .and_then(|course| course.described_peak(report.snapshot.meta.begun, at_peak.is_estimate()))
         .unwrap_or_default();
     let current = estimated_size(sums.current, live.size_interval(sums.current));
-    let blocks = estimated_count(sums.blocks, overview.domain.noun(), None);
     let about = about(live.is_estimate());
+    // The interval of an estimate takes the place of the blocks.
+    let blocks = match live.is_estimate() {
+        true => String::new(),
+        false => format!(" in {}", counted(sums.blocks, overview.domain.noun())),
+    };
     let change = match (overview.recent_change(), overview.recent_length()) {
         (Some(change), Some(length)) => format!(", {about}{} in the last {}", format_size(change, true), span(length)),
         _ => String::new(),
@@ -165,8 +169,8 @@ fn figures(parts: &Parts<'_>, layout: Layout, out: &mut Lines) -> io::Result<()>
     let peak = format!("peak {peak}{when}");
     let now = match (sums.current, overview.is_over) {
         (0, true) if !live.is_estimate() => "left nothing at the end".to_owned(),
-        (_, true) => format!("left {current} in {about}{blocks} at the end"),
-        (_, false) => format!("live {current} in {about}{blocks}{change}"),
+        (_, true) => format!("left {current}{blocks} at the end"),
+        (_, false) => format!("live {current}{blocks}{change}"),
     };
     let name = format!("{} memory: ", overview.domain);
     let lines = if overview.is_over { [peak, now] } else { [now, peak] };

@@ -62,7 +62,7 @@ fn groups(
     let most = layout.most(table.room);
     let widest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
     let functions = widest(&mut places.iter().filter_map(|place| place.columns_of_function()));
-    let functions = functions.min(layout.most(WIDEST_FUNCTION));
+    let functions = if functions == 0 { 0 } else { functions.clamp(NARROWEST_FUNCTION, layout.most(WIDEST_FUNCTION)) };
     // The functions give way down to half of the room.
     let place_most = if functions == 0 { most } else { most.saturating_sub(functions + 2).max(most / 2) };
     let names: Vec<_> = places.iter().map(|place| name(report, &place.name, place_most, most)).collect();
