@@ -94,10 +94,10 @@ fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> boo
 }
 
 /// Records an allocated block. `block` is not null.
-pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
+pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, bp: usize) {
     match joined() {
-        None => preloaded::allocated(block, size, slot, rbp),
-        Some(preloaded) if is_ours(preloaded, way, Some(block)) => (preloaded.allocated)(block, size, slot, rbp),
+        None => preloaded::allocated(block, size, slot, bp),
+        Some(preloaded) if is_ours(preloaded, way, Some(block)) => (preloaded.allocated)(block, size, slot, bp),
         Some(_) => {}
     }
 }
@@ -121,18 +121,18 @@ pub fn reallocating(block: *mut u8, way: &AtomicU8, slot: usize) {
 }
 
 /// Records the end of a reallocation: `old` has become `block`. A null `block` means failure.
-pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
+pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, slot: usize, bp: usize) {
     match joined() {
-        None => preloaded::reallocated(old, block, size, slot, rbp),
+        None => preloaded::reallocated(old, block, size, slot, bp),
         Some(preloaded) => {
             let was_known = way.load(Ordering::Relaxed) != way::UNKNOWN;
             if !is_ours(preloaded, way, (!block.is_null()).then_some(block)) {
             } else if was_known {
-                (preloaded.reallocated)(old, block, size, slot, rbp);
+                (preloaded.reallocated)(old, block, size, slot, bp);
             } else {
                 // No record announced the reallocation, and the old block is older than the
                 // tracing.
-                (preloaded.allocated)(block, size, slot, rbp);
+                (preloaded.allocated)(block, size, slot, bp);
             }
         }
     }

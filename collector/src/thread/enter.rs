@@ -3,6 +3,7 @@
 
 use super::thread_state;
 use super::{Moment, Thread, name, room};
+use crate::arch::stack::pointer as stack_pointer;
 use crate::platform::{sys, tls};
 use crate::process::Process;
 use crate::start;
@@ -141,15 +142,6 @@ fn is_allocators_own(busy: usize, slot: usize) -> bool {
 ///   interrupted the hook. Such a stack may lie anywhere.
 pub fn was_abandoned(noted: usize, slot: usize) -> bool {
     slot >= noted & !IN_ALLOCATOR && !room::is_on_own_stack(slot) && !sys::is_on_signal_stack(slot)
-}
-
-/// Returns the stack pointer, for hooks without knowledge of the slot.
-#[inline(always)]
-pub fn stack_pointer() -> usize {
-    let sp: usize;
-    // SAFETY: the instruction only reads a register.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    sp
 }
 
 /// Enters a hook on the slow path: first events, events while tracing is off, forked children, and
