@@ -33,6 +33,7 @@ Examples:
   report app.snap.zst --at 03:00           memory live at that time
   report app.snap.zst --since -1h          lines that grew in the last hour
   report app.snap.zst --leaks              lines that grow whatever the load
+  report app.snap.zst --focus parse        only memory of calls through parse
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
   report app.snap.zst --at peak --format html -o peak.html
@@ -536,7 +537,7 @@ mod tests {
             arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 13);
+        assert_eq!(count, 14);
         assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
     }
 

@@ -187,6 +187,15 @@ fn the_layer_is_the_one_with_nearly_all_of_the_memory() {
     assert!(text.contains("; peaks: mmap 192 MiB, native 293 KiB\n"), "{text}");
     assert!(text.contains("\nmmap memory: peak 192 MiB\n"), "{text}");
     assert!(text.contains("\nreport a.snap.zst --domain mmap --at peak --by tree "), "{text}");
+    let mut python = service(End::Exited);
+    python.blocks(Domain::Python, 0, 0, 12 << 20, 1);
+    python.blocks(Domain::Native, 0, 0, 20 << 20, 1);
+    let text = shown(python.snapshot.clone(), "a.snap.zst", None);
+    assert!(text.contains("\npython memory: peak 36.0 MiB\n"), "much of malloc's memory is Python's: {text}");
+    python.blocks(Domain::Native, 0, 0, 20 << 20, 1);
+    let text = shown(python.snapshot, "a.snap.zst", None);
+    assert!(text.contains("\nnative memory: peak 120 MiB\n"), "an extension has more: {text}");
+    assert!(text.contains("\nreport a.snap.zst --domain native --at peak --by tree"), "{text}");
     // Whoever has no records is told so, whatever is mapped.
     builder.snapshot.live.retain(|row| row.domain == Domain::Mmap);
     builder.snapshot.totals.retain(|row| row.domain == Domain::Mmap);

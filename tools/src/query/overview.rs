@@ -5,9 +5,10 @@
 //! | has ended | memory at the peak | what was left at the end, if anything was |
 //! | runs, or ran on | memory live at the snapshot | change in the last tenth of the history |
 //!
-//! The layer is the default one of all reports, or `mmap` if nearly all memory is mapped. Layers
-//! lie above each other: the blocks of CPython's objects are in `python`, and their arenas in
-//! `mmap`. So the greatest layer is often the lowest one, and says the least.
+//! The layer is the default one of all reports, or a lower one that holds far more. Layers lie
+//! above each other: CPython's objects are in `python`, and the blocks and arenas that back the
+//! objects are in `native` and `mmap`. So a lower layer that holds a little more says less, not
+//! more.
 
 use crate::input::moment::{At, totals};
 use crate::input::past::Past;
@@ -22,6 +23,9 @@ use heapline_shared_format::snapshot::{Domain, End, History, Snapshot, mostly_ma
 
 /// Part of the history in which changes are recent: 1 / `RECENT`.
 const RECENT: u64 = 10;
+
+/// Memory below this size, in bytes, makes no layer important.
+const MUCH: u64 = 16 << 20;
 
 /// Marks of the history at which the peak begins anew.
 const NEW_PEAK: [&str; 2] = ["reset-peak", "clear-traces"];
@@ -130,15 +134,28 @@ impl Overview {
     }
 }
 
-/// Chooses the layer: the default one, unless nearly all memory is mapped by the program itself.
+/// Chooses the layer:
+///
+/// 1. `mmap` if the program has mapped nearly all of its memory itself;
+/// 2. `native` in a CPython process if malloc has given twice as much as Python's objects have: at
+///    least half of it is not theirs;
+/// 3. the default layer.
 fn layer(snapshot: &Snapshot) -> Domain {
     let default = View::default_domain(snapshot);
     let at_peak = matches!(snapshot.meta.end, End::Exited | End::Killed);
+    let bytes = |domain| {
+        let sums = totals(snapshot, domain);
+        if at_peak { sums.peak } else { sums.current }
+    };
     // Even a program with an unknown allocator maps memory.
     let is_recorded = totals(snapshot, default).allocs > 0;
-    match mostly_mapped(&snapshot.domains, default, at_peak, "") {
-        Some(_) if is_recorded => Domain::Mmap,
-        _ => default,
+    let native = bytes(Domain::Native);
+    if is_recorded && mostly_mapped(&snapshot.domains, default, at_peak, "").is_some() {
+        Domain::Mmap
+    } else if native >= MUCH && native / 2 >= bytes(default) {
+        Domain::Native
+    } else {
+        default
     }
 }
 
