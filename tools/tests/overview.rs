@@ -11,6 +11,7 @@ use heapline_tools::render::text::{Layout, overview};
 use heapline_tools::symbols::Symbolizer;
 use proptest::prelude::*;
 use std::path::Path;
+use std::process::Command;
 use support::scene::{report, scene, stderr, stdout};
 use support::snapshot::Builder;
 use tempfile::tempdir;
@@ -227,6 +228,36 @@ Top lines: native memory live at the peak, and what was left at the end
     assert!(output.status.success() && stdout(&output).contains("\nNO RECORDS: nothing was recorded of this program"));
     assert!(stdout(&output).contains(r"/it'\''s.snap.zst' -v   # all facts"), "{}", stdout(&output));
     assert_eq!(stderr(&output), "");
+}
+
+/// A shell runs each command as it stands, whatever the name of the file.
+#[test]
+fn the_commands_that_lead_on_work_in_a_shell() {
+    let dir = tempdir().unwrap();
+    let folder = Path::new(env!("CARGO_BIN_EXE_report")).parent().unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    for (name, end) in
+        [("it's \"$HOME\" #1.snap.zst", End::Exited), ("-v.snap.zst", End::Running), ("é*?.zst", End::Killed)]
+    {
+        service(end).save(dir.path(), name);
+        let run = |command: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", command]).current_dir(&dir).env("PATH", &path).env_remove("HOME");
+            let output = shell.output().unwrap();
+            assert!(output.status.success(), "{command}: {}", stderr(&output));
+            stdout(&output)
+        };
+        let overview = Command::new(env!("CARGO_BIN_EXE_report")).arg(format!("./{name}")).current_dir(&dir).output();
+        let overview = stdout(&overview.unwrap());
+        let commands: Vec<&str> = overview.lines().filter(|line| line.starts_with("report ")).collect();
+        assert_eq!(commands.len(), 3, "{overview}");
+        for command in commands {
+            let shown = run(command);
+            assert!(shown.contains("Process 4711: exact;") || command.contains(" -o "), "{command}: {shown}");
+        }
+        let page = if end == End::Running { "live.html" } else { "peak.html" };
+        assert!(std::fs::read_to_string(dir.path().join(page)).unwrap().contains("Heapline: victim --grow"));
+    }
 }
 
 /// Replaces the bars of a line over time by their heights.
