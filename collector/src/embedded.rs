@@ -8,7 +8,7 @@
 use crate::platform::{alone, symbols};
 use crate::preloaded::Preloaded;
 use crate::start;
-use crate::{fail, preloaded, process};
+use crate::{fail, offered, preloaded, process};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
@@ -31,6 +31,7 @@ static HAS_LOOKED: AtomicBool = AtomicBool::new(false);
 pub fn start(slot: usize) {
     if joined().is_none() {
         let _ = start::get_or_start(slot);
+        offered::offer_to_all();
     }
 }
 

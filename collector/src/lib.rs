@@ -82,6 +82,8 @@ pub mod mappings;
 #[doc(hidden)]
 pub mod modules;
 #[doc(hidden)]
+pub mod offered;
+#[doc(hidden)]
 pub mod platform;
 #[doc(hidden)]
 pub mod preloaded;

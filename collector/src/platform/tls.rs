@@ -36,6 +36,7 @@ pub fn clear() {
     set_fork(0);
     set_own_stack(0);
     set_hides(0);
+    set_pauses(0);
 }
 
 macro_rules! word {
@@ -90,3 +91,10 @@ word!(
 word!(64, fork, set_fork, u64, "The fork that the thread makes or was made by, else 0.");
 word!(72, own_stack, set_own_stack, usize, "Address of the collector's stack that the thread is on, else 0.");
 word!(80, hides, set_hides, usize, "1 while the thread makes objects that the program has not asked for, else 0.");
+word!(
+    88,
+    pauses,
+    set_pauses,
+    usize,
+    "How often the program has paused the thread without resuming, 0 outside of pauses."
+);

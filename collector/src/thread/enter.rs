@@ -8,7 +8,7 @@ use crate::platform::{sys, tls};
 use crate::process::Process;
 use crate::start;
 use crate::unwind::memory::Window;
-use crate::{doors, fail, process, unwind};
+use crate::{doors, fail, offered, process, unwind};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
@@ -216,6 +216,7 @@ fn start_thread(
         thread.tell_name();
         if !side {
             name::watch(ended);
+            offered::tell_pause(thread);
         }
         return Some(thread);
     }

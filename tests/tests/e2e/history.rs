@@ -129,7 +129,7 @@ fn a_peak_that_is_gone_is_seen_at_first_sight() {
 }
 
 /// A victim that takes a step per byte of input and answers when ready for the next step.
-fn step(victim: &mut Running, is_first: bool) {
+pub fn step(victim: &mut Running, is_first: bool) {
     if !is_first {
         victim.child.stdin.as_mut().expect("piped").write_all(b".").expect("the victim listens");
     }
