@@ -251,6 +251,7 @@ impl Job {
         cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
         let mut snapshot = build(cut, about);
         snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
+        snapshot.meta.allocator = self.causes.malloc_of(&snapshot.meta.executable).map(str::to_owned);
         self.tracer.names().fill(&mut snapshot, image, is_over);
         snapshot
     }
