@@ -16,6 +16,7 @@ use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
 use heapline_tools::export::{folded, html};
 use heapline_tools::glob::Glob;
+use heapline_tools::input::ages::{self, of_age};
 use heapline_tools::input::load::load;
 use heapline_tools::input::moment::{At, totals};
 use heapline_tools::input::past::{NoPast, Past};
@@ -87,18 +88,33 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     if let Some(client) = client {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
-    let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
+    let (mut subject, mut old, mut since, mut survivors) = (subjects.0, subjects.1, None, None);
     let is_of_leaks = config.past == Some(WantedPast::Leaks);
     let history = if is_of_leaks { subject.first().history.clone() } else { None };
     if let Some(wanted) = config.past {
         let (now, before) = past(&subject, &wanted)?;
         config.request.at = now.moment();
+        if let Some(before) = &before {
+            survivors = ages::survivors(&subject, before.instant, now.instant);
+        }
         subject = now.subject;
         since = before.as_ref().map(|before| before.instant);
         old = before.map(|before| before.subject);
     }
+    let mut answered = None;
+    if let Some(wanted) = config.ages {
+        let (part, answer) = of_age(&subject, wanted)?;
+        (subject, answered) = (part, Some(answer));
+        old = old.map(|old| of_age(&old, wanted)).transpose()?.map(|(old, _)| old);
+    }
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
-    report.since = since;
+    (report.since, report.ages) = (since, answered);
+    if let Some(survivors) = &survivors {
+        report.add_survivors(survivors, &mut symbolizer)?;
+    }
+    if config.churn {
+        report.rank_by_churn()?;
+    }
     history.iter().for_each(|history| report.keep_growing(history));
     let mut sources = config.source.then(Sources::default);
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
