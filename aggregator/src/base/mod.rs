@@ -2,7 +2,6 @@
 
 pub mod chunks;
 pub mod clock;
-pub mod prefetch;
 pub mod private_dir;
 pub mod queue;
 pub mod sys;

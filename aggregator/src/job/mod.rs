@@ -14,10 +14,11 @@ use crate::snapshot::cut::{Cut, Figures};
 use crate::snapshot::replaced;
 use crate::snapshot::replaced::{Archived, Place, Replaced, Spot};
 use crate::snapshot::write::{Destination, OutputError};
+use crate::table::said;
 use crate::unseen::Causes;
 use heapline_shared_format::arena::{end_cause, target_flag};
 use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
-use heapline_shared_format::text::counted;
+use heapline_shared_format::text::{counted, shell_word};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -249,9 +250,11 @@ impl Job {
     fn build(&self, cut: Cut, about: About, is_over: &dyn Fn() -> bool) -> Snapshot {
         let image = cut.figures.image.number;
         cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
+        let left_out = cut.figures.left_out;
         let mut snapshot = build(cut, about);
         snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
         snapshot.meta.allocator = self.causes.malloc_of(&snapshot.meta.executable).map(str::to_owned);
+        snapshot.meta.unseen.extend(said::unseen(left_out));
         self.tracer.names().fill(&mut snapshot, image, is_over);
         snapshot
     }
@@ -403,7 +406,7 @@ const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are b
 pub fn shown(path: &Path) -> String {
     let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     let path = relative.filter(|relative| relative.components().next().is_some()).unwrap_or_else(|| path.to_owned());
-    text::shell_word(&path.to_string_lossy())
+    shell_word(&path.to_string_lossy())
 }
 
 /// Path of `report` beside this program, if there is such a file.

@@ -22,7 +22,7 @@
 //! the address ([`Live::prefetch`]).
 
 use super::births::{Birth, Recoding};
-use crate::base::prefetch::prefetch;
+use crate::arch::cache::prefetch;
 use std::collections::HashMap;
 
 const SHARD_BITS: u32 = 8;

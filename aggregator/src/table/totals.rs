@@ -19,7 +19,7 @@
 
 use super::lifetimes::{ByStack, Ending, InStep, Lifetimes};
 use super::weights::WHOLE;
-use crate::base::prefetch::prefetch;
+use crate::arch::cache::prefetch;
 
 /// Bytes and blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

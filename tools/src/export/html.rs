@@ -4,6 +4,7 @@
 //! down, as wide as the bytes below them. Frames too narrow to see are left out, even of a million
 //! stacks.
 
+use crate::frames::TracebackId;
 use crate::query::report::Report;
 use crate::query::statistics::Key;
 use crate::render::text::{concerns, subject};
@@ -41,6 +42,8 @@ struct Flame {
 /// A node in the tree of all tracebacks.
 struct Node {
     frame: Option<crate::frames::Frame>,
+    /// Greatest number of passes through the frame on one stack, in a folded tree.
+    passes: u32,
     size: u64,
     count: u64,
     children: HashMap<crate::frames::Frame, usize>,
@@ -85,7 +88,9 @@ fn flame(report: &Report<'_>) -> Flame {
             Some(frame) => {
                 let (names, file) = (&report.tracebacks, report.tracebacks.text(frame.filename));
                 let place = if frame.lineno == 0 { file.to_owned() } else { format!("{file}:{}", frame.lineno) };
-                (printable(names.text(frame.function)).into_owned(), printable(&place).into_owned())
+                let passes = if node.passes > 1 { format!(" (up to {} times)", node.passes) } else { String::new() };
+                let function = format!("{}{passes}", printable(names.text(frame.function)));
+                (function, printable(&place).into_owned())
             }
         };
         frames.push((depth, number(function), number(place), node.size, node.count));
@@ -111,7 +116,7 @@ fn flame(report: &Report<'_>) -> Flame {
 
 /// Builds the tree of all tracebacks. Parents come before their children.
 fn tree(report: &Report<'_>) -> Vec<Node> {
-    let node = |frame| Node { frame, size: 0, count: 0, children: HashMap::new() };
+    let node = |frame| Node { frame, passes: 1, size: 0, count: 0, children: HashMap::new() };
     let mut tree = vec![node(None)];
     for row in report.shown() {
         let Key::Traceback(id) = row.stat.key else { continue };
@@ -121,13 +126,17 @@ fn tree(report: &Report<'_>) -> Vec<Node> {
             tree[at].count = tree[at].count.saturating_add(row.stat.count);
         };
         add(&mut tree, at);
-        for frame in report.tracebacks.oldest_first(id) {
+        let names = &report.tracebacks;
+        let ways: Vec<TracebackId> = std::iter::successors(Some(id), |&id| names.older(id)).collect();
+        for way in ways.into_iter().rev() {
+            let frame = names.most_recent(way);
             let next = tree.len();
             let child = *tree[at].children.entry(frame).or_insert(next);
             if child == next {
                 tree.push(node(Some(frame)));
             }
             at = child;
+            tree[at].passes = tree[at].passes.max(report.passes.get(&way).copied().unwrap_or(1));
             add(&mut tree, at);
         }
     }

@@ -2,3 +2,4 @@
 
 pub mod folded;
 pub mod html;
+pub mod massif;
