@@ -339,10 +339,10 @@ impl<'s> Report<'s> {
         self.survived.as_ref()?.groups.get(&row.stat.key)
     }
 
-    /// What is unused by rounding, in a report by size; or the reason why it is not known. None in
-    /// other reports.
+    /// What is unused by rounding, in a report by size that is no diff; or the reason why this is
+    /// not known. None in other reports.
     pub fn rounding(&self) -> Option<Result<Rounding, String>> {
-        let is_of_blocks = self.request.by == By::Size && !self.view.domain.is_of_ranges();
+        let is_of_blocks = self.request.by == By::Size && !self.view.domain.is_of_ranges() && self.old.is_none();
         let blocks = self.rows.iter().filter_map(|row| Some((row.stat.key.size()?, row.stat.count)));
         is_of_blocks.then(|| Rule::of(self.snapshot, self.view.domain).map(|rule| Rounding::of(rule, blocks)))
     }

@@ -47,7 +47,8 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             &["own_size", "own_count", "depth", "passes", "others", "filename", "lineno", "function", "module"]
         }
         By::Tree => &["own_size", "own_count", "depth", "others", "filename", "lineno", "function", "module"],
-        By::Size => &["block_size", "usable_size"],
+        By::Size if knows_rounding(report) => &["block_size", "usable_size"],
+        By::Size => &["block_size"],
         By::Thread => &["thread"],
         By::Age => &["age"],
     });
@@ -83,6 +84,10 @@ fn comments(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+fn knows_rounding(report: &Report<'_>) -> bool {
+    matches!(report.rounding(), Some(Ok(_)))
+}
+
 fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     let stat = &row.stat;
     let text = |id| harmless(report.tracebacks.text(id));
@@ -102,8 +107,10 @@ fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     match stat.key {
         Key::Text(name) => cells.push(text(name)),
         Key::Size(size) => {
-            let usable = report.rounding().and_then(Result::ok).and_then(|rounding| rounding.rule.usable(size));
-            cells.extend([size.to_string(), usable.map_or(String::new(), |usable| usable.to_string())]);
+            cells.push(size.to_string());
+            if let Some(Ok(rounding)) = report.rounding() {
+                cells.push(rounding.rule.usable(size).map_or(String::new(), |usable| usable.to_string()));
+            }
         }
         Key::Age(class) => cells.push(CLASSES.get(class as usize).copied().unwrap_or_default().to_owned()),
         Key::Symbol(module, function) => cells.extend([text(module), "0".to_string(), text(function), text(module)]),

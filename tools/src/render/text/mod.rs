@@ -124,8 +124,8 @@ fn total(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result
     if report.since.is_some() {
         layout.say(Role::Quiet, &kinds(report), out)?;
     }
-    if let Some(survived) = &report.survived {
-        layout.say(Role::Plain, &survivors(report, survived), out)?;
+    if let Some(text) = survived(report) {
+        layout.say(Role::Plain, &text, out)?;
     }
     let total = &report.total;
     let size = estimated_size(total.size, total.estimate.size_interval(total.size));
@@ -171,8 +171,8 @@ fn left_out(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Res
 
 /// Sums up what was allocated in the range of the report and still lives. Says which range, if
 /// births are not known to the instants of the report.
-fn survivors(report: &Report<'_>, survived: &Survived) -> String {
-    let Survived { total, born, .. } = survived;
+fn survived(report: &Report<'_>) -> Option<String> {
+    let Survived { total, born, .. } = report.survived.as_ref()?;
     let (bytes, blocks) = (estimated_size(total.size, total.estimate.size_interval(total.size)), total.count);
     let range = match (report.since, report.view.at) {
         (Some(since), At::Instant(until)) if *born == [since.end, until.end] => "in the range".to_owned(),
@@ -182,10 +182,10 @@ fn survivors(report: &Report<'_>, survived: &Survived) -> String {
         }
         _ => String::new(),
     };
-    format!(
+    Some(format!(
         "Allocated {range} and still live at the snapshot: {bytes} in {}",
         counted(blocks, report.view.domain.noun())
-    )
+    ))
 }
 
 /// Lines below a row: its churn, or what has survived of it.
