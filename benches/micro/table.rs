@@ -5,6 +5,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use heapline_aggregator::history::Recorder;
 use heapline_aggregator::history::gauges::Gauges;
 use heapline_aggregator::session::arena_map::ArenaMap;
+use heapline_aggregator::table::births::Birth;
 use heapline_aggregator::table::live::{Block, Live};
 use heapline_aggregator::table::order::{Mark, Order};
 use heapline_aggregator::table::{Ring, Table};
@@ -204,8 +205,14 @@ fn live(c: &mut Criterion) {
     group.throughput(Throughput::Elements(2 * EVENTS as u64)).sample_size(20);
     for blocks in [1_000_000u64, 10_000_000, 50_000_000] {
         let mut live = Live::default();
-        let block =
-            |i: u64| Block { address: 0x7f00_0000_0000 + 48 * i, size: 40, stack: 1, thread: 1, in_program: false };
+        let block = |i: u64| Block {
+            address: 0x7f00_0000_0000 + 48 * i,
+            size: 40,
+            stack: 1,
+            thread: 1,
+            birth: Birth::default(),
+            in_program: false,
+        };
         (0..blocks).for_each(|i| assert!(live.insert(block(i)).is_none()));
         eprintln!("{blocks} blocks: {:.1} bytes each", live.bytes() as f64 / blocks as f64);
         let mut numbers = Numbers(7);

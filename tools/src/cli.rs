@@ -3,8 +3,9 @@
 use crate::export::massif;
 use crate::frames::Frames;
 use crate::glob::Glob;
+use crate::input::ages::Wanted;
 use crate::input::moment::{At, Moment};
-use crate::input::time::Time;
+use crate::input::time::{Time, duration};
 use crate::query::blame::Blame;
 use crate::query::filter::{Filters, Pattern};
 use crate::query::focus::Focus;
@@ -33,6 +34,8 @@ Examples:
   report app.snap.zst --at 03:00           memory live at that time
   report app.snap.zst --since -1h          lines that grew in the last hour
   report app.snap.zst --leaks              lines that grow whatever the load
+  report app.snap.zst --older-than 10m     lines with blocks from long ago
+  report app.snap.zst --churn              lines whose blocks live shortly
   report app.snap.zst --focus parse        only memory of calls through parse
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
@@ -65,7 +68,7 @@ pub struct Arguments {
     /// With --diff or --since: end with status 3 if the memory in view has grown by more (5M, say)
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     fail_above: Option<u64>,
-    /// Group blocks by this (size is known of live blocks only) [default: lineno]
+    /// Group blocks by this (size and age are known of live blocks only) [default: lineno]
     #[arg(long, value_enum, value_name = "KEY")]
     by: Option<By>,
     /// With --by tree: begin with the blamed frames, and go to their callers
@@ -86,6 +89,15 @@ pub struct Arguments {
     /// Show what grows: a trend in the second half of the history, whatever the load
     #[arg(long, conflicts_with_all = ["at", "since", "diff", "tree", "cumulative"])]
     leaks: bool,
+    /// Only live blocks that are at least so old: 500ms, 5s, 10m, 2h, 1d
+    #[arg(long, value_name = "AGE", value_parser = age, conflicts_with_all = ["since", "leaks"])]
+    older_than: Option<u64>,
+    /// Only live blocks that are at most so old
+    #[arg(long, value_name = "AGE", value_parser = age, conflicts_with_all = ["since", "leaks"])]
+    younger_than: Option<u64>,
+    /// Rank by churn: blocks that lived shortly, and allocations a second (implies --at total)
+    #[arg(long, conflicts_with_all = ["since", "diff", "tree", "cumulative", "leaks", "older_than", "younger_than"])]
+    churn: bool,
     /// With --leaks: leave out known leaks, by lines of leak:PATTERN as in LeakSanitizer's files
     #[arg(long, value_name = "FILE", requires = "leaks")]
     suppressions: Option<PathBuf>,
@@ -212,6 +224,10 @@ pub struct Config {
     pub request: Request,
     /// The time of the history that is asked for.
     pub past: Option<WantedPast>,
+    /// Whether the rows are ranked by churn.
+    pub churn: bool,
+    /// The live blocks that are asked for by age.
+    pub ages: Option<Wanted>,
     /// The file with suppressions of leaks.
     pub suppressions: Option<PathBuf>,
     /// Whether the user's settings count.
@@ -260,9 +276,14 @@ impl Arguments {
             true => (By::Tree, 0),
             false => (self.by.unwrap_or(By::Lineno), Request::LIMIT),
         };
+        let at = match self.at {
+            _ if self.churn => At::Total,
+            Some(Moment::At(at)) => at,
+            _ => At::Live,
+        };
         let request = Request {
             by,
-            at: if let Some(Moment::At(at)) = self.at { at } else { At::Live },
+            at,
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
@@ -283,6 +304,8 @@ impl Arguments {
             (Some(Moment::Time(time)), None) => Some(WantedPast::At(time)),
             (_, None) => None,
         };
+        let wanted = Wanted { older: self.older_than, younger: self.younger_than, by_class: self.by == Some(By::Age) };
+        let ages = (wanted != Wanted::default()).then_some(wanted);
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
         let (is_overview, fail_above) = (self.is_plain, self.fail_above);
@@ -308,6 +331,8 @@ impl Arguments {
             is_tree,
             request,
             past,
+            churn: self.churn,
+            ages,
             suppressions,
             settings,
             is_overview,
@@ -337,7 +362,7 @@ impl Arguments {
         )?;
         let is_past = self.leaks || self.since.is_some() || matches!(self.at, Some(Moment::Time(_)));
         refuse(
-            is_past && matches!(self.by, Some(By::Size | By::Thread)),
+            is_past && matches!(self.by, Some(By::Size | By::Thread | By::Age)),
             format!("--by {by} is not known of the past: the history is kept by stack"),
         )?;
         refuse(
@@ -351,6 +376,29 @@ impl Arguments {
                 "--by {by} needs --at live: totals are kept by stack and thread, so {by}s are known of the live blocks only, not of --at {}",
                 at.name()
             ),
+        )?;
+        let is_of_age = self.older_than.is_some() || self.younger_than.is_some();
+        refuse(
+            self.churn && !matches!(self.at, None | Some(Moment::At(At::Live | At::Total))),
+            "--churn is of all blocks since the start: use it with --at total".to_string(),
+        )?;
+        let is_of_no_stacks = matches!(self.by, Some(By::Tree | By::Size | By::Thread | By::Age));
+        refuse(
+            self.churn && (is_of_no_stacks || self.format.is_by_traceback()),
+            "--churn has a row for each group: use --by lineno, function, traceback or the like, and text, json or csv"
+                .to_string(),
+        )?;
+        refuse(
+            is_of_age && (at != At::Live || is_past),
+            "--older-than and --younger-than need --at live: ages are known of live blocks only".to_string(),
+        )?;
+        refuse(
+            is_of_age && self.format == Format::Massif,
+            "--format massif is of all memory over time: leave --older-than and --younger-than out".to_string(),
+        )?;
+        refuse(
+            self.older_than.zip(self.younger_than).is_some_and(|(older, younger)| older >= younger),
+            "no block is older than --older-than and younger than --younger-than".to_string(),
         )?;
         refuse(
             self.fail_above.is_some() && self.diff.is_none() && self.since.is_none(),
@@ -427,18 +475,24 @@ impl By {
             By::Tree => "tree",
             By::Size => "size",
             By::Thread => "thread",
+            By::Age => "age",
         }
     }
 }
 
 impl ValueEnum for By {
     fn value_variants<'a>() -> &'a [By] {
-        &[By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread]
+        &[By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread, By::Age]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(PossibleValue::new(self.name()))
     }
+}
+
+/// Returns the milliseconds of an age as typed.
+fn age(text: &str) -> Result<u64, String> {
+    duration(text).ok_or_else(|| "500ms, 5s, 10m, 2h and 1d are ages".to_owned())
 }
 
 /// Joins the lines of clap's error into one line.
@@ -473,6 +527,18 @@ mod tests {
             (&["--by", "size", "--at", "peak"], "live blocks only"),
             (&["--by", "size", "--at", "-10m"], "not known of the past"),
             (&["--by", "thread", "--since", "03:00"], "not known of the past"),
+            (&["--by", "age", "--at", "total"], "live blocks only"),
+            (&["--by", "age", "--since", "-1m"], "not known of the past"),
+            (&["--older-than", "5s", "--at", "peak"], "need --at live"),
+            (&["--older-than", "5s", "--at", "-1m"], "need --at live"),
+            (&["--older-than", "5s", "--since", "-1m"], "cannot be used with"),
+            (&["--older-than", "10s", "--younger-than", "5s"], "no block is older"),
+            (&["--younger-than", "old"], "are ages"),
+            (&["--younger-than", "1s", "--format", "massif"], "of all memory over time"),
+            (&["--churn", "--at", "peak"], "with --at total"),
+            (&["--churn", "--by", "size"], "a row for each group"),
+            (&["--churn", "--format", "html"], "a row for each group"),
+            (&["--churn", "--leaks"], "cannot be used with"),
             (&["--at", "3 o'clock"], "use live, peak, total, or a time"),
             (&["--since", "yesterday"], "mark:NAME are times"),
             (&["--until", "-1m"], "--since"),
@@ -537,7 +603,7 @@ mod tests {
             arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 14);
+        assert_eq!(count, 16);
         assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
     }
 

@@ -161,7 +161,7 @@ fn rows(case: &Case) -> Value {
                 let frames = tracebacks.oldest_first(id);
                 frames.iter().map(|frame| json!([tracebacks.text(frame.filename), frame.lineno])).collect()
             }
-            Key::Symbol(..) | Key::Size(_) => unreachable!("no case has native code or groups by size"),
+            Key::Symbol(..) | Key::Size(_) | Key::Age(_) => unreachable!("no case has native code or groups by size"),
         };
         let diffs = change.map(|change| (i64::try_from(change.size).unwrap(), i64::try_from(change.count).unwrap()));
         json!([frames, stat.size, stat.count, diffs.map(|d| d.0), diffs.map(|d| d.1)])

@@ -1,6 +1,7 @@
 //! Code without knowledge of tracing: system calls, queues, files, text.
 
 pub mod chunks;
+pub mod clock;
 pub mod private_dir;
 pub mod queue;
 pub mod sys;

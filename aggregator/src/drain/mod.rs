@@ -18,6 +18,7 @@ pub use barrier::Barrier;
 pub use controls::{Controls, Stop};
 pub use outlet::Outlet;
 
+use crate::base::clock;
 use crate::base::sys;
 use crate::process::image::Image;
 use crate::process::tasks::Tasks;
@@ -98,7 +99,6 @@ pub struct Drain {
     untraced: Option<Image>,
     pace: Pace,
     questions: Questions,
-    begun: Instant,
     next_name: usize,
 }
 
@@ -165,7 +165,6 @@ impl Drain {
             untraced: None,
             pace,
             questions: Questions::default(),
-            begun: Instant::now(),
             next_name: 0,
         }
     }
@@ -255,7 +254,7 @@ impl Drain {
         {
             self.candidate.lent(now);
         }
-        mark.wall = self.begun.elapsed();
+        mark.wall = clock::now();
         self.outlet.send(Message::Mark(mark));
         // Consumed records are progress too, even without a returned segment: a waiting thread may
         // wait on.

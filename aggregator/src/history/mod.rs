@@ -28,4 +28,7 @@ pub const DEFAULT_MEMORY: u64 = 16 << 20;
 
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
+mod age_tests;
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
 mod tests;

@@ -26,7 +26,7 @@ const SHARE: u32 = 100;
 
 /// Recorder of the history of one program.
 ///
-/// All times are of one clock, that of the drain's polls.
+/// All times are of the aggregator's clock ([`crate::base::clock`]).
 pub struct Recorder {
     begun: Duration,
     /// The present step ends at the first watermark from this time on.
@@ -116,6 +116,8 @@ impl Recorder {
         for (domain, stack) in self.rungs.push(Step { end, domains, process, changes }) {
             self.told.entry(domain).or_default().apart.set(stack, false);
         }
+        let instant = |millis| self.begun + Duration::from_millis(millis);
+        table.begin_span(instant(end), || self.rungs.steps().map(|step| instant(step.end)).collect());
         let (_, width) = WIDTHS.into_iter().find(|(age, _)| end < *age).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
         let width = Duration::from_millis(width.max(self.rungs.least_width()));
         self.due = now + width.max(begun.elapsed() * SHARE);
@@ -164,6 +166,11 @@ impl Recorder {
             steps: self.rungs.steps().cloned().collect(),
             marks: self.marks.list(),
         }
+    }
+
+    /// Begin of the history, on the aggregator's clock.
+    pub fn begun(&self) -> Duration {
+        self.begun
     }
 
     /// Bytes taken by the history.

@@ -253,6 +253,7 @@ impl Job {
         let left_out = cut.figures.left_out;
         let mut snapshot = build(cut, about);
         snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
+        snapshot.meta.allocator = self.causes.malloc_of(&snapshot.meta.executable).map(str::to_owned);
         snapshot.meta.unseen.extend(said::unseen(left_out));
         self.tracer.names().fill(&mut snapshot, image, is_over);
         snapshot

@@ -3,6 +3,7 @@
 //! A question is answered at a watermark not older than the question. So each answer is a
 //! consistent cut, with all events before the question.
 
+use crate::base::clock;
 use crate::base::queue::Inlet;
 use crate::base::sys;
 use crate::history::Recorder;
@@ -14,7 +15,7 @@ use crate::questions::backlog::{Backlog, Source};
 use crate::questions::mailbox::Mailbox;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
-use crate::snapshot::cut::{Counters, Figures, Inherited, OpenCut};
+use crate::snapshot::cut::{Counters, Figures, Inherited, OpenCut, Recorded};
 use crate::snapshot::replaced::Replaced;
 use crate::table::fork_copies::{Fork, ForkCopies, TreeMember};
 use crate::table::forks::Forks;
@@ -27,7 +28,7 @@ use crossbeam_utils::sync::Parker;
 use heapline_shared_format::arena::SEGMENT_WORDS;
 use heapline_shared_format::event::as_python_frame;
 use heapline_shared_format::snapshot::history::USER_MARK;
-use heapline_shared_format::snapshot::{Begun, Code, Domain, History};
+use heapline_shared_format::snapshot::{Begun, Code, Domain};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
@@ -116,7 +117,7 @@ pub struct Keeper {
     tasks: Arc<OnceLock<Tasks>>,
     /// Memory of the present program over time; none before the first watermark.
     history: Option<Arc<Mutex<Recorder>>>,
-    /// Time of the last watermark, on the drain's clock.
+    /// Time of the last watermark.
     wall: Duration,
 }
 
@@ -283,7 +284,7 @@ impl Keeper {
             history_memory: history,
             tasks,
             history: None,
-            wall: Duration::ZERO,
+            wall: clock::now(),
         }
     }
 
@@ -486,13 +487,15 @@ impl Keeper {
     }
 
     /// Returns the history up to the last watermark. `taken` is the time of day of the watermark.
-    fn history_at(&mut self, taken: SystemTime) -> Option<History> {
+    fn history_at(&mut self, taken: SystemTime) -> Option<Recorded> {
         self.begin_history();
         if !self.has_ended {
             self.mark("snapshot", "");
         }
-        let history = self.history.as_ref()?;
-        Some(locked(history).history(self.wall, taken, sys::utc_offset(taken), &mut self.table))
+        let mut history = locked(self.history.as_ref()?);
+        let begun = history.begun();
+        let history = history.history(self.wall, taken, sys::utc_offset(taken), &mut self.table);
+        Some(Recorded { history, begun })
     }
 
     /// Returns the sums and counters.
@@ -517,8 +520,8 @@ impl Keeper {
     /// Begins a copy of the whole table at this instant.
     pub fn cut(&mut self) -> OpenCut {
         let figures = self.figures();
-        let history = self.history_at(figures.taken);
-        let mut cut = OpenCut::of(&mut self.table, figures, history, self.nframe);
+        let recorded = self.history_at(figures.taken);
+        let mut cut = OpenCut::of(&mut self.table, figures, recorded, self.nframe);
         for (thread, calls) in self.calls() {
             if let Some(thread) = cut.threads_mut().get_mut(thread as usize) {
                 thread.counted = thread.counted.and(&calls);

@@ -10,7 +10,8 @@ use crate::table::stacks::{CodeFrame, Drawn, NONE};
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::{PYTHON_ENTRY, as_python_frame, python_frame};
 use heapline_shared_format::snapshot::{
-    Birth, Code, Draws, End, Frame, LiveGroup, Meta, Module, Names, Node, Origin, SharedSample, Snapshot, StackTotals,
+    Ages, Birth, BornBlocks, Code, Draws, End, Frame, LiveGroup, Meta, Module, Names, Node, Origin, SharedSample,
+    Snapshot, StackLifetimes, StackTotals,
 };
 use heapline_shared_format::text::counted;
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         aggregator_bytes: procfs::own_resident_bytes(),
         notes: about.notes.into_iter().chain(notes(figures)).collect(),
         unseen: Vec::new(),
+        allocator: None,
     };
     let inherited = figures.inherited.clone();
     let origin = about.origin.map(|(parent, birth)| Origin { parent, birth, inherited });
@@ -69,8 +71,21 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
     let totals = cut.layers.iter().flat_map(totals).collect();
     let domains = cut.figures.domains.clone();
     let is_family = cut.is_of_family();
+    let mut lifetimes: Vec<StackLifetimes> = Vec::new();
+    if cut.recorded.is_some() {
+        lifetimes.extend(cut.layers.iter().flat_map(lifetimes_of));
+        lifetimes.sort_unstable_by_key(|row| (row.domain.code(), row.stack));
+    }
+    let coarsest = cut.layers.iter().map(|layer| layer.live.spans()).max_by_key(|spans| spans.level()).cloned();
     let mut blocks = Blocks::default();
-    cut.layers.into_iter().for_each(|layer| blocks.add(layer, &thread_index));
+    for mut layer in cut.layers {
+        coarsest.iter().for_each(|spans| layer.live.coarsen_to(spans));
+        blocks.add(layer, &thread_index);
+    }
+    let ages = cut.recorded.as_ref().zip(coarsest).map(|(recorded, spans)| Ages {
+        begins: spans.begins().iter().map(|&begin| recorded.millis(begin)).collect(),
+        blocks: blocks.born,
+    });
     let Drawn { by, ancestors, shared_end } = cut.drawn;
     let draws = Draws { by, ancestors, shared_end, shared: blocks.shared };
     Snapshot {
@@ -92,7 +107,9 @@ pub fn build(cut: Cut, about: About) -> Snapshot {
         calls,
         draws: (is_family && is_sampled).then_some(draws),
         names: Names::default(),
-        history: cut.history,
+        history: cut.recorded.map(|recorded| recorded.history),
+        ages,
+        lifetimes,
     }
 }
 
@@ -180,6 +197,7 @@ fn nodes(cut: &Cut) -> Vec<Node> {
 #[derive(Default)]
 struct Blocks {
     live: Vec<LiveGroup>,
+    born: Vec<BornBlocks>,
     shared: Vec<SharedSample>,
 }
 
@@ -187,7 +205,8 @@ impl Blocks {
     /// Adds the blocks of a domain.
     fn add(&mut self, layer: Layer, thread_index: &ThreadIndex) {
         let (domain, before) = (layer.domain, self.live.len());
-        let Sorted { groups, shared } = layer.live.sorted();
+        let Sorted { groups, born, shared } = layer.live.sorted();
+        let row = |place: usize| u32::try_from(before + place).unwrap_or(NONE);
         self.live.extend(groups.into_iter().map(|(Group { stack, thread, size }, count)| LiveGroup {
             domain,
             stack,
@@ -195,12 +214,23 @@ impl Blocks {
             size,
             count,
         }));
-        self.shared.extend(
-            shared
-                .into_iter()
-                .map(|(place, address)| SharedSample { live: u32::try_from(before + place).unwrap_or(NONE), address }),
-        );
+        self.born.extend(born.into_iter().map(|(place, span, count)| BornBlocks {
+            live: row(place),
+            span: span.code().into(),
+            count,
+        }));
+        self.shared.extend(shared.into_iter().map(|(place, address)| SharedSample { live: row(place), address }));
     }
+}
+
+fn lifetimes_of(layer: &Layer) -> impl Iterator<Item = StackLifetimes> + '_ {
+    layer.lifetimes.iter().map(|&(stack, lifetimes)| StackLifetimes {
+        domain: layer.domain,
+        stack,
+        temporary: lifetimes.temporary,
+        within_step: lifetimes.within_step,
+        ended: lifetimes.ended,
+    })
 }
 
 fn totals(layer: &Layer) -> impl Iterator<Item = StackTotals> + '_ {

@@ -6,12 +6,14 @@
 use crate::process::image::Image;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
-use crate::snapshot::groups::Groups;
+use crate::snapshot::groups::{Groups, Spans};
 use crate::table::Table;
+use crate::table::births::Births;
 use crate::table::codes::Described;
 use crate::table::contradiction::{Contradiction, Contradictions};
 use crate::table::copy::HeapCopy;
 use crate::table::heap::Heap;
+use crate::table::lifetimes::Lifetimes;
 use crate::table::modules::Modules;
 use crate::table::ranges;
 use crate::table::stacks::{Drawn, Tree};
@@ -23,7 +25,7 @@ use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, History, wei
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The numbers of a cut.
 #[derive(Clone, Debug)]
@@ -134,13 +136,37 @@ pub struct Cut {
     /// Blocks of each domain, the native domain first.
     pub layers: Vec<Layer>,
     /// Memory over time up to the instant of the cut; none without a history.
-    pub history: Option<History>,
+    pub recorded: Option<Recorded>,
+}
+
+/// A history up to an instant.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Memory over time.
+    pub history: History,
+    /// Begin of the history, on the aggregator's clock.
+    pub begun: Duration,
+}
+
+impl Recorded {
+    /// The instant, on the aggregator's clock.
+    pub fn now(&self) -> Duration {
+        self.begun + Duration::from_millis(self.history.end())
+    }
+
+    /// Returns a time on the aggregator's clock in milliseconds since 1970, UTC.
+    pub fn millis(&self, time: Duration) -> u64 {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let after = self.history.begun.saturating_add(millis(time.saturating_sub(self.begun)));
+        after.saturating_sub(millis(self.begun.saturating_sub(time)))
+    }
 }
 
 /// A cut with blocks that are still being copied.
 pub struct OpenCut {
     /// The cut, with the layers that are complete.
     cut: Cut,
+    spans: Spans,
     copies: Vec<(Domain, HeapCopy)>,
 }
 
@@ -155,6 +181,8 @@ pub struct Layer {
     pub stacks: Vec<(u32, Amounts)>,
     /// Sums per thread, by rising number.
     pub threads: Vec<(u32, Amounts)>,
+    /// Lifetimes of ended blocks per stack, by rising number. None of ranges.
+    pub lifetimes: Vec<(u32, Lifetimes)>,
 }
 
 /// The target's counters in the arena. The counters go on over sessions and programs.
@@ -353,18 +381,19 @@ fn totals(domain: Domain, totals: &Totals) -> DomainTotals {
 
 impl Layer {
     fn of(domain: Domain, live: Groups, totals: &Totals, threads: usize) -> Layer {
-        Layer { domain, live, stacks: totals.stacks().collect(), threads: by_thread(totals, threads) }
+        let (stacks, lifetimes) = (totals.stacks().collect(), totals.lifetimes().collect());
+        Layer { domain, live, stacks, threads: by_thread(totals, threads), lifetimes }
     }
 
     /// Copies the ranges: memory, then reservations.
-    fn ranges(table: &Table) -> Vec<Layer> {
+    fn ranges(table: &Table, spans: &Spans) -> Vec<Layer> {
         let (ranges, threads) = (table.ranges(), table.threads().rows().len());
         let layer = |(domain, layer): (Domain, &ranges::Layer)| {
             let mut stacks: Vec<_> = layer.stacks().collect();
             stacks.sort_unstable_by_key(|&(stack, _)| stack);
-            let mut live = Groups::default();
+            let mut live = Groups::new(spans.clone());
             ranges.live(domain).iter().for_each(|block| live.add(block, 1));
-            Layer { domain, live, stacks, threads: by_thread(layer.totals(), threads) }
+            Layer { domain, live, stacks, threads: by_thread(layer.totals(), threads), lifetimes: Vec::new() }
         };
         ranges.layers().map(layer).collect()
     }
@@ -372,7 +401,11 @@ impl Layer {
 
 impl OpenCut {
     /// Begins a copy of everything.
-    pub fn of(table: &mut Table, figures: Figures, history: Option<History>, nframe: u32) -> OpenCut {
+    ///
+    /// `recorded` is the history up to this instant.
+    pub fn of(table: &mut Table, figures: Figures, recorded: Option<Recorded>, nframe: u32) -> OpenCut {
+        let now = recorded.as_ref().map(Recorded::now).unwrap_or_default();
+        let spans = Spans::of(table.births(), now);
         let cut = Cut {
             figures,
             nframe,
@@ -382,10 +415,10 @@ impl OpenCut {
             threads: table.threads().rows().to_vec(),
             ended: table.threads().ended().to_vec(),
             codes: table.codes().described().clone(),
-            layers: Layer::ranges(table),
-            history,
+            layers: Layer::ranges(table, &spans),
+            recorded,
         };
-        OpenCut { cut, copies: table.copy() }
+        OpenCut { cut, spans, copies: table.copy() }
     }
 
     /// Threads by index, for what the threads have counted.
@@ -395,10 +428,13 @@ impl OpenCut {
 
     /// Waits for the copies of the blocks. None if the table is gone before the end.
     pub fn wait(self) -> Option<Cut> {
-        let OpenCut { mut cut, copies } = self;
+        let OpenCut { mut cut, spans, copies } = self;
         let mut layers = Vec::with_capacity(copies.len() + cut.layers.len());
         for (domain, copy) in copies {
-            let mut live = if domain.is_sampled() { cut.shared_samples() } else { Groups::default() };
+            let mut live = Groups::new(spans.clone());
+            if domain.is_sampled() && cut.is_of_family() {
+                live = live.with_addresses(cut.tree.clone(), cut.drawn.shared_end);
+            }
             let totals = copy.collect(|block, count| live.add(&block, count))?;
             layers.push(Layer::of(domain, live, &totals, cut.threads.len()));
         }
@@ -427,18 +463,10 @@ impl Cut {
         !self.drawn.ancestors.is_empty() || self.drawn.shared_end > 0
     }
 
-    /// Returns groups without blocks, for a domain whose samples other processes may have too.
-    fn shared_samples(&self) -> Groups {
-        if self.is_of_family() {
-            Groups::with_addresses(self.tree.clone(), self.drawn.shared_end)
-        } else {
-            Groups::default()
-        }
-    }
-
     /// Returns an empty cut, for an untraced program of the same process.
     pub fn empty_for(&self, image: Image) -> Cut {
         let nothing = Totals::default();
+        let nothing_yet = Spans::of(&Births::default(), Duration::ZERO);
         let figures = Figures {
             image,
             begun: Begun::Start,
@@ -463,8 +491,8 @@ impl Cut {
             threads: Vec::new(),
             ended: Vec::new(),
             codes: Described::default(),
-            layers: vec![Layer::of(Domain::Native, Groups::default(), &nothing, 0)],
-            history: None,
+            layers: vec![Layer::of(Domain::Native, Groups::new(nothing_yet), &nothing, 0)],
+            recorded: None,
         }
     }
 }

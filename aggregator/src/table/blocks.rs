@@ -9,6 +9,7 @@
 //! 2. Another thread is given the block's address. This shows that the call has let go of the
 //!    block.
 
+use super::births::Recoding;
 use super::live::{Block, Live};
 use crate::table::contradiction::{Contradiction, Contradictions};
 
@@ -32,10 +33,16 @@ pub enum Move {
     /// A block is allocated.
     Alloc(Block),
     /// A block is freed.
-    Free(u64),
+    Free {
+        /// Address of the block.
+        address: u64,
+        /// The freeing thread, if its last event of the domain has allocated a block at the
+        /// address.
+        next_of: Option<u32>,
+    },
     /// A block is forgotten, though the block may live on.
     Forget(u64),
-    /// A live block is used for another object. Stack and thread change, the size stays.
+    /// A live block is used for another object. Stack, thread and birth change, the size stays.
     Reuse(Block),
     /// A realloc begins.
     Realloc(Call),
@@ -53,7 +60,7 @@ impl Move {
     pub fn address(&self) -> u64 {
         match self {
             Move::Alloc(block) | Move::Reuse(block) => block.address,
-            Move::Free(address) | Move::Forget(address) => *address,
+            Move::Free { address, .. } | Move::Forget(address) => *address,
             Move::Realloc(call) | Move::LetGo(call) | Move::Keep(call) | Move::Abandon(call) => call.address,
         }
     }
@@ -66,6 +73,8 @@ pub enum Change {
     Gain(Block),
     /// The block is not live any more.
     Lose(Block),
+    /// The block is not live any more: the thread has freed the block by its next event.
+    LoseAtOnce(Block),
     /// A live block now belongs to this stack and thread, and belonged to others before.
     Join(Block),
     /// A live block belonged to this stack and thread, and now belongs to others.
@@ -122,9 +131,11 @@ impl Blocks {
                 }
                 changed(Change::Gain(block));
             }
-            Move::Free(address) => {
+            Move::Free { address, next_of } => {
                 if let Some(block) = self.take(address) {
-                    changed(Change::Lose(block));
+                    // Another thread may have freed the block, and got the address.
+                    let is_temporary = next_of == Some(block.thread);
+                    changed(if is_temporary { Change::LoseAtOnce(block) } else { Change::Lose(block) });
                 }
             }
             Move::Forget(address) => {
@@ -137,7 +148,7 @@ impl Blocks {
             }
             Move::Reuse(now) => {
                 if let Some(before) = self.live.get(now.address) {
-                    let now = Block { stack: now.stack, thread: now.thread, ..before };
+                    let now = Block { stack: now.stack, thread: now.thread, birth: now.birth, ..before };
                     self.live.insert(now);
                     changed(Change::Join(now));
                     changed(Change::Leave(before));
@@ -205,7 +216,7 @@ impl Blocks {
             Move::Abandon(call) => {
                 let _ = self.end(call) || self.end_untracked(call);
             }
-            Move::Alloc(_) | Move::Free(_) | Move::Forget(_) | Move::Reuse(_) => {}
+            Move::Alloc(_) | Move::Free { .. } | Move::Forget(_) | Move::Reuse(_) => {}
         }
         None
     }
@@ -236,6 +247,11 @@ impl Blocks {
     /// Clears the mark of the program's own trace in all blocks.
     pub fn leave_program(&mut self) {
         self.live.leave_program();
+    }
+
+    /// Changes the codes of all births.
+    pub fn recode(&mut self, recoding: &Recoding) {
+        self.live.recode(recoding);
     }
 
     /// The live blocks.

@@ -70,7 +70,7 @@ impl Copying {
         let Rest { come, gone, totals: sums } = &mut *self.rest;
         let (block, list) = match change {
             Change::Gain(block) | Change::Join(block) => (block, come),
-            Change::Lose(block) | Change::Leave(block) => (block, gone),
+            Change::Lose(block) | Change::LoseAtOnce(block) | Change::Leave(block) => (block, gone),
         };
         sums.before(totals, block.stack);
         if piece(block) >= self.next {

@@ -9,6 +9,7 @@
 //! [`Heap::catch_up`] applies an incomplete batch before a read. On machines with enough cores,
 //! resolver threads look up the blocks (`resolvers.rs`). Copies are made in steps (`copy.rs`).
 
+use super::births::Recoding;
 use super::blocks::{Blocks, Call, Change, Move};
 use super::copy::{self, Copying, HeapCopy};
 use super::live::{Block, Live, Packed};
@@ -102,10 +103,11 @@ impl Heap {
         self.push(Move::Alloc(block), shared);
     }
 
-    /// Removes the freed block at `address`.
+    /// Removes the freed block at `address`. `next_of` is the freeing thread, if its last event of
+    /// the domain has allocated a block at the address.
     #[inline(always)]
-    pub fn free(&mut self, address: u64, shared: &mut Shared) {
-        self.push(Move::Free(address), shared);
+    pub fn free(&mut self, address: u64, next_of: Option<u32>, shared: &mut Shared) {
+        self.push(Move::Free { address, next_of }, shared);
     }
 
     /// Forgets the block at `address`. A later free of the block is untracked.
@@ -143,7 +145,7 @@ impl Heap {
             Place::Here(blocks) => {
                 for event in batch.drain(..) {
                     blocks.resolve(event, |change| {
-                        if let Change::Lose(block) = &change {
+                        if let Change::Lose(block) | Change::LoseAtOnce(block) = &change {
                             totals.prefetch(block.stack);
                         }
                         changes.push(change);
@@ -217,6 +219,17 @@ impl Heap {
         match &mut self.place {
             Place::Here(blocks) => blocks.forget_frees(),
             Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.forget_frees()),
+        }
+    }
+
+    /// Changes the codes of all births. Copies that are being made end before, because all blocks
+    /// of a copy have codes of one time.
+    pub fn recode(&mut self, recoding: &Recoding, shared: &mut Shared) {
+        self.catch_up(shared);
+        self.end_copies(shared);
+        match &mut self.place {
+            Place::Here(blocks) => blocks.recode(recoding),
+            Place::Spread(resolvers) => resolvers.parts().for_each(|mut blocks| blocks.recode(recoding)),
         }
     }
 
@@ -319,7 +332,11 @@ impl Books<'_> {
                 shared.gain(block);
             }
             Change::Lose(block) => {
-                totals.free(block.stack, shared.share(block), block.size);
+                totals.free(block.stack, shared.share(block), block.size, shared.ending(block, false));
+                shared.lose(block);
+            }
+            Change::LoseAtOnce(block) => {
+                totals.free(block.stack, shared.share(block), block.size, shared.ending(block, true));
                 shared.lose(block);
             }
             Change::Join(block) => {

@@ -96,6 +96,11 @@ impl<T: Copy> Intervals<T> {
         self.by_start.iter().map(|(&start, &(end, what))| Piece { start, end, what })
     }
 
+    /// Values of all intervals, by rising address.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> + '_ {
+        self.by_start.values_mut().map(|(_, what)| what)
+    }
+
     /// Removes all intervals.
     pub fn clear(&mut self) {
         self.by_start.clear();

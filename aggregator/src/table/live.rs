@@ -1,23 +1,27 @@
 //! The live blocks of one domain, by address.
 //!
 //! ```text
-//!              63             48 47                                    0
-//! row, 16 B    | stack, low 16   | address                             |
-//!              | stack, high 11 | in program 1 | thread 20 | size 32   |
+//!              63             47 46                                    0
+//! row, 16 B    | stack, low 17   | address                             |
+//!              | stack, high 10 | in program 1 | thread 16 | birth 13 | size 24 |
 //! ```
 //!
 //! - Bucket: four rows, on one cache line. A full bucket passes rows on to the next bucket.
 //! - Shard: one of 256 tables of buckets, chosen by the hash. Shards grow one after another, so an
 //!   event waits for the move of at most one shard.
 //! - Memory: 20 to 30 bytes a block, at any size of the table.
-//! - Odd blocks: a block with a number too large for a row (4 GiB and more, a thread beyond the
-//!   millionth) is kept beside the rows.
+//! - Odd blocks: a block with a number too large for a row (16 MiB and more, a thread beyond the
+//!   65536th) is kept beside the rows. A row in its place leads there, so all other blocks are
+//!   found without a look at the odd blocks.
+//! - Births: a row has a code for the time of its birth ([`super::births`]). When the codes are
+//!   given out anew ([`Live::recode`]), each shard changes its rows at the next event in the shard.
 //!
 //! Nothing else in the aggregator grows with the number of blocks.
 //!
 //! A lookup is a cache miss at a million blocks, so a caller with an early known address announces
 //! the address ([`Live::prefetch`]).
 
+use super::births::{Birth, Recoding};
 use crate::arch::cache::prefetch;
 use std::collections::HashMap;
 
@@ -39,15 +43,23 @@ const SPARSE: (usize, usize) = (1, 5);
 /// moved.
 const MANY: u8 = u8::MAX;
 
-const ADDRESS_BITS: u32 = 48;
+const ADDRESS_BITS: u32 = 47;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
+const STACK_LOW_BITS: u32 = u64::BITS - ADDRESS_BITS;
 const STACK_BITS: u32 = 27;
 const PROGRAM_BITS: u32 = 1;
-const THREAD_BITS: u32 = 20;
-const SIZE_BITS: u32 = 32;
-const _: () = assert!(ADDRESS_BITS + STACK_BITS + PROGRAM_BITS + THREAD_BITS + SIZE_BITS == 128);
+const THREAD_BITS: u32 = 16;
+const SIZE_BITS: u32 = 24;
+const _: () = assert!(ADDRESS_BITS + STACK_BITS + PROGRAM_BITS + THREAD_BITS + Birth::BITS + SIZE_BITS == 128);
+/// Places of the fields in the second word. The size is at 0.
+const BIRTH_AT: u32 = SIZE_BITS;
+const THREAD_AT: u32 = BIRTH_AT + Birth::BITS;
+const PROGRAM_AT: u32 = THREAD_AT + THREAD_BITS;
+const STACK_AT: u32 = PROGRAM_AT + PROGRAM_BITS;
 /// Flag in the second word: the program's own tracemalloc counts the block.
-const IN_PROGRAM: u64 = 1 << (THREAD_BITS + SIZE_BITS);
+const IN_PROGRAM: u64 = 1 << PROGRAM_AT;
+/// Size of a row that leads to an odd block. No other row has the size.
+const BESIDE: u64 = (1 << SIZE_BITS) - 1;
 
 /// A live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +72,8 @@ pub struct Block {
     pub stack: u32,
     /// Index of the allocating thread.
     pub thread: u32,
+    /// Time of the allocation.
+    pub birth: Birth,
     /// Whether the program's own tracemalloc counts the block.
     pub in_program: bool,
 }
@@ -73,27 +87,51 @@ impl Row {
     /// Packs a block. None if a number does not fit.
     #[inline]
     fn pack(block: &Block) -> Option<Row> {
-        let fits = block.size >> SIZE_BITS == 0
+        let fits = block.size < BESIDE
             && block.thread >> THREAD_BITS == 0
             && block.stack >> STACK_BITS == 0
-            && block.address != 0
-            && block.address <= ADDRESS_MASK;
+            && Row::has_place(block.address);
         let stack = u64::from(block.stack);
         let in_program = if block.in_program { IN_PROGRAM } else { 0 };
-        let high = stack >> 16 << (PROGRAM_BITS + THREAD_BITS + SIZE_BITS);
-        let rest = high | in_program | u64::from(block.thread) << SIZE_BITS | block.size;
-        fits.then_some(Row([block.address | stack << ADDRESS_BITS, rest]))
+        let birth = u64::from(block.birth.code()) << BIRTH_AT;
+        let rest = stack >> STACK_LOW_BITS << STACK_AT | in_program | u64::from(block.thread) << THREAD_AT;
+        fits.then_some(Row([block.address | stack << ADDRESS_BITS, rest | birth | block.size]))
+    }
+
+    /// Returns the row that leads to the odd block at an address.
+    fn beside(address: u64) -> Row {
+        Row([address, BESIDE])
+    }
+
+    /// Whether a row can have an address. An empty row has address 0.
+    #[inline]
+    fn has_place(address: u64) -> bool {
+        address != 0 && address <= ADDRESS_MASK
+    }
+
+    #[inline]
+    fn is_beside(self) -> bool {
+        self.0[1] & BESIDE == BESIDE
     }
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "fields of fewer bits")]
     fn unpack(self) -> Block {
         let Row([first, rest]) = self;
-        let stack = first >> ADDRESS_BITS | rest >> (PROGRAM_BITS + THREAD_BITS + SIZE_BITS) << 16;
-        let thread = rest >> SIZE_BITS & ((1 << THREAD_BITS) - 1);
+        let stack = first >> ADDRESS_BITS | rest >> STACK_AT << STACK_LOW_BITS;
+        let thread = rest >> THREAD_AT & ((1 << THREAD_BITS) - 1);
         let size = rest & ((1 << SIZE_BITS) - 1);
+        let birth = Birth::of_bits(rest >> BIRTH_AT);
         let in_program = rest & IN_PROGRAM != 0;
-        Block { address: self.address(), size, stack: stack as u32, thread: thread as u32, in_program }
+        Block { address: self.address(), size, stack: stack as u32, thread: thread as u32, birth, in_program }
+    }
+
+    /// Changes the code of the birth.
+    #[inline]
+    fn recoded(self, recoding: &Recoding) -> Row {
+        let Row([first, rest]) = self;
+        let (old, mask) = (Birth::of_bits(rest >> BIRTH_AT), (u64::from(Birth::LAST.code())) << BIRTH_AT);
+        Row([first, rest & !mask | u64::from(recoding.of(old).code()) << BIRTH_AT])
     }
 
     #[inline]
@@ -153,6 +191,10 @@ pub struct Live {
     /// Blocks with numbers too large for a row.
     odd: HashMap<u64, Block>,
     len: usize,
+    /// Number of recodings so far.
+    coding: u32,
+    /// The last recoding.
+    recoding: Recoding,
 }
 
 impl Default for Live {
@@ -171,7 +213,7 @@ impl Live {
         let least = LEAST + rows * 3 / 2 / ROWS;
         // The shards start with different sizes, so that no two grow at the same time.
         let shards = (0..SHARDS).map(|i| Shard::new(least + i * least / 2 / SHARDS)).collect();
-        Live { shards, odd: HashMap::new(), len: 0 }
+        Live { shards, odd: HashMap::new(), len: 0, coding: 0, recoding: Recoding::default() }
     }
 
     /// Announces the lookup of an address.
@@ -184,18 +226,24 @@ impl Live {
         prefetch(&shard.passed, home);
     }
 
+    /// The shard of a hash, with births in the present coding.
+    #[inline]
+    fn shard(&mut self, hash: u64) -> &mut Shard {
+        let shard = &mut self.shards[shard_of(hash)];
+        if shard.coding != self.coding {
+            shard.recode(&self.recoding, self.coding);
+        }
+        shard
+    }
+
     /// Adds a block. Returns the previous block at the address, which is replaced.
     #[inline]
     pub fn insert(&mut self, block: Block) -> Option<Block> {
-        let hash = hash(block.address);
-        let shard = &mut self.shards[shard_of(hash)];
         let old = match Row::pack(&block) {
-            Some(row) => {
-                let old = shard.insert(hash, row);
-                if old.is_none() && !self.odd.is_empty() { self.odd.remove(&block.address) } else { old }
-            }
+            Some(row) => self.put(row),
             None => {
-                let old = shard.remove(hash, block.address);
+                let row = Row::has_place(block.address).then(|| Row::beside(block.address));
+                let old = row.and_then(|row| self.put(row));
                 self.odd.insert(block.address, block).or(old)
             }
         };
@@ -203,24 +251,53 @@ impl Live {
         old
     }
 
+    /// Writes a row. Returns the previous block at the address.
+    #[inline]
+    fn put(&mut self, row: Row) -> Option<Block> {
+        let hash = hash(row.address());
+        let old = self.shard(hash).insert(hash, row)?;
+        if old.is_beside() { self.odd.remove(&row.address()) } else { Some(old.unpack()) }
+    }
+
     /// Removes and returns the block at an address.
     #[inline]
     pub fn remove(&mut self, address: u64) -> Option<Block> {
-        let hash = hash(address);
-        let mut block = self.shards[shard_of(hash)].remove(hash, address);
-        if block.is_none() && !self.odd.is_empty() {
-            block = self.odd.remove(&address);
-        }
+        let block = if Row::has_place(address) {
+            let hash = hash(address);
+            let row = self.shard(hash).remove(hash, address)?;
+            if row.is_beside() { self.odd.remove(&address) } else { Some(row.unpack()) }
+        } else {
+            self.odd.remove(&address)
+        };
         self.len -= usize::from(block.is_some());
         block
     }
 
     /// Returns the block at an address.
     pub fn get(&self, address: u64) -> Option<Block> {
+        if !Row::has_place(address) {
+            return self.odd.get(&address).copied();
+        }
         let hash = hash(address);
         let shard = &self.shards[shard_of(hash)];
-        let found = shard.find(hash, address).map(|(bucket, row)| shard.buckets[bucket].0[row].unpack());
-        found.or_else(|| self.odd.get(&address).copied())
+        let (bucket, row) = shard.find(hash, address)?;
+        let row = self.now(shard)(shard.buckets[bucket].0[row]);
+        if row.is_beside() { self.odd.get(&address).copied() } else { Some(row.unpack()) }
+    }
+
+    /// Brings the rows of a shard to the present coding of births.
+    fn now(&self, shard: &Shard) -> impl Fn(Row) -> Row {
+        let is_old = shard.coding != self.coding;
+        move |row| if is_old { row.recoded(&self.recoding) } else { row }
+    }
+
+    /// Changes the codes of all births, shard by shard with the events to come.
+    pub fn recode(&mut self, recoding: &Recoding) {
+        let Live { shards, odd, coding, recoding: last, .. } = self;
+        // A shard without an event since the last recoding.
+        shards.iter_mut().filter(|shard| shard.coding != *coding).for_each(|shard| shard.recode(last, *coding));
+        odd.values_mut().for_each(|block| block.birth = recoding.of(block.birth));
+        (*last, *coding) = (recoding.clone(), coding.wrapping_add(1));
     }
 
     /// Number of blocks.
@@ -241,15 +318,23 @@ impl Live {
     /// Adds the blocks of a piece to `copied`, i.e. the blocks with this number by [`piece`].
     pub fn copy(&self, piece: usize, copied: &mut Packed) {
         match self.shards.get(piece >> PIECE_BITS) {
-            Some(shard) => shard.copy((piece & ((1 << PIECE_BITS) - 1)) as u64, &mut copied.rows),
+            Some(shard) => {
+                let before = copied.rows.len();
+                shard.copy((piece & ((1 << PIECE_BITS) - 1)) as u64, &mut copied.rows);
+                let now = self.now(shard);
+                copied.rows[before..].iter_mut().for_each(|row| *row = now(*row));
+            }
             None => self.odd.values().for_each(|block| copied.push(block)),
         }
     }
 
     /// All blocks, in no order.
     pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
-        let rows = self.shards.iter().flat_map(|shard| shard.buckets.iter().flat_map(|bucket| bucket.0));
-        rows.filter(|row| !row.is_empty()).map(|row| row.unpack()).chain(self.odd.values().copied())
+        let blocks = self.shards.iter().flat_map(|shard| {
+            let rows = shard.buckets.iter().flat_map(|bucket| bucket.0);
+            rows.filter(|row| !row.is_empty() && !row.is_beside()).map(self.now(shard)).map(Row::unpack)
+        });
+        blocks.chain(self.odd.values().copied())
     }
 
     /// Clears the mark of the program's own trace in all blocks.
@@ -297,6 +382,8 @@ struct Shard {
     /// Number of rows passed on by each bucket. A search ends at a bucket with the count 0.
     passed: Box<[u8]>,
     used: usize,
+    /// Coding of the births ([`Live::coding`]).
+    coding: u32,
 }
 
 impl Shard {
@@ -305,7 +392,16 @@ impl Shard {
             buckets: vec![Bucket::default(); buckets].into_boxed_slice(),
             passed: vec![0; buckets].into_boxed_slice(),
             used: 0,
+            coding: 0,
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn recode(&mut self, recoding: &Recoding, coding: u32) {
+        let rows = self.buckets.iter_mut().flat_map(|bucket| &mut bucket.0);
+        rows.filter(|row| !row.is_empty() && !row.is_beside()).for_each(|row| *row = row.recoded(recoding));
+        self.coding = coding;
     }
 
     /// Home bucket of a hash: the low half, scaled down to the number of buckets.
@@ -325,7 +421,7 @@ impl Shard {
         rows.reserve(self.used.div_ceil(1 << PIECE_BITS));
         let mut bucket = first;
         for number in first..first + self.buckets.len() {
-            let row_of_piece = |row: &Row| !row.is_empty() && piece_of(row) == piece;
+            let row_of_piece = |row: &Row| !row.is_empty() && !row.is_beside() && piece_of(row) == piece;
             rows.extend(self.buckets[bucket].0.into_iter().filter(row_of_piece).map(Row::unmarked));
             if number >= last && self.passed[bucket] == 0 {
                 break;
@@ -342,10 +438,6 @@ impl Shard {
     /// Returns bucket and row of an address.
     #[inline]
     fn find(&self, hash: u64, address: u64) -> Option<(usize, usize)> {
-        if address == 0 {
-            // Address 0 means an empty row.
-            return None;
-        }
         let mut bucket = self.home(hash);
         // Bounded, because every bucket may have passed rows on.
         for _ in 0..self.buckets.len() {
@@ -361,9 +453,9 @@ impl Shard {
     }
 
     #[inline]
-    fn insert(&mut self, hash: u64, row: Row) -> Option<Block> {
+    fn insert(&mut self, hash: u64, row: Row) -> Option<Row> {
         if let Some((bucket, i)) = self.find(hash, row.address()) {
-            return Some(std::mem::replace(&mut self.buckets[bucket].0[i], row).unpack());
+            return Some(std::mem::replace(&mut self.buckets[bucket].0[i], row));
         }
         self.place(hash, row);
         self.used += 1;
@@ -390,9 +482,9 @@ impl Shard {
     }
 
     #[inline]
-    fn remove(&mut self, hash: u64, address: u64) -> Option<Block> {
+    fn remove(&mut self, hash: u64, address: u64) -> Option<Row> {
         let (bucket, row) = self.find(hash, address)?;
-        let block = std::mem::take(&mut self.buckets[bucket].0[row]).unpack();
+        let removed = std::mem::take(&mut self.buckets[bucket].0[row]);
         let mut passed_by = self.home(hash);
         while passed_by != bucket {
             let passed = &mut self.passed[passed_by];
@@ -403,7 +495,7 @@ impl Shard {
         if self.buckets.len() > 2 * LEAST && self.used * SPARSE.1 < self.buckets.len() * ROWS * SPARSE.0 {
             self.resize(LEAST + self.used * 2 / ROWS);
         }
-        Some(block)
+        Some(removed)
     }
 
     #[cold]
@@ -413,7 +505,7 @@ impl Shard {
         for row in old.buckets.iter().flat_map(|bucket| bucket.0).filter(|row| !row.is_empty()) {
             self.place(self::hash(row.address()), row);
         }
-        self.used = old.used;
+        (self.used, self.coding) = (old.used, old.coding);
     }
 }
 
@@ -453,18 +545,21 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn block(address: u64, size: u64) -> Block {
-        Block { address, size, stack: (1 << STACK_BITS) - 1, thread: (1 << THREAD_BITS) - 1, in_program: size % 2 == 1 }
+        let (stack, thread) = ((1 << STACK_BITS) - 1, (1 << THREAD_BITS) - 1);
+        let birth = Birth::of_bits(address / 16 + size);
+        Block { address, size, stack, thread, birth, in_program: size % 2 == 1 }
     }
 
     #[test]
     fn rows_hold_the_largest_numbers_and_the_rest_is_kept_too() {
         let mut live = Live::default();
-        let widest = block(ADDRESS_MASK, u64::from(u32::MAX));
+        let widest = block(ADDRESS_MASK, BESIDE - 1);
         let odd = [
-            block(16, 1 << 32),
+            block(16, BESIDE),
             Block { thread: 1 << THREAD_BITS, ..block(32, 1) },
             Block { stack: u32::MAX, ..block(48, 1) },
             block(0, 5),
+            block(ADDRESS_MASK + 1, 7),
         ];
         assert_eq!(live.insert(widest), None);
         for block in odd {
@@ -474,13 +569,15 @@ mod tests {
         for block in odd.into_iter().chain([widest]) {
             assert_eq!(live.get(block.address), Some(block));
         }
-        assert_eq!((live.len(), live.iter().count()), (5, 5));
+        assert_eq!((live.len(), live.iter().count()), (6, 6));
         // The block moves from the odd blocks into a row, and back.
         let small = block(16, 7);
         assert_eq!(live.insert(small), Some(odd[0]));
         assert_eq!(live.insert(odd[0]), Some(small));
         assert_eq!(live.remove(16), Some(odd[0]));
-        assert_eq!((live.remove(16), live.len()), (None, 4));
+        assert_eq!((live.remove(16), live.len()), (None, 5));
+        assert_eq!((live.remove(0), live.remove(32)), (Some(odd[3]), Some(odd[1])));
+        assert_eq!((live.get(32), live.odd.len()), (None, 2));
     }
 
     #[test]
@@ -525,14 +622,20 @@ mod tests {
     enum Step {
         Insert(u64, u64),
         Remove(u64),
+        /// Adds to all codes.
+        Recode(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         // Few addresses, in strides used by allocators, so that addresses meet again. Some sizes
         // fit no row.
         let address = (0u64..600, prop_oneof![Just(16u64), Just(4096)]).prop_map(|(i, stride)| (i + 1) * stride);
-        let size = prop_oneof![9 => 0u64..1 << 32, 1 => 1u64 << 32..1 << 40];
-        prop_oneof![(address.clone(), size).prop_map(|(a, s)| Step::Insert(a, s)), address.prop_map(Step::Remove)]
+        let size = prop_oneof![9 => 0..BESIDE, 1 => BESIDE..1 << 40];
+        prop_oneof![
+            600 => (address.clone(), size).prop_map(|(a, s)| Step::Insert(a, s)),
+            600 => address.prop_map(Step::Remove),
+            1 => any::<u64>().prop_map(Step::Recode),
+        ]
     }
 
     proptest! {
@@ -547,11 +650,23 @@ mod tests {
                         prop_assert_eq!(live.insert(block), model.insert(address, block));
                     }
                     Step::Remove(address) => prop_assert_eq!(live.remove(address), model.remove(&address)),
+                    Step::Recode(more) => {
+                        let next = |birth: Birth| Birth::of_bits(u64::from(birth.code()).wrapping_add(more));
+                        live.recode(&Recoding::by(next));
+                        model.values_mut().for_each(|block: &mut Block| block.birth = next(block.birth));
+                        prop_assert!(model.values().all(|block| live.get(block.address) == Some(*block)));
+                    }
                 }
                 prop_assert_eq!(live.len(), model.len());
             }
             let mut all: Vec<Block> = live.iter().collect();
             all.sort_by_key(|block| block.address);
+            let mut copied = Packed::default();
+            (0..PIECES).for_each(|piece| live.copy(piece, &mut copied));
+            let mut copied: Vec<Block> = copied.iter().collect();
+            copied.sort_by_key(|block| block.address);
+            let unmarked = all.iter().map(|block| Block { in_program: false, ..*block });
+            prop_assert_eq!(copied, unmarked.collect::<Vec<_>>());
             prop_assert_eq!(all, model.into_values().collect::<Vec<_>>());
         }
 
@@ -565,9 +680,9 @@ mod tests {
                 let block = block(address, i);
                 let row = Row::pack(&block).expect("small numbers");
                 if insert {
-                    prop_assert_eq!(shard.insert(hash(address), row), model.insert(address, block));
+                    prop_assert_eq!(shard.insert(hash(address), row).map(Row::unpack), model.insert(address, block));
                 } else {
-                    prop_assert_eq!(shard.remove(hash(address), address), model.remove(&address));
+                    prop_assert_eq!(shard.remove(hash(address), address).map(Row::unpack), model.remove(&address));
                 }
                 prop_assert_eq!(shard.used, model.len());
             }

@@ -14,7 +14,9 @@ const MAX_UNMAPS: usize = 8;
 impl Table {
     /// Applies a change of the address space.
     pub(super) fn mapping(&mut self, ring: &mut Ring, mapping: Mapping) {
-        let mut owner = |stack, reserved| Owner { stack: self.stack(ring, stack).0, thread: ring.thread, reserved };
+        let birth = self.shared.births.now();
+        let mut owner =
+            |stack, reserved| Owner { stack: self.stack(ring, stack).0, thread: ring.thread, birth, reserved };
         match mapping {
             Mapping::Map { pages, reserved, stack } => {
                 let owner = owner(stack, reserved);

@@ -3,6 +3,7 @@
 //! [`Table`] applies records in the order given by [`crate::table::order`]. A table can be read
 //! between any two records. The table uses no clock and no file.
 
+pub mod births;
 pub mod blocks;
 pub mod codes;
 pub mod contradiction;
@@ -12,6 +13,7 @@ pub mod fork_copies;
 pub mod forks;
 pub mod heap;
 pub mod intervals;
+pub mod lifetimes;
 pub mod live;
 mod mapping;
 pub mod messages;
@@ -33,6 +35,7 @@ pub mod weights;
 
 use crate::table::contradiction::{Contradiction, Contradictions};
 use crate::table::order::{Corrupt, Sink};
+use births::Births;
 use blocks::Call;
 use codes::{Codes, Partial};
 use forks::Forks;
@@ -48,6 +51,7 @@ use said::{Said, Voice};
 use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use threads::{Opened, Threads};
 
 /// Most paths kept of objects with recorded allocators.
@@ -127,6 +131,9 @@ pub struct Ring {
     interval: u64,
     definitions: Definitions,
     code: Partial,
+    /// Address of the block that the last event of each domain has allocated; 0 after any other
+    /// event, and while samples are recorded: most events of a sampled thread have no record.
+    allocated: [u64; domain::COUNT],
     /// Open calls of realloc, by domain. The realloc of an inner layer may be part of the realloc
     /// of an outer layer.
     realloc: [Option<Call>; domain::COUNT],
@@ -139,6 +146,22 @@ impl Ring {
     /// Index of the ring's thread.
     pub fn thread(&self) -> u32 {
         self.thread
+    }
+
+    /// Notes the block allocated by an event.
+    #[inline]
+    fn has_allocated(&mut self, address: u64, domain: u8) {
+        if let Some(last) = self.allocated.get_mut(usize::from(domain)) {
+            *last = if self.interval == 0 { address } else { 0 };
+        }
+    }
+
+    /// Notes an event that frees a block, or ends one otherwise. Returns the thread if the last
+    /// event of the domain has allocated the block.
+    #[inline]
+    fn has_freed(&mut self, address: u64, domain: u8) -> Option<u32> {
+        let last = self.allocated.get_mut(usize::from(domain)).map_or(0, std::mem::take);
+        (last == address && last != 0).then_some(self.thread)
     }
 }
 
@@ -198,6 +221,7 @@ impl Table {
             interval: 0,
             definitions: Definitions::default(),
             code: Partial::default(),
+            allocated: [0; domain::COUNT],
             realloc: [None; domain::COUNT],
             unmaps: Vec::new(),
         }
@@ -278,6 +302,28 @@ impl Table {
         &self.shared.threads
     }
 
+    /// Spans of time that the live blocks were born in.
+    pub fn births(&self) -> &Births {
+        &self.shared.births
+    }
+
+    /// Replaces the spans of an empty table.
+    #[cfg(test)]
+    pub fn set_births(&mut self, births: Births) {
+        self.shared.births = births;
+    }
+
+    /// Begins a span of births at the time `now`, the end of a step of the history. `steps` returns
+    /// the ends of all steps that the history has, rising.
+    pub fn begin_span(&mut self, now: Duration, steps: impl FnOnce() -> Vec<Duration>) {
+        self.catch_up();
+        if let Some(recoding) = self.shared.births.begin(now, steps) {
+            let (heaps, shared) = self.parts();
+            heaps.for_each(|heap| heap.recode(&recoding, shared));
+            self.ranges.recode(&recoding);
+        }
+    }
+
     /// Threads, mutable, for setting names.
     pub fn threads_mut(&mut self) -> &mut Threads {
         &mut self.shared.threads
@@ -325,7 +371,8 @@ impl Table {
             (stack, size) = self.sample(stack, ring.interval, size);
         }
         let in_program = domain != domain::NATIVE && self.shared.program.is_on() && !ring.hides;
-        (Block { address, size, stack, thread: ring.thread, in_program }, domain)
+        let birth = self.shared.births.now();
+        (Block { address, size, stack, thread: ring.thread, birth, in_program }, domain)
     }
 
     /// Returns the stack of a sampled block, and the bytes represented by the sample.
@@ -386,9 +433,9 @@ impl Table {
     }
 
     #[inline(never)]
-    fn free_other(&mut self, address: u64, domain: u8) -> Result<(), Corrupt> {
+    fn free_other(&mut self, address: u64, next_of: Option<u32>, domain: u8) -> Result<(), Corrupt> {
         let (heap, shared) = self.heap_of(domain)?;
-        heap.free(address, shared);
+        heap.free(address, next_of, shared);
         Ok(())
     }
 
@@ -545,6 +592,7 @@ impl Sink for Table {
             }
             Event::Alloc { address, size, stack, .. } => {
                 let (block, domain) = self.block(ring, address, size, stack);
+                ring.has_allocated(address, domain);
                 self.records += 1;
                 if domain != domain::NATIVE {
                     return self.alloc_other(block, domain);
@@ -553,11 +601,12 @@ impl Sink for Table {
                 Ok(())
             }
             Event::Free { address, domain, .. } => {
+                let next_of = ring.has_freed(address, domain);
                 self.records += 1;
                 if domain != domain::NATIVE {
-                    return self.free_other(address, domain);
+                    return self.free_other(address, next_of, domain);
                 }
-                self.heap.free(address, &mut self.shared);
+                self.heap.free(address, next_of, &mut self.shared);
                 Ok(())
             }
             _ => self.apply_rare(ring, event),
@@ -587,6 +636,7 @@ impl Table {
         match event {
             Event::Realloc { address, domain, .. } => {
                 self.records += 1;
+                ring.has_freed(address, domain);
                 let before = *ring.realloc.get(domain as usize).ok_or(Corrupt)?;
                 if before.is_some() {
                     self.contradictions.count(Contradiction::Realloc);
@@ -602,6 +652,7 @@ impl Table {
             }
             Event::Reallocated { address, size, stack, .. } => {
                 let (block, domain) = self.block(ring, address, size, stack);
+                ring.has_allocated(address, domain);
                 self.records += 1;
                 let (heap, shared) = self.heap_of(domain)?;
                 heap.reallocated(ring.realloc[domain as usize].take(), block, shared);
@@ -645,6 +696,7 @@ impl Table {
                 let interval = std::mem::take(&mut ring.interval);
                 let (mut block, domain) = self.block(ring, address, 0, stack);
                 ring.interval = interval;
+                ring.has_allocated(address, domain);
                 if interval != 0 {
                     block = self.of_same_kind(domain, block)?;
                 }

@@ -2,6 +2,7 @@
 //! child's own thread.
 
 use super::Table;
+use super::births::Births;
 use super::codes::Described;
 use super::copy::HeapCopy;
 use super::heap::Heap;
@@ -25,6 +26,7 @@ pub struct Seed {
     modules: Modules,
     threads: Threads,
     weights: Weights,
+    births: Births,
     program: Option<String>,
     recorded: BTreeSet<String>,
     cleared: u64,
@@ -52,7 +54,8 @@ impl Seed {
         table.stacks = self.stacks.grow();
         table.codes = self.codes.into();
         table.modules = self.modules;
-        table.shared = Shared { threads: self.threads, weights: self.weights, ..Shared::default() };
+        table.shared =
+            Shared { threads: self.threads, weights: self.weights, births: self.births, ..Shared::default() };
         table.program = self.program;
         table.recorded = self.recorded;
         table.cleared = self.cleared;
@@ -81,6 +84,7 @@ impl Table {
             modules: self.modules.clone(),
             threads,
             weights: self.shared.weights.clone(),
+            births: self.shared.births.clone(),
             program: self.program.clone(),
             recorded: self.recorded.clone(),
             cleared: self.cleared,

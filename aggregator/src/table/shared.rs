@@ -1,19 +1,23 @@
-//! State common to the blocks of all heaps: threads, weights of samples, and the program's own
-//! trace.
+//! State common to the blocks of all heaps: threads, weights of samples, times of birth, and the
+//! program's own trace.
 
+use super::births::Births;
+use super::lifetimes::Ending;
 use super::live::Block;
 use super::program::ProgramTrace;
 use super::threads::Threads;
 use super::totals::Share;
 use super::weights::Weights;
 
-/// Threads, weights of samples, and the program's own trace.
+/// Threads, weights of samples, times of birth, and the program's own trace.
 #[derive(Default)]
 pub struct Shared {
     /// Threads with the number of their blocks.
     pub threads: Threads,
     /// Number of blocks that a sample stands for, by stack.
     pub weights: Weights,
+    /// Spans of time that blocks are born in.
+    pub births: Births,
     /// Trace seen by the program through `import tracemalloc`.
     pub program: ProgramTrace,
 }
@@ -23,6 +27,12 @@ impl Shared {
     #[inline]
     pub fn share(&self, block: &Block) -> Share {
         Share { thread: block.thread, weight: self.weights.of(block.stack) }
+    }
+
+    /// Returns how a block ends.
+    #[inline]
+    pub fn ending(&self, block: &Block, is_temporary: bool) -> Ending {
+        Ending { class: self.births.lifetime(block.birth), is_temporary }
     }
 
     /// Adds a block.

@@ -34,6 +34,7 @@ impl Stream {
             size: self.next(5000),
             stack: u32::try_from(self.next(40)).expect("< 40"),
             thread: 0,
+            birth: shared.births.now(),
             in_program: self.next(2) == 0,
         };
         match self.next(20) {
@@ -46,7 +47,8 @@ impl Stream {
             3 if block.size.is_multiple_of(3) => heap.forget(address, shared),
             3 => heap.reuse(block, shared),
             4..=10 => heap.alloc(block, shared),
-            _ => heap.free(address, shared),
+            11 => heap.free(address, Some(0), shared),
+            _ => heap.free(address, None, shared),
         }
     }
 }

@@ -11,10 +11,13 @@
 //! the same one comparison with steps and without, and the end of a step looks at changed rows
 //! only.
 //!
+//! Each free counts the lifetime of its block, in the row of the stack ([`super::lifetimes`]).
+//!
 //! Threads are few, so the rows of threads stay in the nearest cache. A row of an ended thread is
 //! given to another thread later. Before that, the row is added to the row of all ended threads
 //! with such a name ([`Totals::fold`]).
 
+use super::lifetimes::{ByStack, Ending, InStep, Lifetimes};
 use super::weights::WHOLE;
 use crate::arch::cache::prefetch;
 
@@ -72,7 +75,10 @@ struct Row {
     saved: Amount,
     /// Epoch of the last change.
     saved_in: u64,
+    /// Ended blocks of the present step. Not of threads.
+    ended: InStep,
 }
+const _: () = assert!(size_of::<Row>() == 64);
 
 /// Numbers of epochs. An epoch begins at each peak and at the end of each step.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +190,8 @@ pub struct Totals {
     threads: Rows,
     /// Rows of ended threads, by the number of the name. Counts are in parts of [`WHOLE`].
     ended: Rows,
+    /// Lifetimes of blocks that ended in earlier steps, or are older than the present step.
+    lifetimes: ByStack,
     epochs: Epochs,
     /// Rows of stacks changed in the present step. Empty until a step has ended.
     changed: Vec<Before>,
@@ -204,6 +212,7 @@ impl Default for Totals {
             stacks: StackRows::default(),
             threads: Rows::default(),
             ended: Rows::default(),
+            lifetimes: ByStack::default(),
             epochs: Epochs::FIRST,
             changed: Vec::new(),
             current: Amount::default(),
@@ -237,8 +246,14 @@ impl Totals {
 
     /// Removes a freed block.
     #[inline(always)]
-    pub fn free(&mut self, stack: u32, share: Share, size: u64) {
-        self.go(stack, share, size);
+    pub fn free(&mut self, stack: u32, share: Share, size: u64, ending: Ending) {
+        let row = self.stacks.at(stack);
+        row.go(self.epochs, size, 1, |before| note(&mut self.changed, stack, before));
+        if let Some(class) = row.ended.count(ending) {
+            self.lifetimes.count(stack, class);
+        }
+        self.threads.at(share.thread).go(self.epochs, size, share.weight, |_| ());
+        self.current.sub(size, 1);
         self.frees += 1;
     }
 
@@ -307,6 +322,12 @@ impl Totals {
         (self.highest, self.highest_before_reset) = (self.current.size, 0);
         let is_first = self.epochs.step == 0;
         self.epochs.begin_at_step();
+        let Totals { stacks, lifetimes, .. } = self;
+        if is_first {
+            stacks.iter_mut().for_each(|(stack, row)| lifetimes.add(stack, &mut row.ended));
+        } else {
+            changed.iter().for_each(|&Before { row, .. }| lifetimes.add(row, &mut stacks.at(row).ended));
+        }
         EndedStep { greatest, is_first, changed }
     }
 
@@ -358,10 +379,10 @@ impl Totals {
 
     /// Begins a copy.
     pub fn copy(&self) -> TotalsCopy {
-        let (threads, ended) = (self.threads.clone(), self.ended.clone());
+        let (threads, ended, lifetimes) = (self.threads.clone(), self.ended.clone(), self.lifetimes.clone());
         let chunks = self.stacks.0.len();
         let stacks = StackRows(vec![None; chunks]);
-        let sums = Totals { stacks, threads, ended, changed: Vec::new(), ..*self };
+        let sums = Totals { stacks, threads, ended, lifetimes, changed: Vec::new(), ..*self };
         TotalsCopy { sums, is_copied: vec![false; chunks], next: 0 }
     }
 
@@ -372,7 +393,8 @@ impl Totals {
 
     /// Bytes taken by the rows.
     pub fn bytes(&self) -> usize {
-        self.stacks.bytes() + size_of_val(&self.threads.0[..]) + size_of_val(&self.ended.0[..])
+        let threads = size_of_val(&self.threads.0[..]) + size_of_val(&self.ended.0[..]);
+        self.stacks.bytes() + threads + self.lifetimes.bytes()
     }
 
     /// Amount live now.
@@ -398,6 +420,11 @@ impl Totals {
     /// Amounts of every stack, by index, if the stack ever allocated or took a block over.
     pub fn stacks(&self) -> impl Iterator<Item = (u32, Amounts)> + '_ {
         self.stacks.amounts(self.epochs.peak)
+    }
+
+    /// Lifetimes of the blocks that ended before the present step, by rising stack.
+    pub fn lifetimes(&self) -> impl Iterator<Item = (u32, Lifetimes)> + '_ {
+        self.lifetimes.iter()
     }
 
     /// Amounts of every thread, by index. Blocks of samples count as the blocks that the samples
@@ -483,6 +510,11 @@ impl StackRows {
 
     fn bytes(&self) -> usize {
         size_of_val(&self.0[..]) + self.0.iter().flatten().count() * size_of::<Chunk>()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Row)> {
+        let chunks = (0u32..).step_by(CHUNK).zip(&mut self.0);
+        chunks.flat_map(|(first, chunk)| (first..).zip(chunk.iter_mut().flat_map(|chunk| chunk.iter_mut())))
     }
 
     fn inherited(&self) -> StackRows {

@@ -1,7 +1,6 @@
 //! Caches the allocators in the files of objects: each file is read once.
 
-use super::allocators::Finding;
-use super::scan::scan;
+use super::scan::{Scanned, scan};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -20,19 +19,18 @@ struct Content {
 /// Limit of the remembered files. Files beyond the limit are read anew each time.
 const MOST_FILES: usize = 1 << 16;
 
-static KNOWN: LazyLock<Mutex<HashMap<Content, Arc<[Finding]>>>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<HashMap<Content, Arc<Scanned>>>> = LazyLock::new(Mutex::default);
 
-/// Returns the allocators without a hook in the file at a path. The list is empty without a regular
-/// file.
-pub fn allocators_in(path: &Path) -> Arc<[Finding]> {
-    let Some((file, content)) = open(path) else { return Arc::from([]) };
+/// Returns the allocators in the file at a path. There are none without a regular file.
+pub fn allocators_in(path: &Path) -> Arc<Scanned> {
+    let Some((file, content)) = open(path) else { return Arc::default() };
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known().get(&content) {
         return Arc::clone(found);
     }
     // The scan runs without the lock. Two scans of a file at the same time find the same
     // allocators.
-    let found: Arc<[Finding]> = scan(&file).into();
+    let found = Arc::new(scan(&file));
     let mut known = known();
     if known.len() < MOST_FILES {
         known.insert(content, Arc::clone(&found));

@@ -60,6 +60,19 @@ impl Causes {
         self.objects.look();
     }
 
+    /// Returns the name of the allocator behind the `malloc` of a program of the process. None
+    /// before the first look at the program, and if several objects have a `malloc` besides the C
+    /// library: the order of the look-up is not known.
+    pub fn malloc_of(&self, executable: &str) -> Option<&'static str> {
+        let mallocs = self.objects.of_program(executable).mallocs;
+        let (libc, others): (Vec<&str>, Vec<&str>) =
+            mallocs.into_iter().partition(|name| ["glibc", "musl"].contains(name));
+        match (&others[..], &libc[..]) {
+            ([only], _) | ([], [only]) => Some(only),
+            _ => None,
+        }
+    }
+
     /// Returns all causes for a program of the process, with these modules.
     pub fn of_program(&self, executable: &str, modules: &[Module]) -> Vec<Unseen> {
         let program = self.objects.of_program(executable);
@@ -97,8 +110,8 @@ pub fn by_modules(executable: &str, modules: &[Module], recorded: BTreeSet<Strin
 }
 
 fn found_in(path: &str) -> Vec<Found> {
-    let findings = if path.starts_with('/') { allocators_in(Path::new(path)) } else { Arc::from([]) };
-    findings.iter().map(|finding| (path.to_owned(), finding.clone())).collect()
+    let findings = if path.starts_with('/') { allocators_in(Path::new(path)) } else { Arc::default() };
+    findings.unseen.iter().map(|finding| (path.to_owned(), finding.clone())).collect()
 }
 
 /// Whether the process's environment turns the allocator off.

@@ -38,6 +38,9 @@ pub struct Objects {
 pub struct Program {
     /// Allocators in the program's objects.
     pub found: BTreeSet<Found>,
+    /// Names of the allocators behind each `malloc` of the program's objects, but for the loader's.
+    /// Empty before the first look.
+    pub mallocs: BTreeSet<&'static str>,
     /// The environment variables that decide on allocators; none before the environment was read.
     environment: Option<BTreeMap<String, String>>,
 }
@@ -77,15 +80,19 @@ impl Objects {
             return false;
         }
         let mut found: BTreeSet<Found> = BTreeSet::new();
+        let is_loader = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-"));
+        let mut mallocs = BTreeSet::new();
         for (path, code) in codes {
             let findings = allocators_in(&code.file(self.pid));
-            found.extend(findings.iter().map(|finding| (path.clone(), finding.clone())));
+            found.extend(findings.unseen.iter().map(|finding| (path.clone(), finding.clone())));
+            mallocs.extend(findings.malloc.filter(|_| !is_loader(&path)));
         }
         let decides = found.iter().any(|(_, finding)| finding.allocator().unused_with.is_some());
         let environment = || procfs::environment(self.pid, DECISIVE);
         let mut by_program = self.by_program.lock().unwrap_or_else(PoisonError::into_inner);
         let known = by_program.entry(without_mark(&program.to_string_lossy()).to_owned()).or_default();
         known.found.extend(found);
+        known.mallocs.extend(mallocs);
         if decides && known.environment.is_none() {
             known.environment = environment();
         }

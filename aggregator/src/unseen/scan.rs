@@ -20,17 +20,27 @@ const MOST_BYTES: u64 = 192 << 20;
 const PIECE: u64 = 1 << 20;
 const MOST_SECTIONS: usize = 4096;
 
-/// Returns the allocators without a hook in a file. The list is empty for a file that is no program
-/// for this processor, or has faulty headers.
-pub fn scan(file: &File) -> Vec<Finding> {
-    let Ok(metadata) = file.metadata() else { return Vec::new() };
+/// Allocators in a file.
+#[derive(Debug, Default)]
+pub struct Scanned {
+    /// The allocators without a hook.
+    pub unseen: Vec<Finding>,
+    /// Name of the allocator behind the file's own `malloc`; none for a file without `malloc`.
+    pub malloc: Option<&'static str>,
+}
+
+/// Returns the allocators in a file. There are none in a file that is no program for this
+/// processor, or has faulty headers.
+pub fn scan(file: &File) -> Scanned {
+    let Ok(metadata) = file.metadata() else { return Scanned::default() };
     let mut object = Bounded { file, length: metadata.len(), left: MOST_BYTES };
-    let found = look(&mut object).unwrap_or_default();
+    let scanned = look(&mut object).unwrap_or_default();
+    let is_nothing = scanned.unseen.is_empty() && scanned.malloc.is_none();
     // A program with the collector inside has wrapped its allocator.
-    if found.is_empty() || elf::examine_content(file) == Some(Judged::CarriesCollector) {
-        return Vec::new();
+    if is_nothing || elf::examine_content(file) == Some(Judged::CarriesCollector) {
+        return Scanned::default();
     }
-    found.into_iter().collect()
+    scanned
 }
 
 /// A file with a limit on the bytes read.
@@ -103,6 +113,11 @@ struct Functions {
     /// Whether the table has any functions.
     are_named: bool,
     has_malloc: bool,
+    /// Whether the object is a C library, and whether it is glibc.
+    is_libc: bool,
+    is_glibc: bool,
+    /// Whether the object is the collector.
+    is_collector: bool,
     /// Whether the object is CPython. Its own copy of mimalloc is seen, because the allocators of
     /// CPython are hooked.
     is_python: bool,
@@ -140,13 +155,16 @@ impl Functions {
         self.are_named = true;
         let name = text_at(names, row.st_name.get(LE));
         self.has_malloc |= name == b"malloc" && row.st_bind() != format::STB_LOCAL;
+        self.is_libc |= name == b"__libc_start_main";
+        self.is_collector |= name.starts_with(b"heapline_");
+        self.is_glibc |= name == b"gnu_get_libc_version";
         self.is_python |= name == b"PyMem_RawMalloc";
         self.is_ffi |= name == b"ffi_closure_alloc";
         self.found.extend(allocators::by_function(name));
     }
 }
 
-fn look(object: &mut Bounded<'_>) -> Option<BTreeSet<Finding>> {
+fn look(object: &mut Bounded<'_>) -> Option<Scanned> {
     let sections = Sections::read(object)?;
     let mut found: BTreeSet<Finding> = sections.names().filter_map(allocators::by_section).collect();
     let mut exported = Functions::default();
@@ -157,6 +175,14 @@ fn look(object: &mut Bounded<'_>) -> Option<BTreeSet<Finding>> {
     if !all.are_named {
         found.extend(by_texts(object, &sections));
     }
+    let known = found.iter().map(Finding::allocator).find(|row| row.is_seen_as_malloc && !row.name.contains(' '));
+    let has_malloc = (exported.has_malloc || all.has_malloc) && !exported.is_collector;
+    let malloc = has_malloc.then_some(match known {
+        Some(known) => known.name,
+        None if exported.is_glibc => "glibc",
+        None if exported.is_libc => "musl",
+        None => "its own malloc",
+    });
     let is_seen = |finding: &Finding| {
         let allocator = finding.allocator();
         exported.has_malloc && allocator.is_seen_as_malloc
@@ -164,7 +190,7 @@ fn look(object: &mut Bounded<'_>) -> Option<BTreeSet<Finding>> {
             || (exported.is_ffi || all.is_ffi) && allocator.name == "dlmalloc"
     };
     found.retain(|finding| !is_seen(finding));
-    Some(without_replaced(&found))
+    Some(Scanned { unseen: without_replaced(&found).into_iter().collect(), malloc })
 }
 
 /// Removes rows replaced by another row, and replacing rows without a replaced row.

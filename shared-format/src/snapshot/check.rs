@@ -7,8 +7,8 @@
 use super::domain::Tables;
 use super::history::History;
 use super::model::{
-    Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Names, Node, Sampled, Snapshot, Stack, StackTotals,
-    ThreadCalls, ThreadTotals,
+    Ages, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Names, Node, Sampled, Snapshot, Stack,
+    StackLifetimes, StackTotals, ThreadCalls, ThreadTotals,
 };
 use super::section;
 use std::collections::HashSet;
@@ -39,6 +39,8 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     s.draws.as_ref().map_or(Ok(()), |rows| draws(rows, s.live.len())).map_err(in_section(section::DRAWS))?;
     names(&s.names, s.modules.len(), s.frames.len()).map_err(in_section(section::NAMES))?;
     s.history.as_ref().map_or(Ok(()), history).map_err(in_section(section::HISTORY))?;
+    s.ages.as_ref().map_or(Ok(()), |rows| ages(rows, &s.live)).map_err(in_section(section::AGES))?;
+    lifetimes(&s.lifetimes, s.stacks.len()).map_err(in_section(section::LIFETIMES))?;
     in_order_of_tables(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
     in_order_of_tables(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
     in_order_of_tables(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
@@ -177,6 +179,33 @@ pub(super) fn history(history: &History) -> Result<(), BadRow> {
     } else {
         Err(BadRow { row: history.steps.len() as u64, what: "is before marks in another order" })
     }
+}
+
+/// Checks spans and rows. The spans of a row of live blocks have all of its blocks.
+pub(super) fn ages(ages: &Ages, live: &[LiveGroup]) -> Result<(), BadRow> {
+    each(&ages.begins, |index, begin| {
+        let is_next = index == 0 || ages.begins[index - 1] <= *begin;
+        if is_next { Ok(()) } else { Err("is a span that begins before the span in front of it") }
+    })?;
+    let mut left: Vec<u64> = live.iter().map(|row| row.count).collect();
+    each(&ages.blocks, |index, row| {
+        within(row.live, live.len(), "names a row of live blocks that is not there")?;
+        within(row.span, ages.begins.len(), "names a span that is not there")?;
+        rising(index, &ages.blocks, |row| (row.live, row.span))?;
+        let left = &mut left[row.live as usize];
+        *left = left.checked_sub(row.count).ok_or("counts more blocks than there are")?;
+        Ok(())
+    })?;
+    let is_whole = left.iter().all(|&left| left == 0);
+    if is_whole { Ok(()) } else { Err(BadRow { row: ages.blocks.len() as u64, what: "does not count all blocks" }) }
+}
+
+/// Checks stacks and order. The order allows a single row for each stack and domain.
+pub(super) fn lifetimes(rows: &[StackLifetimes], stacks: usize) -> Result<(), BadRow> {
+    each(rows, |index, row| {
+        within(row.stack, stacks, "names a stack that is not there")?;
+        rising(index, rows, |row| (row.domain.code(), row.stack))
+    })
 }
 
 fn in_order<T>(index: usize, rows: &[T], number: u32, of: impl Fn(&T) -> u32) -> Result<(), &'static str> {

@@ -77,6 +77,11 @@ mod section {
     /// Memory over time: head, steps and marks. Not in snapshots of older Heaplines, and only when
     /// a history was recorded.
     pub const HISTORY: [u8; 4] = *b"HIST";
+    /// Begins of spans, and live blocks by span of birth. Only with a history, and not in snapshots
+    /// of older Heaplines.
+    pub const AGES: [u8; 4] = *b"AGES";
+    /// Lifetimes of ended blocks. Only when there are any, and as for AGES.
+    pub const LIFETIMES: [u8; 4] = *b"LIFE";
     pub const END: [u8; 4] = *b"END ";
 
     /// The sections of every snapshot, between head and end.

@@ -101,6 +101,10 @@ pub struct Meta {
     /// field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unseen: Vec<Unseen>,
+    /// Name of the allocator behind the process's `malloc`: glibc, musl, jemalloc ... None where it
+    /// is not known, and in snapshots of older Heaplines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocator: Option<String>,
 }
 
 /// A part of the program's memory that the recording does not see.
@@ -425,6 +429,50 @@ pub struct LiveGroup {
     pub count: u64,
 }
 
+/// Times of birth of the live blocks.
+///
+/// A block of a `realloc` is born at the call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// Begin of each span of time, rising, in milliseconds since 1970, UTC. A span ends where the
+    /// next begins, the last at the snapshot. Spans are fine where recent, and coarse where old.
+    pub begins: Vec<u64>,
+    /// Numbers of the live blocks by span, sorted by row and span. All blocks of a row are counted.
+    pub blocks: Vec<BornBlocks>,
+}
+
+/// Live blocks born in a span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BornBlocks {
+    /// Row of the live blocks.
+    pub live: u32,
+    /// Index of the span.
+    pub span: u32,
+    /// Number of blocks.
+    pub count: u64,
+}
+
+/// Bounds between the classes of lifetimes, in milliseconds.
+pub const LIFETIME_BOUNDS: [u64; 5] = [1_000, 10_000, 60_000, 600_000, 3_600_000];
+/// Number of classes of lifetimes: below each bound, and above all.
+pub const LIFETIME_CLASSES: usize = LIFETIME_BOUNDS.len() + 1;
+
+/// Lifetimes of a stack's ended blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StackLifetimes {
+    /// Layer of memory.
+    pub domain: Domain,
+    /// Index of the stack.
+    pub stack: u32,
+    /// Blocks freed by the next event of the allocating thread in the domain. 0 of samples.
+    pub temporary: u64,
+    /// Blocks that ended in the step of the history that they were born in.
+    pub within_step: u64,
+    /// Blocks that ended in a later step, by class. A lifetime is the time between the begins of
+    /// the two steps, so it is true to a step.
+    pub ended: [u64; LIFETIME_CLASSES],
+}
+
 /// Sums of the allocations of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackTotals {
@@ -556,4 +604,9 @@ pub struct Snapshot {
     pub names: Names,
     /// Memory over time. None if it was not recorded, and in snapshots of older Heaplines.
     pub history: Option<History>,
+    /// Ages of the live blocks. None without a history, and in snapshots of older Heaplines.
+    pub ages: Option<Ages>,
+    /// Lifetimes of ended blocks, by rising number of the domain and rising stack. Empty without a
+    /// history, and in snapshots of older Heaplines.
+    pub lifetimes: Vec<StackLifetimes>,
 }

@@ -12,8 +12,9 @@ use super::domain::Tables as Of;
 use super::error::ReadError;
 use super::history::{Changes, DomainStep, History, Mark, ProcessStep, Step};
 use super::model::{
-    Ancestor, Code, Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Names, Node,
-    Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
+    Ages, Ancestor, BornBlocks, Code, Domain, DomainTotals, Draws, Frame, LIFETIME_CLASSES, LiveGroup, Mixed, Module,
+    NamedFrame, NamedModule, Names, Node, Place, Sampled, SharedSample, Snapshot, Stack, StackLifetimes, StackTotals,
+    Thread, ThreadCalls, ThreadTotals,
 };
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
@@ -88,9 +89,10 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, HISTORY, MIXED, NAMES, ORIGIN, POOLS, RESERVED, SAMPLED, THREAD_TOTALS, WALKED};
-    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, POOLS, DRAWS, NAMES, HISTORY, END];
-    section::REQUIRED.contains(&tag) || optional.contains(&tag)
+    use section::{AGES, CODES, DRAWS, END, HISTORY, LIFETIMES, MIXED, NAMES, ORIGIN, POOLS, RESERVED, SAMPLED};
+    use section::{THREAD_TOTALS, WALKED};
+    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, POOLS, DRAWS, NAMES, HISTORY];
+    section::REQUIRED.contains(&tag) || optional.contains(&tag) || [AGES, LIFETIMES, END].contains(&tag)
 }
 
 /// Ends a section. Compares the checksum first, because a wrong checksum explains a bad row.
@@ -153,6 +155,8 @@ struct Tables {
     draws: Option<Draws>,
     names: Names,
     history: Option<History>,
+    ages: Option<Ages>,
+    lifetimes: Vec<StackLifetimes>,
 }
 
 impl Tables {
@@ -229,6 +233,12 @@ impl Tables {
             section::NAMES => self.names = self.names(payload)?,
             section::DRAWS => self.draws = Some(self.draws(payload)?),
             section::HISTORY => self.history = Some(self.history(payload)?),
+            section::AGES => self.ages = Some(self.ages(payload)?),
+            section::LIFETIMES => {
+                let mut columns = <[Delta; 2]>::default();
+                self.lifetimes = rows(payload, |p, _| lifetimes(p, &mut columns))?;
+                check::lifetimes(&self.lifetimes, self.stacks.len())?;
+            }
             _ => {
                 let stored = payload.number().map_err(outside_rows)?;
                 if stored != count {
@@ -298,6 +308,16 @@ impl Tables {
         Ok(history)
     }
 
+    fn ages<R: Read>(&self, payload: &mut Payload<'_, R>) -> Result<Ages, Failure> {
+        let mut begin = Delta::default();
+        let begins = rows(payload, |p, _| Ok(begin.value(p.number()?)))?;
+        let mut columns = <[Delta; 2]>::default();
+        let blocks = rows(payload, |p, _| born_blocks(p, &mut columns))?;
+        let ages = Ages { begins, blocks };
+        check::ages(&ages, &self.live)?;
+        Ok(ages)
+    }
+
     fn into_snapshot(self, seen: &[[u8; 4]]) -> Result<Snapshot, ReadError> {
         let missing = |tag: [u8; 4]| ReadError::Corrupt {
             section: format!("section {}", tag.escape_ascii()),
@@ -307,7 +327,8 @@ impl Tables {
             return Err(missing(tag));
         }
         let Tables { meta, origin, modules, codes, frames, by_frame_pointer, nodes, stacks, mixed, .. } = self;
-        let Tables { sampled, calls, threads, domains, live, totals, thread_totals, draws, names, history, .. } = self;
+        let Tables { sampled, calls, threads, domains, live, totals, thread_totals, draws, names, .. } = self;
+        let Tables { history, ages, lifetimes, .. } = self;
         let meta = meta.ok_or_else(|| missing(section::META))?;
         Ok(Snapshot {
             meta,
@@ -329,6 +350,8 @@ impl Tables {
             draws,
             names,
             history,
+            ages,
+            lifetimes,
         })
     }
 }
@@ -529,6 +552,21 @@ fn values<R: Read, const N: usize>(p: &mut Payload<'_, R>, columns: &mut [Delta;
         *value = column.value(p.number()?);
     }
     Ok(values)
+}
+
+fn born_blocks<R: Read>(p: &mut Payload<'_, R>, [live, span]: &mut [Delta; 2]) -> Result<BornBlocks, Problem> {
+    let (live, span) = (narrow(live.value(p.number()?))?, narrow(span.value(p.number()?))?);
+    Ok(BornBlocks { live, span, count: p.number()? })
+}
+
+fn lifetimes<R: Read>(p: &mut Payload<'_, R>, [code, stack]: &mut [Delta; 2]) -> Result<StackLifetimes, Problem> {
+    let (domain, stack) = (domain(code.value(p.number()?))?, narrow(stack.value(p.number()?))?);
+    let (temporary, within_step) = (p.number()?, p.number()?);
+    let mut ended = [0; LIFETIME_CLASSES];
+    for count in &mut ended {
+        *count = p.number()?;
+    }
+    Ok(StackLifetimes { domain, stack, temporary, within_step, ended })
 }
 
 fn thread_totals<R: Read>(p: &mut Payload<'_, R>, [code, thread]: &mut [Delta; 2]) -> Result<ThreadTotals, Problem> {

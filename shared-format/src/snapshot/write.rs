@@ -10,8 +10,8 @@
 use super::domain::Tables;
 use super::history::{DomainStep, History, Mark, ProcessStep, Step};
 use super::model::{
-    Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Node, Sampled,
-    SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls, ThreadTotals,
+    Ancestor, BornBlocks, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Node,
+    Sampled, SharedSample, Snapshot, Stack, StackLifetimes, StackTotals, Thread, ThreadCalls, ThreadTotals,
 };
 use super::varint::{Delta, put, put_bytes, zigzag};
 use super::{MAGIC, VERSION, check, section};
@@ -116,6 +116,16 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
             put_history(out, history);
             Ok(())
         })?;
+    }
+    if let Some(ages) = &s.ages {
+        sections.section(section::AGES, |out| {
+            table(out, &ages.begins, begins);
+            table(out, &ages.blocks, born_blocks);
+            Ok(())
+        })?;
+    }
+    if !s.lifetimes.is_empty() {
+        sections.table(section::LIFETIMES, &s.lifetimes, lifetimes)?;
     }
     let count = sections.count;
     sections.section(section::END, |out| {
@@ -389,6 +399,29 @@ fn marks(out: &mut Vec<u8>, rows: &[Mark]) {
         at.put(out, row.at);
         put_bytes(out, row.kind.as_bytes());
         put_bytes(out, row.text.as_bytes());
+    }
+}
+
+fn begins(out: &mut Vec<u8>, rows: &[u64]) {
+    let mut begin = Delta::default();
+    rows.iter().for_each(|&row| begin.put(out, row));
+}
+
+fn born_blocks(out: &mut Vec<u8>, rows: &[BornBlocks]) {
+    let (mut live, mut span) = (Delta::default(), Delta::default());
+    for row in rows {
+        live.put(out, row.live.into());
+        span.put(out, row.span.into());
+        put(out, row.count);
+    }
+}
+
+fn lifetimes(out: &mut Vec<u8>, rows: &[StackLifetimes]) {
+    let (mut domain, mut stack) = (Delta::default(), Delta::default());
+    for row in rows {
+        domain.put(out, row.domain.code());
+        stack.put(out, row.stack.into());
+        [row.temporary, row.within_step].into_iter().chain(row.ended).for_each(|value| put(out, value));
     }
 }
 

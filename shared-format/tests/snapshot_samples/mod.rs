@@ -7,9 +7,9 @@ use heapline_shared_format::snapshot::history::{
     Change, Changes, DomainStep, History, Mark, ProcessStep, Step, USER_MARK,
 };
 use heapline_shared_format::snapshot::{
-    Ancestor, Begun, Birth, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed, Module, NamedFrame,
-    NamedModule, Names, Node, Origin, Place, Sampled, SharedSample, Snapshot, Stack, StackTotals, Thread, ThreadCalls,
-    ThreadTotals, Unseen,
+    Ages, Ancestor, Begun, Birth, BornBlocks, Code, Domain, DomainTotals, Draws, End, Frame, LiveGroup, Meta, Mixed,
+    Module, NamedFrame, NamedModule, Names, Node, Origin, Place, Sampled, SharedSample, Snapshot, Stack,
+    StackLifetimes, StackTotals, Thread, ThreadCalls, ThreadTotals, Unseen,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -116,6 +116,8 @@ pub fn sample() -> Snapshot {
         draws: None,
         names: Names::default(),
         history: None,
+        ages: None,
+        lifetimes: Vec::new(),
     }
 }
 
@@ -140,6 +142,7 @@ fn sample_meta() -> Meta {
         aggregator_bytes: 1 << 20,
         notes: vec!["A note that every report shows.".to_string()],
         unseen: Vec::new(),
+        allocator: None,
     }
 }
 
@@ -165,11 +168,11 @@ prop_compose! {
         end in prop::sample::select(vec![End::Running, End::Exited, End::Killed, End::Detached, End::Stalled]),
         (lost, contradictions, notes) in (any::<BTreeMap<String, u64>>(), any::<BTreeMap<String, u64>>(), any::<Vec<String>>()),
         (untracked_frees, in_realloc, target_bytes, aggregator_bytes) in any::<(u64, u64, u64, u64)>(),
-        unseen in any::<Option<[String; 4]>>(),
+        (unseen, allocator) in any::<(Option<[String; 4]>, Option<String>)>(),
     ) -> Meta {
         Meta {
             pid, command, executable, sample_interval, nframe, exit_status, begun, end, lost, contradictions, notes,
-            untracked_frees, in_realloc, target_bytes, aggregator_bytes,
+            untracked_frees, in_realloc, target_bytes, aggregator_bytes, allocator,
             taken_at: "2025-11-21T00:37:00Z".to_string(),
             heapline: "0.1.0".to_string(),
             unseen: unseen.map(|[kind, object, name, text]| Unseen { kind, object, name, text }).into_iter().collect(),
@@ -282,6 +285,8 @@ pub fn arbitrary() -> impl Strategy<Value = Snapshot> {
                     threads,
                     domains,
                     history,
+                    ages: ages(&live),
+                    lifetimes: lifetimes(stacks_count),
                     draws: draws(live.len()),
                     names: names(modules_count, frames_count),
                     live,
@@ -334,6 +339,31 @@ fn names(modules: usize, frames: usize) -> Names {
         modules: (0..modules).step_by(2).map(module).collect(),
         frames: (0..frames).step_by(3).map(frame).collect(),
     }
+}
+
+/// Returns ages with the blocks of each row in one to three spans; none without rows.
+fn ages(live: &[LiveGroup]) -> Option<Ages> {
+    let born = |(index, row): (usize, &LiveGroup)| {
+        let live = u32::try_from(index).expect("few");
+        let parts = [row.count / 3, row.count / 2, row.count - row.count / 3 - row.count / 2];
+        (0..).zip(parts).filter(|&(_, count)| count > 0).map(move |(span, count)| BornBlocks { live, span, count })
+    };
+    let begins = vec![0, 0, u64::MAX / 3];
+    (!live.is_empty()).then(|| Ages { begins, blocks: live.iter().enumerate().flat_map(born).collect() })
+}
+
+/// Returns lifetimes of every second stack.
+fn lifetimes(stacks: usize) -> Vec<StackLifetimes> {
+    let row = |stack| StackLifetimes {
+        domain: if stack % 4 == 0 { Domain::Native } else { Domain::Track(1 << 20) },
+        stack,
+        temporary: u64::from(stack),
+        within_step: u64::MAX,
+        ended: [0, 1, 1 << 40, 3, 4, u64::from(stack)],
+    };
+    let mut rows: Vec<_> = (0..u32::try_from(stacks).expect("few")).step_by(2).map(row).collect();
+    rows.sort_by_key(|row| (row.domain.code(), row.stack));
+    rows
 }
 
 /// Returns a history with a step for each domain, by rising numbers; none without domains.

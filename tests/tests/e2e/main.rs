@@ -7,6 +7,7 @@
 //! Randomised tests run a small number of rounds. More rounds: `HEAPLINE_SEEDS`, `HEAPLINE_KILLS`,
 //! `HEAPLINE_EVENTS`, `HEAPLINE_ATTACHES`, `HEAPLINE_FAULTS`, `HEAPLINE_RAINS`.
 
+mod ages;
 mod support;
 
 mod aggregator_faults;

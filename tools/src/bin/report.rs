@@ -16,6 +16,7 @@ use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
 use heapline_tools::export::{folded, html, massif};
 use heapline_tools::glob::Glob;
+use heapline_tools::input::ages::{self, of_age};
 use heapline_tools::input::load::load;
 use heapline_tools::input::moment::{At, totals};
 use heapline_tools::input::past::{NoPast, Past, history_of};
@@ -102,7 +103,7 @@ fn run(mut config: Config) -> Result<Done, Failure> {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
-    let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
+    let (mut subject, mut old, mut since, mut survivors) = (subjects.0, subjects.1, None, None);
     if config.is_overview {
         let overview = Overview::of(&subject);
         let parts = overview.parts(&config.request, &subject, &mut symbolizer)?;
@@ -114,13 +115,28 @@ fn run(mut config: Config) -> Result<Done, Failure> {
     if let Some(wanted) = config.past {
         let (now, before) = past(&subject, &wanted)?;
         config.request.at = now.moment();
+        if let Some(before) = &before {
+            survivors = ages::survivors(&subject, before.instant, now.instant);
+        }
         subject = now.subject;
         since = before.as_ref().map(|before| before.instant);
         old = before.map(|before| before.subject);
     }
+    let mut answered = None;
+    if let Some(wanted) = config.ages {
+        let (part, answer) = of_age(&subject, wanted)?;
+        (subject, answered) = (part, Some(answer));
+        old = old.map(|old| of_age(&old, wanted)).transpose()?.map(|(old, _)| old);
+    }
     let request = config.request.clone();
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
-    report.since = since;
+    (report.since, report.ages) = (since, answered);
+    if let Some(survivors) = &survivors {
+        report.add_survivors(survivors, &mut symbolizer)?;
+    }
+    if config.churn {
+        report.rank_by_churn()?;
+    }
     history.iter().for_each(|history| report.keep_growing(history));
     let mut over_time = None;
     if config.format == Format::Massif {

@@ -1,5 +1,6 @@
 //! Snapshots as they are read: one process, or a tree of processes.
 
+pub mod ages;
 pub mod copies;
 pub mod load;
 pub mod moment;

@@ -117,7 +117,7 @@ fn mark(history: &History, name: &str) -> Result<u64, String> {
 }
 
 /// Returns the milliseconds of `1h30m`.
-fn duration(text: &str) -> Option<u64> {
+pub fn duration(text: &str) -> Option<u64> {
     let mut sum = 0_u64;
     let mut rest = text;
     while !rest.is_empty() {

@@ -1,6 +1,7 @@
 //! The question of a report, and its answer: a view, filtered, grouped, compared.
 
 pub mod blame;
+pub mod churn;
 pub mod diff;
 pub mod estimate;
 pub mod filter;
@@ -14,4 +15,5 @@ pub mod suppress;
 pub mod template;
 pub mod threads;
 pub mod tree;
+pub mod usable;
 pub mod view;

@@ -3,10 +3,13 @@
 
 use crate::frames::{Frames, Tracebacks, resolve};
 use crate::glob::Glob;
+use crate::input::ages::{Answered, Survivors};
 use crate::input::copies::Part;
 use crate::input::moment::{At, Instant};
+use crate::input::past::SMALLER_ONES;
 use crate::input::tree::Subject;
 use crate::query::blame::{Blame, Blamer, Starts};
+use crate::query::churn::{Churn, NoLifetimes, churned};
 use crate::query::diff::{Change, Nothing, compare_to};
 use crate::query::estimate::{Estimate, of_domain, of_nothing};
 use crate::query::filter::{Filters, Matcher};
@@ -17,10 +20,12 @@ use crate::query::statistics::{By, Key, Statistic, Trace, group, sorted};
 use crate::query::suppress::Suppressions;
 use crate::query::template::Search;
 use crate::query::threads::{self, NoThreads};
+use crate::query::usable::{Rounding, Rule};
 use crate::query::view::View;
 use crate::symbols::Symbolizer;
 use heapline_shared_format::snapshot::{Domain, History, Snapshot};
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 /// Contents of a report. The output format is not part of a request.
 #[derive(Clone, Debug)]
@@ -126,6 +131,16 @@ pub struct Row {
     pub change: Option<Change>,
 }
 
+/// Blocks that were allocated in a range of time, and still live at the snapshot.
+#[derive(Clone, Debug)]
+pub struct Survived {
+    groups: HashMap<Key, Statistic>,
+    /// Sum of all groups.
+    pub total: Total,
+    /// Begin and end of the range, in milliseconds since 1970, UTC.
+    pub born: [u64; 2],
+}
+
 /// A report, ready to be shown.
 pub struct Report<'s> {
     /// Request behind the report.
@@ -137,7 +152,7 @@ pub struct Report<'s> {
     /// Snapshot of the old subject, in a diff.
     pub old: Option<&'s Snapshot>,
     old_is_sampled: bool,
-    /// Stacks of each group, in a view of the past of a single process.
+    /// Stacks of each group, in a view of the past, or of all blocks, of a single process.
     stacks: HashMap<Key, Vec<u32>>,
     /// For each pattern: the groups of the suppressed blocks.
     suppressed_groups: Vec<HashMap<Key, (Statistic, Vec<u32>)>>,
@@ -145,8 +160,15 @@ pub struct Report<'s> {
     pub suppressed: Vec<Suppressed>,
     /// Growth of the rows, in a report on leaks ([`Report::keep_growing`]).
     pub growth: Option<HashMap<Key, Growth>>,
+    /// Churn of the rows, in a report on churn ([`Report::rank_by_churn`]).
+    pub churn: Option<HashMap<Key, Churn>>,
+    /// Blocks that were allocated in the range of the report, and still live at the snapshot
+    /// ([`Report::add_survivors`]).
+    pub survived: Option<Survived>,
     /// Instant of the old subject, if it is the subject of the report at an earlier time.
     pub since: Option<Instant>,
+    /// What the blocks of the report are, by age; set if ages are asked for.
+    pub ages: Option<Answered>,
     /// View of the report.
     pub view: View,
     /// All rows, in order. [`Report::shown`] returns the rows within the limit.
@@ -183,8 +205,8 @@ impl<'s> Report<'s> {
         let mut fold = Fold::default();
         let mut side = |subject| Side::new(subject, view, &request, symbolizer, &mut tracebacks, &mut fold);
         let (new, before) = (side(subject)?, old.map(&mut side).transpose()?);
-        let is_past = matches!(view.at, At::Instant(_)) && !subject.is_tree();
-        let stacks = if is_past { stacks_of(&new.traces, &request, &tracebacks) } else { HashMap::new() };
+        let has_stacks = matches!(view.at, At::Instant(_) | At::Total) && !subject.is_tree();
+        let stacks = if has_stacks { stacks_of(&new.traces, &request, &tracebacks) } else { HashMap::new() };
         let of_pattern = |traces: &Vec<Trace>| {
             let mut stacks = stacks_of(traces, &request, &tracebacks);
             let groups = group(&tracebacks, traces.iter().copied(), request.by, request.cumulative);
@@ -219,10 +241,13 @@ impl<'s> Report<'s> {
             old,
             old_is_sampled,
             since: None,
+            ages: None,
             stacks,
             suppressed_groups,
             suppressed: Vec::new(),
             growth: None,
+            churn: None,
+            survived: None,
             view,
             rows,
             total,
@@ -253,6 +278,73 @@ impl<'s> Report<'s> {
             }
         }
         self.growth = Some(growth);
+    }
+
+    /// Puts the rows with the most blocks that lived shortly first, then those with the most
+    /// allocations: a report on churn. The report is of all blocks of a single process since the
+    /// start.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the snapshot does not have lifetimes.
+    pub fn rank_by_churn(&mut self) -> Result<(), NoLifetimes> {
+        let churn = churned(self.subject.first(), self.view.domain, &self.stacks)?;
+        let rank = |row: &Row| (churn.get(&row.stat.key).map(Churn::short), row.stat.count);
+        self.rows.sort_by_key(|row| Reverse(rank(row)));
+        self.churn = Some(churn);
+        Ok(())
+    }
+
+    /// Churn of a row, in a report on churn.
+    pub fn churn_of(&self, row: &Row) -> Option<&Churn> {
+        self.churn.as_ref()?.get(&row.stat.key)
+    }
+
+    /// Adds to a report on a range of time the blocks that were allocated in the range, and still
+    /// live at the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Report::new`].
+    pub fn add_survivors(&mut self, survivors: &Survivors, symbolizer: &mut Symbolizer) -> Result<(), NoThreads> {
+        let view = View { at: At::Live, ..self.view };
+        let side =
+            Side::new(&survivors.subject, view, &self.request, symbolizer, &mut self.tracebacks, &mut Fold::default())?;
+        let mut groups = side.groups(&self.request, &self.tracebacks);
+        let total = side.total(groups.len());
+        // Stacks without rows of their own in the history have one row in the report.
+        let is_smaller_ones =
+            |row: &&Row| self.tracebacks.text(row.stat.frame.filename) == SMALLER_ONES && !self.request.cumulative;
+        if let Some(smaller) = self.rows.iter().find(is_smaller_ones).map(|row| row.stat) {
+            let mut sum = Statistic { size: 0, count: 0, estimate: Estimate::default(), ..smaller };
+            let keys: HashSet<Key> = self.rows.iter().map(|row| row.stat.key).collect();
+            groups.retain(|key, group| {
+                let has_row = keys.contains(key);
+                if !has_row {
+                    sum.size = sum.size.saturating_add(group.size);
+                    sum.count = sum.count.saturating_add(group.count);
+                    sum.estimate.add(&group.estimate);
+                }
+                has_row
+            });
+            groups.insert(smaller.key, sum);
+        }
+        self.survived = Some(Survived { groups, total, born: survivors.born });
+        Ok(())
+    }
+
+    /// The blocks of a row that were allocated in the range of the report, and still live at the
+    /// snapshot.
+    pub fn survivors_of(&self, row: &Row) -> Option<&Statistic> {
+        self.survived.as_ref()?.groups.get(&row.stat.key)
+    }
+
+    /// What is unused by rounding, in a report by size that is no diff; or the reason why this is
+    /// not known. None in other reports.
+    pub fn rounding(&self) -> Option<Result<Rounding, String>> {
+        let is_of_blocks = self.request.by == By::Size && !self.view.domain.is_of_ranges() && self.old.is_none();
+        let blocks = self.rows.iter().filter_map(|row| Some((row.stat.key.size()?, row.stat.count)));
+        is_of_blocks.then(|| Rule::of(self.snapshot, self.view.domain).map(|rule| Rounding::of(rule, blocks)))
     }
 
     /// Growth of a row, in a report on leaks.
@@ -336,7 +428,7 @@ impl Side {
             }
             let wanted = view.stacks(snapshot);
             let resolved = resolve(snapshot, &wanted, request.frames, request.raw_frames, symbolizer, tracebacks);
-            traces.extend(view.traces(part, &resolved, tracebacks));
+            traces.extend(view.traces(part, &resolved, request.by == By::Age, tracebacks));
         }
         let all = traces.len();
         request.focus.apply(tracebacks, &mut traces);

@@ -41,6 +41,8 @@ pub struct Block {
     pub size: u64,
     /// Name and id of the allocating thread.
     pub thread: StringId,
+    /// Class of the age, if blocks are told apart by age.
+    pub age: Option<u32>,
 }
 
 /// Property by which blocks are grouped.
@@ -56,6 +58,8 @@ pub enum By {
     Tree,
     Size,
     Thread,
+    /// By class of age ([`crate::input::ages::CLASSES`]).
+    Age,
 }
 
 /// Value shared by all blocks of a group.
@@ -71,6 +75,15 @@ pub enum Key {
     Traceback(TracebackId),
     /// Size of a block, in bytes.
     Size(u64),
+    /// Class of age, the youngest first.
+    Age(u32),
+}
+
+impl Key {
+    /// Size of the blocks of a group by size.
+    pub fn size(self) -> Option<u64> {
+        if let Key::Size(size) = self { Some(size) } else { None }
+    }
 }
 
 /// A group (tracemalloc: `Statistic`).
@@ -130,7 +143,7 @@ impl By {
 
     /// Whether the key is known for live blocks only.
     pub fn is_of_live_blocks(self) -> bool {
-        self == By::Size
+        matches!(self, By::Size | By::Age)
     }
 
     /// Key of a trace's group, for a frame of the trace.
@@ -147,6 +160,7 @@ impl By {
             By::Tree => Key::Traceback(trace.traceback),
             By::Size => Key::Size(trace.block?.size),
             By::Thread => Key::Text(trace.threads?),
+            By::Age => Key::Age(trace.block?.age?),
         })
     }
 }
@@ -175,9 +189,14 @@ fn add(groups: &mut HashMap<Key, Statistic>, key: Key, trace: &Trace, frame: Fra
     }
 }
 
-/// Sorts groups in tracemalloc's order: by size, count and key, the greatest first.
+/// Sorts groups in tracemalloc's order: by size, count and key, the greatest first. Ages have an
+/// order of their own: the youngest first.
 pub fn sorted(tracebacks: &Tracebacks, groups: HashMap<Key, Statistic>) -> Vec<Statistic> {
     let mut rows: Vec<Statistic> = groups.into_values().collect();
+    if rows.first().is_some_and(|row| matches!(row.key, Key::Age(_))) {
+        rows.sort_unstable_by_key(|row| if let Key::Age(class) = row.key { class } else { 0 });
+        return rows;
+    }
     let keys = KeyOrder::new(tracebacks);
     let order = |s: &Statistic| Reverse((s.size, s.count));
     rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)).then_with(|| keys.compare(b.key, a.key)));
@@ -213,6 +232,7 @@ impl<'t> KeyOrder<'t> {
                 order.of(a).cmp(&order.of(b)).then_with(|| functions(a).cmp(functions(b)))
             }
             (Key::Size(a), Key::Size(b)) => a.cmp(&b),
+            (Key::Age(a), Key::Age(b)) => a.cmp(&b),
             _ => unreachable!("one report has keys of one kind"),
         }
     }

@@ -42,7 +42,14 @@ impl View {
     }
 
     /// The blocks in the view. `resolved` has the tracebacks of the stacks in [`View::stacks`].
-    pub fn traces(self, part: Part<'_>, resolved: &[Option<TracebackId>], names: &mut Tracebacks) -> Vec<Trace> {
+    /// With `by_age`, each row of live blocks has a class of age ([`crate::input::ages::of_age`]).
+    pub fn traces(
+        self,
+        part: Part<'_>,
+        resolved: &[Option<TracebackId>],
+        by_age: bool,
+        names: &mut Tracebacks,
+    ) -> Vec<Trace> {
         let Part { snapshot, copies } = part;
         let trace = |stack: u32, size, count, copies| {
             let traceback = resolved[stack as usize]?;
@@ -67,12 +74,14 @@ impl View {
                 (own, names.string(&row))
             })
             .collect();
+        let ages = if by_age { ages(snapshot) } else { Vec::new() };
         let live = |(index, row): (usize, &LiveGroup)| {
+            let age = ages.get(index).copied();
             let size = sampled(snapshot, row.stack).map_or(row.size, |sampled| sampled.size);
             let (thread, threads) = threads[row.thread as usize];
             let copies = copies.of_live(index, row.count);
             let trace = trace(row.stack, row.size.saturating_mul(row.count), row.count, copies)?;
-            Some(Trace { block: Some(Block { size, thread }), threads: Some(threads), ..trace })
+            Some(Trace { block: Some(Block { size, thread, age }), threads: Some(threads), ..trace })
         };
         self.live(snapshot).filter_map(live).collect()
     }
@@ -91,6 +100,14 @@ impl View {
         });
         rows.filter(|&(_, _, count)| count > 0)
     }
+}
+
+/// The class of age of each row of live blocks.
+fn ages(snapshot: &Snapshot) -> Vec<u32> {
+    let mut ages = vec![0; snapshot.live.len()];
+    let blocks = snapshot.ages.iter().flat_map(|ages| &ages.blocks);
+    blocks.for_each(|born| ages[born.live as usize] = born.span);
+    ages
 }
 
 /// Names the rows of threads: `name (id)` while a thread lives. Threads that ended share a row if

@@ -1,6 +1,7 @@
 //! The report for spreadsheets: comments on memory not seen, a head row, then a row per group.
 //! Quoted as in RFC 4180, with plain newlines.
 
+use crate::input::ages::CLASSES;
 use crate::query::diff::Change;
 use crate::query::estimate::Estimate;
 use crate::query::report::{Report, Row};
@@ -29,6 +30,13 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     if report.growth.is_some() {
         head.extend(["bytes_per_hour", "certainty"]);
     }
+    if report.churn.is_some() {
+        head.extend(["temporary", "allocations_per_second", "within_step", "under_1s", "under_10s", "under_1min"]);
+        head.extend(["under_10min", "under_1h", "longer"]);
+    }
+    if report.survived.is_some() {
+        head.extend(["survived_size", "survived_count"]);
+    }
     head.extend(match report.request.by {
         By::Filename => &["filename"][..],
         By::Lineno => &["filename", "lineno", "function", "module"],
@@ -39,8 +47,10 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
             &["own_size", "own_count", "depth", "passes", "others", "filename", "lineno", "function", "module"]
         }
         By::Tree => &["own_size", "own_count", "depth", "others", "filename", "lineno", "function", "module"],
+        By::Size if knows_rounding(report) => &["block_size", "usable_size"],
         By::Size => &["block_size"],
         By::Thread => &["thread"],
+        By::Age => &["age"],
     });
     writeln!(out, "{}", head.join(","))?;
     if report.request.by == By::Tree {
@@ -74,6 +84,10 @@ fn comments(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+fn knows_rounding(report: &Report<'_>) -> bool {
+    matches!(report.rounding(), Some(Ok(_)))
+}
+
 fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     let stat = &row.stat;
     let text = |id| harmless(report.tracebacks.text(id));
@@ -81,9 +95,24 @@ fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
     if let Some(growth) = report.growth_of(row) {
         cells.extend([format!("{:.0}", growth.per_hour), format!("{:.4}", growth.certainty)]);
     }
+    if let Some(churn) = report.churn_of(row) {
+        let temporary = churn.temporary.map_or(String::new(), |temporary| temporary.to_string());
+        cells.extend([temporary, format!("{:.1}", churn.per_second(stat.count)), churn.within_step.to_string()]);
+        cells.extend(churn.ended.map(|count| count.to_string()));
+    }
+    if report.survived.is_some() {
+        let (size, count) = report.survivors_of(row).map_or((0, 0), |stat| (stat.size, stat.count));
+        cells.extend([size.to_string(), count.to_string()]);
+    }
     match stat.key {
         Key::Text(name) => cells.push(text(name)),
-        Key::Size(size) => cells.push(size.to_string()),
+        Key::Size(size) => {
+            cells.push(size.to_string());
+            if let Some(Ok(rounding)) = report.rounding() {
+                cells.push(rounding.rule.usable(size).map_or(String::new(), |usable| usable.to_string()));
+            }
+        }
+        Key::Age(class) => cells.push(CLASSES.get(class as usize).copied().unwrap_or_default().to_owned()),
         Key::Symbol(module, function) => cells.extend([text(module), "0".to_string(), text(function), text(module)]),
         Key::Line(file, lineno) => {
             cells.extend([text(file), lineno.to_string(), text(stat.frame.function), text(stat.frame.module)])

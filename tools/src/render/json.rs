@@ -1,6 +1,7 @@
 //! The report for programs. docs/formats.md specifies each field; `heapline_report` is the version.
 
 use crate::frames::{Frame, Tracebacks, Walked};
+use crate::input::ages::{Answered, Bound, CLASSES};
 use crate::input::copies::Part;
 use crate::input::moment::{At, Instant, totals};
 use crate::input::time::local;
@@ -10,8 +11,11 @@ use crate::query::estimate::{Estimate, of_domain};
 use crate::query::report::{Report, Row, Suppressed};
 use crate::query::statistics::{By, Key};
 use crate::query::tree::{Branch, What, branches};
+use crate::query::usable::Rounding;
 use crate::render::Sources;
-use heapline_shared_format::snapshot::{Birth, Domain, DomainTotals, End, Meta, Snapshot, Unseen, mode_name};
+use heapline_shared_format::snapshot::{
+    Birth, Domain, DomainTotals, End, LIFETIME_CLASSES, Meta, Snapshot, Unseen, mode_name,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -35,6 +39,15 @@ struct Document<'r> {
     /// The instant that the view is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<InstantFields>,
+    /// Bounds of ages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ages: Option<AgeFields>,
+    /// Blocks allocated in the range of the report, and live at the snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    survived: Option<RangeFields>,
+    /// What is unused by rounding, in a report by size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounding: Option<RoundingFields>,
     cumulative: bool,
     total: Sums,
     /// What suppressions have left out of a report on leaks.
@@ -59,6 +72,55 @@ impl InstantFields {
             time: instant.time(),
             step_begin: local(instant.begin, instant.utc_offset),
             step_milliseconds: instant.end.saturating_sub(instant.begin),
+        }
+    }
+}
+
+/// What is unused by rounding: figures, or the reason why they are not known.
+#[derive(Serialize)]
+struct RoundingFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocator: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unused: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_blocks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
+}
+
+/// Bounds of the ages of a report on ages.
+#[derive(Serialize)]
+struct AgeFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_than: Option<BoundFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    younger_than: Option<BoundFields>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    classes: Vec<BoundFields>,
+}
+
+/// A bound of an age: the age asked for, the age that answers, and how exact births are there.
+#[derive(Serialize)]
+struct BoundFields {
+    milliseconds: u64,
+    answered_milliseconds: u64,
+    step_milliseconds: u64,
+    time: String,
+}
+
+impl AgeFields {
+    fn of(ages: &Answered) -> AgeFields {
+        let bound = |bound: &Bound| BoundFields {
+            milliseconds: bound.asked,
+            answered_milliseconds: bound.answered,
+            step_milliseconds: bound.width,
+            time: local(bound.time, bound.utc_offset),
+        };
+        AgeFields {
+            older_than: ages.older.as_ref().map(bound),
+            younger_than: ages.younger.as_ref().map(bound),
+            classes: ages.classes.iter().map(bound).collect(),
         }
     }
 }
@@ -169,10 +231,18 @@ struct Stat<'r> {
     change: Option<Kind>,
     #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<GrowthFields<'r>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    churn: Option<ChurnFields>,
+    /// Blocks allocated in the range of the report, and live at the snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    survived: Option<SurvivedFields>,
     /// Half of the 95 % interval of `size_diff`.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_diff_margin: Option<u64>,
     key: Option<KeyValue<'r>>,
+    /// Usable bytes of a block, in a report by size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usable: Option<u64>,
     traceback: Vec<FrameFields<'r>>,
     /// Index of the blamed frame in `traceback`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,6 +252,39 @@ struct Stat<'r> {
     /// Place in a tree.
     #[serde(flatten)]
     branch: Option<BranchFields>,
+}
+
+/// Churn of a group, in a report on churn.
+#[derive(Serialize)]
+struct ChurnFields {
+    temporary: Option<u64>,
+    allocations_per_second: f64,
+    within_step: u64,
+    ended: [u64; LIFETIME_CLASSES],
+}
+
+/// Blocks that were allocated in a range of time, and still live at the snapshot.
+#[derive(Serialize)]
+struct SurvivedFields {
+    size: u64,
+    count: u64,
+    #[serde(flatten)]
+    intervals: Intervals,
+}
+
+/// The range of births of [`SurvivedFields`], and the sum over all groups.
+#[derive(Serialize)]
+struct RangeFields {
+    born_after: String,
+    born_until: String,
+    #[serde(flatten)]
+    sums: SurvivedFields,
+}
+
+impl SurvivedFields {
+    fn of(size: u64, count: u64, estimate: &Estimate) -> SurvivedFields {
+        SurvivedFields { size, count, intervals: Intervals::of(size, estimate) }
+    }
 }
 
 /// Growing groups that a pattern has left out.
@@ -274,6 +377,22 @@ pub fn write(report: &Report<'_>, sources: Option<&mut Sources>, out: &mut dyn W
         at: request.at.name(),
         instant: if let At::Instant(instant) = request.at { Some(InstantFields::of(instant)) } else { None },
         since: report.since.map(InstantFields::of),
+        ages: report.ages.as_ref().map(AgeFields::of),
+        survived: report.survived.as_ref().map(|survived| {
+            let [born_after, born_until] =
+                survived.born.map(|time| local(time, report.since.map_or(0, |since| since.utc_offset)));
+            let total = &survived.total;
+            RangeFields { born_after, born_until, sums: SurvivedFields::of(total.size, total.count, &total.estimate) }
+        }),
+        rounding: report.rounding().map(|rounding| match rounding {
+            Err(why) => RoundingFields { allocator: None, unused: None, unknown_blocks: None, unknown: Some(why) },
+            Ok(Rounding { rule, unused, unknown }) => RoundingFields {
+                allocator: Some(rule.allocator()),
+                unused: Some(unused),
+                unknown_blocks: Some(unknown),
+                unknown: None,
+            },
+        }),
         cumulative: request.cumulative,
         total: Sums {
             groups: report.total.groups,
@@ -407,6 +526,7 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
         }
         Key::Text(text) => (Some(KeyValue::Name(names.text(text))), Vec::new()),
         Key::Size(size) => (Some(KeyValue::Bytes(size)), Vec::new()),
+        Key::Age(class) => (CLASSES.get(class as usize).map(|&name| KeyValue::Name(name)), Vec::new()),
         Key::Line(..) | Key::Symbol(..) => (None, vec![frame(&row.stat.frame)]),
         Key::Traceback(id) => {
             let frames = names.oldest_first(id).into_iter().zip(names.walked(id));
@@ -433,7 +553,19 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
             certainty: growth.certainty,
             series: &growth.series,
         }),
+        churn: report.churn_of(row).map(|churn| ChurnFields {
+            temporary: churn.temporary,
+            allocations_per_second: churn.per_second(row.stat.count),
+            within_step: churn.within_step,
+            ended: churn.ended,
+        }),
+        survived: report.survived.as_ref().map(|_| {
+            let stat = report.survivors_of(row);
+            let nothing = || SurvivedFields::of(0, 0, &Estimate::default());
+            stat.map_or_else(nothing, |stat| SurvivedFields::of(stat.size, stat.count, &stat.estimate))
+        }),
         key,
+        usable: row.stat.key.size().and_then(|size| report.rounding()?.ok()?.rule.usable(size)),
         traceback,
         blamed,
         total_nframe: (report.request.by == By::Traceback).then_some(row.stat.total_nframe),
@@ -457,7 +589,10 @@ fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
         count_diff: sums.change.map(|change| change.count),
         change: report.since.and(sums.change).map(|change| change.kind(sums.size, sums.blocks())),
         growth: None,
+        churn: None,
+        survived: None,
         key: None,
+        usable: None,
         traceback: frame.into_iter().collect(),
         blamed: None,
         total_nframe: None,

@@ -140,6 +140,7 @@ fn meta() -> Meta {
         aggregator_bytes: 1 << 20,
         notes: Vec::new(),
         unseen: Vec::new(),
+        allocator: None,
     }
 }
 

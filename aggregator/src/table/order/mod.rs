@@ -63,7 +63,7 @@ pub trait Sink {
 pub struct Mark {
     /// Rings that are not flagged are complete up to this stamp.
     pub time: u64,
-    /// Wall time of the poll, since any origin.
+    /// Wall time of the poll, on the clock of all polls of the aggregator.
     pub wall: Duration,
     /// Flagged slots with a thread in the middle of an event.
     pub in_flight: Vec<u32>,

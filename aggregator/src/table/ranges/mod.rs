@@ -21,6 +21,7 @@
 //! Sums count bytes of live ranges. `allocs` counts calls with bytes added to a layer. `frees`
 //! counts calls with bytes taken from a layer. A call may do both.
 
+use super::births::{Birth, Recoding};
 use super::intervals::{Intervals, Piece, Taken};
 use super::live::Block;
 use super::threads::Threads;
@@ -37,6 +38,8 @@ pub struct Owner {
     pub stack: u32,
     /// Index of the asking thread.
     pub thread: u32,
+    /// Time of the call.
+    pub birth: Birth,
     /// Whether the pages are neither readable nor writable.
     pub reserved: bool,
 }
@@ -186,7 +189,7 @@ impl Edit<'_> {
     /// Removes a range from the sums, and adds the remaining parts of the range.
     fn cut(&mut self, part: Taken<Owner>) {
         let owner = part.whole.what;
-        let Owner { stack, thread, reserved } = owner;
+        let Owner { stack, thread, reserved, .. } = owner;
         let layer = &mut self.layers[usize::from(reserved)];
         let row = layer.row(stack);
         layer.totals.go(row, share(owner), part.whole.size());
@@ -365,6 +368,12 @@ impl Ranges {
         }
     }
 
+    /// Changes the codes of all births.
+    pub fn recode(&mut self, recoding: &Recoding) {
+        let aside = self.places.put_aside.values_mut().flat_map(|aside| &mut aside.ranges).map(|range| &mut range.what);
+        self.places.live.values_mut().chain(aside).for_each(|owner| owner.birth = recoding.of(owner.birth));
+    }
+
     /// Moves the sums of an ended thread without ranges to a row of ended threads.
     pub fn fold(&mut self, thread: u32, ended: u32) {
         self.layers.iter_mut().for_each(|layer| layer.totals.fold(thread, ended));
@@ -421,8 +430,8 @@ fn domain_of(range: &Range) -> Domain {
 }
 
 fn block(range: &Range) -> Block {
-    let Owner { stack, thread, .. } = range.what;
-    Block { address: range.start, size: range.size(), stack, thread, in_program: false }
+    let Owner { stack, thread, birth, .. } = range.what;
+    Block { address: range.start, size: range.size(), stack, thread, birth, in_program: false }
 }
 
 #[cfg(test)]

@@ -205,7 +205,7 @@ impl World {
 
     fn step(&mut self, (thread, what, from, n, new, stack, flag): Step) {
         let to = (from + n).min(PAGES);
-        let owner = Owner { stack, thread, reserved: flag };
+        let owner = Owner { stack, thread, birth: Birth::default(), reserved: flag };
         match self.open[thread as usize] {
             Some((call, from, to, Stage::Begun)) => {
                 let end = self.act(from, to, what, new, n, owner);
@@ -369,7 +369,7 @@ proptest! {
 }
 
 fn owner(stack: u32, reserved: bool) -> Owner {
-    Owner { stack, thread: 0, reserved }
+    Owner { stack, thread: 0, birth: Birth::default(), reserved }
 }
 
 fn world_of(maps: &[(usize, usize, Owner)]) -> (Ranges, Threads) {

@@ -17,6 +17,9 @@ pub struct Report {
     pub at: String,
     pub instant: Option<Instant>,
     pub since: Option<Instant>,
+    pub ages: Option<Ages>,
+    pub survived: Option<Range>,
+    pub rounding: Option<Rounding>,
     pub cumulative: bool,
     pub total: Total,
     pub stats: Vec<Stat>,
@@ -29,6 +32,62 @@ pub struct Instant {
     pub time: String,
     pub step_begin: String,
     pub step_milliseconds: u64,
+}
+
+/// Bounds of ages: `--older-than`, `--younger-than`, `--by age`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ages {
+    pub older_than: Option<Bound>,
+    pub younger_than: Option<Bound>,
+    #[serde(default)]
+    pub classes: Vec<Bound>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bound {
+    pub milliseconds: u64,
+    pub answered_milliseconds: u64,
+    pub step_milliseconds: u64,
+    pub time: String,
+}
+
+/// What is unused by rounding: `--by size`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rounding {
+    pub allocator: Option<String>,
+    pub unused: Option<u64>,
+    pub unknown_blocks: Option<u64>,
+    pub unknown: Option<String>,
+}
+
+/// What was allocated in a range of time, and still lives at the snapshot.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    pub born_after: String,
+    pub born_until: String,
+    pub size: u64,
+    pub count: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Survived {
+    pub size: u64,
+    pub count: u64,
+}
+
+/// Churn of a group: `--churn`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Churn {
+    pub temporary: Option<u64>,
+    pub allocations_per_second: f64,
+    pub within_step: u64,
+    pub ended: Vec<u64>,
 }
 
 /// A report of several processes: `report --tree --format json`.
@@ -138,6 +197,9 @@ pub struct Stat {
     pub count_diff: Option<i64>,
     pub change: Option<String>,
     pub growth: Option<Growth>,
+    pub churn: Option<Churn>,
+    pub survived: Option<Survived>,
+    pub usable: Option<u64>,
     #[serde(default)]
     pub key: serde_json::Value,
     #[serde(default)]

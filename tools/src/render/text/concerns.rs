@@ -1,6 +1,7 @@
 //! Facts that a reader must know before the figures.
 
 use super::layout::{Layout, Role};
+use crate::input::ages::Answered;
 use crate::input::moment::At;
 use crate::query::estimate::of_domain;
 use crate::query::report::{Report, Row};
@@ -84,6 +85,8 @@ fn all(report: &Report<'_>) -> Vec<Concern> {
             format!("The peak rests on {samples}: the greatest of many estimates, it is too high rather than too low");
         concerns.push(Concern::new(Kind::Fact, text));
     }
+    let ages = report.ages.iter().flat_map(Answered::precision);
+    concerns.extend(ages.map(|text| Concern::new(Kind::Fact, text)));
     let mapped = {
         let whose = if report.subject.is_tree() { "the memory of these processes" } else { "this process's memory" };
         mostly_mapped(&report.snapshot.domains, report.view.domain, !report.view.at.is_now(), whose)

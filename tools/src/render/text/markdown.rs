@@ -6,7 +6,7 @@
 use super::rows::{Frames, Marks, Place};
 use super::unit::share;
 use super::words::{about, end, estimated_size};
-use super::{concerns, noun, over_time, per_hour, suppressed, sure, what};
+use super::{concerns, details, noun, over_time, per_hour, rounding, suppressed, sure, survived, what};
 use crate::frames::Frame;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
@@ -29,6 +29,9 @@ pub fn markdown(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "> {}\n", escaped(&printable(&concern)))?;
     }
     for text in suppressed(report) {
+        writeln!(out, "{}\n", escaped(&text))?;
+    }
+    for text in rounding(report).into_iter().chain(survived(report)) {
         writeln!(out, "{}\n", escaped(&text))?;
     }
     match report.request.by {
@@ -71,6 +74,8 @@ fn table(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     heads.push(noun(report.request.by));
     let has_functions = report.request.by == By::Lineno;
     heads.extend(has_functions.then_some("function"));
+    let has_details = report.shown().iter().any(|row| !details(report, row).is_empty());
+    heads.extend(has_details.then_some("details"));
     writeln!(out, "| {} |", heads.join(" | "))?;
     let rule = |index| if index < figures { "---:" } else { "---" };
     writeln!(out, "| {} |", (0..heads.len()).map(rule).collect::<Vec<_>>().join(" | "))?;
@@ -85,6 +90,9 @@ fn table(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         }
         if has_functions {
             cells.push(function.map_or(String::new(), |function| code(&function)));
+        }
+        if has_details {
+            cells.push(escaped(&details(report, row).join("; ")));
         }
         // Even in code a bar ends a cell.
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();

@@ -33,10 +33,14 @@ pub use overview::overview;
 pub use words::blocks_of;
 
 use super::source::Sources;
+use crate::input::moment::At;
+use crate::input::time::local;
+use crate::query::churn::{Churn, LIFETIMES};
 use crate::query::diff::Kind;
 use crate::query::growth::{COLUMNS, Growth};
-use crate::query::report::{Report, Row};
+use crate::query::report::{Report, Row, Survived};
 use crate::query::statistics::{By, Key};
+use crate::query::usable::Rounding;
 use crate::render::sparkline::{Span, sparkline};
 use head::head;
 use heapline_shared_format::text::{counted, format_size, printable, size};
@@ -44,6 +48,7 @@ use layout::Role;
 use rows::{Marks, line, traceback};
 use std::io::{self, Write};
 use tree::tree;
+use unit::share;
 use words::{about, estimated_size};
 
 /// Writes the report. With `sources`, each frame is followed by the source line.
@@ -66,8 +71,11 @@ pub fn write(
         tree(report, sources, layout, out)?;
         return total(report, layout, out);
     }
-    if let Some(width) = layout.width.filter(|_| !report.rows.is_empty()) {
+    if let Some(width) = layout.width.filter(|_| !report.rows.is_empty() && report.churn.is_none()) {
         screen::rows(report, sources, layout, width, out)?;
+        if let Some(text) = rounding(report) {
+            layout.say(Role::Plain, &text, out)?;
+        }
         left_out(report, layout, out)?;
         return calls(report, layout, out);
     }
@@ -82,6 +90,9 @@ pub fn write(
         if let Some(growth) = report.growth_of(row) {
             writeln!(out, "    {}", grows(growth))?;
         }
+        for text in details(report, row) {
+            writeln!(out, "    {text}")?;
+        }
     }
     others(report, out)?;
     left_out(report, layout, out)?;
@@ -89,9 +100,32 @@ pub fn write(
     total(report, layout, out)
 }
 
+/// Says how much of the blocks is unused by rounding, in a report by size.
+fn rounding(report: &Report<'_>) -> Option<String> {
+    let about = about(report.total.estimate.is_estimate());
+    Some(match report.rounding()? {
+        Err(why) => format!("Unused by rounding: {why}"),
+        Ok(Rounding { rule, unused, unknown }) => {
+            let share = share(unused, report.total.size.saturating_add(unused), report.total.estimate.is_estimate());
+            let share = if share.is_empty() { share } else { format!(", {share} of what is usable") };
+            let unknown = match unknown {
+                0 => String::new(),
+                blocks => format!("; without {about}{}, too large for a rule", counted(blocks, "block")),
+            };
+            format!("Unused by the rounding of {}: {about}{}{share}{unknown}", rule.allocator(), size(unused))
+        }
+    })
+}
+
 fn total(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(text) = rounding(report) {
+        layout.say(Role::Plain, &text, out)?;
+    }
     if report.since.is_some() {
         layout.say(Role::Quiet, &kinds(report), out)?;
+    }
+    if let Some(text) = survived(report) {
+        layout.say(Role::Plain, &text, out)?;
     }
     let total = &report.total;
     let size = estimated_size(total.size, total.estimate.size_interval(total.size));
@@ -135,6 +169,68 @@ fn left_out(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Res
     suppressed(report).try_for_each(|text| layout.say(Role::Plain, &text, out))
 }
 
+/// Sums up what was allocated in the range of the report and still lives. Says which range, if
+/// births are not known to the instants of the report.
+fn survived(report: &Report<'_>) -> Option<String> {
+    let Survived { total, born, .. } = report.survived.as_ref()?;
+    let (bytes, blocks) = (estimated_size(total.size, total.estimate.size_interval(total.size)), total.count);
+    let range = match (report.since, report.view.at) {
+        (Some(since), At::Instant(until)) if *born == [since.end, until.end] => "in the range".to_owned(),
+        (Some(since), _) => {
+            let [from, to] = born.map(|time| local(time, since.utc_offset));
+            format!("from {from} to {to} (the nearest times to which births are known)")
+        }
+        _ => String::new(),
+    };
+    Some(format!(
+        "Allocated {range} and still live at the snapshot: {bytes} in {}",
+        counted(blocks, report.view.domain.noun())
+    ))
+}
+
+/// Lines below a row: its churn, or what has survived of it.
+fn details(report: &Report<'_>, row: &Row) -> Vec<String> {
+    let rounding = report.rounding().and_then(Result::ok).and_then(|Rounding { rule, .. }| {
+        let each = row.stat.key.size()?;
+        let (usable, unused) = (rule.usable(each)?, rule.unused(each, row.stat.count)?);
+        let mark = about(row.stat.estimate.is_estimate());
+        (unused > 0).then(|| format!("rounded up to {usable} B each: {mark}{} unused", size(unused)))
+    });
+    let churn = report.churn_of(row).map(|churn| churns(churn, row.stat.count));
+    let survived = report.survived.is_some().then(|| {
+        let survived = report.survivors_of(row);
+        let (bytes, blocks) = survived.map_or((0, 0), |stat| (stat.size, stat.count));
+        let interval = survived.and_then(|stat| stat.estimate.size_interval(bytes));
+        let blocks = counted(blocks, report.view.domain.noun());
+        format!("allocated in it and still live: {} in {blocks}", estimated_size(bytes, interval))
+    });
+    rounding.into_iter().chain(churn).chain(survived).collect()
+}
+
+/// Describes the churn of `count` allocations: "1000 temporary (50.0 %), 4000 allocations a second;
+/// lived less than a step: 99.0 %, < 1 s: 1.0 %".
+fn churns(churn: &Churn, count: u64) -> String {
+    let temporary = churn.temporary.map_or("temporary ones are not known of samples".to_owned(), |temporary| {
+        format!("{temporary} temporary{}", of_all(temporary, count))
+    });
+    let ended = churn.all_ended();
+    let classes = [("less than a step", churn.within_step)].into_iter().chain(LIFETIMES.into_iter().zip(churn.ended));
+    let classes = classes.filter(|&(_, count)| count > 0);
+    let lived: Vec<String> = classes.map(|(name, count)| format!("{name}{}", of_all(count, ended))).collect();
+    let lived = if lived.is_empty() { "none ended".to_owned() } else { format!("lived {}", lived.join(", ")) };
+    format!("{temporary}; {} allocations a second; {lived}", rate(churn.per_second(count)))
+}
+
+fn of_all(part: u64, whole: u64) -> String {
+    let share = share(part, whole, false);
+    if share.is_empty() { share } else { format!(" ({share})") }
+}
+
+/// Formats a rate, with decimals if it is small.
+fn rate(rate: f64) -> String {
+    if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+}
+
 /// Counts the groups by the kind of their change: "3 grown, 1 shrunk, 2 new, 0 gone".
 fn kinds(report: &Report<'_>) -> String {
     let kind = |row: &Row| row.change.map(|change| change.kind(row.stat.size, row.stat.count));
@@ -150,6 +246,9 @@ fn title(report: &Report<'_>) -> String {
         By::Tree => return format!("Call tree: {}", what(report)),
         by => noun(by),
     };
+    if report.churn.is_some() {
+        return format!("Top {rows} {groups}s by churn: {}", what(report));
+    }
     let count = match (rows, report.growth.is_some()) {
         (1, true) => format!("1 {groups} grows"),
         (_, true) => format!("{} {groups}s grow", report.rows.len()),
@@ -171,13 +270,16 @@ fn noun(by: By) -> &'static str {
         By::Module => "module",
         By::Size => "size",
         By::Thread => "thread",
+        By::Age => "age",
     }
 }
 
 /// Describes the blocks in the view.
 fn what(report: &Report<'_>) -> String {
     let kind = if report.old.is_some() { "differences of " } else { "" };
-    format!("{kind}{}", blocks_of(report.view, report.snapshot.meta.begun))
+    let ages = report.ages.as_ref().map(|ages| ages.which()).filter(|which| !which.is_empty());
+    let ages = ages.map_or(String::new(), |which| format!(", {which}"));
+    format!("{kind}{}{ages}", blocks_of(report.view, report.snapshot.meta.begun))
 }
 
 /// Writes the exact counts of threads while samples were recorded.

@@ -5,6 +5,7 @@ use super::layout::{Layout, Role};
 use super::unit::share;
 use super::words::{estimated_count, estimated_size};
 use crate::frames::{Frame, TracebackId, offset_of_nameless};
+use crate::input::ages::CLASSES;
 use crate::query::blame::{Blamer, Starts};
 use crate::query::diff::Change;
 use crate::query::report::{Report, Row};
@@ -64,6 +65,7 @@ impl Place {
                 }
             }
             Key::Size(size) => (format!("{}s of {size} B", report.view.domain.noun()), None),
+            Key::Age(class) => (age(class).to_owned(), None),
             Key::Traceback(_) => (String::new(), None),
         };
         Place { name, function, has_others }
@@ -74,6 +76,11 @@ impl Place {
         let others = if self.has_others { OTHERS.len() } else { 0 };
         self.function.as_ref().map(|function| fit::columns(function) + others)
     }
+}
+
+/// Name of a class of age.
+fn age(class: u32) -> &'static str {
+    CLASSES.get(class as usize).copied().unwrap_or("unknown")
 }
 
 /// Formats `419.8 KiB in 12 blocks, 50.0 %`, with changes in a diff.

@@ -11,6 +11,7 @@ use crate::frames::Frame;
 use crate::query::growth::Growth;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
+use crate::query::usable::Rounding;
 use crate::render::Sources;
 use heapline_shared_format::text::{counted, printable};
 use std::io::{self, Write};
@@ -123,6 +124,7 @@ fn heading(by: By) -> &'static str {
         By::Module => "module",
         By::Size => "each",
         By::Thread => "thread",
+        By::Age => "age",
         By::Traceback => "traceback",
         By::Tree => "call",
     }
@@ -205,6 +207,20 @@ fn columns(report: &Report<'_>, sums: &[Sum]) -> Vec<Column> {
     let blocks = all(&|row| format!("{}{}", estimate(row), row.stat.count), &|sum| {
         sum.count.map_or(String::new(), |count| format!("{}{count}", about(sum.is_estimate)))
     });
+    if let Some(Ok(Rounding { rule, .. })) = report.rounding() {
+        let unused = |row: &Row| row.stat.key.size().and_then(|size| rule.unused(size, row.stat.count));
+        let unused =
+            |row: &Row| unused(row).map_or("?".to_owned(), |bytes| format!("{}{}", estimate(row), unit.format(bytes)));
+        columns.push(Column::new("unused", Role::Plain, 6, all(&unused, &|_| String::new())));
+    }
+    if report.survived.is_some() {
+        let kept = |row: &Row| {
+            report
+                .survivors_of(row)
+                .map_or("0".to_owned(), |stat| format!("{}{}", estimate(row), unit.format(stat.size)))
+        };
+        columns.push(Column::new("kept", Role::Plain, 6, all(&kept, &|_| String::new())));
+    }
     columns.push(Column::new(format!("{}s", report.view.domain.noun()), Role::Plain, 5, blocks));
     if report.growth.is_some() {
         let of = |cell: &dyn Fn(&Growth) -> String| {
