@@ -47,7 +47,7 @@ impl Names {
             Key::Line(filename, lineno) => vec![(self.string(py, filename), lineno, None)],
             Key::Symbol(module, function) => vec![(self.string(py, module), 0, Some(self.string(py, function)))],
             Key::Text(filename) => vec![(self.string(py, filename), 0, None)],
-            Key::Size(_) => Vec::new(),
+            Key::Size(_) | Key::Age(_) => Vec::new(),
         }
     }
 
@@ -88,7 +88,7 @@ impl<'n> Translation<'n> {
                 let id = self.traceback(id);
                 Key::Traceback(self.into.alike(id))
             }
-            Key::Size(size) => Key::Size(size),
+            key @ (Key::Size(_) | Key::Age(_)) => key,
         };
         group.frame = self.frame(group.frame);
         group

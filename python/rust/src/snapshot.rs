@@ -254,7 +254,7 @@ impl Snapshot {
         for domain in self.domains_in_view() {
             let view = View { domain, at: *at };
             let resolved = resolve(snapshot, &view.stacks(snapshot), *frames, *raw_frames, symbolizer, tracebacks);
-            let found = view.traces(Part::alone(snapshot), &resolved, tracebacks);
+            let found = view.traces(Part::alone(snapshot), &resolved, false, tracebacks);
             traces.extend(found.into_iter().map(|trace| (domain, trace)));
         }
         stages.iter().for_each(|stage| stage.apply(tracebacks, &mut traces));
