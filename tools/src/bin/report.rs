@@ -14,7 +14,7 @@ use clap::Parser;
 use heapline_shared_format::text::{counted, printable, size};
 use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
-use heapline_tools::export::{folded, html};
+use heapline_tools::export::{folded, page};
 use heapline_tools::glob::Glob;
 use heapline_tools::input::load::load;
 use heapline_tools::input::moment::{At, totals};
@@ -88,6 +88,20 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
     let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
+    if config.format == Format::Html {
+        let wanted = config.past.as_ref().map(|wanted| past(&subject, wanted)).transpose()?;
+        let (at, since) =
+            wanted.map_or((None, None), |(now, since)| (Some(now.instant), since.map(|since| since.instant)));
+        let report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
+        let sources = match config.source {
+            _ if config.no_source => None,
+            Some(glob) => Some(Sources::matching(glob)),
+            None => std::env::current_dir().ok().and_then(|folder| Sources::below(&folder)),
+        };
+        let page = page::Page { report: &report, old: old.as_ref(), at, since };
+        output.write(|out| page.write(sources, &mut symbolizer, out))?;
+        return Ok(notes(&report, config.format));
+    }
     let is_of_leaks = config.past == Some(WantedPast::Leaks);
     let history = if is_of_leaks { subject.first().history.clone() } else { None };
     if let Some(wanted) = config.past {
@@ -100,14 +114,14 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
     report.since = since;
     history.iter().for_each(|history| report.keep_growing(history));
-    let mut sources = config.source.then(Sources::default);
+    let mut sources = config.source.map(Sources::matching);
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), layout, out),
         Format::Json => json::write(&report, sources.as_mut(), out),
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
-        Format::Html => html::write(&report, out),
+        Format::Html => unreachable!("written above"),
     })?;
     Ok(notes(&report, config.format))
 }
