@@ -1,6 +1,9 @@
 //! The page of `--format html` in a real browser: `tools/page/browser/run.mjs` opens pages of
 //! snapshots with known figures in Chromium.
 //!
+//! `HEAPLINE_STACKS` asks for another number of stacks in the largest page, and `HEAPLINE_KEEP_PAGES`
+//! names a folder for a copy of the page.
+//!
 //! The test needs node, Chromium, and the packages of `tools/page` (`npm ci` there). Without them
 //! the test says so and passes, but fails where `CI=true`.
 
@@ -9,7 +12,8 @@ mod support;
 use heapline_shared_format::code::LineFormat;
 use heapline_shared_format::event::python_frame;
 use heapline_shared_format::snapshot::history::{Change, Changes, DomainStep, ProcessStep, Step};
-use heapline_shared_format::snapshot::{Code, Domain, Frame, History, Node, Stack};
+use heapline_shared_format::snapshot::{Code, Domain, Frame, History, Node, Sampled, Stack, weight};
+use heapline_shared_format::text::size;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -152,6 +156,42 @@ fn big(stacks: u32, builder: &mut Builder) -> (u64, u64) {
     (bytes, blocks)
 }
 
+/// Makes a page of samples. Returns the figures of the report, and the words of the page.
+fn sampled(dir: &Path, to: &Path) -> (serde_json::Value, String) {
+    let mut builder = Builder::new(None);
+    let stack = builder.stack(&[0x1000]);
+    builder.blocks(Domain::Native, stack, 0, weight::bytes(640, 1 << 16), 50);
+    builder.snapshot.meta.sample_interval = 1 << 16;
+    builder.snapshot.sampled.push(Sampled { stack, interval: 1 << 16, size: 640 });
+    let snapshot = builder.save(dir, "sampled.snap.zst");
+    page(&snapshot, &[], to);
+    let json = report(&[snapshot.to_str().unwrap(), "--format", "json"]).stdout;
+    let total = serde_json::from_slice::<serde_json::Value>(&json).unwrap()["total"].take();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let (bytes, interval) = (size(number(&total["size"])), &total["size_interval"]);
+    let [low, high] = [0, 1].map(|end| size(number(&interval[end])));
+    (json!([total["size"], total["count"]]), format!("~{bytes} in ~{} blocks {low} to {high}, 95 %", total["count"]))
+}
+
+/// Makes a page of two processes. Returns the figures of the report.
+fn tree(dir: &Path, to: &Path) -> serde_json::Value {
+    let folder = dir.join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    for (pid, count) in [(10, 6), (11, 2)] {
+        let mut builder = Builder::new(None);
+        builder.snapshot.meta.pid = pid;
+        let stack = builder.stack(&[0x1000]);
+        builder.blocks(Domain::Native, stack, 0, 100, count);
+        builder.save(&folder, &format!("heapline-{pid}.snap.zst"));
+    }
+    let folder = folder.to_str().unwrap();
+    let output = report(&["--tree", folder, "--format", "html", "-o", to.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let json = report(&["--tree", folder, "--format", "json"]).stdout;
+    let total = serde_json::from_slice::<serde_json::Value>(&json).unwrap()["total"].take();
+    json!([total["size"], total["count"]])
+}
+
 #[test]
 fn pages_work_in_a_browser() {
     let Some((node, chromium, folder)) = browser() else { return };
@@ -172,15 +212,18 @@ fn pages_work_in_a_browser() {
     fill(&mut older, &scene.program, 4);
     let older = older.save(scene.dir.path(), "old.snap.zst");
     page(&snapshot, &["--domain", "native", "--diff", older.to_str().unwrap()], &file("diff.html"));
+    let (sampled, sampled_text) = sampled(dir.path(), &file("sampled.html"));
+    let tree = tree(dir.path(), &file("tree.html"));
     let mut builder = Builder::new(None);
-    let total = big(100_000, &mut builder);
+    let stacks = std::env::var("HEAPLINE_STACKS").map_or(100_000, |stacks| stacks.parse().expect("a number"));
+    let total = big(stacks, &mut builder);
     let snapshot = builder.save(dir.path(), "big.snap.zst");
     page(&snapshot, &["--domain", "native"], &file("big.html"));
     if let Some(kept) = std::env::var_os("HEAPLINE_KEEP_PAGES") {
         std::fs::copy(file("big.html"), Path::new(&kept).join("big.html")).unwrap();
     }
     let size = std::fs::metadata(file("big.html")).unwrap().len();
-    assert!(size < 2_000_000, "{size} bytes");
+    assert!(size < 2_000_000 * u64::from(stacks).div_ceil(100_000), "{size} bytes");
 
     let spec = json!({
         "chromium": chromium,
@@ -206,6 +249,8 @@ fn pages_work_in_a_browser() {
             "file": file("diff.html"),
             "measures": {"Grown": [6000, 6], "Shrunk": [0, 0], "New": [0, 0], "Gone": [0, 0]},
         },
+        "sampled": {"file": file("sampled.html"), "total": sampled, "text": sampled_text},
+        "tree": {"file": file("tree.html"), "total": tree, "parts": [[600, 6], [200, 2]]},
         "big": {"file": file("big.html"), "total": [total.0, total.1]},
     });
     std::fs::write(file("spec.json"), spec.to_string()).unwrap();

@@ -142,6 +142,8 @@ const tests = {
     await page.keyboard.type("midd");
     assert.deepEqual(await names(), ["middle"]);
     await page.keyboard.press("Escape");
+    await page.click("button:has-text('Copy as text')");
+    await page.waitForSelector("#panel-table span:text-is('Copied')");
     await page.focus("[role=grid]");
     assert.equal(await page.getAttribute("[role=grid]", "aria-activedescendant"), "row-0");
     await page.keyboard.press("Enter");
@@ -219,6 +221,28 @@ const tests = {
     for (const [measure, expected] of Object.entries(spec.diff.measures)) {
       await radio(page, "Change", measure);
       assert.deepEqual(await figures(page), expected, measure);
+    }
+    await close();
+  },
+
+  async "samples are estimates with intervals, in figures and in boxes"() {
+    const { page, close } = await open(spec.sampled.file);
+    assert.deepEqual(await figures(page), spec.sampled.total);
+    assert.equal((await page.textContent("output.total")).replace(/(\d),(\d)/g, "$1$2"), spec.sampled.text);
+    await page.focus("[role=tree]");
+    await page.keyboard.press("ArrowDown");
+    assert.match(await page.textContent(".details .figures"), /^~.*95 %: /);
+    await close();
+  },
+
+  async "a tree of processes has a switch for each"() {
+    const { page, close } = await open(spec.tree.file);
+    assert.deepEqual(await figures(page), spec.tree.total);
+    const labels = await page.$$eval("select[aria-label=Process] option", (options) => options.map((option) => option.textContent));
+    assert.equal(labels.length, spec.tree.parts.length + 1);
+    for (const [index, expected] of spec.tree.parts.entries()) {
+      await page.selectOption("select[aria-label=Process]", { index: index + 1 });
+      assert.deepEqual(await figures(page), expected, labels[index + 1]);
     }
     await close();
   },

@@ -51,11 +51,14 @@ export class Flame {
   private hovered: Spot | undefined;
   private focused: Spot | undefined;
   private zoomBox = 0;
+  /** Whether the function between its callers and callees was brought into the window. */
+  private isCentred = true;
   private matching: Uint8Array | undefined;
   private matchingOther: Uint8Array | undefined;
   private found: number[] = [];
   private names = new Map<number, string[]>();
   private frameColours: (string | undefined)[] = [];
+  private groupColours: (string | undefined)[] = [];
   private widths = new Map<string, number>();
   readonly redraw = onceAFrame(() => this.draw());
 
@@ -88,6 +91,7 @@ export class Flame {
     this.zoomBox = scene.main.tree.follow(scene.zoom);
     if (isNew) {
       this.hovered = this.focused = undefined;
+      this.isCentred = scene.other === undefined;
     }
     if (isNew || lastSearch !== scene.search) this.search();
     this.told();
@@ -97,6 +101,7 @@ export class Flame {
   recolour(): void {
     this.colours = palette();
     this.frameColours = [];
+    this.groupColours = [];
     this.redraw();
   }
 
@@ -260,6 +265,11 @@ export class Flame {
     const context = this.surface.resize(width, rows * ROW + 1);
     context.font = FONT;
     context.textBaseline = "middle";
+    if (!this.isCentred) {
+      this.isCentred = true;
+      const y = this.element.getBoundingClientRect().top + this.top(scene.main, 0);
+      if (y > innerHeight - 160) scrollBy({ top: y - innerHeight / 2 });
+    }
     const { left, scale } = this.viewport;
     const { main, other } = scene;
     const zoomDepth = main.tree.depth[this.zoomBox]!;
@@ -291,30 +301,52 @@ export class Flame {
     const level = layout.levels[depth]!;
     const starts = layout.starts[depth]!, ends = layout.ends[depth]!;
     const { context } = this.surface;
+    const { frame } = layout.tree;
+    const matching = layout === this.scene!.main ? this.matching : this.matchingOther;
+    const y = this.top(layout, depth) + 1;
+    // Narrow boxes of one colour side by side are one rectangle.
+    let colour = "", from = 0, until = 0;
+    const flush = () => {
+      if (!colour) return;
+      context.globalAlpha = colour === this.colours.mark ? 1 : matching ? 0.25 : 0.6;
+      context.fillStyle = colour;
+      context.fillRect(from, y, Math.max(until - from, 0.5), ROW - 1);
+      context.globalAlpha = 1;
+      colour = "";
+    };
     let at = layout.firstBehind(depth, left);
-    const y = this.top(layout, depth);
-    while (at < level.length) {
+    while (at < level.length && starts[at]! < right) {
       const box = level[at]!;
-      if (starts[at]! >= right) break;
       const x = Math.max(0, (starts[at]! - left) * scale);
       const end = Math.min(this.surface.width, (ends[at]! - left) * scale);
       if (end - x >= 1) {
+        flush();
         this.drawBox(layout, box, x, end - x, false);
         at += 1;
         continue;
       }
       // Boxes that end within the next pixel are one: a search finds the first behind.
       const next = Math.max(at + 1, layout.firstBehind(depth, left + (x + 1) / scale, at + 1));
-      const until = (ends[next - 1]! - left) * scale;
-      const matching = layout === this.scene!.main ? this.matching : this.matchingOther;
       let isMatch = false;
       for (let one = at; matching && one < Math.min(next, at + 64) && !isMatch; one += 1) isMatch = matching[level[one]!] === 1;
-      context.globalAlpha = matching && !isMatch ? 0.25 : 0.6;
-      context.fillStyle = isMatch ? this.colours.mark : this.colourOf(layout.tree.frame[box]!);
-      context.fillRect(x, y + 1, Math.max(Math.min(until - x, 1), 0.5), ROW - 1);
-      context.globalAlpha = 1;
+      const wanted = isMatch ? this.colours.mark : this.groupColour(frame[box]!);
+      if (wanted !== colour || x - until > 0.5) {
+        flush();
+        [colour, from] = [wanted, x];
+      }
+      until = Math.min((ends[next - 1]! - left) * scale, x + 1);
       at = next;
     }
+    flush();
+  }
+
+  private groupColour(frame: number): string {
+    return (this.groupColours[frame] ??= this.colourOfGroup(frame));
+  }
+
+  private colourOfGroup(frame: number): string {
+    const index = this.scene!.groups.get(this.ownerOf(frame));
+    return index === undefined ? this.colours.other : this.colours.groups[index]!;
   }
 
   private colourOf(frame: number): string {
@@ -322,9 +354,7 @@ export class Flame {
   }
 
   private mixed(frame: number): string {
-    const index = this.scene!.groups.get(this.ownerOf(frame));
-    const colour = index === undefined ? this.colours.other : this.colours.groups[index]!;
-    return shade(colour, (hash(this.data.frames.name(frame)) % 7) - 3);
+    return shade(this.groupColour(frame), (hash(this.data.frames.name(frame)) % 7) - 3);
   }
 
   private drawBox(layout: Layout, box: number, x: number, width: number, isAbove: boolean): void {

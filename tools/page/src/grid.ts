@@ -6,6 +6,8 @@ import type { Group } from "./groups.ts";
 import { number, share, signed, size } from "./text.ts";
 
 const HEIGHT = 32;
+/** Rows on paper. */
+const PRINTED = 100;
 
 export interface Shown {
   groups: Group[];
@@ -116,12 +118,14 @@ export class Grid {
     this.sortBy(this.shown!.sort === key ? `-${key}` : key);
   }
 
-  private draw(fresh = false): void {
+  /** Draws the rows in the window; on paper the first rows. */
+  draw(fresh = false): void {
     const shown = this.shown;
     if (!shown) return;
+    const isPaper = document.documentElement.classList.contains("printing");
     const height = this.body.clientHeight || 600;
-    const first = Math.max(0, Math.floor(this.body.scrollTop / HEIGHT) - 8);
-    const last = Math.min(this.sorted.length, Math.ceil((this.body.scrollTop + height) / HEIGHT) + 8);
+    const first = isPaper ? 0 : Math.max(0, Math.floor(this.body.scrollTop / HEIGHT) - 8);
+    const last = isPaper ? Math.min(this.sorted.length, PRINTED) : Math.min(this.sorted.length, Math.ceil((this.body.scrollTop + height) / HEIGHT) + 8);
     if (fresh && this.body.scrollTop > this.sorted.length * HEIGHT) this.body.scrollTop = 0;
     this.rows.style.height = `${this.sorted.length * HEIGHT}px`;
     this.rows.replaceChildren(...this.sorted.slice(first, last).map((group, index) => this.drawRow(group, first + index, shown)));

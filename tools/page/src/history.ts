@@ -35,7 +35,6 @@ export class History {
     /** End of each step: milliseconds since the begin. */
     readonly end: Float64Array,
     readonly resident: Float64Array,
-    readonly greatestResident: Float64Array,
     readonly swap: Float64Array,
     readonly threads: Float64Array,
     /** Limit of the control group, increased by 1; 0 for none. */
@@ -47,9 +46,8 @@ export class History {
 
   static all(columns: Columns, told: Told[]): History[] {
     const columnsOf = (names: string[]) => names.map((name) => columns.numbers(name));
-    const [end, resident, greatestResident, swap, threads, limit] = columnsOf([
-      "step.end", "step.resident", "step.greatest_resident", "step.swap", "step.threads", "step.limit",
-    ]) as [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array];
+    const [end, resident, swap, threads, limit] = columnsOf(["step.end", "step.resident", "step.swap", "step.threads", "step.limit"]) as
+      [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array];
     const [current, greatest, allocated] = columnsOf(["sum.current", "sum.greatest", "sum.allocated"]) as
       [Float64Array, Float64Array, Float64Array];
     const [size, count, bytes, allocs] = columnsOf(["change.size", "change.count", "change.allocated", "change.allocs"]) as
@@ -68,8 +66,7 @@ export class History {
         domains.set(domain, { current: part(current), greatest: part(greatest), allocated: part(allocated) });
         sum += one.steps;
       }
-      const history = new History(one.process, one.begun, one.utc_offset, one.marks, of(end), of(resident), of(greatestResident),
-        of(swap), of(threads), of(limit), domains, first, changes);
+      const history = new History(one.process, one.begun, one.utc_offset, one.marks, of(end), of(resident), of(swap), of(threads), of(limit), domains, first, changes);
       step += one.steps;
       return history;
     });

@@ -167,6 +167,7 @@ class Page {
       addEventListener(kind, () => {
         document.documentElement.classList.toggle("printing", kind === "beforeprint");
         this.recolour();
+        this.grid.draw();
       });
     }
     this.show();

@@ -9,6 +9,7 @@ export interface Palette {
   line: string;
   accent: string;
   mark: string;
+  limit: string;
   box: string;
   boxText: string;
   other: string;
@@ -24,7 +25,7 @@ export function palette(): Palette {
   const list = (name: string, count: number) => Array.from({ length: count }, (_, index) => of(`${name}-${index + 1}`));
   return {
     background: of("background"), surface: of("surface"), text: of("text"), quiet: of("quiet"), faint: of("faint"), line: of("line"),
-    accent: of("accent"), mark: of("mark"), box: of("box"), boxText: of("box-text"), other: of("group-other"),
+    accent: of("accent"), mark: of("mark"), limit: of("up"), box: of("box"), boxText: of("box-text"), other: of("group-other"),
     groups: list("group", GROUPS), series: list("series", 5),
   };
 }

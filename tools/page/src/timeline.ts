@@ -38,7 +38,11 @@ export class Timeline {
   private readonly times: Float64Array;
   private readonly lines: Line[] = [];
   private readonly threads: Float64Array;
+  /** Limit of the control group; 0 for none. */
+  private readonly limit: number;
   private readonly marks: { time: number; text: string; isUsers: boolean }[] = [];
+  /** Whether there is one process: processes of a tree have peaks of their own. */
+  private readonly isOne: boolean;
   private chosen: Chosen | undefined;
   private drag: { from: number; to: number } | undefined;
   private pointer: number | undefined;
@@ -48,6 +52,7 @@ export class Timeline {
   /** Without `choose` the chart is a picture. */
   constructor(data: Data, private readonly choose: ((since: number | undefined, at: number | undefined) => void) | undefined) {
     const histories = data.histories.filter((history) => !data.head.processes[history.process]!.old);
+    this.isOne = histories.length === 1;
     this.begin = Math.min(...histories.map((history) => history.begun));
     this.end = Math.max(...histories.map((history) => history.last));
     this.offset = histories[0]?.utcOffset ?? 0;
@@ -79,6 +84,12 @@ export class Timeline {
     if (resident.some((value) => value > 0)) {
       this.lines.push({ name: "RSS", domain: -1, values: resident, greatest: undefined, colour: 4, isDashed: true });
     }
+    const swap = sumOf((index, step) => histories[index]!.swap[step]!);
+    if (swap.some((value) => value > 0)) {
+      this.lines.push({ name: "swap", domain: -1, values: swap, greatest: undefined, colour: 3, isDashed: true });
+    }
+    // Processes of a tree share their control group.
+    this.limit = Math.max(0, ...histories.map((history) => (history.limit[history.limit.length - 1] ?? 0) - 1));
     this.threads = sumOf((index, step) => histories[index]!.threads[step]!);
     for (const history of histories) {
       for (const mark of history.marks) {
@@ -222,6 +233,7 @@ export class Timeline {
       const swatch = el("span", { class: `swatch series-${line.colour + 1}${line.isDashed ? " dashed" : ""}` });
       return el("span", {}, swatch, line.domain === this.chosen?.domain ? el("b", {}, `${line.name} `) : `${line.name} `, el("b", {}, size(line.values[at] ?? 0)));
     });
+    if (this.limit > 0) items.push(el("span", {}, "limit ", el("b", {}, size(this.limit))));
     if (this.threads.some((count) => count > 0)) items.push(el("span", {}, "threads ", el("b", {}, String(this.threads[at] ?? 0))));
     this.legend.replaceChildren(...items);
     const dragged = this.drag;
@@ -247,6 +259,9 @@ export class Timeline {
     const floor = HEIGHT - BOTTOM - THREADS;
     let most = 1;
     for (const line of this.lines) for (const value of line.greatest ?? line.values) most = Math.max(most, value);
+    // A limit far above is told in the legend alone.
+    const hasLimit = this.limit > 0 && this.limit < 3 * most;
+    if (hasLimit) most = Math.max(most, this.limit);
     const step = nice(most / 3);
     const top = Math.ceil(most / step) * step;
     const y = (value: number) => floor - (value / top) * (floor - TOP);
@@ -270,6 +285,12 @@ export class Timeline {
       context.fillText(mark.text.slice(0, 24), x + (x > width - 90 ? -3 : 3), TOP - 7);
     }
     for (const line of this.lines) this.drawLine(context, line, y);
+    if (hasLimit) {
+      context.fillStyle = colours.limit;
+      context.fillRect(this.left, Math.round(y(this.limit)), width - this.left - RIGHT, 1.5);
+      context.textAlign = "right";
+      context.fillText("limit", width - RIGHT, y(this.limit) - 7);
+    }
     this.drawThreads(context, floor);
     this.drawPeak(context, y);
     if (this.pointer !== undefined && !this.drag) {
@@ -314,7 +335,7 @@ export class Timeline {
 
   private drawPeak(context: CanvasRenderingContext2D, y: (value: number) => number): void {
     const line = this.lines.find((line) => line.domain === this.chosen?.domain);
-    if (!line?.greatest) return;
+    if (!line?.greatest || !this.isOne) return;
     const time = this.peakOf(line.domain);
     context.fillStyle = this.colours.series[line.colour % this.colours.series.length]!;
     context.beginPath();
@@ -370,7 +391,7 @@ export class Timeline {
       context.globalAlpha = 1;
       context.fillRect(from, TOP, 1, floor - TOP);
       context.fillRect(to, TOP, 1, floor - TOP);
-    } else if (chosen?.moment === "instant" || chosen?.moment === "peak") {
+    } else if (chosen?.moment === "instant" || (chosen?.moment === "peak" && this.isOne)) {
       const x = this.x(chosen.moment === "peak" ? this.peakOf(chosen.domain) : chosen.at);
       context.fillRect(x - 0.75, TOP - 4, 1.5, floor - TOP + 4);
     }

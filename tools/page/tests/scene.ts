@@ -91,7 +91,6 @@ export async function scene(): Promise<{ data: Data; view: View }> {
     ["weight.doubt", "reals", []],
     ["step.end", "steps", [0, 100, 200]],
     ["step.resident", "steps", [0, 5000, 6000]],
-    ["step.greatest_resident", "steps", [0, 5000, 6000]],
     ["step.swap", "steps", [0, 0, 0]],
     ["step.threads", "steps", [0, 1, 2]],
     ["step.limit", "steps", [0, 0, 0]],

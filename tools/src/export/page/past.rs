@@ -54,7 +54,6 @@ pub fn write(
     columns.steps("step.end", steps().map(|step| step.end));
     let gauge = |of: fn(&ProcessStep) -> u64| steps().map(move |step| step.process.as_ref().map_or(0, of));
     columns.steps("step.resident", gauge(|process| process.resident));
-    columns.steps("step.greatest_resident", gauge(|process| process.greatest_resident));
     columns.steps("step.swap", gauge(|process| process.swap));
     columns.steps("step.threads", gauge(|process| process.threads));
     // 0 for none.
