@@ -31,7 +31,7 @@ Examples:
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
   report app.snap.zst --at peak --format html -o peak.html
-                                           a flame graph for a browser
+                                           a page for a browser
   report --tree app                        all processes of a run";
 
 /// Statistics of a Heapline snapshot: who holds the memory, who held it at the peak, what changed
@@ -110,7 +110,7 @@ pub struct Arguments {
     #[arg(long)]
     raw_frames: bool,
     /// Rows shown (by tree: ways), and programs of a tree of processes, 0 for all [default: 10; all
-    /// in folded and html]
+    /// in folded; not for html]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Show all facts of the snapshot, each process of a tree, and whole names on a terminal
@@ -306,6 +306,10 @@ impl Arguments {
             self.source.is_some() && !matches!(self.format, Format::Text | Format::Json | Format::Html),
             "--source adds source lines to text, JSON and the page: use it with --format text, json or html"
                 .to_string(),
+        )?;
+        refuse(
+            self.limit.is_some() && self.format == Format::Html,
+            "--limit cuts rows, and a page has all: leave it out with --format html".to_string(),
         )?;
         refuse(
             self.no_source && self.format != Format::Html,

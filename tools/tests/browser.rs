@@ -1,8 +1,8 @@
 //! The page of `--format html` in a real browser: `tools/page/browser/run.mjs` opens pages of
 //! snapshots with known figures in Chromium.
 //!
-//! `HEAPLINE_STACKS` asks for another number of stacks in the largest page, and `HEAPLINE_KEEP_PAGES`
-//! names a folder for a copy of the page.
+//! `HEAPLINE_STACKS` asks for another number of stacks in the largest page, and
+//! `HEAPLINE_KEEP_PAGES` names a folder for a copy of the page.
 //!
 //! The test needs node, Chromium, and the packages of `tools/page` (`npm ci` there). Without them
 //! the test says so and passes, but fails where `CI=true`.

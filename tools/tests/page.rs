@@ -126,6 +126,7 @@ fn options_that_a_page_has_no_place_for_are_refused() {
         (&["--format", "csv", "--source"], "--source adds source lines"),
         (&["--format", "html", "--source=*", "--no-source"], "cannot be used with"),
         (&["--format", "html", "--by", "lineno"], "html is by traceback"),
+        (&["--format", "html", "--limit", "5"], "a page has all"),
     ] {
         let output = report(&[&[scene.path()], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -8,6 +8,8 @@ import { base, counted, folded, number, pythonForms, share, shorter, size } from
 import { Layout, type Tree } from "./tree.ts";
 
 const ROW = 20;
+/** Longest name in a box, in characters: more has no room. */
+const LONGEST = 1000;
 const FONT = '12px -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", system-ui, sans-serif';
 
 export interface Scene {
@@ -148,7 +150,7 @@ export class Flame {
     if (known) return known;
     const name = this.data.frames.name(frame);
     const isPython = this.data.frames.python[frame] === 1;
-    const forms = isPython ? pythonForms(name, base(this.data.frames.fileOf(frame))) : this.scene?.whole ? [name] : shorter(folded(name));
+    const forms = isPython ? pythonForms(name, base(this.data.frames.fileOf(frame))) : this.scene?.whole ? [name.slice(0, LONGEST)] : shorter(folded(name));
     this.names.set(key, forms);
     return forms;
   }
