@@ -100,6 +100,9 @@ struct TraceOptions {
     /// Record no history: report then knows the memory at the snapshot and at the peak only
     #[arg(long)]
     no_history: bool,
+    /// Begin with a pause: allocations count from ctl PID resume on
+    #[arg(long)]
+    paused: bool,
     /// Do not look up functions and lines for the snapshot: report does, while the files are there
     #[arg(long)]
     no_names: bool,
@@ -201,6 +204,10 @@ enum TypedAsk {
         #[arg(value_name = "TEXT")]
         text: String,
     },
+    /// Let allocations count no more, until resume; frees still count
+    Pause,
+    /// Let allocations count again
+    Resume,
     /// End tracing and write the last snapshot; the process goes on
     Detach,
 }
@@ -259,6 +266,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             pid,
             sampling: typed.trace.sampling(),
             history: typed.trace.history(),
+            paused: typed.trace.paused,
             output: typed.trace.output,
             nframe: typed.trace.nframe,
             names: !typed.trace.no_names,
@@ -281,6 +289,7 @@ impl TypedCommand {
                 command,
                 sampling: trace.sampling(),
                 history: trace.history(),
+                paused: trace.paused,
                 output: trace.output,
                 nframe: trace.nframe,
                 names: !trace.no_names,
@@ -301,6 +310,8 @@ impl TypedCommand {
                     TypedAsk::ClearTraces => (Ask::ClearTraces, Format::Text),
                     TypedAsk::Lookup { address, format } => (Ask::Lookup(address), format),
                     TypedAsk::Mark { text } => (Ask::Mark(text), Format::Text),
+                    TypedAsk::Pause => (Ask::Pause(true), Format::Text),
+                    TypedAsk::Resume => (Ask::Pause(false), Format::Text),
                     TypedAsk::Detach => (Ask::Detach, Format::Text),
                 };
                 Invocation::Ctl { pid, ask, json: format == Format::Json }
@@ -515,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_answered_with_what_was_meant() {
-        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, mark, detach";
+        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, mark, pause, resume, detach";
         for (line, said) in [
             ("aggregator ./app --its x", "to trace a program use: aggregator run -- ./app --its x"),
             ("aggregator sh -c a;b", "to trace a program use: aggregator run -- sh -c 'a;b'"),

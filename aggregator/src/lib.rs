@@ -16,6 +16,7 @@
 //!
 //! Not here: statistics, and code that runs inside the target.
 
+pub mod arch;
 pub mod attach;
 pub mod base;
 pub mod cli;

@@ -32,6 +32,7 @@ const SETTINGS: Settings = Settings {
     sampling: None,
     names: false,
     history: Some(16 << 20),
+    paused: false,
 };
 
 fn traced(map: &Arc<ArenaMap>) -> (Tracer, Receiver<Replaced>) {

@@ -54,8 +54,8 @@ pub extern "C" fn original(index: usize) -> *mut () {
 
 /// Records the block of an operator new that recorded nothing itself. To be called after the
 /// operator.
-pub extern "C" fn record_new(block: *mut u8, size: usize, slot: usize, rbp: usize) -> *mut u8 {
-    hooks::record_alloc(block, size, Entry { slot, rbp });
+pub extern "C" fn record_new(block: *mut u8, size: usize, slot: usize, bp: usize) -> *mut u8 {
+    hooks::record_alloc(block, size, Entry { slot, bp });
     block
 }
 

@@ -8,7 +8,7 @@
 use crate::platform::{alone, symbols};
 use crate::preloaded::Preloaded;
 use crate::start;
-use crate::{fail, preloaded, process};
+use crate::{fail, offered, preloaded, process};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
@@ -31,6 +31,7 @@ static HAS_LOOKED: AtomicBool = AtomicBool::new(false);
 pub fn start(slot: usize) {
     if joined().is_none() {
         let _ = start::get_or_start(slot);
+        offered::offer_to_all();
     }
 }
 
@@ -94,10 +95,10 @@ fn is_ours(preloaded: &Preloaded, way: &AtomicU8, block: Option<*mut u8>) -> boo
 }
 
 /// Records an allocated block. `block` is not null.
-pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
+pub fn allocated(block: *mut u8, size: usize, way: &AtomicU8, slot: usize, bp: usize) {
     match joined() {
-        None => preloaded::allocated(block, size, slot, rbp),
-        Some(preloaded) if is_ours(preloaded, way, Some(block)) => (preloaded.allocated)(block, size, slot, rbp),
+        None => preloaded::allocated(block, size, slot, bp),
+        Some(preloaded) if is_ours(preloaded, way, Some(block)) => (preloaded.allocated)(block, size, slot, bp),
         Some(_) => {}
     }
 }
@@ -121,18 +122,18 @@ pub fn reallocating(block: *mut u8, way: &AtomicU8, slot: usize) {
 }
 
 /// Records the end of a reallocation: `old` has become `block`. A null `block` means failure.
-pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
+pub fn reallocated(old: *mut u8, block: *mut u8, size: usize, way: &AtomicU8, slot: usize, bp: usize) {
     match joined() {
-        None => preloaded::reallocated(old, block, size, slot, rbp),
+        None => preloaded::reallocated(old, block, size, slot, bp),
         Some(preloaded) => {
             let was_known = way.load(Ordering::Relaxed) != way::UNKNOWN;
             if !is_ours(preloaded, way, (!block.is_null()).then_some(block)) {
             } else if was_known {
-                (preloaded.reallocated)(old, block, size, slot, rbp);
+                (preloaded.reallocated)(old, block, size, slot, bp);
             } else {
                 // No record announced the reallocation, and the old block is older than the
                 // tracing.
-                (preloaded.allocated)(block, size, slot, rbp);
+                (preloaded.allocated)(block, size, slot, bp);
             }
         }
     }

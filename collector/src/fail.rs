@@ -7,81 +7,11 @@
 //!
 //! Hot paths run without a guard, and contain nothing with a possible panic.
 
+use crate::arch::stack;
 use crate::platform::tls;
 use crate::process;
-use core::arch::global_asm;
 use core::sync::atomic::{AtomicU8, Ordering};
 use heapline_shared_format::arena::end_cause;
-
-global_asm!(
-    // fn(function: extern "C" fn(*mut c_void), argument: *mut c_void, save_at: *mut usize) -> 0, or
-    // 1 after a panic
-    ".pushsection .text.heapline_guard,\"ax\",@progbits",
-    concat!(".globl ", symbol!("guard")),
-    concat!(".hidden ", symbol!("guard")),
-    concat!(".type ", symbol!("guard"), ",@function"),
-    concat!(symbol!("guard"), ":"),
-    ".cfi_startproc",
-    "push rbp",
-    ".cfi_adjust_cfa_offset 8",
-    ".cfi_rel_offset rbp, 0",
-    "push rbx",
-    ".cfi_adjust_cfa_offset 8",
-    ".cfi_rel_offset rbx, 0",
-    "push r12",
-    ".cfi_adjust_cfa_offset 8",
-    "push r13",
-    ".cfi_adjust_cfa_offset 8",
-    "push r14",
-    ".cfi_adjust_cfa_offset 8",
-    "push r15",
-    ".cfi_adjust_cfa_offset 8",
-    "push rdx",
-    ".cfi_adjust_cfa_offset 8",
-    "mov qword ptr [rdx], rsp",
-    "mov rax, rdi",
-    "mov rdi, rsi",
-    "call rax",
-    "xor eax, eax",
-    concat!(symbol!("guard_out"), ":"),
-    "pop rdx",
-    ".cfi_adjust_cfa_offset -8",
-    "mov qword ptr [rdx], 0",
-    "pop r15",
-    ".cfi_adjust_cfa_offset -8",
-    "pop r14",
-    ".cfi_adjust_cfa_offset -8",
-    "pop r13",
-    ".cfi_adjust_cfa_offset -8",
-    "pop r12",
-    ".cfi_adjust_cfa_offset -8",
-    "pop rbx",
-    ".cfi_adjust_cfa_offset -8",
-    ".cfi_restore rbx",
-    "pop rbp",
-    ".cfi_adjust_cfa_offset -8",
-    ".cfi_restore rbp",
-    "ret",
-    ".cfi_endproc",
-    concat!(".size ", symbol!("guard"), ", . - ", symbol!("guard")),
-    // fn(saved: usize) -> !
-    concat!(".globl ", symbol!("guard_return")),
-    concat!(".hidden ", symbol!("guard_return")),
-    concat!(".type ", symbol!("guard_return"), ",@function"),
-    concat!(symbol!("guard_return"), ":"),
-    "mov rsp, rdi",
-    "mov eax, 1",
-    concat!("jmp ", symbol!("guard_out")),
-    concat!(".size ", symbol!("guard_return"), ", . - ", symbol!("guard_return")),
-    ".popsection",
-);
-
-unsafe extern "C" {
-    #[link_name = symbol!("guard")]
-    fn heapline_guard(function: extern "C" fn(*mut u8), argument: *mut u8, save_at: *mut usize) -> u32;
-    #[link_name = symbol!("guard_return")]
-    fn heapline_guard_return(saved: usize) -> !;
-}
 
 /// Runs `work`. When `work` panics, tracing of the process ends and the result is `None`.
 ///
@@ -109,7 +39,7 @@ pub fn guard<R: Copy, F: FnOnce() -> R>(work: F) -> Option<R> {
     // of `saved`.
     tls::set_recovery((&raw mut saved).addr());
     // SAFETY: `run` matches the type of the job, and both outlive the call.
-    let panicked = unsafe { heapline_guard(run::<R, F>, (&raw mut job).cast(), &raw mut saved) } != 0;
+    let panicked = unsafe { stack::guarded(run::<R, F>, (&raw mut job).cast(), &raw mut saved) } != 0;
     tls::set_recovery(0);
     if panicked { None } else { job.result }
 }
@@ -121,7 +51,7 @@ pub fn panicked() -> ! {
     if !saved.is_null() {
         // SAFETY: the guard that set the word is still on the stack, and has saved the stack
         // pointer there.
-        unsafe { heapline_guard_return(saved.read()) }
+        unsafe { stack::return_to(saved.read()) }
     }
     // No code outside of a guard can panic. Should such code panic, there is no caller to return
     // to.

@@ -31,9 +31,10 @@
 //!   `traced`, on by default). For programs without preloading, or programs with an allocator other
 //!   than `malloc`.
 //!
-//! Limits: Linux on x86-64 with glibc 2.17 or newer.
+//! Limits: Linux with glibc 2.17 or newer, or musl, on the architectures with a folder in `arch/`
+//! (x86-64).
 #![cfg_attr(not(test), no_std)]
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(heapline_collects)]
 
 /// The name of a symbol defined in assembly. The embedded collector has names of its own: a program
 /// with an embedded collector may link this crate a second time, as the library around [`Traced`].
@@ -50,38 +51,10 @@ macro_rules! symbol {
     };
 }
 
-/// Defines a function that returns the address of a symbol of the C library, or 0 where the C
-/// library lacks the symbol.
-///
-/// The symbol is weak. The loader of a C library without the symbol (an older glibc, musl) loads
-/// the collector all the same, and the collector stays passive there. Rust assumes that the address
-/// of a declared function is not null, so assembly reads the address.
-macro_rules! optional {
-    ($(#[$doc:meta])* $visible:vis $address:ident, $own:literal, $name:literal) => {
-        core::arch::global_asm!(
-            concat!(".weak ", $name),
-            concat!(".pushsection .text.", symbol!($own), ",\"ax\",@progbits"),
-            concat!(".globl ", symbol!($own)),
-            concat!(".hidden ", symbol!($own)),
-            concat!(".type ", symbol!($own), ",@function"),
-            concat!(symbol!($own), ":"),
-            concat!("mov rax, qword ptr [rip + ", $name, "@GOTPCREL]"),
-            "ret",
-            concat!(".size ", symbol!($own), ", . - ", symbol!($own)),
-            ".popsection",
-        );
-
-        $(#[$doc])*
-        $visible fn $address() -> usize {
-            unsafe extern "C" {
-                #[link_name = symbol!($own)]
-                fn address() -> usize;
-            }
-            // SAFETY: the function above only loads a word of the library's own table of addresses.
-            unsafe { address() }
-        }
-    };
-}
+// The macros of the architecture come first.
+#[doc(hidden)]
+#[macro_use]
+pub mod arch;
 
 // For `preload/`, `embedded/` and benchmarks: no part of the public interface, which is `Traced`.
 #[doc(hidden)]
@@ -108,6 +81,8 @@ pub mod loader;
 pub mod mappings;
 #[doc(hidden)]
 pub mod modules;
+#[doc(hidden)]
+pub mod offered;
 #[doc(hidden)]
 pub mod platform;
 #[doc(hidden)]

@@ -17,7 +17,7 @@ pub const SYMBOL: &[u8] = b"heapline_preloaded";
 /// Version of the table. Changes with the layout and the meaning of [`Preloaded`].
 pub const VERSION: u32 = 2;
 
-/// Table of functions. `slot` and `rbp` are the fields of an [`Entry`].
+/// Table of functions. `slot` and `bp` are the fields of an [`Entry`].
 #[repr(C)]
 pub struct Preloaded {
     /// [`VERSION`]. If the number differs, the table is from another build and the fields behind
@@ -30,13 +30,13 @@ pub struct Preloaded {
     /// certain.
     pub has_recorded: extern "C" fn(block: *mut u8) -> bool,
     /// Records an allocated block.
-    pub allocated: extern "C" fn(block: *mut u8, size: usize, slot: usize, rbp: usize),
+    pub allocated: extern "C" fn(block: *mut u8, size: usize, slot: usize, bp: usize),
     /// Records a block as about to be freed.
     pub freeing: extern "C" fn(block: *mut u8, slot: usize),
     /// Records a block as about to be reallocated.
     pub reallocating: extern "C" fn(block: *mut u8, slot: usize),
     /// Records the end of a reallocation: `old` has become `block`. A null `block` means failure.
-    pub reallocated: extern "C" fn(old: *mut u8, block: *mut u8, size: usize, slot: usize, rbp: usize),
+    pub reallocated: extern "C" fn(old: *mut u8, block: *mut u8, size: usize, slot: usize, bp: usize),
 }
 
 /// The table exported by the preload.
@@ -60,8 +60,8 @@ extern "C" fn has_recorded(block: *mut u8) -> bool {
     }
 }
 
-pub(crate) extern "C" fn allocated(block: *mut u8, size: usize, slot: usize, rbp: usize) {
-    hooks::record_alloc(block, size, Entry { slot, rbp });
+pub(crate) extern "C" fn allocated(block: *mut u8, size: usize, slot: usize, bp: usize) {
+    hooks::record_alloc(block, size, Entry { slot, bp });
 }
 
 pub(crate) extern "C" fn freeing(block: *mut u8, slot: usize) {
@@ -72,10 +72,10 @@ pub(crate) extern "C" fn reallocating(block: *mut u8, slot: usize) {
     hooks::record_realloc_begins(block, slot);
 }
 
-pub(crate) extern "C" fn reallocated(old: *mut u8, block: *mut u8, size: usize, slot: usize, rbp: usize) {
+pub(crate) extern "C" fn reallocated(old: *mut u8, block: *mut u8, size: usize, slot: usize, bp: usize) {
     if block.is_null() {
         hooks::record_realloc_ended(old, false, slot);
     } else {
-        hooks::record_reallocated(block, size, Entry { slot, rbp });
+        hooks::record_reallocated(block, size, Entry { slot, bp });
     }
 }

@@ -53,6 +53,36 @@ def test_a_mark_is_in_the_history(tmp_path):
 
 
 @pytest.mark.usefixtures("traced")
+def test_a_pool_of_the_program_is_a_domain():
+    heapline.track("rows", 0x1000, 500)
+    heapline.track("rows", 0x2000, 70)
+    heapline.untrack("rows", 0x1000)
+    rows = heapline.get_domains()["pool:rows"]
+    assert (rows.current, rows.peak, rows.blocks, rows.allocs) == (70, 570, 1, 2)
+    assert heapline.get_traced_memory("pool:rows") == (70, 570)
+    heapline.untrack("rows", 0x2000)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_allocated_in_a_pause_does_not_count():
+    before = heapline.get_traced_memory()[0]
+    with heapline.pause():
+        paused = bytearray(9_000_000)
+    assert heapline.get_traced_memory()[0] - before < 100_000
+    counted = bytearray(2_000_000)
+    del paused
+    assert 2_000_000 < heapline.get_traced_memory()[0] - before < 2_100_000
+    del counted
+
+
+def test_pools_and_pauses_are_nothing_where_nobody_traces():
+    heapline.track("rows", 0x1000, 500)
+    heapline.untrack("rows", 0x1000)
+    with heapline.pause():
+        assert not heapline.is_tracing()
+
+
+@pytest.mark.usefixtures("traced")
 def test_domains_are_of_one_instant():
     block = bytearray(10_000_000)
     domains = heapline.get_domains()

@@ -36,7 +36,7 @@
 //!              | id of the Python stack at the same time, 32 | 0                               |
 //! REUSE        | as ALLOC, size 0                                                         | 12 |
 //! TRACK        | as ALLOC                                                                 | 13 |
-//!              | gone 1 | tracemalloc's domain, 32                                             |
+//!              | a pool 1 | gone 1 | tracemalloc's domain, or number of a pool, 32               |
 //! QUERY        | stamp                                                                    | 14 |
 //!              | number of the query, 32                    | question ([`super::query`])      |
 //!              | argument                                                                      |
@@ -125,6 +125,7 @@ const MODULE_WORDS: usize = 5;
 const CODE_WORDS: usize = 2;
 const DOMAIN_SHIFT: u32 = 56;
 const UNTRACKED: u64 = 1 << 32;
+const OF_POOL: u64 = 1 << 33;
 const STACK_DOMAIN_SHIFT: u32 = 22;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 
@@ -235,17 +236,35 @@ pub const fn reuse(stamp: u64, address: u64, stack: u32) -> [u64; 3] {
     [stamped(kind::REUSE, stamp), address & ADDRESS_MASK, stack as u64]
 }
 
-/// Returns a TRACK record (`PyTraceMalloc_Track`).
-#[inline]
-pub const fn track(stamp: u64, domain: u32, address: u64, size: u64, stack: u32) -> [u64; 4] {
-    let [_, first, second] = alloc(stamp, address, size, stack);
-    [stamped(kind::TRACK, stamp), first, second, domain as u64]
+/// Owner of a block that the program reports by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tracked {
+    /// tracemalloc's domain of this number (`PyTraceMalloc_Track`).
+    Domain(u32),
+    /// The pool that the ring's session has named by this number ([`crate::query::POOL`]).
+    Pool(u32),
 }
 
-/// Returns a TRACK record that ends the tracking of an address (`PyTraceMalloc_Untrack`).
+impl Tracked {
+    const fn bits(self) -> u64 {
+        match self {
+            Tracked::Domain(number) => number as u64,
+            Tracked::Pool(number) => OF_POOL | number as u64,
+        }
+    }
+}
+
+/// Returns a TRACK record.
 #[inline]
-pub const fn untrack(stamp: u64, domain: u32, address: u64) -> [u64; 4] {
-    [stamped(kind::TRACK, stamp), address & ADDRESS_MASK, 0, UNTRACKED | domain as u64]
+pub const fn track(stamp: u64, owner: Tracked, address: u64, size: u64, stack: u32) -> [u64; 4] {
+    let [_, first, second] = alloc(stamp, address, size, stack);
+    [stamped(kind::TRACK, stamp), first, second, owner.bits()]
+}
+
+/// Returns a TRACK record that ends the tracking of an address.
+#[inline]
+pub const fn untrack(stamp: u64, owner: Tracked, address: u64) -> [u64; 4] {
+    [stamped(kind::TRACK, stamp), address & ADDRESS_MASK, 0, UNTRACKED | owner.bits()]
 }
 
 /// Returns a QUERY record. `number` is the target's count of queries.
@@ -338,8 +357,8 @@ pub enum Event<'a> {
     Code { id: u32, more: bool, text: Text<'a> },
     Mixed { id: u32, native: u32, python: u32 },
     Reuse { stamp: u64, address: u64, stack: u32 },
-    Track { stamp: u64, domain: u32, address: u64, size: u64, stack: u32 },
-    Untrack { stamp: u64, domain: u32, address: u64 },
+    Track { stamp: u64, owner: Tracked, address: u64, size: u64, stack: u32 },
+    Untrack { stamp: u64, owner: Tracked, address: u64 },
     Query { stamp: u64, number: u32, asked: u32, arguments: [u64; 2] },
     Mapping { stamp: u64, mapping: Mapping },
     Module { stamp: u64, start: u64, end: u64, bias: u64, flags: ModuleFlags, build_id: Text<'a>, path: Text<'a> },
@@ -521,11 +540,13 @@ fn decode_rare(first: u64, rest: &[u64]) -> Result<(Event<'_>, usize), DecodeErr
             (Event::Reuse { stamp, address: address & ADDRESS_MASK, stack: low32(stack) }, 3)
         }
         kind::TRACK => {
-            let &[a, b, domain, ..] = rest else { return Err(DecodeError::Cut) };
+            let &[a, b, whose, ..] = rest else { return Err(DecodeError::Cut) };
             let (address, size, stack) = (a & ADDRESS_MASK, a >> 48 | b >> 32 << 16, low32(b));
-            let event = match domain >> 32 {
-                0 => Event::Track { stamp, domain: low32(domain), address, size, stack },
-                1 => Event::Untrack { stamp, domain: low32(domain), address },
+            let number = low32(whose);
+            let owner = if whose & OF_POOL != 0 { Tracked::Pool(number) } else { Tracked::Domain(number) };
+            let event = match whose & !OF_POOL & !u64::from(u32::MAX) {
+                0 => Event::Track { stamp, owner, address, size, stack },
+                UNTRACKED => Event::Untrack { stamp, owner, address },
                 _ => return Err(DecodeError::Malformed),
             };
             (event, 4)

@@ -17,7 +17,7 @@ pub const DETACH_SYMBOL: &str = "heapline_detach";
 /// descriptor, once no thread runs in the collector and no thread can enter it.
 pub const RELEASE_SYMBOL: &str = "heapline_release";
 /// Number of bytes kept by the collector for each thread, at [`Request::thread_words`].
-pub const THREAD_WORDS_BYTES: usize = 88;
+pub const THREAD_WORDS_BYTES: usize = 96;
 /// Name of the exported word for the aggregator: the address of the jumps to the hooks, the targets
 /// of redirected direct calls. 0 without jumps.
 pub const STUBS_SYMBOL: &str = "heapline_stubs";

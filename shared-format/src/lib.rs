@@ -10,7 +10,7 @@
 //! - [`event`]: the records in a ring. Parts of records: [`code`] describes a Python code object,
 //!   [`query`] a question of the target, [`mapping`] a change of the address space.
 //! - [`loader`]: the known loaders, and the command line of a program started through a loader.
-//! - [`epilogue`]: the way from a frame to its caller, read from the machine code.
+//! - [`arch`]: what both sides know of the processor.
 //! - [`tree`]: the message with which a child process reports to the aggregator.
 //! - `snapshot` (feature `snapshot`): the file read by `report`.
 //!
@@ -25,9 +25,9 @@
 //! waits for whom.
 #![cfg_attr(not(feature = "snapshot"), no_std)]
 
+pub mod arch;
 pub mod arena;
 pub mod code;
-pub mod epilogue;
 pub mod event;
 pub mod inject;
 pub mod loader;

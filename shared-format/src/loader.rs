@@ -1,5 +1,5 @@
 //! The loaders of programs: glibc's and musl's, also as commands:
-//! `ld-linux-x86-64.so.2 [OPTION]... PROGRAM [ARGUMENT]...`.
+//! `LOADER [OPTION]... PROGRAM [ARGUMENT]...`.
 //!
 //! Bundles with a private C library (AppImage, Nix, Bazel, relocated toolchains) start programs in
 //! this way. The collector and the aggregator both judge the given program, not the loader.
@@ -13,11 +13,9 @@ pub enum Loader {
     Musl,
 }
 
-/// The own name of glibc's loader (`DT_SONAME`), independent of the name and folder of the loader's
-/// file.
-pub const LOADER_NAME: &[u8] = b"ld-linux-x86-64.so.2";
-/// The usual beginning of the name of the file of musl's loader. The loader has no own name.
-const MUSL_NAME: &[u8] = b"ld-musl-x86_64.so.";
+pub use crate::arch::elf::GLIBCS_LOADER as LOADER_NAME;
+use crate::arch::elf::MUSLS_LOADER as MUSL_NAME;
+
 /// A name among the strings of musl's loader, and of no other. The loader finds its own last stage
 /// by the name.
 pub const MUSL_MARK: &[u8] = b"\0__dls3\0";

@@ -62,6 +62,24 @@ pub const INTERVAL: u32 = 15;
 /// interpreter replaced an ended interpreter, and used private allocators until now. No answer.
 pub const UNSEEN: u32 = 16;
 
+/// Adds up to 16 bytes, the arguments, to the text of the ring. A zero byte ends the text. No
+/// answer.
+pub const TEXT: u32 = 17;
+/// The text of the ring is a mark of the program in the history. The ring has no text afterwards.
+/// No answer.
+pub const MARK: u32 = 18;
+/// The text of the ring is the name of a pool. First argument: number of the pool in this session.
+/// The ring has no text afterwards. No answer.
+pub const POOL: u32 = 19;
+/// Allocations of the ring's thread do not count, up to [`RESUME`]. Frees do. No answer.
+pub const PAUSE: u32 = 20;
+/// Ends [`PAUSE`]. No answer.
+pub const RESUME: u32 = 21;
+/// Greatest length of a text of a ring, in bytes.
+pub const LONGEST_TEXT: usize = 256;
+/// Number of pools with numbers of their own.
+pub const MOST_POOLS: usize = 256;
+
 /// Number of words of the head of a text.
 pub const HEAD_WORDS: usize = 5;
 /// Number of words of a group.

@@ -1,7 +1,6 @@
 //! Terms of all records: the width of an address, the numbers of domains, decoding errors.
 
-/// Bits of an address: user space on x86-64 without five-level paging.
-pub const ADDRESS_BITS: u32 = 48;
+pub use crate::arch::elf::ADDRESS_BITS;
 
 /// Bits of a stamp.
 pub const STAMP_BITS: u32 = 60;

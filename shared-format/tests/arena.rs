@@ -88,7 +88,7 @@ fn golden_identity() {
     unsafe { Arena::create(memory.base(), SMALL) };
     let bytes = memory.bytes();
     assert_eq!(&bytes[..8], b"HEAPLARN");
-    assert_eq!(bytes[8..12], 8_u32.to_le_bytes(), "version");
+    assert_eq!(bytes[8..12], 9_u32.to_le_bytes(), "version");
     assert_eq!(bytes[12..16], 3_u32.to_le_bytes(), "slots");
     assert_eq!(bytes[16..20], 64_u32.to_le_bytes(), "segments");
     assert_eq!(bytes[24..32], (73728_u64 + 64 * 8192).to_le_bytes(), "bytes");
@@ -191,8 +191,8 @@ fn every_wrong_header_is_refused() {
 
 #[test]
 fn errors_say_what_to_do() {
-    let version = ArenaError::Version { found: 9, wanted: VERSION }.to_string();
-    assert!(version.contains("version 9") && version.contains("version 8"), "{version}");
+    let version = ArenaError::Version { found: 10, wanted: VERSION }.to_string();
+    assert!(version.contains("version 10") && version.contains("version 9"), "{version}");
     assert!(version.contains("use the aggregator that belongs to the collector"), "{version}");
     assert_eq!(ArenaError::TooSmall { bytes: 12 }.to_string(), "the arena has only 12 bytes");
     assert!(!ArenaError::NotAnArena.to_string().contains('\n') && !ArenaError::Geometry.to_string().contains('\n'));

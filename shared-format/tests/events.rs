@@ -4,7 +4,7 @@
 
 use heapline_shared_format::event::{
     self, DecodeError, Event, MAX_BUILD_ID_BYTES, MAX_PATH_BYTES, MAX_RECORD_WORDS, MAX_STACK_FRAMES, ModuleFlags,
-    decode,
+    Tracked, decode,
 };
 use heapline_shared_format::mapping::{self, Mapping, Pages};
 use proptest::collection::vec;
@@ -55,8 +55,10 @@ proptest! {
         comes_back(&event::reallocated(stamp, address, size, stack), Event::Reallocated { stamp, address, size, stack })?;
         comes_back(&event::free(stamp, address), Event::Free { stamp, address, domain: 0 })?;
         comes_back(&event::reuse(stamp, address, stack), Event::Reuse { stamp, address, stack })?;
-        comes_back(&event::track(stamp, stack, address, size, 9), Event::Track { stamp, domain: stack, address, size, stack: 9 })?;
-        comes_back(&event::untrack(stamp, stack, address), Event::Untrack { stamp, domain: stack, address })?;
+        for owner in [Tracked::Domain(stack), Tracked::Pool(stack)] {
+            comes_back(&event::track(stamp, owner, address, size, 9), Event::Track { stamp, owner, address, size, stack: 9 })?;
+            comes_back(&event::untrack(stamp, owner, address), Event::Untrack { stamp, owner, address })?;
+        }
         comes_back(&event::realloc(stamp, address), Event::Realloc { stamp, address, domain: 0 })?;
         for freed in [false, true] {
             comes_back(&event::realloc_end(stamp, address, freed), Event::ReallocEnd { stamp, address, freed, domain: 0 })?;
@@ -240,7 +242,7 @@ fn numbers_that_no_collector_writes_are_refused() {
     let mut old_inside_a_page = mapping::remapped(event::mapping(0), whole, whole, false, 0);
     old_inside_a_page[4] += 8;
     assert_eq!(decode(&old_inside_a_page), Err(DecodeError::Malformed));
-    assert_eq!(decode(&[event::kind::TRACK, 0, 0, 2 << 32]), Err(DecodeError::Malformed), "neither tracked nor gone");
+    assert_eq!(decode(&[event::kind::TRACK, 0, 0, 4 << 32]), Err(DecodeError::Malformed), "an unknown flag");
     assert_eq!(decode(&[event::kind::REALLOC_END, 2 << 48]), Err(DecodeError::Malformed), "neither failed nor freed");
     let mut long = vec![0; 3 + MAX_STACK_FRAMES + 1];
     long[..3].copy_from_slice(&event::stack_head(MAX_STACK_FRAMES + 1, 0, 1, 1, false, false));

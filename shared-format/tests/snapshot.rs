@@ -208,7 +208,7 @@ fn reserved_ranges_are_an_unknown_section_to_earlier_readers() {
     let native = snapshot.live[1];
     snapshot.live.push(native);
     let error = write(&snapshot, Vec::new(), &mut |_| {}).expect_err("a row that is out of order");
-    assert!(error.to_string().contains("row 4 of section LIVE stands behind reserved ranges"), "{error}");
+    assert!(error.to_string().contains("row 4 of section LIVE stands behind rows of later domains"), "{error}");
 }
 
 /// Checks a file with sums per thread. An earlier reader, without this section, reads the file
@@ -279,12 +279,12 @@ fn a_domain_stands_in_its_own_section_only() {
     // A count, and the first column of a row: 2^32 + `added`, as LEB128.
     let row = |added: u8| [[1, 0x80 | added, 0x80, 0x80, 0x80, 0x10].as_slice(), &[0; 6]].concat();
     let error = read_error(&with_payload("DOMS", &row(2)));
-    assert!(error.to_string().contains("row 0 names an unknown domain"), "{error}");
+    assert!(error.to_string().contains("row 0 names a domain of other tables"), "{error}");
     let content = decompressed(&to_file(&sample()));
     let (end, native) = (start_of(&content, "END "), [row(0), vec![0, 0]].concat());
     let strayed = [&content[..end], &section(b"RSVD", 1, &native), &section(b"END ", 1, &[10])].concat();
     let error = read_error(&compressed(&strayed));
-    assert!(error.to_string().contains("row 0 is not about reserved ranges"), "{error}");
+    assert!(error.to_string().contains("row 0 names a domain of other tables"), "{error}");
 }
 
 #[test]

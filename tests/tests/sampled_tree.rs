@@ -146,6 +146,7 @@ impl Process {
             unseen: Default::default(),
             recorded: Default::default(),
             cleared: 0,
+            left_out: 0,
             sample_interval: INTERVAL,
         };
         let origin = self.parent.map(|parent| (parent, Birth::Fork));

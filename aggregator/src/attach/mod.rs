@@ -56,6 +56,8 @@ pub struct AttachConfig {
     pub max_target_memory: u64,
     /// Bound of the history in memory, in bytes; none for no history.
     pub history: Option<usize>,
+    /// Whether the tracing begins with a pause.
+    pub paused: bool,
     /// Time until the aggregator detaches; none to stay attached.
     pub duration: Option<Duration>,
     /// Limit of the search for a thread to borrow. The borrowed thread brings the collector in.
@@ -165,6 +167,7 @@ fn trace(
         sampling: config.sampling,
         names: config.names,
         history: config.history,
+        paused: config.paused,
     };
     let follows = config.follows && outputs.can_follow();
     let (destination, folder) = outputs.settle(pid)?;

@@ -1,7 +1,6 @@
 //! Code without knowledge of tracing: system calls, queues, files, text.
 
 pub mod chunks;
-pub mod prefetch;
 pub mod private_dir;
 pub mod queue;
 pub mod sys;

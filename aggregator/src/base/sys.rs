@@ -1,5 +1,6 @@
 //! System calls and instructions without a wrapper in a crate, each in one small safe function.
 
+use heapline_shared_format::arch::counter;
 use heapline_shared_format::event::STAMP_BITS;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -152,12 +153,9 @@ pub fn membarrier() -> bool {
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 }
 }
 
-/// Reads the time-stamp counter, after all earlier loads, as a stamp.
+/// Reads the counter of the processor, after all earlier loads, as a stamp.
 pub fn tsc() -> u64 {
-    let mut processor = 0;
-    // SAFETY: every x86-64 processor with the TSC as the clock source of the kernel has rdtscp.
-    let ticks = unsafe { core::arch::x86_64::__rdtscp(&mut processor) };
-    ticks & ((1 << STAMP_BITS) - 1)
+    counter::after_loads() & ((1 << STAMP_BITS) - 1)
 }
 
 /// Reads `CLOCK_MONOTONIC` in nanoseconds, as a stamp.

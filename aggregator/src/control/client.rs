@@ -40,6 +40,8 @@ pub enum Ask {
     Lookup(u64),
     /// A mark in the history.
     Mark(String),
+    /// A pause of the tracing, or the end of the pause.
+    Pause(bool),
     /// The end of the session.
     Detach,
 }
@@ -59,6 +61,7 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
         Ask::ClearTraces => Request::ClearTraces,
         Ask::Lookup(address) => Request::Lookup { address },
         Ask::Mark(text) => Request::Mark { text },
+        Ask::Pause(pauses) => Request::Pause { pauses },
         Ask::Detach => Request::Detach,
     };
     let address = if let Request::Lookup { address } = request { address } else { 0 };

@@ -43,6 +43,11 @@ pub enum Request {
         /// Text of the mark.
         text: String,
     },
+    /// Lets allocations count no more, or count again.
+    Pause {
+        /// Whether the tracing pauses; otherwise the tracing resumes.
+        pauses: bool,
+    },
     /// Ends the tracing, and writes the last snapshot.
     Detach,
 }

@@ -179,6 +179,9 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
             tracer.clear_traces().map(|()| done("all traces are forgotten")).map_err(JobError::from)
         }
         Request::Mark { text } => mark(tracer, text),
+        Request::Pause { pauses } => {
+            tracer.pause(*pauses).map(|changes| done(pause_text(*pauses, changes))).map_err(JobError::from)
+        }
         Request::Snapshot { output } => snapshot(job, output, has_left),
         Request::Detach => {
             let ending = Ending { end: End::Detached, exit_status: None };
@@ -217,6 +220,15 @@ fn set(tracer: &Tracer, change: Change) -> Reply {
             format!("the distance of samples is adapted to {n} samples a second")
         }
     }])
+}
+
+fn pause_text(pauses: bool, changes: bool) -> &'static str {
+    match (pauses, changes) {
+        (true, true) => "allocations do not count until ctl PID resume; frees do",
+        (true, false) => "the tracing was paused already",
+        (false, true) => "allocations count from now on",
+        (false, false) => "the tracing was not paused",
+    }
 }
 
 fn mark(tracer: &Tracer, text: &str) -> Result<Reply, JobError> {

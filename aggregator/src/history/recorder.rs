@@ -9,11 +9,13 @@ use super::gauges::Gauges;
 use super::marks::Marks;
 use super::rungs::{Rungs, is_large, summed};
 use crate::table::Table;
+use crate::table::said::OnMark;
 use crate::table::steps::StepSink;
 use crate::table::totals::{Amount, EndedStep, RowChange, Totals};
 use heapline_shared_format::snapshot::history::{Change, Changes, DomainStep, Step, USER_MARK};
 use heapline_shared_format::snapshot::{Domain, History};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Widths of new steps, in milliseconds, by the age of the recording: a program that has just begun
@@ -94,8 +96,7 @@ impl Recorder {
     /// Ends the present step at the time `now`, which is a watermark.
     pub fn end_step(&mut self, now: Duration, table: &mut Table) {
         let begun = Instant::now();
-        // The first step ends at the begin, and no other step does.
-        let end = self.millis(now).max(u64::from(self.rungs.steps().next().is_some()));
+        let end = self.millis(now).max(self.rungs.least_end());
         let mut taken = Taken {
             apart: self.rungs.apart(),
             told: &mut self.told,
@@ -182,6 +183,12 @@ struct Taken<'r> {
     forgotten: Vec<Change>,
     domains: Vec<DomainStep>,
     changes: Vec<Change>,
+}
+
+impl OnMark for Mutex<Recorder> {
+    fn mark(&self, now: Duration, text: &str, table: &mut Table) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).mark(now, USER_MARK, text, table);
+    }
 }
 
 impl StepSink for Taken<'_> {

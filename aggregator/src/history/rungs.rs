@@ -127,6 +127,16 @@ impl Rungs {
         self.give_way()
     }
 
+    /// Returns the earliest end of the next step. The first step ends at the begin, and no other
+    /// step does. A step at a pinned time stays as it is: the next step ends later.
+    pub fn least_end(&self) -> u64 {
+        match self.steps().next() {
+            None => 0,
+            Some(_) if self.pins.back() == Some(&self.end()) => self.end() + 1,
+            Some(_) => 1,
+        }
+    }
+
     /// Moves steps that are too old for their rung to the next rung: at most a join for each rung.
     /// Returns whether a step has moved.
     fn rise(&mut self) -> bool {

@@ -37,6 +37,8 @@ struct Bench {
     ring: Ring,
     recorder: Recorder,
     now: u64,
+    /// Time of the last mark of the user.
+    marked: Option<u64>,
     /// All instants at which a step has ended, by time.
     instants: BTreeMap<u64, Instant>,
     before: BTreeMap<Domain, [u64; 3]>,
@@ -76,6 +78,7 @@ impl Bench {
             ring,
             recorder,
             now: 0,
+            marked: None,
             instants: BTreeMap::new(),
             before: BTreeMap::new(),
             greatest: BTreeMap::new(),
@@ -170,14 +173,20 @@ impl Bench {
             .or_insert(instant);
     }
 
+    /// Sets the time of the next step: the first step alone ends at the begin, and a step at a mark
+    /// stays as it is.
+    fn set_now(&mut self, now: u64) {
+        self.now = now.max(1).max(self.marked.map_or(0, |marked| marked + 1));
+    }
+
     fn end_step(&mut self, after: u64) {
-        self.now = (self.now + after).max(1);
+        self.set_now(self.now + after);
         self.recorder.end_step(Duration::from_millis(self.now), &mut self.table);
         self.note();
     }
 
     fn clear(&mut self) {
-        self.now = self.now.max(1);
+        self.set_now(self.now);
         self.recorder.before_clear(Duration::from_millis(self.now), &mut self.table);
         self.note();
         self.table.clear_traces();
@@ -187,13 +196,14 @@ impl Bench {
     }
 
     fn mark(&mut self, text: &str) {
-        self.now = self.now.max(1);
+        self.set_now(self.now);
         self.recorder.mark(Duration::from_millis(self.now), USER_MARK, text, &mut self.table);
         self.note();
+        self.marked = Some(self.now);
     }
 
     fn history(&mut self) -> History {
-        self.now = self.now.max(1);
+        self.set_now(self.now);
         let taken = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000) + Duration::from_millis(self.now);
         let history = self.recorder.history(Duration::from_millis(self.now), taken, 3600, &mut self.table);
         self.note();

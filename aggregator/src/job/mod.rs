@@ -14,6 +14,7 @@ use crate::snapshot::cut::{Cut, Figures};
 use crate::snapshot::replaced;
 use crate::snapshot::replaced::{Archived, Place, Replaced, Spot};
 use crate::snapshot::write::{Destination, OutputError};
+use crate::table::said;
 use crate::unseen::Causes;
 use heapline_shared_format::arena::{end_cause, target_flag};
 use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
@@ -249,8 +250,10 @@ impl Job {
     fn build(&self, cut: Cut, about: About, is_over: &dyn Fn() -> bool) -> Snapshot {
         let image = cut.figures.image.number;
         cut.figures.recorded.iter().for_each(|object| self.causes.is_recorded(object));
+        let left_out = cut.figures.left_out;
         let mut snapshot = build(cut, about);
         snapshot.meta.unseen = self.causes.of_program(&snapshot.meta.executable, &snapshot.modules);
+        snapshot.meta.unseen.extend(said::unseen(left_out));
         self.tracer.names().fill(&mut snapshot, image, is_over);
         snapshot
     }

@@ -134,6 +134,7 @@ impl Tracer {
             member,
             names: names_of_process,
             history: settings.history,
+            paused: settings.paused,
             tasks: controls.place_of_tasks(),
         };
         let shared = SharedKeeper::new(Keeper::new(source.clone(), plan, to_drain), inlet, asked);
@@ -213,6 +214,11 @@ impl Tracer {
     pub fn set_rate(&self, per_second: u32) -> Result<(), TraceError> {
         self.rate.store(per_second, Ordering::Relaxed);
         self.ask(move |keeper| keeper.mark("sampling", &format!("{per_second} samples a second")))
+    }
+
+    /// Pauses the tracing, or resumes the tracing. Returns whether this changes anything.
+    pub fn pause(&self, pauses: bool) -> Result<bool, TraceError> {
+        self.ask(move |keeper| keeper.pause(pauses))
     }
 
     /// Puts a mark of the user into the history.

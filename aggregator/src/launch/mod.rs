@@ -51,6 +51,8 @@ pub struct RunConfig {
     pub max_target_memory: u64,
     /// Bound of the history in memory, in bytes; none for no history.
     pub history: Option<usize>,
+    /// Whether the tracing begins with a pause.
+    pub paused: bool,
     /// Whether to trace also the processes started by the command.
     pub follows: bool,
 }
@@ -121,6 +123,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
         sampling: config.sampling,
         names: config.names,
         history: config.history,
+        paused: config.paused,
     };
     let follows = config.follows && outputs.can_follow();
     let tree = follows.then(|| Tree::start(settings, Arc::clone(&interrupted))).transpose();

@@ -253,8 +253,13 @@ mod tests {
             let name = found.last().and_then(|location| location.function.as_deref());
             name.is_some_and(|name| name.ends_with("a_function_with_a_name"))
         };
-        let found = names.locate(1, &[(address, Some((0, object.bias))), (address, None)]);
-        assert!(known(&found[0]) && found[1].is_empty(), "{found:?}");
+        // A busy machine may take longer than a lookup waits.
+        let located = || {
+            let found = names.locate(1, &[(address, Some((0, object.bias))), (address, None)]);
+            assert!(found[1].is_empty(), "{found:?}");
+            known(&found[0])
+        };
+        assert!((0..40).any(|_| located()));
         assert!(names.locate(2, &[(address, Some((0, object.bias)))])[0].is_empty(), "another program");
 
         let Object { build_id, start, end, bias, .. } = object;

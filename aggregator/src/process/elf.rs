@@ -4,6 +4,7 @@
 //! given to the loader.
 
 use super::blocks::Blocks;
+use heapline_shared_format::arch::elf::MACHINE;
 use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME};
 use heapline_shared_format::loader::{LOADER_NAME, Loader, MUSL_MARK};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
@@ -282,7 +283,7 @@ pub fn examine_content(file: impl ReadCacheOps) -> Option<Judged> {
     let data = Bounded { cache: &cache, left: &left };
     let header = elf::FileHeader64::<Endianness>::parse(data).ok()?;
     let endian = header.endian().ok()?;
-    if header.e_machine(endian) != elf::EM_X86_64 {
+    if header.e_machine(endian).0 != MACHINE {
         return Some(Judged::Obstacle(Obstacle::OtherMachine));
     }
     let segments = header.program_headers(endian, data).ok()?;

@@ -21,15 +21,17 @@ use crate::table::forks::Forks;
 use crate::table::live::Block;
 use crate::table::messages::Message;
 use crate::table::order::Order;
+use crate::table::said::OnMark;
 use crate::table::{Ring, Table};
 use crossbeam_utils::sync::Parker;
 use heapline_shared_format::arena::SEGMENT_WORDS;
 use heapline_shared_format::event::as_python_frame;
+use heapline_shared_format::snapshot::history::USER_MARK;
 use heapline_shared_format::snapshot::{Begun, Code, Domain, History};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// A live block and its origin.
@@ -113,7 +115,7 @@ pub struct Keeper {
     /// The process, once it is known.
     tasks: Arc<OnceLock<Tasks>>,
     /// Memory of the present program over time; none before the first watermark.
-    history: Option<Recorder>,
+    history: Option<Arc<Mutex<Recorder>>>,
     /// Time of the last watermark, on the drain's clock.
     wall: Duration,
 }
@@ -228,15 +230,22 @@ pub struct KeeperPlan {
     pub names: Arc<ProcessNames>,
     /// Bound of the history, in bytes; none for no history.
     pub history: Option<usize>,
+    /// Whether the tracing of the first process begins with a pause.
+    pub paused: bool,
     /// The process, once it is known.
     pub tasks: Arc<OnceLock<Tasks>>,
+}
+
+/// The recorder, used by the table's thread alone.
+fn locked(history: &Mutex<Recorder>) -> MutexGuard<'_, Recorder> {
+    history.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Keeper {
     /// Returns a keeper of an empty table. `recycled` receives emptied buffers.
     pub fn new(source: Source, plan: KeeperPlan, recycled: rtrb::Producer<Vec<u64>>) -> Keeper {
         let Source { map, backlog } = source;
-        let KeeperPlan { nframe, resolvers, begun, threads, replaced, member, names, history, tasks } = plan;
+        let KeeperPlan { nframe, resolvers, begun, threads, replaced, member, names, history, paused, tasks } = plan;
         let adopted = member.as_ref().and_then(|member| Some((Arc::clone(&member.copies), member.adopted.flatten()?)));
         // An adopted session has counted from its beginning.
         let is_new = member.as_ref().is_none_or(|member| member.adopted.is_none());
@@ -246,6 +255,7 @@ impl Keeper {
         if begun == Begun::Attach {
             table.begins_late();
         }
+        table.said().pause(paused && is_new);
         let pool = map.arena().geometry().segments as usize * SEGMENT_WORDS;
         Keeper {
             map,
@@ -340,9 +350,14 @@ impl Keeper {
             Message::Mark(mark) => {
                 self.wall = mark.wall;
                 self.begin_history();
+                let receiver = self.history.clone().map(|history| history as Arc<dyn OnMark>);
+                self.table.said().look(mark.wall, receiver);
                 self.watermark = self.order.advance(&mark, &mut self.table);
-                if let Some(history) = &mut self.history {
-                    history.tick(mark.wall, &mut self.table);
+                for text in self.table.said().take_marks() {
+                    self.mark(USER_MARK, &text);
+                }
+                if let Some(history) = &self.history {
+                    locked(history).tick(mark.wall, &mut self.table);
                 }
                 self.show_objects();
                 self.backlog.tell(self.order.waiting_words(), self.order.waiting());
@@ -389,7 +404,9 @@ impl Keeper {
         self.named = 0;
         let cut = self.cut();
         let forks = self.table.take_forks();
-        let table = std::mem::replace(&mut self.table, Table::new(self.nframe, self.resolvers));
+        let mut next = Table::new(self.nframe, self.resolvers);
+        next.said().pause(self.table.said().is_paused_by_operator());
+        let table = std::mem::replace(&mut self.table, next);
         self.table.set_forks(forks);
         self.history = None;
         // The copy of a large table takes long, and the next program must not wait.
@@ -429,10 +446,20 @@ impl Keeper {
     /// Forgets all traces.
     pub fn clear_traces(&mut self) {
         self.mark("clear-traces", "");
-        if let Some(history) = &mut self.history {
-            history.before_clear(self.wall, &mut self.table);
+        if let Some(history) = &self.history {
+            locked(history).before_clear(self.wall, &mut self.table);
         }
         self.table.clear_traces();
+    }
+
+    /// Pauses the tracing of the process, or resumes the tracing. Returns whether this changes
+    /// anything.
+    pub fn pause(&mut self, pauses: bool) -> bool {
+        let changes = self.table.said().pause(pauses);
+        if changes {
+            self.mark(if pauses { "pause" } else { "resume" }, "");
+        }
+        changes
     }
 
     /// Begins the history of the present program, unless it has begun.
@@ -447,14 +474,14 @@ impl Keeper {
             Begun::Start => "start",
         };
         history.mark(self.wall, kind, "", &mut self.table);
-        self.history = Some(history);
+        self.history = Some(Arc::new(Mutex::new(history)));
     }
 
     /// Puts a mark into the history.
     pub fn mark(&mut self, kind: &str, text: &str) {
         self.begin_history();
-        if let Some(history) = &mut self.history {
-            history.mark(self.wall, kind, text, &mut self.table);
+        if let Some(history) = &self.history {
+            locked(history).mark(self.wall, kind, text, &mut self.table);
         }
     }
 
@@ -464,8 +491,8 @@ impl Keeper {
         if !self.has_ended {
             self.mark("snapshot", "");
         }
-        let history = self.history.as_mut()?;
-        Some(history.history(self.wall, taken, sys::utc_offset(taken), &mut self.table))
+        let history = self.history.as_ref()?;
+        Some(locked(history).history(self.wall, taken, sys::utc_offset(taken), &mut self.table))
     }
 
     /// Returns the sums and counters.

@@ -1,6 +1,7 @@
 //! The clock of the stamps. Collector and aggregator must read the same clock.
 
 use crate::base::sys;
+use heapline_shared_format::arch::counter;
 use heapline_shared_format::arena;
 use std::fs;
 
@@ -18,12 +19,9 @@ impl Clock {
     /// `CLOCK_MONOTONIC`.
     pub fn of_this_machine() -> Clock {
         let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-        let invariant = || {
-            let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-            ["constant_tsc", "nonstop_tsc", "rdtscp"].iter().all(|flag| flags.split(' ').any(|word| word == *flag))
-        };
-        if source.is_ok_and(|name| name.trim() == "tsc") && invariant() { Clock::Tsc } else { Clock::Monotonic }
+        let invariant = || counter::is_invariant(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+        let is_kernels = source.is_ok_and(|name| name.trim() == counter::CLOCK_SOURCE);
+        if is_kernels && invariant() { Clock::Tsc } else { Clock::Monotonic }
     }
 
     /// Number of the clock in the arena.

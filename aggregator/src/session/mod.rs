@@ -48,6 +48,8 @@ pub struct Settings {
     pub names: bool,
     /// Bound of the history in memory, in bytes. None: no history is recorded.
     pub history: Option<usize>,
+    /// Whether the tracing begins with a pause.
+    pub paused: bool,
 }
 
 /// Parameters of sampling.

@@ -70,6 +70,8 @@ pub struct Figures {
     pub recorded: BTreeSet<String>,
     /// Number of times that all traces were forgotten on request.
     pub cleared: u64,
+    /// Number of allocations that were left out during pauses.
+    pub left_out: u64,
 }
 
 /// The target's counts of allocations that its collector could not see, or not fully see.
@@ -218,6 +220,7 @@ impl Figures {
             unseen: Unseen::default(),
             recorded: BTreeSet::new(),
             cleared: 0,
+            left_out: 0,
         }
     }
 }
@@ -249,7 +252,7 @@ impl Figures {
             image,
             begun: Begun::Start,
             taken: SystemTime::now(),
-            domains: sums(table).collect(),
+            domains: sums(table),
             contradictions,
             untracked_frees: in_progress + table.untracked_frees(),
             in_realloc: table.heaps().map(|(_, heap)| heap.in_realloc()).sum::<u64>() + table.ranges().open_calls(),
@@ -266,6 +269,7 @@ impl Figures {
             unseen: Unseen::read(map),
             recorded: table.recorded().clone(),
             cleared: table.cleared(),
+            left_out: table.left_out(),
         }
     }
 
@@ -326,10 +330,12 @@ impl Figures {
     }
 }
 
-/// Returns the sums of each domain, reserved ranges last.
-fn sums(table: &Table) -> impl Iterator<Item = DomainTotals> {
+/// Returns the sums of each domain, reserved ranges and then pools last.
+fn sums(table: &Table) -> Vec<DomainTotals> {
     let ranges = table.ranges().layers().map(|(domain, layer)| totals(domain, layer.totals()));
-    table.heaps().map(|(domain, heap)| totals(domain, heap.totals())).chain(ranges)
+    let mut sums: Vec<_> = table.heaps().map(|(domain, heap)| totals(domain, heap.totals())).chain(ranges).collect();
+    sums.sort_by_key(|row| row.domain.is_pool());
+    sums
 }
 
 fn totals(domain: Domain, totals: &Totals) -> DomainTotals {
@@ -397,6 +403,7 @@ impl OpenCut {
             layers.push(Layer::of(domain, live, &totals, cut.threads.len()));
         }
         layers.append(&mut cut.layers);
+        layers.sort_by_key(|layer| layer.domain.is_pool());
         cut.layers = layers;
         Some(cut)
     }

@@ -18,7 +18,7 @@
 //! A lookup is a cache miss at a million blocks, so a caller with an early known address announces
 //! the address ([`Live::prefetch`]).
 
-use crate::base::prefetch::prefetch;
+use crate::arch::cache::prefetch;
 use std::collections::HashMap;
 
 const SHARD_BITS: u32 = 8;

@@ -20,6 +20,7 @@ pub mod order;
 pub mod program;
 pub mod ranges;
 mod resolvers;
+pub mod said;
 pub mod seed;
 pub mod shared;
 pub mod stacks;
@@ -36,13 +37,14 @@ use blocks::Call;
 use codes::{Codes, Partial};
 use forks::Forks;
 use heap::Heap;
-use heapline_shared_format::event::{Event, domain};
+use heapline_shared_format::event::{Event, Tracked, domain};
 use heapline_shared_format::query;
 use heapline_shared_format::snapshot::{Domain, weight};
 use live::Block;
 use modules::{Loaded, Modules, Object};
 use program::Text;
 use ranges::Ranges;
+use said::{Said, Voice};
 use shared::Shared;
 use stacks::{Definition, Definitions, Stacks};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,8 +59,10 @@ pub struct Table {
     heap: Heap,
     /// Blocks of Python's domain. None before the first event of that domain.
     python: Option<Box<Heap>>,
-    /// Blocks tracked by hand, by tracemalloc's domain number.
-    tracked: BTreeMap<u32, Heap>,
+    /// Blocks tracked by hand, by domain: tracemalloc's domains, and the program's pools.
+    tracked: BTreeMap<Domain, Heap>,
+    /// What the program says of itself.
+    said: Said,
     /// Ranges mapped by the program.
     ranges: Ranges,
     resolvers: usize,
@@ -110,7 +114,7 @@ pub enum Answer {
 
 /// Most domains that a program may track by hand. Blocks of further domains are dropped, and
 /// counted as [`Contradiction::Full`].
-const MAX_TRACKED: usize = 256;
+const MAX_TRACKED: usize = 512;
 
 /// State of one ring in the table.
 #[derive(Debug)]
@@ -118,6 +122,7 @@ pub struct Ring {
     thread: u32,
     /// Whether blocks allocated now are hidden from the program's own trace.
     hides: bool,
+    voice: Voice,
     /// Sampling interval in bytes of the recorded blocks; 0 if all blocks are recorded.
     interval: u64,
     definitions: Definitions,
@@ -147,6 +152,7 @@ impl Table {
             heap: Heap::new(resolvers),
             python: None,
             tracked: BTreeMap::new(),
+            said: Said::default(),
             ranges: Ranges::default(),
             resolvers,
             stacks: Stacks::new(nframe),
@@ -188,6 +194,7 @@ impl Table {
         Ring {
             thread,
             hides: false,
+            voice: Voice::default(),
             interval: 0,
             definitions: Definitions::default(),
             code: Partial::default(),
@@ -247,7 +254,7 @@ impl Table {
     /// All domains with recorded blocks. The native domain is always present.
     pub fn heaps(&self) -> impl Iterator<Item = (Domain, &Heap)> {
         let python = self.python.as_deref().map(|heap| (Domain::Python, heap));
-        let tracked = self.tracked.iter().map(|(&number, heap)| (Domain::Track(number), heap));
+        let tracked = self.tracked.iter().map(|(&domain, heap)| (domain, heap));
         std::iter::once((Domain::Native, &self.heap)).chain(python).chain(tracked)
     }
 
@@ -394,8 +401,8 @@ impl Table {
     /// Applies a TRACK record: the program reports a block of its own allocator. The heaps catch up
     /// at once, because the sums of the program's own trace go over all domains in the order of
     /// events.
-    fn track(&mut self, domain: u32, block: Block) {
-        if domain != 0 && !self.tracked.contains_key(&domain) {
+    fn track(&mut self, domain: Domain, block: Block) {
+        if domain != Domain::Python && !self.tracked.contains_key(&domain) {
             if self.tracked.len() == MAX_TRACKED {
                 self.contradictions.count(Contradiction::Full);
                 return;
@@ -408,17 +415,43 @@ impl Table {
         heap.catch_up(shared);
     }
 
-    fn untrack(&mut self, domain: u32, address: u64) {
+    /// Returns the domain of an owner. None for a pool that was not named.
+    fn domain_of(&self, owner: Tracked) -> Option<Domain> {
+        match owner {
+            Tracked::Domain(0) => Some(Domain::Python),
+            Tracked::Domain(number) => Some(Domain::Track(number)),
+            Tracked::Pool(number) => self.said.pool(number).map(Domain::Pool),
+        }
+    }
+
+    /// Leaves an allocation out, because of a pause.
+    fn leave_out(&mut self) {
+        self.records += 1;
+        self.is_whole = false;
+        self.said.leave_out();
+    }
+
+    /// Number of allocations that were left out during pauses.
+    pub fn left_out(&self) -> u64 {
+        self.said.left_out()
+    }
+
+    /// What the program says of itself.
+    pub fn said(&mut self) -> &mut Said {
+        &mut self.said
+    }
+
+    fn untrack(&mut self, domain: Domain, address: u64) {
         self.catch_up();
         let Some((heap, shared)) = self.tracked_heap(domain) else { return };
         heap.forget(address, shared);
         heap.catch_up(shared);
     }
 
-    /// Returns the heap of a domain by tracemalloc's number. None before a block was tracked in the
+    /// Returns the heap of a domain of tracked blocks. None before a block was tracked in the
     /// domain.
-    fn tracked_heap(&mut self, domain: u32) -> Option<(&mut Heap, &mut Shared)> {
-        if domain == 0 {
+    fn tracked_heap(&mut self, domain: Domain) -> Option<(&mut Heap, &mut Shared)> {
+        if domain == Domain::Python {
             return self.heap_of(domain::PYTHON).ok();
         }
         Some((self.tracked.get_mut(&domain)?, &mut self.shared))
@@ -426,7 +459,8 @@ impl Table {
 
     /// Heaps covered by the program's own trace, with tracemalloc's domain numbers.
     fn program_heaps(&self) -> impl Iterator<Item = (u32, &Heap)> {
-        let tracked = self.tracked.iter().map(|(&number, heap)| (number, heap));
+        let number = |domain: &Domain| if let Domain::Track(number) = domain { Some(*number) } else { None };
+        let tracked = self.tracked.iter().filter_map(move |(domain, heap)| Some((number(domain)?, heap)));
         self.python.as_deref().map(|heap| (0, heap)).into_iter().chain(tracked)
     }
 
@@ -505,6 +539,10 @@ impl Sink for Table {
     #[inline(always)]
     fn apply(&mut self, ring: &mut Ring, event: Event<'_>) -> Result<(), Corrupt> {
         match event {
+            Event::Alloc { .. } if self.said.is_paused(&ring.voice) => {
+                self.leave_out();
+                Ok(())
+            }
             Event::Alloc { address, size, stack, .. } => {
                 let (block, domain) = self.block(ring, address, size, stack);
                 self.records += 1;
@@ -556,6 +594,12 @@ impl Table {
                 let (heap, shared) = self.heap_of(domain)?;
                 ring.realloc[domain as usize] = Some(heap.realloc(address, before, shared));
             }
+            Event::Reallocated { stack, .. } if self.said.is_paused(&ring.voice) => {
+                self.leave_out();
+                let (_, domain) = self.stack(ring, stack);
+                let (heap, shared) = self.heap_of(domain)?;
+                heap.realloc_ended(ring.realloc[domain as usize].take(), true, shared);
+            }
             Event::Reallocated { address, size, stack, .. } => {
                 let (block, domain) = self.block(ring, address, size, stack);
                 self.records += 1;
@@ -596,6 +640,7 @@ impl Table {
                     self.contradictions.count(Contradiction::Full);
                 }
             }
+            Event::Reuse { .. } | Event::Track { .. } if self.said.is_paused(&ring.voice) => self.leave_out(),
             Event::Reuse { address, stack, .. } => {
                 let interval = std::mem::take(&mut ring.interval);
                 let (mut block, domain) = self.block(ring, address, 0, stack);
@@ -606,14 +651,18 @@ impl Table {
                 let (heap, shared) = self.heap_of(domain)?;
                 heap.reuse(block, shared);
             }
-            Event::Track { domain, address, size, stack, .. } => {
+            Event::Track { owner, address, size, stack, .. } => {
+                let domain = self.domain_of(owner).ok_or(Corrupt)?;
                 // Tracked blocks are never sampled.
                 let interval = std::mem::take(&mut ring.interval);
                 let (block, _) = self.block(ring, address, size, stack);
                 ring.interval = interval;
                 self.track(domain, block);
             }
-            Event::Untrack { domain, address, .. } => self.untrack(domain, address),
+            Event::Untrack { owner, address, .. } => {
+                let domain = self.domain_of(owner).ok_or(Corrupt)?;
+                self.untrack(domain, address);
+            }
             Event::Query { asked: query::INTERVAL, arguments: [interval, _], .. } => ring.interval = interval,
             Event::Query { asked: query::HIDE, .. } => ring.hides = true,
             Event::Query { asked: query::SHOW, .. } => ring.hides = false,
@@ -624,6 +673,13 @@ impl Table {
             Event::Query { asked: what @ (query::FORK | query::FORKED | query::CHILD), arguments, .. } => {
                 self.forked(what, arguments);
             }
+            Event::Query { asked: query::MARK, .. } => {
+                if let Some((receiver, now, text)) = self.said.take_mark(&mut ring.voice) {
+                    self.catch_up();
+                    receiver.mark(now, &text, self);
+                }
+            }
+            Event::Query { asked, arguments, .. } if self.said.hear(ring, asked, arguments) => {}
             Event::Query { number, asked, arguments, .. } => {
                 // An asking thread waits for the answer, so a second question is nonsense.
                 if self.answer.is_some() {

@@ -11,13 +11,14 @@ use super::shared::Shared;
 use super::stacks;
 use super::threads::Threads;
 use super::weights::Weights;
+use heapline_shared_format::snapshot::Domain;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a forked child's table begins with. The blocks are copied after the fork ([`Seed::grow`]).
 pub struct Seed {
     native: HeapCopy,
     python: Option<HeapCopy>,
-    tracked: BTreeMap<u32, HeapCopy>,
+    tracked: BTreeMap<Domain, HeapCopy>,
     ranges: Ranges,
     stacks: stacks::Seed,
     codes: Described,
@@ -27,6 +28,7 @@ pub struct Seed {
     program: Option<String>,
     recorded: BTreeSet<String>,
     cleared: u64,
+    is_paused: bool,
     is_whole: bool,
 }
 
@@ -43,8 +45,8 @@ impl Seed {
         if let Some(python) = self.python {
             table.python = Some(Box::new(heap(python)?));
         }
-        for (number, tracked) in self.tracked {
-            table.tracked.insert(number, heap(tracked)?);
+        for (domain, tracked) in self.tracked {
+            table.tracked.insert(domain, heap(tracked)?);
         }
         table.ranges = self.ranges;
         table.stacks = self.stacks.grow();
@@ -55,6 +57,7 @@ impl Seed {
         table.recorded = self.recorded;
         table.cleared = self.cleared;
         table.is_whole = self.is_whole;
+        table.said.pause(self.is_paused);
         Some(table)
     }
 }
@@ -65,7 +68,7 @@ impl Table {
         let Table { heap, python, tracked, shared, .. } = self;
         let native = heap.copy(shared);
         let python = python.as_deref_mut().map(|heap| heap.copy(shared));
-        let tracked = tracked.iter_mut().map(|(&number, heap)| (number, heap.copy(shared))).collect();
+        let tracked = tracked.iter_mut().map(|(&domain, heap)| (domain, heap.copy(shared))).collect();
         let mut threads = shared.threads.clone();
         threads.end_all();
         Seed {
@@ -82,6 +85,7 @@ impl Table {
             recorded: self.recorded.clone(),
             cleared: self.cleared,
             is_whole: self.is_whole,
+            is_paused: self.said.is_paused_by_operator(),
         }
     }
 }

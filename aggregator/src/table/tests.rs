@@ -583,9 +583,11 @@ mod program {
             Step::Free(address) => bench.apply(0, Event::Free { stamp, address, domain: domain::PYTHON }),
             Step::Reuse { address, stack } => bench.apply(0, Event::Reuse { stamp, address, stack: 10 + stack }),
             Step::Track { domain, address, size } => {
-                bench.apply(0, Event::Track { stamp, domain, address, size, stack: 11 });
+                bench.apply(0, Event::Track { stamp, owner: Tracked::Domain(domain), address, size, stack: 11 });
             }
-            Step::Untrack { domain, address } => bench.apply(0, Event::Untrack { stamp, domain, address }),
+            Step::Untrack { domain, address } => {
+                bench.apply(0, Event::Untrack { stamp, owner: Tracked::Domain(domain), address })
+            }
             Step::Realloc { old, new, size } => {
                 bench.apply(0, Event::Realloc { stamp, address: old, domain: domain::PYTHON });
                 bench.apply(0, Event::Reallocated { stamp, address: new, size, stack: 12 });
@@ -681,8 +683,8 @@ mod program {
         refused(&mut bench, Event::Mixed { id: 30, native: 11, python: 0 });
         refused(&mut bench, Event::Mixed { id: 30, native: 0, python: 77 });
         for domain in 1..2000 {
-            bench.apply(0, Event::Track { stamp: 0, domain, address: 16, size: 1, stack: 0 });
-            bench.apply(0, Event::Untrack { stamp: 0, domain: domain + 5000, address: 16 });
+            bench.apply(0, Event::Track { stamp: 0, owner: Tracked::Domain(domain), address: 16, size: 1, stack: 0 });
+            bench.apply(0, Event::Untrack { stamp: 0, owner: Tracked::Domain(domain + 5000), address: 16 });
         }
         let tracked = bench.table.heaps().filter(|(domain, _)| matches!(domain, Domain::Track(_))).count();
         assert_eq!(tracked, MAX_TRACKED, "and none for what was only untracked");

@@ -16,7 +16,7 @@
 //! with such a name ([`Totals::fold`]).
 
 use super::weights::WHOLE;
-use crate::base::prefetch::prefetch;
+use crate::arch::cache::prefetch;
 
 /// Bytes and blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 use super::allocators::{self, Finding};
 use crate::process::elf;
 use crate::process::elf::Judged;
+use heapline_shared_format::arch::elf::MACHINE;
 use memchr::memmem;
 use object::elf::{FileHeader64, SectionHeader64, Sym64};
 use object::{LittleEndian as LE, elf as format, pod};
@@ -66,7 +67,7 @@ impl Sections {
         let is_ours = ident.magic == format::ELFMAG
             && ident.class == format::ELFCLASS64
             && ident.data == format::ELFDATA2LSB
-            && header.e_machine.get(LE) == format::EM_X86_64
+            && header.e_machine.get(LE).0 == MACHINE
             && usize::from(header.e_shentsize.get(LE)) == size_of::<SectionHeader64<LE>>();
         let count = usize::from(header.e_shnum.get(LE)).min(MOST_SECTIONS);
         if !is_ours {

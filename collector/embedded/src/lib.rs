@@ -8,12 +8,12 @@
 //!    panics. The object has its own panic handler.
 //! 2. The collector stays fast in a program built without optimisation.
 //!
-//! Each entry hands on the place of the return address, and rbp, as the entries of the preload do.
+//! Each entry hands on the place of the return address, and the base pointer, as the entries of the
+//! preload do.
 #![no_std]
 
-use core::arch::naked_asm;
 use core::sync::atomic::AtomicU8;
-use heapline_collector::{embedded, fail, thread};
+use heapline_collector::{embedded, enter_with_place, enter_with_slot, fail, thread};
 use heapline_shared_format::arena::{NOTE_KIND, NOTE_NAME, VERSION};
 
 #[panic_handler]
@@ -55,7 +55,7 @@ static NOTE: Note = Note {
 const _: () = assert!(core::mem::offset_of!(Note, arena_version) == 12 + NOTE_NAME.len().next_multiple_of(4));
 
 macro_rules! entry {
-    ($name:ident, $hook:ident($($arg:ident: $type:ty),*), $slot:literal $(, $rbp:literal)?) => {
+    ($name:ident, $enter:ident, $hook:ident($($arg:ident: $type:ty),*)) => {
         /// Entry with the place of the return address behind the arguments.
         ///
         /// # Safety
@@ -63,32 +63,24 @@ macro_rules! entry {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) {
-            naked_asm!(
-                ".cfi_startproc",
-                concat!("mov ", $slot, ", rsp"),
-                $(concat!("mov ", $rbp, ", rbp"),)?
-                "jmp {hook}",
-                ".cfi_endproc",
-                hook = sym $hook,
-            )
+            $enter!([$($arg)*], $hook)
         }
     };
 }
 
 type Block = *mut u8;
 
-entry!(heapline_embedded_allocated, allocated(block: Block, size: usize, way: &AtomicU8), "rcx", "r8");
-entry!(heapline_embedded_freeing, freeing(block: Block, way: &AtomicU8), "rdx");
-entry!(heapline_embedded_reallocating, reallocating(block: Block, way: &AtomicU8), "rdx");
+entry!(heapline_embedded_allocated, enter_with_place, allocated(block: Block, size: usize, way: &AtomicU8));
+entry!(heapline_embedded_freeing, enter_with_slot, freeing(block: Block, way: &AtomicU8));
+entry!(heapline_embedded_reallocating, enter_with_slot, reallocating(block: Block, way: &AtomicU8));
 entry!(
     heapline_embedded_reallocated,
-    reallocated(old: Block, block: Block, size: usize, way: &AtomicU8),
-    "r8",
-    "r9"
+    enter_with_place,
+    reallocated(old: Block, block: Block, size: usize, way: &AtomicU8)
 );
 
-extern "C" fn allocated(block: Block, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
-    embedded::allocated(block, size, way, slot, rbp);
+extern "C" fn allocated(block: Block, size: usize, way: &AtomicU8, slot: usize, bp: usize) {
+    embedded::allocated(block, size, way, slot, bp);
 }
 
 extern "C" fn freeing(block: Block, way: &AtomicU8, slot: usize) {
@@ -99,6 +91,6 @@ extern "C" fn reallocating(block: Block, way: &AtomicU8, slot: usize) {
     embedded::reallocating(block, way, slot);
 }
 
-extern "C" fn reallocated(old: Block, block: Block, size: usize, way: &AtomicU8, slot: usize, rbp: usize) {
-    embedded::reallocated(old, block, size, way, slot, rbp);
+extern "C" fn reallocated(old: Block, block: Block, size: usize, way: &AtomicU8, slot: usize, bp: usize) {
+    embedded::reallocated(old, block, size, way, slot, bp);
 }

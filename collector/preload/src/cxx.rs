@@ -1,7 +1,7 @@
 //! C++ operators new and delete, for direct calls of the operators of a program with its own
 //! allocator.
 
-use crate::direct::{direct_delete, direct_new};
+use crate::arch::direct::{direct_delete, direct_new};
 
 direct_new!(0, "_Znwm");
 direct_new!(1, "_Znam");

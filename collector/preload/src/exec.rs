@@ -1,7 +1,7 @@
-//! exec and its family, and functions that start a program in a new process. A variadic function
-//! spills its register arguments below the arguments on the stack, which makes a list.
+//! exec and its family, and functions that start a program in a new process. The entry of a
+//! variadic function makes a list of the arguments.
 
-use core::arch::naked_asm;
+use crate::arch::entries::enter_with_list;
 use core::ffi::{c_char, c_int, c_void};
 use heapline_collector::exec;
 use heapline_collector::exec::{List, Request};
@@ -81,22 +81,7 @@ macro_rules! variadic {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name(path: *const c_char, first: *const c_char) -> c_int {
-            naked_asm!(
-                "pop r11",
-                "push r9",
-                "push r8",
-                "push rcx",
-                "push rdx",
-                "push rsi",
-                "mov rsi, rsp",
-                "push r11",
-                "call {hook}",
-                "pop r11",
-                "add rsp, 40",
-                "push r11",
-                "ret",
-                hook = sym $hook,
-            )
+            enter_with_list!($hook)
         }
 
         unsafe extern "C" fn $hook(path: *const c_char, arguments: List) -> c_int {

@@ -1,19 +1,18 @@
 //! The library brought into the target by the loader: the exported symbols, and nothing else.
 //!
 //! Each entry is a few instructions that add data known only to the entry: the place of the return
-//! address, and rbp. The entry then jumps, so no frame of the collector stands between the caller
-//! and the hook.
+//! address, and the base pointer. The entry then jumps, so no frame of the collector stands between
+//! the caller and the hook.
 #![no_std]
 
+mod arch;
 mod attach;
 mod cxx;
-mod direct;
 mod entry;
 mod exec;
 mod loader;
 mod malloc;
 mod mappings;
-mod memory;
 
 use heapline_collector::preloaded::Preloaded;
 use heapline_collector::{fail, fork, inner, preloaded, real, start, thread};

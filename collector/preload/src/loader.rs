@@ -1,6 +1,6 @@
 //! Hooks of calls into the loader, and of calls that change the ground under the collector.
 
-use core::arch::naked_asm;
+use crate::arch::entries::jump_or_call;
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 use heapline_collector::attach::late;
 use heapline_collector::{fork as forks, loader};
@@ -77,29 +77,7 @@ macro_rules! jumps_or_calls {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> *mut c_void {
-            naked_asm!(
-                ".cfi_startproc",
-                "push rdi",
-                ".cfi_adjust_cfa_offset 8",
-                "push rsi",
-                ".cfi_adjust_cfa_offset 8",
-                "push rdx",
-                ".cfi_adjust_cfa_offset 8",
-                "mov rcx, qword ptr [rsp + 24]",
-                "call {jump_to}",
-                "pop rdx",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rsi",
-                ".cfi_adjust_cfa_offset -8",
-                "pop rdi",
-                ".cfi_adjust_cfa_offset -8",
-                "test rax, rax",
-                "jz {call}",
-                "jmp rax",
-                ".cfi_endproc",
-                jump_to = sym $jump_to,
-                call = sym $call,
-            )
+            jump_or_call!($jump_to, $call)
         }
     };
 }

@@ -1,29 +1,28 @@
 //! Hooks of malloc and its family.
 
-use crate::direct::{direct, direct_free};
+use crate::arch::direct::{direct, direct_free};
 use crate::entry::entry;
-use core::arch::naked_asm;
 use core::ffi::c_int;
 use heapline_collector::hooks;
 
-entry!(hooks::malloc, hook_malloc(size: usize) -> *mut u8, "rsi", "rdx");
-direct!("malloc", hook_malloc, "rsi", "rdx");
-entry!(hooks::calloc, hook_calloc(count: usize, size: usize) -> *mut u8, "rdx", "rcx");
-direct!("calloc", hook_calloc, "rdx", "rcx");
-entry!(hooks::realloc, hook_realloc(old: *mut u8, size: usize) -> *mut u8, "rdx", "rcx");
-direct!("realloc", hook_realloc, "rdx", "rcx");
-entry!(hooks::reallocarray, hook_reallocarray(old: *mut u8, count: usize, size: usize) -> *mut u8, "rcx", "r8");
-direct!("reallocarray", hook_reallocarray, "rcx", "r8");
-entry!(hooks::posix_memalign, hook_posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int, "rcx", "r8");
-direct!("posix_memalign", hook_posix_memalign, "rcx", "r8");
-entry!(hooks::aligned_alloc, hook_aligned_alloc(align: usize, size: usize) -> *mut u8, "rdx", "rcx");
-direct!("aligned_alloc", hook_aligned_alloc, "rdx", "rcx");
-entry!(hooks::memalign, hook_memalign(align: usize, size: usize) -> *mut u8, "rdx", "rcx");
-direct!("memalign", hook_memalign, "rdx", "rcx");
-entry!(hooks::valloc, hook_valloc(size: usize) -> *mut u8, "rsi", "rdx");
-direct!("valloc", hook_valloc, "rsi", "rdx");
-entry!(hooks::pvalloc, hook_pvalloc(size: usize) -> *mut u8, "rsi", "rdx");
-direct!("pvalloc", hook_pvalloc, "rsi", "rdx");
+entry!(hooks::malloc, hook_malloc(size: usize) -> *mut u8);
+direct!("malloc", hook_malloc, 1);
+entry!(hooks::calloc, hook_calloc(count: usize, size: usize) -> *mut u8);
+direct!("calloc", hook_calloc, 2);
+entry!(hooks::realloc, hook_realloc(old: *mut u8, size: usize) -> *mut u8);
+direct!("realloc", hook_realloc, 2);
+entry!(hooks::reallocarray, hook_reallocarray(old: *mut u8, count: usize, size: usize) -> *mut u8);
+direct!("reallocarray", hook_reallocarray, 3);
+entry!(hooks::posix_memalign, hook_posix_memalign(result: *mut *mut u8, align: usize, size: usize) -> c_int);
+direct!("posix_memalign", hook_posix_memalign, 3);
+entry!(hooks::aligned_alloc, hook_aligned_alloc(align: usize, size: usize) -> *mut u8);
+direct!("aligned_alloc", hook_aligned_alloc, 2);
+entry!(hooks::memalign, hook_memalign(align: usize, size: usize) -> *mut u8);
+direct!("memalign", hook_memalign, 2);
+entry!(hooks::valloc, hook_valloc(size: usize) -> *mut u8);
+direct!("valloc", hook_valloc, 1);
+entry!(hooks::pvalloc, hook_pvalloc(size: usize) -> *mut u8);
+direct!("pvalloc", hook_pvalloc, 1);
 
 /// Defines an entry that passes on the block, and the place of the return address.
 macro_rules! free_entry {
@@ -35,7 +34,7 @@ macro_rules! free_entry {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) {
-            naked_asm!(".cfi_startproc", "mov rsi, rsp", "jmp {hook}", ".cfi_endproc", hook = sym hook_free)
+            heapline_collector::enter_with_slot!([block], hook_free)
         }
     };
 }

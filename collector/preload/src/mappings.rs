@@ -1,13 +1,13 @@
 //! Hooks of mmap and its family.
 
+use crate::arch::entries::enter_with_place_on_stack;
 use crate::entry::entry;
-use core::arch::naked_asm;
 use core::ffi::c_int;
 use heapline_collector::mappings;
 use heapline_collector::unwind::Entry;
 
 /// Defines an entry of a function whose arguments take all six registers. The place of the return
-/// address, and rbp, go behind the arguments on the stack.
+/// address, and the base pointer, go behind the arguments on the stack.
 macro_rules! full_entry {
     ($name:ident, $hook:ident($($arg:ident: $type:ty),*) -> $result:ty, $call:expr) => {
         /// Hook of a function with six arguments.
@@ -17,31 +17,13 @@ macro_rules! full_entry {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
-            naked_asm!(
-                // A signal may come right here, and the handler may allocate: the walk must find
-                // the way through.
-                ".cfi_startproc",
-                "mov rax, rsp",
-                // Keeps the stack aligned over the call.
-                "sub rsp, 8",
-                ".cfi_adjust_cfa_offset 8",
-                "push rbp",
-                ".cfi_adjust_cfa_offset 8",
-                "push rax",
-                ".cfi_adjust_cfa_offset 8",
-                "call {hook}",
-                "add rsp, 24",
-                ".cfi_adjust_cfa_offset -24",
-                "ret",
-                ".cfi_endproc",
-                hook = sym $hook,
-            )
+            enter_with_place_on_stack!($hook)
         }
 
-        unsafe extern "C" fn $hook($($arg: $type,)* slot: usize, rbp: usize) -> $result {
+        unsafe extern "C" fn $hook($($arg: $type,)* slot: usize, bp: usize) -> $result {
             let call: unsafe fn($($type,)* Entry) -> $result = $call;
             // SAFETY: the caller upholds the contract of the C function.
-            unsafe { call($($arg,)* Entry { slot, rbp }) }
+            unsafe { call($($arg,)* Entry { slot, bp }) }
         }
     };
 }
@@ -61,13 +43,11 @@ full_entry!(mremap, hook_mremap(
     // SAFETY: the caller upholds the contract of the C function `mremap`.
     unsafe { mappings::mremap(old, old_bytes, bytes, flags, wanted, entry) }
 });
-entry!(mappings::mprotect, hook_mprotect(address: usize, bytes: usize, protection: c_int) -> c_int, "rcx", "r8");
+entry!(mappings::mprotect, hook_mprotect(address: usize, bytes: usize, protection: c_int) -> c_int);
 entry!(
     mappings::pkey_mprotect,
-    hook_pkey_mprotect(address: usize, bytes: usize, protection: c_int, key: c_int) -> c_int,
-    "r8",
-    "r9"
+    hook_pkey_mprotect(address: usize, bytes: usize, protection: c_int, key: c_int) -> c_int
 );
-entry!(mappings::munmap, hook_munmap(address: usize, bytes: usize) -> c_int, "rdx", "rcx");
-entry!(mappings::brk, hook_brk(end: usize) -> c_int, "rsi", "rdx");
-entry!(mappings::sbrk, hook_sbrk(increment: isize) -> usize, "rsi", "rdx");
+entry!(mappings::munmap, hook_munmap(address: usize, bytes: usize) -> c_int);
+entry!(mappings::brk, hook_brk(end: usize) -> c_int);
+entry!(mappings::sbrk, hook_sbrk(increment: isize) -> usize);

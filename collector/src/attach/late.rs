@@ -15,7 +15,7 @@ use super::{Hooks, is_attached, is_leading};
 use crate::platform::elf;
 use crate::platform::objects::{self, LoadedObject};
 use crate::real::Next;
-use crate::{doors, inner, process, python, real};
+use crate::{doors, inner, offered, process, python, real};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::ControlFlow;
@@ -108,13 +108,17 @@ pub fn note_all() {
             (seen.history, seen.is_complete) = (object.history, true);
         }
         seen.note(object);
+        offered::offer(object);
     });
 }
 
 /// Leads all calls back to the original functions.
 pub fn undo_all(hooks: &Hooks) -> Counts {
     let mut counts = Counts::default();
-    objects::each(|object| slots::undo(object, hooks, &mut counts));
+    objects::each(|object| {
+        slots::undo(object, hooks, &mut counts);
+        offered::withdraw(object);
+    });
     counts
 }
 
@@ -146,6 +150,7 @@ fn patch(all: bool) -> Counts {
                 false => Unbound::ToCollector,
             };
             slots::patch(object, Look { hooks, unbound }, &mut counts);
+            offered::offer(object);
             if counts.early == early {
                 seen.note(object);
             } else {

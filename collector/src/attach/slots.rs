@@ -17,6 +17,7 @@ use crate::platform::{elf, sys};
 use crate::{doors, real};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use heapline_shared_format::arch::elf::relocation;
 
 const DT_PLTRELSZ: u64 = 2;
 const DT_STRTAB: u64 = 5;
@@ -26,10 +27,6 @@ const DT_RELASZ: u64 = 8;
 const DT_JMPREL: u64 = 23;
 /// Relocations without a symbol, at the start of `DT_RELA`.
 const DT_RELACOUNT: u64 = 0x6fff_fff9;
-
-const R_X86_64_64: u32 = 1;
-const R_X86_64_GLOB_DAT: u32 = 6;
-const R_X86_64_JUMP_SLOT: u32 = 7;
 
 /// Counts of one look at all objects.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -278,7 +275,7 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>))
         // SAFETY: the loader uses the table too, and the object is loaded.
         let table = unsafe { core::slice::from_raw_parts(table as *const Relocation, bytes / size_of::<Relocation>()) };
         for relocation in table.iter().skip(skipped) {
-            let is_of_function = matches!(relocation.kind, R_X86_64_64 | R_X86_64_GLOB_DAT | R_X86_64_JUMP_SLOT);
+            let is_of_function = matches!(relocation.kind, relocation::ADDRESS | relocation::TABLE | relocation::JUMP);
             if !is_of_function || relocation.symbol == 0 || relocation.addend != 0 {
                 continue;
             }
@@ -301,7 +298,7 @@ fn places(object: &LoadedObject, hooks: &Hooks, mut look: impl FnMut(Place<'_>))
                 None => shapes::of(name.to_bytes()).is_some(),
             };
             if is_wanted {
-                let is_lazy = relocation.kind == R_X86_64_JUMP_SLOT;
+                let is_lazy = relocation.kind == relocation::JUMP;
                 let unbound = if is_lazy { object.extent } else { Range::default() };
                 // The C library's calls are bound by the order of objects, although the C library
                 // defines the functions itself.

@@ -21,6 +21,7 @@
 mod entry;
 pub mod shapes;
 
+use crate::arch::entries;
 use crate::platform::elf;
 use crate::sampling::Held;
 use crate::unwind::Entry;
@@ -113,7 +114,7 @@ pub fn is_of_provider(function: usize) -> bool {
 }
 
 /// Bytes of the code of an entry.
-const ENTRY_BYTES: usize = 16;
+const ENTRY_BYTES: usize = entries::DOOR_BYTES;
 
 #[cfg(not(feature = "embedded"))]
 fn entry_at(index: usize) -> Option<usize> {
@@ -178,12 +179,12 @@ extern "C" fn before(call: &mut Call, slot: usize) -> usize {
 
 /// Records the part after the call, which has returned `result`.
 #[cfg_attr(feature = "embedded", expect(dead_code, reason = "there are no doors"))]
-extern "C" fn after(call: &Call, result: usize, slot: usize, rbp: usize) {
+extern "C" fn after(call: &Call, result: usize, slot: usize, bp: usize) {
     if call.has(MARKED) {
         thread::leave_allocator();
     }
     let errno = real::errno();
-    let entry = Entry { slot, rbp };
+    let entry = Entry { slot, bp };
     let (given, old, size) = (ptr::with_exposed_provenance_mut(result), call.block(), call.size());
     match call.shape().act {
         Act::Allocates => hooks::record_alloc(given, size, entry),

@@ -11,6 +11,7 @@ use crate::platform::auxiliary::{PT_DYNAMIC, PT_INTERP, PT_LOAD};
 use crate::platform::environment::{current, find};
 use crate::platform::sys;
 use core::ffi::{CStr, c_char, c_int};
+use heapline_shared_format::arch::elf::MACHINE;
 use heapline_shared_format::loader::{ENV_LIST, LOADER_NAME, Loader, MUSL_MARK};
 
 /// A program, as named by the arguments of a call.
@@ -267,8 +268,7 @@ impl<'a> Binary<'a> {
 
     fn is_of_this_machine(&self) -> bool {
         const CLASS_64: u8 = 2;
-        const MACHINE_X86_64: u8 = 62;
-        self.start[4] == CLASS_64 && self.start[18] == MACHINE_X86_64
+        self.start[4] == CLASS_64 && self.start[18..20] == MACHINE.to_le_bytes()
     }
 
     fn kind(&self) -> Kind {

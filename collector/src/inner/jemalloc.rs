@@ -7,7 +7,6 @@
 use crate::platform::elf;
 use crate::unwind::Entry;
 use crate::{hooks, process, real};
-use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -250,46 +249,15 @@ enum Call {
     Unknown,
 }
 
-/// Defines an entry with a frame of its own, so that the place of the entry on the stack is known.
-/// The entry calls a function.
-macro_rules! listens {
-    ($(#[$doc:meta])* $name:ident => $call:path, $($instruction:literal),*) => {
-        $(#[$doc])*
-        #[unsafe(naked)]
-        unsafe extern "C" fn $name() {
-            naked_asm!(
-                ".cfi_startproc",
-                "push rbp",
-                ".cfi_def_cfa_offset 16",
-                ".cfi_offset rbp, -16",
-                "mov rbp, rsp",
-                ".cfi_def_cfa_register rbp",
-                $($instruction,)*
-                "call {call}",
-                "leave",
-                ".cfi_def_cfa rsp, 8",
-                "ret",
-                ".cfi_endproc",
-                call = sym $call,
-            )
-        }
-    };
+listener_entries! {
+    /// `hook_alloc(extra, kind, result, result_raw, args)`, with slot and base pointer behind.
+    alloc allocated => on_allocated;
+    /// `hook_dalloc(extra, kind, address, args)`, with the slot behind.
+    dalloc freeing => on_freeing;
+    /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`: the slot takes
+    /// the place of the new size, and the base pointer comes behind.
+    expand expanded => on_expanded;
 }
-
-listens!(
-    /// `hook_alloc(extra, kind, result, result_raw, args)`. The entry adds the slot and rbp behind
-    /// these arguments.
-    allocated => on_allocated, "lea r9, [rbp + 8]", "sub rsp, 8", "push qword ptr [rbp]"
-);
-listens!(
-    /// `hook_dalloc(extra, kind, address, args)`. The entry adds the slot behind these arguments.
-    freeing => on_freeing, "lea r8, [rbp + 8]"
-);
-listens!(
-    /// `hook_expand(extra, kind, address, old_usize, new_usize, result_raw, args)`. The entry
-    /// replaces the new size with the slot, and copies `args` from the stack, with rbp behind.
-    expanded => on_expanded, "lea r8, [rbp + 8]", "push qword ptr [rbp]", "push qword ptr [rbp + 16]"
-);
 
 /// Records an allocation.
 ///
@@ -302,9 +270,9 @@ unsafe extern "C" fn on_allocated(
     result: usize,
     arguments: &[usize; 3],
     slot: usize,
-    rbp: usize,
+    bp: usize,
 ) {
-    let entry = Entry { slot, rbp };
+    let entry = Entry { slot, bp };
     let [first, second, third] = *arguments;
     listener.heard(|| match listener.call(kind) {
         Call::Plain => hooks::record_alloc(block, first, entry),
@@ -343,7 +311,7 @@ unsafe extern "C" fn on_expanded(
     slot: usize,
     usable: usize,
     arguments: &[usize; 4],
-    rbp: usize,
+    bp: usize,
 ) {
     const XALLOCX: c_int = 2;
     let size = arguments[1];
@@ -351,7 +319,7 @@ unsafe extern "C" fn on_expanded(
     // a smaller class. Sizes of one class differ by less than a half.
     let is_resized = usable >= size && (usable != old_usable || size > old_usable / 2);
     if kind != XALLOCX || is_resized {
-        listener.heard(|| hooks::record_moved(block, block, size, Entry { slot, rbp }));
+        listener.heard(|| hooks::record_moved(block, block, size, Entry { slot, bp }));
     }
 }
 

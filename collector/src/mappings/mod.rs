@@ -13,7 +13,7 @@
 //! means before the program's first instruction, the hook calls the kernel.
 //!
 //! Each function here is the libc function of the same name, with an additional [`Entry`] from
-//! `preload/`: stack address and rbp at the entry of the hook.
+//! `preload/`: stack address and the base pointer at the entry of the hook.
 
 mod next;
 

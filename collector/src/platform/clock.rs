@@ -1,10 +1,11 @@
 //! Stamps.
 //!
-//! Both clocks wait for all earlier loads: `rdtscp` does, and the vDSO fences before reading. The
-//! stamp of an allocation is therefore later than the load that received the block, and the stamp
-//! of a free is later than the load that received the pointer. For one address, stamps follow the
-//! order of events, whichever threads took part. Plain `rdtsc` may run ahead of both loads.
+//! Both clocks wait for all earlier loads: the counter's read does, and the vDSO fences before
+//! reading. The stamp of an allocation is therefore later than the load that received the block,
+//! and the stamp of a free is later than the load that received the pointer. For one address,
+//! stamps follow the order of events, whichever threads took part.
 
+use heapline_shared_format::arch::counter;
 use heapline_shared_format::arena::clock;
 use heapline_shared_format::event::STAMP_BITS;
 
@@ -12,14 +13,7 @@ use heapline_shared_format::event::STAMP_BITS;
 #[inline(always)]
 pub fn now(kind: u32) -> u64 {
     const MASK: u64 = (1 << STAMP_BITS) - 1;
-    if kind == clock::TSC {
-        let mut processor = 0;
-        // SAFETY: the aggregator chose this clock because the kernel itself keeps time by the
-        // counter.
-        (unsafe { core::arch::x86_64::__rdtscp(&raw mut processor) }) & MASK
-    } else {
-        vdso_monotonic() & MASK
-    }
+    if kind == clock::TSC { counter::after_loads() & MASK } else { vdso_monotonic() & MASK }
 }
 
 #[cold]

@@ -9,12 +9,13 @@
 //! the number of reported objects bounds the lists, and threads take turns by a word of the
 //! collector (`Turn`).
 
-use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, ProgramHeader};
+use crate::platform::auxiliary::{PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, PT_NOTE, ProgramHeader};
 use crate::platform::elf::{Loaded, Namespace};
 use crate::platform::{elf, libc, sys};
 use core::ffi::{c_char, c_int, c_void};
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use heapline_shared_format::arena::{CALLS_NOTE_KIND, NOTE_NAME};
 
 /// `struct dl_phdr_info` of `<link.h>`.
 #[repr(C)]
@@ -66,6 +67,9 @@ pub struct LoadedObject {
     pub history: (u64, u64),
     /// The namespace made for the object by `dlmopen`; `None` in the program's namespace.
     pub namespace: Option<Namespace>,
+    /// Address of the word by which the object calls the collector's functions (`heapline.h`); 0
+    /// for an object without such calls.
+    pub calls: usize,
 }
 
 /// All objects of the program's namespace. They stay loaded while the value exists.
@@ -276,6 +280,36 @@ fn ranges(headers: &[ProgramHeader], bias: usize, kind: u32) -> impl Iterator<It
     elf::ranges(headers, bias, kind).map(|range| Range { start: range.start, end: range.end })
 }
 
+/// Finds the note of `heapline.h` among the notes of an object, and returns the address of the word
+/// that the note names.
+///
+/// # Safety
+/// The range is mapped.
+unsafe fn calls(notes: Range) -> Option<usize> {
+    const HEAD_BYTES: usize = 12;
+    let mut at = notes.start;
+    while at.is_multiple_of(4) && at + HEAD_BYTES <= notes.end {
+        // SAFETY: the head lies in the range.
+        let [name_bytes, content_bytes, kind] = unsafe { (at as *const [u32; 3]).read() };
+        let name = at + HEAD_BYTES;
+        let content = name.checked_add((name_bytes as usize).next_multiple_of(4))?;
+        let next = content.checked_add((content_bytes as usize).next_multiple_of(4))?;
+        if next > notes.end {
+            return None;
+        }
+        if kind == CALLS_NOTE_KIND && name_bytes as usize == NOTE_NAME.len() && content_bytes == 8 {
+            // SAFETY: name and content lie in the range.
+            let (found, distance) =
+                unsafe { ((name as *const [u8; NOTE_NAME.len()]).read(), (content as *const isize).read_unaligned()) };
+            if found == NOTE_NAME {
+                return Some(content.wrapping_add_signed(distance)).filter(|word| word.is_multiple_of(8));
+            }
+        }
+        at = next;
+    }
+    None
+}
+
 impl LoadedObject {
     fn new(
         loaded: Loaded,
@@ -287,7 +321,11 @@ impl LoadedObject {
         let whole = |all: Range, one: Range| Range { start: all.start.min(one.start), end: all.end.max(one.end) };
         let extent = ranges(headers, loaded.bias, PT_LOAD).reduce(whole)?;
         let relro = ranges(headers, loaded.bias, PT_GNU_RELRO).next().unwrap_or_default();
-        Some(LoadedObject { loaded, extent, is_program, relro, history: (info.added, info.removed), namespace })
+        let notes = ranges(headers, loaded.bias, PT_NOTE);
+        // SAFETY: the loader has mapped the notes, and they are data that nobody changes.
+        let calls = notes.filter_map(|notes| unsafe { calls(notes) }).find(|&word| extent.contains(word)).unwrap_or(0);
+        let history = (info.added, info.removed);
+        Some(LoadedObject { loaded, extent, is_program, relro, history, namespace, calls })
     }
 }
 

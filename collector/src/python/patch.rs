@@ -12,10 +12,10 @@
 use crate::platform::sys;
 use core::cell::UnsafeCell;
 use core::ptr;
+use heapline_shared_format::arch::instructions;
 
-/// Length of a jump: `jmp qword ptr [rip]`, and the address.
-const BYTES: usize = 14;
-const OPCODE: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+/// Length of a jump.
+const BYTES: usize = instructions::JUMP_BYTES;
 const MOST: usize = 8;
 const PAGE: usize = 4096;
 
@@ -60,9 +60,7 @@ pub unsafe fn jump(purpose: Purpose, at: usize, to: usize) -> bool {
     // SAFETY: promise 3 of the caller: the interpreter's lock is held.
     let patches = unsafe { &mut *PATCHES.0.get() };
     let Some(place) = patches.iter_mut().find(|place| place.is_none()) else { return false };
-    let mut jump = [0; BYTES];
-    jump[..OPCODE.len()].copy_from_slice(&OPCODE);
-    jump[OPCODE.len()..].copy_from_slice(&to.to_le_bytes());
+    let jump = instructions::jump_to(to as u64);
     // SAFETY: promise 1 of the caller: `at` has at least `BYTES` bytes, and no thread runs them.
     unsafe {
         let before = (at as *const [u8; BYTES]).read_unaligned();

@@ -3,11 +3,12 @@
 
 use super::thread_state;
 use super::{Moment, Thread, name, room};
+use crate::arch::stack::pointer as stack_pointer;
 use crate::platform::{sys, tls};
 use crate::process::Process;
 use crate::start;
 use crate::unwind::memory::Window;
-use crate::{doors, fail, process, unwind};
+use crate::{doors, fail, offered, process, unwind};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 use heapline_shared_format::arena::{FreeList, Loss, Slot, slot_state};
@@ -143,15 +144,6 @@ pub fn was_abandoned(noted: usize, slot: usize) -> bool {
     slot >= noted & !IN_ALLOCATOR && !room::is_on_own_stack(slot) && !sys::is_on_signal_stack(slot)
 }
 
-/// Returns the stack pointer, for hooks without knowledge of the slot.
-#[inline(always)]
-pub fn stack_pointer() -> usize {
-    let sp: usize;
-    // SAFETY: the instruction only reads a register.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    sp
-}
-
 /// Enters a hook on the slow path: first events, events while tracing is off, forked children, and
 /// signal handlers that interrupted a hook.
 #[cold]
@@ -224,6 +216,7 @@ fn start_thread(
         thread.tell_name();
         if !side {
             name::watch(ended);
+            offered::tell_pause(thread);
         }
         return Some(thread);
     }

@@ -19,9 +19,9 @@ mod publish;
 pub mod record;
 mod room;
 
+pub use crate::arch::stack::pointer as stack_pointer;
 pub use enter::{
-    enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, out_of_allocator, stack_pointer,
-    was_abandoned,
+    enter, enter_allocator, enter_at_once, in_allocator, leave, leave_allocator, out_of_allocator, was_abandoned,
 };
 pub use name::give_up as give_up_key;
 pub use publish::Published;

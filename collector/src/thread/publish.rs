@@ -7,6 +7,7 @@ use crate::unwind::{Entry, Walk, walk};
 use crate::{fail, process, python, stacks, unwind};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
+use heapline_shared_format::arch::counter;
 use heapline_shared_format::arena::{Loss, TICK_PENDING};
 use heapline_shared_format::event::{self, ModuleFlags, domain};
 use heapline_shared_format::query;
@@ -57,6 +58,9 @@ impl Thread {
     #[inline(always)]
     fn stamp(&mut self) -> u64 {
         let session = &self.header().session;
+        // The program's own load of a pointer comes first: another thread may have taken the tick
+        // back before it gave the pointer away.
+        counter::order_loads();
         let tick = session.tick.load(Ordering::Acquire);
         if tick > TICK_PENDING && session.tick_owner.load(Ordering::Relaxed) == self.slot {
             // The thread's own last reading of the clock may be younger than the poll.

@@ -19,9 +19,9 @@
 
 use super::Thread;
 use super::thread_state;
+use crate::arch::{stack as calls, thread_words};
 use crate::platform::{sys, tls};
 use crate::process;
-use core::arch::naked_asm;
 use core::ffi::c_ulong;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -172,7 +172,7 @@ fn run_on(stack: *mut u8, slot: usize, function: extern "C" fn(*mut u8), argumen
     tls::set_own_stack(stack.addr());
     // SAFETY: `stack` is unused and `OWN_BYTES` long, a multiple of 16. `function` takes
     // `argument`.
-    unsafe { call_on(stack.add(OWN_BYTES), function, argument) };
+    unsafe { calls::call_on(stack.add(OWN_BYTES), function, argument) };
     tls::set_own_stack(outer);
     if let Some(mask) = held_back {
         sys::let_signals_come(mask);
@@ -276,7 +276,7 @@ fn of_first_thread() -> Room {
 /// the data of the thread at the end of the stack. The result covers all pages from there down to
 /// the page of the hook, and some pages below.
 fn of_other_thread(slot: usize, known: Room) -> Room {
-    let end = thread_pointer();
+    let end = thread_words::thread_pointer();
     if slot >= end || end - slot > MOST_OF_OTHER {
         return Room::default();
     }
@@ -294,41 +294,6 @@ fn of_other_thread(slot: usize, known: Room) -> Room {
 
 fn alternate() -> Option<Room> {
     sys::signal_stack().map(|(low, bytes)| Room { low, bytes })
-}
-
-/// Returns the address of the C library's data of the calling thread.
-fn thread_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: the first word at the thread pointer holds the address of the word itself.
-    unsafe {
-        core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly))
-    };
-    pointer
-}
-
-/// Calls `function` on another stack.
-///
-/// # Safety
-/// 1. `top` is the end of an unused stack, and a multiple of 16.
-/// 2. `function` takes `argument`.
-#[unsafe(naked)]
-unsafe extern "C" fn call_on(top: *mut u8, function: extern "C" fn(*mut u8), argument: *mut u8) {
-    naked_asm!(
-        ".cfi_startproc",
-        "push rbp",
-        ".cfi_def_cfa_offset 16",
-        ".cfi_offset rbp, -16",
-        "mov rbp, rsp",
-        ".cfi_def_cfa_register rbp",
-        "mov rsp, rdi",
-        "mov rdi, rdx",
-        "call rsi",
-        "mov rsp, rbp",
-        "pop rbp",
-        ".cfi_def_cfa rsp, 8",
-        "ret",
-        ".cfi_endproc",
-    )
 }
 
 impl Thread {

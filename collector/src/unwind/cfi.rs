@@ -8,19 +8,22 @@
 //! The code runs under [`crate::fail::guard`]. The scratch memory lies in the thread's state, not
 //! on the stack: the thread may be in a signal handler with two kilobytes of stack.
 
-use super::{Entry, NO_CODE, Sink, Walk, call, frame_pointer, generated, memory};
+use super::{Entry, NO_CODE, Sink, Walk, frame_pointer, generated, memory};
+use crate::arch::registers::{BP, CHANGED_BY_CALLS, RA, Registers, SP};
+use crate::arch::{registers, unwinding};
 use crate::platform::elf::Object;
 use crate::platform::{elf, libc};
 use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
 use crate::{modules, process, real};
-use core::arch::asm;
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, Evaluation, EvaluationResult, EvaluationStorage,
-    Expression, FrameDescriptionEntry, LittleEndian, Location, Operation, Register, RegisterRule, UnwindContext,
-    UnwindContextStorage, UnwindSection, UnwindTableRow, Value, X86_64,
+    Expression, FrameDescriptionEntry, LittleEndian, Location, Register, RegisterRule, UnwindContext,
+    UnwindContextStorage, UnwindSection, UnwindTableRow, Value,
 };
-use heapline_shared_format::epilogue::{self, Base, NEVER, SIGNAL_RETURN, Way};
+use heapline_shared_format::arch::epilogue::{self, SIGNAL_RETURN};
+use heapline_shared_format::arch::instructions;
+use heapline_shared_format::arch::way::{Base, NEVER, Place, Way};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Row = UnwindTableRow<usize, Storage>;
@@ -29,8 +32,8 @@ type Row = UnwindTableRow<usize, Storage>;
 pub struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
-    // A row holds at most a rule for each of the seventeen registers.
-    type Rules = [(Register, RegisterRule<usize>); 24];
+    // A row holds at most a rule for each register.
+    type Rules = [(Register, RegisterRule<usize>); registers::COUNT.next_multiple_of(8)];
     type Stack = [UnwindTableRow<usize, Storage>; 4];
 }
 
@@ -92,7 +95,7 @@ pub fn rule_for(thread: &mut Thread, pc: usize) -> Rule {
         return if is_at_call { Rule::FRAME_POINTER.at_call() } else { Rule::UNKNOWN };
     };
     modules::announce(thread, &object);
-    let is_at_call = call::ends_with_call(object.code_before(pc, call::LONGEST));
+    let is_at_call = instructions::ends_with_call(object.code_before(pc, instructions::LONGEST_CALL));
     match rule_by_tables(thread, &object, pc) {
         Some(rule) if is_at_call => rule.at_call(),
         Some(rule) => rule,
@@ -113,35 +116,21 @@ fn rule_by_tables(thread: &mut Thread, object: &Object, pc: usize) -> Option<Rul
         return Some(Rule::COMPLEX.at_call());
     }
     let row = sections.row(&description, thread.unwind_context(), address);
-    Some(row.map_or(Rule::UNKNOWN, |row| rule_of(&sections, row)))
+    Some(row.map_or(Rule::UNKNOWN, |row| unwinding::rule_of_row(row, |expression| sections.expression(expression))))
 }
 
 /// Returns the rule of a return address by the machine code; `None` where the code is not asked.
 fn rule_by_code(object: &Object, pc: usize) -> Option<Rule> {
-    /// At the return address of a call, the stack pointer is a multiple of 16.
-    const AT_CALL: i32 = 8;
     if is_signal_return(object, pc) {
         return Some(Rule::COMPLEX.at_call());
     }
-    let rule = match way_by_code(object, pc, AT_CALL)? {
+    let rule = match way_by_code(object, pc, epilogue::AT_CALL)? {
         None => Rule::UNKNOWN,
         // The C library calls the program's first functions, and ends with them. Elsewhere a loop
         // without an end hides the callers.
         Some(Way::Never) if object.contains(real::errno_location()) => Rule::ROOT,
         Some(Way::Never) => Rule::UNKNOWN,
-        Some(Way::Returns { slot, rbp }) => {
-            let cfa_offset = i64::from(slot.distance) + 8;
-            match (slot.base, rbp) {
-                (Base::Rsp, None) => Rule::sp(cfa_offset, 0),
-                (Base::Rsp, Some(rbp)) if rbp.base == Base::Rsp => {
-                    Rule::sp(cfa_offset, cfa_offset - i64::from(rbp.distance))
-                }
-                (Base::Rbp, Some(rbp)) if rbp.base == Base::Rbp => {
-                    Rule::bp(cfa_offset, cfa_offset - i64::from(rbp.distance))
-                }
-                _ => Rule::COMPLEX,
-            }
-        }
+        Some(Way::Returns { slot, bp }) => unwinding::rule_of_way(slot, bp),
     };
     Some(rule)
 }
@@ -171,97 +160,6 @@ fn way_by_code(object: &Object, pc: usize, remainder: i32) -> Option<Option<Way>
 fn is_root(object: &Object, sections: &Sections<'_>, pc: usize) -> bool {
     let starts_here = |d: FrameDescriptionEntry<Slice<'_>>| d.initial_address() == pc as u64;
     object.is_entry_code(pc) || sections.description(pc as u64).is_some_and(starts_here)
-}
-
-fn rule_of(sections: &Sections<'_>, row: &Row) -> Rule {
-    match row.register(X86_64::RA) {
-        Some(RegisterRule::Offset(-8)) => {}
-        Some(RegisterRule::Undefined) => return Rule::ROOT,
-        _ => return Rule::COMPLEX,
-    }
-    let bp = row.register(X86_64::RBP);
-    match row.cfa() {
-        CfaRule::RegisterAndOffset { register, offset } => {
-            let bp_offset = match bp {
-                None | Some(RegisterRule::SameValue | RegisterRule::Undefined) => 0,
-                Some(RegisterRule::Offset(saved)) if saved < 0 => -saved,
-                _ => return Rule::COMPLEX,
-            };
-            match *register {
-                X86_64::RSP => Rule::sp(*offset, bp_offset),
-                X86_64::RBP => Rule::bp(*offset, bp_offset),
-                _ => Rule::COMPLEX,
-            }
-        }
-        CfaRule::Expression(cfa) => {
-            let saved_at_bp =
-                matches!(&bp, Some(RegisterRule::Expression(e)) if bp_plus(sections, e) == Some((0, false)));
-            match bp_plus(sections, cfa) {
-                Some((offset, true)) if offset <= 0 && saved_at_bp => Rule::realigned(-offset),
-                _ => Rule::COMPLEX,
-            }
-        }
-    }
-}
-
-/// Returns the offset of an expression that is rbp plus an offset, and whether the value of the
-/// expression is the word there.
-fn bp_plus(sections: &Sections<'_>, expression: &gimli::UnwindExpression<usize>) -> Option<(i64, bool)> {
-    let encoding = gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
-    let mut operations = sections.expression(expression)?.operations(encoding);
-    let Ok(Some(Operation::RegisterOffset { register: X86_64::RBP, offset, .. })) = operations.next() else {
-        return None;
-    };
-    match operations.next() {
-        Ok(None) => Some((offset, false)),
-        Ok(Some(Operation::Deref { size: 8, space: false, .. })) => {
-            matches!(operations.next(), Ok(None)).then_some((offset, true))
-        }
-        _ => None,
-    }
-}
-
-/// Registers of a frame at resumption, by DWARF number. `None` is an unknown register.
-#[derive(Clone, Copy)]
-struct Registers([Option<usize>; 17]);
-
-const RBX: usize = 3;
-const RBP: usize = 6;
-const RSP: usize = 7;
-const RA: usize = 16;
-
-impl Registers {
-    /// Returns the registers of the calling function. This function is inlined there.
-    #[inline(always)]
-    fn here() -> Registers {
-        let mut saved = [0usize; 8];
-        // SAFETY: the instructions store eight registers in the array of eight words.
-        unsafe {
-            asm!(
-                "mov [{s}], rbx",
-                "mov [{s} + 8], rbp",
-                "mov [{s} + 16], rsp",
-                "mov [{s} + 24], r12",
-                "mov [{s} + 32], r13",
-                "mov [{s} + 40], r14",
-                "mov [{s} + 48], r15",
-                "lea {t}, [rip]",
-                "mov [{s} + 56], {t}",
-                s = in(reg) saved.as_mut_ptr(),
-                t = out(reg) _,
-                options(nostack, preserves_flags)
-            );
-        }
-        let mut registers = Registers([None; 17]);
-        for (number, value) in [RBX, RBP, RSP, 12, 13, 14, 15, RA].into_iter().zip(saved) {
-            registers.0[number] = Some(value);
-        }
-        registers
-    }
-
-    fn get(&self, register: Register) -> Option<usize> {
-        self.0.get(register.0 as usize).copied().flatten()
-    }
 }
 
 /// Walks with all registers, and evaluates all rules of the unwind tables. The walk starts in the
@@ -304,7 +202,7 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
         // interrupted stack, and from a stack of the collector to the program's stack.
         let is_ours = !reached_entry;
         reached_entry |= slot == Some(entry.slot);
-        if !is_ours && !is_signal_frame && caller.0[RSP] <= registers.0[RSP] {
+        if !is_ours && !is_signal_frame && caller.0[SP] <= registers.0[SP] {
             return sink.done(true);
         }
         registers = caller;
@@ -315,50 +213,34 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Walk {
 /// Returns the registers of the caller of a frame by the machine code, as [`step`] does. A root has
 /// a caller without a return address.
 fn step_by_code(registers: &Registers, pc: usize) -> Option<(Registers, Option<usize>, bool)> {
-    let (sp, bp) = (registers.0[RSP]?, registers.0[RBP]);
+    let (sp, bp) = (registers.0[SP]?, registers.0[BP]);
     // A signal handler returns to the first instruction of a function, and so may the interrupted
     // address be.
     let object = elf::find_object(pc)?;
     if is_signal_return(&object, pc) {
-        return interrupted(sp).map(|registers| (registers, None, true));
+        return Registers::interrupted(sp, memory::read).map(|registers| (registers, None, true));
     }
-    // The return address of a frame lies at an odd multiple of 8.
-    let remainder = i32::try_from(8usize.wrapping_sub(sp) & 15).ok()?;
-    let way = way_by_code(&object, pc, remainder)??;
-    let mut caller = Registers([None; 17]);
-    let Way::Returns { slot, rbp } = way else {
+    let way = way_by_code(&object, pc, epilogue::remainder(sp as u64))??;
+    let mut caller = Registers::UNKNOWN;
+    let Way::Returns { slot, bp: saved } = way else {
         if !object.contains(real::errno_location()) {
             return None;
         }
-        caller.0[RSP] = Some(usize::MAX);
+        caller.0[SP] = Some(usize::MAX);
         return Some((caller, None, false));
     };
-    let at = |place: epilogue::Place| {
-        let base = if place.base == Base::Rsp { Some(sp) } else { bp };
+    let at = |place: Place| {
+        let base = if place.base == Base::StackPointer { Some(sp) } else { bp };
         Some(base?.wrapping_add_signed(isize::try_from(place.distance).ok()?))
     };
     let slot = at(slot)?;
-    caller.0[RSP] = Some(slot + 8);
+    caller.0[SP] = Some(unwinding::cfa_above(slot));
     caller.0[RA] = Some(memory::read(slot)?);
-    caller.0[RBP] = match rbp {
+    caller.0[BP] = match saved {
         None => bp,
         Some(place) => Some(memory::read(at(place)?)?),
     };
     Some((caller, Some(slot), false))
-}
-
-/// Returns the registers of the function interrupted by a signal. The kernel has put them on the
-/// stack, where the handler has left the stack pointer (`struct ucontext`).
-fn interrupted(sp: usize) -> Option<Registers> {
-    /// Offset of the registers, which begin with r8.
-    const FIRST: usize = 40;
-    /// DWARF numbers in the kernel's order: r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
-    const ORDER: [usize; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, RBP, RBX, 1, 0, 2, RSP, RA];
-    let mut registers = Registers([None; 17]);
-    for (i, number) in ORDER.into_iter().enumerate() {
-        registers.0[number] = Some(memory::read(sp + FIRST + i * 8)?);
-    }
-    Some(registers)
 }
 
 /// Returns the registers of the caller of a frame without unwind information, found by the frame
@@ -367,16 +249,17 @@ fn step_by_frame_pointer(thread: &mut Thread, registers: &Registers, pc: usize) 
     if rule_for(thread, pc).kind() != Kind::FramePointer {
         return None;
     }
-    let (sp, bp) = (registers.0[RSP]?, registers.0[RBP]?);
-    if !frame_pointer::is_near(sp - 8, bp) || !thread.stack_holds(sp, bp + 8).unwrap_or(true) {
+    let (sp, bp) = (registers.0[SP]?, registers.0[BP]?);
+    let at = bp.wrapping_add(unwinding::RETURN_ABOVE_BP);
+    if !frame_pointer::is_near(unwinding::next_by_cfa(sp), bp) || !thread.stack_holds(sp, at).unwrap_or(true) {
         return None;
     }
-    let (caller_bp, caller) = (memory::read(bp)?, memory::read(bp + 8)?);
+    let (caller_bp, caller) = (memory::read(bp)?, memory::read(at)?);
     if !frame_pointer::may_be_return_address(caller) || !rule_for(thread, caller).is_at_call() {
         return None;
     }
-    let mut found = Registers([None; 17]);
-    (found.0[RBP], found.0[RSP], found.0[RA]) = (Some(caller_bp), Some(bp + 16), Some(caller));
+    let mut found = Registers::UNKNOWN;
+    (found.0[BP], found.0[SP], found.0[RA]) = (Some(caller_bp), Some(bp + unwinding::CFA_ABOVE_BP), Some(caller));
     Some(found)
 }
 
@@ -390,17 +273,15 @@ fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(R
     let row = sections.row(&description, thread.unwind_context(), address as u64)?;
     let cfa = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
-            registers.get(*register)?.wrapping_add_signed(isize::try_from(*offset).ok()?)
+            registers.get(register.0)?.wrapping_add_signed(isize::try_from(*offset).ok()?)
         }
         CfaRule::Expression(e) => evaluate(sections.expression(e)?, registers, None)?,
     };
     let mut caller = *registers;
-    // A register without a rule is lost in the caller, unless every function preserves the
-    // register.
-    for lost in [0, 1, 2, 4, 5, 8, 9, 10, 11] {
+    for lost in CHANGED_BY_CALLS {
         caller.0[lost] = None;
     }
-    caller.0[RSP] = Some(cfa);
+    caller.0[SP] = Some(cfa);
     let mut slot = None;
     for (register, rule) in row.registers() {
         let number = register.0 as usize;
@@ -417,7 +298,7 @@ fn step(thread: &mut Thread, registers: &Registers, address: usize) -> Option<(R
                 memory::read(address)
             }
             RegisterRule::ValOffset(offset) => at(*offset),
-            RegisterRule::Register(other) => registers.get(*other),
+            RegisterRule::Register(other) => registers.get(other.0),
             RegisterRule::Expression(e) => memory::read(evaluate(sections.expression(e)?, registers, Some(cfa))?),
             RegisterRule::ValExpression(e) => evaluate(sections.expression(e)?, registers, Some(cfa)),
             _ => return None,
@@ -438,7 +319,7 @@ fn evaluate(expression: Expression<Slice<'_>>, registers: &Registers, initial: O
         state = match state {
             EvaluationResult::Complete => break,
             EvaluationResult::RequiresRegister { register, .. } => {
-                evaluation.resume_with_register(Value::Generic(registers.get(register)? as u64)).ok()?
+                evaluation.resume_with_register(Value::Generic(registers.get(register.0)? as u64)).ok()?
             }
             EvaluationResult::RequiresMemory { address, size: 8, space: None, .. } => {
                 let word = memory::read(usize::try_from(address).ok()?)?;

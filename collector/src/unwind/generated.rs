@@ -9,10 +9,10 @@
 //!
 //! The questions are system calls, which a sandbox may forbid.
 
-use super::call;
 use crate::platform::sys;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use heapline_shared_format::arch::instructions;
 
 /// Number of kept mappings.
 const MAPPINGS: usize = 64;
@@ -63,10 +63,10 @@ fn kept(range: Range<usize>) -> impl Iterator<Item = &'static [AtomicUsize; 2]> 
 }
 
 fn reads_as_call(pc: usize) -> bool {
-    let mut code = [0; call::LONGEST];
+    let mut code = [0; instructions::LONGEST_CALL];
     let Some(memory) = sys::open(c"/proc/self/mem") else { return false };
-    let n = memory.read_at(&mut code, pc - call::LONGEST);
-    n == code.len() && call::ends_with_call(&code)
+    let n = memory.read_at(&mut code, pc - instructions::LONGEST_CALL);
+    n == code.len() && instructions::ends_with_call(&code)
 }
 
 /// Asks the kernel for the mapping of an address. Keeps an executable mapping, and returns whether

@@ -5,16 +5,16 @@
 //! a new event, from the leaf:                    [2' eval][...leaf]
 //!                                 <─ compared ──><──── unwound ────>
 //!
-//! each frame: slot, return address, rbp
+//! each frame: slot, return address, the base pointer
 //! unwound:    by rule, from the leaf, until the walk meets a kept frame (same slot, same address)
 //! compared:   every older word, verified by plain loads
 //! ```
 //!
 //! Why the comparison is sound: a rule is a function of the return address. A rule uses only the
-//! stack pointer, rbp, and memory at places determined by these two. Suppose slot and return
-//! address of a frame equal the kept values, and rbp does where rbp matters from there on. Then the
-//! next slot is the kept slot. Comparing every word read by the kept walk, in the order of a walk,
-//! therefore *is* the walk.
+//! stack pointer, the base pointer, and memory at places determined by these two. Suppose slot and
+//! return address of a frame equal the kept values, and the base pointer does where the base
+//! pointer matters from there on. Then the next slot is the kept slot. Comparing every word read by
+//! the kept walk, in the order of a walk, therefore *is* the walk.
 //!
 //! The order matters for two reasons:
 //!
@@ -28,6 +28,7 @@
 //! module is loaded or unloaded.
 
 use super::{MAX_DEPTH, Walk, marked};
+use crate::arch::unwinding;
 use crate::process;
 use crate::rules::{Kind, Table};
 use crate::stacks::mix;
@@ -40,10 +41,11 @@ pub(super) struct Fresh {
     /// Slot: address of the return address. `pc` is the return address.
     pub slot: usize,
     pub pc: usize,
-    /// rbp in this frame.
+    /// the base pointer in this frame.
     pub bp: usize,
-    /// Where the frame saved the caller's rbp; 0 without a saved rbp. In a realigned frame: where
-    /// the CFA is stored, because such a frame saves the caller's rbp at its own rbp.
+    /// Where the frame saved the caller's the base pointer; 0 without a saved the base pointer. In
+    /// a realigned frame: where the CFA is stored, because such a frame saves the caller's the base
+    /// pointer at its own the base pointer.
     pub saved: usize,
     pub how: How,
 }
@@ -54,16 +56,16 @@ pub(super) struct Fresh {
 pub(super) enum How {
     /// The stack pointer.
     Sp,
-    /// rbp.
+    /// the base pointer.
     Bp,
-    /// rbp, where the CFA is stored.
+    /// the base pointer, where the CFA is stored.
     Realigned,
-    /// rbp, without unwind tables.
+    /// the base pointer, without unwind tables.
     FramePointer,
 }
 
 impl Fresh {
-    /// Returns where the caller's rbp is saved; 0 when still in the register.
+    /// Returns where the caller's the base pointer is saved; 0 when still in the register.
     #[inline(always)]
     fn bp_slot(&self) -> usize {
         if self.how == How::Realigned { self.bp } else { self.saved }
@@ -94,7 +96,7 @@ impl Fresh {
 #[derive(Clone, Copy)]
 struct Frame {
     of: Fresh,
-    /// Whether rbp in this frame matters here or in any older frame.
+    /// Whether the base pointer in this frame matters here or in any older frame.
     needs_bp: bool,
     /// Number of pairs of this frame and all older frames.
     pairs: u32,
@@ -137,7 +139,7 @@ pub(super) struct Top {
     pub needs_bp: bool,
 }
 
-/// Greatest number of pairs of one frame: return address, stored CFA, saved rbp.
+/// Greatest number of pairs of one frame: return address, stored CFA, saved the base pointer.
 const PAIRS_PER_FRAME: usize = 3;
 const FIRST_CAPACITY: usize = 64;
 
@@ -448,10 +450,11 @@ impl Kept {
     /// as left by a loop with calls from several places. All other frames stay in place. Returns
     /// whether the exchange was possible.
     ///
-    /// The rbp of a frame that starts from rbp is certain: the walk has compared the words that
-    /// gave the frame its rbp. rbp may lead to another stack, so the words there must be known to
-    /// be readable. Where the caller needs its own rbp, both rules must find the caller's rbp in
-    /// the same place. The word there is the next word to be compared.
+    /// The the base pointer of a frame that starts from the base pointer is certain: the walk has
+    /// compared the words that gave the frame its the base pointer. the base pointer may lead to
+    /// another stack, so the words there must be known to be readable. Where the caller needs its
+    /// own the base pointer, both rules must find the caller's the base pointer in the same place.
+    /// The word there is the next word to be compared.
     #[inline(always)]
     fn patch(&mut self, k: usize, pair: usize, table: Table, is_readable: bool) -> bool {
         if k == 0 {
@@ -468,11 +471,11 @@ impl Kept {
             let pc = (frame.of.slot as *const usize).read();
             let Some(rule) = table.get(pc) else { return false };
             let leads_to = match (rule.kind(), frame.of.how) {
-                (Kind::Sp, How::Sp) => frame.of.slot.wrapping_add(rule.cfa_offset()),
-                (Kind::Bp, How::Bp) if is_readable => frame.of.bp.wrapping_add(rule.cfa_offset()).wrapping_sub(8),
+                (Kind::Sp, How::Sp) => unwinding::next_by_sp(frame.of.slot, rule),
+                (Kind::Bp, How::Bp) if is_readable => unwinding::next_by_bp(frame.of.bp, rule),
                 _ => return false,
             };
-            let saved = if rule.bp_offset() == 0 { 0 } else { (next + 8).wrapping_sub(rule.bp_offset()) };
+            let saved = unwinding::saved_bp(next, rule);
             if leads_to != next || caller_needs_bp && saved != frame.of.saved || saved != 0 && saved < frame.of.slot {
                 return false;
             }
@@ -488,7 +491,7 @@ impl Kept {
     }
 
     /// Moves the verified frames above `k` behind the fresh frames, and drops frame `k`. Returns
-    /// slot and rbp of frame `k`.
+    /// slot and the base pointer of frame `k`.
     ///
     /// # Safety
     /// 1. `k < len`.
@@ -496,8 +499,8 @@ impl Kept {
     /// 3. A call of [`Kept::append`] follows.
     pub(super) unsafe fn detach(&mut self, k: usize, mut bp: usize, fresh: &mut usize) -> (usize, usize) {
         while self.len > k + 1 {
-            // SAFETY: `len - 1` is below `len`, and the saved rbp of a verified frame lies on the
-            // present stack.
+            // SAFETY: `len - 1` is below `len`, and the saved the base pointer of a verified frame
+            // lies on the present stack.
             unsafe {
                 let frame = Fresh { bp, ..Fresh::recent(&raw const (*self.frames.add(self.len - 1)).of) };
                 self.push_fresh(fresh, frame);

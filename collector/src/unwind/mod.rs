@@ -6,17 +6,15 @@
 //! The common case needs two registers. The parts:
 //!
 //! - [`rules`] holds a rule for each return address met so far: the way from a frame to its caller
-//!   with nothing but the stack pointer and rbp.
+//!   with nothing but the stack pointer and the base pointer.
 //! - [`cfi`] computes such a rule once from `.eh_frame`. Rare stacks need more (signal frames,
 //!   expressions, other registers); [`cfi`] walks them step by step.
 //! - [`kept`] holds the last stack, and unwinds only the changed part.
-//! - `call` and [`generated`] say whether an address may be a return address: in code, behind a
-//!   call.
+//! - [`generated`] says whether an address may be a return address: in code, behind a call.
 //!
 //! Nothing here trusts the contents of the stack. An address is read only on a page known to be
 //! readable ([`memory`]), and a walk only ever goes towards the root.
 
-mod call;
 pub mod cfi;
 mod frame_pointer;
 pub mod generated;
@@ -35,8 +33,8 @@ use heapline_shared_format::event::BY_FRAME_POINTER;
 pub struct Entry {
     /// Address of the return address.
     pub slot: usize,
-    /// Value of rbp at the entry of the hook.
-    pub rbp: usize,
+    /// Value of the base pointer at the entry of the hook.
+    pub bp: usize,
 }
 
 /// Greatest depth reported exactly.

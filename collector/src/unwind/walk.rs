@@ -3,6 +3,7 @@
 
 use super::kept::{Fresh, How, Pair};
 use super::{Entry, NO_CODE, frame_pointer, memory::Window, rule_of};
+use crate::arch::unwinding;
 use crate::rules::{Kind, Rule};
 use crate::thread::Thread;
 
@@ -18,14 +19,14 @@ pub enum Outcome {
 /// Makes the thread's kept stack equal to the stack of `entry`. Steps:
 ///
 /// 1. Unwind frames by rule, from the leaf.
-/// 2. At a kept frame with equal slot, return address and (where needed) rbp, compare all older
-///    words.
+/// 2. At a kept frame with equal slot, return address and (where needed) the base pointer, compare
+///    all older words.
 /// 3. All words equal: stop. A word differs: go on by rule, from the frame of the word.
 /// 4. Put the new frames on top of the kept frames.
 #[inline(always)]
 pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
     let table = thread.rules();
-    let Entry { mut slot, rbp: mut bp } = entry;
+    let Entry { mut slot, mut bp } = entry;
     let mut fresh = 0;
     let mut base = None;
     thread.window.start_at(slot);
@@ -67,9 +68,9 @@ pub fn walk(thread: &mut Thread, entry: Entry) -> Outcome {
         // SAFETY: `make_room` found room for one more frame.
         unsafe { kept.push_fresh(&mut fresh, Fresh { slot, pc, bp, saved: step.saved, how: step.how }) };
         if step.next == 0 {
-            match beyond_rules(thread, rule, Entry { slot, rbp: bp }, fresh) {
+            match beyond_rules(thread, rule, Entry { slot, bp }, fresh) {
                 Beyond::Caller(caller) => {
-                    Entry { slot, rbp: bp } = caller;
+                    Entry { slot, bp } = caller;
                     continue;
                 }
                 Beyond::End => break,
@@ -96,8 +97,8 @@ enum Beyond {
     Unfit,
 }
 
-/// Goes on from the last of `fresh` new frames, with the return address and rbp of `frame`, where
-/// its rule leads nowhere.
+/// Goes on from the last of `fresh` new frames, with the return address and the base pointer of
+/// `frame`, where its rule leads nowhere.
 #[cold]
 #[inline(never)]
 fn beyond_rules(thread: &mut Thread, rule: Rule, frame: Entry, fresh: usize) -> Beyond {
@@ -106,7 +107,7 @@ fn beyond_rules(thread: &mut Thread, rule: Rule, frame: Entry, fresh: usize) -> 
         Kind::FramePointer => match by_frame_pointer(thread, frame) {
             Some(Beyond::Caller(caller)) => {
                 // SAFETY: the last new frame is written.
-                unsafe { thread.kept.leave_by_frame_pointer(fresh - 1, frame.rbp) };
+                unsafe { thread.kept.leave_by_frame_pointer(fresh - 1, frame.bp) };
                 return Beyond::Caller(caller);
             }
             Some(other) => (false, other),
@@ -125,11 +126,11 @@ fn beyond_rules(thread: &mut Thread, rule: Rule, frame: Entry, fresh: usize) -> 
 ///
 /// On a stack of unknown extent the frame pointer may lead to another stack, which may be gone when
 /// a kept stack is compared. Such a stack is unfit to be kept.
-fn by_frame_pointer(thread: &mut Thread, Entry { slot, rbp: bp }: Entry) -> Option<Beyond> {
+fn by_frame_pointer(thread: &mut Thread, Entry { slot, bp }: Entry) -> Option<Beyond> {
     if !frame_pointer::is_near(slot, bp) {
         return None;
     }
-    let next = bp + 8;
+    let next = bp + unwinding::RETURN_ABOVE_BP;
     match thread.stack_holds(slot, next) {
         None => return Some(Beyond::Unfit),
         Some(true) if thread.window.admit_doubtful(slot, next) => {}
@@ -139,14 +140,14 @@ fn by_frame_pointer(thread: &mut Thread, Entry { slot, rbp: bp }: Entry) -> Opti
     let (caller_bp, caller) = unsafe { ((bp as *const usize).read(), (next as *const usize).read()) };
     let table = thread.rules();
     let is_plausible = frame_pointer::may_be_return_address(caller) && rule_of(thread, table, caller).is_at_call();
-    is_plausible.then_some(Beyond::Caller(Entry { slot: next, rbp: caller_bp }))
+    is_plausible.then_some(Beyond::Caller(Entry { slot: next, bp: caller_bp }))
 }
 
 /// Result of applying a rule to a frame.
 struct Step {
     /// Slot of the caller; 0 when the walk ends here.
     next: usize,
-    /// rbp of the caller, when the value changes.
+    /// the base pointer of the caller, when the value changes.
     bp: Option<usize>,
     /// Where the frame saved words, as in [`Fresh::saved`].
     saved: usize,
@@ -161,9 +162,9 @@ impl Step {
         if !rule.is_sp() {
             return Step::other(rule, slot, bp, window);
         }
-        // A rule from the stack pointer leads towards the root, and the saved rbp lies in between
-        // ([`Rule::sp`]).
-        let next = slot.wrapping_add(rule.cfa_offset());
+        // A rule from the stack pointer leads towards the root, and the saved the base pointer lies
+        // in between ([`Rule::sp`]).
+        let next = unwinding::next_by_sp(slot, rule);
         if next >= window.high() && !window.admit(slot + 1, next) {
             return Step::END;
         }
@@ -173,13 +174,10 @@ impl Step {
     /// Returns the step to `next`. All words from the frame's slot to `next` are readable.
     #[inline(always)]
     fn saving(rule: Rule, next: usize, how: How) -> Step {
-        match rule.bp_offset() {
+        match unwinding::saved_bp(next, rule) {
             0 => Step { next, bp: None, saved: 0, how },
-            offset => {
-                let saved = next + 8 - offset;
-                // SAFETY: `saved` lies between two words admitted by the window.
-                Step { next, bp: Some(unsafe { (saved as *const usize).read() }), saved, how }
-            }
+            // SAFETY: `saved` lies between two words admitted by the window.
+            saved => Step { next, bp: Some(unsafe { (saved as *const usize).read() }), saved, how },
         }
     }
 
@@ -187,8 +185,9 @@ impl Step {
     fn other(rule: Rule, slot: usize, bp: usize, window: &mut Window) -> Step {
         match rule.kind() {
             Kind::Bp => {
-                let next = bp.wrapping_add(rule.cfa_offset()).wrapping_sub(8);
-                let is_sound = window.admit(slot + 1, next) && (next + 8).saturating_sub(rule.bp_offset()) >= slot;
+                let next = unwinding::next_by_bp(bp, rule);
+                let saved = unwinding::saved_bp(next, rule);
+                let is_sound = window.admit(slot + 1, next) && (saved == 0 || (slot..=next).contains(&saved));
                 if is_sound { Step::saving(rule, next, How::Bp) } else { Step::END }
             }
             Kind::Realigned => Step::realigned(rule, slot, bp, window),
@@ -204,7 +203,7 @@ impl Step {
         }
         // SAFETY: the window has just admitted both addresses.
         let (cfa, caller_bp) = unsafe { ((stored as *const usize).read(), (bp as *const usize).read()) };
-        let next = cfa.wrapping_sub(8);
+        let next = unwinding::next_by_cfa(cfa);
         if !window.admit(slot + 1, next) || stored > next || bp > next {
             return Step::END;
         }

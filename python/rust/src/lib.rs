@@ -5,6 +5,7 @@
 //!   `report`, so that both always agree. A row becomes Python objects only on access.
 //! - `control` asks the aggregator of a process. It makes no Python objects on the way, because
 //!   they would be counted.
+//! - `spoken` says what the program says of itself: pools and pauses.
 //!
 //! The module does not know tracemalloc's classes: the Python half makes them from returned tuples.
 #![deny(unsafe_code)]
@@ -15,6 +16,7 @@ mod filters;
 mod names;
 mod rows;
 mod snapshot;
+mod spoken;
 
 use pyo3::prelude::*;
 
@@ -28,4 +30,6 @@ mod native {
     use crate::rows::{Statistics, Traces};
     #[pymodule_export]
     use crate::snapshot::Snapshot;
+    #[pymodule_export]
+    use crate::spoken::{pause, resume, track, untrack};
 }

@@ -36,10 +36,13 @@ from heapline.tracing import (
     get_traced_memory,
     is_tracing,
     mark,
+    pause,
     reset_peak,
     start,
     stop,
     take_snapshot,
+    track,
+    untrack,
 )
 
 __all__ = [
@@ -67,10 +70,13 @@ __all__ = [
     "is_tracing",
     "load",
     "mark",
+    "pause",
     "reset_peak",
     "start",
     "stop",
     "take_snapshot",
+    "track",
+    "untrack",
 ]
 
 

@@ -23,7 +23,7 @@ Domain = Union[int, str]
 
 
 def name_of(domain: Domain) -> str:
-    """The name of a domain: "python", "native", "mmap", "mmap:reserved" or "track:N"."""
+    """The name of a domain: "python", "native", "mmap", "mmap:reserved" or "track:N". A pool has its name only: "pool:NAME"."""
     if isinstance(domain, str):
         return domain
     return _NAMES.get(domain, f"track:{domain}")

@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Optional, Union
 
@@ -28,10 +29,13 @@ __all__ = [
     "get_traced_memory",
     "is_tracing",
     "mark",
+    "pause",
     "reset_peak",
     "start",
     "stop",
     "take_snapshot",
+    "track",
+    "untrack",
 ]
 
 _MAX_NFRAME = 65535
@@ -126,6 +130,38 @@ def mark(text: str) -> None:
         raise ValueError("a mark needs a text")
     if is_tracing():
         _ask("mark", text=text)
+
+
+def track(pool: str, address: int, size: int) -> None:
+    """Records that this program has taken `size` bytes at `address` from a pool of its own: a domain of its own, `pool:NAME`. Nothing
+    is read at the address, and a second block at the same address of the pool takes the place of the first. Without effect where
+    the process is not traced.
+    """
+    require_native()
+    from heapline import _native
+
+    _native.track(pool, address, size)
+
+
+def untrack(pool: str, address: int) -> None:
+    """Records that the block at `address` is given back to its pool."""
+    require_native()
+    from heapline import _native
+
+    _native.untrack(pool, address)
+
+
+@contextlib.contextmanager
+def pause() -> Iterator[None]:
+    """Inside a `with`, what this thread allocates does not count; what it frees does. Without effect where the process is not traced."""
+    require_native()
+    from heapline import _native
+
+    _native.pause()
+    try:
+        yield
+    finally:
+        _native.resume()
 
 
 def clear_traces() -> None:

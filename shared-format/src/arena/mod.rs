@@ -37,7 +37,7 @@ use core::ptr::NonNull;
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HEAPLARN");
 /// Version of the arena layout, of `ring` and of `event`. Both sides must have the same version.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Page size of the layout: parts of the arena are aligned to pages.
 pub const PAGE_BYTES: usize = 4096;
 /// Size of a segment, in bytes. A record never spans two segments.
@@ -69,6 +69,9 @@ pub const ENV_DISABLE: &str = "HEAPLINE_DISABLE";
 pub const NOTE_NAME: [u8; 9] = *b"Heapline\0";
 /// Kind of the ELF note named [`NOTE_NAME`].
 pub const NOTE_KIND: u32 = 1;
+/// Kind of the ELF note, of the same name, in a program that calls the collector (`heapline.h`).
+/// The content is the distance from the content to the word for the collector's functions, 64 bits.
+pub const CALLS_NOTE_KIND: u32 = 2;
 
 /// Numbers of slots and segments of an arena. All sizes and offsets follow from these two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

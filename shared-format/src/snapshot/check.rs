@@ -4,6 +4,7 @@
 //! - The writer checks before writing, so every written snapshot can be read.
 //! - The reader checks after each table, so users of a snapshot may index without a check.
 
+use super::domain::Tables;
 use super::history::History;
 use super::model::{
     Domain, DomainTotals, Draws, Frame, LiveGroup, Mixed, Module, Names, Node, Sampled, Snapshot, Stack, StackTotals,
@@ -38,25 +39,20 @@ pub(super) fn all(snapshot: &Snapshot) -> Result<(), ([u8; 4], BadRow)> {
     s.draws.as_ref().map_or(Ok(()), |rows| draws(rows, s.live.len())).map_err(in_section(section::DRAWS))?;
     names(&s.names, s.modules.len(), s.frames.len()).map_err(in_section(section::NAMES))?;
     s.history.as_ref().map_or(Ok(()), history).map_err(in_section(section::HISTORY))?;
-    reserved_last(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
-    reserved_last(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
-    reserved_last(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
+    in_order_of_tables(&s.domains, |row| row.domain).map_err(in_section(section::DOMAINS))?;
+    in_order_of_tables(&s.live, |row| row.domain).map_err(in_section(section::LIVE))?;
+    in_order_of_tables(&s.totals, |row| row.domain).map_err(in_section(section::TOTALS))
 }
 
-/// Checks that reserved ranges stand behind all other rows, because the file has a separate section
-/// for them.
-fn reserved_last<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
-    let others = rows.partition_point(|row| domain(row) != Domain::Reserved);
-    let stray = rows[others..].iter().position(|row| domain(row) != Domain::Reserved);
-    stray.map_or(Ok(()), |row| Err(BadRow { row: (others + row) as u64, what: "stands behind reserved ranges" }))
+/// Checks that rows stand in the order of the tables that hold their domains.
+fn in_order_of_tables<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
+    let stray = rows.windows(2).position(|pair| domain(&pair[1]).tables() < domain(&pair[0]).tables());
+    stray.map_or(Ok(()), |row| Err(BadRow { row: row as u64 + 1, what: "stands behind rows of later domains" }))
 }
 
-pub(super) fn none_reserved<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
-    each(rows, |_, row| if domain(row) == Domain::Reserved { Err("names an unknown domain") } else { Ok(()) })
-}
-
-pub(super) fn all_reserved<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
-    each(rows, |_, row| if domain(row) == Domain::Reserved { Ok(()) } else { Err("is not about reserved ranges") })
+/// Checks that all rows belong to these tables.
+pub(super) fn all_of<T>(tables: Tables, rows: &[T], domain: impl Fn(&T) -> Domain) -> Result<(), BadRow> {
+    each(rows, |_, row| if domain(row).tables() == tables { Ok(()) } else { Err("names a domain of other tables") })
 }
 
 pub(super) fn modules(rows: &[Module]) -> Result<(), BadRow> {

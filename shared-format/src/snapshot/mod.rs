@@ -21,6 +21,7 @@ pub mod history;
 mod lines;
 pub mod model;
 mod payload;
+pub mod pools;
 mod read;
 mod stream;
 mod varint;
@@ -71,6 +72,8 @@ mod section {
     pub const DRAWS: [u8; 4] = *b"DRAW";
     /// Three tables: texts, modules and frames with names. Only when names were looked up.
     pub const NAMES: [u8; 4] = *b"NAME";
+    /// Names of pools, and rows of DOMS, LIVE and TOTS about pools. Only when there are any.
+    pub const POOLS: [u8; 4] = *b"POOL";
     /// Memory over time: head, steps and marks. Not in snapshots of older Heaplines, and only when
     /// a history was recorded.
     pub const HISTORY: [u8; 4] = *b"HIST";

@@ -8,6 +8,7 @@
 //! - Sections with unknown tags are skipped, so an old `report` reads the files of later Heaplines.
 
 use super::check::{self, BadRow};
+use super::domain::Tables as Of;
 use super::error::ReadError;
 use super::history::{Changes, DomainStep, History, Mark, ProcessStep, Step};
 use super::model::{
@@ -17,7 +18,7 @@ use super::model::{
 use super::payload::{Payload, Problem, narrow};
 use super::stream::Stream;
 use super::varint::{Delta, unzigzag};
-use super::{MAGIC, VERSION, section};
+use super::{MAGIC, VERSION, pools, section};
 use crate::code::LineFormat;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -87,8 +88,8 @@ fn section_head<R: Read>(stream: &mut Stream<R>) -> Result<([u8; 4], u64), ReadE
 }
 
 fn is_known(tag: [u8; 4]) -> bool {
-    use section::{CODES, DRAWS, END, HISTORY, MIXED, NAMES, ORIGIN, RESERVED, SAMPLED, THREAD_TOTALS, WALKED};
-    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, DRAWS, NAMES, HISTORY, END];
+    use section::{CODES, DRAWS, END, HISTORY, MIXED, NAMES, ORIGIN, POOLS, RESERVED, SAMPLED, THREAD_TOTALS, WALKED};
+    let optional = [ORIGIN, CODES, WALKED, MIXED, SAMPLED, THREAD_TOTALS, RESERVED, POOLS, DRAWS, NAMES, HISTORY, END];
     section::REQUIRED.contains(&tag) || optional.contains(&tag)
 }
 
@@ -201,24 +202,30 @@ impl Tables {
             section::DOMAINS => {
                 self.domains = rows(payload, domain_totals)?;
                 check::domains(&self.domains)?;
-                check::none_reserved(&self.domains, |row| row.domain)?;
+                check::all_of(Of::First, &self.domains, |row| row.domain)?;
             }
             section::LIVE => {
                 self.live = live_rows(payload)?;
                 check::live(&self.live, self.stacks.len(), self.threads.len())?;
-                check::none_reserved(&self.live, |row| row.domain)?;
+                check::all_of(Of::First, &self.live, |row| row.domain)?;
             }
             section::TOTALS => {
                 self.totals = totals_rows(payload)?;
                 check::totals(&self.totals, self.stacks.len())?;
-                check::none_reserved(&self.totals, |row| row.domain)?;
+                check::all_of(Of::First, &self.totals, |row| row.domain)?;
             }
             section::THREAD_TOTALS => {
                 let mut columns = <[Delta; 2]>::default();
                 self.thread_totals = rows(payload, |p, _| thread_totals(p, &mut columns))?;
                 check::thread_totals(&self.thread_totals, self.threads.len())?;
             }
-            section::RESERVED => self.reserved(payload)?,
+            section::RESERVED => self.later_domains(Of::Reserved, payload)?,
+            section::POOLS => {
+                for name in rows(payload, |p, _| p.text())? {
+                    let _ = pools::named(&name);
+                }
+                self.later_domains(Of::Pools, payload)?;
+            }
             section::NAMES => self.names = self.names(payload)?,
             section::DRAWS => self.draws = Some(self.draws(payload)?),
             section::HISTORY => self.history = Some(self.history(payload)?),
@@ -233,17 +240,17 @@ impl Tables {
     }
 
     /// Decodes the rows of reserved ranges, and appends them to the rows of the other domains.
-    fn reserved<R: Read>(&mut self, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
+    fn later_domains<R: Read>(&mut self, tables: Of, payload: &mut Payload<'_, R>) -> Result<(), Failure> {
         let domains = rows(payload, domain_totals)?;
-        check::all_reserved(&domains, |row| row.domain)?;
+        check::all_of(tables, &domains, |row| row.domain)?;
         check::domains(&domains)?;
         self.domains.extend(domains);
         let live = live_rows(payload)?;
-        check::all_reserved(&live, |row| row.domain)?;
+        check::all_of(tables, &live, |row| row.domain)?;
         check::live(&live, self.stacks.len(), self.threads.len())?;
         self.live.extend(live);
         let totals = totals_rows(payload)?;
-        check::all_reserved(&totals, |row| row.domain)?;
+        check::all_of(tables, &totals, |row| row.domain)?;
         check::totals(&totals, self.stacks.len())?;
         self.totals.extend(totals);
         Ok(())

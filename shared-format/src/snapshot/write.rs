@@ -7,6 +7,7 @@
 //! The order of rows is kept. Sorted tables (live by domain, stack, thread, size; totals by domain,
 //! stack) make the smallest files.
 
+use super::domain::Tables;
 use super::history::{DomainStep, History, Mark, ProcessStep, Step};
 use super::model::{
     Ancestor, Code, Domain, DomainTotals, Frame, LiveGroup, Mixed, Module, NamedFrame, NamedModule, Node, Sampled,
@@ -67,8 +68,9 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
             Ok(())
         })?;
     }
-    let ((domain_rows, reserved_domains), (live_rows, reserved_live), (totals_rows, reserved_totals)) =
-        (split(&s.domains, |row| row.domain), split(&s.live, |row| row.domain), split(&s.totals, |row| row.domain));
+    let [domain_rows, reserved_domains, pool_domains] = split(&s.domains, |row| row.domain);
+    let [live_rows, reserved_live, pool_live] = split(&s.live, |row| row.domain);
+    let [totals_rows, reserved_totals, pool_totals] = split(&s.totals, |row| row.domain);
     sections.table(section::DOMAINS, domain_rows, domains)?;
     sections.table(section::LIVE, live_rows, live)?;
     sections.table(section::TOTALS, totals_rows, totals)?;
@@ -80,6 +82,15 @@ pub fn write<W: Write>(snapshot: &Snapshot, out: W, progress: &mut dyn FnMut(u64
             table(out, reserved_domains, domains);
             table(out, reserved_live, live);
             table(out, reserved_totals, totals);
+            Ok(())
+        })?;
+    }
+    if !pool_domains.is_empty() {
+        sections.section(section::POOLS, |out| {
+            table(out, &pool_names(pool_domains), texts);
+            table(out, pool_domains, domains);
+            table(out, pool_live, live);
+            table(out, pool_totals, totals);
             Ok(())
         })?;
     }
@@ -164,9 +175,17 @@ fn table<T>(out: &mut Vec<u8>, rows: &[T], encode: fn(&mut Vec<u8>, &[T])) {
     encode(out, rows);
 }
 
-/// Splits rows in two: the domains of the first version, then reserved ranges.
-fn split<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> (&[T], &[T]) {
-    rows.split_at(rows.partition_point(|row| domain(row) != Domain::Reserved))
+/// Splits rows by the tables of the file that hold the domains.
+fn split<T>(rows: &[T], domain: impl Fn(&T) -> Domain) -> [&[T]; 3] {
+    let (first, rest) = rows.split_at(rows.partition_point(|row| domain(row).tables() < Tables::Reserved));
+    let (reserved, pools) = rest.split_at(rest.partition_point(|row| domain(row).tables() < Tables::Pools));
+    [first, reserved, pools]
+}
+
+/// Lists the known names of the pools.
+fn pool_names(rows: &[DomainTotals]) -> Vec<String> {
+    let name = |row: &DomainTotals| if let Domain::Pool(pool) = row.domain { pool.name() } else { None };
+    rows.iter().filter_map(name).collect()
 }
 
 /// Returns 0 for none, otherwise the index plus 1.

@@ -101,7 +101,7 @@ fn a_leak_is_named_from_one_snapshot() {
 }
 
 /// A victim that takes a step per byte of input and answers when ready for the next step.
-fn step(victim: &mut Running, is_first: bool) {
+pub fn step(victim: &mut Running, is_first: bool) {
     if !is_first {
         victim.child.stdin.as_mut().expect("piped").write_all(b".").expect("the victim listens");
     }

@@ -50,6 +50,7 @@ mod python_view;
 mod quotas;
 mod sampling;
 mod signals;
+mod spoken;
 mod story;
 mod strangers;
 mod surroundings;

@@ -62,6 +62,8 @@ const PATTERNS: &[&str] = &[
     "<allocator_api2::*::alloc::*",
     // Heapline's own wrapper of an allocator
     "heapline_collector::*",
+    "heapline_track",
+    "heapline::track*",
     "<heapline_collector::*",
     // CPython
     "PyObject_Malloc",

@@ -32,15 +32,13 @@ use super::stack::Stacks;
 use super::step::{self, Step};
 use super::symbols::Image;
 use super::thread::{Borrowed, CallError};
+use crate::arch::instructions::{DISTANCE_BYTES, REACH, distance};
+use heapline_shared_format::arch::instructions::{self, TRAP};
 use heapline_shared_format::inject::{DIRECT_PREFIX, STUBS_SYMBOL};
 use std::collections::HashMap;
 
 const PAGE: u64 = 4096;
-const STUB_BYTES: u64 = 16;
-/// `jmp [rip]`; the address follows.
-const STUB: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
-/// Reach of a call, minus an allowance for the length of the program.
-const REACH: u64 = 1 << 30;
+const STUB_BYTES: u64 = instructions::JUMP_BYTES.next_multiple_of(16) as u64;
 /// Distance of the stubs below the program, if the place is free.
 const BELOW: u64 = 256 << 10;
 const LOWEST: u64 = 64 << 10;
@@ -57,8 +55,7 @@ pub struct Led {
 /// A call or jump to the allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Call {
-    /// Address of the distance in the instruction. The distance counts from the end of these four
-    /// bytes.
+    /// Address of the distance in the instruction.
     distance_at: u64,
     /// Index of the function, in the order of [`hooks`].
     hook: usize,
@@ -118,7 +115,7 @@ impl Survey {
                 continue;
             };
             let is_foreign = knows_all && !allocators.contains(&branch.function);
-            let is_whole = |at: &u64| at % PAGE <= PAGE - 4;
+            let is_whole = |at: &u64| at % PAGE <= PAGE - DISTANCE_BYTES;
             match branch.distance_at.filter(is_whole) {
                 Some(distance_at) if is_foreign => survey.calls.push(Call { distance_at, hook, original }),
                 // A short jump within the allocator.
@@ -160,13 +157,12 @@ impl Survey {
             let page = calls[0].distance_at & !(PAGE - 1);
             let mut bytes = memory.bytes(page, index(PAGE))?;
             for call in calls {
-                let distance = target(call).wrapping_sub(call.distance_at.wrapping_add(4)).cast_signed();
-                let Ok(distance) = i32::try_from(distance) else {
+                let Some(distance) = distance(call.distance_at, target(call)) else {
                     led.left += 1;
                     continue;
                 };
                 let at = index(call.distance_at - page);
-                bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+                bytes[at..at + distance.len()].copy_from_slice(&distance);
                 led.changed += 1;
             }
             memory.write(page, &bytes)?;
@@ -217,8 +213,9 @@ impl Stubs {
             return Ok(None);
         }
         let stub = |(_, place)| {
-            let jump = [&STUB[..], &u64::to_le_bytes(base + place)].concat();
-            jump.into_iter().chain([0xcc; 2]).collect::<Vec<u8>>()
+            let mut bytes = instructions::jump_to(base + place).to_vec();
+            bytes.resize(index(STUB_BYTES), TRAP);
+            bytes
         };
         memory.write(page, &hooks().flat_map(stub).collect::<Vec<u8>>())?;
         memory.write(noted_at, &page.to_le_bytes())?;

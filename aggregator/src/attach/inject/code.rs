@@ -3,7 +3,7 @@
 
 use super::map::{Map, Range};
 use super::memory::Memory;
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use crate::arch::instructions;
 use std::collections::HashSet;
 
 /// Limit of the code read from an object.
@@ -19,7 +19,7 @@ pub fn index(distance: u64) -> usize {
 pub struct Branch {
     /// Number of the function with the branch.
     pub function: usize,
-    /// Address of a four-byte distance; none for a distance of one byte.
+    /// Address of a distance that can be changed; none for a shorter distance.
     pub distance_at: Option<u64>,
     pub target: u64,
     /// Whether the branch is a jump. A jump leaves no return address on the stack.
@@ -58,27 +58,19 @@ impl Code {
     fn decode(&mut self, start: u64, bytes: &[u8]) {
         let end = start + bytes.len() as u64;
         let first = self.functions.partition_point(|function| function.start < start);
-        let mut instruction = Instruction::default();
         for (number, function) in self.functions.iter().enumerate().skip(first) {
             if function.end > end {
                 break;
             }
             let code = &bytes[index(function.start - start)..index(function.end - start)];
-            let mut decoder = Decoder::with_ip(64, code, function.start, DecoderOptions::NONE);
-            while decoder.can_decode() {
-                decoder.decode_out(&mut instruction);
-                if instruction.op0_kind() != OpKind::NearBranch64 || function.contains(instruction.near_branch64()) {
-                    continue;
-                }
-                let place = decoder.get_constant_offsets(&instruction);
-                let distance_at = instruction.ip() + place.immediate_offset() as u64;
-                self.branches.push(Branch {
-                    function: number,
-                    distance_at: (place.immediate_size() == 4).then_some(distance_at),
-                    target: instruction.near_branch64(),
-                    is_jump: instruction.mnemonic() != Mnemonic::Call,
-                });
-            }
+            let outgoing =
+                instructions::branches(code, function.start).filter(|branch| !function.contains(branch.target));
+            self.branches.extend(outgoing.map(|instructions::Branch { distance_at, target, is_jump }| Branch {
+                function: number,
+                distance_at,
+                target,
+                is_jump,
+            }));
         }
     }
 

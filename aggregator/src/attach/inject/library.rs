@@ -11,9 +11,10 @@ use super::step::{self, Step};
 use super::thread::{Borrowed, CallError, Handed};
 use super::{failed, map};
 use crate::process::library::LIBRARY;
+use heapline_shared_format::arch::elf::relocation;
 use heapline_shared_format::inject::{LIBRARY_NAME, ORIGIN_SYMBOL, origin};
 use object::read::elf::ElfFile64;
-use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, elf};
+use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -127,7 +128,7 @@ fn injected_library(is_musl: bool) -> Vec<u8> {
         word.copy_from_slice(&origin::INJECTED.to_le_bytes());
     }
     if is_musl && let Some(kind) = place_of_words(LIBRARY).and_then(|at| bytes.get_mut(at..at + 4)) {
-        kind.copy_from_slice(&elf::R_X86_64_DTPMOD64.0.to_le_bytes());
+        kind.copy_from_slice(&relocation::THREAD_MODULE.to_le_bytes());
     }
     bytes
 }
@@ -140,7 +141,7 @@ fn place_of_words(library: &[u8]) -> Option<usize> {
     let section = file.section_by_name(".rela.dyn")?;
     let (offset, bytes) = section.file_range()?;
     let kinds = (offset + KIND_AT..offset + bytes).step_by(usize::try_from(ENTRY_BYTES).ok()?);
-    let is_of_words = |at: &usize| library.get(*at..at + 4) == Some(&elf::R_X86_64_TPOFF64.0.to_le_bytes()[..]);
+    let is_of_words = |at: &usize| library.get(*at..at + 4) == Some(&relocation::THREAD_DISTANCE.to_le_bytes()[..]);
     kinds.filter_map(|at| usize::try_from(at).ok()).find(is_of_words)
 }
 
@@ -194,7 +195,7 @@ mod tests {
         let file = ElfFile64::<Endianness>::parse(&*musls).expect("the library");
         let relocations = file.dynamic_relocations().expect("it has some");
         let left = relocations.filter(|(_, relocation)| {
-            matches!(relocation.flags(), RelocationFlags::Elf { r_type } if r_type == elf::R_X86_64_TPOFF64)
+            matches!(relocation.flags(), RelocationFlags::Elf { r_type } if r_type.0 == relocation::THREAD_DISTANCE)
         });
         assert_eq!(left.count(), 0);
     }

@@ -12,7 +12,8 @@ use super::map::{Map, Range, is_interpreter, is_musls_file};
 use super::memory::Memory;
 use super::stack::{Musl, Stacks};
 use super::symbols::{Functions, Image};
-use heapline_shared_format::epilogue::SIGNAL_RETURN;
+use crate::arch::errand::SYSTEM_CALL;
+use heapline_shared_format::arch::epilogue::SIGNAL_RETURN;
 
 /// Limit of the code read from the C library. No C library has more code.
 const MOST_CODE_BYTES: u64 = 64 << 20;
@@ -220,7 +221,6 @@ fn musl(map: &Map, memory: &Memory) -> Option<Range> {
 
 impl Gadgets {
     fn find(map: &Map, memory: &Memory, libc: Range, errno_location: u64) -> Result<Gadgets, InjectError> {
-        const SYSTEM_CALL: [u8; 3] = [0x0f, 0x05, 0xc3];
         let mut found = (None, None);
         for mapping in map.mappings.iter().filter(|mapping| mapping.is_code && libc.contains(mapping.start)) {
             let length = usize::try_from((mapping.end - mapping.start).min(MOST_CODE_BYTES)).unwrap_or(0);

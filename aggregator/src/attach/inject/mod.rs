@@ -28,7 +28,6 @@ mod apart;
 mod calls;
 mod code;
 mod entries;
-mod frame;
 mod frozen;
 mod library;
 mod loader;
@@ -45,6 +44,7 @@ mod symbols;
 mod thread;
 mod waits;
 
+use crate::arch::registers;
 pub use calls::Led;
 use calls::Survey;
 use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, RELEASE_SYMBOL, Request, python, status};
@@ -160,18 +160,16 @@ pub fn is_there(pid: u32) -> bool {
 }
 
 /// Runs all readers of an injection on stored data, without a process, to test the readers. The
-/// registers of the thread are rip, rsp, rbp and rbx. Returns whether the thread could be borrowed.
-pub fn rehearse(maps: &str, memory: File, [rip, rsp, rbp, rbx]: [u64; 4]) -> bool {
+/// registers of the thread are those of [`registers::of_thread`]. Returns whether the thread could
+/// be borrowed.
+pub fn rehearse(maps: &str, memory: File, thread: [u64; 4]) -> bool {
     let memory = Memory::of_file(memory);
     let map = Map::parse(0, maps, &memory);
     let survey = Survey::of(&map, &memory);
     let Ok(mut loader) = Loader::find(&map, &memory) else { return false };
     loader.study(&map, &memory);
     let place = Place { map: &map, memory: &memory, loader: &loader, survey: survey.as_ref() };
-    // SAFETY: all fields of the register structure are plain integers, for which zero is valid.
-    let none: ptrace::Registers = unsafe { std::mem::zeroed() };
-    let registers = ptrace::Registers { rip, rsp, rbp, rbx, cs: point::CODE_64, ..none };
-    point::judge(&registers, &place).is_ok()
+    point::judge(&registers::of_thread(thread), &place).is_ok()
 }
 
 pub use seccomp::forbidden_by;
@@ -188,7 +186,8 @@ struct Errand<'a> {
 
 fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
     let pid = errand.pid;
-    if crate::process::procfs::status(pid, "x86_Thread_features").is_some_and(|features| features.contains("shstk")) {
+    let (line, word) = registers::SECOND_STACK;
+    if crate::process::procfs::status(pid, line).is_some_and(|features| features.contains(word)) {
         return Err(InjectError::ShadowStack);
     }
     point::check(pid)?;

@@ -8,9 +8,10 @@
 //! - No frame may belong to the loader, an allocator, the collector or a signal handler.
 
 use super::entries::Candidates;
-use super::ptrace::{self, Registers, Stop};
+use super::ptrace::{self, Stop};
 use super::waits::{self, Wait};
 use super::{InjectError, Place};
+use crate::arch::registers::{self, Registers};
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -19,8 +20,6 @@ use std::time::{Duration, Instant};
 const TO_STOP: Duration = Duration::from_millis(20);
 /// First round with attempts at running threads.
 const RUNNING_ROUND: u32 = 1;
-/// Code segment of 64-bit programs.
-pub const CODE_64: u64 = 0x33;
 
 /// A thread stopped at a safe point.
 pub struct Stopped {
@@ -121,7 +120,7 @@ fn stopped(tid: u32) -> Result<Registers, NotHere> {
 /// the thread.
 pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
     let &Place { map, memory, loader, survey } = place;
-    if registers.cs != CODE_64 {
+    if !registers::is_native(registers) {
         return Err("it runs 32-bit code".to_owned());
     }
     let mut stack = loader.stacks.walk(map, memory, registers)?;
@@ -149,7 +148,7 @@ pub fn judge(registers: &Registers, place: &Place<'_>) -> Result<(), String> {
         0 if loader.has_own_malloc => Err("it may be in the program's own allocator".to_owned()),
         0 => Ok(()),
         waiting => {
-            let (system_call, result) = (registers.orig_rax.cast_signed(), registers.rax.cast_signed());
+            let (system_call, result) = registers::system_call(registers);
             Wait { functions: &functions(0..waiting), system_call, result }.check()
         }
     }

@@ -1,20 +1,15 @@
 //! ptrace(2): one function for each used request.
 
 use super::apart;
+use crate::arch::registers::{MOST_STATE_BYTES, Registers, STATE_KIND};
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 const NT_PRSTATUS: libc::c_int = 1;
-const NT_X86_XSTATE: libc::c_int = 0x202;
 const SIGMASK_BYTES: usize = 8;
 /// Value from `<linux/ptrace.h>`.
 const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
-/// Size limit of the extended state. No processor has a larger state, AMX included.
-const MOST_XSTATE_BYTES: usize = 64 << 10;
-
-/// The registers of a thread.
-pub type Registers = libc::user_regs_struct;
 
 /// Reasons why a traced thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +95,11 @@ pub fn set_registers(tid: u32, registers: &Registers) -> io::Result<()> {
     request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS as usize, (&raw mut vector).addr())
 }
 
-/// Reads the floating-point and vector registers of a stopped thread, in the layout of XSAVE.
+/// Reads the floating-point and vector registers of a stopped thread.
 pub fn extended_state(tid: u32) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0u8; MOST_XSTATE_BYTES];
+    let mut bytes = vec![0u8; MOST_STATE_BYTES];
     let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE as usize, (&raw mut vector).addr())?;
+    request(libc::PTRACE_GETREGSET, tid, STATE_KIND as usize, (&raw mut vector).addr())?;
     bytes.truncate(vector.iov_len);
     Ok(bytes)
 }
@@ -112,7 +107,7 @@ pub fn extended_state(tid: u32) -> io::Result<Vec<u8>> {
 /// Sets the floating-point and vector registers of a stopped thread.
 pub fn set_extended_state(tid: u32, state: &[u8]) -> io::Result<()> {
     let mut vector = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
-    request(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE as usize, (&raw mut vector).addr())
+    request(libc::PTRACE_SETREGSET, tid, STATE_KIND as usize, (&raw mut vector).addr())
 }
 
 /// Reads the mask of blocked signals of a stopped thread.

@@ -14,11 +14,11 @@
 use super::frozen::Frozen;
 use super::library;
 use super::map::{Map, Range};
-use super::ptrace::{self, Registers};
+use super::ptrace;
 use super::stack::IN_SIGNAL_HANDLER;
 use super::thread::{Borrowed, CallError};
 use super::{Place, failed};
-use crate::attach::inject::point::CODE_64;
+use crate::arch::registers::{self, RED_ZONE, Registers};
 use heapline_shared_format::inject::{RELEASE_SYMBOL, Request, THREAD_WORDS_BYTES, status};
 use std::thread;
 use std::time::Duration;
@@ -28,8 +28,6 @@ const ATTEMPTS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Limit of the bytes read from a stack that cannot be walked.
 const MOST_STACK_BYTES: u64 = 1 << 20;
-/// Bytes below the stack pointer that a leaf function may use.
-const RED_ZONE: u64 = 128;
 
 /// Releases everything. Returns false, without any change, when a thread stayed in the collector or
 /// could not be looked at.
@@ -61,9 +59,9 @@ pub fn release(thread: &mut Borrowed<'_>, place: &Place<'_>, base: u64) -> Resul
 /// Returns the address of the collector's words of a thread ([`Request::thread_words`]).
 fn words_of(registers: &Registers, words: u64, place: &Place<'_>) -> Result<u64, CallError> {
     if words.cast_signed() < 0 {
-        return Ok(registers.fs_base.wrapping_add(words));
+        return Ok(registers::thread_pointer(registers).wrapping_add(words));
     }
-    let table = place.memory.word(registers.fs_base.wrapping_add(8))?;
+    let table = place.memory.word(registers::thread_pointer(registers).wrapping_add(8))?;
     Ok(place.memory.word(table.wrapping_add(words.wrapping_mul(8)))?)
 }
 
@@ -79,7 +77,7 @@ fn ask(thread: &mut Borrowed<'_>, place: &Place<'_>, function: u64, releases: bo
 
 /// Whether a stopped thread certainly stands in no function of the collector.
 fn is_outside(registers: &Registers, map: &Map, place: &Place<'_>, code: Range) -> bool {
-    if registers.cs != CODE_64 || code.contains(registers.rip) {
+    if !registers::is_native(registers) || code.contains(registers::instruction(registers)) {
         return false;
     }
     match place.loader.stacks.walk(map, place.memory, registers) {
@@ -93,8 +91,9 @@ fn is_outside(registers: &Registers, map: &Map, place: &Place<'_>, code: Range) 
 /// Whether no word of the stack is an address in the collector's code. Returns none when a part of
 /// the stack cannot be read.
 fn names_none(registers: &Registers, map: &Map, place: &Place<'_>, code: Range) -> Option<bool> {
-    let from = registers.rsp.checked_sub(RED_ZONE)? & !7;
-    let end = map.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&registers.rsp))?.end;
+    let stack_pointer = registers::stack_pointer(registers);
+    let from = stack_pointer.checked_sub(RED_ZONE)? & !7;
+    let end = map.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&stack_pointer))?.end;
     let bytes = end.checked_sub(from).filter(|&bytes| bytes <= MOST_STACK_BYTES)?;
     let stack = place.memory.bytes(from, usize::try_from(bytes).ok()?).ok()?;
     Some(!stack.as_chunks::<8>().0.iter().any(|&word| code.contains(u64::from_le_bytes(word))))

@@ -4,44 +4,10 @@
 //! of the injection, and the later calls of the collector's hooks on any thread.
 
 use super::{InjectError, ptrace};
+use crate::arch::system_calls::{ARCHITECTURE, CALLS, CALLS_FOR_OBJECTS};
 use std::io;
 use std::time::Duration;
 
-/// Numbers and names of the system calls made by the injection and the hooks.
-const CALLS: &[(i64, &str)] = &[
-    (libc::SYS_mmap, "mmap"),
-    (libc::SYS_mprotect, "mprotect"),
-    (libc::SYS_munmap, "munmap"),
-    (libc::SYS_memfd_create, "memfd_create"),
-    (libc::SYS_close, "close"),
-    (libc::SYS_openat, "openat"),
-    (libc::SYS_read, "read"),
-    (libc::SYS_pread64, "pread64"),
-    (libc::SYS_fstat, "fstat"),
-    (libc::SYS_newfstatat, "newfstatat"),
-    (libc::SYS_ftruncate, "ftruncate"),
-    (libc::SYS_fcntl, "fcntl"),
-    (libc::SYS_getrlimit, "getrlimit"),
-    (libc::SYS_membarrier, "membarrier"),
-    (libc::SYS_madvise, "madvise"),
-    (libc::SYS_futex, "futex"),
-    (libc::SYS_getpid, "getpid"),
-    (libc::SYS_gettid, "gettid"),
-    (libc::SYS_prctl, "prctl"),
-    (libc::SYS_clock_gettime, "clock_gettime"),
-    (libc::SYS_rt_sigprocmask, "rt_sigprocmask"),
-    (libc::SYS_rt_sigreturn, "rt_sigreturn"),
-    (libc::SYS_sigaltstack, "sigaltstack"),
-    (libc::SYS_getcwd, "getcwd"),
-    (libc::SYS_readlink, "readlink"),
-    (libc::SYS_ppoll, "ppoll"),
-    (libc::SYS_restart_syscall, "restart_syscall"),
-];
-
-/// Calls of the collector where the C library does not find objects without a lock.
-const CALLS_FOR_OBJECTS: &[(i64, &str)] = &[(libc::SYS_process_vm_readv, "process_vm_readv")];
-
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const TO_STOP: Duration = Duration::from_secs(1);
 
 /// Fails for a process with a filter that forbids a needed call or cannot be read. `finds_objects`
@@ -119,7 +85,7 @@ impl Filter {
         // struct seccomp_data: number, architecture, instruction pointer, six arguments.
         let mut data = [0u32; 16];
         data[0] = u32::try_from(number).unwrap_or(u32::MAX);
-        data[1] = AUDIT_ARCH_X86_64;
+        data[1] = ARCHITECTURE;
         let (mut a, mut x, mut scratch) = (0u32, 0u32, [0u32; 16]);
         let mut at = 0usize;
         while let Some(instruction) = self.0.get(at) {
@@ -215,7 +181,7 @@ mod tests {
         // Another architecture: kill. mmap: an error. futex: kill. All other calls are allowed.
         let filter = Filter(vec![
             op(LOAD, 0, 0, 4),
-            op(IF_EQUAL, 1, 0, AUDIT_ARCH_X86_64),
+            op(IF_EQUAL, 1, 0, ARCHITECTURE),
             op(RETURN, 0, 0, 0),
             op(LOAD, 0, 0, 0),
             op(IF_EQUAL, 0, 1, u32::try_from(libc::SYS_mmap).expect("small")),

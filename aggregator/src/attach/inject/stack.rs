@@ -7,13 +7,16 @@
 
 use super::map::{Map, Range};
 use super::memory::Memory;
-use super::ptrace::Registers;
 use super::symbols::{Functions, Image};
+use crate::arch::registers::{self, Registers};
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry, LittleEndian, Register,
-    RegisterRule, UnwindContext, UnwindSection, X86_64,
+    RegisterRule, UnwindContext, UnwindSection,
 };
-use heapline_shared_format::epilogue::{self, Base, NEVER, SIGNAL_RETURN, Way};
+use heapline_shared_format::arch::epilogue::{self, SIGNAL_RETURN};
+use heapline_shared_format::arch::instructions;
+use heapline_shared_format::arch::registers::{BP, COUNT, RA, SP};
+use heapline_shared_format::arch::way::{Base, NEVER, Place, Way};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
@@ -23,10 +26,6 @@ const DEEPEST: usize = 2048;
 const MOST_BYTES: u64 = 512 << 20;
 /// Reason why the stack of a thread in a signal handler is not walked.
 pub const IN_SIGNAL_HANDLER: &str = "it is in a signal handler";
-const REGISTERS: usize = 17;
-const RBP: usize = 6;
-const RSP: usize = 7;
-const RETURN: usize = 16;
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -57,7 +56,7 @@ struct Tables {
 
 enum Step {
     /// Registers of the caller.
-    Caller([u64; REGISTERS]),
+    Caller([u64; COUNT]),
     /// The function has no caller.
     Root,
 }
@@ -74,8 +73,8 @@ impl Musl {
 
     /// Finds the caller of a frame by the machine code. Returns none where the code tells no
     /// caller.
-    fn step(&self, map: &Map, memory: &Memory, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
-        let address = now[RETURN];
+    fn step(&self, map: &Map, memory: &Memory, now: &[u64; COUNT]) -> Result<Option<Step>, String> {
+        let address = now[RA];
         let mapping = map.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
         let Some(mapping) = mapping.filter(|mapping| mapping.is_code) else { return Ok(None) };
         let mut code = self.code.borrow_mut();
@@ -88,24 +87,22 @@ impl Musl {
             return Err(IN_SIGNAL_HANDLER.to_owned());
         }
         let never: Vec<usize> = self.never.iter().map(|&address| offset(address)).collect();
-        // The return address of a frame lies at an odd multiple of 8.
-        let remainder = i32::try_from(8u64.wrapping_sub(now[RSP]) & 15).unwrap_or(0);
-        let (slot, rbp) = match epilogue::way(code, offset(address), remainder, &never) {
+        let (slot, bp) = match epilogue::way(code, offset(address), epilogue::remainder(now[SP]), &never) {
             None => return Ok(None),
             Some(Way::Never) => return Ok(Some(Step::Root)),
-            Some(Way::Returns { slot, rbp }) => (slot, rbp),
+            Some(Way::Returns { slot, bp }) => (slot, bp),
         };
-        let at = |place: epilogue::Place| {
-            now[if place.base == Base::Rsp { RSP } else { RBP }].wrapping_add_signed(i64::from(place.distance))
+        let at = |place: Place| {
+            now[if place.base == Base::StackPointer { SP } else { BP }].wrapping_add_signed(i64::from(place.distance))
         };
         let word = |address| memory.word(address).map_err(|error| format!("its stack: {error}"));
         let mut then = *now;
-        then[RETURN] = word(at(slot))?;
-        then[RSP] = at(slot).wrapping_add(8);
-        if let Some(place) = rbp {
-            then[RBP] = word(at(place))?;
+        then[RA] = word(at(slot))?;
+        then[SP] = at(slot).wrapping_add(8);
+        if let Some(place) = bp {
+            then[BP] = word(at(place))?;
         }
-        if !is_behind_call(memory, then[RETURN]) && !is_signal_return(memory, then[RETURN]) {
+        if !is_behind_call(memory, then[RA]) && !is_signal_return(memory, then[RA]) {
             return Err("its stack does not lead through calls".to_owned());
         }
         Ok(Some(Step::Caller(then)))
@@ -118,16 +115,11 @@ fn is_signal_return(memory: &Memory, address: u64) -> bool {
     memory.read(address, &mut code).is_ok() && code == SIGNAL_RETURN
 }
 
-/// Whether the code in front of an address may be a call.
+/// Whether the code in front of an address ends with a call.
 fn is_behind_call(memory: &Memory, address: u64) -> bool {
-    const LONGEST: usize = 7;
-    let mut code = [0; LONGEST];
-    if memory.read(address.wrapping_sub(LONGEST as u64), &mut code).is_err() {
-        return false;
-    }
-    // call rel32; call r/m64
-    let is_direct = code[LONGEST - 5] == 0xe8;
-    is_direct || (2..=LONGEST).any(|n| code[LONGEST - n] == 0xff && code[LONGEST - n + 1] >> 3 & 7 == 2)
+    let mut code = [0; instructions::LONGEST_CALL];
+    let from = address.wrapping_sub(code.len() as u64);
+    memory.read(from, &mut code).is_ok() && instructions::ends_with_call(&code)
 }
 
 impl Stacks {
@@ -151,21 +143,17 @@ impl Stacks {
     /// Lists the code addresses of a stopped thread, innermost first: the current instruction, then
     /// the return address of each call in progress.
     pub fn walk(&self, map: &Map, memory: &Memory, registers: &Registers) -> Result<Vec<u64>, String> {
-        let r = registers;
-        let mut now = [
-            r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-            r.r15, r.rip,
-        ];
+        let mut now = registers::by_number(registers);
         let mut addresses = Vec::new();
         while addresses.len() < DEEPEST {
-            let address = now[RETURN];
+            let address = now[RA];
             addresses.push(address);
             // A return address may lie behind the last instruction of its function.
             let inside = if addresses.len() == 1 { address } else { address.wrapping_sub(1) };
             match self.step(map, memory, inside, &now)? {
                 Step::Root => return Ok(addresses),
-                Step::Caller(caller) if caller[RSP] <= now[RSP] => return Err("its stack goes round".to_owned()),
-                Step::Caller(caller) if caller[RETURN] == 0 => return Ok(addresses),
+                Step::Caller(caller) if caller[SP] <= now[SP] => return Err("its stack goes round".to_owned()),
+                Step::Caller(caller) if caller[RA] == 0 => return Ok(addresses),
                 Step::Caller(caller) => now = caller,
             }
         }
@@ -179,7 +167,7 @@ impl Stacks {
         Some(tables)
     }
 
-    fn step(&self, map: &Map, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Step, String> {
+    fn step(&self, map: &Map, memory: &Memory, address: u64, now: &[u64; COUNT]) -> Result<Step, String> {
         let unknown = || format!("code at {address:#x} has no unwind information");
         let object = map.object_at(address).ok_or_else(unknown)?;
         let mut tables = self.tables.borrow_mut();
@@ -261,7 +249,7 @@ impl Tables {
     }
 
     /// Finds the caller of a frame. Returns none without a description of the address.
-    fn step(&self, memory: &Memory, address: u64, now: &[u64; REGISTERS]) -> Result<Option<Step>, String> {
+    fn step(&self, memory: &Memory, address: u64, now: &[u64; COUNT]) -> Result<Option<Step>, String> {
         let description = self.find(address).and_then(|at| self.description(at));
         let description = description.filter(|description| description.contains(address));
         let Some(description) = description else { return Ok(None) };
@@ -283,7 +271,7 @@ fn distant(from: u64, bytes: &[u8], at: usize) -> Option<u64> {
     Some(from.wrapping_add_signed(i64::from(i32::from_le_bytes(bytes.try_into().ok()?))))
 }
 
-fn caller(row: &gimli::UnwindTableRow<usize>, memory: &Memory, now: &[u64; REGISTERS]) -> Result<Step, String> {
+fn caller(row: &gimli::UnwindTableRow<usize>, memory: &Memory, now: &[u64; COUNT]) -> Result<Step, String> {
     let complicated = || "it is in code with complicated unwind information".to_owned();
     let cfa = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
@@ -292,9 +280,9 @@ fn caller(row: &gimli::UnwindTableRow<usize>, memory: &Memory, now: &[u64; REGIS
         CfaRule::Expression(_) => return Err(complicated()),
     };
     let mut then = *now;
-    then[RSP] = cfa;
+    then[SP] = cfa;
     for (number, place) in (0..).zip(&mut then) {
-        let is_return = Register(number) == X86_64::RA;
+        let is_return = usize::from(number) == RA;
         match row.register(Register(number)) {
             Some(RegisterRule::Offset(offset)) => {
                 *place = memory.word(cfa.wrapping_add_signed(offset)).map_err(|error| format!("its stack: {error}"))?;
@@ -343,7 +331,7 @@ mod tests {
                 }
                 let row = description.unwind_info_for_address(&frames, &tables.bases(), &mut context, instruction.ip());
                 if let Ok(CfaRule::RegisterAndOffset { register, offset: cfa }) = row.map(|row| row.cfa().clone())
-                    && usize::from(register.0) == RSP
+                    && usize::from(register.0) == SP
                 {
                     found.push((offset + instruction.len(), cfa - 8));
                 }
@@ -358,8 +346,8 @@ mod tests {
         let (calls, code) = by_tables();
         let (mut same, mut other) = (0, 0);
         for (at, distance) in &calls {
-            if let Some(Way::Returns { slot: epilogue::Place { base: Base::Rsp, distance: found }, .. }) =
-                epilogue::way(&code, *at, 8, &[])
+            if let Some(Way::Returns { slot: Place { base: Base::StackPointer, distance: found }, .. }) =
+                epilogue::way(&code, *at, epilogue::AT_CALL, &[])
             {
                 if i64::from(found) == *distance { same += 1 } else { other += 1 }
             }

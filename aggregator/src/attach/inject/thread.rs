@@ -1,12 +1,14 @@
 //! A borrowed thread: makes calls for the aggregator, and goes on where it was.
 
-use super::frame::{self, Frame};
 use super::loader::Gadgets;
 use super::memory::Memory;
 use super::point::Stopped;
-use super::ptrace::{self, Registers, Stop};
+use super::ptrace::{self, Stop};
 use super::step::{self, Step};
 use super::{InjectError, explain};
+use crate::arch::errand::{self, CODE, WAY_BACK, WAY_BACK_BYTES};
+use crate::arch::registers::{self, Registers};
+use crate::arch::signal_frame::{self, Frame};
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,56 +20,6 @@ const DATA_END: u64 = 64 << 10;
 /// Limit of a call. `dlopen` waits for other threads inside `dlopen`.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 const TO_STOP: Duration = Duration::from_millis(100);
-const PLAIN_FLAGS: u64 = 0x202;
-/// Marks a thread outside of a system call: the kernel shall not restart a system call.
-const NO_SYSTEM_CALL: u64 = u64::MAX;
-
-/// Machine code on the area's first page. [`way_back`] follows. The code does, in order:
-/// 1. a call, with `errno` restored afterwards;
-/// 2. a note that the result is there;
-/// 3. a wait for an aggregator that has more work for the thread.
-const CODE: [u8; 61] = [
-    0x41, 0xff, 0xd6, // call r14
-    0x44, 0x8b, 0x28, // mov r13d, [rax]
-    0x49, 0x89, 0xc6, // mov r14, rax
-    0x49, 0x8b, 0x7c, 0x24, 0x20, // mov rdi, [r12 + 32]
-    0x49, 0x8b, 0x74, 0x24, 0x28, // mov rsi, [r12 + 40]
-    0x49, 0x8b, 0x54, 0x24, 0x30, // mov rdx, [r12 + 48]
-    0xff, 0xd3, // call rbx
-    0x49, 0x89, 0x04, 0x24, // mov [r12], rax
-    0x45, 0x89, 0x2e, // mov [r14], r13d
-    0x49, 0xc7, 0x44, 0x24, 0x08, 1, 0, 0, 0, // mov qword ptr [r12 + 8], 1
-    // ppoll, because the kernel keeps no state of an interrupted ppoll. The kernel may still keep
-    // the state of the program's own interrupted system call.
-    0xb8, 0x0f, 0x01, 0, 0, // mov eax, 271
-    0x31, 0xff, // xor edi, edi
-    0x31, 0xf6, // xor esi, esi
-    0x49, 0x8d, 0x54, 0x24, 0x10, // lea rdx, [r12 + 16]
-    0x4d, 0x31, 0xd2, // xor r10, r10
-    0x0f, 0x05, // syscall
-];
-const WAY_BACK: u64 = CODE.len() as u64;
-const WAY_BACK_BYTES: u64 = 43;
-
-/// Builds the code that leads the thread from the area back to the program, and frees the area. The
-/// system call instruction lies in the C library, and returns to the frame on the thread's own
-/// stack.
-fn way_back(area: u64, own_frame: u64, system_call: u64) -> Vec<u8> {
-    let bytes = u32::try_from(AREA_BYTES).unwrap_or(0);
-    [
-        &[0x48, 0xbc][..], // mov rsp, own_frame
-        &own_frame.to_le_bytes(),
-        &[0x48, 0xbf], // mov rdi, area
-        &area.to_le_bytes(),
-        &[0xbe], // mov esi, AREA_BYTES
-        &bytes.to_le_bytes(),
-        &[0xb8, 11, 0, 0, 0], // mov eax, 11
-        &[0x49, 0xbb],        // mov r11, system_call
-        &system_call.to_le_bytes(),
-        &[0x41, 0xff, 0xe3], // jmp r11
-    ]
-    .concat()
-}
 /// Wait of the thread for an aggregator, in nanoseconds. The aggregator may be gone.
 const WAITS: u64 = 200_000_000;
 /// Interval between two looks whether a call is done.
@@ -129,9 +81,9 @@ impl<'a> Borrowed<'a> {
         let prepare = || -> Result<Borrowed<'a>, CallError> {
             let (state, mask) = (ptrace::extended_state(tid)?, ptrace::signal_mask(tid)?);
             let original = stopped.registers;
-            let end = frame::below(original.rsp);
+            let end = signal_frame::below(registers::stack_pointer(&original));
             let Frame { stack_pointer, bytes } =
-                frame::build(end, gadgets.sigreturn, &frame::going_on(&original), &state, mask);
+                signal_frame::build(end, gadgets.sigreturn, &signal_frame::going_on(&original), &state, mask);
             let no_room = |error: io::Error| CallError::Failed { what: "using its stack", reason: error.to_string() };
             memory.write(stack_pointer, &bytes).map_err(no_room)?;
             step::pass(Step::Framed);
@@ -179,7 +131,9 @@ impl<'a> Borrowed<'a> {
         step::pass(Step::Masked);
         self.area = self.system_call_result("mmap")?;
         step::pass(Step::Mapped);
-        let code = [&CODE[..], &way_back(self.area, self.own_frame, self.gadgets.system_call)].concat();
+        let area_bytes = u32::try_from(AREA_BYTES).unwrap_or(0);
+        let way_back = errand::way_back(self.area, area_bytes, self.own_frame, self.gadgets.system_call);
+        let code = [&CODE[..], &way_back].concat();
         self.memory.write(self.area, &code)?;
         // With a stack pointer 8 bytes higher, a call finds a multiple of 16.
         self.area_stack = self.area + AREA_BYTES - 24;
@@ -189,9 +143,7 @@ impl<'a> Borrowed<'a> {
         ptrace::set_registers(self.tid, &self.at_system_call(libc::SYS_mprotect, arguments, self.own_frame))?;
         self.system_call_result("mprotect")?;
         // From here on, the way back begins in the area.
-        let rip = self.area + WAY_BACK;
-        let on_its_way = Registers { rip, eflags: PLAIN_FLAGS, orig_rax: NO_SYSTEM_CALL, ..self.original };
-        ptrace::set_registers(self.tid, &on_its_way)?;
+        ptrace::set_registers(self.tid, &errand::at_code(&self.original, self.area + WAY_BACK))?;
         step::pass(Step::Ready);
         Ok(())
     }
@@ -249,26 +201,17 @@ impl<'a> Borrowed<'a> {
         arguments: [u64; 3],
         handed: Option<Handed<'_>>,
     ) -> Result<u64, CallError> {
-        // In order: the result, the mark of a finished call, the time to wait afterwards (two
-        // words), and the arguments.
-        let [first, second, third] = arguments;
-        let words = [0, 0, 0, WAITS, first, second, third];
-        let result = self.place(&words.map(u64::to_le_bytes).concat())?;
-        let registers = Registers {
-            rip: self.area,
-            rbx: function,
-            r12: result,
-            r14: self.gadgets.errno_location,
-            rax: 0,
-            rbp: 0,
-            rsp: self.area_stack + 8,
-            eflags: PLAIN_FLAGS,
-            orig_rax: NO_SYSTEM_CALL,
-            ..self.original
+        let words = self.place(&errand::words_of_call(WAITS, arguments).map(u64::to_le_bytes).concat())?;
+        let call = errand::Call {
+            code: self.area,
+            function,
+            words,
+            errno_location: self.gadgets.errno_location,
+            stack_pointer: self.area_stack + 8,
         };
-        ptrace::set_registers(self.tid, &registers)?;
-        self.run_until(what, result + 8, handed)?;
-        Ok(self.memory.word(result)?)
+        ptrace::set_registers(self.tid, &errand::at_call(&self.original, &call))?;
+        self.run_until(what, words + 8, handed)?;
+        Ok(self.memory.word(words)?)
     }
 
     /// Lets the thread run until the mark of a finished call appears. Stops the thread then. Only
@@ -321,21 +264,12 @@ impl<'a> Borrowed<'a> {
     /// Returns the registers before the change.
     fn replace_open(&self, handed: Handed<'_>) -> Result<Option<Registers>, CallError> {
         let before = ptrace::registers(self.tid)?;
-        let path = match before.orig_rax.cast_signed() {
-            libc::SYS_open => before.rdi,
-            libc::SYS_openat => before.rsi,
-            _ => return Ok(None),
-        };
+        let Some(path) = errand::opened_path(&before) else { return Ok(None) };
         if !ptrace::enters_system_call(self.tid)? || self.memory.text(path) != handed.path {
             return Ok(None);
         }
-        let duplicate = Registers {
-            orig_rax: libc::SYS_fcntl.cast_unsigned(),
-            rdi: handed.fd,
-            rsi: libc::F_DUPFD_CLOEXEC.unsigned_abs().into(),
-            rdx: handed.fd,
-            ..before
-        };
+        let arguments = [handed.fd, libc::F_DUPFD_CLOEXEC.unsigned_abs().into(), handed.fd];
+        let duplicate = errand::instead(&before, libc::SYS_fcntl, arguments);
         ptrace::set_registers(self.tid, &duplicate)?;
         step::pass(Step::Handed);
         Ok(Some(before))
@@ -344,37 +278,22 @@ impl<'a> Borrowed<'a> {
     /// Puts the arguments of a replaced system call back, when the call is left.
     fn put_arguments_back(&self, before: &Registers) -> Result<(), CallError> {
         let now = ptrace::registers(self.tid)?;
-        let back = Registers { rdi: before.rdi, rsi: before.rsi, rdx: before.rdx, ..now };
-        Ok(ptrace::set_registers(self.tid, &back)?)
+        Ok(ptrace::set_registers(self.tid, &errand::with_arguments_of(&now, before))?)
     }
 
     fn at_system_call(&self, number: i64, arguments: [u64; 6], stack_pointer: u64) -> Registers {
-        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
-        Registers {
-            rip: self.gadgets.system_call,
-            rax: number.cast_unsigned(),
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            r9,
-            rsp: stack_pointer,
-            eflags: PLAIN_FLAGS,
-            orig_rax: NO_SYSTEM_CALL,
-            ..self.original
-        }
+        errand::at_system_call(&self.original, self.gadgets.system_call, number, arguments, stack_pointer)
     }
 
     fn system_call_result(&mut self, what: &'static str) -> Result<u64, CallError> {
-        let gadget = self.gadgets.system_call..self.gadgets.system_call + 3;
-        let after = self.run(what, |r, enters| !enters && gadget.contains(&r.rip))?;
-        match after.rax.cast_signed() {
+        let at = self.gadgets.system_call;
+        let after = self.run(what, |now, enters| !enters && errand::is_at_system_call(now, at))?;
+        match registers::system_call(&after).1 {
             error @ -4095..0 => {
                 let number = i32::try_from(-error).unwrap_or(0);
                 Err(CallError::Failed { what, reason: io::Error::from_raw_os_error(number).to_string() })
             }
-            _ => Ok(after.rax),
+            result => Ok(result.cast_unsigned()),
         }
     }
 
@@ -382,7 +301,7 @@ impl<'a> Borrowed<'a> {
     /// the program, and must not be touched.
     fn is_here(&mut self, what: &'static str) -> Result<(), CallError> {
         let code = self.area..self.area + WAY_BACK + WAY_BACK_BYTES;
-        if code.contains(&ptrace::registers(self.tid)?.rip) {
+        if code.contains(&registers::instruction(&ptrace::registers(self.tid)?)) {
             return Ok(());
         }
         self.is_gone = true;

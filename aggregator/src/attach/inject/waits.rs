@@ -25,6 +25,7 @@
 //! - The call is a plain system call: the stack has only one function of the C library.
 
 use super::entries::Candidates;
+use crate::arch::system_calls::MAKE_PROCESSES;
 
 /// Functions without a lock of the C library during their wait.
 pub const WAITS: &[&str] = &[
@@ -261,8 +262,6 @@ fn holds(name: &str) -> bool {
 /// Results of a system call that the kernel has interrupted and will restart: ERESTARTSYS,
 /// ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK.
 const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
-/// System calls that make a process or thread. The kernel restarts these too.
-const MAKE_PROCESSES: [i64; 4] = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
 /// System calls for the bytes of streams.
 const PASS_BYTES: [i64; 3] = [libc::SYS_read, libc::SYS_write, libc::SYS_writev];
 

@@ -15,7 +15,7 @@ use crate::thread::record::record;
 use crate::thread::stack_pointer;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
-use heapline_shared_format::event;
+use heapline_shared_format::event::{self, Tracked};
 
 const IS_DONE: c_int = 0;
 const IS_NOT_TRACING: c_int = -2;
@@ -64,14 +64,18 @@ impl OwnFunctions {
 /// `PyTraceMalloc_Track`. May be called without the interpreter's lock.
 unsafe extern "C" fn track(domain: c_uint, address: usize, size: usize) -> c_int {
     record(stack_pointer(), |thread| {
-        thread.publish_in_python(|stamp, stack| event::track(stamp, domain, address as u64, size as u64, stack))
+        thread.publish_in_python(|stamp, stack| {
+            event::track(stamp, Tracked::Domain(domain), address as u64, size as u64, stack)
+        })
     });
     status()
 }
 
 /// `PyTraceMalloc_Untrack`. May be called without the interpreter's lock.
 unsafe extern "C" fn untrack(domain: c_uint, address: usize) -> c_int {
-    record(stack_pointer(), |thread| thread.publish_plain(|stamp| event::untrack(stamp, domain, address as u64)));
+    record(stack_pointer(), |thread| {
+        thread.publish_plain(|stamp| event::untrack(stamp, Tracked::Domain(domain), address as u64))
+    });
     status()
 }
 

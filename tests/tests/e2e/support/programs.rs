@@ -36,14 +36,22 @@ pub fn programs() -> &'static Programs {
 /// (`heapline_collector::Traced`).
 pub fn collector_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let artifacts = cargo_build(&["-p", "heapline-collector", "--lib"]);
-        let files = artifacts.iter().filter(|m| m["target"]["name"] == "heapline_collector");
-        files
-            .flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default())
-            .find_map(|file| file.as_str().filter(|file| file.ends_with(".rlib")).map(PathBuf::from))
-            .expect("cargo built the library")
-    })
+    LIBRARY.get_or_init(|| library("heapline-collector", "heapline_collector"))
+}
+
+/// The library by which a program calls Heapline.
+pub fn api_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| library("heapline", "heapline"))
+}
+
+fn library(package: &str, name: &str) -> PathBuf {
+    let artifacts = cargo_build(&["-p", package, "--lib"]);
+    let files = artifacts.iter().filter(|m| m["target"]["name"] == name);
+    files
+        .flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default())
+        .find_map(|file| file.as_str().filter(|file| file.ends_with(".rlib")).map(PathBuf::from))
+        .expect("cargo built the library")
 }
 
 fn build() -> Programs {

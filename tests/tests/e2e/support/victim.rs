@@ -53,13 +53,21 @@ fn build_by(compiler: &str, name: &str, flags: &[&str]) -> PathBuf {
 
 /// Compiles the Rust source `name` with `flags` and the collector's library.
 pub fn build_rust(name: &str, flags: &[&str]) -> PathBuf {
-    let library = programs::collector_library();
+    build_rust_with(("heapline_collector", programs::collector_library()), name, flags)
+}
+
+/// Compiles the Rust source `name` with the library by which a program calls Heapline.
+pub fn build_rust_with_api(name: &str) -> PathBuf {
+    build_rust_with(("heapline", programs::api_library()), name, &["-O"])
+}
+
+fn build_rust_with((library_name, library): (&str, &Path), name: &str, flags: &[&str]) -> PathBuf {
     let source = source(name);
     let [text, linked] = [&source, library].map(|path| std::fs::read(path).expect("a readable file"));
     once(name, (&text, flags, &linked), |program| {
         let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         command.current_dir(programs::workspace()).args(["--edition", "2024", "-g", "-o"]).arg(program);
-        command.arg("--extern").arg(format!("heapline_collector={}", library.display()));
+        command.arg("--extern").arg(format!("{library_name}={}", library.display()));
         command.arg("-L").arg(format!("dependency={}", library.with_file_name("deps").display()));
         command.arg(source.canonicalize().expect("it was just read")).args(flags);
         command

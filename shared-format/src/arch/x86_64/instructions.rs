@@ -1,7 +1,8 @@
-//! Recognition of call instructions before a return address.
+//! Calls and jumps, as bytes: the recognition of a call in front of a return address, the search
+//! for a call, and a jump to any address.
 
 /// Length of the longest call instruction without prefixes, in bytes.
-pub const LONGEST: usize = 7;
+pub const LONGEST_CALL: usize = 7;
 
 /// Returns whether the bytes of code end with a call instruction.
 ///
@@ -12,7 +13,31 @@ pub fn ends_with_call(code: &[u8]) -> bool {
     if tail(5).is_some_and(|bytes| bytes[0] == 0xe8) {
         return true;
     }
-    (2..=LONGEST).filter_map(tail).any(|bytes| bytes[0] == 0xff && operand_bytes(&bytes[1..]) == Some(bytes.len() - 1))
+    (2..=LONGEST_CALL)
+        .filter_map(tail)
+        .any(|bytes| bytes[0] == 0xff && operand_bytes(&bytes[1..]) == Some(bytes.len() - 1))
+}
+
+/// Returns the place of the 4-byte distance of the first direct call, if the call begins among the
+/// first bytes of the code. The distance counts from its own end.
+pub fn find_direct_call(code: &[u8], among: usize) -> Option<usize> {
+    code.iter().take(among).position(|&byte| byte == 0xe8).map(|at| at + 1)
+}
+
+/// A byte of code that traps.
+pub const TRAP: u8 = 0xcc;
+
+/// Length of [`jump_to`], in bytes.
+pub const JUMP_BYTES: usize = 14;
+
+/// Returns a jump to any address, which changes no register: `jmp qword ptr [rip]`, and the
+/// address.
+pub fn jump_to(address: u64) -> [u8; JUMP_BYTES] {
+    const OPCODE: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+    let mut jump = [0; JUMP_BYTES];
+    jump[..OPCODE.len()].copy_from_slice(&OPCODE);
+    jump[OPCODE.len()..].copy_from_slice(&address.to_le_bytes());
+    jump
 }
 
 /// Returns the length of the operand of a call: ModRM, SIB and displacement. `None` for other

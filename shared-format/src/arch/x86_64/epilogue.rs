@@ -17,66 +17,31 @@
 //! ```
 //!
 //! Behind a call that never returns, the code of another function may follow. A way ends at the
-//! call of a function known never to return ([`NEVER`]). Other such ways are told by the distance:
-//! at a call the stack pointer is a multiple of 16 bytes, and the return address of a frame lies at
-//! an odd multiple of 8. Another function, balanced in itself, ends at a multiple of 16.
+//! call of a function known never to return ([`way::NEVER`](crate::arch::way::NEVER)). Other such
+//! ways are told by the distance: at a call the stack pointer is a multiple of 16 bytes, and the
+//! return address of a frame lies at an odd multiple of 8. Another function, balanced in itself,
+//! ends at a multiple of 16.
 //!
 //! A jump through a register ends a way: the jump belongs to a switch, or leads to another function
 //! if the frame is off the stack by then.
 //!
 //! The answer depends on nothing but the code. Both the collector and the aggregator ask.
 
-/// The way from a frame to its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The return address, and the saved rbp if the function has saved rbp.
-    Returns {
-        /// Place of the return address.
-        slot: Place,
-        /// Place of the caller's rbp; none where rbp is the caller's still.
-        rbp: Option<Place>,
-    },
-    /// The function never returns: the frame is the root of its stack.
-    Never,
-}
-
-/// A place on the stack: a register at the asked address, plus a distance in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The register.
-    pub base: Base,
-    /// The distance.
-    pub distance: i32,
-}
-
-/// A register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base {
-    /// The stack pointer.
-    Rsp,
-    /// The frame pointer.
-    Rbp,
-}
-
-/// Names of functions of the C library that never return. A function that hands a result on to one
-/// of them (`exit(main())`) is a root.
-pub const NEVER: [&[u8]; 11] = [
-    b"_Exit",
-    b"__assert_fail",
-    b"__stack_chk_fail",
-    b"_exit",
-    b"abort",
-    b"exit",
-    b"longjmp",
-    b"pthread_exit",
-    b"quick_exit",
-    b"siglongjmp",
-    b"thrd_exit",
-];
+use crate::arch::way::{Base, Place, Way};
 
 /// `mov rax, 15; syscall`: the code to which a signal handler returns. No call led there, and the
 /// registers of the interrupted function lie on the stack.
 pub const SIGNAL_RETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
+
+/// Distance from the stack pointer to the return address of a frame, modulo 16, at the return
+/// address of a call: at a call the stack pointer is a multiple of 16.
+pub const AT_CALL: i32 = 8;
+
+/// Returns the distance from this stack pointer to the return address of the frame, modulo 16. The
+/// return address lies at an odd multiple of 8.
+pub fn remainder(stack_pointer: u64) -> i32 {
+    i32::try_from(8u64.wrapping_sub(stack_pointer) & 15).unwrap_or(0)
+}
 
 /// Number of instructions followed for one answer.
 const MOST_STEPS: u32 = 4096;
@@ -128,10 +93,10 @@ enum Effect {
 
 /// Returns the way from the code at `code[at]` to the caller. `code` is the whole code around the
 /// address. `remainder` is the distance from the stack pointer to the return address, modulo 16: 8
-/// at the return address of a call. `never` has the offsets of the functions of [`NEVER`]. `None`
-/// where the code is not understood.
+/// at the return address of a call. `never` has the offsets of the functions of
+/// [`way::NEVER`](crate::arch::way::NEVER). `None` where the code is not understood.
 pub fn way(code: &[u8], at: usize, remainder: i32, never: &[usize]) -> Option<Way> {
-    let rsp = Some(Place { base: Base::Rsp, distance: 0 });
+    let rsp = Some(Place { base: Base::StackPointer, distance: 0 });
     let first = State { at, rsp, rbp: Rbp::Same, pushed: None };
     let mut open = [first; MOST_WAYS];
     let mut open_count = 1;
@@ -294,7 +259,7 @@ impl State {
         match (place, self.pushed) {
             (Some(place), Some((pushed, rbp))) if place == pushed => rbp,
             // Below the asked stack pointer nothing of the frame was saved.
-            (Some(Place { base: Base::Rsp, distance: ..0 }) | None, _) => Rbp::Other,
+            (Some(Place { base: Base::StackPointer, distance: ..0 }) | None, _) => Rbp::Other,
             (Some(place), _) => Rbp::Restored(place),
         }
     }
@@ -310,7 +275,7 @@ impl State {
 
     /// Returns the place at a distance from rbp, while rbp is as at the asked address.
     fn frame(&self, distance: i32) -> Option<Place> {
-        (self.rbp == Rbp::Same).then_some(Place { base: Base::Rbp, distance })
+        (self.rbp == Rbp::Same).then_some(Place { base: Base::BasePointer, distance })
     }
 
     /// Returns the way of a function that returns in this state; none for a way into another
@@ -323,11 +288,11 @@ impl State {
             Rbp::Restored(place) => Some(place),
         };
         let is_here = match slot.base {
-            Base::Rsp => slot.distance >= 0 && slot.distance & 15 == remainder,
+            Base::StackPointer => slot.distance >= 0 && slot.distance & 15 == remainder,
             // rbp points to its own saved value, below the return address.
-            Base::Rbp => slot.distance >= 8,
+            Base::BasePointer => slot.distance >= 8,
         };
-        is_here.then_some(Way::Returns { slot, rbp })
+        is_here.then_some(Way::Returns { slot, bp: rbp })
     }
 }
 
@@ -593,7 +558,7 @@ mod tests {
     }
 
     fn from_rsp(distance: i32) -> Place {
-        Place { base: Base::Rsp, distance }
+        Place { base: Base::StackPointer, distance }
     }
 
     const RET: &[u8] = &[0xc3];
@@ -608,18 +573,18 @@ mod tests {
     #[test]
     fn what_is_taken_off_the_stack_is_the_frame() {
         let found = at_call(&[ADD, POP_RBX, POP_RBP, RET]);
-        assert_eq!(found, Some(Way::Returns { slot: from_rsp(40), rbp: Some(from_rsp(32)) }));
+        assert_eq!(found, Some(Way::Returns { slot: from_rsp(40), bp: Some(from_rsp(32)) }));
         // A pushed argument, taken off behind another call.
         let found = at_call(&[&[0x6a, 1], &[0x6a, 2], CALL, ADD, POP_RBX, &[0x59], RET]);
-        assert_eq!(found, Some(Way::Returns { slot: from_rsp(24), rbp: None }));
+        assert_eq!(found, Some(Way::Returns { slot: from_rsp(24), bp: None }));
         let lea = [0x48, 0x8d, 0xa4, 0x24, 0xc8, 1, 0, 0];
-        assert_eq!(at_call(&[&lea, RET]), Some(Way::Returns { slot: from_rsp(456), rbp: None }));
+        assert_eq!(at_call(&[&lea, RET]), Some(Way::Returns { slot: from_rsp(456), bp: None }));
     }
 
     #[test]
     fn a_frame_with_a_frame_pointer_is_left_by_it() {
-        let place = |distance| Place { base: Base::Rbp, distance };
-        let found = Some(Way::Returns { slot: place(8), rbp: Some(place(0)) });
+        let place = |distance| Place { base: Base::BasePointer, distance };
+        let found = Some(Way::Returns { slot: place(8), bp: Some(place(0)) });
         assert_eq!(at_call(&[&[0xc9], RET]), found);
         assert_eq!(at_call(&[&[0x48, 0x89, 0xec], POP_RBP, RET]), found);
         // lea rsp, [rbp - 8]
@@ -632,7 +597,7 @@ mod tests {
     fn code_behind_a_call_that_never_returns_is_another_function() {
         let abort = [CALL, &[0x53], POP_RBX, RET].concat();
         let found = at_call(&[BRANCH, POP_RBX, RET, &abort]);
-        assert_eq!(found, Some(Way::Returns { slot: from_rsp(8), rbp: None }));
+        assert_eq!(found, Some(Way::Returns { slot: from_rsp(8), bp: None }));
         assert_eq!(at_call(&[&abort]), Some(Way::Never));
         assert_eq!(at_call(&[&[0xeb, 0xfe]]), Some(Way::Never), "for ever");
         assert_eq!(at_call(&[&[0xf4]]), Some(Way::Never));
@@ -648,11 +613,11 @@ mod tests {
         let tail = [POP_RBX, &[0xeb, 1], RET, &[0x53], POP_RBX, RET];
         let with_rbp = [POP_RBX, POP_RBP, POP_RBX, &[0xeb, 1], RET, &[0x55], POP_RBP, RET];
         let found = at_call(&with_rbp);
-        assert_eq!(found, Some(Way::Returns { slot: from_rsp(24), rbp: Some(from_rsp(8)) }), "not the other's");
-        assert_eq!(at_call(&[POP_RBX, &[0xff, 0xe0]]), Some(Way::Returns { slot: from_rsp(8), rbp: None }));
-        assert_eq!(at_call(&tail), Some(Way::Returns { slot: from_rsp(8), rbp: None }));
+        assert_eq!(found, Some(Way::Returns { slot: from_rsp(24), bp: Some(from_rsp(8)) }), "not the other's");
+        assert_eq!(at_call(&[POP_RBX, &[0xff, 0xe0]]), Some(Way::Returns { slot: from_rsp(8), bp: None }));
+        assert_eq!(at_call(&tail), Some(Way::Returns { slot: from_rsp(8), bp: None }));
         let through_table = [POP_RBX, &[0xff, 0x25, 0, 0, 0, 0]];
-        assert_eq!(at_call(&through_table), Some(Way::Returns { slot: from_rsp(8), rbp: None }));
+        assert_eq!(at_call(&through_table), Some(Way::Returns { slot: from_rsp(8), bp: None }));
     }
 
     proptest::proptest! {

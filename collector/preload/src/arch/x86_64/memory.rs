@@ -1,5 +1,5 @@
 //! Functions called by the compiler on its own. They use at most SSE2, so that a hook leaves the
-//! upper halves of vector registers alone (see [`crate::direct`]). The C library's functions use
+//! upper halves of vector registers alone (see [`super::direct`]). The C library's functions use
 //! all features of the processor.
 //!
 //! The functions are hidden: the program and the C library keep their own. The collector copies and

@@ -1,11 +1,9 @@
 //! The signal frame for a borrowed thread's way back. `rt_sigreturn` restores all registers from
 //! the frame, without help of another process.
 
-use super::ptrace::Registers;
+use super::registers::{RED_ZONE, Registers};
 use std::arch::x86_64::__cpuid_count;
 
-/// Bytes below a stack pointer kept free by the kernel for leaf functions.
-const RED_ZONE: u64 = 128;
 const UC_FP_XSTATE: u64 = 1;
 const UC_SIGCONTEXT_SS: u64 = 2;
 const UC_STRICT_RESTORE_SS: u64 = 4;

@@ -7,7 +7,7 @@
 //! the hook from a frame of their own. The hook gets the end of the caller's frame.
 //!
 //! The upper halves of vector registers need no saving, because nothing changes them: the collector
-//! is built for SSE2, and [`crate::memory`] provides the few functions called by the compiler.
+//! is built for SSE2, and [`super::memory`] provides the few functions called by the compiler.
 
 /// Saves on the stack: nine registers, then sixteen vector registers.
 macro_rules! keep {
@@ -100,9 +100,9 @@ macro_rules! direct_entry {
             #[unsafe(naked)]
             unsafe extern "C" fn direct() {
                 core::arch::naked_asm!(
-                    $crate::direct::keep!(),
+                    $crate::arch::direct::keep!(),
                     $($instruction,)*
-                    $crate::direct::restore!(),
+                    $crate::arch::direct::restore!(),
                     $($operand)*
                 )
             }
@@ -110,13 +110,26 @@ macro_rules! direct_entry {
     };
 }
 
-/// Defines an entry for a function. The hook gets the place of the return address, and rbp, in
-/// these registers.
+/// Returns the instructions that pass slot and base pointer of the caller behind the arguments.
+macro_rules! callers_place {
+    (1) => {
+        "lea rsi, [rbp + 8]\nmov rdx, qword ptr [rbp]"
+    };
+    (2) => {
+        "lea rdx, [rbp + 8]\nmov rcx, qword ptr [rbp]"
+    };
+    (3) => {
+        "lea rcx, [rbp + 8]\nmov r8, qword ptr [rbp]"
+    };
+}
+
+/// Defines an entry for a function with this number of arguments. The hook gets the place of the
+/// return address, and the base pointer, behind the arguments.
 macro_rules! direct {
-    ($symbol:expr, $hook:path, $slot:literal, $rbp:literal) => {
-        $crate::direct::direct_entry!(
+    ($symbol:expr, $hook:path, $arguments:tt) => {
+        $crate::arch::direct::direct_entry!(
             $symbol,
-            [concat!("lea ", $slot, ", [rbp + 8]"), concat!("mov ", $rbp, ", qword ptr [rbp]"), "call {hook}"],
+            [$crate::arch::direct::callers_place!($arguments), "call {hook}"],
             hook = sym $hook
         );
     };
@@ -125,7 +138,7 @@ macro_rules! direct {
 /// Defines an entry for a function without a result. The hook gets the place of the return address.
 macro_rules! direct_free {
     ($symbol:expr, $hook:path) => {
-        $crate::direct::direct_entry!(
+        $crate::arch::direct::direct_entry!(
             $symbol,
             ["lea rsi, [rbp + 8]", "call {hook}", "mov rax, qword ptr [rsp]"],
             hook = sym $hook
@@ -137,7 +150,7 @@ macro_rules! direct_free {
 /// with the original arguments, then records the block.
 macro_rules! direct_new {
     ($index:literal, $symbol:literal) => {
-        $crate::direct::direct_entry!(
+        $crate::arch::direct::direct_entry!(
             $symbol,
             [
                 "mov edi, {index}",
@@ -163,7 +176,7 @@ macro_rules! direct_new {
 /// calls the real operator.
 macro_rules! direct_delete {
     ($index:literal, $symbol:literal) => {
-        $crate::direct::direct_entry!(
+        $crate::arch::direct::direct_entry!(
             $symbol,
             [
                 "mov edi, {index}",
@@ -185,4 +198,4 @@ macro_rules! direct_delete {
     };
 }
 
-pub(crate) use {direct, direct_delete, direct_entry, direct_free, direct_new, keep, restore};
+pub(crate) use {callers_place, direct, direct_delete, direct_entry, direct_free, direct_new, keep, restore};

@@ -1,0 +1,5 @@
+//! x86-64.
+
+pub(crate) mod direct;
+pub(crate) mod entries;
+mod memory;
