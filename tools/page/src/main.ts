@@ -15,6 +15,8 @@ import { fromLeaves, fromRoot, hiddenOf, Layout, sandwich } from "./tree.ts";
 import { type By, fromHash, type Measure, type Tab, toHash, type View } from "./view.ts";
 
 const POINTS = 48;
+/** Most domains with a button each. */
+const MOST_BUTTONS = 5;
 
 /** Keeps the last result while the key stays. */
 function remembered<T>(): (key: string, make: () => T) => T {
@@ -41,6 +43,8 @@ class Page {
 
   // Parts of the page.
   private readonly domain = new Choice<number>("Memory", (domain) => this.go({ domain, zoom: [] }));
+  /** In the place of the choice, of a program with many pools of its own. */
+  private readonly pools = select<number>("Memory", (domain) => this.go({ domain, zoom: [] }));
   private readonly moment = new Choice<View["moment"]>("Moment", (moment) => this.go({ moment }));
   private readonly measure = new Choice<Measure>("Change", (measure) => this.go({ measure }));
   private readonly unit = new Choice<View["unit"]>("Unit", (unit) => this.go({ unit }));
@@ -150,7 +154,7 @@ class Page {
         ...concerns,
         ...(this.timeline ? [this.timeline.element] : []),
         el("div", { class: "bar-row controls" },
-          this.domain.element, this.moment.element, this.measure.element, this.clear, this.unit.element,
+          this.domain.element, this.pools.element, this.moment.element, this.measure.element, this.clear, this.unit.element,
           ...(head.processes.filter((one) => !one.old).length > 1 ? [this.process.element] : []), this.thread.element),
         el("div", { class: "tab-row" }, this.tabs, this.chips, this.total),
         ...Object.values(this.panels)),
@@ -226,8 +230,12 @@ class Page {
     const { head } = data;
     const isCompare = isCompared(data, view);
     const hasRows = (domain: number) => this.domainsWithRows.has(domain);
-    this.domain.show(head.domains.map((domain, value) => ({ value, text: domain.name, title: TITLES[domain.name], hidden: !hasRows(value) }))
-      .filter((option) => !option.hidden || option.value === view.domain), view.domain);
+    const domains = head.domains.map((domain, value) => ({ value, text: domain.name, title: TITLES[domain.name] }))
+      .filter((option) => hasRows(option.value) || option.value === view.domain);
+    this.domain.element.hidden = domains.length > MOST_BUTTONS;
+    this.pools.element.hidden = domains.length <= MOST_BUTTONS;
+    if (domains.length > MOST_BUTTONS) this.pools.show(domains, view.domain);
+    else this.domain.show(domains, view.domain);
     const isPast = view.moment === "instant" || view.moment === "range";
     this.moment.show([
       { value: "live", text: "Live", title: "Blocks that live at the snapshot" },

@@ -7,6 +7,9 @@ import { clock, size, span } from "./text.ts";
 
 const HEIGHT = 132, BOTTOM = 18, TOP = 16, RIGHT = 8, THREADS = 16;
 
+/** Most domains with a line; the chosen domain always has one. */
+const MOST_DOMAINS = 4;
+
 /** A line of the chart. Times and values run together. */
 interface Line {
   name: string;
@@ -36,7 +39,8 @@ export class Timeline {
   private readonly end: number;
   private readonly offset: number;
   private readonly times: Float64Array;
-  private readonly lines: Line[] = [];
+  private readonly all: Line[] = [];
+  private readonly greatest: Set<number>;
   private readonly threads: Float64Array;
   /** Limit of the control group; 0 for none. */
   private readonly limit: number;
@@ -77,16 +81,16 @@ export class Timeline {
       const series = (index: number) => histories[index]!.domains.get(number);
       const values = sumOf((index, step) => series(index)?.current[step] ?? 0);
       const greatest = sumOf((index, step) => series(index)?.greatest[step] ?? 0);
-      this.lines.push({ name: domain.name, domain: number, values, greatest, colour, isDashed: false });
+      this.all.push({ name: domain.name, domain: number, values, greatest, colour: colour % 4, isDashed: false });
       colour += 1;
     });
     const resident = sumOf((index, step) => histories[index]!.resident[step]!);
     if (resident.some((value) => value > 0)) {
-      this.lines.push({ name: "RSS", domain: -1, values: resident, greatest: undefined, colour: 4, isDashed: true });
+      this.all.push({ name: "RSS", domain: -1, values: resident, greatest: undefined, colour: 4, isDashed: true });
     }
     const swap = sumOf((index, step) => histories[index]!.swap[step]!);
     if (swap.some((value) => value > 0)) {
-      this.lines.push({ name: "swap", domain: -1, values: swap, greatest: undefined, colour: 3, isDashed: true });
+      this.all.push({ name: "swap", domain: -1, values: swap, greatest: undefined, colour: 3, isDashed: true });
     }
     // Processes of a tree share their control group.
     this.limit = Math.max(0, ...histories.map((history) => (history.limit[history.limit.length - 1] ?? 0) - 1));
@@ -96,6 +100,9 @@ export class Timeline {
         this.marks.push({ time: history.begun + mark.at, text: mark.text || mark.kind, isUsers: mark.kind === "mark" });
       }
     }
+    const most = (line: Line) => line.greatest?.reduce((most, value) => Math.max(most, value), 0) ?? 0;
+    const domains = this.all.filter((line) => line.domain >= 0).sort((one, other) => most(other) - most(one));
+    this.greatest = new Set(domains.slice(0, MOST_DOMAINS).map((line) => line.domain));
     this.element = el("section", { class: "timeline", "aria-label": "Memory over time" });
     const chart = choose
       ? el("div", {
@@ -153,9 +160,14 @@ export class Timeline {
     this.redraw();
   }
 
+  /** The lines that are drawn: those of the process, and of the domains with the greatest memory. */
+  private get lines(): Line[] {
+    return this.all.filter((line) => line.domain < 0 || line.domain === this.chosen?.domain || this.greatest.has(line.domain));
+  }
+
   /** Time of the greatest memory of a domain. */
   peakOf(domain: number): number {
-    const values = this.lines.find((line) => line.domain === domain)?.greatest;
+    const values = this.all.find((line) => line.domain === domain)?.greatest;
     let at = this.times.length - 1;
     values?.forEach((value, index) => {
       if (value > values[at]!) at = index;

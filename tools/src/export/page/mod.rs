@@ -216,7 +216,7 @@ impl Page<'_, '_> {
             domains: domains
                 .iter()
                 .map(|domain| DomainHead {
-                    name: domain.to_string(),
+                    name: shown(&domain.to_string()),
                     noun: domain.noun(),
                     sampled: domain.is_sampled(),
                 })
@@ -316,6 +316,7 @@ fn sums(subject: &Subject, is_old: bool, domains: &[Domain], filtered: bool) -> 
             };
             let pair = |interval: Option<(u64, u64)>| interval.map(<[u64; 2]>::from);
             let (size_interval, count_interval) = (pair(size_interval), pair(count_interval));
+            let text = shown(&text);
             sums.push(Sum { old: is_old, domain: number, at: at.name(), text, size_interval, count_interval });
         }
     }
