@@ -14,7 +14,9 @@ export interface Shown {
   total: { bytes: number; blocks: number };
   unit: "bytes" | "blocks";
   sampled: boolean;
-  /** Title of the column of changes; none without a history. */
+  /** Title of the column of bytes. */
+  size: string;
+  /** What the column of changes has; no column without a history. */
   change: string | undefined;
   /** Live bytes over time of a group. */
   series: ((group: Group) => Float64Array) | undefined;
@@ -89,7 +91,7 @@ export class Grid {
     const own = isBytes ? (group: Group) => group.bytes : (group: Group) => group.blocks;
     const columns: Column[] = [
       { key: "name", title: "Where", tip: "Blocks count where the program asked for them", value: (group) => group.name },
-      { key: "size", title: "Size", tip: "Bytes of the blocks", value: (group) => group.bytes },
+      { key: "size", title: shown.size, tip: "Bytes of the blocks", value: (group) => group.bytes },
       { key: "share", title: "Share", tip: isBytes ? "Part of all bytes" : "Part of all blocks", value: own },
       { key: "blocks", title: "Blocks", tip: "Number of blocks", value: (group) => Math.round(group.blocks) },
     ];

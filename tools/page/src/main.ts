@@ -347,7 +347,7 @@ class Page {
     if (document.activeElement !== this.search) this.search.value = view.search;
     if (view.search.trim()) {
       const { boxes, amount, whole } = this.flame.matches;
-      this.found.textContent = boxes === 0 ? "no match" : `${number(boxes)} · ${share(amount, whole)}`;
+      this.found.textContent = boxes === 0 ? (view.plumbing ? "no match" : "no match in what is shown") : `${number(boxes)} · ${share(amount, whole)}`;
     } else {
       this.found.textContent = "";
     }
@@ -399,7 +399,9 @@ class Page {
     const isThreads = view.by === "thread";
     this.grid.show({
       groups: shown, total: { bytes: sum(this.amounts.bytes), blocks: sum(this.amounts.blocks) }, unit: view.unit, sampled: data.head.sampled,
-      change: isThreads ? undefined : isCompare ? "Bytes now less bytes before" : hasPast ? "Change of the live bytes in the second half of the time up to this moment" : undefined,
+      size: isCompare ? view.measure[0]!.toUpperCase() + view.measure.slice(1) : "Size",
+      change: isThreads || !hasPast || (isCompare && view.measure !== "allocated") ? undefined
+        : view.moment === "range" ? "Change of the live bytes in the range" : "Change of the live bytes in the second half of the time up to this moment",
       series: hasPast && !isThreads ? this.series() : undefined, hasThrough: !isThreads, sort: view.sort, filter: view.filter,
     });
     if (document.activeElement !== this.filter) this.filter.value = view.filter;
@@ -408,11 +410,7 @@ class Page {
   /** By node: the change of the bytes. */
   private changes(): Float64Array | undefined {
     const { data, view } = this;
-    if (isCompared(data, view) && view.measure !== "allocated") {
-      const sign = view.measure === "shrunk" || view.measure === "gone" ? -1 : 1;
-      return this.amounts.bytes.map((bytes) => sign * bytes);
-    }
-    if (!this.timeline) return undefined;
+    if (!this.timeline || (isCompared(data, view) && view.measure !== "allocated")) return undefined;
     const changes = new Float64Array(data.nodes.length);
     for (const history of data.histories) {
       const process = data.head.processes[history.process]!;
@@ -425,13 +423,14 @@ class Page {
     return changes;
   }
 
-  /** The time that growth is counted in: the second half of the time up to the moment of the view. */
+  /** The time that growth is counted in: a range, or the second half of the time up to the moment of the view. */
   private growthTime(): [number, number] {
     const { view, data } = this;
     const histories = data.histories.filter((history) => !data.head.processes[history.process]!.old);
     const begin = Math.min(...histories.map((history) => history.begun));
     let until = Math.max(...histories.map((history) => history.last));
-    if (view.moment === "instant" || view.moment === "range") until = view.at;
+    if (view.moment === "range") return [view.since, view.at];
+    if (view.moment === "instant") until = view.at;
     else if (view.moment === "peak") until = this.timeline!.peakOf(view.domain);
     return [(begin + until) / 2, until];
   }
