@@ -208,6 +208,19 @@ fn pages_work_in_a_browser() {
             totals.insert(format!("{domain}/{at}"), json!([json["total"]["size"], json["total"]["count"]]));
         }
     }
+    let rows = |by: &str| {
+        let arguments =
+            [snapshot.to_str().unwrap(), "--domain", "native", "--by", by, "--limit", "0", "--format", "json"];
+        let json: serde_json::Value = serde_json::from_slice(&report(&arguments).stdout).unwrap();
+        let row = |row: &serde_json::Value| {
+            let frame = &row["traceback"][0];
+            let place = format!("{}:{}", frame["filename"].as_str().unwrap_or_default(), frame["lineno"]);
+            let name = row["key"].as_str().map_or(place, str::to_owned);
+            json!([name, size(row["size"].as_u64().unwrap()), row["count"].to_string()])
+        };
+        json["stats"].as_array().unwrap().iter().map(row).collect::<Vec<_>>()
+    };
+    let rows = json!({"line": rows("lineno"), "function": rows("function"), "module": rows("module"), "thread": rows("thread")});
     let mut older = Builder::new(Some(&scene.program));
     fill(&mut older, &scene.program, 4);
     let older = older.save(scene.dir.path(), "old.snap.zst");
@@ -230,6 +243,7 @@ fn pages_work_in_a_browser() {
         "scene": {
             "file": file("scene.html"),
             "totals": totals,
+            "rows": rows,
             "threads": ["victim (4711)", "worker (ended)"],
             "worker": [100, 2],
             "ranges": [

@@ -156,6 +156,16 @@ const tests = {
     await close();
   },
 
+  async "rows of the table are those of report"() {
+    for (const [by, expected] of Object.entries(spec.scene.rows)) {
+      const { page, close } = await open(spec.scene.file, `#view=table&by=${by}`);
+      const rows = await page.$$eval(".grid-rows .grid-row", (rows) =>
+        rows.map((row) => [".label", ".size", ".blocks"].map((part) => row.querySelector(part).textContent)));
+      assert.deepEqual(rows.filter((row) => row[1] !== "–"), expected, by);
+      await close();
+    }
+  },
+
   async "a switch of threads leaves the blocks of one"() {
     const { page, close } = await open(spec.scene.file);
     await page.selectOption("select[aria-label=Thread]", { label: spec.scene.threads.at(-1) });
