@@ -1,7 +1,6 @@
 //! The command line: the typed arguments, and their meaning.
 
 use crate::attach::AttachConfig;
-use crate::base::text::shell_word;
 use crate::control::{Ask, Change};
 use crate::history::DEFAULT_MEMORY;
 use crate::launch::RunConfig;
@@ -10,6 +9,7 @@ use crate::process::elf;
 use crate::session::Sampling;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use heapline_shared_format::text::{parse_size, shell_word};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -424,14 +424,8 @@ fn change(text: &str) -> Result<Change, String> {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((end, 'K' | 'k')) => (&text[..end], 10),
-        Some((end, 'M' | 'm')) => (&text[..end], 20),
-        Some((end, 'G' | 'g')) => (&text[..end], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a number of bytes is expected, as in 67108864 or 64M".to_owned())?;
-    number.checked_mul(1 << shift).filter(|&bytes| bytes > 0).ok_or_else(|| "out of range".to_owned())
+    let bytes = parse_size(text)?;
+    if bytes > 0 { Ok(bytes) } else { Err("out of range".to_owned()) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -5,10 +5,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heapline_shared_format::snapshot::{
     Domain, DomainTotals, Frame, LiveGroup, Meta, Node, Snapshot, Stack, StackTotals, Thread, read, write,
 };
-use heapline_tools::frames::Frames;
-use heapline_tools::input::moment::At;
 use heapline_tools::input::tree::Subject;
-use heapline_tools::query::filter::Filters;
 use heapline_tools::query::report::{Report, Request};
 use heapline_tools::query::statistics::By;
 use heapline_tools::symbols::Symbolizer;
@@ -96,21 +93,7 @@ fn reports(c: &mut Criterion) {
     for (name, by, cumulative) in
         [("lineno", By::Lineno, false), ("lineno, cumulative", By::Lineno, true), ("traceback", By::Traceback, false)]
     {
-        let filters = Filters::default();
-        let request = Request {
-            by,
-            at: At::Live,
-            domain: None,
-            cumulative,
-            filters,
-            blame: None,
-            skip: Vec::new(),
-            frames: Frames::Mixed,
-            raw_frames: false,
-            inverted: false,
-            start_code: false,
-            limit: 10,
-        };
+        let request = Request { by, cumulative, ..Request::default() };
         group.bench_function(name, |b| {
             b.iter(|| {
                 Report::new(request.clone(), &subject, None, &mut Symbolizer::new(Vec::new(), None))

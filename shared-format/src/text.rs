@@ -1,4 +1,4 @@
-//! Text for people: sizes, dates, and names from a process that may be hostile.
+//! Text for people: sizes, dates, words for a shell, and names from a process that may be hostile.
 
 use std::borrow::Cow;
 
@@ -23,6 +23,29 @@ pub fn format_size(bytes: i128, signed: bool) -> String {
     // A larger unit begins at five digits, so "B" is never below 100 by division.
     let digits = usize::from(value.abs() < 100.0 && unit != "B");
     if signed { format!("{value:+.digits$} {unit}") } else { format!("{value:.digits$} {unit}") }
+}
+
+/// Parses a number of bytes: `67108864`, `64M`, `64MB`, `64MiB`. All units are powers of 1024.
+///
+/// # Errors
+///
+/// Fails with a sentence.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits);
+    let unit = unit.strip_suffix("iB").or_else(|| unit.strip_suffix('B')).unwrap_or(unit);
+    let shift = match unit {
+        "" => Some(0),
+        "K" | "k" => Some(10),
+        "M" | "m" => Some(20),
+        "G" | "g" => Some(30),
+        "T" | "t" => Some(40),
+        _ => None,
+    };
+    let expected = || "a number of bytes is expected, as in 67108864 or 64M".to_owned();
+    let number: u64 = digits.parse().map_err(|_| expected())?;
+    let shift = shift.ok_or_else(expected)?;
+    number.checked_mul(1 << shift).ok_or_else(|| "out of range".to_owned())
 }
 
 /// Formats a number of things: `1 block`, `2 blocks`, `2 processes`.
@@ -52,6 +75,15 @@ fn is_command(c: char) -> bool {
     let is_direction =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || is_separator || is_direction
+}
+
+/// Quotes a text as one word for a shell.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Returns the year, month and day of a day since 1970 (Howard Hinnant's civil_from_days, for years
@@ -95,6 +127,24 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_read_in_powers_of_1024() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512B", 512),
+            ("3k", 3 << 10),
+            ("64M", 64 << 20),
+            ("5MB", 5 << 20),
+            ("1GiB", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "M", "-1", "1.5M", "1X", "1 M", "1BB", "99999999T", "99999999999999999999"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn one_thing_is_no_plural() {
         assert_eq!([0, 1, 2].map(|count| counted(count, "block")), ["0 blocks", "1 block", "2 blocks"]);
         assert_eq!(counted(2, "process"), "2 processes");
@@ -105,5 +155,11 @@ mod tests {
         assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}m"), "a\\u{1b}[2Jb\\n\\u{9b}m");
         assert_eq!(printable("a\u{202e}b\u{2066}\u{2028}"), "a\\u{202e}b\\u{2066}\\u{2028}");
         assert_eq!(printable("plain ünïcode"), "plain ünïcode");
+    }
+
+    #[test]
+    fn a_shell_reads_the_word_as_it_is() {
+        assert_eq!(shell_word("/tmp/a-b.snap.zst"), "/tmp/a-b.snap.zst");
+        assert_eq!(shell_word("it's $HOME"), r"'it'\''s $HOME'");
     }
 }

@@ -1,24 +1,29 @@
 //! The command line of `report`: the words as typed ([`Arguments`]) and their meaning ([`Config`]).
 
+use crate::export::massif;
 use crate::frames::Frames;
 use crate::glob::Glob;
 use crate::input::moment::{At, Moment};
 use crate::input::time::Time;
 use crate::query::blame::Blame;
 use crate::query::filter::{Filters, Pattern};
+use crate::query::focus::Focus;
 use crate::query::report::Request;
 use crate::query::statistics::By;
+use crate::query::template::Template;
 use crate::symbols::DEBUG_DIR;
 use clap::builder::PossibleValue;
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use heapline_shared_format::snapshot::Domain;
+use heapline_shared_format::text::parse_size;
+use std::ffi::OsString;
 use std::path::PathBuf;
-
-const DEFAULT_LIMIT: usize = 10;
 
 const EXAMPLES: &str = "\
 Examples:
-  report app.snap.zst                      memory live at the end, by line
+  report app.snap.zst                      what it is of, its peak, and when
+  report app.snap.zst --by lineno          memory live at the end, by line
   report app.snap.zst --at peak --source   memory live at the peak, with source
   report app.snap.zst --by traceback       the calls that led to the memory
   report app.snap.zst --at total --by function
@@ -28,16 +33,26 @@ Examples:
   report app.snap.zst --at 03:00           memory live at that time
   report app.snap.zst --since -1h          lines that grew in the last hour
   report app.snap.zst --leaks              lines that grow whatever the load
+  report app.snap.zst --focus parse        only memory of calls through parse
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
   report app.snap.zst --at peak --format html -o peak.html
                                            a page for a browser
   report --tree app                        all processes of a run";
 
+/// Words of the command line that choose nothing of what a report shows: an overview stays an
+/// overview. The first word is the group of all arguments.
+const NEUTRAL: [&str; 6] = ["Arguments", "snapshot", "output", "debug_dir", "debuginfod", "no_config"];
+
 /// Statistics of a Heapline snapshot: who holds the memory, who held it at the peak, what changed
+///
+/// Without an option that chooses something, a report is an overview for a screen of 80 x 24.
 #[derive(Debug, Parser)]
 #[command(name = "report", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Arguments {
+    /// Whether nothing was chosen, so that an overview is wanted.
+    #[arg(skip)]
+    is_plain: bool,
     /// Snapshot that the aggregator wrote
     #[arg(value_name = "SNAP", required_unless_present = "tree", conflicts_with = "tree")]
     snapshot: Option<PathBuf>,
@@ -47,6 +62,9 @@ pub struct Arguments {
     /// Show what changed since this older snapshot (with --tree: since this folder's processes)
     #[arg(long, value_name = "OLD")]
     diff: Option<PathBuf>,
+    /// With --diff or --since: end with status 3 if the memory in view has grown by more (5M, say)
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    fail_above: Option<u64>,
     /// Group blocks by this (size is known of live blocks only) [default: lineno]
     #[arg(long, value_enum, value_name = "KEY")]
     by: Option<By>,
@@ -56,8 +74,9 @@ pub struct Arguments {
     /// Blocks live at the snapshot (live), at the peak (peak), all since the start (total), or live
     /// at a time: 03:00, 2026-11-28T03:00 (with Z: UTC), -10m (before the snapshot), +90s (after
     /// the start), mark:NAME
-    #[arg(long, default_value = "live", value_name = "MOMENT", allow_hyphen_values = true)]
-    at: Moment,
+    /// [default: live]
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
+    at: Option<Moment>,
     /// Show what changed since this time: grown, shrunk, new, gone
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with_all = ["diff", "at"])]
     since: Option<Time>,
@@ -67,6 +86,9 @@ pub struct Arguments {
     /// Show what grows: a trend in the second half of the history, whatever the load
     #[arg(long, conflicts_with_all = ["at", "since", "diff", "tree", "cumulative"])]
     leaks: bool,
+    /// With --leaks: leave out known leaks, by lines of leak:PATTERN as in LeakSanitizer's files
+    #[arg(long, value_name = "FILE", requires = "leaks")]
+    suppressions: Option<PathBuf>,
     /// Count a block for every frame of its traceback, not only for the blamed frame
     #[arg(long)]
     cumulative: bool,
@@ -79,6 +101,17 @@ pub struct Arguments {
     /// Let --filter and --exclude look at every frame
     #[arg(long)]
     all_frames: bool,
+    /// Only stacks with a frame whose function, file or module matches: a part of the name, with *
+    /// for any text, ^ for the begin and $ for the end (repeat it for alternatives)
+    #[arg(long, value_name = "PATTERN")]
+    focus: Vec<Template>,
+    /// No stacks with a frame that matches (repeat it for more)
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<Template>,
+    /// Begin each stack with the oldest frame that matches; no stacks without one (repeat it for
+    /// alternatives)
+    #[arg(long, value_name = "PATTERN")]
+    trim: Vec<Template>,
     /// Layer: python, native, mmap, mmap:reserved, track:N or tracemalloc's number [default: python
     /// in a CPython process, else native]
     #[arg(long, value_name = "DOMAIN")]
@@ -109,6 +142,9 @@ pub struct Arguments {
     /// or a thread
     #[arg(long)]
     raw_frames: bool,
+    /// In trees and flame graphs: show each cycle of a recursion once, with the number of passes
+    #[arg(long)]
+    fold_recursion: bool,
     /// Rows shown (by tree: ways), and programs of a tree of processes, 0 for all [default: 10; all
     /// in folded; not for html]
     #[arg(long, value_name = "N")]
@@ -143,12 +179,16 @@ pub enum Format {
     Folded,
     /// A page for a browser, in one file: flame graph, time, tables.
     Html,
+    /// A table for a comment on a change.
+    Markdown,
+    /// Memory over time, for massif's viewers.
+    Massif,
 }
 
 impl Format {
     /// Whether the format shows tracebacks and nothing else.
     fn is_by_traceback(self) -> bool {
-        matches!(self, Format::Folded | Format::Html)
+        matches!(self, Format::Folded | Format::Html | Format::Massif)
     }
 }
 
@@ -176,8 +216,14 @@ pub struct Config {
     pub request: Request,
     /// The time of the history that is asked for.
     pub past: Option<WantedPast>,
+    /// The file with suppressions of leaks.
+    pub suppressions: Option<PathBuf>,
     /// Whether the user's settings count.
     pub settings: bool,
+    /// Whether an overview is wanted, in place of the request's rows.
+    pub is_overview: bool,
+    /// Growth, in bytes, above which the report ends with a status of its own.
+    pub fail_above: Option<u64>,
     /// Output format.
     pub format: Format,
     /// Files whose source lines are asked for.
@@ -195,6 +241,18 @@ pub struct Config {
 }
 
 impl Arguments {
+    /// Parses the words of a command line, the program's name first.
+    ///
+    /// # Errors
+    ///
+    /// Fails with clap's error, which may be a request for help.
+    pub fn of<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Arguments, clap::Error> {
+        let matches = Arguments::command().try_get_matches_from(words)?;
+        let mut typed = matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine));
+        let is_plain = typed.all(|id| NEUTRAL.contains(&id.as_str()));
+        Ok(Arguments { is_plain, ..Arguments::from_arg_matches(&matches)? })
+    }
+
     /// Checks and combines the arguments.
     ///
     /// # Errors
@@ -204,36 +262,51 @@ impl Arguments {
         self.check()?;
         // Flame graphs have functions, so functions of one line stay apart.
         let (by, limit) = match self.format {
+            Format::Massif => (By::Tree, massif::LIMIT),
             Format::Folded => (By::Tree, 0),
             // The page groups by itself; the report makes its head.
             Format::Html => (By::Module, 0),
-            _ => (self.by.unwrap_or(By::Lineno), DEFAULT_LIMIT),
+            _ => (self.by.unwrap_or(By::Lineno), Request::LIMIT),
         };
         let request = Request {
             by,
-            at: if let Moment::At(at) = self.at { at } else { At::Live },
+            at: if let Some(Moment::At(at)) = self.at { at } else { At::Live },
             domain: self.domain,
             cumulative: self.cumulative,
             filters: Filters { include: self.filter, exclude: self.exclude, all_frames: self.all_frames },
+            focus: Focus { focus: self.focus, ignore: self.ignore, trim: self.trim },
             blame: self.blame,
             skip: self.skip.iter().map(|pattern| Glob::new(pattern)).collect(),
             frames: self.frames,
             raw_frames: self.raw_frames,
-            inverted: self.inverted,
-            start_code: self.raw_frames || self.format.is_by_traceback(),
+            inverted: self.inverted || self.format == Format::Massif,
+            fold: self.fold_recursion,
+            start_code: self.raw_frames || matches!(self.format, Format::Folded | Format::Html),
             limit: self.limit.unwrap_or(limit),
+            ..Request::default()
         };
         let past = match (self.at, self.since) {
             _ if self.leaks => Some(WantedPast::Leaks),
             (_, Some(since)) => Some(WantedPast::Range(since, self.until)),
-            (Moment::Time(time), None) => Some(WantedPast::At(time)),
-            (Moment::At(_), None) => None,
+            (Some(Moment::Time(time)), None) => Some(WantedPast::At(time)),
+            (_, None) => None,
         };
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
-        let Arguments { snapshot, tree, diff: old, format, no_source, verbose: is_verbose, output, debuginfod, .. } =
-            self;
+        let (is_overview, fail_above) = (self.is_plain, self.fail_above);
         let source = self.source.map(|pattern| Glob::new(&pattern));
+        let Arguments {
+            snapshot,
+            tree,
+            diff: old,
+            suppressions,
+            format,
+            no_source,
+            verbose: is_verbose,
+            output,
+            debuginfod,
+            ..
+        } = self;
         let is_tree = tree.is_some();
         // clap makes sure that either of the two is given.
         let snapshot = tree.or(snapshot).unwrap_or_default();
@@ -244,7 +317,10 @@ impl Arguments {
             is_tree,
             request,
             past,
+            suppressions,
             settings,
+            is_overview,
+            fail_above,
             format,
             source,
             no_source,
@@ -269,7 +345,7 @@ impl Arguments {
             "--leaks has a row for each group: use --by lineno, function, traceback or the like, and text, json or csv"
                 .to_string(),
         )?;
-        let is_past = self.leaks || self.since.is_some() || matches!(self.at, Moment::Time(_));
+        let is_past = self.leaks || self.since.is_some() || matches!(self.at, Some(Moment::Time(_)));
         refuse(
             is_past && matches!(self.by, Some(By::Size | By::Thread)),
             format!("--by {by} is not known of the past: the history is kept by stack"),
@@ -278,13 +354,17 @@ impl Arguments {
             is_past && self.diff.is_some(),
             "--at with a time looks into a single snapshot: use --since, or leave --diff out".to_string(),
         )?;
-        let at = if let Moment::At(at) = self.at { at } else { At::Live };
+        let at = if let Some(Moment::At(at)) = self.at { at } else { At::Live };
         refuse(
             at != At::Live && self.by.is_some_and(By::is_of_live_blocks),
             format!(
                 "--by {by} needs --at live: totals are kept by stack and thread, so {by}s are known of the live blocks only, not of --at {}",
                 at.name()
             ),
+        )?;
+        refuse(
+            self.fail_above.is_some() && self.diff.is_none() && self.since.is_none(),
+            "--fail-above is a bound of growth: use it with --diff or --since".to_string(),
         )?;
         refuse(
             self.inverted && self.by != Some(By::Tree),
@@ -294,9 +374,19 @@ impl Arguments {
             self.all_frames && self.filter.is_empty() && self.exclude.is_empty(),
             "--all-frames changes how --filter and --exclude work: give one of them too".to_string(),
         )?;
+        let are_of_files = [&self.filter, &self.exclude].into_iter().any(|patterns| !patterns.is_empty());
+        let are_of_frames = [&self.focus, &self.ignore, &self.trim].into_iter().any(|patterns| !patterns.is_empty());
         refuse(
-            self.by == Some(By::Thread) && at != At::Live && !(self.filter.is_empty() && self.exclude.is_empty()),
-            format!("--filter and --exclude need tracebacks, and sums of threads at --at {} have none", at.name()),
+            self.by == Some(By::Thread) && at != At::Live && (are_of_files || are_of_frames),
+            format!(
+                "--filter, --exclude, --focus, --ignore and --trim need tracebacks, and sums of threads at --at {} have \
+                 none",
+                at.name()
+            ),
+        )?;
+        refuse(
+            self.fold_recursion && self.by != Some(By::Tree) && !self.format.is_by_traceback(),
+            "--fold-recursion is for trees: use it with --by tree, or --format folded or html".to_string(),
         )?;
         refuse(
             self.blame == Some(Blame::Leaf) && !self.skip.is_empty(),
@@ -322,9 +412,19 @@ impl Arguments {
         if !self.format.is_by_traceback() {
             return Ok(());
         }
+        refuse(
+            self.format == Format::Massif && self.at.is_some(),
+            "--format massif has the whole run, with the peak and the end: leave --at out".to_string(),
+        )?;
+        refuse(
+            self.format == Format::Massif && (self.tree.is_some() || are_of_files || are_of_frames),
+            "--format massif has all memory of a process over time: leave --tree, --filter, --exclude, --focus, --ignore \
+             and --trim out"
+                .to_string(),
+        )?;
         let format = self.format.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
         refuse(
-            self.format == Format::Folded && (self.diff.is_some() || self.since.is_some()),
+            self.format != Format::Html && (self.diff.is_some() || self.since.is_some()),
             format!("--format {format} has one figure per traceback: use text, json or csv with --diff or --since"),
         )?;
         refuse(
@@ -372,11 +472,11 @@ pub fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Arguments, one_line};
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
 
     fn config(arguments: &[&str]) -> Result<super::Config, String> {
         let arguments = ["report", "a.snap.zst"].iter().chain(arguments);
-        Arguments::try_parse_from(arguments).map_err(|error| one_line(&error))?.into_config()
+        Arguments::of(arguments).map_err(|error| one_line(&error))?.into_config()
     }
 
     #[test]
@@ -403,7 +503,17 @@ mod tests {
             (&["--leaks", "--by", "size"], "not known of the past"),
             (&["--leaks", "--at", "peak"], "cannot be used with"),
             (&["--by", "thread", "--at", "total", "--filter", "a"], "need tracebacks"),
+            (&["--by", "thread", "--at", "peak", "--focus", "a"], "need tracebacks"),
             (&["--by", "tree", "--cumulative"], "a tree is none"),
+            (&["--fold-recursion"], "for trees"),
+            (&["--format", "massif", "--at", "peak"], "the whole run"),
+            (&["--format", "massif", "--focus", "a"], "leave --tree"),
+            (&["--format", "massif", "--diff", "b"], "one figure"),
+            (&["--fail-above", "5M"], "with --diff or --since"),
+            (&["--fail-above", "much", "--diff", "b"], "a number of bytes is expected"),
+            (&["--format", "markdown", "--source"], "--format text, json or html"),
+            (&["--focus", ""], "the pattern is empty"),
+            (&["--suppressions", "a"], "--leaks"),
             (&["--inverted"], "--by tree"),
             (&["--format", "html", "--by", "tree", "--inverted"], "--inverted out"),
             (&["--by", "colour"], "invalid value 'colour'"),
@@ -428,10 +538,10 @@ mod tests {
             assert!(error.contains(reason), "{arguments:?}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
-        let tree = Arguments::try_parse_from(["report", "--tree", "d", "--diff", "e"]).expect("two trees");
+        let tree = Arguments::of(["report", "--tree", "d", "--diff", "e"]).expect("two trees");
         let tree = tree.into_config().expect("compared");
         assert!(tree.is_tree && tree.snapshot.ends_with("d") && tree.old.is_some_and(|old| old.ends_with("e")));
-        let nothing = Arguments::try_parse_from(["report"]).expect_err("a snapshot is needed");
+        let nothing = Arguments::of(["report"]).expect_err("a snapshot is needed");
         assert!(one_line(&nothing).contains("<SNAP>"), "{}", one_line(&nothing));
     }
 
@@ -442,17 +552,41 @@ mod tests {
         let mut count = 0;
         for command in commands {
             let arguments = command.split(' ').map(|word| word.trim_matches('\''));
-            let arguments = Arguments::try_parse_from(arguments).unwrap_or_else(|error| panic!("{command}: {error}"));
+            let arguments = Arguments::of(arguments).unwrap_or_else(|error| panic!("{command}: {error}"));
             arguments.into_config().unwrap_or_else(|error| panic!("{command}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 14);
         assert!(super::EXAMPLES.lines().all(|line| line.len() <= 80));
+    }
+
+    #[test]
+    fn whatever_chooses_something_is_no_overview() {
+        let is_overview = |arguments: &[&str]| config(arguments).expect("accepted").is_overview;
+        for chosen in [
+            &["--at", "live"][..],
+            &["--by", "lineno"],
+            &["--limit", "10"],
+            &["--format", "text"],
+            &["--source"],
+            &["-v"],
+            &["--blame", "own"],
+            &["--skip", "a"],
+            &["--frames", "mixed"],
+            &["--diff", "b"],
+        ] {
+            assert!(!is_overview(chosen), "{chosen:?}");
+        }
+        for neutral in [&["-o", "file"][..], &["--debug-dir", "d"], &["--debuginfod"], &["--no-config"]] {
+            assert!(is_overview(neutral), "{neutral:?}");
+        }
+        assert!(!Arguments::of(["report", "--tree", "d"]).expect("a tree").into_config().expect("one").is_overview);
     }
 
     #[test]
     fn defaults_are_those_of_the_contract() {
         let config = config(&[]).unwrap();
+        assert!(config.is_overview);
         assert_eq!(config.request.by.name(), "lineno");
         assert_eq!(config.request.at.name(), "live");
         assert_eq!(config.request.limit, 10);

@@ -242,6 +242,54 @@ fn what_grows_whatever_the_load_is_named_with_its_speed() {
     assert!(nothing.status.success() && stderr(&nothing).contains("nothing grows for sure"), "{}", stderr(&nothing));
 }
 
+/// Two lines leak, one of them in a library that is known to.
+#[test]
+fn known_leaks_are_left_out_and_counted() {
+    let dir = tempdir().unwrap();
+    let mut builder = Builder::new(None);
+    let main = ("/app/main.py", "main", 1);
+    let own = builder.calls(&[main, ("/app/cache.py", "remember", 7)]);
+    let known = builder.calls(&[main, ("/lib/pool.py", "grow", 9), ("/lib/pool.py", "take", 11)]);
+    let quiet = builder.calls(&[main, ("/lib/pool.py", "grow", 9), ("/lib/pool.py", "once", 13)]);
+    builder.blocks(Domain::Native, own, 0, 1000, 120);
+    let of_minute = |minute: u64| {
+        let once = change(Some(quiet), if minute == 0 { 5000 } else { 0 }, i64::from(minute == 0));
+        let changes = [change(Some(own), 1000, 1), change(Some(known), 300, 3), once];
+        step(minute * MINUTE, 1, 1, 1, &changes)
+    };
+    let steps: Vec<Step> = (0..=120).map(of_minute).collect();
+    builder.snapshot.history = Some(History { steps, ..history([0, 1, 2]) });
+    let path = builder.save(dir.path(), "leak.snap.zst");
+    let path = path.to_str().unwrap();
+    let file = dir.path().join("known.txt");
+    let lines = |report: &Value| {
+        let line = |row: &Value| row["traceback"][0]["lineno"].as_u64().unwrap();
+        report["stats"].as_array().unwrap().iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&json(path, &["--leaks"])), [7, 11]);
+    // The function is not that of the row, but of a caller.
+    for pattern in ["grow", "/lib/pool.py", "^gr*w$"] {
+        std::fs::write(&file, format!("# known\nleak:nothing\nleak:{pattern}\n")).unwrap();
+        let options = ["--leaks", "--suppressions", file.to_str().unwrap()];
+        let report = json(path, &options);
+        assert_eq!(lines(&report), [7], "{pattern}");
+        let expected = serde_json::json!([{"pattern": pattern, "groups": 1, "size": 36_300, "count": 363}]);
+        assert_eq!(report["suppressed"], expected, "only what grows");
+        let text = shown(path, &options);
+        let line = format!("\nSuppressed by leak:{pattern}: 1 line, 35.4 KiB in 363 blocks\n");
+        assert!(text.contains(&line), "{text}");
+        let csv = shown(path, &[&options[..], &["--format", "csv"]].concat());
+        assert!(csv.starts_with(&format!("# Suppressed by leak:{pattern}: 1 line")), "{csv}");
+    }
+    std::fs::write(&file, "leak:main\n").unwrap();
+    let all = report_of(path, &["--leaks", "--suppressions", file.to_str().unwrap()]);
+    assert!(stdout(&all).contains("\nSuppressed by leak:main: 2 lines, 154 KiB in 484 blocks\n"), "{}", stdout(&all));
+    std::fs::write(&file, "leak:main\nrace:main\n").unwrap();
+    let wrong = report_of(path, &["--leaks", "--suppressions", file.to_str().unwrap()]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(stderr(&wrong).contains("known.txt, line 2: "), "{}", stderr(&wrong));
+}
+
 fn report_of(path: &str, arguments: &[&str]) -> std::process::Output {
     report(&[&[path], arguments].concat())
 }
@@ -290,4 +338,8 @@ fn a_page_has_the_history() {
     assert_eq!(at.numbers("change.size"), sizes, "the page shows another instant first, of the same data");
     let range = page(&["--since", "03:01", "--until", "03:03"]).head;
     assert_eq!((&range["since"], &range["instant"]), (&(BEGUN + MINUTE).into(), &(BEGUN + 3 * MINUTE).into()));
+    for (bound, status) in [("29", 3), ("30", 0)] {
+        let arguments = [&path, "--since", "03:03", "--format", "html", "--fail-above", bound];
+        assert_eq!(report(&arguments).status.code(), Some(status), "{bound}: 990 B have become 1020 B");
+    }
 }

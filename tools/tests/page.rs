@@ -66,6 +66,14 @@ fn filters_leave_blocks_out() {
     assert_eq!(kept(&["--filter", "*/inlines.c"]), (10_107, 13));
     assert_eq!(kept(&["--filter", "*/inlines.c:10", "--all-frames"]), (7, 1));
     assert_eq!(kept(&["--exclude", "*/inlines.c:10", "--all-frames"]), (10_100, 12));
+    assert_eq!(kept(&["--focus", "middle"]), (10_107, 13));
+    assert_eq!(kept(&["--ignore", "middle:nowhere"]), (10_107, 13));
+    let trimmed = page(&scene, &["--trim", "middle", "--fold-recursion"]);
+    assert_eq!(trimmed.sums("native", "live", false), (10_107, 13));
+    let functions: Vec<_> = trimmed.nodes().into_iter().map(|(depth, function, ..)| (depth, function)).collect();
+    let expected = [(0, "middle"), (1, "innermost"), (0, "middle"), (1, "innermost")];
+    assert_eq!(functions, expected.map(|(depth, function)| (depth, function.to_owned())));
+    assert_eq!((trimmed.head["fold"].as_bool(), trimmed.head["filtered"].as_bool()), (Some(true), Some(true)));
 }
 
 #[test]
@@ -80,6 +88,10 @@ fn a_diff_has_both_sides() {
     let old: Vec<_> = page.head["processes"].as_array().unwrap().iter().map(|one| one["old"].as_bool()).collect();
     assert_eq!(old, [Some(false), Some(true)]);
     assert_eq!(page.nodes().len(), 6, "one tree for both");
+    for (bound, status) in [("5999", 3), ("6000", 0)] {
+        let diff = ["--diff", older.to_str().unwrap(), "--format", "html", "--fail-above", bound];
+        assert_eq!(report(&[&[scene.path()], &diff[..]].concat()).status.code(), Some(status), "{bound}");
+    }
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn the_first_line_names_the_layer_in_which_the_memory_is() {
     assert!(first(&builder, &[]).starts_with("Process 4711: exact since the attach; peaks: mmap"));
     let snapshot = builder.save(dir.path(), "a.snap.zst");
     let text = |options: &[&str]| stdout(&report(&[&[snapshot.to_str().unwrap()], options].concat()));
-    assert!(text(&[]).contains(" freed since the attach\n") && !text(&[]).contains("9 frees of"), "{}", text(&[]));
+    let plain = text(&["--by", "lineno"]);
+    assert!(plain.contains(" freed since the attach\n") && !plain.contains("9 frees of"), "{plain}");
     assert!(text(&["-v"]).contains("\n9 frees of blocks that were not seen to come"), "{}", text(&["-v"]));
 }
 
@@ -339,7 +340,7 @@ fn frames_without_lines_are_named_by_symbol_module_or_address() {
     assert_eq!(frames[2], ["<unknown>", "0xdeadbeef", ""]);
     assert_eq!(json["stats"][2]["size"], 3);
     assert_eq!(frames.len(), 3);
-    let text = scene.says(&[]);
+    let text = scene.says(&["--by", "lineno"]);
     assert!(text.contains(&format!("#1: {program}: 8 B in 1 block, 53.3 %, outer\n")), "{text}");
     assert!(json["stats"].as_array().unwrap().iter().all(|row| row["traceback"][0]["lineno"] == 0));
 }
@@ -360,7 +361,7 @@ fn what_is_missing_is_said_before_the_figures() {
     meta.command = "evil\u{7}".to_string();
     let snapshot = builder.save(scene.dir.path(), "lossy.snap.zst");
     let scene = Scene { snapshot, ..scene };
-    let text = scene.says(&[]);
+    let text = scene.says(&["--by", "lineno"]);
     for expected in [
         "Process 4711: NOT EXACT (see below); peaks: ",
         "\nevil\\u{7}, killed by SIGKILL; snapshot of ",
@@ -406,7 +407,7 @@ fn a_known_reason_takes_the_place_of_the_usual_reasons() {
     let mut builder = Builder::new(None);
     let said = |builder: &Builder| {
         let snapshot = builder.save(dir.path(), "empty.snap.zst");
-        stdout(&report(&[snapshot.to_str().unwrap()]))
+        stdout(&report(&[snapshot.to_str().unwrap(), "--by", "lineno"]))
     };
     assert!(said(&builder).contains(". Usual reasons: the executable brings its own malloc"));
     let reason = "the program made no allocation while it was traced";
@@ -425,7 +426,7 @@ fn many_notes_are_shortened_and_a_verbose_report_has_all() {
     builder.snapshot.meta.notes = (1..=11).map(|number| format!("sentence {number}.")).collect();
     let snapshot = builder.save(scene.dir.path(), "notes.snap.zst");
     let scene = Scene { snapshot, ..scene };
-    let text = scene.says(&[]);
+    let text = scene.says(&["--by", "lineno"]);
     assert!(text.contains("Note: sentence 8.\n3 more notes: -v shows all\n"), "{text}");
     assert_eq!(scene.says(&["-v"]).matches("Note: sentence ").count(), 11);
     // A note of both snapshots is told once, and a note of the old snapshot is named as such.

@@ -2,7 +2,8 @@
 
 mod support;
 
-use heapline_shared_format::snapshot::{Birth, Domain, Module, Origin};
+use heapline_shared_format::snapshot::history::{Change, Changes, Step};
+use heapline_shared_format::snapshot::{Birth, Domain, History, Module, Origin};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::{File, OpenOptions};
@@ -143,6 +144,31 @@ Top 3 sizes: differences of native memory live at the snapshot
 }
 
 #[test]
+fn a_line_that_grows_has_its_speed_and_its_memory_over_time() {
+    let dir = tempdir().unwrap();
+    let mut builder = Builder::new(None);
+    let leak = builder.calls(&[("/app/main.py", "main", 1), ("/app/cache.py", "remember", 7)]);
+    builder.blocks(Domain::Native, leak, 0, 1000, 121);
+    let change =
+        Change { domain: Domain::Native, stack: Some(leak), size: 1000, count: 1, allocated_bytes: 0, allocs: 1 };
+    let changes = Changes::encode(&[change]);
+    let steps = (0..=120).map(|minute| Step { end: minute * 60_000, changes: changes.clone(), ..Step::default() });
+    builder.snapshot.history = Some(History { steps: steps.collect(), apart: 4096, ..History::default() });
+    let path = builder.save(dir.path(), "leak.snap.zst");
+    let path = path.to_str().unwrap();
+    let expected = "
+1 line grows: native memory live at 1970-01-01T02:00:00Z
+#    KiB  blocks    an hour    sure      over the run  line
+1  118.2     121  +58.6 KiB  99.9 %  ▁▂▂▃▃▄▄▅▅▆▆▇▇███  /app/cache.py:7  remember
+   118.2     121                                       all memory
+";
+    let text = plain(80, &[path, "--leaks"]);
+    assert!(text.ends_with(expected), "{text}");
+    let text = plain(80, &[path, "--leaks", "--by", "traceback"]);
+    assert!(text.contains("\n    +58.6 KiB an hour, 99.9 % sure  |▁"), "{text}");
+}
+
+#[test]
 fn colours_are_for_terminals_and_for_those_who_ask() {
     let scene = scene();
     let is_coloured = |text: &str| text.contains("\u{1b}[");
@@ -156,7 +182,8 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
         command.arg(scene.path()).args(arguments).envs(variables.iter().copied()).env_remove("HOME");
         stdout(&command.output().unwrap())
     };
-    let forced = piped(&[("CLICOLOR_FORCE", "1")], &[]);
+    assert!(is_coloured(&piped(&[("CLICOLOR_FORCE", "1")], &[])));
+    let forced = piped(&[("CLICOLOR_FORCE", "1")], &["--by", "lineno"]);
     assert!(is_coloured(&forced));
     assert!(!is_coloured(&piped(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], &[])));
     assert!(!is_coloured(&piped(&[("CLICOLOR_FORCE", "1")], &["--format", "json"])));

@@ -1,4 +1,4 @@
-//! Text for people: times, and words for a shell.
+//! Text for people: times.
 
 use heapline_shared_format::text::civil;
 use std::time::{Duration, SystemTime};
@@ -12,15 +12,6 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
 }
 
-/// Quotes a text as one word for a shell.
-pub fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+=:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,11 +23,5 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59.000Z");
         assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59.000Z");
-    }
-
-    #[test]
-    fn a_shell_reads_the_word_as_it_is() {
-        assert_eq!(shell_word("/tmp/a-b.snap.zst"), "/tmp/a-b.snap.zst");
-        assert_eq!(shell_word("it's $HOME"), r"'it'\''s $HOME'");
     }
 }

@@ -2,10 +2,9 @@
 //! and the command that reads the snapshot.
 
 use super::{Ending, report_program, shown};
-use crate::base::text::shell_word;
 use crate::snapshot::cut::Figures;
 use heapline_shared_format::snapshot::{Begun, Domain, DomainTotals, End, began_with};
-use heapline_shared_format::text::{counted, size};
+use heapline_shared_format::text::{counted, shell_word, size};
 use signal_hook::low_level::signal_name;
 use std::path::Path;
 

@@ -18,7 +18,7 @@ use crate::table::said;
 use crate::unseen::Causes;
 use heapline_shared_format::arena::{end_cause, target_flag};
 use heapline_shared_format::snapshot::{Birth, End, Snapshot, Unseen, mostly_mapped};
-use heapline_shared_format::text::counted;
+use heapline_shared_format::text::{counted, shell_word};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -405,7 +405,7 @@ const UNSEEN_REUSE: &str = "Python's objects in blocks from its free lists are b
 pub fn shown(path: &Path) -> String {
     let relative = env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     let path = relative.filter(|relative| relative.components().next().is_some()).unwrap_or_else(|| path.to_owned());
-    text::shell_word(&path.to_string_lossy())
+    shell_word(&path.to_string_lossy())
 }
 
 /// Path of `report` beside this program, if there is such a file.

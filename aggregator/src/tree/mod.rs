@@ -17,14 +17,14 @@ mod pending;
 mod socket;
 mod writers;
 
-use crate::base::{sys, text};
+use crate::base::sys;
 use crate::job;
 use crate::session::Settings;
 use crate::session::arena_map::ArenaMap;
 use crate::snapshot::write::Folder;
 use crate::table::fork_copies::{Born, ForkCopies, TreeMember};
 use heapline_shared_format::arena::Geometry;
-use heapline_shared_format::text::counted;
+use heapline_shared_format::text::{counted, shell_word};
 use heapline_shared_format::tree::{Address, WAY_BYTES, Way};
 use pending::PendingChildren;
 use socket::Socket;
@@ -168,7 +168,7 @@ impl Tally {
                 of(left, "of them still running, untraced from here on"),
                 of(inexact, "of them NOT EXACT"),
                 of(partial, "of them with memory that is not seen"),
-                text::shell_word(&job::report_program().to_string_lossy()),
+                shell_word(&job::report_program().to_string_lossy()),
             ));
         }
         if refused > 0 {

@@ -2,8 +2,8 @@
 
 use super::texts::assert_harmless;
 use heapline_shared_format::snapshot;
-use heapline_tools::export::folded;
 use heapline_tools::export::page::Page;
+use heapline_tools::export::{folded, massif};
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
 use heapline_tools::input::past::Past;
@@ -11,11 +11,13 @@ use heapline_tools::input::time::Time;
 use heapline_tools::input::tree::Subject;
 use heapline_tools::query::blame::Blame;
 use heapline_tools::query::filter::Filters;
+use heapline_tools::query::overview::Overview;
 use heapline_tools::query::report::{Report, Request};
 use heapline_tools::query::statistics::By;
 use heapline_tools::render::text::Layout;
 use heapline_tools::render::{csv, json, text};
 use heapline_tools::symbols::Symbolizer;
+use std::path::Path;
 use unicode_width::UnicodeWidthStr;
 
 /// Reads the bytes as a snapshot file. Writing and reading an accepted snapshot gives an equal
@@ -90,6 +92,32 @@ fn past(subject: &Subject, request: Request) {
     serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
 }
 
+/// Makes the overview of a process, of any width.
+fn first_look(subject: &Subject) {
+    let plan = Overview::of(subject);
+    let parts =
+        plan.parts(&Request::default(), subject, &mut Symbolizer::new(Vec::new(), None)).expect("it is by line");
+    if let Some(history) = &subject.first().history {
+        let tree = |at| {
+            let request = Request { by: By::Tree, at, inverted: true, limit: 5, ..Request::default() };
+            Report::new(request, subject, None, &mut Symbolizer::new(Vec::new(), None)).expect("it is a tree")
+        };
+        let mut out = Vec::new();
+        massif::write(history, &tree(At::Live), &tree(At::Peak), &mut out).expect("a vector takes everything");
+        assert_harmless(&String::from_utf8(out).expect("reports are text"));
+    }
+    for layout in LAYOUTS {
+        let mut out = Vec::new();
+        let path = Path::new("a.snap.zst");
+        text::overview(&parts, path, layout, &mut out).expect("a vector takes everything");
+        let shown = String::from_utf8(out).expect("reports are text");
+        assert_harmless(&shown);
+        let width = layout.width.unwrap_or(80);
+        let wide = shown.lines().find(|line| line.width() > width && !line.starts_with("report "));
+        assert_eq!(wide, None, "wider than {width}");
+    }
+}
+
 /// Looks of a text: for scripts, for terminals of several widths, and with everything.
 const LAYOUTS: [Layout; 5] = [
     layout(None, false),
@@ -113,6 +141,7 @@ pub fn report(bytes: &[u8]) {
     snapshot.modules.iter_mut().for_each(|module| module.path.insert(0, '?'));
     let tree = Subject::tree(vec![snapshot.clone(), snapshot.clone()]);
     let subject = Subject::process(snapshot);
+    first_look(&subject);
     let all = [By::Filename, By::Lineno, By::Function, By::Module, By::Traceback, By::Tree, By::Size, By::Thread];
     for by in all {
         let at = if by.is_of_live_blocks() { At::Live } else { [At::Live, At::Peak, At::Total][bytes.len() % 3] };
@@ -127,8 +156,10 @@ pub fn report(bytes: &[u8]) {
             frames: [Frames::Mixed, Frames::Native, Frames::Python][bytes.len() % 3],
             raw_frames: bytes.len().is_multiple_of(5),
             inverted: bytes.len().is_multiple_of(4),
+            fold: bytes.len().is_multiple_of(2),
             start_code: bytes.len().is_multiple_of(3),
             limit: 3,
+            ..Request::default()
         };
         for whole in [&subject, &tree] {
             past(whole, request.clone());
@@ -151,6 +182,8 @@ pub fn report(bytes: &[u8]) {
             }
         }
         shown(&|out| csv::write(&report, out));
+        shown(&|out| text::markdown(&report, out));
+        shown(&|out| text::markdown(&of_tree, out));
         shown(&|out| folded::write(&report, out));
         let page = Page { report: &report, old: Some(&tree), at: None, since: None };
         let mut symbolizer = Symbolizer::new(Vec::new(), None);

@@ -2,11 +2,13 @@
 
 use crate::support::trace::{ctl, ctl_ok, read_snapshot, report_on};
 use crate::support::victim::{self, line_of};
-use crate::support::{Running, Trace};
+use crate::support::{Running, Trace, has, programs, stdout_of};
 use heapline_shared_format::snapshot::history::{Held, USER_MARK};
 use heapline_shared_format::snapshot::{Domain, History, Snapshot};
+use heapline_shared_format::text::size;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::process::Command;
 
 pub fn history(snapshot: &Snapshot) -> &History {
     snapshot.history.as_ref().expect("a history")
@@ -98,6 +100,32 @@ fn a_leak_is_named_from_one_snapshot() {
     assert!(growth.bytes_per_hour > 0.0 && growth.bytes_per_hour < 360_000_000.0 * 1.1, "{growth:?}");
     assert!(growth.certainty > 0.99, "{growth:?}");
     assert!(growth.series.is_sorted() && growth.series.last() == Some(&300_000), "{growth:?}");
+}
+
+/// The peak of 200 ms is on the screen with its time, and in massif's viewer with its bytes.
+#[test]
+fn a_peak_that_is_gone_is_seen_at_first_sight() {
+    let victim = victim::build("swing.c", &["-O1", "-g"]);
+    let outcome = Trace::of(victim).arg("150").arg("peak").run().expect_code(0);
+    let path = outcome.snapshot_path();
+    let sums = outcome.snapshot().domains[0];
+    let report = |options: &[&str]| stdout_of(Command::new(&programs().report).arg(&path).args(options));
+    let shown = report(&[]);
+    assert!(shown.contains(&format!("\nnative memory: peak {} at ", size(sums.peak))), "{shown}");
+    assert!(shown.contains(&format!("\n               left {} in ", size(sums.current))), "{shown}");
+    let line = line_of("swing.c", "// LINE peak");
+    assert!(shown.contains(&format!("swing.c:{line} ")), "{shown}");
+    assert!(shown.lines().count() <= 23 && shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    if !has("ms_print") {
+        return;
+    }
+    let file = path.with_file_name("massif.out");
+    report(&["--format", "massif", "-o", file.to_str().expect("UTF-8")]);
+    let printed = stdout_of(Command::new("ms_print").arg(&file));
+    let totals = printed.lines().filter(|line| line.contains("100.00% (") && line.ends_with(" (native memory)"));
+    let digits = |line: &str| line.split('(').nth(1).expect("bytes").chars().filter(char::is_ascii_digit).collect();
+    let totals: Vec<String> = totals.map(digits).collect();
+    assert_eq!(totals, [sums.peak.to_string(), sums.current.to_string()], "{printed}");
 }
 
 /// A victim that takes a step per byte of input and answers when ready for the next step.

@@ -118,7 +118,7 @@ fn where_no_sample_was_met_nothing_is_an_estimate() {
     run.env("HEAPLINE_SAMPLE_SEED", "1");
     assert!(run.status().expect("it runs").success());
     let report = |options: &[&str]| stdout_of(Command::new(&programs().report).arg(&path).args(options));
-    let text = report(&[]);
+    let text = report(&["--by", "lineno"]);
     assert!(text.contains("native: current ~0 B (0 B to ") && text.contains("in ~0 blocks (0 to "), "{text}");
     assert!(text.contains("Total allocated size: ~0 B (0 B to "), "{text}");
     let json: Value = serde_json::from_str(&report(&["--format", "json"])).expect("JSON");
@@ -137,7 +137,7 @@ fn every_report_says_what_is_an_estimate() {
         let mut report = Command::new(&programs().report);
         stdout_of(report.arg(outcome.snapshot_path()).args(options))
     };
-    let plain = text(&[]);
+    let plain = text(&["--by", "lineno"]);
     assert!(plain.contains("sampled, one in 256 KiB: ~") && plain.contains("native: current ~"), "{plain}");
     assert!(plain.lines().filter(|line| line.starts_with('#')).all(|line| line.contains('~')), "{plain}");
     assert!(plain.contains("Total allocated size: ~"), "{plain}");

@@ -38,7 +38,7 @@ fn allocations_are_counted_from_the_attach_on() {
     let aggregator = victim.attach(&path, &[]);
     victim.steps("mM");
     detach(aggregator);
-    let shown = text(&path, &[]);
+    let shown = text(&path, &["--by", "lineno"]);
     let first = format!("Process {}: exact since the attach; peak: native 1700 B\n", victim.pid());
     assert!(shown.starts_with(&first), "{shown}");
     assert!(shown.contains("; 2 allocated (1700 B), 0 freed since the attach\n"), "{shown}");
@@ -50,9 +50,13 @@ fn allocations_are_counted_from_the_attach_on() {
 #[test]
 fn the_reason_for_no_records_is_told_once() {
     let outcome = Trace::of("true").run().expect_code(0);
-    let shown = text(&outcome.snapshot_path(), &[]);
-    assert_eq!(shown.matches("the program made no allocation while it was traced").count(), 1, "{shown}");
-    assert!(shown.contains("\nNO RECORDS: ") && !shown.contains("Usual reasons"), "{shown}");
+    for options in [&[][..], &["--by", "lineno"]] {
+        let shown = text(&outcome.snapshot_path(), options);
+        // A screen breaks the sentence.
+        let sentence = shown.replace('\n', " ");
+        assert_eq!(sentence.matches("the program made no allocation while it was traced").count(), 1, "{shown}");
+        assert!(shown.contains("\nNO RECORDS: ") && !shown.contains("Usual reasons"), "{shown}");
+    }
 }
 
 /// Children of a shell that run the same program are a row, and forked children say what they

@@ -43,7 +43,7 @@ fn an_allocator_in_a_library_is_named_wherever_exact_is_said() {
     assert!(said.contains("heapline: peak 64.") && said.contains(" MiB mmap, "), "the layer with the memory: {said}");
     assert!(said.contains("Most of this process's memory is in mappings (64."), "{said}");
 
-    let text = report(&path, &[]);
+    let text = report(&path, &["--by", "lineno"]);
     let first = text.lines().next().expect("a line");
     assert!(first.contains(&format!("exact, but for what is not seen: {NAME} in unseen; peaks: mmap ")), "{text}");
     assert!(text.contains("\nNOT SEEN: ") && text.contains("\nMost of this process's memory"), "{text}");

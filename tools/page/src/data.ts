@@ -13,6 +13,7 @@ export interface Head {
   concerns: string[];
   sampled: boolean;
   filtered: boolean;
+  fold: boolean;
   domains: { name: string; noun: string; sampled: boolean }[];
   domain: number;
   at: Moment;

@@ -61,7 +61,7 @@ class Page {
   private readonly found = el("span", { class: "quiet found", role: "status" });
   private readonly filter = el("input", { type: "search", placeholder: "Filter rows  /", "aria-label": "Filter rows", spellcheck: "false" });
   private readonly empty = el("p", { class: "empty" });
-  private readonly options: { name: "flame" | "plumbing" | "lines" | "whole" | "source"; show(on: boolean): void; inverse: boolean }[] = [];
+  private readonly options: { name: "flame" | "plumbing" | "lines" | "fold" | "whole" | "source"; show(on: boolean): void; inverse: boolean }[] = [];
   private readonly panels: Record<Tab, HTMLElement>;
   private readonly help: HTMLDialogElement;
 
@@ -69,7 +69,7 @@ class Page {
     const { head } = data;
     this.first = {
       domain: head.domain, moment: head.at, at: head.instant ?? 0, since: head.since ?? 0, measure: "grown", unit: "bytes", thread: -1, process: -1,
-      tab: "graph", inverted: false, flame: false, plumbing: false, lines: true, whole: false, source: false, search: "", sandwich: "", only: [],
+      tab: "graph", inverted: false, flame: false, plumbing: false, lines: true, fold: head.fold, whole: false, source: false, search: "", sandwich: "", only: [],
       without: [], zoom: [], by: "line", filter: "", sort: "size",
     };
     if (head.since !== null) this.first.moment = "range";
@@ -95,7 +95,7 @@ class Page {
       });
     }
     this.help = this.makeHelp();
-    const option = (name: "flame" | "plumbing" | "lines" | "whole" | "source", text: string, title: string, inverse = false) => {
+    const option = (name: "flame" | "plumbing" | "lines" | "fold" | "whole" | "source", text: string, title: string, inverse = false) => {
       const made = toggle(text, title, (on) => this.go({ [name]: inverse ? !on : on, ...(name === "flame" || name === "whole" || name === "source" ? {} : { zoom: [] }) }));
       this.options.push({ name, show: made.show, inverse });
       return made.element;
@@ -125,6 +125,7 @@ class Page {
       el("div", { class: "switches" },
         option("plumbing", "Hide plumbing", "Frames that start the program, import modules, or belong to allocators and standard libraries", true),
         option("lines", "Lines", "A box for each line of a function"),
+        option("fold", "Fold recursion", "Each cycle of a recursion once"),
         option("whole", "Whole names", "Names with template arguments and parameters"),
         ...(data.frames.sources.length ? [option("source", "Source", "Source lines in the boxes")] : []),
         option("flame", "Root below", "A flame graph: the root at the bottom")));
@@ -323,7 +324,7 @@ class Page {
 
   private showGraph(): void {
     const { view, data } = this;
-    const shape = { plumbing: view.plumbing, lines: view.lines, unit: view.unit };
+    const shape = { plumbing: view.plumbing, lines: view.lines, fold: view.fold, unit: view.unit };
     const { main, other } = this.ofGraph(this.viewKey(), () => {
       if (view.sandwich) {
         const both = sandwich(data, this.amounts, shape, view.sandwich);

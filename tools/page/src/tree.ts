@@ -8,6 +8,8 @@ export interface Shape {
   plumbing: boolean;
   /** Whether lines of a function are boxes of their own. */
   lines: boolean;
+  /** Whether each cycle of a recursion is one box. */
+  fold: boolean;
   unit: "bytes" | "blocks";
 }
 
@@ -48,6 +50,12 @@ export class Tree {
     this.count += 1;
     this.table[place] = box;
     return box;
+  }
+
+  /** The box of a key below a box; of a recursion that is folded, the box where the cycle began. */
+  step(parent: number, key: number, frame: number, fold: boolean): number {
+    if (fold) for (let box = parent; box > 0; box = this.parent[box]!) if (this.key[box] === key) return box;
+    return this.child(parent, key, frame);
   }
 
   find(parent: number, key: number): number | undefined {
@@ -170,7 +178,7 @@ export function fromRoot(data: Data, of: Amounts, shape: Shape): Tree {
     const caller = nodes.parent[node]!;
     const parent = caller < 0 ? 0 : boxes[caller]!;
     const frame = nodes.frame[node]!;
-    let box = hidden[node] ? parent : tree.child(parent, keys[frame]!, frame);
+    let box = hidden[node] ? parent : tree.step(parent, keys[frame]!, frame, shape.fold);
     boxes[node] = box;
     if (of.bytes[node] === 0 && of.blocks[node] === 0) continue;
     // A traceback of hidden frames only keeps its last frame.
@@ -191,7 +199,7 @@ export function fromLeaves(data: Data, of: Amounts, shape: Shape): Tree {
     let box = 0;
     for (let at = node; at >= 0; at = nodes.parent[at]!) {
       const frame = nodes.frame[at]!;
-      if (!hidden[at]) box = tree.child(box, keys[frame]!, frame);
+      if (!hidden[at]) box = tree.step(box, keys[frame]!, frame, shape.fold);
     }
     const frame = nodes.frame[node]!;
     if (box === 0) box = tree.child(0, keys[frame]!, frame);
@@ -216,7 +224,7 @@ export function sandwich(data: Data, of: Amounts, shape: Shape, name: string): {
     const frame = nodes.frame[node]!;
     const inside = caller >= 0 ? boxes[caller]! : -1;
     if (inside >= 0) {
-      boxes[node] = hidden[node] ? inside : callees.child(inside, keys[frame]!, frame);
+      boxes[node] = hidden[node] ? inside : callees.step(inside, keys[frame]!, frame, shape.fold);
       outermost[node] = outermost[caller]!;
     } else if (frames.name(frame) === name) {
       boxes[node] = 0;
@@ -229,7 +237,7 @@ export function sandwich(data: Data, of: Amounts, shape: Shape, name: string): {
     if (box === undefined) {
       box = 0;
       for (let at = nodes.parent[call]!; at >= 0; at = nodes.parent[at]!) {
-        if (!hidden[at]) box = callers.child(box, keys[nodes.frame[at]!]!, nodes.frame[at]!);
+        if (!hidden[at]) box = callers.step(box, keys[nodes.frame[at]!]!, nodes.frame[at]!, shape.fold);
       }
       above.set(call, box);
     }

@@ -28,6 +28,8 @@ export interface View {
   plumbing: boolean;
   /** Whether lines of a function are boxes of their own. */
   lines: boolean;
+  /** Whether each cycle of a recursion is one box. */
+  fold: boolean;
   /** Whether names keep template arguments and parameters. */
   whole: boolean;
   /** Whether boxes show source lines. */
@@ -44,7 +46,7 @@ export interface View {
   sort: string;
 }
 
-const FLAGS = ["inverted", "flame", "plumbing", "whole", "source"] as const;
+const FLAGS = ["inverted", "flame", "plumbing", "fold", "whole", "source"] as const;
 const MOMENTS = ["live", "peak", "total", "instant", "range"];
 const MEASURES = ["grown", "shrunk", "new", "gone", "allocated"];
 const TABS = ["graph", "table", "sizes"];

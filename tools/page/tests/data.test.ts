@@ -7,7 +7,7 @@ import { fromLeaves, fromRoot, Layout, sandwich, Tree } from "../src/tree.ts";
 import { fromHash, toHash, type View } from "../src/view.ts";
 import { read, scene } from "./scene.ts";
 
-const SHAPE = { plumbing: false, lines: true, unit: "bytes" as const };
+const SHAPE = { plumbing: false, lines: true, fold: false, unit: "bytes" as const };
 
 test("columns come back", async () => {
   const columns = await read([
@@ -75,6 +75,15 @@ test("filters keep and drop whole tracebacks", async () => {
   assert.equal(sum(restrict(data, of, ["load"], []).bytes), 950);
   assert.equal(sum(restrict(data, of, ["load", "parse"], []).bytes), 50);
   assert.equal(sum(restrict(data, of, [], ["parse"]).bytes), 900);
+});
+
+test("a cycle of a recursion folds into the box where it began", () => {
+  const tree = new Tree();
+  const step = (box: number, key: number) => tree.step(box, key, key, true);
+  const f = step(0, 1);
+  const g = step(f, 2);
+  assert.deepEqual([step(g, 1), step(f, 1), step(g, 2)], [f, f, g]);
+  assert.equal(tree.step(g, 1, 1, false), 3);
 });
 
 test("a level is searched by place", async () => {

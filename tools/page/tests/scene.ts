@@ -108,7 +108,7 @@ export async function scene(): Promise<{ data: Data; view: View }> {
     ["change.allocs", "plain", [11, 1, 1, 0, 5, 0]],
   ]);
   const head: Head = {
-    title: "app (7)", heapline: "0", lines: ["Process 7: exact", "app"], concerns: [], sampled: false, filtered: false,
+    title: "app (7)", heapline: "0", lines: ["Process 7: exact", "app"], concerns: [], sampled: false, filtered: false, fold: false,
     domains: [{ name: "native", noun: "block", sampled: true }], domain: 0, at: "live", instant: null, since: null,
     processes: [{ pid: 7, command: "app", depth: 0, old: false, sample_interval: 0 }],
     threads: [{ process: 0, name: "main (7)" }, { process: 0, name: "worker (8)" }],
@@ -117,7 +117,7 @@ export async function scene(): Promise<{ data: Data; view: View }> {
   };
   const first: View = {
     domain: 0, moment: "live", at: 0, since: 0, measure: "grown", unit: "bytes", thread: -1, process: -1, tab: "graph", inverted: false, flame: false,
-    plumbing: false, lines: true, whole: false, source: false, search: "", sandwich: "", only: [], without: [], zoom: [], by: "line", filter: "", sort: "size",
+    plumbing: false, lines: true, fold: false, whole: false, source: false, search: "", sandwich: "", only: [], without: [], zoom: [], by: "line", filter: "", sort: "size",
   };
   return { data: new Data(head, columns), view: fromHash("", first) };
 }

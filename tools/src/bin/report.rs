@@ -8,20 +8,22 @@
 //! | 0 | done, or standard output is a closed pipe |
 //! | 1 | any other failure |
 //! | 2 | wrong usage |
+//! | 3 | the memory in view has grown by more than `--fail-above` |
 
 use anyhow::Error;
-use clap::Parser;
-use heapline_shared_format::text::{counted, printable, size};
+use heapline_shared_format::text::{counted, format_size, printable, size};
 use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
-use heapline_tools::export::{folded, page};
+use heapline_tools::export::{folded, massif, page};
 use heapline_tools::glob::Glob;
 use heapline_tools::input::load::load;
 use heapline_tools::input::moment::{At, totals};
-use heapline_tools::input::past::{NoPast, Past};
+use heapline_tools::input::past::{NoPast, Past, history_of};
 use heapline_tools::input::tree::Subject;
 use heapline_tools::output::{Output, WriteError};
-use heapline_tools::query::report::Report;
+use heapline_tools::query::overview::Overview;
+use heapline_tools::query::report::{Report, Request};
+use heapline_tools::query::suppress::Suppressions;
 use heapline_tools::render::text::{Layout, blocks_of};
 use heapline_tools::render::{Sources, csv, json, text};
 use heapline_tools::settings::Settings;
@@ -42,7 +44,7 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::of(std::env::args_os()) {
         Ok(arguments) => Ok(arguments),
         Err(help) if !help.use_stderr() => {
             // If even the help cannot be printed, no message can be.
@@ -53,11 +55,12 @@ fn main() -> ExitCode {
     };
     let config = arguments.and_then(Arguments::into_config).map_err(Failure::Usage);
     match config.and_then(run) {
-        Ok(notes) => {
+        Ok(Done { notes, excess }) => {
             // Some notes name themselves.
             let text = |note: &String| format!("note: {}", note.strip_prefix("Note: ").unwrap_or(note));
             notes.iter().for_each(|note| say(&text(note)));
-            ExitCode::SUCCESS
+            excess.iter().for_each(|text| say(text));
+            if excess.is_some() { ExitCode::from(3) } else { ExitCode::SUCCESS }
         }
         Err(Failure::Other(error)) if error.downcast_ref().is_some_and(WriteError::is_closed_pipe) => ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => {
@@ -71,11 +74,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes and writes the report. Returns notes for standard error.
-fn run(mut config: Config) -> Result<Vec<String>, Failure> {
+/// What there is to say when a report is written.
+struct Done {
+    /// Notes for standard error.
+    notes: Vec<String>,
+    /// A sentence on growth above the bound; none below.
+    excess: Option<String>,
+}
+
+/// Makes and writes the report.
+fn run(mut config: Config) -> Result<Done, Failure> {
     let client = config.debuginfod.then(|| Client::from_environment(say)).transpose().map_err(Failure::Usage)?;
     if config.settings {
         config.request.skip.extend(Settings::of_user()?.skip.iter().map(|pattern| Glob::new(pattern)));
+    }
+    if let Some(path) = &config.suppressions {
+        config.request.suppressions = Suppressions::read(path)?;
     }
     let output = Output::open(config.output.as_deref())?;
     let subject = |path: &Path| match config.is_tree {
@@ -87,20 +101,34 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
     if let Some(client) = client {
         symbolizer = symbolizer.with_fetch(Box::new(client));
     }
+    let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     let (mut subject, mut old, mut since) = (subjects.0, subjects.1, None);
     if config.format == Format::Html {
         let wanted = config.past.as_ref().map(|wanted| past(&subject, wanted)).transpose()?;
-        let (at, since) =
-            wanted.map_or((None, None), |(now, since)| (Some(now.instant), since.map(|since| since.instant)));
-        let report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
+        let report = Report::new(config.request.clone(), &subject, old.as_ref(), &mut symbolizer)?;
         let sources = match config.source {
             _ if config.no_source => None,
             Some(glob) => Some(Sources::matching(glob)),
             None => std::env::current_dir().ok().and_then(|folder| Sources::below(&folder)),
         };
+        let at = wanted.as_ref().map(|(now, _)| now.instant);
+        let since = wanted.as_ref().and_then(|(_, before)| Some(before.as_ref()?.instant));
         let page = page::Page { report: &report, old: old.as_ref(), at, since };
         output.write(|out| page.write(sources, &mut symbolizer, out))?;
-        return Ok(notes(&report, config.format));
+        let excess = match (config.fail_above, &wanted) {
+            (Some(most), Some((now, Some(before)))) => {
+                let request = Request { at: now.moment(), ..config.request };
+                excess(&Report::new(request, &now.subject, Some(&before.subject), &mut symbolizer)?, most)
+            }
+            (most, _) => most.and_then(|most| excess(&report, most)),
+        };
+        return Ok(Done { notes: notes(&report, config.format), excess });
+    }
+    if config.is_overview {
+        let overview = Overview::of(&subject);
+        let parts = overview.parts(&config.request, &subject, &mut symbolizer)?;
+        output.write(|out| text::overview(&parts, &config.snapshot, layout, out))?;
+        return Ok(Done { notes: notes(&parts.main, config.format), excess: None });
     }
     let is_of_leaks = config.past == Some(WantedPast::Leaks);
     let history = if is_of_leaks { subject.first().history.clone() } else { None };
@@ -111,19 +139,35 @@ fn run(mut config: Config) -> Result<Vec<String>, Failure> {
         since = before.as_ref().map(|before| before.instant);
         old = before.map(|before| before.subject);
     }
+    let request = config.request.clone();
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
     report.since = since;
     history.iter().for_each(|history| report.keep_growing(history));
+    let mut over_time = None;
+    if config.format == Format::Massif {
+        let peak = Request { at: At::Peak, ..request };
+        over_time = Some((history_of(subject.first())?, Report::new(peak, &subject, None, &mut symbolizer)?));
+    }
     let mut sources = config.source.map(Sources::matching);
-    let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), layout, out),
         Format::Json => json::write(&report, sources.as_mut(), out),
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
         Format::Html => unreachable!("written above"),
+        Format::Massif => over_time.iter().try_for_each(|(history, peak)| massif::write(history, &report, peak, out)),
+        Format::Markdown => text::markdown(&report, out),
     })?;
-    Ok(notes(&report, config.format))
+    let excess = config.fail_above.and_then(|most| excess(&report, most));
+    Ok(Done { notes: notes(&report, config.format), excess })
+}
+
+/// Says that the memory in view has grown by more than a bound; none if it has not.
+fn excess(report: &Report<'_>, most: u64) -> Option<String> {
+    let growth = report.growth_in_view().filter(|&growth| growth > i128::from(most))?;
+    let about = if report.total.estimate.is_estimate() { "about " } else { "" };
+    let (grown, most) = (format_size(growth, false), size(most));
+    Some(format!("{} has grown by {about}{grown}, more than the {most} of --fail-above", what(report)))
 }
 
 /// Returns the subject at the wanted time and, for a range, at its begin.
@@ -142,7 +186,7 @@ fn past(subject: &Subject, wanted: &WantedPast) -> Result<(Past, Option<Past>), 
 
 fn notes(report: &Report<'_>, format: Format) -> Vec<String> {
     // Text and page have the notes in their heads. Other formats have no place for sentences.
-    let has_place = matches!(format, Format::Text | Format::Html);
+    let has_place = matches!(format, Format::Text | Format::Html | Format::Markdown);
     let mut notes = if has_place { Vec::new() } else { text::concerns(report) };
     notes.extend(report.warnings.iter().cloned());
     if report.nothing_matched {

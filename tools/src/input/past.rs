@@ -109,7 +109,12 @@ impl Past {
     }
 }
 
-fn history_of(snapshot: &Snapshot) -> Result<&History, NoPast> {
+/// Returns the history of a process.
+///
+/// # Errors
+///
+/// Fails with [`NoPast::NoHistory`].
+pub fn history_of(snapshot: &Snapshot) -> Result<&History, NoPast> {
     let history = snapshot.history.as_ref().filter(|history| !history.steps.is_empty());
     history.ok_or(NoPast::NoHistory { pid: snapshot.meta.pid })
 }

@@ -67,8 +67,9 @@ pub fn growing(history: &History, domain: Domain, groups: &HashMap<Key, Vec<u32>
 
 /// Places of the steps of a history, by index.
 struct Places {
-    /// Column of the whole history.
-    columns: Vec<usize>,
+    /// Columns of the whole history into which a step reaches first and last. A long step fills the
+    /// columns behind the step before.
+    columns: Vec<(usize, usize)>,
     /// Part of the second half; none for a step of the first half.
     parts: Vec<Option<usize>>,
     /// Whether a step ends in a part. Coarse steps leave parts without an end.
@@ -89,7 +90,14 @@ impl Places {
             ends.clone().map(|time| (time > half).then(|| place(time, half, PARTS))).collect();
         let mut has_end = [false; PARTS];
         parts.iter().flatten().for_each(|&part| has_end[part] = true);
-        Places { columns: ends.map(|time| place(time, 0, COLUMNS)).collect(), parts, has_end }
+        let mut next = 0;
+        let columns = |time| {
+            let last = place(time, 0, COLUMNS);
+            let first = next.min(last);
+            next = last + 1;
+            (first, last)
+        };
+        Places { columns: ends.map(columns).collect(), parts, has_end }
     }
 }
 
@@ -113,7 +121,7 @@ impl Memory {
     /// Looks at all steps before the step `until`. The memory has not changed in them.
     fn settle(&mut self, until: usize, places: &Places) {
         let Some(last) = until.checked_sub(1).filter(|&last| last >= self.next) else { return };
-        for column in &mut self.greatest[places.columns[self.next]..=places.columns[last]] {
+        for column in &mut self.greatest[places.columns[self.next].0..=places.columns[last].1] {
             *column = self.now.max(*column);
         }
         if let Some(last) = places.parts[last] {
@@ -250,6 +258,19 @@ mod tests {
         assert_eq!(growth(|_| 7), None, "constant memory");
         assert_eq!(growth(|second| 10_000_000 - 1000 * second), None, "memory that shrinks");
         assert_eq!(growth(|second| 1 << 40 | second), None, "next to nothing");
+    }
+
+    #[test]
+    fn a_long_step_leaves_no_gap_in_the_memory_over_time() {
+        let mut long = history(|second| 1000 * second);
+        // A third of the hour is one step.
+        let third = Step::join(&long.steps.split_off(1200)[..1200]).expect("steps");
+        let rest = history(|second| 1000 * second).steps.split_off(2400);
+        long.steps.push(third);
+        long.steps.extend(rest);
+        let groups = HashMap::from([(Key::Size(1), vec![0])]);
+        let found = growing(&long, Domain::Native, &groups).remove(&Key::Size(1)).expect("a leak");
+        assert!(found.series.iter().all(|&value| value > 0) && found.series.is_sorted(), "{:?}", found.series);
     }
 
     #[test]

@@ -10,8 +10,12 @@ use crate::query::blame::{Blame, Blamer, Starts};
 use crate::query::diff::{Change, Nothing, compare_to};
 use crate::query::estimate::{Estimate, of_domain, of_nothing};
 use crate::query::filter::{Filters, Matcher};
+use crate::query::focus::Focus;
+use crate::query::fold::{Fold, Passes};
 use crate::query::growth::{Growth, growing};
 use crate::query::statistics::{By, Key, Statistic, Trace, group, sorted};
+use crate::query::suppress::Suppressions;
+use crate::query::template::Search;
 use crate::query::threads::{self, NoThreads};
 use crate::query::view::View;
 use crate::symbols::Symbolizer;
@@ -31,6 +35,10 @@ pub struct Request {
     pub cumulative: bool,
     /// Filters of tracebacks.
     pub filters: Filters,
+    /// Choice of stacks.
+    pub focus: Focus,
+    /// Stacks that a report on leaks leaves out.
+    pub suppressions: Suppressions,
     /// Rule for the frame to group blocks under; [`Blame::default_of`] the layer if none.
     pub blame: Option<Blame>,
     /// Functions and files to treat as nobody's own code.
@@ -41,13 +49,41 @@ pub struct Request {
     pub raw_frames: bool,
     /// Whether a tree begins with the blamed frames, and leads to their callers.
     pub inverted: bool,
+    /// Whether a tree shows each cycle of a recursion once.
+    pub fold: bool,
     /// Whether tracebacks for people, and trees, keep the code that starts a program or a thread.
     pub start_code: bool,
     /// Number of rows to show; 0 for all.
     pub limit: usize,
 }
 
+/// A request without any choice: live blocks by line.
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            by: By::Lineno,
+            at: At::Live,
+            domain: None,
+            cumulative: false,
+            filters: Filters::default(),
+            focus: Focus::default(),
+            suppressions: Suppressions::default(),
+            blame: None,
+            skip: Vec::new(),
+            frames: Frames::Mixed,
+            raw_frames: false,
+            inverted: false,
+            fold: false,
+            start_code: false,
+            limit: Request::LIMIT,
+        }
+    }
+}
+
 impl Request {
+    /// Rows of a report that does not say how many.
+    pub const LIMIT: usize = 10;
+
     /// Returns the search for blamed frames in a view; none if the most recent frames are blamed.
     fn blamer(&self, view: View) -> Option<Blamer<'_>> {
         let blame = self.blame.unwrap_or(Blame::default_of(view.domain));
@@ -66,6 +102,19 @@ pub struct Total {
     pub count: u64,
     /// Precision of `size` and `count`.
     pub estimate: Estimate,
+}
+
+/// Rows that a pattern has left out of a report on leaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suppressed {
+    /// The pattern.
+    pub pattern: String,
+    /// Number of rows that would grow.
+    pub groups: usize,
+    /// Bytes of these rows.
+    pub size: u64,
+    /// Blocks of these rows.
+    pub count: u64,
 }
 
 /// A row of the report.
@@ -90,6 +139,10 @@ pub struct Report<'s> {
     old_is_sampled: bool,
     /// Stacks of each group, in a view of the past of a single process.
     stacks: HashMap<Key, Vec<u32>>,
+    /// For each pattern: the groups of the suppressed blocks.
+    suppressed_groups: Vec<HashMap<Key, (Statistic, Vec<u32>)>>,
+    /// What was suppressed, in a report on leaks.
+    pub suppressed: Vec<Suppressed>,
     /// Growth of the rows, in a report on leaks ([`Report::keep_growing`]).
     pub growth: Option<HashMap<Key, Growth>>,
     /// Instant of the old subject, if it is the subject of the report at an earlier time.
@@ -100,10 +153,14 @@ pub struct Report<'s> {
     pub rows: Vec<Row>,
     /// Sums of the (new) subject.
     pub total: Total,
+    /// Sums of the old subject, in a diff.
+    pub old_total: Option<Total>,
     /// Whether the filters dropped all blocks.
     pub nothing_matched: bool,
     /// Names in the rows.
     pub tracebacks: Tracebacks,
+    /// Passes through recursive frames, in a folded tree.
+    pub passes: Passes,
     /// Problems with modules, a sentence for each.
     pub warnings: Vec<String>,
 }
@@ -123,10 +180,20 @@ impl<'s> Report<'s> {
         let domain = request.domain.unwrap_or_else(|| View::default_domain(subject.first()));
         let view = View { domain, at: request.at };
         let mut tracebacks = Tracebacks::default();
-        let mut side = |subject| Side::new(subject, view, &request, symbolizer, &mut tracebacks);
+        let mut fold = Fold::default();
+        let mut side = |subject| Side::new(subject, view, &request, symbolizer, &mut tracebacks, &mut fold);
         let (new, before) = (side(subject)?, old.map(&mut side).transpose()?);
         let is_past = matches!(view.at, At::Instant(_)) && !subject.is_tree();
-        let stacks = if is_past { new.stacks(&request, &tracebacks) } else { HashMap::new() };
+        let stacks = if is_past { stacks_of(&new.traces, &request, &tracebacks) } else { HashMap::new() };
+        let of_pattern = |traces: &Vec<Trace>| {
+            let mut stacks = stacks_of(traces, &request, &tracebacks);
+            let groups = group(&tracebacks, traces.iter().copied(), request.by, request.cumulative);
+            let with_stacks =
+                groups.into_iter().map(|(key, group)| (key, (group, stacks.remove(&key).unwrap_or_default())));
+            with_stacks.collect()
+        };
+        let suppressed_groups = new.suppressed.iter().map(of_pattern).collect();
+        let old_total = before.as_ref().map(|before| before.total(0));
         let rows: Vec<Row> = match &before {
             None => {
                 let rows = sorted(&tracebacks, new.groups(&request, &tracebacks));
@@ -153,12 +220,16 @@ impl<'s> Report<'s> {
             old_is_sampled,
             since: None,
             stacks,
+            suppressed_groups,
+            suppressed: Vec::new(),
             growth: None,
             view,
             rows,
             total,
+            old_total,
             nothing_matched,
             tracebacks,
+            passes: fold.passes,
             warnings,
         })
     }
@@ -170,12 +241,28 @@ impl<'s> Report<'s> {
         let speed = |row: &Row| growth.get(&row.stat.key).map_or(0.0, |growth| growth.per_hour);
         self.rows.retain(|row| growth.contains_key(&row.stat.key));
         self.rows.sort_by(|one, other| speed(other).total_cmp(&speed(one)));
+        for (template, groups) in self.request.suppressions.0.iter().zip(&self.suppressed_groups) {
+            let stacks = groups.iter().map(|(&key, (_, stacks))| (key, stacks.clone())).collect();
+            let grown = growing(history, self.view.domain, &stacks);
+            let rows: Vec<&Statistic> = grown.keys().map(|key| &groups[key].0).collect();
+            if !rows.is_empty() {
+                let sum =
+                    |of: &dyn Fn(&Statistic) -> u64| rows.iter().fold(0, |sum: u64, row| sum.saturating_add(of(row)));
+                let (size, count) = (sum(&|row| row.size), sum(&|row| row.count));
+                self.suppressed.push(Suppressed { pattern: template.to_string(), groups: rows.len(), size, count });
+            }
+        }
         self.growth = Some(growth);
     }
 
     /// Growth of a row, in a report on leaks.
     pub fn growth_of(&self, row: &Row) -> Option<&Growth> {
         self.growth.as_ref()?.get(&row.stat.key)
+    }
+
+    /// Growth of all memory in view since the old snapshot, in a diff: each block once.
+    pub fn growth_in_view(&self) -> Option<i128> {
+        self.old_total.map(|old| i128::from(self.total.size) - i128::from(old.size))
     }
 
     /// The rows within the limit.
@@ -223,6 +310,8 @@ impl<'s> Report<'s> {
 /// Blocks of a subject selected by the request.
 struct Side {
     traces: Vec<Trace>,
+    /// For each suppression: the blocks that it leaves out.
+    suppressed: Vec<Vec<Trace>>,
     /// Whether the filters dropped any blocks.
     dropped: bool,
     /// Precision of the sum of all blocks, and precision of a group without blocks (`nothing`).
@@ -237,6 +326,7 @@ impl Side {
         request: &Request,
         symbolizer: &mut Symbolizer,
         tracebacks: &mut Tracebacks,
+        fold: &mut Fold,
     ) -> Result<Side, NoThreads> {
         let mut traces = Vec::new();
         for part @ Part { snapshot, .. } in subject.summed() {
@@ -248,10 +338,11 @@ impl Side {
             let resolved = resolve(snapshot, &wanted, request.frames, request.raw_frames, symbolizer, tracebacks);
             traces.extend(view.traces(part, &resolved, tracebacks));
         }
+        let all = traces.len();
+        request.focus.apply(tracebacks, &mut traces);
         if let Some(mut blamer) = request.blamer(view) {
             traces.iter_mut().for_each(|trace| trace.blamed = blamer.blamed(tracebacks, trace.traceback));
         }
-        let before = traces.len();
         if !request.filters.is_empty() {
             let mut matcher = Matcher::new(&request.filters);
             traces.retain(|trace| matcher.keeps(tracebacks, trace));
@@ -260,31 +351,29 @@ impl Side {
             let mut starts = Starts::default();
             traces.iter_mut().for_each(|trace| trace.traceback = starts.without(tracebacks, trace.traceback));
         }
+        if request.by == By::Tree && request.fold {
+            traces.iter_mut().for_each(|trace| trace.traceback = fold.folded(tracebacks, trace.traceback));
+        }
+        let dropped = traces.len() < all;
+        let mut suppressed = vec![Vec::new(); request.suppressions.0.len()];
+        let mut search = Search::new(&request.suppressions.0);
+        traces.retain(|trace| {
+            let pattern = search.in_traceback(tracebacks, trace.traceback);
+            pattern.into_iter().for_each(|pattern| suppressed[pattern].push(*trace));
+            pattern.is_none()
+        });
         let whole = of_domain(subject.summed(), view.domain, view.at);
         let nothing = of_nothing(subject.summed(), view.domain, view.at);
-        Ok(Side { dropped: traces.len() < before, traces, whole, nothing })
+        Ok(Side { traces, suppressed, dropped, whole, nothing })
     }
 
     fn groups(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Statistic> {
         group(tracebacks, self.traces.iter().copied(), request.by, request.cumulative)
     }
 
-    /// The stacks of each group, with each stack in a single group.
-    fn stacks(&self, request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Vec<u32>> {
-        let mut stacks: HashMap<Key, Vec<u32>> = HashMap::new();
-        for trace in &self.traces {
-            let frame = tracebacks.frames(trace.blamed).next();
-            let key = frame.and_then(|frame| request.by.key(tracebacks, trace, frame));
-            if let (Some(key), Some(stack)) = (key, trace.stack) {
-                stacks.entry(key).or_default().push(stack);
-            }
-        }
-        stacks
-    }
-
     fn total(&self, groups: usize) -> Total {
         let mut total = Total { groups, ..Total::default() };
-        for trace in &self.traces {
+        for trace in self.traces.iter().chain(self.suppressed.iter().flatten()) {
             total.size = total.size.saturating_add(trace.size);
             total.count = total.count.saturating_add(trace.count);
             total.estimate.add(&trace.estimate);
@@ -297,4 +386,17 @@ impl Side {
         total.count = total.estimate.count(total.count);
         total
     }
+}
+
+/// The stacks of each group, with each stack in a single group.
+fn stacks_of(traces: &[Trace], request: &Request, tracebacks: &Tracebacks) -> HashMap<Key, Vec<u32>> {
+    let mut stacks: HashMap<Key, Vec<u32>> = HashMap::new();
+    for trace in traces {
+        let frame = tracebacks.frames(trace.blamed).next();
+        let key = frame.and_then(|frame| request.by.key(tracebacks, trace, frame));
+        if let (Some(key), Some(stack)) = (key, trace.stack) {
+            stacks.entry(key).or_default().push(stack);
+        }
+    }
+    stacks
 }

@@ -3,7 +3,8 @@
 //!
 //! - From the root down, a frame's branches are its callees. Inverted, the tree begins with the
 //!   blamed frames, and a frame's branches are its callers.
-//! - A recursion is a branch below itself. So each block counts once at each depth.
+//! - A recursion is a branch below itself. So each block counts once at each depth. A folded tree
+//!   ([`crate::query::fold`]) has each cycle once.
 //! - Frames are expanded only to be shown, the largest first. A chain (frames that pass all of
 //!   their blocks on to one branch) is a single way, and counts as one for the limit.
 //! - Nothing here calls itself, so the depth of a tree has no limit.
@@ -11,6 +12,7 @@
 use crate::frames::{Frame, StringId, TracebackId, Tracebacks};
 use crate::query::diff::Change;
 use crate::query::estimate::Estimate;
+use crate::query::fold::Passes;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::Key;
 use std::cmp::{Ordering, Reverse};
@@ -77,6 +79,8 @@ pub struct Branch {
     pub level: usize,
     /// Whether the branch is the only one of its parent.
     pub is_only: bool,
+    /// Greatest number of passes through the frame on one stack, in a folded tree; else 1.
+    pub passes: u32,
     /// The frame, or the number of branches summed up in one line.
     pub what: What,
     /// Blocks of the branch.
@@ -116,9 +120,9 @@ pub fn branches(report: &Report<'_>) -> Vec<Branch> {
         let mut blamed = |id| blamer.as_mut().map_or(id, |blamer| blamer.blamed(names, id));
         let (ways, sums): (Vec<_>, Vec<_>) =
             rows.enumerate().map(|(row, (id, sums))| ((Some(blamed(id)), row), sums)).unzip();
-        chosen(&Callers { names, sums }, ways, limit)
+        chosen(&Callers { names, sums, passes: &report.passes }, ways, limit)
     } else {
-        chosen(&Callees::new(names, rows), None, limit)
+        chosen(&Callees::new(names, rows, &report.passes), None, limit)
     }
 }
 
@@ -139,6 +143,7 @@ trait Tree {
 /// A branch with its place.
 struct Found<P> {
     frame: Frame,
+    passes: u32,
     sums: Sums,
     place: P,
 }
@@ -146,6 +151,7 @@ struct Found<P> {
 /// The tree from the root down: the tree of tracebacks itself, as far as there are blocks.
 struct Callees<'t> {
     names: &'t Tracebacks,
+    passes: &'t Passes,
     own: HashMap<TracebackId, Sums>,
     nodes: Vec<Node>,
     /// The last of the branches that begin the tree.
@@ -162,7 +168,7 @@ struct Node {
 }
 
 impl<'t> Callees<'t> {
-    fn new(names: &'t Tracebacks, rows: impl Iterator<Item = (TracebackId, Sums)>) -> Callees<'t> {
+    fn new(names: &'t Tracebacks, rows: impl Iterator<Item = (TracebackId, Sums)>, passes: &'t Passes) -> Callees<'t> {
         let own: HashMap<TracebackId, Sums> = rows.collect();
         let mut nodes: Vec<Node> = Vec::new();
         let mut known: HashMap<TracebackId, usize> = HashMap::new();
@@ -188,7 +194,7 @@ impl<'t> Callees<'t> {
             let before = below.replace(index);
             nodes[index].before = before;
         }
-        Callees { names, own, nodes, last }
+        Callees { names, passes, own, nodes, last }
     }
 }
 
@@ -205,7 +211,8 @@ impl Tree for Callees<'_> {
         let indices = std::iter::successors(last, |&index| self.nodes[index].before);
         let found = |index: usize| {
             let Node { id, sums, .. } = self.nodes[index];
-            Found { frame: self.names.most_recent(id), sums, place: Some(index) }
+            let passes = self.passes.get(&id).copied().unwrap_or(1);
+            Found { frame: self.names.most_recent(id), passes, sums, place: Some(index) }
         };
         indices.map(found).collect()
     }
@@ -223,6 +230,7 @@ impl Tree for Callees<'_> {
 /// and the row of the blocks.
 struct Callers<'t> {
     names: &'t Tracebacks,
+    passes: &'t Passes,
     sums: Vec<Sums>,
 }
 
@@ -237,8 +245,9 @@ impl Tree for Callers<'_> {
             let frame = self.names.most_recent(id);
             let index = *known.entry((frame.filename, frame.lineno, frame.function)).or_insert(found.len());
             if index == found.len() {
-                found.push(Found { frame, sums: Sums::default(), place: Vec::new() });
+                found.push(Found { frame, passes: 1, sums: Sums::default(), place: Vec::new() });
             }
+            found[index].passes = found[index].passes.max(self.passes.get(&id).copied().unwrap_or(1));
             found[index].sums.add(&self.sums[row]);
             found[index].place.push((self.names.older(id), row));
         }
@@ -258,6 +267,7 @@ impl Tree for Callers<'_> {
 /// A branch to be shown.
 struct Shown {
     frame: Frame,
+    passes: u32,
     sums: Sums,
     own: Own,
     branches: Vec<usize>,
@@ -331,10 +341,10 @@ fn chosen<T: Tree>(tree: &T, root: T::Place, limit: usize) -> Vec<Branch> {
             parent.map_or(&mut first, |parent: usize| &mut shown[parent].branches).push(index);
             let mut below = tree.branches(&found.place);
             let own = tree.own(&found.place);
-            let Found { frame, sums, .. } = found;
+            let Found { frame, passes, sums, .. } = found;
             let (branches, others) = (Vec::new(), Others::default());
             let itself = Own { size: own.size, count: own.blocks() };
-            shown.push(Shown { frame, sums, own: itself, branches, others });
+            shown.push(Shown { frame, passes, sums, own: itself, branches, others });
             parent = Some(index);
             match below.pop_if(|_| own.is_nothing()) {
                 Some(only) if below.is_empty() => found = only,
@@ -373,13 +383,13 @@ fn in_order(mut shown: Vec<Shown>, first: Vec<usize>, others: Others) -> Vec<Bra
     while let Some(Open { indices, level, is_only, .. }) = waiting.last_mut() {
         let (level, is_only) = (*level, *is_only);
         if let Some(index) = indices.next() {
-            let Shown { frame, sums, own, branches, others } = &mut shown[index];
+            let Shown { frame, passes, sums, own, branches, others } = &mut shown[index];
             let (what, depth) = (What::Frame(*frame), waiting.len() - 1);
-            lines.push(Branch { depth, level, is_only, what, sums: *sums, own: *own });
+            lines.push(Branch { depth, level, is_only, passes: *passes, what, sums: *sums, own: *own });
             waiting.push(open(std::mem::take(branches), std::mem::take(others), Some(level)));
         } else if let Some(Open { others: Others { number: number @ 1.., sums }, .. }) = waiting.pop() {
             let (what, depth) = (What::Others(number), waiting.len());
-            lines.push(Branch { depth, level, is_only, what, sums, own: Own::default() });
+            lines.push(Branch { depth, level, is_only, passes: 1, what, sums, own: Own::default() });
         }
     }
     lines

@@ -6,6 +6,7 @@ use crate::query::estimate::Estimate;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
 use crate::query::tree::{Branch, What, branches};
+use crate::render::text::suppressed;
 use heapline_shared_format::text::printable;
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -34,6 +35,9 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
         By::Function => &["function"],
         By::Module => &["module"],
         By::Traceback => &["total_nframe", "traceback"],
+        By::Tree if report.request.fold => {
+            &["own_size", "own_count", "depth", "passes", "others", "filename", "lineno", "function", "module"]
+        }
         By::Tree => &["own_size", "own_count", "depth", "others", "filename", "lineno", "function", "module"],
         By::Size => &["block_size"],
         By::Thread => &["thread"],
@@ -53,11 +57,14 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes comments before the first row: causes of memory not seen, and the interval of a total
-/// without samples. Writes nothing if there are none.
+/// Writes comments before the first row: causes of memory not seen, suppressed rows, and the
+/// interval of a total without samples. Writes nothing if there are none.
 fn comments(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     for cause in &report.snapshot.meta.unseen {
         writeln!(out, "# NOT SEEN: {}", printable(&cause.sentence()))?;
+    }
+    for suppressed in suppressed(report) {
+        writeln!(out, "# {suppressed}")?;
     }
     match report.total.estimate.size_interval(report.total.size) {
         Some((_, most)) if report.total.size == 0 => {
@@ -92,9 +99,13 @@ fn cells(report: &Report<'_>, row: &Row) -> Vec<String> {
 
 fn branch_cells(report: &Report<'_>, branch: &Branch) -> Vec<String> {
     let text = |id| harmless(report.tracebacks.text(id));
-    let Branch { sums, own, .. } = branch;
+    let Branch { sums, own, passes, .. } = branch;
     let mut cells = figures(report, sums.size, sums.blocks(), &sums.estimate, sums.change);
     cells.extend([own.size.to_string(), own.count.to_string(), branch.depth.to_string()]);
+    if report.request.fold {
+        let is_frame = matches!(branch.what, What::Frame(_));
+        cells.push(if is_frame { passes.to_string() } else { String::new() });
+    }
     cells.extend(match branch.what {
         What::Others(count) => [count.to_string(), String::new(), String::new(), String::new(), String::new()],
         What::Frame(frame) => {

@@ -7,7 +7,7 @@ use crate::input::time::local;
 use crate::query::blame::Blamer;
 use crate::query::diff::Kind;
 use crate::query::estimate::{Estimate, of_domain};
-use crate::query::report::{Report, Row};
+use crate::query::report::{Report, Row, Suppressed};
 use crate::query::statistics::{By, Key};
 use crate::query::tree::{Branch, What, branches};
 use crate::render::Sources;
@@ -37,6 +37,9 @@ struct Document<'r> {
     since: Option<InstantFields>,
     cumulative: bool,
     total: Sums,
+    /// What suppressions have left out of a report on leaks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    suppressed: Vec<SuppressedFields<'r>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     threads: Vec<ThreadFields<'r>>,
     stats: Vec<Stat<'r>>,
@@ -181,6 +184,22 @@ struct Stat<'r> {
     branch: Option<BranchFields>,
 }
 
+/// Growing groups that a pattern has left out.
+#[derive(Serialize)]
+struct SuppressedFields<'r> {
+    pattern: &'r str,
+    groups: usize,
+    size: u64,
+    count: u64,
+}
+
+impl<'r> SuppressedFields<'r> {
+    fn of(suppressed: &'r Suppressed) -> SuppressedFields<'r> {
+        let Suppressed { ref pattern, groups, size, count } = *suppressed;
+        SuppressedFields { pattern, groups, size, count }
+    }
+}
+
 /// Growth of a group, in a report on leaks.
 #[derive(Serialize)]
 struct GrowthFields<'r> {
@@ -195,6 +214,9 @@ struct BranchFields {
     depth: usize,
     own_size: u64,
     own_count: u64,
+    /// Greatest number of passes through the frame on one stack, in a folded tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passes: Option<u32>,
     /// Number of branches summed up in the row; only in a row without a frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     others: Option<usize>,
@@ -259,6 +281,7 @@ pub fn write(report: &Report<'_>, sources: Option<&mut Sources>, out: &mut dyn W
             count: report.total.count,
             intervals: Intervals::of(report.total.size, &report.total.estimate),
         },
+        suppressed: report.suppressed.iter().map(SuppressedFields::of).collect(),
         threads: report.subject.parts().iter().flat_map(threads).collect(),
         stats,
     };
@@ -419,7 +442,8 @@ fn stat<'r>(report: &'r Report<'_>, row: &Row, blamer: Option<&mut Blamer<'_>>) 
 }
 
 fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
-    let Branch { sums, own, depth, .. } = branch;
+    let Branch { sums, own, depth, passes, .. } = branch;
+    let frame_is_there = matches!(branch.what, What::Frame(_));
     let (others, frame) = match branch.what {
         What::Others(count) => (Some(count), None),
         What::Frame(frame) => (None, Some(frame_fields(&report.tracebacks, &frame))),
@@ -437,7 +461,13 @@ fn branch<'r>(report: &'r Report<'_>, branch: &Branch) -> Stat<'r> {
         traceback: frame.into_iter().collect(),
         blamed: None,
         total_nframe: None,
-        branch: Some(BranchFields { depth: *depth, own_size: own.size, own_count: own.count, others }),
+        branch: Some(BranchFields {
+            depth: *depth,
+            own_size: own.size,
+            own_count: own.count,
+            passes: (report.request.fold && frame_is_there).then_some(*passes),
+            others,
+        }),
     }
 }
 

@@ -1,19 +1,10 @@
 //! A figure over time in a line of blocks.
 
+pub use crate::query::overview::Span;
+
 /// Heights of a column. Only nothing has no height.
 const BARS: [char; 9] =
     [' ', '\u{2581}', '\u{2582}', '\u{2583}', '\u{2584}', '\u{2585}', '\u{2586}', '\u{2587}', '\u{2588}'];
-
-/// A figure in a span of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Begin of the span.
-    pub begin: u64,
-    /// End of the span. A span without a length is an instant.
-    pub end: u64,
-    /// The greatest figure in the span.
-    pub value: u64,
-}
 
 /// Draws spans in this many columns of equal time. A column shows the greatest figure of all spans
 /// that reach into the time of the column, and nothing where there is none. The greatest figure of

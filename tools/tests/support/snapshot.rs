@@ -1,8 +1,11 @@
 //! Builds snapshots of possible runs of a compiled test program, with known figures.
 
 use super::{addr2line, build_id, calls, instructions};
+use heapline_shared_format::code::LineFormat;
+use heapline_shared_format::event::python_frame;
 use heapline_shared_format::snapshot::{
-    Begun, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread, write,
+    Begun, Code, Domain, DomainTotals, End, Frame, LiveGroup, Meta, Module, Node, Snapshot, Stack, StackTotals, Thread,
+    write,
 };
 use heapline_tools::symbols::Location;
 use std::collections::BTreeMap;
@@ -49,6 +52,22 @@ impl Builder {
         }
         let total_nframe = u16::try_from(addresses.len()).unwrap();
         s.stacks.push(Stack { leaf, total_nframe, truncated: false });
+        u32::try_from(s.stacks.len() - 1).unwrap()
+    }
+
+    /// Adds a stack of calls with file, function and line, the oldest first.
+    pub fn calls(&mut self, calls: &[(&str, &str, u32)]) -> u32 {
+        let mut leaf = None;
+        let s = &mut self.snapshot;
+        for &(filename, name, first_line) in calls {
+            let code = u32::try_from(s.codes.len()).unwrap();
+            let (filename, name, lines) = (filename.to_string(), name.to_string(), LineFormat::Lnotab);
+            s.codes.push(Code { filename, name, first_line, lines, line_table: Vec::new() });
+            s.frames.push(Frame { address: python_frame(code, 0), module: None });
+            s.nodes.push(Node { parent: leaf, frame: u32::try_from(s.frames.len() - 1).unwrap() });
+            leaf = Some(u32::try_from(s.nodes.len() - 1).unwrap());
+        }
+        s.stacks.push(Stack { leaf, total_nframe: u16::try_from(calls.len()).unwrap(), truncated: false });
         u32::try_from(s.stacks.len() - 1).unwrap()
     }
 

@@ -257,7 +257,9 @@ impl Tool {
     /// tools without a reporter here.
     pub fn report(self, file: &Path, programs: &Path, cache: &Path) -> Result<Option<Duration>> {
         let mut report = match self {
-            Tool::Heapline | Tool::HeaplineSampled => Command::new(programs.join("report")),
+            Tool::Heapline | Tool::HeaplineSampled => {
+                with_arguments(Command::new(programs.join("report")), &["--by".to_owned(), "lineno".to_owned()])
+            }
             Tool::Heaptrack => with_arguments(Command::new("heaptrack_print"), &["-f".to_owned()]),
             _ => return Ok(None),
         };

@@ -213,7 +213,7 @@ impl Bench {
         let bytes = std::fs::metadata(file).context("it has left no snapshot")?.len();
         let cache = tempfile::TempDir::new_in(self.scratch.path())?;
         let mut report = Command::new(self.programs.join("report"));
-        report.arg(file).env("XDG_CACHE_HOME", cache.path());
+        report.arg(file).args(["--by", "lineno"]).env("XDG_CACHE_HOME", cache.path());
         let text_file = self.scratch.path().join("report.txt");
         report.stdin(Stdio::null()).stdout(File::create(&text_file)?).stderr(Stdio::null());
         let begun = Instant::now();

@@ -19,15 +19,16 @@ mod column;
 mod past;
 mod rows;
 
-use crate::frames::{Frame, Left, Part, Tracebacks, resolve};
+use crate::frames::{Frame, Left, Part, TracebackId, Tracebacks, resolve};
 use crate::input::copies;
 use crate::input::moment::{At, Instant};
 use crate::input::past::SMALLER_ONES;
 use crate::input::tree::Subject;
 use crate::query::blame::{Blame, Blamer};
-use crate::query::estimate::of_domain;
+use crate::query::estimate::{Estimate, of_domain, sampled};
 use crate::query::filter::Matcher;
 use crate::query::report::Report;
+use crate::query::statistics::Trace;
 use crate::query::view::thread_rows;
 use crate::render::Sources;
 use crate::render::text::{concerns, subject};
@@ -37,9 +38,9 @@ use heapline_shared_format::event::python_frame;
 use heapline_shared_format::snapshot::{Domain, Sampled, Snapshot};
 use heapline_shared_format::text::printable;
 use past::{Past, Told};
-use rows::Rows;
+use rows::{RowOfStack, Rows};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 /// Place holders in the page.
@@ -74,6 +75,8 @@ struct Head {
     /// Whether filters of the report dropped blocks.
     filtered: bool,
     domains: Vec<DomainHead>,
+    /// Whether recursions are folded first.
+    fold: bool,
     /// Index of the domain to show first.
     domain: u64,
     /// Moment to show first.
@@ -161,40 +164,25 @@ impl Page<'_, '_> {
                 let process = u32::try_from(processes.len()).map_err(io::Error::other)?;
                 let wanted = wanted(snapshot);
                 let mut used = vec![false; snapshot.stacks.len()];
-                wanted.iter().for_each(|&(_, stack)| used[stack as usize] = true);
+                wanted.iter().filter_map(|&(_, stack)| stack).for_each(|stack| used[stack as usize] = true);
                 let resolved =
                     resolve(snapshot, &used, request.frames, request.raw_frames, symbolizer, &mut tracebacks);
-                let smaller = smaller_ones(&mut tracebacks, snapshot);
-                let mut row = |domain, traceback, sampled| {
-                    let own = request.blame.unwrap_or(Blame::default_of(domain)) == Blame::Own;
-                    let blame = &mut |id| if own { blamer.blamed(&tracebacks, id) } else { id };
-                    rows.row((process, domain, traceback), sampled, blame, (&mut matcher, &tracebacks))
-                };
-                let of_stacks = rows::of_stacks(part, &wanted, |domain, stack, sampled| {
-                    row(domain, resolved[stack as usize]?, sampled)
-                });
-                let interval = snapshot.meta.sample_interval;
-                let smaller = without_stack(snapshot).into_iter().map(|domain| {
-                    // Samples of many stacks: the page estimates a size for all of them.
-                    let is_sampled = domain.is_sampled() && interval != 0;
-                    let sampled = is_sampled.then_some(Sampled { stack: 0, interval, size: 0 });
-                    (domain, smaller.and_then(|traceback| row(domain, traceback, sampled)))
-                });
-                let smaller: Vec<(Domain, Option<u32>)> = smaller.collect();
+                let of_stacks =
+                    self.rows(snapshot, process, &resolved, (&mut rows, &mut tracebacks), &mut matcher, &mut blamer);
                 let first_thread = u32::try_from(threads.len()).map_err(io::Error::other)?;
                 rows.add(part, &of_stacks, first_thread);
                 thread_parts.push((threads.len(), snapshot));
                 let name = |name: String| Thread { process: processes.len(), name: shown(&name) };
                 threads.extend(thread_rows(&snapshot.threads).into_iter().map(name));
                 if let Some(history) = snapshot.history.as_ref().filter(|history| !history.steps.is_empty()) {
-                    pasts.push(Past { process: processes.len(), history, rows: of_stacks, smaller });
+                    pasts.push(Past { process: processes.len(), history, rows: of_stacks });
                 }
                 processes.push(Process {
                     pid: snapshot.meta.pid,
                     command: shown(&snapshot.meta.command),
                     depth: depths.get(index).copied().unwrap_or(0),
                     old: is_old,
-                    sample_interval: interval,
+                    sample_interval: snapshot.meta.sample_interval,
                 });
             }
         }
@@ -205,7 +193,7 @@ impl Page<'_, '_> {
         let places = rows.write(&mut columns, &tracebacks, &nodes, &domain_number);
         let histories = past::write(&mut columns, &pasts, &places, &domain_number);
         let meta = &self.report.snapshot.meta;
-        let filtered = !request.filters.is_empty();
+        let filtered = !(request.filters.is_empty() && request.focus.is_empty());
         let head = Head {
             title: format!("{} ({})", printable(&meta.command), meta.pid),
             heapline: env!("CARGO_PKG_VERSION"),
@@ -221,6 +209,7 @@ impl Page<'_, '_> {
                     sampled: domain.is_sampled(),
                 })
                 .collect(),
+            fold: request.fold,
             domain: domain_number(self.report.view.domain),
             at: request.at.name(),
             instant: self.at.map(|instant| instant.end),
@@ -241,6 +230,50 @@ impl Page<'_, '_> {
         out.write_all(between.as_bytes())?;
         columns.write(out)?;
         out.write_all(after.as_bytes())
+    }
+
+    /// Makes the rows of a process, of the stacks that the request chooses.
+    fn rows(
+        &self,
+        snapshot: &Snapshot,
+        process: u32,
+        resolved: &[Option<TracebackId>],
+        (rows, tracebacks): (&mut Rows, &mut Tracebacks),
+        matcher: &mut Matcher<'_>,
+        blamer: &mut Blamer<'_>,
+    ) -> RowOfStack {
+        let request = &self.report.request;
+        let interval = snapshot.meta.sample_interval;
+        let smaller = smaller_ones(tracebacks, snapshot);
+        let mut of_stacks = RowOfStack::new();
+        let wanted = wanted(snapshot);
+        for stacks in wanted.chunk_by(|one, other| one.0 == other.0) {
+            let domain = stacks[0].0;
+            let traceback = |stack: Option<u32>| match stack {
+                None => smaller,
+                Some(stack) => resolved[stack as usize],
+            };
+            let mut traces: Vec<Trace> =
+                stacks.iter().filter_map(|&(_, stack)| Some(trace(traceback(stack)?, stack))).collect();
+            request.focus.apply(tracebacks, &mut traces);
+            let is_own = request.blame.unwrap_or(Blame::default_of(domain)) == Blame::Own;
+            for mut trace in traces {
+                if is_own {
+                    trace.blamed = blamer.blamed(tracebacks, trace.traceback);
+                }
+                if !matcher.keeps(tracebacks, &trace) {
+                    continue;
+                }
+                let of_samples = match trace.stack {
+                    Some(stack) => sampled(snapshot, stack),
+                    // Samples of many stacks: the page estimates a size for all of them.
+                    None => (domain.is_sampled() && interval != 0).then_some(Sampled { stack: 0, interval, size: 0 }),
+                };
+                let row = rows.row((process, domain), (trace.traceback, trace.blamed), of_samples);
+                of_stacks.insert((domain, trace.stack), row);
+            }
+        }
+        of_stacks
     }
 
     /// Domains with figures, those of the report's head first.
@@ -268,26 +301,28 @@ fn shown(text: &str) -> String {
     printable(text).into_owned()
 }
 
-/// Domains and stacks with blocks, now or in the history, in order.
-fn wanted(snapshot: &Snapshot) -> Vec<(Domain, u32)> {
-    let live = snapshot.live.iter().map(|row| (row.domain, row.stack));
-    let totals = snapshot.totals.iter().map(|row| (row.domain, row.stack));
-    let mut wanted: HashSet<(Domain, u32)> = live.chain(totals).collect();
+/// A traceback without figures, for the choices of the request.
+fn trace(traceback: TracebackId, stack: Option<u32>) -> Trace {
+    let (size, count, estimate, blamed) = (0, 0, Estimate::default(), traceback);
+    let (total_nframe, truncated, block, threads) = (0, false, None, None);
+    Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads, stack }
+}
+
+/// Domains and stacks with blocks, now or in the history, in order. No stack stands for all stacks
+/// without rows of their own.
+fn wanted(snapshot: &Snapshot) -> Vec<(Domain, Option<u32>)> {
+    let live = snapshot.live.iter().map(|row| (row.domain, Some(row.stack)));
+    let totals = snapshot.totals.iter().map(|row| (row.domain, Some(row.stack)));
+    let mut wanted: HashSet<(Domain, Option<u32>)> = live.chain(totals).collect();
     let steps = snapshot.history.iter().flat_map(|history| &history.steps);
-    wanted.extend(steps.flat_map(|step| step.changes.iter()).filter_map(|row| Some((row.domain, row.stack?))));
+    wanted.extend(steps.flat_map(|step| step.changes.iter()).map(|row| row.key()));
     let mut wanted: Vec<_> = wanted.into_iter().collect();
     wanted.sort_unstable();
     wanted
 }
 
-/// Domains with changes of many stacks together.
-fn without_stack(snapshot: &Snapshot) -> BTreeSet<Domain> {
-    let steps = snapshot.history.iter().flat_map(|history| &history.steps);
-    steps.flat_map(|step| step.changes.iter()).filter(|row| row.stack.is_none()).map(|row| row.domain).collect()
-}
-
 /// Makes the traceback of all stacks without rows of their own; none without a history.
-fn smaller_ones(tracebacks: &mut Tracebacks, snapshot: &Snapshot) -> Option<crate::frames::TracebackId> {
+fn smaller_ones(tracebacks: &mut Tracebacks, snapshot: &Snapshot) -> Option<TracebackId> {
     let apart = snapshot.history.as_ref()?.apart;
     let function = tracebacks.string(&format!("each below 1/{apart} of the whole"));
     let filename = tracebacks.string(SMALLER_ONES);

@@ -36,8 +36,6 @@ pub struct Past<'s> {
     pub history: &'s History,
     /// Rows of the stacks.
     pub rows: RowOfStack,
-    /// Rows of the changes without a stack.
-    pub smaller: Vec<(Domain, Option<u32>)>,
 }
 
 /// Most marks of a page. A program can write any number of marks.
@@ -83,11 +81,7 @@ pub fn write(
     let (mut counts, mut changes) = (Vec::new(), Vec::new());
     for past in pasts {
         for step in &past.history.steps {
-            let row = |change: &Change| match change.stack {
-                Some(stack) => past.rows.get(&(change.domain, stack)).copied().flatten(),
-                None => past.smaller.iter().find(|(domain, _)| *domain == change.domain).and_then(|&(_, row)| row),
-            };
-            let place = |change: Change| Some((places[row(&change)? as usize], change));
+            let place = |change: Change| Some((places[*past.rows.get(&change.key())? as usize], change));
             let mut of_step: Vec<_> = step.changes.iter().filter_map(place).collect();
             of_step.sort_by_key(|&(row, _)| row);
             // Stacks with equal frames have a row in common.

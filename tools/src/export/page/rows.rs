@@ -9,9 +9,6 @@ use super::column::Columns;
 use crate::frames::{TracebackId, Tracebacks};
 use crate::input::copies::Part;
 use crate::input::moment::At;
-use crate::query::estimate::{Estimate, sampled};
-use crate::query::filter::Matcher;
-use crate::query::statistics::Trace;
 use heapline_shared_format::snapshot::{Domain, Sampled, weight};
 use std::collections::{BTreeSet, HashMap};
 
@@ -45,8 +42,9 @@ struct Live {
     count: u64,
 }
 
-/// Row of a stack of a process; none if the filters drop the stack.
-pub type RowOfStack = HashMap<(Domain, u32), Option<u32>>;
+/// Row of each stack of a process, and of all stacks without rows of their own. Stacks that the
+/// filters drop are missing.
+pub type RowOfStack = HashMap<(Domain, Option<u32>), u32>;
 
 /// Rows of all processes.
 #[derive(Default)]
@@ -61,15 +59,13 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Returns the row of blocks; none if the filters drop the blocks. `blame` shortens a traceback
-    /// to the blamed frame.
+    /// Returns the row of the blocks of a traceback, blamed on the most recent frame of `blamed`.
     pub fn row(
         &mut self,
-        (process, domain, traceback): (u32, Domain, TracebackId),
+        (process, domain): (u32, Domain),
+        (traceback, blamed): (TracebackId, TracebackId),
         of_samples: Option<Sampled>,
-        blame: &mut dyn FnMut(TracebackId) -> TracebackId,
-        (matcher, tracebacks): (&mut Matcher<'_>, &Tracebacks),
-    ) -> Option<u32> {
+    ) -> u32 {
         let weight = of_samples.map_or(0, |sampled| {
             let next = number(self.weights.len()) + 1;
             *self.weight_numbers.entry((sampled.interval, sampled.size)).or_insert_with(|| {
@@ -78,29 +74,19 @@ impl Rows {
             })
         });
         let key = Key { process, domain, traceback, weight };
-        if let Some(&row) = self.numbers.get(&key) {
-            return Some(row);
-        }
-        let blamed = blame(traceback);
-        let (size, count, estimate) = (0, 0, Estimate::default());
-        let (total_nframe, truncated, block, threads, stack) = (0, false, None, None, None);
-        let trace = Trace { traceback, blamed, size, count, estimate, total_nframe, truncated, block, threads, stack };
-        if !matcher.keeps(tracebacks, &trace) {
-            return None;
-        }
-        let row = number(self.keys.len());
-        self.keys.push(key);
-        self.blamed.push(blamed);
-        self.sums.push(Sums::default());
-        self.numbers.insert(key, row);
-        Some(row)
+        *self.numbers.entry(key).or_insert_with(|| {
+            self.keys.push(key);
+            self.blamed.push(blamed);
+            self.sums.push(Sums::default());
+            number(self.keys.len() - 1)
+        })
     }
 
     /// Adds the blocks of a process. `first_thread` is the number of the process's first thread
     /// among the threads of all processes.
     pub fn add(&mut self, part: Part<'_>, rows: &RowOfStack, first_thread: u32) {
         let Part { snapshot, copies } = part;
-        let row_of = |domain, stack| rows.get(&(domain, stack)).copied().flatten();
+        let row_of = |domain, stack| rows.get(&(domain, Some(stack))).copied();
         for (index, live) in snapshot.live.iter().enumerate() {
             let Some(row) = row_of(live.domain, live.stack) else { continue };
             let more = copies.of_live(index, live.count).saturating_sub(live.count);
@@ -197,15 +183,6 @@ impl Rows {
         columns.reals("weight.doubt", self.weights.iter().map(|one| weight::doubt(one.size, one.interval)));
         places
     }
-}
-
-/// Returns the row of each stack with blocks, now or in the history of the process.
-pub fn of_stacks(
-    part: Part<'_>,
-    wanted: &[(Domain, u32)],
-    mut row: impl FnMut(Domain, u32, Option<Sampled>) -> Option<u32>,
-) -> RowOfStack {
-    wanted.iter().map(|&(domain, stack)| ((domain, stack), row(domain, stack, sampled(part.snapshot, stack)))).collect()
 }
 
 /// Mean size of a block, rounded down.

@@ -47,6 +47,13 @@ pub fn concerns(report: &Report<'_>) -> Vec<String> {
     all(report).into_iter().map(|concern| concern.text).collect()
 }
 
+/// The facts for an overview, with their roles; without details.
+pub(super) fn brief(report: &Report<'_>) -> Vec<(Role, String)> {
+    let role = |kind| if kind == Kind::Warning { Role::Loud } else { Role::Plain };
+    let facts = all(report).into_iter().filter(|concern| concern.kind != Kind::Detail);
+    facts.map(|concern| (role(concern.kind), concern.text)).collect()
+}
+
 /// Writes the facts. A report that is not verbose shows the first of many notes, and no details.
 pub(super) fn write(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
     let most = if layout.is_verbose { usize::MAX } else { MOST_NOTES };

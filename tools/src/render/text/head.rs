@@ -24,9 +24,9 @@ pub fn subject(report: &Report<'_>) -> [String; 2] {
 /// Writes the head. A terminal shows the beginning of a long command.
 pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
     let meta = &report.snapshot.meta;
-    let warned = is_inexact(meta) || report.has_no_records() || !meta.unseen.is_empty();
-    layout.say(if warned { Role::Loud } else { Role::Plain }, &first(report), out)?;
-    layout.say(Role::Plain, &second(report, &command(report, layout)), out)?;
+    let (first, second) = lines(report, layout);
+    layout.say(role(report), &first, out)?;
+    layout.say(Role::Plain, &second, out)?;
     if let At::Instant(instant) = report.view.at {
         layout.say(Role::Plain, &format!("As of {}", instant.described()), out)?;
     }
@@ -55,6 +55,18 @@ pub(super) fn head(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> 
         layout.say(Role::Plain, &text, out)?;
     }
     concerns::write(report, layout, out)
+}
+
+/// The first two lines, with the beginning of a long command on a terminal.
+pub(super) fn lines(report: &Report<'_>, layout: Layout) -> (String, String) {
+    (first(report), second(report, &command(report, layout)))
+}
+
+/// Role of the first line: loud if the figures are not what they seem to be.
+pub(super) fn role(report: &Report<'_>) -> Role {
+    let meta = &report.snapshot.meta;
+    let is_loud = is_inexact(meta) || report.has_no_records() || !meta.unseen.is_empty();
+    if is_loud { Role::Loud } else { Role::Plain }
 }
 
 /// The first line: how exact the figures are, and in which layers the memory was.

@@ -8,11 +8,15 @@
 //! | --- | --- |
 //! | a terminal | aligned columns of one unit, with names that fit (`screen`) |
 //! | a file or a pipe | a stable form for scripts, with whole names (`rows`) |
+//!
+//! A report without a choice is an `overview` of a screen, wherever it goes.
 
 mod concerns;
 mod fit;
 mod head;
 mod layout;
+mod markdown;
+mod overview;
 mod processes;
 mod rows;
 mod screen;
@@ -24,6 +28,8 @@ mod words;
 pub use concerns::concerns;
 pub use head::subject;
 pub use layout::Layout;
+pub use markdown::markdown;
+pub use overview::overview;
 pub use words::blocks_of;
 
 use super::source::Sources;
@@ -33,7 +39,7 @@ use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
 use crate::render::sparkline::{Span, sparkline};
 use head::head;
-use heapline_shared_format::text::{format_size, size};
+use heapline_shared_format::text::{counted, format_size, printable, size};
 use layout::Role;
 use rows::{Marks, line, traceback};
 use std::io::{self, Write};
@@ -60,9 +66,9 @@ pub fn write(
         tree(report, sources, layout, out)?;
         return total(report, layout, out);
     }
-    let is_table = !report.rows.is_empty() && report.growth.is_none();
-    if let Some(width) = layout.width.filter(|_| is_table) {
+    if let Some(width) = layout.width.filter(|_| !report.rows.is_empty()) {
         screen::rows(report, sources, layout, width, out)?;
+        left_out(report, layout, out)?;
         return calls(report, layout, out);
     }
     let mut marks = Marks::new(report);
@@ -78,6 +84,7 @@ pub fn write(
         }
     }
     others(report, out)?;
+    left_out(report, layout, out)?;
     calls(report, layout, out)?;
     total(report, layout, out)
 }
@@ -95,13 +102,37 @@ fn total(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result
 }
 
 /// Describes a growth: "+3.4 MiB an hour, 99.9 % sure  |memory over the whole history|".
-#[expect(clippy::cast_possible_truncation, reason = "an estimate, which saturates")]
 fn grows(growth: &Growth) -> String {
+    format!("{} an hour, {} sure  |{}|", per_hour(growth), sure(growth), over_time(growth, COLUMNS))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an estimate, which saturates")]
+fn per_hour(growth: &Growth) -> String {
+    format_size(growth.per_hour.round() as i128, true)
+}
+
+/// Formats how sure a trend is. No trend is quite sure.
+fn sure(growth: &Growth) -> String {
+    format!("{:.1} %", (growth.certainty * 1000.0).floor().min(999.0) / 10.0)
+}
+
+/// Draws the memory over the whole history.
+fn over_time(growth: &Growth, columns: usize) -> String {
     let spans = (0..).zip(&growth.series).map(|(begin, &value)| Span { begin, end: begin + 1, value });
-    let line = sparkline(&spans.collect::<Vec<_>>(), COLUMNS);
-    // Never quite sure.
-    let sure = (growth.certainty * 1000.0).floor().min(999.0) / 10.0;
-    format!("{} an hour, {sure:.1} % sure  |{line}|", format_size(growth.per_hour.round() as i128, true))
+    sparkline(&spans.collect::<Vec<_>>(), columns)
+}
+
+/// Describes the rows that each suppression has left out of a report on leaks.
+pub fn suppressed(report: &Report<'_>) -> impl Iterator<Item = String> {
+    let (noun, blocks) = (noun(report.request.by), report.view.domain.noun());
+    report.suppressed.iter().map(move |one| {
+        let (rows, blocks) = (counted(one.groups as u64, noun), counted(one.count, blocks));
+        format!("Suppressed by leak:{}: {rows}, {} in {blocks}", printable(&one.pattern), size(one.size))
+    })
+}
+
+fn left_out(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Result<()> {
+    suppressed(report).try_for_each(|text| layout.say(Role::Plain, &text, out))
 }
 
 /// Counts the groups by the kind of their change: "3 grown, 1 shrunk, 2 new, 0 gone".
@@ -117,13 +148,7 @@ fn title(report: &Report<'_>) -> String {
     let groups = match request.by {
         By::Tree if request.inverted => return format!("Callers of the blamed frames: {}", what(report)),
         By::Tree => return format!("Call tree: {}", what(report)),
-        By::Filename => "file",
-        By::Lineno => "line",
-        By::Traceback => "traceback",
-        By::Function => "function",
-        By::Module => "module",
-        By::Size => "size",
-        By::Thread => "thread",
+        by => noun(by),
     };
     let count = match (rows, report.growth.is_some()) {
         (1, true) => format!("1 {groups} grows"),
@@ -133,6 +158,20 @@ fn title(report: &Report<'_>) -> String {
     };
     let counting = if request.cumulative { ", blocks counted for every frame" } else { "" };
     format!("{count}: {}{counting}", what(report))
+}
+
+/// A row of a grouping, in a word.
+fn noun(by: By) -> &'static str {
+    match by {
+        By::Filename => "file",
+        By::Lineno => "line",
+        By::Traceback => "traceback",
+        By::Tree => "call",
+        By::Function => "function",
+        By::Module => "module",
+        By::Size => "size",
+        By::Thread => "thread",
+    }
 }
 
 /// Describes the blocks in the view.

@@ -6,7 +6,9 @@ use super::rows::{Frames, Marks, OTHERS, Place, missing, of_total};
 use super::table::{Column, Table};
 use super::unit::{Unit, share};
 use super::words::about;
+use super::{grows, over_time, per_hour, sure};
 use crate::frames::Frame;
+use crate::query::growth::Growth;
 use crate::query::report::{Report, Row};
 use crate::query::statistics::{By, Key};
 use crate::render::Sources;
@@ -18,6 +20,9 @@ use std::path::Path;
 const WIDEST_FUNCTION: usize = 72;
 /// Narrower functions say nothing, and are left out.
 pub(super) const NARROWEST_FUNCTION: usize = 8;
+
+/// Columns of the memory over the whole history.
+const COURSE: usize = 16;
 
 /// A sum of rows below the table.
 struct Sum {
@@ -57,7 +62,7 @@ fn groups(
     let most = layout.most(table.room);
     let widest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
     let functions = widest(&mut places.iter().filter_map(|place| place.columns_of_function()));
-    let functions = functions.min(layout.most(WIDEST_FUNCTION));
+    let functions = if functions == 0 { 0 } else { functions.clamp(NARROWEST_FUNCTION, layout.most(WIDEST_FUNCTION)) };
     // The functions give way down to half of the room.
     let place_most = if functions == 0 { most } else { most.saturating_sub(functions + 2).max(most / 2) };
     let names: Vec<_> = places.iter().map(|place| name(report, &place.name, place_most, most)).collect();
@@ -146,7 +151,8 @@ fn sums(report: &Report<'_>) -> Vec<Sum> {
         count: Some(total.count),
         is_estimate: total.estimate.is_estimate(),
         interval: total.estimate.size_interval(total.size),
-        name: "total".to_owned(),
+        // Rows that do not grow are in the sum.
+        name: if report.growth.is_some() { "all memory" } else { "total" }.to_owned(),
     };
     let has_others = !others.is_empty() && !report.request.cumulative;
     has_others.then_some(of_others).into_iter().chain([of_all]).collect()
@@ -190,7 +196,7 @@ fn columns(report: &Report<'_>, sums: &[Sum]) -> Vec<Column> {
             sum.change.map_or(String::new(), |change| format!("{}{}", about(is_estimate), unit.format_change(change)))
         };
         columns.push(Column::new("change", Role::Size, 8, all(&change, &of_sum)));
-    } else {
+    } else if report.growth.is_none() {
         let shares = all(&|row| share(row.stat.size, whole, row.stat.estimate.is_estimate()), &|sum| {
             share(sum.size, whole, sum.is_estimate)
         });
@@ -200,6 +206,14 @@ fn columns(report: &Report<'_>, sums: &[Sum]) -> Vec<Column> {
         sum.count.map_or(String::new(), |count| format!("{}{count}", about(sum.is_estimate)))
     });
     columns.push(Column::new(format!("{}s", report.view.domain.noun()), Role::Plain, 5, blocks));
+    if report.growth.is_some() {
+        let of = |cell: &dyn Fn(&Growth) -> String| {
+            all(&|row| report.growth_of(row).map_or(String::new(), cell), &|_| String::new())
+        };
+        columns.push(Column::new("an hour", Role::Size, 8, of(&|growth| per_hour(growth))));
+        columns.push(Column::new("sure", Role::Plain, 2, of(&|growth| sure(growth))));
+        columns.push(Column::new("over the run", Role::Plain, 6, of(&|growth| over_time(growth, COURSE))));
+    }
     if is_diff {
         let change = |row: &Row| row.change.map_or(String::new(), |change| format!("{:+}", change.count));
         columns.push(Column::new("change", Role::Plain, 2, all(&change, &|_| String::new())));
@@ -244,6 +258,9 @@ fn tracebacks(
         let share = if report.old.is_some() { String::new() } else { of_total(report, row) };
         let amount = amount(stat.size, change, Some(stat.count), stat.estimate.is_estimate());
         layout.say(Role::Size, &format!("#{} {amount}{share}", index + 1), out)?;
+        if let Some(growth) = report.growth_of(row) {
+            writeln!(out, "    {}", fit::beginning(&grows(growth), width.saturating_sub(INDENT)))?;
+        }
         let Key::Traceback(id) = stat.key else { continue };
         let Frames { recent_first: frames, blamed } = marks.frames(report, id);
         let (room, most) = (width.saturating_sub(INDENT), layout.most(width.saturating_sub(INDENT)));

@@ -11,10 +11,12 @@ use super::screen::{NARROWEST_FUNCTION, source_line};
 use super::table::{Column, Table};
 use super::unit::{Unit, share};
 use super::words::about;
+use crate::frames::StringId;
 use crate::query::diff::Change;
 use crate::query::report::Report;
 use crate::query::tree::{Branch, Own, Sums, What, branches};
 use heapline_shared_format::text::{counted, printable, size};
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 /// Greatest indentation in levels. Deeper levels are not indented further.
@@ -36,7 +38,9 @@ pub(super) fn tree(
     table.head("call", out)?;
     // The calls keep most of a narrow terminal.
     let levels = MOST_LEVELS.min(table.room / 6);
+    let mut recursion = Recursion::default();
     for (index, branch) in branches.iter().enumerate() {
+        recursion.look(branch);
         let indent = 2 * branch.level.min(levels);
         let dash = if branch.is_only { "  " } else { "- " };
         let room = layout.most(table.room.saturating_sub(indent + dash.len()));
@@ -47,7 +51,38 @@ pub(super) fn tree(
             source_line(sources.as_deref_mut(), file, frame.lineno, layout, indent, width, out)?;
         }
     }
-    Ok(())
+    match recursion.was_met {
+        true => layout.say(Role::Quiet, "Recursion: --fold-recursion shows each cycle once", out),
+        false => Ok(()),
+    }
+}
+
+/// Place of a frame: file, line and function.
+type Place = (StringId, u32, StringId);
+
+/// Search for frames below themselves.
+#[derive(Default)]
+struct Recursion {
+    /// The places of the present way, and the same as a set.
+    way: Vec<Place>,
+    places: HashSet<Place>,
+    was_met: bool,
+}
+
+impl Recursion {
+    fn look(&mut self, branch: &Branch) {
+        let What::Frame(frame) = branch.what else { return };
+        // The first recursion is enough.
+        if self.was_met {
+            return;
+        }
+        for left in self.way.drain(branch.depth..) {
+            self.places.remove(&left);
+        }
+        let place = (frame.filename, frame.lineno, frame.function);
+        self.was_met = !self.places.insert(place);
+        self.way.push(place);
+    }
 }
 
 /// Formats the sizes of a tree: with one unit on a terminal, for scripts each with a unit.
@@ -116,10 +151,12 @@ fn call(report: &Report<'_>, branch: &Branch, layout: Layout, room: usize) -> St
     let (function, file) = (printable(names.text(frame.function)), printable(names.text(frame.filename)));
     let place = if frame.is_unlined() { file.into_owned() } else { format!("{file}:{}", frame.lineno) };
     let Own { size: bytes, count } = branch.own;
+    let passes = if branch.passes > 1 { format!(", up to {} times", branch.passes) } else { String::new() };
     let own = match count != 0 && count != branch.sums.blocks() {
         true => format!(", {} in {} by itself", size(bytes), counted(count, report.view.domain.noun())),
         false => String::new(),
     };
+    let own = format!("{passes}{own}");
     let own = if fit::columns(&own) <= room / 2 { own } else { String::new() };
     let room = room - fit::columns(&own);
     let place = fit::place(&place, room / 2, room);
