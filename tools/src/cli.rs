@@ -40,7 +40,7 @@ Examples:
   report app.snap.zst --filter '*/parser/*' --format json
                                            a part of the program, for a script
   report app.snap.zst --at peak --format html -o peak.html
-                                           a flame graph for a browser
+                                           a page for a browser
   report --tree app                        all processes of a run";
 
 /// Words of the command line that choose nothing of what a report shows: an overview stays an
@@ -139,9 +139,13 @@ pub struct Arguments {
     /// Leave the settings in heapline/report.toml (in $XDG_CONFIG_HOME or ~/.config) out
     #[arg(long)]
     no_config: bool,
-    /// Print the source line under each frame whose file is there
-    #[arg(long)]
-    source: bool,
+    /// Show the source line of each frame whose file is there and matches [without a pattern: all
+    /// files; html has lines of files below the current folder unless told otherwise]
+    #[arg(long, value_name = "GLOB", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
+    source: Option<String>,
+    /// With --format html: leave all source lines out of the page
+    #[arg(long, conflicts_with = "source")]
+    no_source: bool,
     /// Native tracebacks of a CPython process: mixed has Python's frames in the place of the
     /// interpreter's own
     #[arg(long, value_name = "WHICH", default_value = "mixed")]
@@ -154,7 +158,7 @@ pub struct Arguments {
     #[arg(long)]
     fold_recursion: bool,
     /// Rows shown (by tree: ways), and programs of a tree of processes, 0 for all [default: 10; all
-    /// in folded and html]
+    /// in folded; not for html]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Show all facts of the snapshot, each process of a tree, and whole names on a terminal
@@ -185,7 +189,7 @@ pub enum Format {
     Csv,
     /// One line per traceback, for flame graphs.
     Folded,
-    /// A flame graph, in one file for a browser.
+    /// A page for a browser, in one file: flame graph, time, tables.
     Html,
     /// A table for a comment on a change.
     Markdown,
@@ -238,8 +242,10 @@ pub struct Config {
     pub fail_above: Option<u64>,
     /// Output format.
     pub format: Format,
-    /// Whether source lines are shown.
-    pub source: bool,
+    /// Files whose source lines are asked for.
+    pub source: Option<Glob>,
+    /// Whether a page has no source lines.
+    pub no_source: bool,
     /// Whether all facts and whole names are shown.
     pub is_verbose: bool,
     /// Output file; standard output if none.
@@ -271,10 +277,12 @@ impl Arguments {
     pub fn into_config(self) -> Result<Config, String> {
         self.check()?;
         // Flame graphs have functions, so functions of one line stay apart.
-        let (by, limit) = match self.format.is_by_traceback() {
-            true if self.format == Format::Massif => (By::Tree, massif::LIMIT),
-            true => (By::Tree, 0),
-            false => (self.by.unwrap_or(By::Lineno), Request::LIMIT),
+        let (by, limit) = match self.format {
+            Format::Massif => (By::Tree, massif::LIMIT),
+            Format::Folded => (By::Tree, 0),
+            // The page groups by itself; the report makes its head.
+            Format::Html => (By::Module, 0),
+            _ => (self.by.unwrap_or(By::Lineno), Request::LIMIT),
         };
         let at = match self.at {
             _ if self.churn => At::Total,
@@ -309,13 +317,14 @@ impl Arguments {
         let mut debug_dirs = self.debug_dir;
         debug_dirs.push(DEBUG_DIR.into());
         let (is_overview, fail_above) = (self.is_plain, self.fail_above);
+        let source = self.source.map(|pattern| Glob::new(&pattern));
         let Arguments {
             snapshot,
             tree,
             diff: old,
             suppressions,
             format,
-            source,
+            no_source,
             verbose: is_verbose,
             output,
             debuginfod,
@@ -339,6 +348,7 @@ impl Arguments {
             fail_above,
             format,
             source,
+            no_source,
             is_verbose,
             output,
             debug_dirs,
@@ -431,8 +441,17 @@ impl Arguments {
             "--skip says whose code is not the program's own: leave --blame leaf out".to_string(),
         )?;
         refuse(
-            self.source && !matches!(self.format, Format::Text | Format::Json),
-            "--source adds source lines to text and JSON: use it with --format text or json".to_string(),
+            self.source.is_some() && !matches!(self.format, Format::Text | Format::Json | Format::Html),
+            "--source adds source lines to text, JSON and the page: use it with --format text, json or html"
+                .to_string(),
+        )?;
+        refuse(
+            self.limit.is_some() && self.format == Format::Html,
+            "--limit cuts rows, and a page has all: leave it out with --format html".to_string(),
+        )?;
+        refuse(
+            self.no_source && self.format != Format::Html,
+            "--no-source leaves source lines out of a page: use it with --format html".to_string(),
         )?;
         refuse(
             self.verbose && self.format != Format::Text,
@@ -453,7 +472,7 @@ impl Arguments {
         )?;
         let format = self.format.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
         refuse(
-            self.diff.is_some() || self.since.is_some(),
+            self.format != Format::Html && (self.diff.is_some() || self.since.is_some()),
             format!("--format {format} has one figure per traceback: use text, json or csv with --diff or --since"),
         )?;
         refuse(
@@ -545,7 +564,7 @@ mod tests {
             (&["--since", "-1m", "--diff", "b"], "cannot be used with"),
             (&["--at", "-1m", "--diff", "b"], "use --since, or leave --diff out"),
             (&["--since", "-1m", "--at", "peak"], "cannot be used with"),
-            (&["--since", "-1m", "--format", "html"], "with --diff or --since"),
+            (&["--since", "-1m", "--format", "folded"], "with --diff or --since"),
             (&["--leaks", "--by", "tree"], "a row for each group"),
             (&["--leaks", "--by", "size"], "not known of the past"),
             (&["--leaks", "--at", "peak"], "cannot be used with"),
@@ -558,7 +577,7 @@ mod tests {
             (&["--format", "massif", "--diff", "b"], "one figure"),
             (&["--fail-above", "5M"], "with --diff or --since"),
             (&["--fail-above", "much", "--diff", "b"], "a number of bytes is expected"),
-            (&["--format", "markdown", "--source"], "--format text or json"),
+            (&["--format", "markdown", "--source"], "--format text, json or html"),
             (&["--focus", ""], "the pattern is empty"),
             (&["--suppressions", "a"], "--leaks"),
             (&["--inverted"], "--by tree"),
@@ -572,7 +591,7 @@ mod tests {
             (&["--all-frames"], "--filter"),
             (&["--blame", "leaf", "--skip", "a"], "leave --blame leaf out"),
             (&["--blame", "mine"], "invalid value 'mine'"),
-            (&["--source", "--format", "csv"], "--format text or json"),
+            (&["--source", "--format", "csv"], "--format text, json or html"),
             (&["-v", "--format", "csv"], "--format text"),
             (&["--format", "folded", "--diff", "b"], "one figure"),
             (&["--format", "folded", "--by", "size"], "by traceback"),
@@ -638,6 +657,6 @@ mod tests {
         assert_eq!(config.request.at.name(), "live");
         assert_eq!(config.request.limit, 10);
         assert_eq!(config.request.domain, None);
-        assert!(!config.request.cumulative && !config.request.raw_frames && !config.source);
+        assert!(!config.request.cumulative && !config.request.raw_frames && config.source.is_none());
     }
 }

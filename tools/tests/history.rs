@@ -7,6 +7,7 @@ use heapline_shared_format::snapshot::history::{Change, Changes, DomainStep, Mar
 use heapline_shared_format::snapshot::{Birth, Domain, End, History, Origin, Sampled};
 use serde_json::Value;
 use std::path::Path;
+use support::page::Page;
 use support::scene::{report, stderr, stdout};
 use support::snapshot::Builder;
 use tempfile::{TempDir, tempdir};
@@ -309,4 +310,36 @@ fn a_history_of_samples_has_intervals() {
         assert!(bytes(0) < bytes(1), "{row}");
     }
     assert_eq!(report["total"]["size"], 1570);
+}
+
+/// The page has the whole history: the sum of the changes up to a step is the memory at its end.
+#[test]
+fn a_page_has_the_history() {
+    let (_dir, path) = scene();
+    let page = |arguments: &[&str]| Page::of(&shown(&path, &[&["--format", "html"], arguments].concat()));
+    let all = page(&[]);
+    let [steps, sizes, counts] = ["step.changes", "change.size", "change.count"].map(|name| all.numbers(name));
+    let mut end = 0;
+    let held = steps.iter().map(|changes| {
+        end += usize::try_from(*changes).unwrap();
+        (sizes[..end].iter().sum(), counts[..end].iter().sum())
+    });
+    assert_eq!(held.collect::<Vec<(i128, i128)>>(), [(0, 0), (1570, 22), (990, 18), (1020, 19)]);
+    assert_eq!(all.numbers("step.end"), [0, 1, 3, 13].map(|minutes| minutes * i128::from(MINUTE)));
+    assert_eq!(all.numbers("sum.greatest"), [0, 2000, 1600, 1100]);
+    assert!(all.texts("texts").contains(&"(smaller ones)".to_owned()));
+    let history = &all.head["histories"][0];
+    assert_eq!((&history["begun"], &history["utc_offset"]), (&BEGUN.into(), &3600.into()));
+    assert_eq!(history["marks"][1]["text"], "deploy 42");
+    assert_eq!((&all.head["instant"], &all.head["since"]), (&Value::Null, &Value::Null));
+
+    let at = page(&["--at", "03:02"]);
+    assert_eq!((&at.head["instant"], &at.head["since"]), (&(BEGUN + 3 * MINUTE).into(), &Value::Null));
+    assert_eq!(at.numbers("change.size"), sizes, "the page shows another instant first, of the same data");
+    let range = page(&["--since", "03:01", "--until", "03:03"]).head;
+    assert_eq!((&range["since"], &range["instant"]), (&(BEGUN + MINUTE).into(), &(BEGUN + 3 * MINUTE).into()));
+    for (bound, status) in [("29", 3), ("30", 0)] {
+        let arguments = [&path, "--since", "03:03", "--format", "html", "--fail-above", bound];
+        assert_eq!(report(&arguments).status.code(), Some(status), "{bound}: 990 B have become 1020 B");
+    }
 }

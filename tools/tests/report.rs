@@ -264,62 +264,6 @@ fn csv_and_folded_have_one_line_per_row() {
     );
 }
 
-/// Returns the data drawn by a page.
-fn drawn(page: &str) -> serde_json::Value {
-    let (_, data) = page.split_once("<script id=\"data\" type=\"application/json\">").expect("the data");
-    let (data, rest) = data.split_once("</script>").expect("its end");
-    assert!(rest.contains("JSON.parse") && rest.trim_end().ends_with("</html>"), "{rest}");
-    serde_json::from_str(data).expect("JSON")
-}
-
-#[test]
-fn html_draws_every_frame_below_its_parent() {
-    let scene = scene();
-    let page = scene.says(&["--format", "html"]);
-    let data = drawn(&page);
-    let texts: Vec<&str> = data["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
-    let frames = data["frames"].as_array().unwrap().iter().map(|frame| {
-        let number = |index: usize| frame[index].as_u64().unwrap();
-        let text = |index: usize| texts[usize::try_from(number(index)).unwrap()];
-        (number(0), text(1), text(2).rsplit('/').next().unwrap_or_default().to_owned(), number(3), number(4))
-    });
-    let frames: Vec<_> = frames.collect();
-    let source = scene.source.rsplit('/').next().unwrap();
-    let frame = |depth, function, line, size, count| (depth, function, format!("{source}:{line}"), size, count);
-    assert_eq!(frames[0], (0, "all", String::new(), 10_107, 13));
-    // The widest callee of a frame comes first.
-    let expected = [
-        frame(1, "main", 22, 10_107, 13),
-        frame(2, "outer", 14, 10_107, 13),
-        frame(3, "middle", 9, 10_100, 12),
-        frame(4, "innermost", 5, 10_100, 12),
-        frame(3, "middle", 10, 7, 1),
-        frame(4, "innermost", 5, 7, 1),
-    ];
-    assert_eq!(frames[1..], expected);
-    assert_eq!((data["left_out"].as_u64(), data["sampled"].as_bool()), (Some(0), Some(false)));
-    assert!(data["head"].to_string().contains("native, live: 10107 B in 13 blocks"), "{}", data["head"]);
-    assert!(!page.contains("http://") && !page.contains("https://"), "nothing from elsewhere");
-}
-
-#[test]
-fn no_name_ends_the_pages_script() {
-    let dir = tempdir().unwrap();
-    let mut builder = Builder::new(None);
-    let name = "</script><script>alert(1)</script>\u{2028}\u{1b}[2J";
-    builder.snapshot.meta.command = name.to_owned();
-    let path = format!("/tmp/{name}");
-    let (start, end, build_id) = (BASE, BASE + (1 << 20), Vec::new());
-    builder.snapshot.modules.push(Module { path, build_id, start, end, bias: BASE, loaded: true });
-    let stack = builder.stack(&[BASE + 16]);
-    builder.blocks(Domain::Native, stack, 0, 64, 1);
-    let snapshot = builder.save(dir.path(), "a.snap.zst");
-    let page = stdout(&report(&[snapshot.to_str().unwrap(), "--format", "html"]));
-    assert!(!page.contains("alert(1)</script>") && !page.contains('\u{1b}') && !page.contains('\u{2028}'));
-    let data = drawn(&page);
-    assert!(data["title"].as_str().unwrap().contains("</script><script>alert(1)</script>"), "{}", data["title"]);
-}
-
 #[test]
 fn allocators_are_no_part_of_a_traceback_but_of_a_raw_one() {
     let dir = tempdir().unwrap();

@@ -6,6 +6,7 @@ use heapline_shared_format::snapshot::{Birth, Domain, Origin};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use support::page::Page;
 use support::scene::{report, stderr, stdout};
 use support::snapshot::Builder;
 use tempfile::tempdir;
@@ -189,4 +190,20 @@ fn what_is_no_tree_is_refused_in_one_line() {
         let text = stderr(&output);
         assert!(text.contains(reason) && text.lines().count() == 1, "{text}");
     }
+}
+
+#[test]
+fn a_page_has_all_processes() {
+    let folder = family();
+    let path = folder.path().join("run");
+    let page = Page::of(&tree(&path, &["--format", "html"]));
+    let json = json(&path, &[]);
+    let total = (&json["total"]["size"], &json["total"]["count"]);
+    let (size, count) = page.sums("native", "live", false);
+    assert_eq!((size.to_string(), count.to_string()), (total.0.to_string(), total.1.to_string()));
+    let processes = page.head["processes"].as_array().unwrap();
+    let place = |one: &Value| (one["pid"].as_u64().unwrap(), one["depth"].as_u64().unwrap());
+    let expected = json["processes"].as_array().unwrap().iter().map(|one| one["pid"].as_u64().unwrap());
+    assert_eq!(processes.iter().map(|one| place(one).0).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    assert!(processes.iter().any(|one| place(one).1 > 0));
 }

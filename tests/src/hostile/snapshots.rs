@@ -2,7 +2,8 @@
 
 use super::texts::assert_harmless;
 use heapline_shared_format::snapshot;
-use heapline_tools::export::{folded, html, massif};
+use heapline_tools::export::page::Page;
+use heapline_tools::export::{folded, massif};
 use heapline_tools::frames::Frames;
 use heapline_tools::input::moment::At;
 use heapline_tools::input::past::Past;
@@ -184,9 +185,11 @@ pub fn report(bytes: &[u8]) {
         shown(&|out| text::markdown(&report, out));
         shown(&|out| text::markdown(&of_tree, out));
         shown(&|out| folded::write(&report, out));
-        if by == By::Tree {
-            shown(&|out| html::write(&report, out));
-        }
+        let page = Page { report: &report, old: Some(&tree), at: None, since: None };
+        let mut symbolizer = Symbolizer::new(Vec::new(), None);
+        let mut out = Vec::new();
+        page.write(None, &mut symbolizer, &mut out).expect("a vector takes everything");
+        assert_harmless(&String::from_utf8(out).expect("a page is text"));
         let document = shown(&|out| json::write(&report, None, out));
         serde_json::from_str::<serde::de::IgnoredAny>(&document).expect("JSON");
     }

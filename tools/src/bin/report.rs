@@ -14,7 +14,7 @@ use anyhow::Error;
 use heapline_shared_format::text::{counted, format_size, printable, size};
 use heapline_tools::cli::{Arguments, Config, Format, WantedPast, one_line};
 use heapline_tools::debuginfod::Client;
-use heapline_tools::export::{folded, html, massif};
+use heapline_tools::export::{folded, massif, page};
 use heapline_tools::glob::Glob;
 use heapline_tools::input::ages::{self, of_age};
 use heapline_tools::input::load::load;
@@ -104,6 +104,33 @@ fn run(mut config: Config) -> Result<Done, Failure> {
     }
     let layout = Layout { width: output.columns(), has_colours: output.has_colours(), is_verbose: config.is_verbose };
     let (mut subject, mut old, mut since, mut survivors) = (subjects.0, subjects.1, None, None);
+    let mut answered = None;
+    if let Some(wanted) = config.ages {
+        let (part, answer) = of_age(&subject, wanted)?;
+        (subject, answered) = (part, Some(answer));
+        old = old.map(|old| of_age(&old, wanted)).transpose()?.map(|(old, _)| old);
+    }
+    if config.format == Format::Html {
+        let wanted = config.past.as_ref().map(|wanted| past(&subject, wanted)).transpose()?;
+        let report = Report::new(config.request.clone(), &subject, old.as_ref(), &mut symbolizer)?;
+        let sources = match config.source {
+            _ if config.no_source => None,
+            Some(glob) => Some(Sources::matching(glob)),
+            None => std::env::current_dir().ok().and_then(|folder| Sources::below(&folder)),
+        };
+        let at = wanted.as_ref().map(|(now, _)| now.instant);
+        let since = wanted.as_ref().and_then(|(_, before)| Some(before.as_ref()?.instant));
+        let page = page::Page { report: &report, old: old.as_ref(), at, since };
+        output.write(|out| page.write(sources, &mut symbolizer, out))?;
+        let excess = match (config.fail_above, &wanted) {
+            (Some(most), Some((now, Some(before)))) => {
+                let request = Request { at: now.moment(), ..config.request };
+                excess(&Report::new(request, &now.subject, Some(&before.subject), &mut symbolizer)?, most)
+            }
+            (most, _) => most.and_then(|most| excess(&report, most)),
+        };
+        return Ok(Done { notes: notes(&report, config.format), excess });
+    }
     if config.is_overview {
         let overview = Overview::of(&subject);
         let parts = overview.parts(&config.request, &subject, &mut symbolizer)?;
@@ -122,12 +149,6 @@ fn run(mut config: Config) -> Result<Done, Failure> {
         since = before.as_ref().map(|before| before.instant);
         old = before.map(|before| before.subject);
     }
-    let mut answered = None;
-    if let Some(wanted) = config.ages {
-        let (part, answer) = of_age(&subject, wanted)?;
-        (subject, answered) = (part, Some(answer));
-        old = old.map(|old| of_age(&old, wanted)).transpose()?.map(|(old, _)| old);
-    }
     let request = config.request.clone();
     let mut report = Report::new(config.request, &subject, old.as_ref(), &mut symbolizer)?;
     (report.since, report.ages) = (since, answered);
@@ -143,13 +164,13 @@ fn run(mut config: Config) -> Result<Done, Failure> {
         let peak = Request { at: At::Peak, ..request };
         over_time = Some((history_of(subject.first())?, Report::new(peak, &subject, None, &mut symbolizer)?));
     }
-    let mut sources = config.source.then(Sources::default);
+    let mut sources = config.source.map(Sources::matching);
     output.write(|out| match config.format {
         Format::Text => text::write(&report, sources.as_mut(), layout, out),
         Format::Json => json::write(&report, sources.as_mut(), out),
         Format::Csv => csv::write(&report, out),
         Format::Folded => folded::write(&report, out),
-        Format::Html => html::write(&report, out),
+        Format::Html => unreachable!("written above"),
         Format::Massif => over_time.iter().try_for_each(|(history, peak)| massif::write(history, &report, peak, out)),
         Format::Markdown => text::markdown(&report, out),
     })?;

@@ -1,5 +1,5 @@
-//! Exports of a report to the formats of other tools, and as a page of its own (html).
+//! Exports of a report to the formats of other tools, and as a page of its own.
 
 pub mod folded;
-pub mod html;
 pub mod massif;
+pub mod page;

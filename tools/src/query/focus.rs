@@ -33,7 +33,7 @@ impl Focus {
     }
 
     /// Drops and trims stacks.
-    pub(super) fn apply(&self, tracebacks: &mut Tracebacks, traces: &mut Vec<Trace>) {
+    pub(crate) fn apply(&self, tracebacks: &mut Tracebacks, traces: &mut Vec<Trace>) {
         let (mut focus, mut ignore) = (Search::new(&self.focus), Search::new(&self.ignore));
         traces.retain(|trace| {
             let is_in_focus = self.focus.is_empty() || focus.in_traceback(tracebacks, trace.traceback).is_some();

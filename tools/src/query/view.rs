@@ -112,7 +112,7 @@ fn ages(snapshot: &Snapshot) -> Vec<u32> {
 
 /// Names the rows of threads: `name (id)` while a thread lives. Threads that ended share a row if
 /// their names differ in digits only: `worker-* (ended)`.
-pub(super) fn thread_rows(threads: &[Thread]) -> Vec<String> {
+pub(crate) fn thread_rows(threads: &[Thread]) -> Vec<String> {
     let mut names: HashMap<String, BTreeSet<&str>> = HashMap::new();
     for thread in threads.iter().filter(|thread| !thread.alive) {
         names.entry(without_numbers(&thread.name)).or_default().insert(&thread.name);

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file is a program of its own and needs a part of this")]
 
+pub mod page;
 pub mod scene;
 pub mod snapshot;
 

@@ -74,25 +74,29 @@ impl Builder {
     /// Adds `count` live blocks of `size` bytes. At the peak three times as many blocks were live,
     /// and four times as many were allocated since the start.
     pub fn blocks(&mut self, domain: Domain, stack: u32, thread: u32, size: u64, count: u64) {
-        self.snapshot.live.push(LiveGroup { domain, stack, thread, size, count });
         let (bytes, row) =
             (size * count, self.snapshot.totals.iter_mut().find(|r| (r.domain, r.stack) == (domain, stack)));
-        match row {
-            Some(row) => {
-                row.peak_size += bytes * 3;
-                row.peak_count += count * 3;
-                row.total_size += bytes * 4;
-                row.total_count += count * 4;
-            }
-            None => self.snapshot.totals.push(StackTotals {
-                domain,
-                stack,
-                peak_size: bytes * 3,
-                peak_count: count * 3,
-                total_size: bytes * 4,
-                total_count: count * 4,
-            }),
-        }
+        let Some(row) = row else { return self.blocks_of_new_stack(domain, stack, thread, size, count) };
+        row.peak_size += bytes * 3;
+        row.peak_count += count * 3;
+        row.total_size += bytes * 4;
+        row.total_count += count * 4;
+        self.snapshot.live.push(LiveGroup { domain, stack, thread, size, count });
+        self.count(domain, bytes, count);
+    }
+
+    /// Adds blocks of a stack that has none, like [`Builder::blocks`].
+    pub fn blocks_of_new_stack(&mut self, domain: Domain, stack: u32, thread: u32, size: u64, count: u64) {
+        let bytes = size * count;
+        self.snapshot.live.push(LiveGroup { domain, stack, thread, size, count });
+        self.snapshot.totals.push(StackTotals {
+            domain,
+            stack,
+            peak_size: bytes * 3,
+            peak_count: count * 3,
+            total_size: bytes * 4,
+            total_count: count * 4,
+        });
         self.count(domain, bytes, count);
     }
 

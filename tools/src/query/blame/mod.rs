@@ -185,6 +185,11 @@ impl<'s> Blamer<'s> {
         std::iter::successors(Some(id), |&id| tracebacks.older(id)).take_while(|&id| id != blamed).count()
     }
 
+    /// Whether a frame is nobody's own code: of an allocator, a wrapper, or a language's library.
+    pub fn is_nobodys(&mut self, tracebacks: &Tracebacks, frame: Frame) -> bool {
+        self.owner(tracebacks, frame) == Owner::Nobody
+    }
+
     /// Owner of a frame: the least of the owners of its function, file and module.
     fn owner(&mut self, tracebacks: &Tracebacks, frame: Frame) -> Owner {
         if matches!(frame.part, Part::Carries | Part::CallsListener) {
