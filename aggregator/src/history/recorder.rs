@@ -95,8 +95,11 @@ impl Recorder {
 
     /// Ends the present step at the time `now`, which is a watermark.
     pub fn end_step(&mut self, now: Duration, table: &mut Table) {
+        self.end_step_at(self.millis(now).max(self.rungs.least_end()), now, table);
+    }
+
+    fn end_step_at(&mut self, end: u64, now: Duration, table: &mut Table) {
         let begun = Instant::now();
-        let end = self.millis(now).max(self.rungs.least_end());
         let mut taken = Taken {
             apart: self.rungs.apart(),
             told: &mut self.told,
@@ -127,7 +130,8 @@ impl Recorder {
     /// the mark stays known.
     pub fn mark(&mut self, now: Duration, kind: &str, text: &str, table: &mut Table) {
         if kind == USER_MARK {
-            self.end_step(now, table);
+            // Behind the last step, so that no block born before the mark is born in the next span.
+            self.end_step_at(self.millis(now).max(self.rungs.end() + 1), now, table);
             self.rungs.pin(self.rungs.end());
         }
         let at = self.millis(now).max(self.rungs.end());
@@ -171,6 +175,12 @@ impl Recorder {
     /// Begin of the history, on the aggregator's clock.
     pub fn begun(&self) -> Duration {
         self.begun
+    }
+
+    /// Returns the end of the last step, in milliseconds since the begin.
+    #[cfg(test)]
+    pub fn end(&self) -> u64 {
+        self.rungs.end()
     }
 
     /// Bytes taken by the history.

@@ -229,11 +229,13 @@ fn a_filter_that_matches_nothing_is_no_failure() {
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
     let outcome = snapshot();
-    for format in ["text", "json", "csv", "folded", "html"] {
+    for format in ["text", "json", "csv", "folded", "html", "massif", "markdown"] {
+        // A page has all rows.
+        let limit: &[&str] = if format == "html" { &[] } else { &["--limit", "0"] };
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let mut command = Command::new(&programs().report);
-        command.arg(outcome.snapshot_path()).args(["--limit", "0", "--format", format]).stdout(writer);
+        command.arg(outcome.snapshot_path()).args(limit).args(["--format", format]).stdout(writer);
         let output = command.stderr(Stdio::piped()).output().expect("it runs");
         assert_eq!(output.status.code(), Some(0), "{format}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{format}");
