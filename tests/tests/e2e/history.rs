@@ -100,6 +100,9 @@ fn a_leak_is_named_from_one_snapshot() {
     assert!(growth.bytes_per_hour > 0.0 && growth.bytes_per_hour < 360_000_000.0 * 1.1, "{growth:?}");
     assert!(growth.certainty > 0.99, "{growth:?}");
     assert!(growth.series.is_sorted() && growth.series.last() == Some(&300_000), "{growth:?}");
+    // Half of the leak came in the first half of the run.
+    let old = row.survived.as_ref().expect("births are known");
+    assert!((60..=240).contains(&old.count) && old.size == 1000 * old.count, "{old:?}");
 }
 
 /// The peak of 200 ms is on the screen with its time, and in massif's viewer with its bytes.

@@ -139,6 +139,9 @@ fn run(mut config: Config) -> Result<Done, Failure> {
     }
     let is_of_leaks = config.past == Some(WantedPast::Leaks);
     let history = if is_of_leaks { subject.first().history.clone() } else { None };
+    if is_of_leaks {
+        survivors = ages::older_half(&subject);
+    }
     if let Some(wanted) = config.past {
         let (now, before) = past(&subject, &wanted)?;
         config.request.at = now.moment();

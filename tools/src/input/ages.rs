@@ -228,8 +228,19 @@ pub struct Survivors {
 ///
 /// Where births are not known to the instant, the nearest borders are taken.
 pub fn survivors(subject: &Subject, since: Instant, until: Instant) -> Option<Survivors> {
+    born_between(subject, [since.end, until.end])
+}
+
+/// Returns the live blocks that were born before the middle of the history. None if the snapshot
+/// does not know the ages of its blocks.
+pub fn older_half(subject: &Subject) -> Option<Survivors> {
+    let history = subject.first().history.as_ref()?;
+    born_between(subject, [0, history.begun.saturating_add(history.end() / 2)])
+}
+
+fn born_between(subject: &Subject, times: [u64; 2]) -> Option<Survivors> {
     let first = Spans::of(subject.first()).ok()?;
-    let borders = [since.end, until.end].map(|time| first.nearest(time).1);
+    let borders = times.map(|time| first.nearest(time).1);
     let part = |part: &Snapshot| {
         let spans = Spans::of(part).ok()?;
         let [from, to] = borders.map(|time| spans.nearest(time).0);

@@ -379,8 +379,11 @@ pub fn write(report: &Report<'_>, sources: Option<&mut Sources>, out: &mut dyn W
         since: report.since.map(InstantFields::of),
         ages: report.ages.as_ref().map(AgeFields::of),
         survived: report.survived.as_ref().map(|survived| {
-            let [born_after, born_until] =
-                survived.born.map(|time| local(time, report.since.map_or(0, |since| since.utc_offset)));
+            let offset = match (report.since, request.at) {
+                (Some(instant), _) | (None, At::Instant(instant)) => instant.utc_offset,
+                _ => 0,
+            };
+            let [born_after, born_until] = survived.born.map(|time| local(time, offset));
             let total = &survived.total;
             RangeFields { born_after, born_until, sums: SurvivedFields::of(total.size, total.count, &total.estimate) }
         }),

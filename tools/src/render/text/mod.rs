@@ -33,7 +33,7 @@ pub use overview::overview;
 pub use words::blocks_of;
 
 use super::source::Sources;
-use crate::input::moment::At;
+use crate::input::moment::{At, span};
 use crate::input::time::local;
 use crate::query::churn::{Churn, LIFETIMES};
 use crate::query::diff::Kind;
@@ -172,7 +172,7 @@ fn left_out(report: &Report<'_>, layout: Layout, out: &mut dyn Write) -> io::Res
 /// Sums up what was allocated in the range of the report and still lives. Says which range, if
 /// births are not known to the instants of the report.
 fn survived(report: &Report<'_>) -> Option<String> {
-    let Survived { total, born, .. } = report.survived.as_ref()?;
+    let Survived { total, born, .. } = report.survived.as_ref().filter(|_| report.growth.is_none())?;
     let (bytes, blocks) = (estimated_size(total.size, total.estimate.size_interval(total.size)), total.count);
     let range = match (report.since, report.view.at) {
         (Some(since), At::Instant(until)) if *born == [since.end, until.end] => "in the range".to_owned(),
@@ -188,7 +188,16 @@ fn survived(report: &Report<'_>) -> Option<String> {
     ))
 }
 
-/// Lines below a row: its churn, or what has survived of it.
+/// The age from which on blocks are old in a report on leaks: the second half of the history.
+fn old_from(report: &Report<'_>) -> Option<String> {
+    let [_, until] = report.survived.as_ref().filter(|_| report.growth.is_some())?.born;
+    match report.view.at {
+        At::Instant(now) => Some(span(now.end.saturating_sub(until))),
+        _ => None,
+    }
+}
+
+/// Lines below a row: its churn, or what has survived of it, or how old it is.
 fn details(report: &Report<'_>, row: &Row) -> Vec<String> {
     let rounding = report.rounding().and_then(Result::ok).and_then(|Rounding { rule, .. }| {
         let each = row.stat.key.size()?;
@@ -201,8 +210,11 @@ fn details(report: &Report<'_>, row: &Row) -> Vec<String> {
         let survived = report.survivors_of(row);
         let (bytes, blocks) = survived.map_or((0, 0), |stat| (stat.size, stat.count));
         let interval = survived.and_then(|stat| stat.estimate.size_interval(bytes));
-        let blocks = counted(blocks, report.view.domain.noun());
-        format!("allocated in it and still live: {} in {blocks}", estimated_size(bytes, interval))
+        let (blocks, bytes) = (counted(blocks, report.view.domain.noun()), estimated_size(bytes, interval));
+        match old_from(report) {
+            Some(age) => format!("{bytes} in {blocks} older than {age}"),
+            None => format!("allocated in it and still live: {bytes} in {blocks}"),
+        }
     });
     rounding.into_iter().chain(churn).chain(survived).collect()
 }

@@ -219,7 +219,8 @@ fn columns(report: &Report<'_>, sums: &[Sum]) -> Vec<Column> {
                 .survivors_of(row)
                 .map_or("0".to_owned(), |stat| format!("{}{}", estimate(row), unit.format(stat.size)))
         };
-        columns.push(Column::new("kept", Role::Plain, 6, all(&kept, &|_| String::new())));
+        let name = if report.growth.is_some() { "old" } else { "kept" };
+        columns.push(Column::new(name, Role::Plain, 6, all(&kept, &|_| String::new())));
     }
     columns.push(Column::new(format!("{}s", report.view.domain.noun()), Role::Plain, 5, blocks));
     if report.growth.is_some() {
