@@ -19,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Frozen(Vec<u32>);
 
 impl Frozen {
-    /// Stops all threads except `except`; 0 for no exception. Returns none, with all threads running, when a thread
-    /// does not stop in time.
+    /// Stops all threads except `except`; 0 for no exception. Returns none, with all threads
+    /// running, when a thread does not stop in time.
     pub fn others(pid: u32, except: u32) -> io::Result<Option<Frozen>> {
         for _ in 0..ATTEMPTS {
             if let Some(frozen) = Frozen::attempt(pid, except)? {
