@@ -204,6 +204,11 @@ impl Tracer {
         }
     }
 
+    /// Whether native blocks of these addresses and stacks are live, in order.
+    pub fn are_live(&self, blocks: Vec<(u64, u32)>) -> Result<Vec<bool>, TraceError> {
+        self.ask(move |keeper| keeper.are_live(&blocks))
+    }
+
     /// Returns the frames of stacks of program number `image`, the most recent frame first. None
     /// if the process runs another program now.
     pub fn frames(&self, image: u32, stacks: Vec<u32>) -> Result<Option<Vec<Vec<FoundFrame>>>, TraceError> {

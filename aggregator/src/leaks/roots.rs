@@ -5,7 +5,7 @@
 //! | Not a root | Why |
 //! | --- | --- |
 //! | the arena and the library of Heapline | not the program's |
-//! | memory shared by a file on a disk | pointers mean nothing there, and reads would load the file |
+//! | memory shared by a file on a disk | pointers mean nothing there; reads would load the file |
 //! | the rest of a stopped thread's stack, below its stack pointer | dead |
 //! | lists of free memory in glibc's data | they point to headers, at the ends of blocks |
 //! | free memory of the allocator | a stale word in a freed block would keep a lost block alive |

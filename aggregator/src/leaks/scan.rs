@@ -9,6 +9,10 @@
 //! is live after the last pass. Two further rules help:
 //! - Blocks that came during a pass are roots of the end of the pass. They may hold what an earlier
 //!   place of theirs held, as an array does that grows.
+//! - Passes go on until a pass drops no block. A block that is freed and allocated anew at its
+//!   address, by the same stack, is taken for a lasting one, and is dropped after a few passes.
+//! - The table is asked some times more whether the block is still live. A block that comes and
+//!   goes with each request, at one address, is caught at a moment when it is gone.
 //! - Registers are unknown, so whole stacks are read.
 
 use super::LeakError;
@@ -25,11 +29,15 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Passes while the threads run, and the time between two passes.
+/// Fewest and most passes while the threads run, and the time between two passes.
 const PASSES: u32 = 3;
+const MOST_PASSES: u32 = 10;
 const APART: Duration = Duration::from_secs(1);
 /// Interval between two looks whether the client is still there.
 const LOOK: Duration = Duration::from_millis(100);
+/// Last looks whether a lost block is still live, and the time between two looks.
+const LAST_LOOKS: u32 = 30;
+const LAST_LOOK: Duration = Duration::from_millis(7);
 /// Attempts to stop all threads outside of records and of realloc, and the time in between.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(25);
@@ -180,7 +188,9 @@ fn running(tracer: &Tracer, pid: u32, has_left: impl Fn() -> bool) -> Result<Lea
         let was_missed = |row: &Row| candidates.as_ref().is_none_or(|rows| rows.binary_search(row).is_ok());
         let mut lost = pass.missed();
         lost.retain(|&index| was_missed(&pass.heap.blocks.row(index)) && stays(pass.heap.blocks.row(index)));
-        if number == PASSES || lost.is_empty() {
+        let is_settled = candidates.as_ref().is_some_and(|rows| rows.len() == lost.len());
+        if number >= PASSES && is_settled || number == MOST_PASSES || lost.is_empty() {
+            let lost = lasting(tracer, &pass.heap.blocks, lost)?;
             return pass.judge(&lost, Kind::Passes(number), judged);
         }
         candidates = Some(lost.iter().map(|&index| pass.heap.blocks.row(index)).collect());
@@ -194,6 +204,20 @@ fn running(tracer: &Tracer, pid: u32, has_left: impl Fn() -> bool) -> Result<Lea
         }
     }
     Err(LeakError::Left)
+}
+
+/// Returns the blocks that are live at each of several looks.
+fn lasting(tracer: &Tracer, blocks: &Blocks, mut lost: Vec<usize>) -> Result<Vec<usize>, LeakError> {
+    for _ in 0..LAST_LOOKS {
+        if lost.is_empty() {
+            break;
+        }
+        let rows = lost.iter().map(|&index| blocks.row(index)).map(|row| (row.address, row.stack)).collect();
+        let mut are_live = tracer.are_live(rows)?.into_iter();
+        lost.retain(|_| are_live.next() == Some(true));
+        thread::sleep(LAST_LOOK);
+    }
+    Ok(lost)
 }
 
 /// Whether a block is in the index.

@@ -549,6 +549,12 @@ impl Keeper {
         })
     }
 
+    /// Whether native blocks of these addresses and stacks are live, in order.
+    pub fn are_live(&self, blocks: &[(u64, u32)]) -> Vec<bool> {
+        let block = |address| self.table.heap().block(address);
+        blocks.iter().map(|&(address, stack)| block(address).is_some_and(|block| block.stack == stack)).collect()
+    }
+
     /// Returns the frames of a stack, the most recent first.
     pub fn frames(&self, stack: u32) -> Vec<FoundFrame> {
         let modules = self.table.modules();
