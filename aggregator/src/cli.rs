@@ -40,6 +40,7 @@ Examples:
   aggregator ctl 4711 stats --format json
   aggregator ctl 4711 snapshot -o now.snap.zst
   aggregator ctl 4711 lookup 0x55d0c0ffee00
+  aggregator ctl 4711 leaks --stop           what nothing points to any more
   aggregator ctl 4711 mark deploy-42         report --at mark:deploy-42";
 
 /// Trace the memory of a whole process: like Python's tracemalloc, from outside.
@@ -198,6 +199,16 @@ enum TypedAsk {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Find the live blocks that nothing in the process points to. Without --stop: by three passes,
+    /// a second apart
+    Leaks {
+        /// Stop all threads for one exact pass
+        #[arg(long)]
+        stop: bool,
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
     /// Put a mark into the history: report --at mark:TEXT shows the memory at this moment
     Mark {
         /// A few words, as in \"deploy 42\"
@@ -309,6 +320,7 @@ impl TypedCommand {
                     TypedAsk::Set { change } => (Ask::Set(change), Format::Text),
                     TypedAsk::ClearTraces => (Ask::ClearTraces, Format::Text),
                     TypedAsk::Lookup { address, format } => (Ask::Lookup(address), format),
+                    TypedAsk::Leaks { stop, format } => (Ask::Leaks { stop }, format),
                     TypedAsk::Mark { text } => (Ask::Mark(text), Format::Text),
                     TypedAsk::Pause => (Ask::Pause(true), Format::Text),
                     TypedAsk::Resume => (Ask::Pause(false), Format::Text),
@@ -520,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_answered_with_what_was_meant() {
-        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, mark, pause, resume, detach";
+        let asks = "stats, snapshot, reset-peak, set, clear-traces, lookup, leaks, mark, pause, resume, detach";
         for (line, said) in [
             ("aggregator ./app --its x", "to trace a program use: aggregator run -- ./app --its x"),
             ("aggregator sh -c a;b", "to trace a program use: aggregator run -- sh -c 'a;b'"),

@@ -12,7 +12,7 @@
 //!
 //! - Data from the arena, a socket or `/proc` is checked before use.
 //! - Every loss and every contradiction is counted.
-//! - The target is never stopped, and waits only for room in the rings.
+//! - The target waits only for room in the rings. Only a scan for leaks stops the target, on wish.
 //!
 //! Not here: statistics, and code that runs inside the target.
 
@@ -25,6 +25,7 @@ pub mod drain;
 pub mod history;
 pub mod job;
 pub mod launch;
+pub mod leaks;
 pub mod names;
 pub mod process;
 pub mod questions;

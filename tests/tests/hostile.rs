@@ -272,6 +272,13 @@ fn control_reply() {
         {"address":"0x1","module":"/lib/a","offset":"0x2"},{"address":"","module":"a.py","offset":"","line":3,
         "function":"f"}],"total_nframe":2}}"#;
     run("control_reply", hostile::control_reply, |r| r.mutate(good.as_bytes()));
+    let sum = r#"{"bytes":5,"blocks":1}"#;
+    let good = format!(
+        r#"{{"leaks":{{"pid":1,"command":"a\u001b[2J","passes":3,"stopped_us":1500,"partial":["b"],"live":{sum},
+        "direct":{sum},"indirect":{sum},"stacks":[{{"direct":{sum},"indirect":{sum},"held":{sum},"traceback":[
+        {{"address":"0x1","module":"/lib/a","offset":"0x2"}}]}}],"stacks_left_out":1}}}}"#
+    );
+    run("control_reply", hostile::control_reply, |r| r.mutate(good.as_bytes()));
 }
 
 #[test]

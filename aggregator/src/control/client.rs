@@ -1,7 +1,7 @@
 //! `aggregator ctl`: sends a single request to the aggregator of a process.
 
 use super::places::{self, Place};
-use super::protocol::{Change, Found, FoundAt, Reply, Request, Stats};
+use super::protocol::{Change, Found, FoundAt, FoundLeaks, LeakSum, Reply, Request, Stats};
 use super::{ControlError, socket_path};
 use crate::base::{private_dir, sys};
 use crate::job::headline::noun;
@@ -38,6 +38,11 @@ pub enum Ask {
     ClearTraces,
     /// See tracemalloc.get_object_traceback.
     Lookup(u64),
+    /// The lost blocks; with all threads stopped, or while they run.
+    Leaks {
+        /// Whether all threads are stopped.
+        stop: bool,
+    },
     /// A mark in the history.
     Mark(String),
     /// A pause of the tracing, or the end of the pause.
@@ -60,6 +65,7 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
         Ask::Set(change) => Request::Set(change),
         Ask::ClearTraces => Request::ClearTraces,
         Ask::Lookup(address) => Request::Lookup { address },
+        Ask::Leaks { stop } => Request::Leaks { stop },
         Ask::Mark(text) => Request::Mark { text },
         Ask::Pause(pauses) => Request::Pause { pauses },
         Ask::Detach => Request::Detach,
@@ -72,6 +78,8 @@ pub fn ask(pid: u32, what: Ask, json: bool) -> Result<String, ControlError> {
         Reply::Stats(stats) => Ok(stats_text(&stats)),
         Reply::Found(Some(found)) if json => encoded(&found).map(|json| plain_json(&json)),
         Reply::Found(Some(found)) => Ok(found_text(&found)),
+        Reply::Leaks(leaks) if json => encoded(&leaks).map(|json| plain_json(&json)),
+        Reply::Leaks(leaks) => Ok(leaks_text(&leaks)),
         Reply::Done(lines) => Ok(lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")),
     }
 }
@@ -94,8 +102,8 @@ pub(super) fn plain_json(json: &str) -> String {
 
 fn exchange(pid: u32, request: &Request) -> Result<Reply, ControlError> {
     let (stream, path) = connect(pid)?;
-    // Writing a snapshot takes as long as the disk needs.
-    let is_long = matches!(request, Request::Snapshot { .. } | Request::Detach);
+    // Writing a snapshot takes as long as the disk needs, a scan as long as the memory is large.
+    let is_long = matches!(request, Request::Snapshot { .. } | Request::Leaks { .. } | Request::Detach);
     exchange_over(stream, request, (!is_long).then_some(PATIENCE)).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { pid },
         io::ErrorKind::InvalidData => ControlError::Garbled(source.to_string()),
@@ -247,10 +255,16 @@ fn found_text(found: &Found) -> String {
         ),
         "Traceback (most recent call first):".to_owned(),
     ];
+    lines.extend(traceback_lines(&found.traceback));
+    lines.join("\n")
+}
+
+/// Formats the frames of a traceback, the most recent first, without the start of the program.
+fn traceback_lines(traceback: &[FoundAt]) -> impl Iterator<Item = String> + '_ {
     let is_start = |frame: &&FoundAt| frame.function.as_deref().is_some_and(starts_a_program);
-    let starts = found.traceback.iter().take_while(is_start).count();
-    let shown = if starts == found.traceback.len() { &found.traceback[..] } else { &found.traceback[starts..] };
-    lines.extend(shown.iter().rev().map(|frame| {
+    let starts = traceback.iter().take_while(is_start).count();
+    let shown = if starts == traceback.len() { traceback } else { &traceback[starts..] };
+    shown.iter().rev().map(|frame| {
         let module = printable(&frame.module);
         let function = frame.function.as_deref().map(printable);
         match (frame.filename.as_deref().map_or(module, printable), frame.lineno.unwrap_or(0), function) {
@@ -261,7 +275,33 @@ fn found_text(found: &Found) -> String {
             (file, ..) if file.is_empty() => format!("  {}", printable(&frame.address)),
             (file, ..) => format!("  {file}+{}", printable(&frame.offset)),
         }
-    }));
+    })
+}
+
+fn leaks_text(leaks: &FoundLeaks) -> String {
+    let FoundLeaks { pid, passes, direct, indirect, live, .. } = leaks;
+    let how = match leaks.stopped_us {
+        Some(us) => format!("one pass with all threads stopped for {}.{} ms", us / 1000, us % 1000 / 100),
+        None => format!("{passes} {} while the threads ran", if *passes == 1 { "pass" } else { "passes" }),
+    };
+    let amount = |sum: &LeakSum| format!("{} in {}", size(sum.bytes), counted(sum.blocks, "block"));
+    let mut lines = vec![format!("process {pid}: {}", printable(&leaks.command)), how];
+    lines.extend(leaks.partial.iter().map(|why| format!("partial: {}", printable(why))));
+    lines.push(format!(
+        "lost: {} directly, {} indirectly; of {} that are live",
+        amount(direct),
+        amount(indirect),
+        amount(live)
+    ));
+    for (number, lost) in (1..).zip(&leaks.stacks) {
+        let parts = [(lost.direct, "directly lost"), (lost.indirect, "held by lost blocks only")];
+        let parts: Vec<String> =
+            parts.iter().filter(|(sum, _)| sum.blocks > 0).map(|(sum, how)| format!("{} {how}", amount(sum))).collect();
+        let holding = if lost.held.blocks > 0 { format!(", holding {}", amount(&lost.held)) } else { String::new() };
+        lines.push(format!("#{number}: {}{holding}", parts.join(" and ")));
+        lines.extend(traceback_lines(&lost.traceback));
+    }
+    lines.extend((leaks.stacks_left_out > 0).then(|| format!("and {} more stacks", leaks.stacks_left_out)));
     lines.join("\n")
 }
 
@@ -270,6 +310,7 @@ pub fn shown(line: &[u8]) -> Option<String> {
     match serde_json::from_slice(line).ok()? {
         Reply::Stats(stats) => Some(stats_text(&stats)),
         Reply::Found(found) => found.map(|found| found_text(&found)),
+        Reply::Leaks(leaks) => Some(leaks_text(&leaks)),
         Reply::Done(lines) => Some(lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")),
         Reply::Error(text) => Some(printable(&text).into_owned()),
     }

@@ -2,6 +2,9 @@
 
 use crate::base::text::rfc3339;
 use crate::job::trace::Trace;
+use crate::leaks::heap::Doubt;
+use crate::leaks::scan::{Kind, Leaks};
+use crate::leaks::verdict::{Lost, Sum};
 use crate::names::ProcessNames;
 use crate::process::procfs;
 use crate::questions::keeper::{FoundBlock, FoundFrame, FoundObject};
@@ -10,6 +13,7 @@ use heapline_shared_format::snapshot::{DomainTotals, Unseen, mode_name};
 use heapline_symbols::Location;
 use heapline_symbols::plumbing::{self, Part};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -37,6 +41,11 @@ pub enum Request {
     Lookup {
         /// The address.
         address: u64,
+    },
+    /// Asks for the lost blocks.
+    Leaks {
+        /// Whether all threads are stopped meanwhile.
+        stop: bool,
     },
     /// Puts a mark into the history.
     Mark {
@@ -77,6 +86,8 @@ pub enum Reply {
     Stats(Box<Stats>),
     /// Answer to [`Request::Lookup`].
     Found(Option<Found>),
+    /// Answer to [`Request::Leaks`].
+    Leaks(Box<FoundLeaks>),
     /// Answer to the other requests: a report of the work done.
     Done(Vec<String>),
     /// Error: the request was not carried out.
@@ -164,6 +175,134 @@ pub struct FoundAt {
     pub function: Option<String>,
 }
 
+/// Lost blocks, in the JSON form of `docs/formats.md`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLeaks {
+    pub pid: u32,
+    pub command: String,
+    /// Passes over the memory.
+    pub passes: u32,
+    /// Time for which all threads were stopped, in microseconds; none if they ran.
+    pub stopped_us: Option<u64>,
+    /// Reasons why some blocks were not judged.
+    pub partial: Vec<String>,
+    /// Live blocks that were judged.
+    pub live: LeakSum,
+    pub direct: LeakSum,
+    pub indirect: LeakSum,
+    /// Lost blocks by traceback: the most directly lost bytes first.
+    pub stacks: Vec<LostAt>,
+    /// Tracebacks without a row in `stacks`.
+    pub stacks_left_out: u64,
+}
+
+/// A number of blocks and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeakSum {
+    pub bytes: u64,
+    pub blocks: u64,
+}
+
+impl From<Sum> for LeakSum {
+    fn from(Sum { bytes, blocks }: Sum) -> LeakSum {
+        LeakSum { bytes, blocks }
+    }
+}
+
+/// Lost blocks of a traceback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostAt {
+    pub direct: LeakSum,
+    pub indirect: LeakSum,
+    /// Indirectly lost blocks of any traceback, held by the directly lost blocks of this one.
+    pub held: LeakSum,
+    /// Frames, the oldest frame first.
+    pub traceback: Vec<FoundAt>,
+}
+
+/// Most tracebacks of an answer.
+const MOST_STACKS: usize = 1000;
+
+impl FoundLeaks {
+    /// Describes the lost blocks of a process. `frames_of` finds the frames of stacks.
+    pub fn new<E>(
+        pid: u32,
+        command: String,
+        leaks: &Leaks,
+        names: &ProcessNames,
+        frames_of: impl FnOnce(Vec<u32>) -> Result<Vec<Vec<FoundFrame>>, E>,
+    ) -> Result<FoundLeaks, E> {
+        let mut found = FoundLeaks {
+            pid,
+            command,
+            passes: 1,
+            partial: leaks.doubts.iter().map(Doubt::sentence).collect(),
+            live: leaks.judged.into(),
+            ..FoundLeaks::default()
+        };
+        match leaks.kind {
+            Kind::Passes(passes) => found.passes = passes,
+            Kind::Stopped(time) => found.stopped_us = Some(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+        }
+        let (mut direct, mut indirect) = (Sum::default(), Sum::default());
+        for lost in leaks.lost.values() {
+            direct += lost.direct;
+            indirect += lost.indirect;
+        }
+        (found.direct, found.indirect) = (direct.into(), indirect.into());
+        let mut rows: Vec<(u32, Lost)> = leaks.lost.iter().map(|(&stack, &lost)| (stack, lost)).collect();
+        rows.sort_by_key(|(stack, lost)| (Reverse((lost.direct, lost.held, lost.indirect)), *stack));
+        found.stacks_left_out = rows.len().saturating_sub(MOST_STACKS) as u64;
+        rows.truncate(MOST_STACKS);
+        let frames = frames_of(rows.iter().map(|&(stack, _)| stack).collect())?;
+        found.stacks = rows
+            .iter()
+            .zip(tracebacks(&frames, leaks.image, names))
+            .map(|((_, lost), traceback)| LostAt {
+                direct: lost.direct.into(),
+                indirect: lost.indirect.into(),
+                held: lost.held.into(),
+                traceback,
+            })
+            .collect();
+        Ok(found)
+    }
+}
+
+/// Names the frames of stacks, the most recent frame first. Returns the frames of each stack, the
+/// oldest frame first.
+fn tracebacks(stacks: &[Vec<FoundFrame>], image: u32, names: &ProcessNames) -> Vec<Vec<FoundAt>> {
+    let address = |frame: &FoundFrame| match frame {
+        FoundFrame::Native(address, object) => {
+            Some((*address, object.as_ref().map(|object| (object.index, object.bias))))
+        }
+        FoundFrame::Python(..) => None,
+    };
+    let addresses: Vec<_> = stacks.iter().flatten().filter_map(address).collect();
+    let mut located = names.locate(image, &addresses).into_iter();
+    let mut traceback = |frames: &Vec<FoundFrame>| {
+        let mut traceback = Vec::new();
+        for frame in frames {
+            match frame {
+                FoundFrame::Native(address, object) => {
+                    let locations = located.next().unwrap_or_default();
+                    traceback.extend(native_frames(*address, object.as_ref(), &locations));
+                }
+                FoundFrame::Python(file, line, function) => traceback.push(FoundAt {
+                    module: file.clone(),
+                    lineno: Some(*line),
+                    function: Some(function.clone()),
+                    ..FoundAt::default()
+                }),
+            }
+        }
+        without_plumbing(&mut traceback);
+        traceback.reverse();
+        traceback
+    };
+    stacks.iter().map(&mut traceback).collect()
+}
+
 impl Stats {
     /// Collects the numbers of a process.
     pub fn new(pid: u32, nframe: u32, figures: &Figures, unseen: Vec<Unseen>, trace: Trace) -> Stats {
@@ -208,32 +347,8 @@ impl From<&DomainTotals> for DomainStats {
 impl Found {
     /// Describes a live block. `names` names the frames.
     pub fn new(found: &FoundBlock, names: &ProcessNames) -> Found {
-        let address = |frame: &FoundFrame| match frame {
-            FoundFrame::Native(address, object) => {
-                Some((*address, object.as_ref().map(|object| (object.index, object.bias))))
-            }
-            FoundFrame::Python(..) => None,
-        };
-        let addresses: Vec<_> = found.frames.iter().filter_map(address).collect();
-        let mut located = names.locate(found.image, &addresses).into_iter();
-        // The most recent frame comes first.
-        let mut traceback = Vec::new();
-        for frame in &found.frames {
-            match frame {
-                FoundFrame::Native(address, object) => {
-                    let locations = located.next().unwrap_or_default();
-                    traceback.extend(native_frames(*address, object.as_ref(), &locations));
-                }
-                FoundFrame::Python(file, line, function) => traceback.push(FoundAt {
-                    module: file.clone(),
-                    lineno: Some(*line),
-                    function: Some(function.clone()),
-                    ..FoundAt::default()
-                }),
-            }
-        }
-        without_plumbing(&mut traceback);
-        traceback.reverse();
+        let frames = std::slice::from_ref(&found.frames);
+        let traceback = tracebacks(frames, found.image, names).pop().unwrap_or_default();
         let (tid, thread) = found.thread.clone();
         Found {
             address: format!("{:#x}", found.block.address),

@@ -1,11 +1,12 @@
 //! The socket of a running aggregator for requests. Only its own user and root may ask.
 
-use super::protocol::{Change, Found, MAX_LINE, Reply, Request, Stats};
+use super::protocol::{Change, Found, FoundLeaks, MAX_LINE, Reply, Request, Stats};
 use super::{ControlError, places};
 use crate::base::{private_dir, sys};
 use crate::drain::Stop;
 use crate::job::tracer::Tracer;
 use crate::job::{Ending, Job, JobError};
+use crate::leaks::{LeakError, scan};
 use crate::questions::keeper::FoundBlock;
 use crate::snapshot::cut::Figures;
 use crate::snapshot::write::Destination;
@@ -171,6 +172,7 @@ fn carry_out(job: &Job, request: &Request, has_left: impl Fn() -> bool) -> Reply
             let described = |found: FoundBlock| Found::new(&found, tracer.names());
             tracer.lookup(*address).map(|found| Reply::Found(found.map(described))).map_err(JobError::from)
         }
+        Request::Leaks { stop } => return leaks(job, *stop, has_left),
         Request::ResetPeak => {
             tracer.reset_peak().map(|()| done("the peak is now what is live")).map_err(JobError::from)
         }
@@ -198,6 +200,26 @@ fn stats(job: &Job, figures: &Figures) -> Stats {
     // mappings.
     let unseen = job.causes().of_program(&figures.image.executable, &[]);
     Stats::new(job.pid(), job.tracer().settings().nframe, figures, unseen, job.trace(figures))
+}
+
+/// Scans for lost blocks, unless another client's scan is under way.
+fn leaks(job: &Job, stop: bool, has_left: impl Fn() -> bool) -> Reply {
+    let (tracer, pid) = (job.tracer(), job.pid());
+    let found = || {
+        let Ok(_scan) = job.scan().try_lock() else { return Err(LeakError::Busy) };
+        if job.has_stalled() {
+            return Err(LeakError::Stalled);
+        }
+        let leaks = scan::scan(tracer, pid, stop, has_left)?;
+        let command = tracer.figures()?.image.command;
+        FoundLeaks::new(pid, command, &leaks, tracer.names(), |stacks| {
+            tracer.frames(leaks.image, stacks)?.ok_or(LeakError::Ended)
+        })
+    };
+    match found() {
+        Ok(found) => Reply::Leaks(Box::new(found)),
+        Err(error) => Reply::Error(format!("process {pid} was not scanned: {error}")),
+    }
 }
 
 fn set(tracer: &Tracer, change: Change) -> Reply {

@@ -92,6 +92,8 @@ pub struct Job {
     notes: Vec<String>,
     causes: Causes,
     finished: Mutex<Option<Result<Summary, JobError>>>,
+    /// Locked during a scan for lost blocks.
+    scan: Mutex<()>,
 }
 
 impl Job {
@@ -116,6 +118,7 @@ impl Job {
             notes: Vec::new(),
             causes,
             finished: Mutex::new(None),
+            scan: Mutex::default(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Job {
             notes: Vec::new(),
             causes,
             finished: Mutex::new(None),
+            scan: Mutex::default(),
         }
     }
 
@@ -193,6 +197,11 @@ impl Job {
     pub fn has_stalled(&self) -> bool {
         let cause = &self.tracer.map().arena().header().target.end_cause;
         cause.load(Ordering::Relaxed) != 0
+    }
+
+    /// Locked during a scan for lost blocks.
+    pub fn scan(&self) -> &Mutex<()> {
+        &self.scan
     }
 
     /// Whether the last snapshot was written.

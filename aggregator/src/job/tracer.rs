@@ -7,7 +7,8 @@ use crate::names::ProcessNames;
 use crate::process::image::Image;
 use crate::process::tasks::Tasks;
 use crate::questions::backlog::Source;
-use crate::questions::keeper::{FoundBlock, Keeper, KeeperPlan, RECYCLED_BUFFERS, Request, SharedKeeper};
+use crate::questions::keeper::{FoundBlock, FoundFrame, Keeper, KeeperPlan, RECYCLED_BUFFERS, Request, SharedKeeper};
+use crate::questions::native::NativeCut;
 use crate::session::arena_map::ArenaMap;
 use crate::session::{Session, SessionError, Settings, rate};
 use crate::snapshot::cut::{Cut, Figures};
@@ -19,9 +20,10 @@ use heapline_shared_format::snapshot::history::USER_MARK;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Most messages between drain and table. With full batches the queue holds 4 MiB. Further records
 /// wait in the rings, because copies outside of the caches cost more than they help.
@@ -188,6 +190,34 @@ impl Tracer {
         self.ask(Keeper::cut)?.wait().ok_or(TraceError::Gone("table"))
     }
 
+    /// Begins a copy of the native blocks.
+    pub fn native(&self) -> Result<NativeCut, TraceError> {
+        self.ask(Keeper::native)?.ok_or(TraceError::Gone("table"))
+    }
+
+    /// Begins a copy of the native blocks. None if the table does not come to this instant in time.
+    pub fn native_within(&self, time: Duration) -> Result<Option<NativeCut>, TraceError> {
+        match self.question(Keeper::native)?.recv_timeout(time) {
+            Ok(cut) => cut.map(Some).ok_or(TraceError::Gone("table")),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(TraceError::Gone("table")),
+        }
+    }
+
+    /// Whether native blocks of these addresses and stacks are live, in order.
+    pub fn are_live(&self, blocks: Vec<(u64, u32)>) -> Result<Vec<bool>, TraceError> {
+        self.ask(move |keeper| keeper.are_live(&blocks))
+    }
+
+    /// Returns the frames of stacks of program number `image`, the most recent frame first. None
+    /// if the process runs another program now.
+    pub fn frames(&self, image: u32, stacks: Vec<u32>) -> Result<Option<Vec<Vec<FoundFrame>>>, TraceError> {
+        self.ask(move |keeper| {
+            let frames = || stacks.into_iter().map(|stack| keeper.frames(stack)).collect();
+            (keeper.image() == image).then(frames)
+        })
+    }
+
     /// Returns the live block at an address.
     pub fn lookup(&self, address: u64) -> Result<Option<FoundBlock>, TraceError> {
         self.ask(move |keeper| keeper.lookup(address))
@@ -250,6 +280,14 @@ impl Tracer {
         &self,
         question: impl FnOnce(&mut Keeper) -> T + Send + 'static,
     ) -> Result<T, TraceError> {
+        self.question(question)?.recv().map_err(|_| TraceError::Gone("table"))
+    }
+
+    /// Asks the keeper. Returns the receiver of the answer.
+    fn question<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Keeper) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, TraceError> {
         let (reply, answer) = mpsc::channel();
         let answer_with = move |keeper: &mut Keeper| {
             // Whoever asked may have left.
@@ -261,7 +299,7 @@ impl Tracer {
         drop(requests);
         self.keeper.unpark();
         self.controls.nudge();
-        answer.recv().map_err(|_| TraceError::Gone("table"))
+        Ok(answer)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::process::image::Image;
 use crate::process::tasks::Tasks;
 use crate::questions::backlog::{Backlog, Source};
 use crate::questions::mailbox::Mailbox;
+use crate::questions::native::NativeCut;
 use crate::session::arena_map::ArenaMap;
 use crate::session::counted::Counted;
 use crate::snapshot::cut::{Counters, Figures, Inherited, OpenCut, Recorded};
@@ -530,16 +531,38 @@ impl Keeper {
         cut
     }
 
-    /// Returns the live block at an address.
-    pub fn lookup(&self, address: u64) -> Option<FoundBlock> {
-        // A Python object with a native block of its own has the address of the block: the outer
-        // layer knows more, and comes last. A range contains many addresses and knows least.
-        let found = self.table.heaps().filter_map(|(domain, heap)| Some((domain, heap.block(address)?)));
-        let (domain, block) = found.last().or_else(|| self.table.ranges().find(address))?;
-        let thread = self.table.threads().get(block.thread)?;
-        let tree = self.table.stacks().tree();
+    /// Number of the present program.
+    pub fn image(&self) -> u32 {
+        self.image.number
+    }
+
+    /// Begins a copy of the native blocks at this instant.
+    pub fn native(&mut self) -> Option<NativeCut> {
+        let (_, copy) = self.table.copy().into_iter().find(|(domain, _)| *domain == Domain::Native)?;
+        let ranges = self.table.ranges().live(Domain::Mmap);
         let modules = self.table.modules();
-        let frames = tree.walk(block.stack).map(|frame| {
+        let loaded = (0..).zip(modules.objects()).filter(|&(index, _)| modules.is_loaded(index));
+        Some(NativeCut {
+            copy,
+            tree: self.table.stacks().tree().clone(),
+            ranges: ranges.iter().map(|range| (range.address, range.address + range.size)).collect(),
+            objects: loaded.map(|(_, object)| (object.start, object.end)).collect(),
+            in_realloc: self.table.heap().in_realloc(),
+            present: self.history.as_ref().map(|_| self.table.births().now()),
+            figures: self.figures(),
+        })
+    }
+
+    /// Whether native blocks of these addresses and stacks are live, in order.
+    pub fn are_live(&self, blocks: &[(u64, u32)]) -> Vec<bool> {
+        let block = |address| self.table.heap().block(address);
+        blocks.iter().map(|&(address, stack)| block(address).is_some_and(|block| block.stack == stack)).collect()
+    }
+
+    /// Returns the frames of a stack, the most recent first.
+    pub fn frames(&self, stack: u32) -> Vec<FoundFrame> {
+        let modules = self.table.modules();
+        let frames = self.table.stacks().tree().walk(stack).map(|frame| {
             if let Some((code, offset)) = as_python_frame(frame.address) {
                 let unknown = || FoundFrame::Python("<unknown>".to_owned(), 0, "<unknown>".to_owned());
                 let known =
@@ -552,13 +575,24 @@ impl Keeper {
             });
             FoundFrame::Native(frame.address, found)
         });
+        frames.collect()
+    }
+
+    /// Returns the live block at an address.
+    pub fn lookup(&self, address: u64) -> Option<FoundBlock> {
+        // A Python object with a native block of its own has the address of the block: the outer
+        // layer knows more, and comes last. A range contains many addresses and knows least.
+        let found = self.table.heaps().filter_map(|(domain, heap)| Some((domain, heap.block(address)?)));
+        let (domain, block) = found.last().or_else(|| self.table.ranges().find(address))?;
+        let thread = self.table.threads().get(block.thread)?;
+        let tree = self.table.stacks().tree();
         // The table holds the represented bytes of a sample. The answer gives the block's own size.
         let size = self.table.stacks().sample(block.stack).map_or(block.size, |sample| sample.size);
         Some(FoundBlock {
             domain,
             block: Block { size, ..block },
             thread: (thread.tid, thread.name.clone()),
-            frames: frames.collect(),
+            frames: self.frames(block.stack),
             image: self.image.number,
             total_nframe: tree.stacks.get(block.stack as usize).map_or(0, |stack| stack.total_nframe),
         })

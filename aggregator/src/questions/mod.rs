@@ -3,3 +3,4 @@
 pub mod backlog;
 pub mod keeper;
 mod mailbox;
+pub mod native;

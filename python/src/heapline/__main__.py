@@ -13,7 +13,7 @@ from heapline._platform import program, unsupported
 
 USAGE = """usage: python -m heapline run [-o FILE] [--nframe N] ... SCRIPT.py | -m MODULE | -c CODE | -- COMMAND [ARGS ...]
        python -m heapline attach PID [-o FILE] [--duration SECONDS] ...
-       python -m heapline ctl PID stats|snapshot|reset-peak|clear-traces|lookup ADDR|mark TEXT|set NAME=VALUE|pause|resume|detach
+       python -m heapline ctl PID stats|snapshot|reset-peak|clear-traces|lookup ADDR|leaks|mark TEXT|set NAME=VALUE|pause|resume|detach
        python -m heapline report SNAPSHOT [--at peak] [--by traceback] [--source] ...
 
 run     trace a Python program, or any command, from its first instruction to its end

@@ -34,6 +34,7 @@ mod inner;
 mod instants;
 mod invisible;
 mod kill;
+mod leaks;
 mod lines;
 mod linked;
 mod list;

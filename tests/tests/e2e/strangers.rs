@@ -27,7 +27,7 @@ fn a_name_is_no_command_to_a_terminal() {
     running.child.stdout = Some(stdout.into_inner());
     let pid = running.target_pid();
     wait_for("an aggregator that answers", || ctl(pid, &["stats"]).status.success().then_some(()));
-    for args in [&["stats"][..], &["stats", "--format", "json"], &["lookup", address.trim()]] {
+    for args in [&["stats"][..], &["stats", "--format", "json"], &["lookup", address.trim()], &["leaks", "--stop"]] {
         let output = ctl(pid, args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         assert_harmless(&output, &format!("ctl {args:?}"));

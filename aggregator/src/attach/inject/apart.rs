@@ -14,11 +14,12 @@
 
 use super::{InjectError, Injected};
 use crate::base::sys;
+use crate::process::beats;
 use std::cell::UnsafeCell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Interval between two looks at the child.
@@ -62,29 +63,6 @@ impl Text {
     }
 }
 
-/// The progress counter in the child; null in every other process.
-static BEATS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
-
-fn beats() -> Option<&'static AtomicU32> {
-    // SAFETY: the pointer is null, or points to a word of the shared mapping. The child keeps the
-    // mapping until its end.
-    unsafe { BEATS.load(Ordering::Relaxed).as_ref() }
-}
-
-/// Notes progress of a process that may hold a thread.
-pub fn beat() {
-    if let Some(beats) = beats() {
-        beats.store(beats.load(Ordering::Relaxed).wrapping_add(1).max(1), Ordering::Relaxed);
-    }
-}
-
-/// Notes that this process holds no thread.
-pub fn rest() {
-    if let Some(beats) = beats() {
-        beats.store(0, Ordering::Relaxed);
-    }
-}
-
 /// Does the work in a child process, and waits for the end of the child.
 pub fn run(work: impl FnOnce() -> Result<Injected, InjectError>) -> Result<Injected, InjectError> {
     let shared = Mapping::new().map_err(InjectError::Process)?;
@@ -123,7 +101,8 @@ fn be_the_child(shared: &Shared, parent: libc::pid_t, work: impl FnOnce() -> Res
         }
     }
     sys::be_urgent();
-    BEATS.store((&raw const shared.beats).cast_mut(), Ordering::Relaxed);
+    // SAFETY: the child keeps the shared mapping until its end.
+    unsafe { beats::count_in(&shared.beats) };
     if let Ok(worked) = panic::catch_unwind(AssertUnwindSafe(work)) {
         let outcome = match worked {
             Ok(injected) => Outcome::Injected(injected),
@@ -232,7 +211,7 @@ mod tests {
     #[test]
     fn a_child_that_holds_somebody_and_is_stopped_is_killed() {
         let stopped = run(|| {
-            beat();
+            beats::beat();
             // SAFETY: `raise` has no preconditions; the child stops itself.
             unsafe { libc::raise(libc::SIGSTOP) };
             Ok(injected())

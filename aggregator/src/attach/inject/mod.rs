@@ -28,15 +28,12 @@ mod apart;
 mod calls;
 mod code;
 mod entries;
-mod frozen;
 mod library;
 mod loader;
 mod map;
 mod memory;
 mod point;
-mod ptrace;
 mod release;
-mod rights;
 mod seccomp;
 mod stack;
 mod step;
@@ -45,6 +42,7 @@ mod thread;
 mod waits;
 
 use crate::arch::registers;
+use crate::process::{beats, frozen, ptrace, rights};
 pub use calls::Led;
 use calls::Survey;
 use heapline_shared_format::inject::{ATTACH_SYMBOL, DETACH_SYMBOL, RELEASE_SYMBOL, Request, python, status};
@@ -203,7 +201,7 @@ fn run(errand: &Errand<'_>) -> Result<Injected, InjectError> {
         }
     };
     seccomp::check(pid, loader.finds_objects)?;
-    apart::rest();
+    beats::rest();
     let survey = Survey::of(&map, &memory);
     let begun = Instant::now();
     let mut last;

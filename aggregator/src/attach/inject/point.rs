@@ -12,6 +12,7 @@ use super::ptrace::{self, Stop};
 use super::waits::{self, Wait};
 use super::{InjectError, Place};
 use crate::arch::registers::{self, Registers};
+use crate::process::ptrace::{is_ours, state};
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -84,19 +85,6 @@ pub fn stop_at(tid: u32, place: &Place<'_>, round: u32) -> Result<Stopped, NotHe
 fn is_stopped() -> InjectError {
     let reason = "it is stopped by a signal: let it go on (kill -CONT), then attach".to_owned();
     InjectError::Refused { what: "finding a thread that runs", reason }
-}
-
-/// Whether this thread or process traces the thread `tid`.
-pub fn is_ours(pid: u32, tid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).and_then(|id| id.trim().parse().ok());
-    tracer == Some(crate::base::sys::gettid()) || tracer == Some(std::process::id())
-}
-
-/// Returns the state letter of a thread in `/proc`.
-pub fn state(pid: u32, tid: u32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Waits for the requested stop. Earlier signals are passed on.

@@ -1,6 +1,5 @@
-//! Stops all threads of a process except the borrowed thread, for a moment.
+//! Stops all threads of a process, or all but one, for a moment.
 
-use super::point;
 use super::ptrace::{self, Stop};
 use std::collections::HashSet;
 use std::io;
@@ -20,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Frozen(Vec<u32>);
 
 impl Frozen {
-    /// Stops all threads except `except`. Returns none, with all threads running, when a thread
-    /// does not stop in time.
+    /// Stops all threads except `except`; 0 for no exception. Returns none, with all threads
+    /// running, when a thread does not stop in time.
     pub fn others(pid: u32, except: u32) -> io::Result<Option<Frozen>> {
         for _ in 0..ATTEMPTS {
             if let Some(frozen) = Frozen::attempt(pid, except)? {
@@ -76,12 +75,12 @@ impl Drop for Frozen {
 /// Asks a thread to stop. Returns false when the thread has ended.
 fn hold(pid: u32, tid: u32) -> io::Result<bool> {
     let seized = match ptrace::seize(tid) {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) && point::is_ours(pid, tid) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && ptrace::is_ours(pid, tid) => Ok(()),
         other => other,
     };
     match seized.and_then(|()| ptrace::interrupt(tid)) {
         Ok(()) => Ok(true),
-        Err(_) if matches!(point::state(pid, tid), None | Some('Z' | 'X')) => Ok(false),
+        Err(_) if matches!(ptrace::state(pid, tid), None | Some('Z' | 'X')) => Ok(false),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         Err(error) => Err(error),
     }
@@ -96,7 +95,7 @@ enum Wait {
 fn wait(pid: u32, tid: u32, begun: Instant) -> io::Result<Wait> {
     loop {
         match ptrace::wait(tid, LOOK)? {
-            None if begun.elapsed() > TO_STOP || point::state(pid, tid) == Some('D') => return Ok(Wait::InKernel),
+            None if begun.elapsed() > TO_STOP || ptrace::state(pid, tid) == Some('D') => return Ok(Wait::InKernel),
             None => {}
             Some(Stop::Gone) => return Ok(Wait::Ended),
             Some(Stop::Event { .. }) => return Ok(Wait::Stopped),

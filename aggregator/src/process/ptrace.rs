@@ -1,6 +1,6 @@
 //! ptrace(2): one function for each used request.
 
-use super::apart;
+use super::beats;
 use crate::arch::registers::{MOST_STATE_BYTES, Registers, STATE_KIND};
 use std::io;
 use std::mem::MaybeUninit;
@@ -35,12 +35,25 @@ pub fn threads(pid: u32) -> Vec<u32> {
     tids
 }
 
+/// Whether this thread or process traces the thread `tid`.
+pub fn is_ours(pid: u32, tid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).and_then(|id| id.trim().parse().ok());
+    tracer == Some(crate::base::sys::gettid()) || tracer == Some(std::process::id())
+}
+
+/// Returns the state letter of a thread in `/proc`.
+pub fn state(pid: u32, tid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 fn id(tid: u32) -> libc::pid_t {
     libc::pid_t::try_from(tid).unwrap_or(libc::pid_t::MAX)
 }
 
 fn request(request: libc::c_uint, tid: u32, address: usize, data: usize) -> io::Result<()> {
-    apart::beat();
+    beats::beat();
     // SAFETY: the caller passes an address and data that the request may read or write.
     let result = unsafe { libc::ptrace(request, id(tid), address, data) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -162,7 +175,7 @@ pub fn wait(tid: u32, limit: Duration) -> io::Result<Option<Stop>> {
     const AWAKE: Duration = Duration::from_micros(200);
     let begun = Instant::now();
     loop {
-        apart::beat();
+        beats::beat();
         let mut status = 0;
         // SAFETY: `status` is valid for the write.
         let waited = unsafe { libc::waitpid(id(tid), &raw mut status, libc::__WALL | libc::WNOHANG) };
