@@ -98,6 +98,12 @@ impl Recorder {
         self.end_step_at(self.millis(now).max(self.rungs.least_end()), now, table);
     }
 
+    /// Ends the present step behind the last step, so that no block born before is born in the next
+    /// span of births.
+    pub fn end_step_here(&mut self, now: Duration, table: &mut Table) {
+        self.end_step_at(self.millis(now).max(self.rungs.end() + 1), now, table);
+    }
+
     fn end_step_at(&mut self, end: u64, now: Duration, table: &mut Table) {
         let begun = Instant::now();
         let mut taken = Taken {
@@ -130,8 +136,7 @@ impl Recorder {
     /// the mark stays known.
     pub fn mark(&mut self, now: Duration, kind: &str, text: &str, table: &mut Table) {
         if kind == USER_MARK {
-            // Behind the last step, so that no block born before the mark is born in the next span.
-            self.end_step_at(self.millis(now).max(self.rungs.end() + 1), now, table);
+            self.end_step_here(now, table);
             self.rungs.pin(self.rungs.end());
         }
         let at = self.millis(now).max(self.rungs.end());

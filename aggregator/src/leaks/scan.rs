@@ -9,7 +9,7 @@
 //! is live after the last pass. Two further rules help:
 //! - Blocks that came during a pass are roots of the end of the pass. They may hold what an earlier
 //!   place of theirs held, as an array does that grows.
-//! - A block was born in a step of the history that ended before the first pass. A block that is
+//! - A block was born in a step of the history that ended with the first pass. A block that is
 //!   freed and allocated anew at its address has another birth, so it is not taken for the first.
 //! - Passes go on until a pass drops no block.
 //! - Without a history births are not known. The table is then asked some times more whether the
@@ -188,9 +188,7 @@ fn running(tracer: &Tracer, pid: u32, has_left: impl Fn() -> bool) -> Result<Lea
         let stays = |row: Row| after.as_ref().is_some_and(|after| has(after, row));
         let was_missed = |row: &Row| candidates.as_ref().is_none_or(|rows| rows.binary_search(row).is_ok());
         // A block of the present step may be another one later, by the same birth.
-        let is_judged = |row: &Row| !is_first || present.is_none_or(|present| row.birth < present);
         let mut lost = pass.missed();
-        lost.retain(|&index| is_judged(&pass.heap.blocks.row(index)));
         lost.retain(|&index| was_missed(&pass.heap.blocks.row(index)) && stays(pass.heap.blocks.row(index)));
         let is_settled = candidates.as_ref().is_some_and(|rows| rows.len() == lost.len());
         if number >= PASSES && is_settled || number == MOST_PASSES || lost.is_empty() {

@@ -536,8 +536,12 @@ impl Keeper {
         self.image.number
     }
 
-    /// Begins a copy of the native blocks at this instant.
+    /// Begins a copy of the native blocks at this instant. All blocks in the copy are born in spans
+    /// before the present one.
     pub fn native(&mut self) -> Option<NativeCut> {
+        if let Some(history) = &self.history {
+            locked(history).end_step_here(self.wall, &mut self.table);
+        }
         let (_, copy) = self.table.copy().into_iter().find(|(domain, _)| *domain == Domain::Native)?;
         let ranges = self.table.ranges().live(Domain::Mmap);
         let modules = self.table.modules();
