@@ -12,7 +12,7 @@ use crate::drain::Stop;
 use crate::job::tracer::{Plan, TraceError, Tracer};
 use crate::job::{Ending, Job};
 use crate::names::ProcessNames;
-use crate::process::elf::{Examined, Obstacle};
+use crate::process::elf::Examined;
 use crate::process::image::Image;
 use crate::process::library::CollectorError;
 use crate::process::tasks::Tasks;
@@ -61,8 +61,6 @@ pub struct RunConfig {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each names the layer that it comes from")]
 pub enum LaunchError {
-    #[error("{program:?} cannot be traced: it {}", obstacle.reason())]
-    Obstacle { program: PathBuf, obstacle: Obstacle },
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
@@ -103,7 +101,7 @@ pub fn run(config: &RunConfig) -> Result<Ran, LaunchError> {
     let examined = elf::examine_command(&config.command);
     let name = command_name(config, examined.as_ref());
     let outputs = Outputs::check(config.output.as_deref(), &name, config.follows)?;
-    let start = Start::of(examined.as_ref(), config.follows && outputs.can_follow())?;
+    let start = Start::of(examined.as_ref(), config.follows && outputs.can_follow());
     let doubt = examined.as_ref().and_then(doubt);
     let library = match start {
         Start::Untraced => None,
@@ -202,20 +200,13 @@ enum Start {
 }
 
 impl Start {
-    /// Chooses the way to start. Fails if certainly nothing could be recorded.
-    fn of(examined: Option<&Examined>, follows: bool) -> Result<Start, LaunchError> {
+    /// Chooses the way to start. A program that cannot be traced runs as it is, and the summary names
+    /// the reason.
+    fn of(examined: Option<&Examined>, follows: bool) -> Start {
         match examined {
-            Some(Examined { is_launcher: true, .. }) if follows => Ok(Start::Launcher),
-            Some(&Examined { obstacle: Some(obstacle), ref program, .. }) => {
-                if obstacle.is_certain() {
-                    Err(LaunchError::Obstacle { program: program.clone(), obstacle })
-                } else if obstacle.keeps_collector_out() {
-                    Ok(Start::Untraced)
-                } else {
-                    Ok(Start::Traced)
-                }
-            }
-            _ => Ok(Start::Traced),
+            Some(Examined { is_launcher: true, .. }) if follows => Start::Launcher,
+            Some(Examined { obstacle: Some(obstacle), .. }) if obstacle.keeps_collector_out() => Start::Untraced,
+            _ => Start::Traced,
         }
     }
 }

@@ -41,20 +41,20 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// Whether certainly nothing can be recorded. A trace of such a program is refused.
+    /// Whether certainly nothing can be recorded. An attach to such a program is refused.
     pub fn is_certain(self) -> bool {
         matches!(self, Obstacle::Bits32 | Obstacle::OtherMachine | Obstacle::Static | Obstacle::Sanitizer)
     }
 
     /// Whether the program may be traced in spite of the obstacle.
     fn lets_trace(self) -> bool {
-        !self.is_certain() && !self.keeps_collector_out()
+        !self.keeps_collector_out()
     }
 
     /// Whether the command must run without the collector: nothing would be recorded, and the
     /// collector could do harm.
     pub fn keeps_collector_out(self) -> bool {
-        matches!(self, Obstacle::OtherLoader | Obstacle::NotRun)
+        self.is_certain() || matches!(self, Obstacle::OtherLoader | Obstacle::NotRun)
     }
 
     /// Returns the reason in words, to follow the program's name.

@@ -5,7 +5,7 @@ use crate::support::python::pythons;
 use crate::support::stepped::{Background, STEPS, Stepped, attach_command, detach, ended};
 use crate::support::trace::{ctl, ctl_ok, kill, report_on, stats};
 use crate::support::victim::{self, line_of};
-use crate::support::{Random, has, is_root, programs, rounds, wait_for};
+use crate::support::{Random, Trace, has, is_root, rounds, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -383,15 +383,16 @@ fn ctl_detach_leaves_too() {
 }
 
 #[test]
-fn a_sanitizer_is_refused_in_one_line() {
+fn a_sanitizer_is_let_run_and_no_attach_is_made() {
     let program = victim::build("attached.c", &["-O1", "-fsanitize=address"]);
     let victim = Stepped::start(&mut Command::new(&program));
     let said = refusal(&victim.pid().to_string());
     assert!(said.contains("sanitizer"), "{said}");
     assert_eq!(victim.finish(), 0);
-    let run = Command::new(&programs().aggregator).args(["run", "--"]).arg(&program).output().expect("it runs");
-    let said = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.code() == Some(125) && said.contains("sanitizer") && said.lines().count() == 1, "{said}");
+    let run = Trace::of(&program).run().expect_code(0);
+    assert_eq!(run.stdout(), ".", "it runs as alone");
+    let said = run.stderr();
+    assert!(said.contains("NOTHING WAS RECORDED: ") && said.contains("sanitizer"), "{said}");
 }
 
 /// Processes in separate namespaces, and a process with a root folder that has no /proc and no
