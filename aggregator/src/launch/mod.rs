@@ -200,8 +200,8 @@ enum Start {
 }
 
 impl Start {
-    /// Chooses the way to start. A program that cannot be traced runs as it is, and the summary names
-    /// the reason.
+    /// Chooses the way to start. A program that cannot be traced runs as it is, and the summary
+    /// names the reason.
     fn of(examined: Option<&Examined>, follows: bool) -> Start {
         match examined {
             Some(Examined { is_launcher: true, .. }) if follows => Start::Launcher,
