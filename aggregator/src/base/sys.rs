@@ -21,6 +21,19 @@ pub fn gettid() -> u32 {
     u32::try_from(tid).expect("a thread id is a positive pid_t")
 }
 
+/// Makes a forked child a session of its own, which ends when its parent ends.
+pub fn die_with(parent: libc::pid_t) {
+    // SAFETY: the four functions have no preconditions. When the parent dies before the call of
+    // `prctl`, no signal arrives; the check of `getppid` covers this case.
+    unsafe {
+        libc::setsid();
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if libc::getppid() != parent {
+            libc::_exit(1);
+        }
+    }
+}
+
 /// Gives the calling thread the highest priority, where the system allows the change.
 pub fn be_urgent() {
     const MOST_URGENT: libc::c_int = -20;

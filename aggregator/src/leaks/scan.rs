@@ -187,7 +187,6 @@ fn running(tracer: &Tracer, pid: u32, has_left: impl Fn() -> bool) -> Result<Lea
         })?;
         let stays = |row: Row| after.as_ref().is_some_and(|after| has(after, row));
         let was_missed = |row: &Row| candidates.as_ref().is_none_or(|rows| rows.binary_search(row).is_ok());
-        // A block of the present step may be another one later, by the same birth.
         let mut lost = pass.missed();
         lost.retain(|&index| was_missed(&pass.heap.blocks.row(index)) && stays(pass.heap.blocks.row(index)));
         let is_settled = candidates.as_ref().is_some_and(|rows| rows.len() == lost.len());

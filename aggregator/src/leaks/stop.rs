@@ -144,15 +144,7 @@ fn start_beats(stream: &UnixStream) -> io::Result<(mpsc::Sender<()>, JoinHandle<
 }
 
 fn be_the_child(pid: u32, parent: libc::pid_t, mut stream: UnixStream) -> ! {
-    // SAFETY: the four functions have no preconditions. When the parent dies before the call of
-    // `prctl`, no signal arrives; the check of `getppid` covers this case.
-    unsafe {
-        libc::setsid();
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::getppid() != parent {
-            libc::_exit(1);
-        }
-    }
+    sys::die_with(parent);
     sys::be_urgent();
     // Whatever happens, the end of this process lets the threads go.
     let _ = panic::catch_unwind(AssertUnwindSafe(|| hold(pid, &mut stream)));

@@ -91,15 +91,7 @@ pub fn run(work: impl FnOnce() -> Result<Injected, InjectError>) -> Result<Injec
 }
 
 fn be_the_child(shared: &Shared, parent: libc::pid_t, work: impl FnOnce() -> Result<Injected, InjectError>) -> ! {
-    // SAFETY: the four functions have no preconditions. When the parent dies before the call of
-    // `prctl`, no signal arrives; the check of `getppid` covers this case.
-    unsafe {
-        libc::setsid();
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::getppid() != parent {
-            libc::_exit(1);
-        }
-    }
+    sys::die_with(parent);
     sys::be_urgent();
     // SAFETY: the child keeps the shared mapping until its end.
     unsafe { beats::count_in(&shared.beats) };
